@@ -1,0 +1,223 @@
+"""Every dial on one page. Flags win over `RAG_MEMTOK_*` variables, those over `rag-memtok.toml`, that over the defaults here.
+
+A variable is named after its dial: `RAG_MEMTOK_STORE`, `RAG_MEMTOK_MODEL_DTYPE`. The file has one table per class:
+
+    store = ".rag-memtok"
+    [memorize]
+    tokens_per_vector = 8
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from rag_memtok.errors import UsageError
+
+FILE_NAME = "rag-memtok.toml"
+PREFIX = "RAG_MEMTOK_"
+
+
+def require(condition: bool, dial: str, value: object, valid: str) -> None:
+    """Raises UsageError, naming the dial, its value and the valid range, unless `condition` holds."""
+    if not condition:
+        raise UsageError(f"{dial} is {value!r}; valid: {valid}", remedy="rag-memtok COMMAND --help lists every option with its range")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The frozen LM. `id` is "mini" (the embedded one), a folder or a hub id; `revision` a hub revision; `threads` 0 leaves torch's own.
+
+    An empty `id` and dtype "auto" are the store's, or for a new store "mini" in float32.
+    """
+
+    id: str = ""
+    revision: str = ""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.threads <= 1024, "model.threads", self.threads, "0 (automatic) to 1024")
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """What is read. `exclude` are gitignore-style patterns; `max_bytes` bounds one file; `chunk_tokens` one chunk."""
+
+    exclude: tuple[str, ...] = ()
+    max_bytes: int = 100_000_000
+    chunk_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        require(self.max_bytes >= 1, "documents.max_bytes", self.max_bytes, "1 or more")
+        require(4 <= self.chunk_tokens <= 8192, "documents.chunk_tokens", self.chunk_tokens, "4 to 8192")
+
+
+@dataclass(frozen=True, slots=True)
+class Memorize:
+    """How memories are written. An empty `template` is the store's, or for a new store "bare".
+
+    `tokens_per_vector` 0 means auto: the largest that a known model holds, else a short calibration. `seconds_per_chunk` 0 means no
+    bound. `max_pins` is the most correction pins a chunk may have (-1: no limit). `tau` is the margin, in logits, under which a right
+    token is pinned all the same, for safety.
+    """
+
+    recipe: str = "margin"
+    template: str = ""
+    tokens_per_vector: int = 0
+    steps: int = 300
+    batch: int = 8
+    seconds_per_chunk: float = 3.0
+    codec: str = "float16"
+    tau: float = 0.05
+    max_pins: int = -1
+    keep_text: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.tokens_per_vector <= 8192, "memorize.tokens_per_vector", self.tokens_per_vector, "0 (auto) to 8192")
+        require(1 <= self.steps <= 1_000_000, "memorize.steps", self.steps, "1 to 1000000")
+        require(1 <= self.batch <= 4096, "memorize.batch", self.batch, "1 to 4096")
+        require(0 <= self.seconds_per_chunk < 1e6, "memorize.seconds_per_chunk", self.seconds_per_chunk, "0 (no bound) to 1000000")
+        require(0 <= self.tau <= 100, "memorize.tau", self.tau, "0 to 100")
+        require(self.max_pins >= -1, "memorize.max_pins", self.max_pins, "-1 (no limit) or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieve:
+    """How chunks are found: `embedder` is "mini" or a sentence-transformers id or folder, `dense_weight` its share of the fused rank.
+
+    An empty `embedder` is the store's, or "mini"; `dense_weight` -1 is what the embedder recorded as its best, or 0.3.
+    """
+
+    embedder: str = ""
+    k: int = 3
+    dense_weight: float = -1.0
+    rank_constant: int = 60
+
+    def __post_init__(self) -> None:
+        require(1 <= self.k <= 1000, "retrieve.k", self.k, "1 to 1000")
+        weight = self.dense_weight
+        require(0 <= weight <= 1 or weight == -1, "retrieve.dense_weight", weight, "0 to 1, or -1 (the embedder's own)")
+        require(1 <= self.rank_constant <= 10_000, "retrieve.rank_constant", self.rank_constant, "1 to 10000")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """How questions are answered."""
+
+    read: Literal["auto", "memory", "decode", "text"] = "auto"
+    max_new_tokens: int = 64
+    max_question_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        require(1 <= self.max_new_tokens <= 8192, "ask.max_new_tokens", self.max_new_tokens, "1 to 8192")
+        require(1 <= self.max_question_tokens <= 8192, "ask.max_question_tokens", self.max_question_tokens, "1 to 8192")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All dials."""
+
+    store: str = ".rag-memtok"
+    model: Model = field(default_factory=Model)
+    documents: Documents = field(default_factory=Documents)
+    memorize: Memorize = field(default_factory=Memorize)
+    retrieve: Retrieve = field(default_factory=Retrieve)
+    ask: Ask = field(default_factory=Ask)
+
+
+def coerce(text: str, kind: Any, dial: str) -> object:
+    """Returns `text`, a variable's or a flag's value, as `kind`.
+
+    Raises:
+        UsageError: it does not read as one.
+    """
+    if get_origin(kind) is tuple:
+        return tuple(part for part in text.split(os.pathsep) if part)
+    if kind is bool:
+        require(text.lower() in {"0", "1", "true", "false"}, dial, text, "true or false")
+        return text.lower() in {"1", "true"}
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            require(False, dial, text, f"a number ({kind.__name__})")
+    return text
+
+
+def check(value: object, kind: Any, dial: str) -> object:
+    """Returns `value` as the type `kind` of `dial`, refusing what does not fit."""
+    if isinstance(value, str) and kind is not str and get_origin(kind) is not Literal:
+        value = coerce(value, kind, dial)
+    if get_origin(kind) is Literal:
+        require(value in get_args(kind), dial, value, ", ".join(map(str, get_args(kind))))
+    elif get_origin(kind) is tuple:
+        require(isinstance(value, list | tuple) and all(isinstance(item, str) for item in value), dial, value, "a list of strings")
+        value = tuple(value)  # type: ignore[arg-type]
+    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    else:
+        require(type(value) is kind, dial, value, f"a value of type {kind.__name__}")
+    return value
+
+
+def dials() -> dict[str, type]:
+    """Every dial's dotted name and type: "store", "model.id", ..."""
+    named: dict[str, type] = {}
+    for section in fields(Config):
+        kind = get_type_hints(Config)[section.name]
+        if kind is str:
+            named[section.name] = kind
+        else:
+            named |= {f"{section.name}.{name}": hint for name, hint in get_type_hints(kind).items()}
+    return named
+
+
+def updated(config: Config, values: Mapping[str, object]) -> Config:
+    """Returns `config` with the dotted dials in `values` set.
+
+    Raises:
+        UsageError: an unknown dial, or a value out of its range.
+    """
+    known, nested = dials(), dict[str, dict[str, Any]]()
+    for dial, value in values.items():
+        require(dial in known, "setting", dial, ", ".join(known))
+        section, _, name = dial.rpartition(".")
+        nested.setdefault(section, {})[name] = check(value, known[dial], dial)
+    sections = {section: replace(getattr(config, section), **changes) for section, changes in nested.items() if section}
+    return replace(config, **sections, **nested.get("", {}))
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
+    """The dials set by `RAG_MEMTOK_*` variables. Unknown ones are left alone: they may be another program's."""
+    return {dial: environment[name] for dial in dials() if (name := PREFIX + dial.replace(".", "_").upper()) in environment}
+
+
+def from_file(path: Path) -> dict[str, object]:
+    """The dials set in a `rag-memtok.toml`, empty if there is none.
+
+    Raises:
+        UsageError: the file is not TOML.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}", remedy=f"mend or remove {path}") from error
+    flat: dict[str, object] = {}
+    for name, value in tables.items():
+        flat |= {f"{name}.{inner}": item for inner, item in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def load(flags: Mapping[str, object], environment: Mapping[str, str], folder: Path) -> Config:
+    """Returns the effective settings: `flags` over `environment` over `folder`'s rag-memtok.toml over the defaults."""
+    config = Config()
+    for values in (from_file(folder / FILE_NAME), from_environment(environment), flags):
+        config = updated(config, values)
+    return config

@@ -1,0 +1,124 @@
+"""What can go wrong that is not a bug, each with its exit code. The codes are a contract.
+
+    RagMemtokError
+    |-- UsageError           2   an option or argument out of its range
+    |   `-- ChunkDoesNotFit  2   a chunk and its memory exceed the LM's context
+    |-- TooManyPins          4   more correction pins than --max-pins allows
+    |-- NoUsableMemory       7   nothing in the store can answer
+    |-- NoStore             10   there is no store at this path
+    |-- StoreLocked         11   another process writes to the store
+    |-- StoreDamaged        13   the store's bytes are not what was written
+    |-- FormatMismatch      14   the store is of another format version
+    |-- WrongModel          15   the store is bound to another model, tokenizer or template
+    |-- ModelUnavailable    16   the model is missing, gated, or the hub is out of reach
+    |-- DiskFailure         20   disk full, quota, read-only, or an I/O error
+    |-- OutOfMemory         21   a batch of one does not fit
+    |-- DeviceUnavailable   22   the device asked for is not there
+    |-- PermissionRefused   23   the operating system refused access
+    `-- InputRefused        24   nothing to read, or something this program will not open
+
+Codes without an exception: 0 done, 1 a bug (a traceback), 3 some inputs skipped, 5 verify found a mismatch, 6 not fully proved,
+128+N ended by signal N.
+An expected failure of one chunk is a Verdict, never an exception.
+"""
+
+from typing import ClassVar
+
+
+class RagMemtokError(Exception):
+    """Base of everything this package raises on purpose. The message says what happened and to what; `remedy` what to do next."""
+
+    exit_code: ClassVar[int] = 1
+    name: ClassVar[str] = "error"
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class UsageError(RagMemtokError):
+    """An option or argument out of its range."""
+
+    exit_code, name = 2, "usage"
+
+
+class ChunkDoesNotFit(UsageError):
+    """A chunk and its memory exceed the LM's context."""
+
+
+class TooManyPins(RagMemtokError):
+    """More correction pins than the limit the user set."""
+
+    exit_code, name = 4, "too-many-pins"
+
+
+class NoUsableMemory(RagMemtokError):
+    """Nothing in the store can answer the question."""
+
+    exit_code, name = 7, "no-usable-memory"
+
+
+class NoStore(RagMemtokError):
+    """There is no store at this path."""
+
+    exit_code, name = 10, "no-store"
+
+
+class StoreLocked(RagMemtokError):
+    """Another process writes to the store."""
+
+    exit_code, name = 11, "locked"
+
+
+class StoreDamaged(RagMemtokError):
+    """The store's bytes are not what was written."""
+
+    exit_code, name = 13, "damaged"
+
+
+class FormatMismatch(RagMemtokError):
+    """The store is of another format version."""
+
+    exit_code, name = 14, "format"
+
+
+class WrongModel(RagMemtokError):
+    """The store is bound to another model, tokenizer or template."""
+
+    exit_code, name = 15, "wrong-model"
+
+
+class ModelUnavailable(RagMemtokError):
+    """The model is missing, gated, or the hub is out of reach."""
+
+    exit_code, name = 16, "model-unavailable"
+
+
+class DiskFailure(RagMemtokError):
+    """Disk full, quota, read-only, or an I/O error."""
+
+    exit_code, name = 20, "disk"
+
+
+class OutOfMemory(RagMemtokError):
+    """A batch of one does not fit."""
+
+    exit_code, name = 21, "memory"
+
+
+class DeviceUnavailable(RagMemtokError):
+    """The device asked for is not there."""
+
+    exit_code, name = 22, "device"
+
+
+class PermissionRefused(RagMemtokError):
+    """The operating system refused access."""
+
+    exit_code, name = 23, "permission"
+
+
+class InputRefused(RagMemtokError):
+    """Nothing to read, or something this program will not open."""
+
+    exit_code, name = 24, "input-refused"

@@ -1,0 +1,202 @@
+"""The values everything else passes around: frozen, without behaviour beyond what follows from their fields.
+
+Shapes, wherever a type names one:
+    B  rows of a batch          T  tokens of a chunk (without BOS or end)
+    M  vectors of a memory      S  positions of a sequence
+    d  width of the LM          V  words of its vocabulary
+    e  width of a retrieval key N  anything counted
+"""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+VerdictKind = Literal["exact", "pinned", "assisted", "text-only", "fragile", "mismatch", "incomparable", "damaged"]
+PROVEN: frozenset[VerdictKind] = frozenset({"exact", "pinned", "assisted", "text-only"})
+
+
+def sha256_of_text(text: str) -> str:
+    """Returns the hex sha256 of `text` in UTF-8; lone surrogates cannot occur, loaders refuse them."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def sha256_of_tokens(tokens: Sequence[int]) -> str:
+    """Returns the hex sha256 of token ids as little-endian 32-bit numbers."""
+    return hashlib.sha256(np.asarray(tokens, dtype="<u4").tobytes()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """From character `start` of a document's text on, the reader finds it at `locator` of the file ("line 12")."""
+
+    start: int
+    locator: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One source file (or one line of a JSONL file) as text; this text is what "lossless" means.
+
+    `file` is relative to `root`, POSIX style. `path` is `file`, or `file#L3` where a file holds several documents; (root, path) is the
+    document's identity. `segments` are in ascending order, the first at 0. `extractor` names how the text was got ("text/1": the file's own
+    characters, so that writing the text gives the file back).
+    """
+
+    root: str
+    file: str
+    path: str
+    text: str
+    segments: tuple[Segment, ...]
+    extractor: str
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the text."""
+        return sha256_of_text(self.text)
+
+    def locate(self, position: int) -> str:
+        """Returns the locator of the character at `position`."""
+        index = bisect_right(self.segments, position, key=lambda segment: segment.start) - 1
+        return self.segments[max(index, 0)].locator
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A stretch of a document, `text == document.text[start:end]`. Its id is its content: equal texts are one memory."""
+
+    text: str
+    start: int
+    end: int
+    locator: str
+
+    @property
+    def id(self) -> str:
+        """Hex sha256 of the text."""
+        return sha256_of_text(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Token `token` is given, not decoded, at `position` (0 is the first token; T is the end token).
+
+    A correction says that the memory was wrong there; a safety pin that it was right by too small a margin to survive other numerics.
+    """
+
+    position: int
+    token: int
+    kind: Literal["correction", "safety"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Memory:
+    """Soft tokens from which the frozen LM decodes a chunk, with the pins that make the decode exact."""
+
+    vectors: Float[np.ndarray, "M d"]
+    pins: tuple[Pin, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the judge found. `margin` is the smallest lead, in logits, of a right token at an unpinned position (inf if there is none)."""
+
+    kind: VerdictKind
+    tokens: int
+    corrections: int = 0
+    safeties: int = 0
+    margin: float = float("inf")
+    reason: str = ""
+
+    @property
+    def proven(self) -> bool:
+        """Whether the chunk's text is known to come back exactly."""
+        return self.kind in PROVEN
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """A chunk as the store keeps it, but for its text, which travels beside it: what decodes a record has never seen the text.
+
+    A text-only chunk has codec "text", its UTF-8 bytes as `packed` and shape (0, 0).
+    """
+
+    chunk_id: str
+    tokens: int
+    tokens_sha256: str
+    codec: str
+    packed: bytes
+    shape: tuple[int, int]
+    pins: tuple[Pin, ...]
+    verdict: Verdict
+    key: Float[np.ndarray, " e"] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """Where a chunk stands: the `ordinal`-th of its document, characters `start` to `end`."""
+
+    root: str
+    path: str
+    ordinal: int
+    chunk_id: str
+    start: int
+    end: int
+    locator: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """What the store knows of a document: enough to see that it is unchanged and to prove that it comes back."""
+
+    root: str
+    file: str
+    path: str
+    sha256: str
+    file_sha256: str
+    chunks: int
+    characters: int
+    extractor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A retrieved chunk with every place it occurs in; `score` is the fused one, `cosine` the dense one (None: found by words alone)."""
+
+    chunk_id: str
+    score: float
+    cosine: float | None
+    occurrences: tuple[Occurrence, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One citation of an answer."""
+
+    path: str
+    lines: str
+    span: tuple[int, int]
+    score: float
+    chunk: str
+    verdict: VerdictKind
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer with its sources and what it cost.
+
+    `context_positions` are the positions the retrieved memories took in the prompt, `text_positions` those their text takes;
+    `prompt_positions` is the whole prompt. `seconds` is wall clock.
+    """
+
+    answer: str
+    sources: tuple[Source, ...]
+    reader: str
+    reader_reason: str
+    context_positions: int
+    prompt_positions: int
+    text_positions: int
+    seconds: float
