@@ -1,0 +1,392 @@
+"""What is read, what is skipped and why, made with real files; and the sample documents."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rag_memtok.config import Documents
+from rag_memtok.documents import LOADERS, Reading, Scan, name_of, native_of, read, restores_exactly, scan, shown
+from rag_memtok.errors import InputRefused, UsageError
+
+DIALS = Documents()
+DATA = Path(__file__).parent.parent / "data"
+
+
+def names(found: Scan) -> list[str]:
+    return [source.file for source in found.files]
+
+
+def reasons(found: Scan) -> dict[str, str]:
+    return {item.path: item.reason for item in found.skipped}
+
+
+def reading(folder: Path, name: str, data: bytes) -> Reading:
+    """The file `name` with these bytes, through `scan` and `read`."""
+    (folder / name).write_bytes(data)
+    (source,) = scan([folder / name], DIALS).files
+    return read(source, DIALS)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with one good file, so that what else is put there may be skipped."""
+    inside = tmp_path / "docs"
+    inside.mkdir()
+    (inside / "good.txt").write_text("good\n")
+    return inside
+
+
+# --- every loader ---
+
+SAMPLES = {"text/1": b"one\ntwo\n", "html/1": b"<title>one</title>\n<p>two</p>\n", "jsonl/1": b'{"n": "one"}\n{"n": "two"}\n'}
+
+
+@pytest.mark.parametrize("suffix", sorted(LOADERS))
+def test_every_loader(tmp_path, suffix):
+    loader = LOADERS[suffix]
+    data = SAMPLES[loader.extractor]
+    result = reading(tmp_path, f"a{suffix}", data)
+    assert result.documents and not result.skipped
+    for document in result.documents:
+        assert document.extractor == loader.extractor and document.path.startswith(document.file)
+        starts = [segment.start for segment in document.segments]
+        assert starts[0] == 0 and starts == sorted(set(starts)) and starts[-1] <= len(document.text)
+    joined = "\n".join(document.text for document in result.documents)
+    assert result.documents[-1].locate(result.documents[-1].text.index("two")) == "line 2" and "one" in joined
+    assert restores_exactly(loader.extractor) == loader.exact == (joined.encode() == data)
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=80))
+def test_text_is_kept_to_the_byte(text):
+    if not text.removeprefix("\ufeff").strip():
+        return
+    (part,) = LOADERS[".txt"].extract(text.encode())
+    assert part.text.encode() == text.encode()
+    assert len(part.segments) == text.count("\n") + 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["<p>", "</p>", "<td>", "<tr>", "</table>", "<pre>", "</pre>", "<br>", " ", "\n", "\r\n", "word", "&nbsp;", "<b>"]),
+        max_size=30,
+    )
+)
+def test_html_segments_stand_at_visible_text(tags):
+    (part,) = LOADERS[".html"].extract(("x" + "".join(tags)).encode())
+    starts = [segment.start for segment in part.segments]
+    assert starts[0] == 0 and starts == sorted(set(starts))
+    assert part.text == part.text.rstrip() and part.text.count("word") == tags.count("word")
+
+
+def test_bom_crlf_and_decomposed_letters_are_preserved(tmp_path):
+    data = b"\xef\xbb\xbfe\xcc\x81\r\nsecond\rstill second\r\n\x0c\x1b[1mthird"
+    (document,) = reading(tmp_path, "a.md", data).documents
+    assert document.text.encode() == data
+    assert [document.locate(document.text.index(word)) for word in ("\u0301", "still", "third")] == ["line 1", "line 2", "line 3"]
+
+
+def test_html(tmp_path):
+    page = b"""<html><head><title>Data  sheet</title><style>p {}</style><script>var a = "<p>no</p>";</script></head>
+<body><h1>Pump &amp; valve</h1><template>no</template><p>First <b>bo</b>ld,
+second</p>
+<table><tr><th>Part</th><th>Note</th><th>Price</th></tr>
+<tr><td><p>A-1</p></td><td></td><td>4&nbsp;euros</td></tr></table>
+<pre>  kept
+    so</pre>end</body></html>"""
+    (document,) = reading(tmp_path, "a.html", page).documents
+    rows = [
+        "Data sheet",
+        "",
+        "Pump & valve",
+        "",
+        "First bold, second",
+        "",
+        "Part | Note | Price",
+        "A-1 | | 4 euros",
+        "",
+        "  kept",
+        "    so",
+        "",
+        "end",
+    ]
+    assert document.text.split("\n") == rows
+    found = {word: document.locate(document.text.index(word)) for word in ("Data", "Pump", "second", "A-1", "4 euros", "so", "end")}
+    assert found == dict(zip(found, ["line 1", "line 2", "line 3", "line 5", "line 5", "line 7", "line 7"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [
+        (b"<p></p><script>x</script>", "no visible text"),
+        (b"a <![x[ b ]]>", "not HTML"),
+        (b"<!-- > " * 50_000, "never closed"),
+        (b"x<a " * 50_000, "never closed"),
+    ],
+)
+def test_html_without_text_is_skipped(tmp_path, page, reason):
+    result = reading(tmp_path, "a.html", page)
+    assert not result.documents and [(item.path, reason in item.reason) for item in result.skipped] == [("a.html", True)]
+
+
+def test_jsonl_lines_are_documents_and_broken_ones_skipped(tmp_path):
+    rows = [
+        '\ufeff{"id": "Q-1", "price": 24.90, "tags": ["é", 1.50, null, true], "at": {"x": 12345678901234567890}}\r',
+        "",
+        '"a line\\nof text"',
+        "{broken}",
+        '{"a": "\\ud800"}',
+        '{"a": "\\u0000"}',
+        "{}",
+        "[" * 100_000,
+        "7.10",
+    ]
+    result = reading(tmp_path, "t.jsonl", "\n".join(rows).encode())
+    texts = {document.path: document.text for document in result.documents}
+    first = 'id: Q-1\nprice: 24.90\ntags: ["é", 1.50, null, true]\nat: {"x": 12345678901234567890}'
+    assert texts == {"t.jsonl#L1": first, "t.jsonl#L3": "a line\nof text", "t.jsonl#L9": "7.10"}
+    assert {document.file for document in result.documents} == {"t.jsonl"}
+    assert [document.locate(3) for document in result.documents] == ["line 1", "line 3", "line 9"]
+    problems = {item.path: item.reason for item in result.skipped}
+    assert list(problems) == [f"t.jsonl#L{number}" for number in (4, 5, 6, 7, 8)]
+    assert "column 2" in problems["t.jsonl#L4"] and "ud800" in problems["t.jsonl#L5"] and "nested" in problems["t.jsonl#L8"]
+
+
+# --- files that cannot be read ---
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b" \r\n\t\n", "only white space"),
+        (b"\xef\xbb\xbf\n", "only white space"),
+        (b"text\0more", "binary: a NUL at byte 4"),
+        ("text".encode("utf-16"), "UTF-16"),
+        ("text".encode("utf-16-le"), "UTF-16 without a byte-order mark?"),
+        (b"good \xc3\xa9\n caf\xe9 bad", "not UTF-8 at byte 12"),
+        (b"\xed\xa0\x80", "not UTF-8 at byte 0"),
+        (b"x" * 101, "over the limit of 100 bytes"),
+    ],
+)
+def test_unreadable_files_are_skipped_with_their_reason(folder, data, reason):
+    (folder / "bad.txt").write_bytes(data)
+    found = scan([folder], Documents(max_bytes=100))
+    assert names(found) == ["good.txt"] and reason in reasons(found)["bad.txt"]
+
+
+def test_special_files_are_skipped_without_waiting(folder):
+    os.mkfifo(folder / "pipe.txt")
+    (folder / "null.txt").symlink_to("/dev/null")
+    with socket.socket(socket.AF_UNIX) as listening:
+        before = os.getcwd()
+        os.chdir(folder)  # a socket's path is short
+        listening.bind("socket.txt")
+        os.chdir(before)
+        found = scan([folder], DIALS)
+    assert names(found) == ["good.txt"]
+    assert "a FIFO" in reasons(found)["pipe.txt"] and "a socket" in reasons(found)["socket.txt"]
+    with pytest.raises(InputRefused, match="a device"):
+        scan([Path("/dev/null")], DIALS)
+
+
+def test_links(folder, tmp_path):
+    (tmp_path / "outside.txt").write_text("outside")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "up").symlink_to(folder)
+    for name, target in [
+        ("out.txt", "../outside.txt"),
+        ("self.txt", "self.txt"),
+        ("gone.txt", "nothing"),
+        ("in.txt", "good.txt"),
+        ("other", "sub"),
+    ]:
+        (folder / name).symlink_to(target)
+    found = scan([folder], DIALS)
+    assert names(found) == ["good.txt", "in.txt"]
+    told = reasons(found)
+    assert "out of the folder" in told["out.txt"] and "to nothing" in told["gone.txt"]
+    assert "loop" in told["self.txt"] and "loop" in told["sub/up"] and "to a folder" in told["other"]
+
+
+def test_a_link_that_is_named_is_followed(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "note.txt").symlink_to(folder / "good.txt")
+    assert scan([tmp_path / "link"], DIALS) == scan([folder], DIALS)
+    assert names(scan([tmp_path / "note.txt"], DIALS)) == ["note.txt"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission(folder):
+    (folder / "secret.txt").write_text("secret")
+    (folder / "closed").mkdir()
+    (folder / "secret.txt").chmod(0)
+    (folder / "closed").chmod(0)
+    found = scan([folder], DIALS)
+    (folder / "closed").chmod(0o700)
+    assert reasons(found) == {"secret.txt": "no permission", "closed/": "no permission"}
+
+
+def test_a_file_that_changes_or_vanishes_after_the_scan_is_skipped(folder):
+    (folder / "b.txt").write_text("stays")
+    changed, stays = scan([folder], DIALS).files[::-1]
+    changed.path.write_text("other")
+    assert [item.reason for item in read(changed, DIALS).skipped] == ["changed while it was read"]
+    changed.path.unlink()
+    assert [item.reason for item in read(changed, DIALS).skipped] == ["vanished"]
+    os.mkfifo(changed.path)
+    assert "a FIFO" in read(changed, DIALS).skipped[0].reason
+    assert read(stays, DIALS).documents
+
+
+# --- what is looked at ---
+
+
+def test_ignore_rules_nest(folder):
+    for name in ["a.log", "keep.log", "sub/a.log", "sub/b.md", "sub/deep/b.md", "build/x.txt", "sub/build/x.txt", "drafts/x.txt"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / ".gitignore").write_text("# comment\n*.log\n!keep.log\n/build/\n!\n")
+    (folder / "sub" / ".gitignore").write_text("!a.log\nb.md\n")
+    (folder / "sub" / "deep" / ".gitignore").write_text("!b.md\n")
+    found = scan([folder], Documents(exclude=("drafts/",)))
+    assert names(found) == ["good.txt", "keep.log", "sub/a.log", "sub/build/x.txt", "sub/deep/b.md"]
+    assert found.skipped == ()
+
+
+def test_a_named_file_is_read_whatever_a_gitignore_says(folder):
+    (folder / ".gitignore").write_text("*.log\n")
+    (folder / "a.log").write_text("log")
+    assert names(scan([folder, folder / "a.log"], DIALS)) == ["a.log", "good.txt"]
+    assert names(scan([folder, folder / "a.log"], Documents(exclude=("*.log",)))) == ["good.txt"]
+
+
+def test_the_store_and_tools_are_never_read(folder):
+    for name in [".git", ".venv", "node_modules", "__pycache__", ".hg", "store", "sub/.rag-memtok"]:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "x.txt").write_text("no")
+    found = scan([folder], DIALS, store=folder / "store")
+    assert names(found) == ["good.txt"] and found.skipped == ()
+    with pytest.raises(InputRefused, match="belongs to the store"):
+        scan([folder / "store"], DIALS, store=folder / "store")
+
+
+def test_other_types_are_skipped_in_a_folder_and_tried_when_named(folder):
+    for name in ["picture.png", "notes.weird", "README", "Makefile", "unknown"]:
+        (folder / name).write_text("text")
+    found = scan([folder], DIALS)
+    assert names(found) == ["Makefile", "README", "good.txt"]
+    assert reasons(found) == {
+        "notes.weird": "no loader for .weird",
+        "picture.png": "no loader for .png",
+        "unknown": "no loader for a name without a suffix",
+    }
+    assert scan([folder], Documents(exclude=("*.png", "*.weird", "unknown"))).skipped == ()
+    (source,) = scan([folder / "notes.weird"], DIALS).files
+    (document,) = read(source, DIALS).documents
+    assert (document.text, document.extractor) == ("text", "text/1")
+
+
+def test_each_file_once_and_in_order(folder):
+    (folder / "sub").mkdir()
+    (folder / "sub" / "a.md").write_text("a")
+    (folder / "sub" / "Z.TXT").write_text("z")
+    found = scan([folder / "sub", folder / "good.txt", folder, folder / "sub" / "a.md"], DIALS)
+    assert names(found) == ["good.txt", "sub/Z.TXT", "sub/a.md"]
+    assert {source.root for source in found.files} == {str(folder.resolve())}
+    assert found == scan([folder], DIALS)
+    (alone,) = scan([folder / "good.txt"], DIALS).files
+    assert alone == found.files[0] and alone.size == 5
+
+
+def test_a_relative_path_has_the_same_identity(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert scan([Path(".")], DIALS) == scan([folder], DIALS) == scan([Path("good.txt")], DIALS)
+
+
+def test_folders_nest_deeper_than_the_stack(folder, monkeypatch):
+    depth = 1200
+    monkeypatch.chdir(folder)
+    for _ in range(depth):
+        os.mkdir("d")
+        os.chdir("d")
+    Path("deep.txt").write_text("deep")
+    found = scan([folder], DIALS)
+    os.unlink("deep.txt")
+    for _ in range(depth):  # pytest's own clearing away would recurse
+        os.chdir("..")
+        os.rmdir("d")
+    assert names(found) == ["d/" * depth + "deep.txt", "good.txt"]
+
+
+@pytest.mark.parametrize("paths", [[], ["empty"], ["missing"], ["good.txt/x"], ["good.txt", "missing"]])
+def test_nothing_to_read_is_refused(folder, paths):
+    (folder / "empty").mkdir()
+    with pytest.raises(InputRefused) as refused:
+        scan([folder / path for path in paths], DIALS)
+    assert refused.value.exit_code == 24 and ".md" in refused.value.remedy and ".jsonl" in refused.value.remedy
+
+
+def test_a_bad_pattern_is_refused(folder):
+    with pytest.raises(UsageError, match="documents.exclude"):
+        scan([folder], Documents(exclude=("!",)))
+
+
+# --- names ---
+
+
+def test_strange_names_are_kept_and_shown_safely(folder):
+    raw = [b"new\nline.txt", b"latin\xe9.txt", b"\x1b[31mred.txt", b"back\\xe9.txt", "naïve ü.txt".encode()]
+    for name in raw:
+        Path(os.fsdecode(os.path.join(os.fsencode(folder), name))).write_text("text")
+    found = scan([folder], DIALS)
+    assert sorted(os.fsencode(native_of(name)) for name in names(found)) == sorted([*raw, b"good.txt"])
+    assert "latin\\xe9.txt" in names(found) and "back\\\\xe9.txt" in names(found) and "new\nline.txt" in names(found)
+    for source in found.files:
+        source.file.encode("utf-8")
+        assert read(source, DIALS).documents[0].file == source.file
+        assert shown(source.file).isprintable()
+
+
+@given(st.binary(max_size=30))
+def test_names_can_be_undone(raw):
+    name = name_of(os.fsdecode(raw))
+    assert os.fsencode(native_of(name)) == raw
+    name.encode("utf-8")
+
+
+# --- the sample documents ---
+
+
+def sample_texts() -> dict[str, str]:
+    found = scan([DATA / "docs"], DIALS)
+    assert not found.skipped
+    texts: dict[str, str] = {}
+    for source in found.files:
+        result = read(source, DIALS)
+        assert not result.skipped
+        texts[source.file] = "\n".join(document.text for document in result.documents)
+    return texts
+
+
+def test_sample_documents_keep_to_their_budget():
+    texts = sample_texts()
+    assert len(texts) >= 7 and {Path(name).suffix for name in texts} >= {".md", ".html", ".jsonl", ".toml", ".txt"}
+    assert 12_000 <= sum(len(path.read_text()) for path in (DATA / "docs").iterdir()) <= 13_000
+
+
+def test_each_answer_stands_in_its_file():
+    texts = sample_texts()
+    rows = [json.loads(line) for line in (DATA / "questions.jsonl").read_text().splitlines()]
+    answerable = [row for row in rows if row["answers"]]
+    assert (len(rows), len(answerable), len({row["question"] for row in rows})) == (40, 32, 40)
+    assert {row["file"] for row in answerable} == set(texts)
+    for row in answerable:
+        assert all(answer in texts[row["file"]] for answer in row["answers"]), row
+    assert all(row["file"] is None for row in rows if not row["answers"])
