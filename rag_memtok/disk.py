@@ -1,0 +1,162 @@
+"""The store's folder: its files, their permissions, the writer's lock, and what the errors of SQLite and the system mean to the user."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rag_memtok.errors import DiskFailure, NoStore, OutOfMemory, PermissionRefused, RagMemtokError, StoreDamaged, StoreLocked
+
+DATABASE, INDEX, LOCK, IGNORE, ADAPTER = "store.db", "index.faiss", "lock", ".gitignore", "adapter"
+NEW = ".new"  # what a file is called until it is whole
+OURS = frozenset({DATABASE, f"{DATABASE}-journal", DATABASE + NEW, f"{DATABASE}{NEW}-journal", INDEX, INDEX + NEW, LOCK, IGNORE, ADAPTER})
+BUSY_SECONDS = 30.0
+CHECK = "rag-memtok verify --quick names what is damaged"
+
+
+@contextmanager
+def translated(folder: Path) -> Iterator[None]:
+    """Turns the errors of SQLite and of the operating system into ours, everywhere in the store.
+
+    Raises:
+        StoreLocked, StoreDamaged, DiskFailure, PermissionRefused, OutOfMemory, NoStore: see `meaning`.
+    """
+    try:
+        yield
+    except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
+        raise  # bugs of ours
+    except UnicodeDecodeError as error:  # sqlite3 could not even decode SQLite's message, which quotes damaged bytes
+        raise StoreDamaged(f"{folder / DATABASE}: SQLite cannot read it", remedy=CHECK) from error
+    except (sqlite3.Error, OSError) as error:
+        ours = meaning(error, folder)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def meaning(error: sqlite3.Error | OSError, folder: Path) -> RagMemtokError | None:
+    """Returns what an error of SQLite or the operating system means to the user, None for one that we do not expect."""
+    if isinstance(error, OSError):
+        return os_meaning(error, folder)
+    detail = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    code = detail & 0xFF  # the kind of error
+    if code == sqlite3.SQLITE_CONSTRAINT and detail != sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
+        return None  # a bug of ours; that what a row refers to is there was looked up, so there it is a damaged index
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreLocked(f"{folder} is busy: {error}, for {BUSY_SECONDS:.0f} s", remedy="run the command again when the other is done")
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH) and not reachable(folder):
+        return PermissionRefused(f"{folder}: {error}", remedy=f"chmod -R u+rwX {folder}")
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+        return disk_failure(folder, str(error))
+    if code == sqlite3.SQLITE_NOMEM:
+        return OutOfMemory(f"{folder}: {error}", remedy="close other programs, or use a smaller --batch")
+    # Our SQL is constant and the schema was compared at opening: what SQLite cannot run now is damage (FTS5 says SQLITE_ERROR for it).
+    return StoreDamaged(f"{folder / DATABASE}: {error}", remedy=CHECK)
+
+
+def os_meaning(error: OSError, folder: Path) -> RagMemtokError | None:
+    """`meaning` of an error of the operating system."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return PermissionRefused(f"{folder}: {error}", remedy=f"chmod -R u+rwX {folder}")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return NoStore(f"there is no store at {folder}", remedy=f"rag-memtok ingest PATH --store {folder}")
+    if error.errno == errno.ELOOP:
+        return StoreDamaged(f"{folder}: {error}: a link where the store's own file should be", remedy="remove the link")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+        return disk_failure(folder, str(error))
+    return None
+
+
+def reachable(folder: Path) -> bool:
+    """Whether this process may write to the folder and its database, were the disk not mounted read-only."""
+    if folder.exists() and os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return True
+    return os.access(folder, os.W_OK | os.X_OK) and (not (folder / DATABASE).exists() or os.access(folder / DATABASE, os.W_OK))
+
+
+def disk_failure(folder: Path, reason: str) -> DiskFailure:
+    """Says how much is free and how much a write may need: a copy of the database when it is compacted, 16 MiB else."""
+    database = folder / DATABASE
+    needed = 16 * 2**20 + (database.stat().st_size if database.exists() else 0)
+    free = shutil.disk_usage(folder).free if folder.exists() else 0
+    message = (
+        f"{folder}: {reason}; nothing that was stored is lost. Free: {free / 2**20:.1f} MiB, enough for any write: {needed / 2**20:.1f} MiB"
+    )
+    return DiskFailure(message, remedy="make room (or the disk writable), then run the same command again")
+
+
+def regular(path: Path) -> bool:
+    """Whether `path` is a plain file: not missing, nor a link, a FIFO or a device someone put in its place."""
+    return path.is_file() and not path.is_symlink()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the writer's lock. The kernel drops it with the process, so that a kill leaves none.
+
+    Raises:
+        StoreLocked: another process (or another Store of this one) holds it.
+    """
+    with translated(folder):
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreLocked(f"{holder(handle)} is writing to {folder}", remedy="wait for it, or stop it; reading goes on") from None
+        with translated(folder):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps({"pid": os.getpid(), "started": datetime.now(UTC).isoformat(timespec="seconds")}).encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def holder(handle: int) -> str:
+    """Who holds the lock, as it wrote there."""
+    try:
+        content = json.loads(os.pread(handle, 4096, 0))
+        return f"process {int(content['pid'])}, started {str(content['started'])[:40]},"
+    except (ValueError, KeyError, TypeError):  # it has the lock, and is about to write who it is
+        return "another process"
+
+
+def write_privately(path: Path, content: bytes) -> None:
+    """Writes a file that only its owner can read, and has it on the disk before it returns."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def put_in_place(path: Path) -> None:
+    """Renames the finished `path`.new to `path`, and has the new name on the disk before it returns."""
+    os.replace(f"{path}{NEW}", path)
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that is the old one or the new one at any instant. Of two at once one wins; a torn file cannot have the right digest.
+
+    Raises:
+        OSError: it could not be written; the old file stands.
+    """
+    new = Path(f"{path}{NEW}")
+    new.unlink(missing_ok=True)
+    try:
+        write_privately(new, content)
+        put_in_place(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
