@@ -1,0 +1,199 @@
+"""Question -> Answer: the hits' memories are put into the prompt by a reader, and the frozen LM goes on.
+
+memory   the vectors themselves, as soft tokens
+decode   the memories decoded to text first: what a store without text can always do, at the price of the decode
+text     the kept text: plain retrieval-augmented generation, to compare with
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rag_memtok.codec import codec_named
+from rag_memtok.config import Config
+from rag_memtok.errors import NoUsableMemory, StoreDamaged, UsageError
+from rag_memtok.ingest import TEXT_ONLY
+from rag_memtok.inject import Passage, answer_tokens, fitting, inject
+from rag_memtok.lm import LM
+from rag_memtok.nouns import Answer, Hit, Memory, Record, Source, sha256_of_tokens
+from rag_memtok.prompts import Template, frame
+from rag_memtok.reconstruct import decode, decode_batch
+from rag_memtok.retrieve import Embedder, Index, search
+from rag_memtok.store import Store
+
+ENOUGH = 0.9  # of what `decode` reaches: from there on `memory` is what --read auto takes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Session:
+    """Everything that stays loaded between questions."""
+
+    store: Store
+    lm: LM
+    template: Template
+    embedder: Embedder
+    index: Index
+    config: Config
+    on_warning: Callable[[str], None] = lambda message: None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Readable:
+    """A hit whose memory could be read, with the passage a reader made of it."""
+
+    hit: Hit
+    record: Record
+    passage: Passage
+
+
+def choose_reader(asked: str, manifest: Mapping[str, str]) -> tuple[str, str]:
+    """Returns the reader and why.
+
+    `auto` reads memories directly only where they were written to be read and were measured to be good enough.
+    """
+    if asked != "auto":
+        return asked, "asked for"
+    if manifest.get("write") != "readable":
+        return "decode", "these memories were written to be decoded, not to be read: the frozen model cannot use them directly"
+    share = float(manifest.get("memory_share_of_decode", 0))
+    if share < ENOUGH:
+        return "decode", f"reading memories directly measured {share:.0%} of decoding them first, under {ENOUGH:.0%}"
+    return "memory", f"these memories are readable: {share:.0%} of what decoding them first gives"
+
+
+def answer(session: Session, question: str, on_text: Callable[[str], None] = lambda text: None) -> Answer:
+    """Answers `question` from the store; `on_text` gets the answer piece by piece.
+
+    Raises:
+        UsageError: the question is empty or too long.
+        NoUsableMemory: nothing relevant is in the store, or nothing of it could be read.
+    """
+    began = time.monotonic()
+    asked = _asked(session, question)
+    hits = search(session.store, session.index, session.embedder, question, session.config.retrieve)
+    if not hits:
+        raise NoUsableMemory(
+            "nothing in the store has to do with this question", remedy="ask in the words of the documents, or ingest what holds the answer"
+        )
+    reader, reason = choose_reader(session.config.ask.read, session.store.manifest)
+    readable = read(session, hits, reader)
+    if not readable:
+        raise NoUsableMemory("none of the memories found could be read", remedy="rag-memtok verify names what is damaged")
+    return _generated(session, asked, readable, (reader, reason), began, on_text)
+
+
+def _asked(session: Session, question: str) -> list[int]:
+    limit = session.config.ask.max_question_tokens
+    tokens = session.lm.encode(question.strip())
+    if not 0 < len(tokens) <= limit:
+        raise UsageError(f"the question has {len(tokens)} tokens; valid: 1 to {limit}", remedy="ask one thing, in a sentence")
+    return tokens
+
+
+def read(session: Session, hits: Sequence[Hit], reader: str) -> list[Readable]:
+    """Turns each hit into a passage for the prompt; a damaged memory is named and left out."""
+    records = [record for hit in hits if (record := _record(session, hit)) is not None]
+    by_id = {hit.chunk_id: hit for hit in hits}
+    if reader == "memory":
+        passages: list[Passage | None] = [_vectors(session, record) for record in records]
+    elif reader == "decode":
+        passages = list(_decoded(session, records))
+    else:
+        passages = [_text(session, record) for record in records]
+    return [
+        Readable(by_id[record.chunk_id], record, passage)
+        for record, passage in zip(records, passages, strict=True)
+        if passage is not None and len(passage)
+    ]
+
+
+def _record(session: Session, hit: Hit) -> Record | None:
+    try:
+        return session.store.record(hit.chunk_id)
+    except StoreDamaged as error:
+        session.on_warning(f"left out: {error}")
+        return None
+
+
+def memory_of(record: Record) -> Memory:
+    """The memory as it was judged: read back from its packed bytes."""
+    return Memory(codec_named(record.codec).unpack(record.packed, record.shape), record.pins)
+
+
+def _vectors(session: Session, record: Record) -> Passage | None:
+    return session.lm.encode(record.packed.decode()) if record.codec == TEXT_ONLY else memory_of(record).vectors
+
+
+def _text(session: Session, record: Record) -> Passage | None:
+    text = record.packed.decode() if record.codec == TEXT_ONLY else session.store.text(record.chunk_id)
+    if text is None:
+        raise UsageError("this store keeps no text (--no-text)", remedy="--read decode gets it back from the memories")
+    return session.lm.encode(text)
+
+
+def _decoded(session: Session, records: Sequence[Record]) -> list[Passage | None]:
+    """Decodes all memories in one batch; one that comes out wrong there is decoded alone, as the judge does."""
+    limit = max((record.tokens for record in records), default=0)
+    coded = [record for record in records if record.codec != TEXT_ONLY]
+    fast = dict(
+        zip(
+            (record.chunk_id for record in coded),
+            decode_batch(session.lm, session.template, [memory_of(record) for record in coded], limit),
+            strict=True,
+        )
+    )
+    return [_proven(session, record, fast.get(record.chunk_id)) for record in records]
+
+
+def _proven(session: Session, record: Record, tokens: Sequence[int] | None) -> Passage | None:
+    if tokens is None:
+        return session.lm.encode(record.packed.decode())
+    if sha256_of_tokens(tokens) == record.tokens_sha256:
+        return tokens
+    exactly = decode(session.lm, session.template, memory_of(record), record.tokens + 1).tokens
+    if sha256_of_tokens(exactly) == record.tokens_sha256:
+        return exactly
+    session.on_warning(f"left out: memory {record.chunk_id[:12]} no longer decodes to its text; run rag-memtok verify")
+    return None
+
+
+def _generated(
+    session: Session,
+    asked: Sequence[int],
+    readable: Sequence[Readable],
+    reader: tuple[str, str],
+    began: float,
+    on_text: Callable[[str], None],
+) -> Answer:
+    lm, words = session.lm, frame(session.lm)
+    room = fitting(lm, words, [one.passage for one in readable], asked, session.config.ask.max_new_tokens)
+    if not room:
+        raise NoUsableMemory("not even one memory fits into the context", remedy="fewer --max-new-tokens or a shorter question")
+    if room < len(readable):
+        session.on_warning(f"only {room} of {len(readable)} memories fit into the context of {lm.context} positions")
+    used = readable[:room]
+    prompt = inject(lm, words, [one.passage for one in used], asked)
+    tokens: list[int] = []
+    shown = ""
+    for token in answer_tokens(lm, words, prompt, session.config.ask.max_new_tokens):
+        tokens.append(token)
+        text = lm.decode(tokens)
+        if not text.endswith("\ufffd"):  # half a character: wait for the rest
+            on_text(text[len(shown) :])
+            shown = text
+    return Answer(
+        answer=lm.decode(tokens).strip(),
+        sources=tuple(source_of(one) for one in used),
+        reader=reader[0],
+        reader_reason=reader[1],
+        context_positions=sum(len(one.passage) for one in used),
+        prompt_positions=len(prompt),
+        text_positions=sum(one.record.tokens or len(one.passage) for one in used),
+        seconds=time.monotonic() - began,
+    )
+
+
+def source_of(one: Readable) -> Source:
+    """The citation of a passage: its first place; the others are in the store."""
+    place = one.hit.occurrences[0]
+    return Source(place.path, place.locator, (place.start, place.end), one.hit.score, one.record.chunk_id, one.record.verdict.kind)

@@ -1,0 +1,234 @@
+"""The reconstruction audit: every memory is decoded from vectors and pins alone, every document rejoined, both compared by hash.
+
+The kept text is never read: emptying its table changes no verdict.
+"""
+
+import hashlib
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rag_memtok.answer import memory_of
+from rag_memtok.config import Documents
+from rag_memtok.documents import Scan, read
+from rag_memtok.errors import StoreDamaged, UsageError
+from rag_memtok.ingest import TEXT_ONLY
+from rag_memtok.lm import LM
+from rag_memtok.nouns import PROVEN, StoredDocument, Verdict, sha256_of_text, sha256_of_tokens
+from rag_memtok.prompts import Template
+from rag_memtok.reconstruct import decode
+from rag_memtok.store import Store
+
+PROFILE = "fp32, eager attention, batch 1, cached, greedy"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not proven: what, where, and why."""
+
+    kind: str
+    subject: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What was checked and found. `counts` are chunks by verdict; `sample` says how they were drawn, "" if all were."""
+
+    counts: Mapping[str, int]
+    chunks: int
+    checked: int
+    documents: int
+    documents_checked: int
+    documents_proven: int
+    findings: tuple[Finding, ...]
+    profile: str
+    sample: str
+    seconds: float
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 all proven; 13 damaged; 5 mismatch; 6 not everything was, or could be, proved."""
+        kinds = {finding.kind for finding in self.findings}
+        if "damaged" in kinds:
+            return 13
+        if "mismatch" in kinds:
+            return 5
+        return 6 if kinds - {"fragile"} or self.interrupted or self.checked < self.chunks or not self.chunks else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recited:
+    """One chunk's verdict today, and its text if it came back."""
+
+    chunk_id: str
+    verdict: Verdict
+    text: str | None
+
+
+def recite(store: Store, lm: LM, template: Template, chunk_id: str) -> Recited:
+    """Decodes one memory and compares what comes out with the hashes of its tokens and its text."""
+    try:
+        record = store.record(chunk_id)
+    except StoreDamaged as error:
+        return Recited(chunk_id, Verdict("damaged", 0, reason=str(error)), None)
+    if record.codec == TEXT_ONLY:
+        return _compared(chunk_id, record.packed.decode(errors="replace"), Verdict("text-only", 0))
+    decoded = decode(lm, template, memory_of(record), record.tokens + 1)
+    today = replace(record.verdict, margin=decoded.margin)
+    if not decoded.ended or sha256_of_tokens(decoded.tokens) != record.tokens_sha256:
+        wrong = f"decodes to {len(decoded.tokens)} tokens that are not the {record.tokens} that were stored"
+        return Recited(chunk_id, replace(today, kind="mismatch", reason=wrong), None)
+    return _compared(chunk_id, lm.decode(decoded.tokens), today)
+
+
+def _compared(chunk_id: str, text: str, verdict: Verdict) -> Recited:
+    if sha256_of_text(text) != chunk_id:
+        return Recited(chunk_id, replace(verdict, kind="mismatch", reason="the text is not the one its id names"), None)
+    return Recited(chunk_id, verdict, text)
+
+
+def weakened(recited: Recited, tau: float) -> Recited:
+    """Marks a right decode `fragile` if a margin that was above `tau` logits is not any more."""
+    verdict = recited.verdict
+    if not verdict.proven or verdict.margin > tau:
+        return recited
+    reason = f"decodes right, but leads by only {verdict.margin:.3f} logits somewhere (it was written to lead by {tau})"
+    return replace(recited, verdict=replace(verdict, kind="fragile", reason=reason))
+
+
+def drawn(chunk_ids: Sequence[str], share: float, seed: int) -> list[str]:
+    """A share of the chunks, at least one, drawn with `seed`, in their order."""
+    if not 0 < share <= 1:
+        raise UsageError(f"--sample is {share:.0%}; valid: over 0% to 100%")
+    if not chunk_ids:
+        return []
+    chosen = set(random.Random(seed).sample(sorted(chunk_ids), max(1, math.ceil(share * len(chunk_ids)))))
+    return [chunk_id for chunk_id in chunk_ids if chunk_id in chosen]
+
+
+def audit(
+    store: Store,
+    lm: LM,
+    template: Template,
+    share: float = 1.0,
+    seed: int = 0,
+    on_chunk: Callable[[int, int], None] = lambda done, total: None,
+) -> Audit:
+    """Proves every chunk (or a sample) and every document whose chunks were all checked.
+
+    Cost: T + 1 cached steps a chunk at batch 1. An interrupt ends it early with what was found so far.
+    """
+    began = time.monotonic()
+    everything = placed(store)
+    chosen = drawn(everything, share, seed)
+    tau = float(store.manifest.get("tau", 0))
+    recited: dict[str, Recited] = {}
+    interrupted = False
+    try:
+        for chunk_id in chosen:
+            recited[chunk_id] = weakened(recite(store, lm, template, chunk_id), tau)
+            on_chunk(len(recited), len(chosen))
+    except KeyboardInterrupt:
+        interrupted = True
+    findings = [*_structure(store), *_chunk_findings(store, recited.values())]
+    documents = store.documents(skip_damaged=True)
+    verdicts = {document: proven_document(store, document, recited) for document in documents}
+    findings += [
+        Finding("mismatch", document.path, "its chunks joined are not the document") for document, ok in verdicts.items() if ok is False
+    ]
+    return Audit(
+        counts=dict(Counter(one.verdict.kind for one in recited.values())),
+        chunks=len(everything),
+        checked=len(recited),
+        documents=len(documents),
+        documents_checked=sum(ok is not None for ok in verdicts.values()),
+        documents_proven=sum(ok is True for ok in verdicts.values()),
+        findings=tuple(dict.fromkeys(findings)),
+        profile=f"{PROFILE}, {lm.device.type}",
+        sample=sampled(share, seed, len(chosen)),
+        seconds=time.monotonic() - began,
+        interrupted=interrupted,
+    )
+
+
+def sampled(share: float, seed: int, count: int) -> str:
+    """Says how chunks were drawn, and what no failure among them would prove (the rule of three)."""
+    if share >= 1 or not count:
+        return ""
+    return f"{share:.1%} drawn with seed {seed}; 0 failures in {count} means under {3 / count:.1%} in all, at 95 % confidence"
+
+
+def placed(store: Store) -> list[str]:
+    """The chunks that some document has, in the order they were stored."""
+    ids = store.chunk_ids()
+    places = store.occurrences(ids)
+    return [chunk_id for chunk_id in ids if places[chunk_id]]
+
+
+def proven_document(store: Store, document: StoredDocument, recited: Mapping[str, Recited]) -> bool | None:
+    """Whether the document's recited chunks, joined, are its text; None if not all of them were checked or came back."""
+    try:
+        chunks = [place.chunk_id for place in store.document_chunks(document.root, document.path)]
+    except StoreDamaged:
+        return None  # `_structure` names it
+    if any(chunk_id not in recited or recited[chunk_id].text is None for chunk_id in chunks):
+        return None
+    digest = hashlib.sha256()
+    for chunk_id in chunks:
+        digest.update((recited[chunk_id].text or "").encode())
+    return digest.hexdigest() == document.sha256
+
+
+def _structure(store: Store) -> Iterator[Finding]:
+    for problem in store.check():
+        yield Finding("damaged", problem.file or "store.db", str(problem))
+
+
+def _chunk_findings(store: Store, recited: Iterable[Recited]) -> Iterator[Finding]:
+    for one in recited:
+        if one.verdict.kind not in PROVEN:
+            places = store.occurrences([one.chunk_id])[one.chunk_id]
+            where = ", ".join(f"{place.path} {place.locator}" for place in places[:3]) or one.chunk_id[:12]
+            yield Finding(one.verdict.kind, where, one.verdict.reason)
+
+
+def quick(store: Store) -> Audit:
+    """Checks structure and checksums alone, without a model: damage is found, but nothing is proved to decode."""
+    began = time.monotonic()
+    everything = placed(store)
+    documents = store.documents(skip_damaged=True)
+    return Audit(
+        {}, len(everything), 0, len(documents), 0, 0, tuple(_structure(store)), "structure and checksums only", "", time.monotonic() - began
+    )
+
+
+def incomparable(store: Store, reasons: Sequence[str]) -> Audit:
+    """The audit that cannot be held: the model at hand is not the one the memories were written for."""
+    everything = placed(store)
+    finding = Finding("incomparable", store.manifest.get("model", ""), "; ".join(reasons))
+    return Audit(
+        {"incomparable": len(everything)}, len(everything), 0, len(store.documents(skip_damaged=True)), 0, 0, (finding,), PROFILE, "", 0.0
+    )
+
+
+def against(store: Store, scan: Scan, settings: Documents) -> list[Finding]:
+    """Compares the stored documents with files read again: same text, or how they differ."""
+    stored = {(document.file, document.path): document for document in store.documents(skip_damaged=True)}
+    findings = []
+    for source in scan.files:
+        for document in read(source, settings).documents:
+            known = stored.pop((document.file, document.path), None)
+            if known is None:
+                findings.append(Finding("mismatch", document.path, "is not in the store"))
+            elif known.extractor != document.extractor:
+                reason = f"was extracted by {known.extractor}, here by {document.extractor}"
+                findings.append(Finding("incomparable", document.path, reason))
+            elif known.sha256 != document.sha256:
+                findings.append(Finding("mismatch", document.path, "has another text than the stored one"))
+    findings += [Finding("mismatch", path, "is in the store, not in the folder") for _, path in stored]
+    return findings

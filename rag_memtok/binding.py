@@ -1,0 +1,105 @@
+"""What a store is bound to: the manifest of a new one, the settings an old one implies, and the refusal of what does not match."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+
+from rag_memtok import __version__
+from rag_memtok.config import Config, Memorize, Model, Retrieve
+from rag_memtok.errors import WrongModel
+from rag_memtok.lm import LM
+from rag_memtok.prompts import Template
+from rag_memtok.retrieve import Embedder
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "faiss-cpu", "semantic-text-splitter")
+
+BOUND = {
+    "weights_sha256": "the model's weights",
+    "tokenizer_sha256": "the tokenizer",
+    "dtype": "the dtype",
+    "template_sha256": "the template",
+}
+
+
+def completed(config: Config, manifest: Mapping[str, str]) -> Config:
+    """Returns `config` with what it leaves open taken from `manifest` (empty for a new store)."""
+    told = config.model
+    same = told.id in ("", manifest.get("model"))
+    model = Model(
+        id=told.id or manifest.get("model", "mini"),
+        revision=told.revision or (manifest.get("revision", "") if same else ""),
+        dtype=told.dtype if told.dtype != "auto" else manifest.get("dtype", "float32"),  # type: ignore[arg-type]
+        device=told.device,
+        threads=told.threads,
+    )
+    tokens_per_vector = config.memorize.tokens_per_vector or int(manifest.get("tokens_per_vector", 0))
+    template = config.memorize.template or manifest.get("template", "bare")
+    memorize: Memorize = replace(config.memorize, template=template, tokens_per_vector=tokens_per_vector)
+    retrieve: Retrieve = replace(config.retrieve, embedder=config.retrieve.embedder or manifest.get("embedder", "mini"))
+    return replace(config, model=model, memorize=memorize, retrieve=retrieve)
+
+
+def manifest_of(lm: LM, template: Template, embedder: Embedder, config: Config) -> dict[str, str]:
+    """Everything a store written with these depends on."""
+    return {
+        "program": __version__,
+        "model": lm.identity.id,
+        "revision": lm.identity.revision,
+        "weights_sha256": lm.identity.weights_sha256,
+        "tokenizer_sha256": lm.identity.tokenizer_sha256,
+        "dtype": lm.identity.dtype,
+        "template": template.name,
+        "template_sha256": template.digest,
+        "embedder": embedder.id,
+        "embedder_sha256": embedder.digest,
+        "chunk_tokens": str(config.documents.chunk_tokens),
+        "tokens_per_vector": str(config.memorize.tokens_per_vector),
+        "recipe": config.memorize.recipe,
+        "codec": config.memorize.codec,
+        "tau": str(config.memorize.tau),
+        "seed": str(config.memorize.seed),
+        "write": "exact",
+        **{library: version(library) for library in LIBRARIES},
+    }
+
+
+def differences(manifest: Mapping[str, str], lm: LM, template: Template) -> list[str]:
+    """What of the LM and the template is not what the store's memories were written with, both values named."""
+    now = {
+        "weights_sha256": lm.identity.weights_sha256,
+        "tokenizer_sha256": lm.identity.tokenizer_sha256,
+        "dtype": lm.identity.dtype,
+        "template_sha256": template.digest,
+    }
+    return [
+        f"{what} ({manifest.get(key, 'none')[:16]} in the store, {now[key][:16]} here)"
+        for key, what in BOUND.items()
+        if manifest.get(key) != now[key]
+    ]
+
+
+def require_same(manifest: Mapping[str, str], lm: LM, template: Template) -> None:
+    """Refuses an LM or a template that is not the store's.
+
+    Raises:
+        WrongModel: both values named.
+    """
+    if different := differences(manifest, lm, template):
+        raise WrongModel(
+            f"the store was written for {manifest.get('model')}, which is not {lm.identity.id} as given here: {'; '.join(different)}",
+            remedy="leave --model, --dtype and --template out to take the store's, or name another --store",
+        )
+
+
+def require_same_embedder(manifest: Mapping[str, str], embedder: Embedder) -> None:
+    """Refuses an embedder whose keys cannot be compared with the store's.
+
+    Raises:
+        WrongModel: both digests named.
+    """
+    if manifest.get("embedder_sha256") != embedder.digest:
+        raise WrongModel(
+            f"the store's keys are of the embedder {manifest.get('embedder')} ({manifest.get('embedder_sha256', '')[:16]}), "
+            f"not of {embedder.id} ({embedder.digest[:16]})",
+            remedy="leave --embedder out to take the store's, or name another --store",
+        )

@@ -1,0 +1,74 @@
+"""How many tokens one vector of a model can hold: looked up for known models, else tried on a few chunks."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rag_memtok.config import Memorize
+from rag_memtok.lm import LM
+from rag_memtok.memorize import Task, memorize
+from rag_memtok.prompts import Template
+
+LEVELS = (2, 4, 8, 16, 32, 64, 128)
+SAMPLE = 8
+ENOUGH = 0.95  # of the sample exact, within the step budget
+KNOWN = Path(__file__).parent / "mini" / "known.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was chosen and how it is known; `steps` is the median number of steps a chunk took there, 0 if unknown."""
+
+    tokens_per_vector: int
+    origin: str
+    steps: int
+
+
+def known(lm: LM, template: Template, chunk_tokens: int) -> Calibration | None:
+    """The recorded calibration of this model, template and chunk length, if there is one."""
+    for row in json.loads(KNOWN.read_text(encoding="utf-8")):
+        if (row["weights_sha256"], row["template"], row["chunk_tokens"]) == (lm.identity.weights_sha256, template.name, chunk_tokens):
+            return Calibration(row["tokens_per_vector"], f"known for {row['model']}", row["steps"])
+    return None
+
+
+def calibrate(
+    lm: LM, template: Template, chunks: Sequence[Sequence[int]], settings: Memorize, on_level: Callable[[str], None] = lambda text: None
+) -> Calibration:
+    """Finds the largest of LEVELS at which 95 % of up to 8 chunks are exact within the step budget.
+
+    Args:
+        chunks: tokens of chunks of the usual length; the longest are tried.
+
+    Cost: as many steps as the levels that succeed need, and the full step budget for the first that does not.
+    """
+    sample = sorted(map(tuple, chunks), key=lambda tokens: (-len(tokens), tokens))[:SAMPLE]
+    best = Calibration(LEVELS[0], "calibrated: even 2 tokens a vector did not hold", 0)
+    for level in LEVELS:
+        if level > max(map(len, sample), default=0):
+            break
+        exact, steps = try_level(lm, template, sample, settings, level)
+        on_level(f"{level} tokens per vector: {exact:.0%} of {len(sample)} chunks exact")
+        if exact < ENOUGH:
+            break
+        best = Calibration(level, f"calibrated on {len(sample)} chunks: {exact:.0%} exact", steps)
+    return best
+
+
+def try_level(lm: LM, template: Template, sample: Sequence[tuple[int, ...]], settings: Memorize, level: int) -> tuple[float, int]:
+    """The share of `sample` that is exact at `level` tokens a vector, and the median steps of all."""
+    tasks = [Task(str(index), tokens, max(1, -(-len(tokens) // level))) for index, tokens in enumerate(sample)]
+    written = list(memorize(lm, template, tasks, replace(settings, seconds_per_chunk=0.0)))
+    steps = sorted(one.steps for one in written)
+    return sum(one.wrong == 0 for one in written) / len(written), steps[len(steps) // 2]
+
+
+def seconds_per_chunk(lm: LM, template: Template, tokens: Sequence[int], vectors: int, steps: int, settings: Memorize) -> float:
+    """Measures what a chunk will cost here: two steps of a full batch, times `steps`, bounded by the setting."""
+    tasks = [Task(str(index), tuple(tokens), vectors) for index in range(settings.batch)]
+    began = time.monotonic()
+    list(memorize(lm, template, tasks, replace(settings, steps=2, seconds_per_chunk=0.0)))
+    estimate = (time.monotonic() - began) / 2 * steps / settings.batch
+    return min(estimate, settings.seconds_per_chunk) if settings.seconds_per_chunk else estimate

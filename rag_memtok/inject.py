@@ -1,0 +1,60 @@
+"""Question + memories -> input embeddings, and the greedy answer to them."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rag_memtok.lm import LM, Continuation
+from rag_memtok.prompts import Frame
+
+Passage = Sequence[int] | Float[np.ndarray, "M d"]
+
+
+def passage_positions(passage: Passage) -> int:
+    """How many positions of the prompt a passage takes: its tokens, or its vectors."""
+    return len(passage)
+
+
+def inject(lm: LM, frame: Frame, passages: Sequence[Passage], question: Sequence[int]) -> Float[Tensor, "S d"]:
+    """The prompt's input embeddings: `passages`, each as tokens or as soft tokens, in the frame, then the question.
+
+    Args:
+        passages: one or more, best first; they stand in this order.
+        question: its tokens.
+    """
+    stretches: list[Passage] = [frame.opening]
+    for index, passage in enumerate(passages):
+        stretches += [frame.between, passage] if index else [passage]
+    stretches += [frame.question, question, frame.closing]
+    return torch.cat([_embedded(lm, stretch) for stretch in stretches])
+
+
+def _embedded(lm: LM, passage: Passage) -> Float[Tensor, "_ d"]:
+    if isinstance(passage, np.ndarray):
+        return torch.from_numpy(passage).to(lm.device, lm.table.dtype)
+    return lm.embed(list(passage))
+
+
+def fitting(lm: LM, frame: Frame, passages: Sequence[Passage], question: Sequence[int], answer: int) -> int:
+    """How many of `passages`, from the first, leave room in the context for `answer` tokens; 0 if not even one does."""
+    room = lm.context - frame.overhead - len(question) - answer
+    for index, passage in enumerate(passages):
+        room -= len(passage) + (len(frame.between) if index else 0)
+        if room < 0:
+            return index
+    return len(passages)
+
+
+def answer_tokens(lm: LM, frame: Frame, prompt: Float[Tensor, "S d"], limit: int) -> Iterator[int]:
+    """The greedy answer, a token at a time, at most `limit`. Cost: one pass over the prompt, then one cached step a token."""
+    stops = lm.stops | {frame.end}
+    run = Continuation(lm, [prompt])
+    for _ in range(limit):
+        token = int(run.logits[0].argmax())
+        if token in stops:
+            return
+        yield token
+        run.feed([token])

@@ -1,0 +1,311 @@
+"""The frozen causal LM: found, loaded, hashed, run. The only home of transformers (imported when a model is loaded: it costs seconds)."""
+
+import contextlib
+import errno
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rag_memtok import config
+from rag_memtok.errors import DeviceUnavailable, InputRefused, ModelUnavailable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED = Path(__file__).parent / "mini" / "lm"
+WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+UNWANTED = ["*/*", "consolidated*"]
+UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5"}
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What differs between model classes. `rotary`: positions are relative, so a memory written at one place can be read at another."""
+
+    rotary: bool
+
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(rotary=True),
+    "mistral": Family(rotary=True),
+    "qwen2": Family(rotary=True),
+    "qwen3": Family(rotary=True),
+    "gpt2": Family(rotary=False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a memory is bound to: other weights, another tokenizer or another arithmetic, and it is noise."""
+
+    id: str
+    revision: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LM:
+    """A frozen causal LM with its tokenizer. Its parameters never require gradients and are never written to."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    identity: Identity
+    family: Family
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.table.device
+
+    @property
+    def table(self) -> Float[Tensor, "V d"]:
+        """The input embeddings."""
+        weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
+        return weight
+
+    @property
+    def width(self) -> int:
+        """Returns d, the width of an input embedding."""
+        return self.table.shape[1]
+
+    @property
+    def context(self) -> int:
+        """The most positions of a sequence."""
+        return int(self.model.config.max_position_embeddings)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are in the model, tied ones once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def bos(self) -> int | None:
+        """The token every sequence begins with, if the tokenizer has one."""
+        return self.tokenizer.bos_token_id
+
+    @property
+    def eos(self) -> int:
+        """The token that ends a text."""
+        return self.tokenizer.eos_token_id
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """Every token that ends an answer."""
+        ends = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        return frozenset([self.eos] + ([ends] if isinstance(ends, int) else list(ends or [])))
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text in which nothing is special: `<|eot_id|>` in a document is ten characters."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+
+    def encode_frame(self, text: str) -> list[int]:
+        """Tokens of our own words around a text, in which control tokens are control tokens."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=False, verbose=False)["input_ids"]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of `tokens`, unpolished: `decode(encode(text)) == text` wherever the tokenizer is lossless."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def embed(self, tokens: Sequence[int] | Int[Tensor, "..."]) -> Float[Tensor, "... d"]:
+        """The input embeddings of `tokens`, in the model's dtype."""
+        return torch.nn.functional.embedding(torch.as_tensor(tokens, dtype=torch.long, device=self.device), self.table)
+
+    def hidden(self, embeddings: Float[Tensor, "B S d"]) -> Float[Tensor, "B S d"]:
+        """The last hidden states over `embeddings`, without a padding mask: what stands to the right of a position never reaches it."""
+        return self.model.base_model(inputs_embeds=embeddings.to(self.table.dtype), use_cache=False).last_hidden_state
+
+    def logits(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
+        """The logits over the vocabulary, in fp32."""
+        return self.model.get_output_embeddings()(hidden).float()
+
+
+class Continuation:
+    """The LM after some input embeddings, a cached decode in progress: `logits` are for the next position, `feed` goes on by one token.
+
+    Rows of different length are padded on the left and masked. Without padding no mask and no positions are given, so that batch 1 is the
+    plainest decode there is.
+    """
+
+    def __init__(self, lm: LM, rows: Sequence[Float[Tensor, "_ d"]]) -> None:
+        """Runs the prompt. Cost: one forward pass over the longest row."""
+        longest = max(len(row) for row in rows)
+        self.lm, self.cache = lm, None
+        batch = torch.stack([torch.nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
+        padding = torch.tensor([longest - len(row) for row in rows], device=lm.device)
+        self.padding = padding if int(padding.max()) else None
+        self.length = 0
+        self.logits = self._run(batch)
+
+    def feed(self, tokens: Sequence[int]) -> Float[Tensor, "B V"]:
+        """Appends one token to each row and returns the logits for the position after it."""
+        self.logits = self._run(self.lm.embed(list(tokens))[:, None])
+        return self.logits
+
+    @torch.inference_mode()
+    def _run(self, embeddings: Float[Tensor, "B S d"]) -> Float[Tensor, "B V"]:
+        options: dict[str, Any] = {}
+        start, self.length = self.length, self.length + embeddings.shape[1]
+        if self.padding is not None:
+            places = torch.arange(self.length, device=self.lm.device)[None]
+            options["attention_mask"] = (places >= self.padding[:, None]).long()
+            options["position_ids"] = (places[:, start:] - self.padding[:, None]).clamp(min=0)
+        output = self.lm.model.base_model(
+            inputs_embeds=embeddings.to(self.lm.table.dtype), past_key_values=self.cache, use_cache=True, **options
+        )
+        self.cache = output.past_key_values
+        return self.lm.logits(output.last_hidden_state[:, -1])
+
+
+@contextlib.contextmanager
+def reference_profile(lm: LM) -> Iterator[LM]:
+    """Gives `lm` in the arithmetic of the judge: fp32 over the weights as stored, TF32 off, eager attention.
+
+    Cost: nothing for an fp32 model; for another dtype a copy of the weights in fp32 while the context is open.
+    """
+    model = lm.model if lm.table.dtype == torch.float32 else _copy_in_float32(lm)
+    attention = model.config._attn_implementation
+    precision = torch.get_float32_matmul_precision()
+    model.set_attn_implementation("eager")
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield LM(model, lm.tokenizer, lm.identity, lm.family)
+    finally:
+        model.set_attn_implementation(attention)
+        torch.set_float32_matmul_precision(precision)
+
+
+def _copy_in_float32(lm: LM) -> "PreTrainedModel":
+    weights = {name: value.float() for name, value in lm.model.state_dict().items()}
+    model: Any = type(lm.model)(lm.model.config)
+    model = model.to(device=lm.device, dtype=torch.float32)
+    model.load_state_dict(weights)
+    model.tie_weights()
+    return model.eval().requires_grad_(False)
+
+
+def load(settings: config.Model) -> LM:
+    """Loads the LM that `settings` names: the embedded one, a folder, or a hub id (downloaded once, safetensors only).
+
+    Raises:
+        ModelUnavailable: no such folder or hub id, gated, offline, or a model class that is not in FAMILIES.
+        InputRefused: the folder holds pickled weights or wants to run code of its own.
+        DeviceUnavailable: the device asked for is not there.
+    """
+    device = _device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    folder = _folder(settings)
+    described = _description(folder)
+    dtype = "float32" if settings.dtype == "auto" else settings.dtype
+    tokenizer, model = _from_folder(folder, dtype)
+    identity = Identity(
+        id=settings.id or "mini",
+        revision=settings.revision,
+        weights_sha256=_hash_files(sorted(folder.glob("*.safetensors"))),
+        tokenizer_sha256=_hash_tokenizer(tokenizer),
+        dtype=dtype,
+    )
+    return LM(model.to(device), tokenizer, identity, FAMILIES[described["model_type"]])
+
+
+def wrap(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", name: str) -> LM:
+    """Makes an LM of a model that is in memory already, frozen from here on; its weight hash is over the parameters."""
+    model.eval().requires_grad_(False)
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode() + value.detach().float().cpu().numpy().tobytes())
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    identity = Identity(name, "", digest.hexdigest(), _hash_tokenizer(tokenizer), dtype)
+    return LM(model, tokenizer, identity, FAMILIES[model.config.model_type])
+
+
+def _device(name: str) -> torch.device:
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
+    if not present[name]:
+        raise DeviceUnavailable(f"there is no {name} device here", remedy="--device auto takes what there is")
+    return torch.device(name)
+
+
+def _folder(settings: config.Model) -> Path:
+    if settings.id in ("", "mini"):
+        return EMBEDDED
+    path = Path(settings.id).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or settings.id.startswith((".", "~")) or settings.id.count("/") > 1:
+        raise ModelUnavailable(f"there is no model folder {settings.id}", remedy="check the path, or give a hub id such as OWNER/NAME")
+    return _download(settings)
+
+
+def _download(settings: config.Model) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(settings.id, revision=settings.revision or None, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+    except errors.GatedRepoError as error:
+        remedy = f"accept its licence on the hub page of {settings.id}, then run: hf auth login"
+        raise ModelUnavailable(f"the model {settings.id} is gated", remedy) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+        raise ModelUnavailable(f"the hub has no model {settings.id} {settings.revision}".rstrip(), "check the id and --revision") from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        remedy = "connect once to download it, or give --model a folder; the embedded model needs no network: --model mini"
+        raise ModelUnavailable(f"the model {settings.id} is not on this machine and the hub is out of reach", remedy) from error
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"{folder} holds no readable config.json", remedy="give --model a Hugging Face model folder") from error
+    if described.get("auto_map"):
+        raise InputRefused(f"the model in {folder} wants to run code of its own", remedy="use a model that transformers knows by itself")
+    if not any(folder.glob("*.safetensors")):
+        unsafe = sorted(path.name for path in folder.iterdir() if path.suffix in UNSAFE_SUFFIXES)
+        if unsafe:
+            raise InputRefused(f"{folder} has only pickled weights ({unsafe[0]})", remedy="convert them to safetensors first")
+        raise ModelUnavailable(f"{folder} holds no *.safetensors", remedy="give --model a folder with its weights")
+    if described.get("model_type") not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise ModelUnavailable(f"model class {described.get('model_type')!r} is not known here", remedy=f"use one of: {known}")
+    return described
+
+
+def _from_folder(folder: Path, dtype: str) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelUnavailable(f"the model in {folder} does not load: {reason}", remedy="is the folder complete?") from error
+    return tokenizer, model.eval().requires_grad_(False)
+
+
+def _hash_files(paths: Sequence[Path]) -> str:
+    """One digest over the files' digests; reads about 1 GB a second."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def _hash_tokenizer(tokenizer: Any) -> str:
+    """Digest of the tokenizer's rules and its chat template."""
+    return hashlib.sha256((tokenizer.backend_tokenizer.to_str() + "\0" + str(tokenizer.chat_template)).encode()).hexdigest()

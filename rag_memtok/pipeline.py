@@ -1,0 +1,296 @@
+"""Whole trips: ingest, ask, verify, restore, status, remove. The only file that knows the order of things.
+
+ingest   path -> Document -> Chunk -> Memory -> bytes -> Memory' -> Verdict -> store
+ask      question -> Hits -> Memories -> input embeddings -> Answer
+verify   store -> Memory' -> Verdict; chunks joined -> document
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rag_memtok import binding, lm, retrieve
+from rag_memtok.answer import Session, answer
+from rag_memtok.audit import Audit, against, audit, incomparable, quick
+from rag_memtok.calibrate import Calibration, calibrate, known, seconds_per_chunk
+from rag_memtok.codec import codec_named
+from rag_memtok.config import Config
+from rag_memtok.documents import Scan, Skipped, name_of, scan
+from rag_memtok.errors import UsageError
+from rag_memtok.ingest import Ingest, Ingested, PlannedFile, Standing, Survey, plan, survey
+from rag_memtok.nouns import Answer
+from rag_memtok.prompts import Template, template_named
+from rag_memtok.recipes import recipe_named
+from rag_memtok.restore import Restored, restore_documents
+from rag_memtok.retrieve import Embedder
+from rag_memtok.store import Store, Summary, create, open_store
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What an ingest would write, and what it would cost here."""
+
+    files: int
+    unchanged: int
+    vanished: tuple[tuple[str, str], ...]
+    skipped: tuple[Skipped, ...]
+    chunks: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A store at a glance."""
+
+    summary: Summary
+    manifest: Mapping[str, str]
+    generation: int
+    bytes: int
+
+
+def quiet(_: object) -> None:
+    """Says nothing."""
+
+
+# --- ingest
+
+
+def ingest(
+    paths: Sequence[Path], config: Config, prune: bool = False, on_progress: Callable[[Standing], None] = quiet, say: Say = quiet
+) -> Ingested:
+    """Writes a memory for every chunk of every new or changed file under `paths`, judges it, and stores it.
+
+    What is done is committed chunk by chunk; after an interrupt the same call goes on from there.
+
+    Raises:
+        InputRefused: a path is missing, or nothing readable was found.
+        WrongModel: the store was written with another model, tokenizer, template or embedder.
+        StoreLocked, StoreDamaged, DiskFailure, ...: see errors.py.
+    """
+    folder = Path(config.store)
+    found = scan(paths, config.documents, folder)
+    roots = [os.path.realpath(path) for path in paths if path.is_dir()]
+    if not (folder / "store.db").exists():
+        return _ingest_into_new(folder, found, config, on_progress, say)
+    with open_store(folder, write=True) as store:
+        todo = survey(found, map(name_of, roots), store.file_hashes)
+        removed = _pruned(store, todo) if prune else 0
+        if not todo.changed:
+            store.collect()
+            return _nothing_new(todo, removed, int(store.manifest.get("tokens_per_vector", 0)))
+        settings = binding.completed(config, store.manifest)
+        model, template, embedder = _loaded(settings, say)
+        binding.require_same(store.manifest, model, template)
+        binding.require_same_embedder(store.manifest, embedder)
+        planned, skipped = plan(model, todo.changed, settings)
+        return _written(Ingest(store, model, template, embedder, settings, on_progress), planned, todo, skipped, removed)
+
+
+def _ingest_into_new(folder: Path, found: Scan, config: Config, on_progress: Callable[[Standing], None], say: Say) -> Ingested:
+    todo = Survey(found.files, 0, (), found.skipped)
+    settings = binding.completed(config, {})
+    model, template, embedder = _loaded(settings, say)
+    planned, skipped = plan(model, todo.changed, settings)
+    calibration = _calibrated(model, template, planned, settings, say)
+    settings = replace(settings, memorize=replace(settings.memorize, tokens_per_vector=calibration.tokens_per_vector))
+    manifest = binding.manifest_of(model, template, embedder, settings) | {"tokens_per_vector_origin": calibration.origin}
+    create(folder, manifest)
+    with open_store(folder, write=True) as store:
+        return _written(Ingest(store, model, template, embedder, settings, on_progress), planned, todo, skipped, 0)
+
+
+def _loaded(settings: Config, say: Say) -> tuple[lm.LM, Template, Embedder]:
+    codec_named(settings.memorize.codec)
+    recipe = recipe_named(settings.memorize.recipe)
+    model = lm.load(settings.model)
+    if settings.model.id == "mini":
+        say(
+            f"using the embedded demonstration model ({model.parameters / 1e6:.1f}M parameters); "
+            "a real one: --model OWNER/NAME, such as HuggingFaceTB/SmolLM2-360M-Instruct"
+        )
+    retrieve.set_threads(settings.model.threads or os.cpu_count() or 1)
+    return model, template_named(recipe.template or settings.memorize.template, model), retrieve.load_embedder(settings.retrieve.embedder)
+
+
+def _calibrated(model: lm.LM, template: Template, planned: Sequence[PlannedFile], settings: Config, say: Say) -> Calibration:
+    if settings.memorize.tokens_per_vector:
+        return Calibration(settings.memorize.tokens_per_vector, "given", 0)
+    if recorded := known(model, template, settings.documents.chunk_tokens):
+        return recorded
+    say("finding out how many tokens a vector of this model can hold; --tokens-per-vector skips this")
+    chunks = {piece.chunk.id: piece.tokens for file in planned for piece in file.pieces if piece.tokens}
+    chosen = calibrate(model, template, list(chunks.values()), settings.memorize, say)
+    if chosen.tokens_per_vector <= 2:
+        say("at 2 tokens a vector a memory is little more than the text's own embeddings")
+    return chosen
+
+
+def _written(work: Ingest, planned: list[PlannedFile], todo: Survey, skipped: list[Skipped], removed: int) -> Ingested:
+    work.run(planned)
+    work.store.collect()
+    retrieve.open_index(work.store)
+    chunks = {piece.chunk.id for file in planned for piece in file.pieces}
+    return Ingested(
+        files=work.completed,
+        unchanged=todo.unchanged,
+        removed=removed,
+        vanished=todo.vanished,
+        skipped=(*todo.skipped, *skipped),
+        over_limit=tuple(work.over_limit),
+        chunks=work.total,
+        reused=len(chunks) - work.total,
+        verdicts=dict(work.verdicts),
+        positions=work.positions,
+        text_positions=work.text_positions,
+        seconds=time.monotonic() - work.began,
+        tokens_per_vector=work.settings.tokens_per_vector,
+    )
+
+
+def _pruned(store: Store, todo: Survey) -> int:
+    for root, file in todo.vanished:
+        store.remove_file(root, file)
+    return len(todo.vanished)
+
+
+def _nothing_new(todo: Survey, removed: int, tokens_per_vector: int) -> Ingested:
+    return Ingested(0, todo.unchanged, removed, todo.vanished, todo.skipped, (), 0, 0, {}, 0, 0, 0.0, tokens_per_vector)
+
+
+def estimate(paths: Sequence[Path], config: Config) -> Estimate:
+    """What `ingest` would write and, from two real steps of the writer, how long it would take here. Writes nothing."""
+    folder = Path(config.store)
+    found = scan(paths, config.documents, folder)
+    roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
+    todo, manifest, missing = Survey(found.files, 0, (), found.skipped), {}, None
+    if (folder / "store.db").exists():
+        with open_store(folder, write=False) as store:
+            todo, manifest, missing = survey(found, roots, store.file_hashes), store.manifest, set(store.chunk_ids())
+    if not todo.changed:
+        return Estimate(0, todo.unchanged, todo.vanished, todo.skipped, 0, 0.0)
+    settings = binding.completed(config, manifest)
+    model, template, _ = _loaded(settings, quiet)
+    planned, skipped = plan(model, todo.changed, settings)
+    chunks = {piece.chunk.id: piece.tokens for file in planned for piece in file.pieces if piece.chunk.id not in (missing or set())}
+    longest = max((tokens for tokens in chunks.values() if tokens), key=len, default=())
+    recorded = known(model, template, settings.documents.chunk_tokens)
+    per_vector = settings.memorize.tokens_per_vector or (recorded.tokens_per_vector if recorded else 8)
+    steps = min(settings.memorize.steps, recorded.steps if recorded else settings.memorize.steps)
+    each = seconds_per_chunk(model, template, longest, max(1, -(-len(longest) // per_vector)), steps, settings.memorize) if longest else 0.0
+    return Estimate(len(planned), todo.unchanged, todo.vanished, (*todo.skipped, *skipped), len(chunks), each * len(chunks))
+
+
+# --- ask
+
+
+@contextmanager
+def session(config: Config, say: Say = quiet) -> Iterator[Session]:
+    """Opens the store and loads its model, once, for any number of questions.
+
+    Raises:
+        NoStore, StoreDamaged, FormatMismatch, WrongModel, ModelUnavailable: see errors.py.
+    """
+    with open_store(Path(config.store), write=False) as store:
+        manifest = store.manifest
+        settings = binding.completed(config, manifest)
+        model, template, embedder = _loaded(settings, quiet)
+        binding.require_same(manifest, model, template)
+        binding.require_same_embedder(manifest, embedder)
+        yield Session(store, model, template, embedder, retrieve.open_index(store), settings, say)
+
+
+def ask(question: str, config: Config, on_text: Callable[[str], None] = quiet, say: Say = quiet) -> Answer:
+    """Answers one question from the store.
+
+    Raises:
+        NoUsableMemory: nothing relevant is in the store.
+        UsageError: the question is empty or too long.
+        NoStore, ...: see `session`.
+    """
+    with session(config, say) as opened:
+        return answer(opened, question, on_text)
+
+
+# --- verify and restore
+
+
+def verify(
+    config: Config,
+    structure_only: bool = False,
+    share: float = 1.0,
+    seed: int = 0,
+    folder: Path | None = None,
+    on_chunk: Callable[[int, int], None] = lambda done, total: None,
+) -> Audit:
+    """The reconstruction audit: decodes every memory from vectors and pins alone, rejoins every document, compares.
+
+    Args:
+        structure_only: checksums and completeness alone, without a model; proves nothing about decoding.
+        share: of the chunks, drawn with `seed`; 1 is all.
+        folder: files to compare the documents with, read again.
+    """
+    with open_store(Path(config.store), write=False) as store:
+        if structure_only:
+            found = quick(store)
+        else:
+            settings = binding.completed(config, store.manifest)
+            model = lm.load(settings.model)
+            template = template_named(settings.memorize.template, model)
+            different = binding.differences(store.manifest, model, template)
+            found = incomparable(store, different) if different else audit(store, model, template, share, seed, on_chunk)
+        if folder is None:
+            return found
+        return replace(
+            found, findings=(*found.findings, *against(store, scan([folder], config.documents, Path(config.store)), config.documents))
+        )
+
+
+def restore(to: Path, config: Config, on_chunk: Callable[[int, int], None] = lambda done, total: None) -> Restored:
+    """Writes the documents back from their memories alone. Text formats come back as the very file, others as their text (`NAME.txt`).
+
+    Raises:
+        UsageError: a file of that name with other content is in the way.
+        WrongModel, ...: see `session`.
+    """
+    with open_store(Path(config.store), write=False) as store:
+        settings = binding.completed(config, store.manifest)
+        model = lm.load(settings.model)
+        template = template_named(settings.memorize.template, model)
+        binding.require_same(store.manifest, model, template)
+        return restore_documents(store, model, template, to, on_chunk)
+
+
+# --- the store
+
+
+def status(config: Config) -> Status:
+    """What is in the store. Loads no model."""
+    folder = Path(config.store)
+    with open_store(folder, write=False) as store:
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return Status(store.summary(), store.manifest, store.generation, size)
+
+
+def remove(path: Path, config: Config) -> tuple[str, ...]:
+    """Forgets a file, or all files of a folder: documents, and every memory that no other document has. The files themselves stay.
+
+    Raises:
+        UsageError: the store has nothing of that path.
+    """
+    wanted = name_of(os.path.abspath(path))
+    with open_store(Path(config.store), write=True) as store:
+        stored = {(document.root, document.file) for document in store.documents(skip_damaged=True)}
+        gone = sorted(
+            (root, file) for root, file in stored if f"{root}/{file}" == wanted or f"{root}/{file}".startswith(wanted.rstrip("/") + "/")
+        )
+        if not gone:
+            raise UsageError(f"the store has nothing of {path}", remedy="rag-memtok status lists what it has")
+        for root, file in gone:
+            store.remove_file(root, file)
+        store.collect()
+    return tuple(f"{root}/{file}" for root, file in gone)

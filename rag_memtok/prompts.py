@@ -1,0 +1,120 @@
+"""The words around a memory, as tokens: the templates it is written in, and the frame a question is asked in.
+
+    bare         [BOS] [memory] -> text [EOS]
+    cue          the question's frame, [memory] where a document stands, "Repeat the document." -> text [end of turn]
+    sastre2025   [memory] -> text [EOS]
+
+A template is data. Its digest is in the manifest: a memory written in one is noise in another.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rag_memtok.errors import UsageError
+from rag_memtok.lm import LM
+
+DOCUMENT = "Document:\n"
+GAP = "\n\n"
+REPEAT = "Repeat the document."
+QUESTION = "Question:\n"
+INSTRUCTION = "\nAnswer from the documents in a few words. If they do not say, answer: not in the documents."
+MARK = "\ue0f0"  # private use: stands for what is not our words while a chat template is rendered
+PINNED_DATE = "1 January 2026"  # some chat templates write today's date; a frame must not change overnight
+
+
+def digest_of(parts: Sequence[object]) -> str:
+    """Hex sha256 of what `parts` print as."""
+    return hashlib.sha256(repr(tuple(parts)).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """`prefix`, then the memory's vectors, then `suffix`, then the text's tokens, then `end`."""
+
+    name: str
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    end: int
+
+    @property
+    def digest(self) -> str:
+        """Identifies the template for this tokenizer."""
+        return digest_of((self.name, self.prefix, self.suffix, self.end))
+
+    @property
+    def overhead(self) -> int:
+        """Positions it takes beside vectors and text, the end token included."""
+        return len(self.prefix) + len(self.suffix) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A question's prompt without what is asked: `opening` document (`between` document)* `question` words `closing`, then the answer."""
+
+    opening: tuple[int, ...]
+    between: tuple[int, ...]
+    question: tuple[int, ...]
+    closing: tuple[int, ...]
+    end: int
+
+    @property
+    def overhead(self) -> int:
+        """Positions it takes with one document, beside document and question."""
+        return len(self.opening) + len(self.question) + len(self.closing)
+
+
+def render(lm: LM, content: str) -> tuple[list[str], int]:
+    """Renders one user message, the reply beginning, as the model's chat template has it; splits it at every MARK.
+
+    Returns the stretches between the marks and the token that ends the reply. Without a chat template the plain form is the message itself.
+    """
+    if lm.tokenizer.chat_template is None:
+        bos = lm.tokenizer.bos_token or ""
+        return (bos + content + GAP).split(MARK), lm.eos
+    options: dict[str, Any] = {"tokenize": False, "date_string": PINNED_DATE}
+    user = {"role": "user", "content": content}
+    rendered = lm.tokenizer.apply_chat_template([user], add_generation_prompt=True, **options)
+    turn = lm.tokenizer.apply_chat_template([user, {"role": "assistant", "content": MARK}], **options)
+    ending = lm.encode_frame(str(turn).rpartition(MARK)[2].lstrip())
+    return str(rendered).split(MARK), ending[0] if ending else lm.eos
+
+
+def frame(lm: LM) -> Frame:
+    """The frame in which `ask` puts documents and a question."""
+    content = f"{DOCUMENT}{MARK}{GAP}{DOCUMENT}{MARK}{GAP}{QUESTION}{MARK}{INSTRUCTION}"
+    stretches, end = render(lm, content)
+    opening, between, question, closing = (tuple(lm.encode_frame(stretch)) for stretch in stretches)
+    return Frame(opening, between, question, closing, end)
+
+
+def bare(lm: LM) -> Template:
+    """BOS, memory, text, end of text."""
+    return Template("bare", () if lm.bos is None else (lm.bos,), (), lm.eos)
+
+
+def cue(lm: LM) -> Template:
+    """The memory stands where `ask` puts a document, and is asked to be repeated."""
+    stretches, end = render(lm, f"{DOCUMENT}{MARK}{GAP}{REPEAT}")
+    prefix, suffix = (tuple(lm.encode_frame(stretch)) for stretch in stretches)
+    return Template("cue", prefix, suffix, end)
+
+
+def sastre2025(lm: LM) -> Template:
+    """The paper's: nothing before the memory. Source: Sastre & Rosa 2025, arXiv:2506.15001, section 3."""
+    return Template("sastre2025", (), (), lm.eos)
+
+
+TEMPLATES: dict[str, Callable[[LM], Template]] = {"bare": bare, "cue": cue, "sastre2025": sastre2025}
+
+
+def template_named(name: str, lm: LM) -> Template:
+    """Returns the template `name` in the tokens of `lm`.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in TEMPLATES:
+        raise UsageError(f"no template {name!r}; there are {', '.join(TEMPLATES)}")
+    return TEMPLATES[name](lm)

@@ -1,0 +1,102 @@
+"""Ways of writing a memory. A recipe is an objective, a start, an optimiser and a stop: one row of RECIPES adds one."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rag_memtok.errors import UsageError
+from rag_memtok.lm import LM
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A way of writing.
+
+    `lr` is in units of the embedding table's standard deviation where `scaled`, else in its own. `margin` (logits): a row is done when
+    every right token leads by this; 0 stops at the first step where every argmax is right. `steps` 0 takes the config's.
+    """
+
+    objective: "Objective"
+    start: Literal["pooled", "random"] = "pooled"
+    optimiser: Literal["adam", "sgd"] = "adam"
+    lr: float = 1.2
+    scaled: bool = True
+    betas: tuple[float, float] = (0.9, 0.9)
+    first_lr: float = 0.0
+    warmup: int = 10
+    cosine: bool = True
+    clip: float = 1.0
+    margin: float = 0.1
+    steps: int = 0
+    template: str = ""
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """The learning rate of step `step` (from 0) of `steps`: linear from `first_lr` to `lr`, then level or half a cosine to 0."""
+        if step < self.warmup:
+            return self.first_lr + (self.lr - self.first_lr) * (step + 1) / self.warmup
+        if not self.cosine:
+            return self.lr
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup)))
+
+
+Objective = Callable[[LM, Float[Tensor, "P d"], Int[Tensor, " P"]], tuple[Float[Tensor, " P"], Float[Tensor, " P"]]]
+
+
+def cross_entropy(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"]) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
+    """Loss per position and, detached, the margin of the target over the best other word."""
+    logits = lm.logits(hidden)
+    with torch.no_grad():
+        margins = _lead(logits, targets)[0]
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), margins
+
+
+def margin_hinge(delta: float) -> Objective:
+    """The loss `relu(delta - margin)`: it asks for the argmax, and spends nothing on what is right already.
+
+    The rival word is found without gradient; the gradient then needs two rows of the output layer for each position that still counts, not
+    all V: a third of a step saved at V = 8,192, d = 384.
+    """
+
+    def objective(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"]) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
+        with torch.no_grad():
+            margins, rivals = _lead(lm.logits(hidden), targets)
+        words = lm.model.get_output_embeddings()
+        difference = words.weight[targets] - words.weight[rivals]
+        offset = 0 if words.bias is None else words.bias[targets] - words.bias[rivals]
+        lead = (hidden * difference).sum(-1) + offset
+        return torch.relu(delta - lead.float()), margins
+
+    return objective
+
+
+def _lead(logits: Float[Tensor, "P V"], targets: Int[Tensor, " P"]) -> tuple[Float[Tensor, " P"], Int[Tensor, " P"]]:
+    """How far the target is ahead of the best other word, and that word. `logits` is used up."""
+    right = logits.gather(1, targets[:, None])
+    rivals, index = logits.scatter(1, targets[:, None], -torch.inf).max(dim=1)
+    return right[:, 0] - rivals, index
+
+
+RECIPES: dict[str, Recipe] = {
+    "margin": Recipe(margin_hinge(0.3)),
+    "cross-entropy": Recipe(cross_entropy),
+    "sastre2025": Recipe(
+        cross_entropy, start="random", optimiser="sgd", scaled=False, lr=1.0, first_lr=0.2, warmup=100, cosine=False, clip=0.0,
+        margin=0.0, steps=3000, template="sastre2025",
+    ),
+}  # fmt: skip
+
+
+def recipe_named(name: str) -> Recipe:
+    """Returns the recipe `name`.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
+    return RECIPES[name]

@@ -1,0 +1,120 @@
+"""Memory -> tokens -> Verdict: the one judge. Nothing is called exact that this file has not decoded.
+
+`judge` feeds the true tokens and pins where the argmax fails or leads by too little; `decode` feeds its own. At an unpinned position the
+context of both is the text so far, so that the second is exact by induction if the first was right.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rag_memtok.lm import LM, Continuation, reference_profile
+from rag_memtok.nouns import Memory, Pin, Verdict, VerdictKind
+from rag_memtok.prompts import Template
+
+ASSISTED_SHARE = 0.05  # more correction pins than this share of the tokens: not called a memory
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Tokens that came out, whether the end token did, and the smallest lead of an argmax that was not pinned (logits; inf if none)."""
+
+    tokens: tuple[int, ...]
+    ended: bool
+    margin: float
+
+
+def prompt(lm: LM, template: Template, memory: Memory) -> Float[Tensor, "_ d"]:
+    """The input embeddings after which the text begins."""
+    vectors = torch.from_numpy(memory.vectors).to(lm.device, lm.table.dtype)
+    return torch.cat([lm.embed(template.prefix), vectors, lm.embed(template.suffix)])
+
+
+def kind_of(corrections: int, tokens: int) -> VerdictKind:
+    """Exact without correction pins, pinned up to 5 % of the tokens, assisted above."""
+    if not corrections:
+        return "exact"
+    return "pinned" if corrections <= ASSISTED_SHARE * (tokens + 1) else "assisted"
+
+
+def judge(lm: LM, template: Template, memory: Memory, tokens: Sequence[int], tau: float) -> tuple[Memory, Verdict]:
+    """Decodes `memory` with the true `tokens` fed and returns it with the pins it needs, and the verdict.
+
+    Args:
+        memory: as read back from its packed bytes; pins it has are ignored.
+        tau: logits; a right token that leads by this or less gets a safety pin.
+
+    Cost: T + 1 cached steps at batch 1 in fp32.
+    """
+    pins: list[Pin] = []
+    smallest = float("inf")
+    with reference_profile(lm) as exactly:
+        run = Continuation(exactly, [prompt(exactly, template, memory)])
+        for position, token in enumerate([*tokens, template.end]):
+            margin = lead(run.logits[0], token)
+            if margin <= tau:
+                pins.append(Pin(position, token, "correction" if margin <= 0 else "safety"))
+            else:
+                smallest = min(smallest, margin)
+            if position < len(tokens):
+                run.feed([token])
+    corrections = sum(pin.kind == "correction" for pin in pins)
+    verdict = Verdict(kind_of(corrections, len(tokens)), len(tokens), corrections, len(pins) - corrections, smallest)
+    return Memory(memory.vectors, tuple(pins)), verdict
+
+
+def lead(logits: Float[Tensor, " V"], token: int) -> float:
+    """How far `token` is ahead of the best other word, in logits; 0 or less: not the argmax. NaN counts as far behind."""
+    values, words = logits.topk(2)
+    rival = values[1] if int(words[0]) == token else values[0]
+    difference = float(logits[token] - rival)
+    return difference if difference == difference else float("-inf")
+
+
+def decode(lm: LM, template: Template, memory: Memory, limit: int) -> Decoded:
+    """Decodes `memory` greedily from its vectors and pins alone, in the reference profile, until the end token or `limit` tokens.
+
+    Cost: T + 1 cached steps at batch 1 in fp32.
+    """
+    pins = {pin.position: pin.token for pin in memory.pins}
+    tokens: list[int] = []
+    smallest = float("inf")
+    with reference_profile(lm) as exactly:
+        run = Continuation(exactly, [prompt(exactly, template, memory)])
+        for position in count():
+            token = pins.get(position)
+            if token is None:
+                values, words = run.logits[0].topk(2)
+                token, smallest = int(words[0]), min(smallest, float(values[0] - values[1]))
+            if token == template.end or position >= limit:
+                return Decoded(tuple(tokens), token == template.end, smallest)
+            tokens.append(token)
+            run.feed([token])
+    raise AssertionError("unreachable: the loop returns")
+
+
+def decode_batch(lm: LM, template: Template, memories: Sequence[Memory], limit: int) -> list[tuple[int, ...]]:
+    """Decodes several memories at once: the fast path, whose result the caller checks against the hash of the tokens.
+
+    Cost: as many cached steps as the longest text has tokens, each over all rows.
+    """
+    if not memories:
+        return []
+    pins = [{pin.position: pin.token for pin in memory.pins} for memory in memories]
+    run = Continuation(lm, [prompt(lm, template, memory) for memory in memories])
+    texts: list[list[int]] = [[] for _ in memories]
+    open_rows = set(range(len(memories)))
+    for position in range(limit + 1):
+        best = run.logits.argmax(-1).tolist()
+        chosen = [pins[row].get(position, best[row]) for row in range(len(memories))]
+        open_rows -= {row for row in open_rows if chosen[row] == template.end}
+        if not open_rows or position == limit:
+            break
+        for row in open_rows:
+            texts[row].append(chosen[row])
+        run.feed(chosen)
+    return [tuple(text) for text in texts]

@@ -1,0 +1,210 @@
+"""What a person sees: tables, progress, warnings, and nothing that could steer the terminal. The only home of rich.
+
+Answers go to stdout, talk to stderr. Names and texts from documents are shown with control characters escaped.
+"""
+
+import json
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from rag_memtok.errors import RagMemtokError
+
+if TYPE_CHECKING:
+    from rag_memtok.audit import Audit
+    from rag_memtok.ingest import Ingested, Standing
+    from rag_memtok.nouns import Answer
+    from rag_memtok.pipeline import Estimate, Status
+
+EVERY = 15.0  # seconds between lines of progress where there is no terminal
+SHOWN = 20  # findings and files listed before "and N more"
+VERDICTS = ("exact", "pinned", "assisted", "text-only")
+
+
+def escaped(text: str) -> str:
+    r"""`text` with every control and format character but newline and tab written out, as `\x1b`."""
+    kept = ("\n", "\t")
+    return "".join(
+        letter if letter in kept or unicodedata.category(letter)[0] != "C" else letter.encode("unicode_escape", "surrogatepass").decode()
+        for letter in text
+    )
+
+
+def say(message: str) -> None:
+    """One line of talk."""
+    print(escaped(message), file=sys.stderr, flush=True)
+
+
+def put(text: str, end: str = "\n") -> None:
+    """Part of the answer: escaped on a terminal, as it is in a pipe."""
+    print(escaped(text) if sys.stdout.isatty() else text, end=end, flush=True)
+
+
+def put_json(value: object) -> None:
+    """One JSON value on a line."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def put_error(error: RagMemtokError, as_json: bool) -> None:
+    """What happened, to what, and what to do next."""
+    if as_json:
+        put_json({"error": {"name": error.name, "exit_code": error.exit_code, "message": str(error), "remedy": error.remedy}})
+    say(f"error: {error}")
+    if error.remedy:
+        say(f"  next: {error.remedy}")
+
+
+def put_table(rows: Mapping[str, object]) -> None:
+    """Two columns, aligned, without a frame: readable in a log, and to `cut` and `awk`."""
+    table = Table.grid(padding=(0, 3))
+    for name, value in rows.items():
+        table.add_row(name, escaped(str(value)))
+    Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True, width=160).print(table)
+
+
+@contextmanager
+def bar(unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Shows progress on stderr; the function it gives takes how many are done, of how many, and a note."""
+    if not sys.stderr.isatty():
+        yield _lines(unit)
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None, note="")
+        yield lambda done, total, note: progress.update(task, completed=done, total=total, note=note)
+
+
+def _lines(unit: str) -> Callable[[int, int, str], None]:
+    last = time.monotonic()
+
+    def show(done: int, total: int, note: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            say(f"{done} of {total} {unit}  {note}".rstrip())
+
+    return show
+
+
+def standing_note(standing: "Standing") -> str:
+    """Exact so far, steps, time left."""
+    left = "" if standing.seconds_left is None else f", {duration(standing.seconds_left)} left"
+    return f"{standing.verdicts.get('exact', 0)} exact, step {standing.steps}{left}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def put_list(title: str, lines: list[str]) -> None:
+    """Up to SHOWN lines of talk under a title."""
+    if lines:
+        say(f"{title}:")
+    for line in lines[:SHOWN]:
+        say(f"  {line}")
+    if len(lines) > SHOWN:
+        say(f"  and {len(lines) - SHOWN} more")
+
+
+def put_ingested(done: "Ingested") -> None:
+    """The table at the end of an ingest."""
+    put_list("skipped", [f"{one.path}: {one.reason}" for one in (*done.skipped, *done.over_limit)])
+    if done.vanished and not done.removed:
+        put_list("gone from the folder, still in the store (--prune removes them)", [file for _, file in done.vanished])
+    if not done.files and not done.removed:
+        put(f"0 new; {done.unchanged} files unchanged")
+        return
+    rows: dict[str, object] = {"files": f"{done.files} new or changed, {done.unchanged} unchanged, {done.removed} removed"}
+    rows["chunks"] = f"{done.chunks} written, {done.reused} already there"
+    rows |= {kind: done.verdicts[kind] for kind in VERDICTS if kind in done.verdicts}
+    if done.chunks:
+        rows["time"] = f"{done.seconds:.1f} s, {done.seconds / done.chunks:.2f} s a chunk"
+    if done.positions:
+        factor = done.text_positions / done.positions
+        rows["context positions"] = f"{done.positions} instead of {done.text_positions} ({factor:.1f} times fewer)"
+        rows["tokens per vector"] = done.tokens_per_vector
+    put_table(rows)
+
+
+def put_estimate(found: "Estimate") -> None:
+    """What --dry-run says."""
+    put_list("would be skipped", [f"{one.path}: {one.reason}" for one in found.skipped])
+    time_needed = f"about {duration(found.seconds)} here" if found.chunks else "no time"
+    put(f"would write {found.chunks} chunks of {found.files} files ({found.unchanged} unchanged), {time_needed}; nothing was written")
+
+
+def put_answer(found: "Answer", streamed: bool) -> None:
+    """The answer, unless it was streamed, its sources, and what it cost."""
+    put("" if streamed else found.answer)
+    for number, source in enumerate(found.sources, start=1):
+        put(f"  [{number}] {source.path}, {source.lines}  (score {source.score:.4f}, {source.verdict})")
+    put(
+        f"  {found.context_positions} context positions instead of {found.text_positions}; prompt {found.prompt_positions}; "
+        f"reader {found.reader}; {found.seconds:.1f} s"
+    )
+    say(f"reader {found.reader}: {found.reader_reason}")
+
+
+def put_audit(found: "Audit") -> None:
+    """Counts, what is not proven, and one sentence."""
+    put_list("not proven", [f"{one.kind}: {one.subject}: {one.reason}" for one in found.findings])
+    rows: dict[str, object] = {
+        "chunks": f"{found.checked} of {found.chunks} decoded"
+        + "".join(f", {count} {kind}" for kind, count in sorted(found.counts.items())),
+        "documents": f"{found.documents_proven} of {found.documents} rejoined and identical",
+        "profile": found.profile,
+        "time": f"{found.seconds:.1f} s",
+    }
+    if found.sample:
+        rows["sample"] = found.sample
+    put_table(rows)
+    put(verdict_line(found))
+
+
+def verdict_line(found: "Audit") -> str:
+    """The audit in a sentence. It never says "all" unless all were decoded."""
+    if found.interrupted:
+        return f"INTERRUPTED after {found.checked} of {found.chunks} chunks; run verify again"
+    if any(one.kind != "fragile" for one in found.findings):
+        return f"NOT PROVEN: {len(found.findings)} findings, listed above"
+    if not found.checked:
+        return "nothing was decoded; structure and checksums are whole" if found.chunks else "the store is empty: nothing to prove"
+    if found.checked < found.chunks:
+        return f"{found.checked} of {found.chunks} chunks proven, none failed"
+    return "all chunks and all documents come back exactly from their memories"
+
+
+def put_status(found: "Status") -> None:
+    """The store at a glance."""
+    manifest, summary = found.manifest, found.summary
+    rows: dict[str, object] = {
+        "documents": summary.documents,
+        "chunks": summary.chunks,
+        **{kind: count for kind, count in sorted(summary.verdicts.items())},
+        "model": f"{manifest.get('model')} {manifest.get('revision', '')} ({manifest.get('dtype')})".replace("  ", " "),
+        "template": manifest.get("template"),
+        "tokens per vector": f"{manifest.get('tokens_per_vector')} ({manifest.get('tokens_per_vector_origin')})",
+        "embedder": manifest.get("embedder"),
+        "format": manifest.get("format"),
+        "generation": found.generation,
+        "size": f"{found.bytes / 1e6:.2f} MB (vectors {summary.bytes.get('vectors', 0)} bytes, text {summary.bytes.get('texts', 0)} bytes)",
+    }
+    if summary.orphans:
+        rows["unfinished"] = f"{summary.orphans} chunks of files whose ingest did not end; run it again"
+    put_table(rows)
+
+
+def as_json(value: Any) -> dict[str, Any]:
+    """A frozen value as JSON takes it."""
+    return asdict(value)
