@@ -85,8 +85,10 @@ def require_same(manifest: Mapping[str, str], lm: LM, template: Template) -> Non
         WrongModel: both values named.
     """
     if different := differences(manifest, lm, template):
+        theirs = f"{manifest.get('model')} {manifest.get('revision', '')}".strip()
+        ours = f"{lm.identity.id} {lm.identity.revision}".strip()
         raise WrongModel(
-            f"the store was written for {manifest.get('model')}, which is not {lm.identity.id} as given here: {'; '.join(different)}",
+            f"the store was written with {theirs}, which is not {ours} as it is here: {'; '.join(different)}",
             remedy="leave --model, --dtype and --template out to take the store's, or name another --store",
         )
 

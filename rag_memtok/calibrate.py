@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rag_memtok.config import Memorize
+from rag_memtok.layout import Task
 from rag_memtok.lm import LM
-from rag_memtok.memorize import Task, memorize
+from rag_memtok.memorize import memorize
 from rag_memtok.prompts import Template
 
 LEVELS = (2, 4, 8, 16, 32, 64, 128)

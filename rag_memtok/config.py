@@ -62,7 +62,7 @@ class Memorize:
 
     `tokens_per_vector` 0 means auto: the largest that a known model holds, else a short calibration. `seconds_per_chunk` 0 means no
     bound. `max_pins` is the most correction pins a chunk may have (-1: no limit). `tau` is the margin, in logits, under which a right
-    token is pinned all the same, for safety.
+    token is pinned all the same, for safety. `draft` is what most steps are computed in: auto is bfloat16 where the hardware has it.
     """
 
     recipe: str = "margin"
@@ -70,6 +70,7 @@ class Memorize:
     tokens_per_vector: int = 0
     steps: int = 300
     batch: int = 8
+    draft: Literal["auto", "float32", "bfloat16"] = "auto"
     seconds_per_chunk: float = 3.0
     codec: str = "float16"
     tau: float = 0.05

@@ -11,8 +11,9 @@ from rag_memtok.chunks import split
 from rag_memtok.codec import codec_named
 from rag_memtok.config import Config, Memorize
 from rag_memtok.documents import Scan, Skipped, SourceFile, read
+from rag_memtok.layout import Task
 from rag_memtok.lm import LM
-from rag_memtok.memorize import Progress, Task, Written, memorize
+from rag_memtok.memorize import Progress, Written, memorize
 from rag_memtok.nouns import Chunk, Document, Memory, Occurrence, Record, StoredDocument, Verdict, sha256_of_tokens
 from rag_memtok.prompts import Template
 from rag_memtok.reconstruct import judge

@@ -1,6 +1,7 @@
 """The frozen causal LM: found, loaded, hashed, run. The only home of transformers (imported when a model is loaded: it costs seconds)."""
 
 import contextlib
+import copy
 import errno
 import hashlib
 import json
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor
 
 from rag_memtok import config
@@ -43,7 +45,10 @@ FAMILIES: dict[str, Family] = {
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a memory is bound to: other weights, another tokenizer or another arithmetic, and it is noise."""
+    """What a memory is bound to: other weights, another tokenizer or another arithmetic, and it is noise.
+
+    `id` is what loads it; `revision` the hub's, or the version of the embedded model.
+    """
 
     id: str
     revision: str
@@ -171,25 +176,38 @@ def reference_profile(lm: LM) -> Iterator[LM]:
 
     Cost: nothing for an fp32 model; for another dtype a copy of the weights in fp32 while the context is open.
     """
-    model = lm.model if lm.table.dtype == torch.float32 else _copy_in_float32(lm)
-    attention = model.config._attn_implementation
+    exactly = lm if lm.table.dtype == torch.float32 else in_dtype(lm, torch.float32)
+    attention = exactly.model.config._attn_implementation
     precision = torch.get_float32_matmul_precision()
-    model.set_attn_implementation("eager")
+    exactly.model.set_attn_implementation("eager")
     torch.set_float32_matmul_precision("highest")
     try:
-        yield LM(model, lm.tokenizer, lm.identity, lm.family)
+        yield exactly
     finally:
-        model.set_attn_implementation(attention)
+        exactly.model.set_attn_implementation(attention)
         torch.set_float32_matmul_precision(precision)
 
 
-def _copy_in_float32(lm: LM) -> "PreTrainedModel":
-    weights = {name: value.float() for name, value in lm.model.state_dict().items()}
-    model: Any = type(lm.model)(lm.model.config)
-    model = model.to(device=lm.device, dtype=torch.float32)
+def in_dtype(lm: LM, dtype: torch.dtype) -> LM:
+    """A copy of `lm` that computes in `dtype`. Cost: the weights once more. In bfloat16 on a CPU eager attention is the quicker one."""
+    weights = {name: value.to(dtype) for name, value in lm.model.state_dict().items()}
+    model: Any = type(lm.model)(copy.deepcopy(lm.model.config))
+    model = model.to(device=lm.device, dtype=dtype)
     model.load_state_dict(weights)
     model.tie_weights()
-    return model.eval().requires_grad_(False)
+    if lm.device.type == "cpu":
+        model.set_attn_implementation("eager")
+    return LM(model.eval().requires_grad_(False), lm.tokenizer, lm.identity, lm.family)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are computed as such, and so are quicker than in fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("arm_bf16"))
+    return False
 
 
 def load(settings: config.Model) -> LM:
@@ -209,7 +227,7 @@ def load(settings: config.Model) -> LM:
     tokenizer, model = _from_folder(folder, dtype)
     identity = Identity(
         id=settings.id or "mini",
-        revision=settings.revision,
+        revision=described.get("rag_memtok_id", settings.revision),
         weights_sha256=_hash_files(sorted(folder.glob("*.safetensors"))),
         tokenizer_sha256=_hash_tokenizer(tokenizer),
         dtype=dtype,
@@ -285,15 +303,18 @@ def _description(folder: Path) -> dict[str, Any]:
 
 def _from_folder(folder: Path, dtype: str) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
+        options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+        model, loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=False, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelUnavailable(f"the model in {folder} does not load: {reason}", remedy="is the folder complete?") from error
+    if loaded["missing_keys"]:  # transformers would go on with random numbers in their place
+        raise ModelUnavailable(f"{folder} lacks weights: {', '.join(sorted(loaded['missing_keys'])[:3])}", remedy="is the folder complete?")
     return tokenizer, model.eval().requires_grad_(False)
 
 

@@ -1,36 +1,32 @@
 """Chunks -> Memories: the vectors from which the frozen LM decodes a chunk, found by gradient descent on the LM's input.
 
 Many chunks share a batch; each row has its own optimiser state, its own clock and its own end, and the next chunk takes its place. A row's
-result does not depend on its neighbours beyond rounding.
+result does not depend on its neighbours beyond rounding. Where the hardware computes in bfloat16 most steps are a draft in it; the end is
+always measured in the LM's own arithmetic.
 """
 
 import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from rag_memtok.config import Memorize
 from rag_memtok.errors import ChunkDoesNotFit, OutOfMemory
-from rag_memtok.lm import LM
+from rag_memtok.layout import Layout, Task, lay_out, pooled, random_start
+from rag_memtok.lm import LM, has_bfloat16, in_dtype
 from rag_memtok.prompts import Template
 from rag_memtok.recipes import Recipe, recipe_named
 
 WINDOW = 16  # batches' worth of chunks sorted by length together
+DRAFT_SHARE = 0.9  # of a chunk's seconds; the rest is for the LM's own arithmetic
+UNMEASURED = (1 << 30, 0.0)
 RESTARTS = 2  # after a loss that is not a number
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A chunk to write: `tokens` without BOS or end, `vectors` the number of its memory tokens, `key` whatever tells it apart (its id)."""
-
-    key: str
-    tokens: tuple[int, ...]
-    vectors: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +53,7 @@ class Progress:
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A task being written: where its optimiser stands, and the best it has had."""
+    """A task being written: where its optimiser stands, and the best it has had (wrong tokens, minus the smallest margin)."""
 
     task: Task
     vectors: Float[Tensor, "M d"]
@@ -66,7 +62,7 @@ class Row:
     step: int = 0
     seconds: float = 0.0
     restarts: int = 0
-    best: tuple[int, float] = (1 << 30, 0.0)
+    best: tuple[int, float] = UNMEASURED
     best_vectors: Float[Tensor, "M d"] | None = None
 
     def note(self, wrong: int, margin: float, measured: Float[Tensor, "M d"]) -> None:
@@ -74,78 +70,35 @@ class Row:
         if (wrong, -margin) < self.best:
             self.best, self.best_vectors = (wrong, -margin), measured.clone()
 
+    def from_best(self) -> "Row":
+        """Goes on from the best vectors, to be measured anew: what a draft measured does not count."""
+        if self.best_vectors is not None:
+            self.vectors = self.best_vectors
+        self.best, self.best_vectors = UNMEASURED, None
+        return self
+
     def written(self) -> Written:
         """What has come of it."""
         vectors = self.vectors if self.best_vectors is None else self.best_vectors
         return Written(self.task, vectors.cpu().numpy(), self.best[0], -self.best[1], self.step, self.seconds)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Layout:
-    """Rows as one right-padded batch: `slot` says which vector stands where (`is_memory`), `scored` which (row, position) are predicted."""
-
-    fixed: Float[Tensor, "B S d"]
-    slot: Int[Tensor, "B S"]
-    is_memory: Bool[Tensor, "B S"]
-    scored: tuple[Int[Tensor, " P"], Int[Tensor, " P"]]
-    targets: Int[Tensor, " P"]
-    weights: Float[Tensor, " P"]
-
-    def inputs(self, vectors: Float[Tensor, "B M d"]) -> Float[Tensor, "B S d"]:
-        """The input embeddings with `vectors` in their places."""
-        placed = vectors.gather(1, self.slot[..., None].expand(-1, -1, vectors.shape[-1]))
-        return torch.where(self.is_memory[..., None], placed.to(self.fixed.dtype), self.fixed)
-
-
-def lay_out(lm: LM, template: Template, tasks: Sequence[Task]) -> Layout:
-    """Lays `tasks` out for teacher forcing; the position before each token predicts it, the last one predicts the end."""
-    device = lm.device
-    length = max(template.overhead - 1 + task.vectors + len(task.tokens) for task in tasks)
-    words = torch.zeros(len(tasks), length, dtype=torch.long)
-    slot, is_memory = torch.zeros_like(words), torch.zeros(len(tasks), length, dtype=torch.bool)
-    rows: list[int] = []
-    places: list[int] = []
-    targets: list[int] = []
-    weights: list[float] = []
-    for row, task in enumerate(tasks):
-        memory = range(len(template.prefix), len(template.prefix) + task.vectors)
-        filled = [*template.prefix, *[0] * task.vectors, *template.suffix, *task.tokens]
-        words[row, : len(filled)] = torch.tensor(filled)
-        slot[row, memory.start : memory.stop] = torch.arange(task.vectors)
-        is_memory[row, memory.start : memory.stop] = True
-        scored = range(len(filled) - len(task.tokens) - 1, len(filled))
-        rows += [row] * len(scored)
-        places += scored
-        targets += [*task.tokens, template.end]
-        weights += [1 / len(scored)] * len(scored)
-    where = (torch.tensor(rows, device=device), torch.tensor(places, device=device))
-    fixed = lm.embed(words)
-    return Layout(
-        fixed, slot.to(device), is_memory.to(device), where, torch.tensor(targets, device=device), torch.tensor(weights, device=device)
-    )
-
-
-def pooled(lm: LM, task: Task) -> Float[Tensor, "M d"]:
-    """The chunk's own token embeddings, averaged over `task.vectors` stretches of equal length."""
-    embedded = lm.embed(task.tokens).float()
-    bounds = [round(i * len(task.tokens) / task.vectors) for i in range(task.vectors + 1)]
-    return torch.stack([embedded[min(a, len(task.tokens) - 1) : max(b, a + 1)].mean(0) for a, b in zip(bounds, bounds[1:], strict=False)])
-
-
-def random_start(lm: LM, task: Task, seed: int) -> Float[Tensor, "M d"]:
-    """Standard normal vectors in the embedding table's scale, seeded by (seed, chunk), never by order."""
-    generator = torch.Generator().manual_seed(int.from_bytes(f"{seed}:{task.key}".encode()[-64:], "big") % (1 << 62))
-    return (torch.randn(task.vectors, lm.width, generator=generator) * lm.table.float().std().cpu()).to(lm.device)
+def started(lm: LM, recipe: Recipe, task: Task, seed: int) -> Row:
+    """A row at its start."""
+    vectors = pooled(lm, task) if recipe.start == "pooled" else random_start(lm, task, seed)
+    return Row(task, vectors, torch.zeros_like(vectors), torch.zeros_like(vectors))
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """The rows that share a forward pass, and how a step is taken."""
+    """The rows that share a forward pass, and how a step is taken: at most `steps` of a row, and `seconds` (0: no bound)."""
 
     lm: LM
     template: Template
     recipe: Recipe
-    settings: Memorize
+    steps: int
+    seconds: float
+    seed: int
     rows: list[Row] = field(default_factory=list)
     layout: Layout | None = None
     unit: float = 1.0
@@ -153,17 +106,6 @@ class Batch:
     def __post_init__(self) -> None:
         if self.recipe.scaled:
             self.unit = float(self.lm.table.float().std())
-
-    @property
-    def steps(self) -> int:
-        """The most steps of a row."""
-        return self.recipe.steps or self.settings.steps
-
-    def add(self, task: Task) -> None:
-        """Gives `task` a row."""
-        start = pooled(self.lm, task) if self.recipe.start == "pooled" else random_start(self.lm, task, self.settings.seed)
-        self.rows.append(Row(task, start, torch.zeros_like(start), torch.zeros_like(start)))
-        self.layout = None
 
     def step(self) -> list[Row]:
         """Measures every row, moves those that are not done, and returns (and lets go of) those that are."""
@@ -200,8 +142,8 @@ class Batch:
 
     def _finished(self, row: Row) -> bool:
         wrong, negative_margin = row.best
-        bound = self.settings.seconds_per_chunk
-        return (wrong == 0 and -negative_margin >= self.recipe.margin) or row.step >= self.steps or 0 < bound <= row.seconds
+        right = wrong == 0 and -negative_margin >= self.recipe.margin
+        return right or row.step >= self.steps or 0 < self.seconds <= row.seconds
 
     def _move(self, row: Row, gradient: Float[Tensor, "M d"]) -> None:
         if not torch.isfinite(gradient).all():
@@ -224,22 +166,25 @@ class Batch:
         row.restarts += 1
         if row.restarts > RESTARTS:
             row.step = self.steps
-        row.vectors = random_start(self.lm, row.task, self.settings.seed + row.restarts) if row.best_vectors is None else row.best_vectors
+        row.vectors = random_start(self.lm, row.task, self.seed + row.restarts) if row.best_vectors is None else row.best_vectors
         row.first, row.second = torch.zeros_like(row.vectors), torch.zeros_like(row.vectors)
 
 
-def fits(lm: LM, template: Template, task: Task) -> None:
-    """Refuses a task that is longer than the context.
+def fitting(lm: LM, template: Template, tasks: Iterable[Task]) -> Iterator[Task]:
+    """The tasks, none of them longer than the context.
 
     Raises:
         ChunkDoesNotFit: overhead + M + T exceeds the LM's context.
     """
-    needed = template.overhead + task.vectors + len(task.tokens)
-    if needed > lm.context:
-        raise ChunkDoesNotFit(
-            f"a chunk of {len(task.tokens)} tokens with {task.vectors} vectors takes {needed} positions; {lm.identity.id} has {lm.context}",
-            remedy=f"--chunk-tokens {max(4, lm.context - template.overhead - task.vectors - 8)} or fewer",
-        )
+    for task in tasks:
+        needed = template.overhead + task.vectors + len(task.tokens)
+        if needed > lm.context:
+            room = lm.context - template.overhead - task.vectors - 8
+            raise ChunkDoesNotFit(
+                f"{len(task.tokens)} tokens and {task.vectors} vectors take {needed} positions; {lm.identity.id} has {lm.context}",
+                remedy=f"--chunk-tokens {max(4, room)} or fewer",
+            )
+        yield task
 
 
 def by_length(tasks: Iterable[Task], window: int) -> Iterator[Task]:
@@ -269,13 +214,46 @@ def memorize(
         4 x (parameters in layers) FLOPs a position, plus 2 d V for each scored one.
     Source: Sastre & Rosa 2025, arXiv:2506.15001 (the idea); memory.md, section 5 (the objective).
     """
-    queue = by_length(tasks, WINDOW * settings.batch)
-    batch = Batch(lm, template, recipe_named(settings.recipe), settings)
-    capacity, steps, began = settings.batch, 0, time.monotonic()
+    recipe = recipe_named(settings.recipe)
+    clock = Clock(on_step)
+    rows = (started(lm, recipe, task, settings.seed) for task in by_length(fitting(lm, template, tasks), WINDOW * settings.batch))
+    limits = (recipe.steps or settings.steps, settings.seconds_per_chunk, settings.seed)
+    if recipe.draft and drafted(lm, settings.draft):
+        draft = Batch(in_dtype(lm, torch.bfloat16), template, recipe, limits[0], DRAFT_SHARE * limits[1], limits[2])
+        rows = (row.from_best() for row in advanced(draft, rows, settings.batch, clock))
+    for row in advanced(Batch(lm, template, recipe, *limits), rows, settings.batch, clock):
+        yield row.written()
+
+
+def drafted(lm: LM, wish: str) -> bool:
+    """Whether most steps are taken in bfloat16: only for an fp32 LM, and by default only where the hardware computes in it."""
+    return lm.table.dtype == torch.float32 and (wish == "bfloat16" or (wish == "auto" and has_bfloat16(lm.device)))
+
+
+@dataclass(slots=True)
+class Clock:
+    """Counts steps and seconds over the stages, and tells."""
+
+    on_step: Callable[[Progress], None]
+    steps: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def tick(self, rows: Sequence[Row]) -> None:
+        """A step was taken."""
+        self.steps += 1
+        self.on_step(Progress(len(rows), sum(row.best[0] == 0 for row in rows), self.steps, time.monotonic() - self.began))
+
+
+def advanced(batch: Batch, queue: Iterator[Row], capacity: int, clock: Clock) -> Iterator[Row]:
+    """Takes steps until every row of `queue` is done, at most `capacity` at a time; yields each as it ends.
+
+    Raises:
+        OutOfMemory: even one row does not fit.
+    """
     while True:
-        while len(batch.rows) < capacity and (task := next(queue, None)):
-            fits(lm, template, task)
-            batch.add(task)
+        while len(batch.rows) < capacity and (row := next(queue, None)):
+            batch.rows.append(row)
+            batch.layout = None
         if not batch.rows:
             return
         try:
@@ -284,15 +262,9 @@ def memorize(
             capacity = len(batch.rows) // 2
             if not capacity:
                 raise OutOfMemory("one chunk does not fit in memory", remedy="fewer --chunk-tokens or a smaller --model") from error
-            queue = _chain([row.task for row in batch.rows[capacity:]], queue)
+            queue = chain(batch.rows[capacity:], queue)
             del batch.rows[capacity:]
             batch.layout = None
             continue
-        steps += 1
-        on_step(Progress(len(batch.rows), sum(row.best[0] == 0 for row in batch.rows), steps, time.monotonic() - began))
-        yield from (row.written() for row in done)
-
-
-def _chain(first: Sequence[Task], rest: Iterator[Task]) -> Iterator[Task]:
-    yield from first
-    yield from rest
+        clock.tick([*batch.rows, *done])
+        yield from done

@@ -18,7 +18,8 @@ class Recipe:
     """A way of writing.
 
     `lr` is in units of the embedding table's standard deviation where `scaled`, else in its own. `margin` (logits): a row is done when
-    every right token leads by this; 0 stops at the first step where every argmax is right. `steps` 0 takes the config's.
+    every right token leads by this; 0 stops at the first step where every argmax is right. `steps` 0 takes the config's. `draft`: whether
+    most steps may be taken in bfloat16.
     """
 
     objective: "Objective"
@@ -34,6 +35,7 @@ class Recipe:
     margin: float = 0.1
     steps: int = 0
     template: str = ""
+    draft: bool = True
 
     def lr_at(self, step: int, steps: int) -> float:
         """The learning rate of step `step` (from 0) of `steps`: linear from `first_lr` to `lr`, then level or half a cosine to 0."""
@@ -86,7 +88,7 @@ RECIPES: dict[str, Recipe] = {
     "cross-entropy": Recipe(cross_entropy),
     "sastre2025": Recipe(
         cross_entropy, start="random", optimiser="sgd", scaled=False, lr=1.0, first_lr=0.2, warmup=100, cosine=False, clip=0.0,
-        margin=0.0, steps=3000, template="sastre2025",
+        margin=0.0, steps=3000, template="sastre2025", draft=False,
     ),
 }  # fmt: skip
 
