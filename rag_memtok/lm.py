@@ -308,13 +308,14 @@ def _from_folder(folder: Path, dtype: str) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
-        model, loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=False, **options)
+        options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+        found: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=False, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelUnavailable(f"the model in {folder} does not load: {reason}", remedy="is the folder complete?") from error
-    if loaded["missing_keys"]:  # transformers would go on with random numbers in their place
-        raise ModelUnavailable(f"{folder} lacks weights: {', '.join(sorted(loaded['missing_keys'])[:3])}", remedy="is the folder complete?")
+    model, loaded = found
+    if missing := sorted(loaded["missing_keys"]):  # transformers would go on with random numbers in their place
+        raise ModelUnavailable(f"{folder} lacks weights: {', '.join(missing[:3])}", remedy="is the folder complete?")
     return tokenizer, model.eval().requires_grad_(False)
 
 

@@ -29,6 +29,7 @@ from rag_memtok.retrieve import Embedder
 from rag_memtok.store import Store, Summary, create, open_store
 
 Say = Callable[[str], None]
+GUESSED_TOKENS_PER_VECTOR = 8  # for an estimate, before a calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def ingest(
             store.collect()
             return _nothing_new(todo, removed, int(store.manifest.get("tokens_per_vector", 0)))
         settings = binding.completed(config, store.manifest)
-        model, template, embedder = _loaded(settings, say)
+        model, template, embedder = _loaded(settings)
         binding.require_same(store.manifest, model, template)
         binding.require_same_embedder(store.manifest, embedder)
         planned, skipped = plan(model, todo.changed, settings)
@@ -94,25 +95,40 @@ def ingest(
 def _ingest_into_new(folder: Path, found: Scan, config: Config, on_progress: Callable[[Standing], None], say: Say) -> Ingested:
     todo = Survey(found.files, 0, (), found.skipped)
     settings = binding.completed(config, {})
-    model, template, embedder = _loaded(settings, say)
+    model, template, embedder = _loaded(settings)
     planned, skipped = plan(model, todo.changed, settings)
     calibration = _calibrated(model, template, planned, settings, say)
     settings = replace(settings, memorize=replace(settings.memorize, tokens_per_vector=calibration.tokens_per_vector))
+    if settings.model.id == "mini":
+        say(_introduction(model, _cost(model, template, planned, settings)))
     manifest = binding.manifest_of(model, template, embedder, settings) | {"tokens_per_vector_origin": calibration.origin}
     create(folder, manifest)
     with open_store(folder, write=True) as store:
         return _written(Ingest(store, model, template, embedder, settings, on_progress), planned, todo, skipped, 0)
 
 
-def _loaded(settings: Config, say: Say) -> tuple[lm.LM, Template, Embedder]:
+def _introduction(model: lm.LM, seconds: float) -> str:
+    return (
+        f"{model.identity.revision} is a small demonstration model ({model.parameters / 1e6:.1f}M parameters); a real one: "
+        f"--model HuggingFaceTB/SmolLM2-360M-Instruct. A chunk will take about {seconds:.1f} s here."
+    )
+
+
+def _cost(model: lm.LM, template: Template, planned: Sequence[PlannedFile], settings: Config) -> float:
+    """Seconds that the longest planned chunk would take here, from two real steps."""
+    longest = max((piece.tokens for file in planned for piece in file.pieces if piece.tokens), key=len, default=())
+    if not longest:
+        return 0.0
+    recorded = known(model, template, settings.documents.chunk_tokens)
+    steps = min(settings.memorize.steps, recorded.steps if recorded else settings.memorize.steps)
+    per_vector = settings.memorize.tokens_per_vector or (recorded.tokens_per_vector if recorded else GUESSED_TOKENS_PER_VECTOR)
+    return seconds_per_chunk(model, template, longest, max(1, -(-len(longest) // per_vector)), steps, settings.memorize)
+
+
+def _loaded(settings: Config) -> tuple[lm.LM, Template, Embedder]:
     codec_named(settings.memorize.codec)
     recipe = recipe_named(settings.memorize.recipe)
     model = lm.load(settings.model)
-    if settings.model.id == "mini":
-        say(
-            f"using the embedded demonstration model ({model.parameters / 1e6:.1f}M parameters); "
-            "a real one: --model OWNER/NAME, such as HuggingFaceTB/SmolLM2-360M-Instruct"
-        )
     retrieve.set_threads(settings.model.threads or os.cpu_count() or 1)
     return model, template_named(recipe.template or settings.memorize.template, model), retrieve.load_embedder(settings.retrieve.embedder)
 
@@ -167,21 +183,17 @@ def estimate(paths: Sequence[Path], config: Config) -> Estimate:
     folder = Path(config.store)
     found = scan(paths, config.documents, folder)
     roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
-    todo, manifest, missing = Survey(found.files, 0, (), found.skipped), {}, None
+    todo, manifest, written = Survey(found.files, 0, (), found.skipped), dict[str, str](), set[str]()
     if (folder / "store.db").exists():
         with open_store(folder, write=False) as store:
-            todo, manifest, missing = survey(found, roots, store.file_hashes), store.manifest, set(store.chunk_ids())
+            todo, manifest, written = survey(found, roots, store.file_hashes), store.manifest, set(store.chunk_ids())
     if not todo.changed:
         return Estimate(0, todo.unchanged, todo.vanished, todo.skipped, 0, 0.0)
     settings = binding.completed(config, manifest)
-    model, template, _ = _loaded(settings, quiet)
+    model, template, _ = _loaded(settings)
     planned, skipped = plan(model, todo.changed, settings)
-    chunks = {piece.chunk.id: piece.tokens for file in planned for piece in file.pieces if piece.chunk.id not in (missing or set())}
-    longest = max((tokens for tokens in chunks.values() if tokens), key=len, default=())
-    recorded = known(model, template, settings.documents.chunk_tokens)
-    per_vector = settings.memorize.tokens_per_vector or (recorded.tokens_per_vector if recorded else 8)
-    steps = min(settings.memorize.steps, recorded.steps if recorded else settings.memorize.steps)
-    each = seconds_per_chunk(model, template, longest, max(1, -(-len(longest) // per_vector)), steps, settings.memorize) if longest else 0.0
+    chunks = {piece.chunk.id for file in planned for piece in file.pieces} - written
+    each = _cost(model, template, planned, settings) if chunks else 0.0
     return Estimate(len(planned), todo.unchanged, todo.vanished, (*todo.skipped, *skipped), len(chunks), each * len(chunks))
 
 
@@ -198,7 +210,7 @@ def session(config: Config, say: Say = quiet) -> Iterator[Session]:
     with open_store(Path(config.store), write=False) as store:
         manifest = store.manifest
         settings = binding.completed(config, manifest)
-        model, template, embedder = _loaded(settings, quiet)
+        model, template, embedder = _loaded(settings)
         binding.require_same(manifest, model, template)
         binding.require_same_embedder(manifest, embedder)
         yield Session(store, model, template, embedder, retrieve.open_index(store), settings, say)
