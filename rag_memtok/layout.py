@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rag_memtok.lm import LM
+from rag_memtok.nouns import sha256_of_text
 from rag_memtok.prompts import Template
 
 
@@ -74,5 +75,5 @@ def pooled(lm: LM, task: Task) -> Float[Tensor, "M d"]:
 
 def random_start(lm: LM, task: Task, seed: int) -> Float[Tensor, "M d"]:
     """Standard normal vectors in the embedding table's scale, seeded by (seed, chunk), never by order."""
-    generator = torch.Generator().manual_seed(int.from_bytes(f"{seed}:{task.key}".encode()[-64:], "big") % (1 << 62))
+    generator = torch.Generator().manual_seed(int(sha256_of_text(f"{seed}:{task.key}")[:15], 16))
     return (torch.randn(task.vectors, lm.width, generator=generator) * lm.table.float().std().cpu()).to(lm.device)

@@ -1,0 +1,199 @@
+"""The recipe of the embedded models: its frame, its scores, its data's cleanliness, and (slow) every script on a slice."""
+
+import importlib
+import json
+import lzma
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from training import cuts, facts, frame, metrics, sources, tokenizer  # noqa: E402
+
+DATA = Path(os.environ.get("RAG_MEMTOK_DATA", "/nonexistent"))
+SENTENCES = [
+    "The lighthouse of Aldo was built in 1887 by the engineer Marta Ruiz.",
+    "It stands on the northern cape, and its light is seen for thirty miles.",
+    "In 1921 a storm broke the lantern, which was repaired within a year.",
+    "El faro fue declarado monumento nacional; hoy lo visitan muchas personas.",
+    "The keeper, John Smith, wrote a diary of which three volumes are left.",
+]
+SCRIPTS = ("tokenizer", "prepare", "train", "evaluate", "retriever", "retrieval", "export", "family")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small tokenizer in transformers' format."""
+    out = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save(tokenizer.train(SENTENCES * 20, 400), out)
+    return out
+
+
+@pytest.fixture
+def made(folder: Path) -> frame.Frame:
+    """The frame over the small tokenizer."""
+    return frame.Frame(folder / "tokenizer.json")
+
+
+def test_special_tokens_come_first(folder: Path) -> None:
+    """Ids 0 to 6 are the special tokens, in order."""
+    assert [Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(t) for t in frame.SPECIAL] == list(range(7))
+
+
+@pytest.mark.parametrize("text", ["", " ", "a\r\n\tb  ", "¿Qué? ñ 日本 🎉\u200b", "<|eot_id|> <|memory|>", "\x00\x7f", "x" * 300])
+def test_every_text_round_trips(made: frame.Frame, text: str) -> None:
+    """Content comes back byte for byte, special-looking text included."""
+    assert made._text.decode(list(made.text(text)), skip_special_tokens=False) == text
+    assert not set(made.text(text)) & set(range(7))
+
+
+def test_prompt_is_the_chat_template(made: frame.Frame, folder: Path) -> None:
+    """Decoded, the pieces are what the chat template renders; there is one beginning of text and special-looking text is split."""
+    from transformers import AutoTokenizer
+
+    passages, question = ["One <|eot_id|> two.", SENTENCES[0]], "Who built it?"
+    ids = made.prompt(passages, question)
+    content = "".join(f"Document:\n{p}\n\n" for p in passages) + f"Question:\n{question}\n"
+    content += "Answer from the documents in a few words. If they do not say, answer: not in the documents."
+    rendered = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    assert made._frame.decode(list(ids), skip_special_tokens=False) == rendered
+    assert ids.count(frame.BOS) == 1 and ids.count(frame.EOT) == 1
+
+
+def test_first_turn_is_the_prompt_that_ask_builds(made: frame.Frame) -> None:
+    """Of several turns, the first is exactly a single question; only the assistant's tokens are marked."""
+    row = made.conversation(SENTENCES[:2], [("When?", "1887"), ("Who?", frame.REFUSAL)])
+    prompt = made.prompt(SENTENCES[:2], "When?")
+    assert row.ids[: len(prompt)] == prompt and not any(row.answer[: len(prompt)])
+    assert made.decode([i for i, a in zip(row.ids, row.answer, strict=True) if a]) == "1887" + frame.REFUSAL
+
+
+@pytest.mark.parametrize(
+    ("said", "gold", "em", "f1"),
+    [("The Cat!", "cat", 1, 1), ("a black cat", "the cat", 0, 2 / 3), ("dog", "cat", 0, 0), ("cat cat", "cat", 0, 2 / 3)],
+)
+def test_squad_scores(said: str, gold: str, em: float, f1: float) -> None:
+    """Exact match and F1 as the SQuAD scorer computes them."""
+    assert metrics.exact(said, gold) == em
+    assert metrics.f1(said, gold) == pytest.approx(f1)
+
+
+def test_cuts_keep_the_answer() -> None:
+    """A cut is a run of the context with the answer in it, of about the length asked for."""
+    context = " ".join(SENTENCES * 4)
+    for seed in range(50):
+        rng = random.Random(seed)
+        piece = cuts.cut(context, "1921", rng.randint(80, 400), rng)
+        assert piece in context and "1921" in piece and len(piece) < 700
+
+
+def test_facts_answer_their_questions() -> None:
+    """Every answer stands in its sentence, and not in its question."""
+    known = facts.Words(("Aldo", "Marta", "Lisbon", "Ruiz", "Kyoto", "Nairobi"), ("copper", "window", "bridge", "garden"))
+    for seed in range(300):
+        sentence, question, answer = facts.fact(random.Random(seed), known)
+        assert answer.lower() in sentence.lower()
+        assert "{" not in sentence + question + answer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help(script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Each script says what it does."""
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(f"training.{script}").main()
+    assert end.value.code == 0 and "usage" in capsys.readouterr().out
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words."""
+    return re.findall(r"\w+", text.lower())
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="RAG_MEMTOK_DATA is not set")
+def test_prose_holds_no_run_of_a_dev_passage() -> None:
+    """No twelve words in a row of a SQuAD dev passage stand in a sample of the prose."""
+    runs = set()
+    for row in sources.questions(DATA, "squad11_train_part", "dev"):
+        found = words_of(row["context"])
+        runs |= {tuple(found[i : i + 12]) for i in range(len(found) - 11)}
+    assert len(runs) > 10_000
+    seen = 0
+    for _, text in sources.prose(DATA, 3, sources.Share(wikipedia=0, wikinews=0.5)):
+        found = words_of(text)
+        assert not any(tuple(found[i : i + 12]) in runs for i in range(len(found) - 11))
+        seen += len(found)
+    assert seen > 50_000
+
+
+def small_data(root: Path) -> Path:
+    """A data folder of made-up prose and questions, in the real layout."""
+    rng = random.Random(0)
+    (root / "text").mkdir(parents=True)
+    (root / "qa").mkdir()
+    documents = ["A heading\n\n" + " ".join(rng.choices(SENTENCES, k=10)) + f"\n\nNumber {i}." for i in range(400)]
+    for source in ("wikipedia_en-1", "python_docs_es"):
+        with lzma.open(root / "text" / f"{source}.jsonl.xz", "wt") as out:
+            out.writelines(json.dumps({"text": d, "path": str(i)}) + "\n" for i, d in enumerate(documents))
+    asked = [("When was the lighthouse built?", "1887"), ("Who was the keeper?", "John Smith")]
+    for source in (*sources.SPAN_QUESTIONS, *sources.FREE_QUESTIONS, sources.UNANSWERABLE):
+        with lzma.open(root / "qa" / f"{source}.jsonl.xz", "wt") as out:
+            for i in range(24):
+                question, answer = asked[i % 2]
+                row = {"context": " ".join(rng.sample(SENTENCES, 5)), "question": question, "answers": [answer]}
+                row["split"] = "train" if i % 3 else "dev"
+                if source == sources.UNANSWERABLE:
+                    row |= {"impossible": True, "answers": ["unanswerable"]}
+                out.write(json.dumps(row) + "\n")
+    return root
+
+
+@pytest.mark.slow
+def test_scripts_on_a_slice(tmp_path: Path) -> None:
+    """Both roads, end to end on made-up data: tokenizer, packing, ten steps, a restart, reading, export, measuring, retriever."""
+
+    def script(name: str, *args: object) -> str:
+        call = [sys.executable, "-m", f"training.{name}", *map(str, args)]
+        done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    data, packed, run, out = small_data(tmp_path / "data"), tmp_path / "packed", tmp_path / "run", tmp_path / "out"
+    script("tokenizer", data, packed, "--vocabulary", 400, "--megabytes", 100)
+    script("prepare", data, packed, "--megabytes", 100)
+    tiny = ("--shape", "tiny", "--rows", 2, "--length", 320, "--save-minutes", 10)
+    script("train", packed, run, *tiny, "--max-steps", 10, "--workers", 1)  # the road of the GPU, on this device
+    assert "from step 10" in script("train", packed, run, *tiny, "--max-steps", 2)
+    script("train", packed, run, *tiny, "--stage", "read", "--start", run / "pretrain", "--max-steps", 2)
+    script("export", run / "read", packed, out)
+    assert all(path.stat().st_size <= 15_000_000 for path in out.iterdir())
+    assert str(tmp_path) not in "".join(path.read_text() for path in out.glob("*.json"))
+    scores = script("evaluate", out, data, "--val", packed / "val.bin", "--questions", 2, "--baseline", "--sources", "nq_swap")
+    assert "bits per byte" in scores
+    script("retriever", packed, tmp_path / "retriever", "--max-steps", 5, "--batch", 32)
+    assert "Recall@1" in script("retrieval", tmp_path / "retriever", data, "--lm", out)
+    same_embeddings(tmp_path / "retriever")
+
+
+def same_embeddings(folder: Path) -> None:
+    """sentence-transformers and plain numpy give the same vectors."""
+    from safetensors.numpy import load_file
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu")
+    part = next(folder.rglob("model.safetensors"))
+    ids = Tokenizer.from_file(str(part.parent / "tokenizer.json")).encode(SENTENCES[0], add_special_tokens=False).ids
+    plain = next(iter(load_file(part).values())).astype(np.float32)[ids].mean(0)
+    assert np.abs(model.encode(SENTENCES[0]).astype(np.float32) - plain / np.linalg.norm(plain)).max() < 2e-3
