@@ -25,7 +25,7 @@ class Recipe:
     objective: "Objective"
     start: Literal["pooled", "random"] = "pooled"
     optimiser: Literal["adam", "sgd"] = "adam"
-    lr: float = 1.2
+    lr: float = 2.4
     scaled: bool = True
     betas: tuple[float, float] = (0.9, 0.9)
     first_lr: float = 0.0
