@@ -1,0 +1,32 @@
+"""One thread, no network, and the toy models that several files use."""
+
+import os
+
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+import toy  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+torch.set_num_threads(1)
+settings.register_profile("quick", deadline=None, derandomize=True)  # a law that fails, fails for everybody
+settings.load_profile("quick")
+
+
+@pytest.fixture(scope="session")
+def toy_lm():
+    """The toy Llama with a chat template. Nobody may change it."""
+    return toy.lm_of()
+
+
+@pytest.fixture(scope="session", params=list(toy.MODELS))
+def any_lm(request):
+    """A toy of each class: Llama tied and untied, GPT-2."""
+    return toy.lm_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """The toy Llama as a folder, to go through `lm.load`."""
+    return toy.save(tmp_path_factory.mktemp("models") / "toy")
