@@ -181,6 +181,8 @@ def _generated(
         if not text.endswith("\ufffd"):  # half a character: wait for the rest
             on_text(text[len(shown) :])
             shown = text
+    if rest := lm.decode(tokens)[len(shown) :]:  # the answer ends within a character
+        on_text(rest)
     return Answer(
         answer=lm.decode(tokens).strip(),
         sources=tuple(source_of(one) for one in used),

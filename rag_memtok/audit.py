@@ -8,7 +8,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rag_memtok.answer import memory_of
@@ -135,7 +135,8 @@ def audit(
             on_chunk(len(recited), len(chosen))
     except KeyboardInterrupt:
         interrupted = True
-    findings = [*_structure(store), *_chunk_findings(store, recited.values())]
+    damaged = {chunk_id for chunk_id, one in recited.items() if one.verdict.kind == "damaged"}
+    findings = [*_structure(store, damaged), *_chunk_findings(store, recited.values())]
     documents = store.documents(skip_damaged=True)
     verdicts = {document: proven_document(store, document, recited) for document in documents}
     findings += [
@@ -184,9 +185,11 @@ def proven_document(store: Store, document: StoredDocument, recited: Mapping[str
     return digest.hexdigest() == document.sha256
 
 
-def _structure(store: Store) -> Iterator[Finding]:
+def _structure(store: Store, told: Collection[str] = ()) -> Iterator[Finding]:
+    """What is damaged, but for the chunks that `told` names already."""
     for problem in store.check():
-        yield Finding("damaged", problem.file or "store.db", str(problem))
+        if problem.chunk_id not in told:
+            yield Finding("damaged", problem.file or "store.db", str(problem))
 
 
 def _chunk_findings(store: Store, recited: Iterable[Recited]) -> Iterator[Finding]:

@@ -93,11 +93,12 @@ def survey(scan: Scan, roots: Iterable[str], known: Callable[[str], Mapping[str,
         roots: the folders given; only under these can a file be called vanished.
         known: root -> {file: sha256 of its bytes}, as stored.
     """
-    stored = {root: known(root) for root in {*roots, *(file.root for file in scan.files)}}
+    given = set(roots)
+    stored = {root: known(root) for root in {*given, *(file.root for file in scan.files)}}
     changed = tuple(file for file in scan.files if stored[file.root].get(file.file) != file.sha256)
     seen = {(file.root, file.file) for file in scan.files}
     vanished = tuple(
-        (root, file) for root in sorted(set(roots)) for file in stored[root] if (root, file) not in seen and not _hidden(root, file, scan)
+        (root, file) for root in sorted(given) for file in stored[root] if (root, file) not in seen and not _hidden(root, file, scan)
     )
     return Survey(changed, len(scan.files) - len(changed), vanished, scan.skipped)
 

@@ -129,7 +129,8 @@ def _loaded(settings: Config) -> tuple[lm.LM, Template, Embedder]:
     codec_named(settings.memorize.codec)
     recipe = recipe_named(settings.memorize.recipe)
     model = lm.load(settings.model)
-    retrieve.set_threads(settings.model.threads or os.cpu_count() or 1)
+    if settings.model.threads:  # FAISS and torch share one pool: without a number both keep what they have
+        retrieve.set_threads(settings.model.threads)
     return model, template_named(recipe.template or settings.memorize.template, model), retrieve.load_embedder(settings.retrieve.embedder)
 
 

@@ -100,6 +100,11 @@ def standing_note(standing: "Standing") -> str:
     return f"{standing.verdicts.get('exact', 0)} exact, step {standing.steps}{left}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`3 chunks`, `1 chunk`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them."""
     if seconds < 90:
@@ -141,7 +146,8 @@ def put_estimate(found: "Estimate") -> None:
     """What --dry-run says."""
     put_list("would be skipped", [f"{one.path}: {one.reason}" for one in found.skipped])
     time_needed = f"about {duration(found.seconds)} here" if found.chunks else "no time"
-    put(f"would write {found.chunks} chunks of {found.files} files ({found.unchanged} unchanged), {time_needed}; nothing was written")
+    what = f"{counted(found.chunks, 'chunk')} of {counted(found.files, 'file')} ({found.unchanged} unchanged)"
+    put(f"would write {what}, {time_needed}; nothing was written")
 
 
 def put_answer(found: "Answer", streamed: bool) -> None:
@@ -159,13 +165,13 @@ def put_answer(found: "Answer", streamed: bool) -> None:
 def put_audit(found: "Audit") -> None:
     """Counts, what is not proven, and one sentence."""
     put_list("not proven", [f"{one.kind}: {one.subject}: {one.reason}" for one in found.findings])
-    rows: dict[str, object] = {
-        "chunks": f"{found.checked} of {found.chunks} decoded"
-        + "".join(f", {count} {kind}" for kind, count in sorted(found.counts.items())),
-        "documents": f"{found.documents_proven} of {found.documents} rejoined and identical",
-        "profile": found.profile,
-        "time": f"{found.seconds:.1f} s",
-    }
+    if any(one.kind == "damaged" for one in found.findings):
+        say("  next: rag-memtok ingest those files again into the same --store: what is damaged is written anew")
+    verdicts = "".join(f", {count} {kind}" for kind, count in sorted(found.counts.items()))
+    rows: dict[str, object] = {"chunks": f"{found.checked} of {found.chunks} checked{verdicts}"}
+    if found.checked:
+        rows["documents"] = f"{found.documents_proven} of {found.documents} rejoined and identical"
+    rows |= {"profile": found.profile, "time": f"{found.seconds:.1f} s"}
     if found.sample:
         rows["sample"] = found.sample
     put_table(rows)
@@ -177,7 +183,7 @@ def verdict_line(found: "Audit") -> str:
     if found.interrupted:
         return f"INTERRUPTED after {found.checked} of {found.chunks} chunks; run verify again"
     if any(one.kind != "fragile" for one in found.findings):
-        return f"NOT PROVEN: {len(found.findings)} findings, listed above"
+        return f"NOT PROVEN: {counted(len(found.findings), 'finding')}, listed above"
     if not found.checked:
         return "nothing was decoded; structure and checksums are whole" if found.chunks else "the store is empty: nothing to prove"
     if found.checked < found.chunks:
