@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from rag_memtok.errors import RagMemtokError
 
@@ -64,10 +63,9 @@ def put_error(error: RagMemtokError, as_json: bool) -> None:
 
 def put_table(rows: Mapping[str, object]) -> None:
     """Two columns, aligned, without a frame: readable in a log, and to `cut` and `awk`."""
-    table = Table.grid(padding=(0, 3))
+    width = max(map(len, rows), default=0)
     for name, value in rows.items():
-        table.add_row(name, escaped(str(value)))
-    Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True, width=160).print(table)
+        put(f"{name:<{width}}   {value}")
 
 
 @contextmanager
