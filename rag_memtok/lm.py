@@ -130,7 +130,11 @@ class LM:
 
     def logits(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
         """The logits over the vocabulary, in fp32."""
-        return self.model.get_output_embeddings()(hidden).float()
+        return self.scores(hidden).float()
+
+    def scores(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
+        """The logits in the model's own dtype: cheaper in a draft, and enough to find a rival."""
+        return self.model.get_output_embeddings()(hidden)
 
 
 class Continuation:

@@ -53,7 +53,7 @@ def cross_entropy(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P
     """Loss per position and, detached, the margin of the target over the best other word."""
     logits = lm.logits(hidden)
     with torch.no_grad():
-        margins = _lead(logits, targets)[0]
+        margins = _lead(logits.clone(), targets)[0]
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), margins
 
 
@@ -66,7 +66,7 @@ def margin_hinge(delta: float) -> Objective:
 
     def objective(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"]) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
         with torch.no_grad():
-            margins, rivals = _lead(lm.logits(hidden), targets)
+            margins, rivals = _lead(lm.scores(hidden), targets)
         words = lm.model.get_output_embeddings()
         difference = words.weight[targets] - words.weight[rivals]
         offset = 0 if words.bias is None else words.bias[targets] - words.bias[rivals]
@@ -77,10 +77,10 @@ def margin_hinge(delta: float) -> Objective:
 
 
 def _lead(logits: Float[Tensor, "P V"], targets: Int[Tensor, " P"]) -> tuple[Float[Tensor, " P"], Int[Tensor, " P"]]:
-    """How far the target is ahead of the best other word, and that word. `logits` is used up."""
+    """How far the target leads the best other word, and that word. `logits` is overwritten: a copy costs more than the search."""
     right = logits.gather(1, targets[:, None])
-    rivals, index = logits.scatter(1, targets[:, None], -torch.inf).max(dim=1)
-    return right[:, 0] - rivals, index
+    rivals, index = logits.scatter_(1, targets[:, None], -torch.inf).max(dim=1)
+    return (right[:, 0].float() - rivals.float()), index
 
 
 RECIPES: dict[str, Recipe] = {
