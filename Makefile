@@ -1,0 +1,98 @@
+# POSIX make and sh. What is installed goes into .venv; a second run installs nothing again.
+#
+#   make demo TORCH=torch==2.12.0           another torch than that of constraints.txt; options of pip may follow it
+#   make demo PYTHON=/opt/bin/python3.12    another Python (3.11 or newer)
+
+PYTHON = python3 python3.14 python3.13 python3.12 python3.11
+TORCH =
+STORE = demo-store
+
+BIN = .venv/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check install
+RAG = $(BIN)/rag-memtok
+
+help: ## say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.package ## install, then ingest the sample documents, ask, verify; leaves .venv/bin/rag-memtok
+	rm -rf $(STORE)
+	$(RAG) ingest data/docs --store $(STORE)
+	$(RAG) ask "What does a replacement fan motor cost?" --store $(STORE)
+	@echo '  (handbook.md says: 118 euros)'
+	$(RAG) ask "Which extension does the service desk have?" --store $(STORE)
+	@echo '  (handbook.md says: extension 318)'
+	$(RAG) ask "When will the open day be?" --store $(STORE)
+	@echo '  (meeting-2026-03-12.md says: Saturday 13 June)'
+	$(RAG) verify --store $(STORE)
+	$(RAG) ingest data/docs --store $(STORE)
+	$(RAG) status --store $(STORE)
+
+test: .venv/.dev ## install the tools as well, and run the tests
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.dev ## the tests that take minutes
+	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+check: .venv/.dev ## lint, format, types, and the rules of the house
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+notebooks: .venv/.dev ## run notebooks/*.py; what they print and draw is kept in notebooks/*.ipynb
+	@$(BIN)/python -c 'import matplotlib.font_manager'
+	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
+	PYTHONWARNINGS='ignore:IProgress not found' \
+		$(BIN)/python -m pytest -q -W default --nbmake --nbmake-timeout=600 --overwrite notebooks/*.ipynb
+	$(BIN)/python .ci/tidy.py notebooks/*.ipynb
+	$(BIN)/python -m pytest -q tests/test_notebooks.py
+
+install: .venv/.dev ## only install: the package, editable, and the tools
+
+clean: ## remove caches and the demo's store; rm -rf .venv removes the rest
+	rm -rf $(STORE) build .pytest_cache .ruff_cache .mypy_cache .hypothesis .ipynb_checkpoints notebooks/.ipynb_checkpoints
+	find rag_memtok tests training notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.made:
+	@if test ! -x $(BIN)/python; then \
+		for python in $(PYTHON); do \
+			if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+				echo "$$python -m venv .venv"; \
+				"$$python" -m venv .venv && break; \
+				rm -rf .venv; \
+				echo "$$python has no working venv module; on Debian and Ubuntu: apt install python3-venv" >&2; \
+				exit 1; \
+			fi; \
+		done; \
+	fi
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo 'Python 3.11 or newer is needed, and none of these is one: $(PYTHON)' >&2; \
+		echo 'name yours: make demo PYTHON=/path/to/python3.12 (an older .venv has to be removed first)' >&2; \
+		exit 1; \
+	}
+	@touch $@
+
+# torch by itself and first, so that TORCH decides its build; the rest then keeps it. The file remembers what was asked for.
+.venv/.torch: .venv/.made FORCE
+	@had=$$(cat $@ 2>/dev/null); \
+	wanted='$(TORCH)'; \
+	test -n "$$wanted" || wanted=$${had:-$$(grep '^torch==' constraints.txt)}; \
+	test "$$had" = "$$wanted" || { \
+		echo "$(PIP) $$wanted"; \
+		$(PIP) $$wanted && echo "$$wanted" > $@; \
+	}
+
+.venv/constraints.txt: constraints.txt .venv/.made
+	@grep -v '^torch==' constraints.txt > $@
+
+.venv/.package: .venv/.torch .venv/constraints.txt pyproject.toml
+	$(PIP) --constraint .venv/constraints.txt --editable .
+	@touch $@
+
+.venv/.dev: .venv/.package
+	$(PIP) --constraint .venv/constraints.txt --editable '.[dev]'
+	@touch $@
+
+FORCE:
+
+.PHONY: help demo test test-slow check notebooks install clean FORCE
