@@ -11,11 +11,30 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from rag_memtok import __version__, config, terminal
 from rag_memtok.errors import DiskFailure, NoUsableMemory, OutOfMemory, PermissionRefused, RagMemtokError, UsageError
 
-app = typer.Typer(name="rag-memtok", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+class Ended(Exception):
+    """Carries an interrupt or a closed pipe past typer, which would end with codes of its own."""
+
+
+class Commands(TyperGroup):
+    """The commands, run so that `run` sees why one ended."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, BrokenPipeError) as error:
+            raise Ended from error
+
+
+app = typer.Typer(
+    name="rag-memtok", cls=Commands, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 
 StoreOption = Annotated[str | None, typer.Option("--store", help="The store's folder.", show_default=".rag-memtok")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="mini, a folder or a hub id.", show_default="the store's, or mini")]
@@ -226,11 +245,12 @@ def rm(path: Annotated[Path, typer.Argument(help="A file or folder, as it was in
         terminal.put(f"forgot {name}")
 
 
-def show_version(wanted: bool) -> None:
+def show_version(wanted: bool) -> bool:
     """Prints the version and ends."""
     if wanted:
         terminal.put(f"rag-memtok {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -271,7 +291,10 @@ def main() -> None:
 def run(command: Callable[[], Any]) -> int:
     """Runs `command` and returns the exit code; whatever it raises on purpose is told, a bug is a traceback."""
     try:
-        code = command()
+        try:
+            code = command()
+        except Ended as ended:
+            raise (ended.__cause__ or ended) from None
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except typer.Exit as ended:

@@ -138,7 +138,7 @@ class Database:
         """Runs SQL once with each number."""
         self.connection.executemany(query, ((number,) for number in numbers))
 
-    def scalar(self, query: str, *values: Any) -> int:
+    def scalar(self, query: str, *values: Any) -> Any:
         """The one value of a query."""
         return self.execute(query, values).fetchone()[0]
 

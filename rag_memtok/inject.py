@@ -10,7 +10,7 @@ from torch import Tensor
 from rag_memtok.lm import LM, Continuation
 from rag_memtok.prompts import Frame
 
-Passage = Sequence[int] | Float[np.ndarray, "M d"]
+Passage = Sequence[int] | Float[np.ndarray, "_ d"]  # of any number of vectors each
 
 
 def passage_positions(passage: Passage) -> int:

@@ -247,14 +247,14 @@ def test_a_negative_weight_is_the_embedders_own(folder, embedder):
         hits = found(folder, replace(embedder, dense_weight=own), "onion battery", Retrieve(dense_weight=weight))
         return [(hit.chunk_id, hit.score) for hit in hits]
 
-    assert scores(-1, 0.9) == scores(0.9, 0.5) != scores(0.1, 0.9)
+    assert scores(-1.0, 0.9) == scores(0.9, 0.5) != scores(0.1, 0.9)
 
 
 def test_nothing_relevant_is_nothing(folder, embedder):
     for question in ("zebra crossing", "?!", ""):
         assert found(folder, embedder, question) == ()
     assert found(folder, embedder, "zebra soup")  # one content word is there
-    assert found(folder, replace(embedder, threshold=-1), "zebra crossing")
+    assert found(folder, replace(embedder, threshold=-1.0), "zebra crossing")
 
 
 def test_without_kept_text_dense_hits_alone_answer(tmp_path, embedder):

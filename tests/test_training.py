@@ -176,7 +176,7 @@ def test_scripts_on_a_slice(tmp_path: Path) -> None:
     tiny = ("--shape", "tiny", "--rows", 2, "--length", 320, "--save-minutes", 10)
     script("train", packed, run, *tiny, "--max-steps", 10, "--workers", 1)  # the road of the GPU, on this device
     assert "from step 10" in script("train", packed, run, *tiny, "--max-steps", 2)
-    script("train", packed, run, *tiny, "--stage", "read", "--start", run / "pretrain", "--max-steps", 2)
+    script("train", packed, run, *tiny, "--stage", "read", "--weights", run / "pretrain", "--max-steps", 2)
     script("export", run / "read", packed, out)
     assert all(path.stat().st_size <= 15_000_000 for path in out.iterdir())
     assert str(tmp_path) not in "".join(path.read_text() for path in out.glob("*.json"))

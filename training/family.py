@@ -23,7 +23,7 @@ def member(packed: Path, out: Path, size: str, processes: int, extra: list[str],
     folder = out / f"run-{size}"
     common = [str(packed), str(folder), "--shape", size, *extra]
     subprocess.run(command(processes, *common, "--stage", "pretrain", "--minutes", str(minutes * 2 / 3)), check=True)
-    start = ["--start", str(folder / "pretrain")]
+    start = ["--weights", str(folder / "pretrain")]
     subprocess.run(command(processes, *common, "--stage", "read", "--minutes", str(minutes / 3), *start), check=True)
     subprocess.run([sys.executable, "-m", "training.export", str(folder / "read"), str(packed), str(out / f"mini-{size}")], check=True)
 

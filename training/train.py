@@ -93,7 +93,7 @@ def arguments() -> Run:
     p.add_argument("--max-steps", type=int, default=0, help="stop after so many steps (0: by the clock alone)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--until", help="HH:MM of today at which the stage ends, instead of --minutes")
-    p.add_argument("--start", type=Path, help="weights to begin the stage with, if it has no checkpoint of its own")
+    p.add_argument("--weights", dest="start", type=Path, help="weights to begin the stage with, if it has no checkpoint of its own")
     return Run(**vars(p.parse_args()))
 
 
