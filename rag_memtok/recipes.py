@@ -57,11 +57,12 @@ def cross_entropy(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), margins
 
 
-def margin_hinge(delta: float) -> Objective:
-    """The loss `relu(delta - margin)`: it asks for the argmax, and spends nothing on what is right already.
+def margin_hinge(delta: float, power: float) -> Objective:
+    """The loss `relu(delta - margin) ** power`: nothing for what is right already, most for what is furthest behind.
 
-    The rival word is found without gradient; the gradient then needs two rows of the output layer for each position that still counts, not
-    all V: a third of a step saved at V = 8,192, d = 384.
+    With power 1 every wrong token pulls alike, and those that started far behind come last, one by one; with 3 they come together, in half
+    the steps (benchmarks/log.md). The rival word is found without gradient; the gradient then needs two rows of the output layer for each
+    position that still counts, not all V.
     """
 
     def objective(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"]) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
@@ -71,7 +72,7 @@ def margin_hinge(delta: float) -> Objective:
         difference = words.weight[targets] - words.weight[rivals]
         offset = 0 if words.bias is None else words.bias[targets] - words.bias[rivals]
         lead = (hidden * difference).sum(-1) + offset
-        return torch.relu(delta - lead.float()), margins
+        return torch.relu(delta - lead.float()) ** power, margins
 
     return objective
 
@@ -84,7 +85,7 @@ def _lead(logits: Float[Tensor, "P V"], targets: Int[Tensor, " P"]) -> tuple[Flo
 
 
 RECIPES: dict[str, Recipe] = {
-    "margin": Recipe(margin_hinge(0.3)),
+    "margin": Recipe(margin_hinge(0.5, power=3)),
     "cross-entropy": Recipe(cross_entropy),
     "sastre2025": Recipe(
         cross_entropy, start="random", optimiser="sgd", scaled=False, lr=1.0, first_lr=0.2, warmup=100, cosine=False, clip=0.0,
