@@ -74,7 +74,7 @@ tried, losses, margins = [], [], []
 
 for step in range(300):
     hidden = model.hidden(layout.inputs(vectors))[layout.scored]
-    loss, margin = recipe.objective(model, hidden, layout.targets)
+    loss, margin = recipe.objective(model, hidden, layout.targets, torch.zeros(len(layout.targets)))
     tried.append(vectors.detach()[0].clone())
     losses.append(float(loss.mean().detach()))
     margins.append(margin.numpy())

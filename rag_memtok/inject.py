@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rag_memtok.lm import LM, Continuation
+from rag_memtok.continuation import Continuation
+from rag_memtok.lm import LM
 from rag_memtok.prompts import Frame
 
 Passage = Sequence[int] | Float[np.ndarray, "_ d"]  # of any number of vectors each

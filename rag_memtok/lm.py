@@ -137,43 +137,6 @@ class LM:
         return self.model.get_output_embeddings()(hidden)
 
 
-class Continuation:
-    """The LM after some input embeddings, a cached decode in progress: `logits` are for the next position, `feed` goes on by one token.
-
-    Rows of different length are padded on the left and masked. Without padding no mask and no positions are given, so that batch 1 is the
-    plainest decode there is.
-    """
-
-    def __init__(self, lm: LM, rows: Sequence[Float[Tensor, "_ d"]]) -> None:
-        """Runs the prompt. Cost: one forward pass over the longest row."""
-        longest = max(len(row) for row in rows)
-        self.lm, self.cache = lm, None
-        batch = torch.stack([torch.nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
-        padding = torch.tensor([longest - len(row) for row in rows], device=lm.device)
-        self.padding = padding if int(padding.max()) else None
-        self.length = 0
-        self.logits = self._run(batch)
-
-    def feed(self, tokens: Sequence[int]) -> Float[Tensor, "B V"]:
-        """Appends one token to each row and returns the logits for the position after it."""
-        self.logits = self._run(self.lm.embed(list(tokens))[:, None])
-        return self.logits
-
-    @torch.inference_mode()
-    def _run(self, embeddings: Float[Tensor, "B S d"]) -> Float[Tensor, "B V"]:
-        options: dict[str, Any] = {}
-        start, self.length = self.length, self.length + embeddings.shape[1]
-        if self.padding is not None:
-            places = torch.arange(self.length, device=self.lm.device)[None]
-            options["attention_mask"] = (places >= self.padding[:, None]).long()
-            options["position_ids"] = (places[:, start:] - self.padding[:, None]).clamp(min=0)
-        output = self.lm.model.base_model(
-            inputs_embeds=embeddings.to(self.lm.table.dtype), past_key_values=self.cache, use_cache=True, **options
-        )
-        self.cache = output.past_key_values
-        return self.lm.logits(output.last_hidden_state[:, -1])
-
-
 @contextlib.contextmanager
 def reference_profile(lm: LM) -> Iterator[LM]:
     """Gives `lm` in the arithmetic of the judge: fp32 over the weights as stored, TF32 off, eager attention.

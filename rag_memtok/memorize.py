@@ -136,14 +136,19 @@ class Batch:
         vectors = torch.stack([torch.nn.functional.pad(row.vectors, (0, 0, 0, widest - len(row.vectors))) for row in self.rows])
         vectors.requires_grad_(True)
         hidden = self.lm.hidden(layout.inputs(vectors))[layout.scored]
-        losses, margins = self.recipe.objective(self.lm, hidden, layout.targets)
+        spent = torch.tensor([self._spent(row) for row in self.rows], device=self.lm.device)[layout.scored[0]]
+        losses, margins = self.recipe.objective(self.lm, hidden, layout.targets, spent)
         (gradient,) = torch.autograd.grad((losses * layout.weights).sum(), vectors)
         return vectors.detach(), gradient, margins.nan_to_num(-torch.inf)
+
+    def _spent(self, row: Row) -> float:
+        """The share of its budget, steps or seconds, that a row has used."""
+        return min(1.0, max(row.step / self.steps, row.seconds / self.seconds if self.seconds else 0.0))
 
     def _finished(self, row: Row) -> bool:
         wrong, negative_margin = row.best
         right = wrong == 0 and -negative_margin >= self.recipe.margin
-        return right or row.step >= self.steps or 0 < self.seconds <= row.seconds
+        return right or self._spent(row) >= 1
 
     def _move(self, row: Row, gradient: Float[Tensor, "M d"]) -> None:
         if not torch.isfinite(gradient).all():

@@ -46,11 +46,16 @@ class Recipe:
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup)))
 
 
-Objective = Callable[[LM, Float[Tensor, "P d"], Int[Tensor, " P"]], tuple[Float[Tensor, " P"], Float[Tensor, " P"]]]
+Scored = tuple[Float[Tensor, " P"], Float[Tensor, " P"]]
+Objective = Callable[[LM, Float[Tensor, "P d"], Int[Tensor, " P"], Float[Tensor, " P"]], Scored]
+"""(lm, hidden, targets, spent) -> loss per position and, detached, the margin of each target over the best other word (logits).
+
+`spent` is the share of its steps (or seconds) that the position's row has used, 0 to 1.
+"""
 
 
-def cross_entropy(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"]) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
-    """Loss per position and, detached, the margin of the target over the best other word."""
+def cross_entropy(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], spent: Float[Tensor, " P"]) -> Scored:
+    """The usual loss, whatever is `spent`."""
     logits = lm.logits(hidden)
     with torch.no_grad():
         margins = _lead(logits.clone(), targets)[0]
@@ -58,21 +63,25 @@ def cross_entropy(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P
 
 
 def margin_hinge(delta: float, power: float) -> Objective:
-    """The loss `relu(delta - margin) ** power`: nothing for what is right already, most for what is furthest behind.
+    """The loss `relu(delta - margin) ** p`: nothing for what is right already, most for what is furthest behind.
 
-    With power 1 every wrong token pulls alike, and those that started far behind come last, one by one; with 3 they come together, in half
-    the steps (benchmarks/log.md). The rival word is found without gradient; the gradient then needs two rows of the output layer for each
-    position that still counts, not all V.
+    `p` is `power` for two fifths of a row's budget and falls to 1 over the next three tenths. With p 1 every wrong token pulls alike, and
+    those that started far behind come last, one by one; with 3 they come together, in half the steps. But a row that cannot hold its text
+    is better off with p 1, which gives up the hopeless tokens and gets the others right (benchmarks/log.md).
+
+    The rival word is found without gradient; the gradient then needs two rows of the output layer for each position that still counts, not
+    all V.
     """
 
-    def objective(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"]) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
+    def objective(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], spent: Float[Tensor, " P"]) -> Scored:
         with torch.no_grad():
             margins, rivals = _lead(lm.scores(hidden), targets)
         words = lm.model.get_output_embeddings()
         difference = words.weight[targets] - words.weight[rivals]
         offset = 0 if words.bias is None else words.bias[targets] - words.bias[rivals]
         lead = (hidden * difference).sum(-1) + offset
-        return torch.relu(delta - lead.float()) ** power, margins
+        exponent = 1 + (power - 1) * ((0.7 - spent) / 0.3).clamp(0, 1)
+        return torch.relu(delta - lead.float()) ** exponent, margins
 
     return objective
 
@@ -85,7 +94,7 @@ def _lead(logits: Float[Tensor, "P V"], targets: Int[Tensor, " P"]) -> tuple[Flo
 
 
 RECIPES: dict[str, Recipe] = {
-    "margin": Recipe(margin_hinge(0.5, power=3)),
+    "margin": Recipe(margin_hinge(0.5, power=3.0)),
     "cross-entropy": Recipe(cross_entropy),
     "sastre2025": Recipe(
         cross_entropy, start="random", optimiser="sgd", scaled=False, lr=1.0, first_lr=0.2, warmup=100, cosine=False, clip=0.0,

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rag_memtok.lm import LM, Continuation, reference_profile
+from rag_memtok.continuation import Continuation
+from rag_memtok.lm import LM, reference_profile
 from rag_memtok.nouns import Memory, Pin, Verdict, VerdictKind
 from rag_memtok.prompts import Template
 

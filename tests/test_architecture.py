@@ -1,0 +1,162 @@
+"""What CONTRIBUTING says of the house: which file may import which, where a library lives, and how long things are."""
+
+import ast
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "rag_memtok"
+FLOORS = [
+    "nouns errors config",
+    "loaders documents chunks codec",
+    "lm continuation prompts recipes layout memorize calibrate reconstruct inject",
+    "disk schema database check store retrieve",
+    "binding ingest answer audit restore pipeline",
+    "terminal cli",
+]
+ORDER = [name for floor in FLOORS for name in floor.split()]
+HOMES = {
+    "transformers": {"lm"},
+    "huggingface_hub": {"lm", "retrieve"},
+    "faiss": {"retrieve"},
+    "sentence_transformers": {"retrieve"},
+    "sqlite3": {"disk", "schema", "database", "check"},
+    "typer": {"cli"},
+    "rich": {"terminal"},
+    "semantic_text_splitter": {"chunks"},
+    "pathspec": {"documents"},
+    "peft": {"lora"},
+    "datasets": {"evaluate"},
+}
+LAZY = {"cli", "lm", "retrieve"}
+FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "np.load", "numpy.load", "pickle.load", "pickle.loads"}
+MAX_LINES, MAX_FUNCTION, MEDIAN, NINETIETH, MAX_TRACKED = 320, 80, 12, 40, 44 * 2**20
+
+FILES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem != "__init__"}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+OTHERS = [path for folder in ("training", "benchmarks") for path in sorted((ROOT / folder).glob("*.py"))]
+
+
+def imported(node):
+    """The modules that an import statement names, dotted."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if node.module == "rag_memtok":
+        return [f"rag_memtok.{alias.name}" for alias in node.names]
+    return [node.module or ""]
+
+
+def for_types_only(tree):
+    """The imports under `if TYPE_CHECKING`."""
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    return {inner for block in blocks for inner in ast.walk(block) if isinstance(inner, ast.Import | ast.ImportFrom)}
+
+
+def imports(tree, types=False):
+    """Each import statement that runs, and what it imports."""
+    skipped = set() if types else for_types_only(tree)
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) and node not in skipped]
+    return [(node, name) for node in found for name in imported(node)]
+
+
+def functions(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def length(node):
+    return node.end_lineno - node.lineno + 1
+
+
+def test_every_file_has_its_place_in_the_listing():
+    assert sorted(FILES) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_run_upstairs_only(name):
+    for node, module in imports(TREES[name], types=name != "terminal"):
+        assert not isinstance(node, ast.ImportFrom) or node.level == 0, f"{name} imports relatively"
+        package, _, other = module.partition(".")
+        if package == "rag_memtok" and other in ORDER:
+            assert ORDER.index(other) < ORDER.index(name), f"{name} imports {other}, which is printed below it"
+        assert package not in ("training", "benchmarks", "tests"), f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_library_lives_in_its_home(name):
+    for _, module in imports(TREES[name], types=True):
+        homes = HOMES.get(module.split(".")[0])
+        assert homes is None or name in homes, f"{module} in {name}; its home is {homes}"
+
+
+def test_every_home_is_lived_in():
+    for library, homes in HOMES.items():
+        for home in homes & FILES.keys():
+            assert any(module.split(".")[0] == library for _, module in imports(TREES[home], types=True)), f"{home} has no {library}"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_only_the_doors_import_within_functions(name):
+    within = [node for function in functions(TREES[name]) for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not within or name in LAZY, f"{name} imports within a function, line {within[0].lineno}"
+
+
+def test_the_first_floor_needs_no_third_party():
+    for name in ("errors", "config"):
+        assert {module.split(".")[0] for _, module in imports(TREES[name])} <= {*sys.stdlib_module_names, "rag_memtok"}
+
+
+@pytest.mark.parametrize("path", [*FILES.values(), *OTHERS], ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_nothing_that_runs_foreign_code(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not {module.split(".")[0] for _, module in imports(tree, types=True)} & FORBIDDEN_MODULES
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            assert ast.unparse(node.func) not in FORBIDDEN_CALLS, f"line {node.lineno}: {ast.unparse(node.func)}"
+            for keyword in node.keywords:
+                safe = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+                assert keyword.arg != "trust_remote_code" or safe, f"line {node.lineno}: trust_remote_code"
+                assert keyword.arg != "shell" or safe, f"line {node.lineno}: shell"
+
+
+def test_files_and_functions_are_short():
+    lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in FILES.items()}
+    assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
+    lengths = {f"{name}.{node.name}": length(node) for name, tree in TREES.items() for node in functions(tree)}
+    assert {name: count for name, count in lengths.items() if count > MAX_FUNCTION} == {}
+    assert statistics.median(lengths.values()) <= MEDIAN
+    assert statistics.quantiles(lengths.values(), n=10)[-1] <= NINETIETH
+
+
+def test_print_is_the_terminals():
+    for name, tree in TREES.items():
+        called = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"]
+        assert not called or name == "terminal", f"{name} prints, line {called[0].lineno}"
+
+
+def test_nothing_is_decided_at_import():
+    """No global dtype, seed or thread number; no state that two callers would share."""
+    for name, tree in TREES.items():
+        for node in tree.body:
+            calls = [ast.unparse(one.func) for one in ast.walk(node) if isinstance(one, ast.Call)] if isinstance(node, ast.Expr) else []
+            assert not calls, f"{name} calls {calls} when it is imported"
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)], f"{name} has a global"
+
+
+def test_importing_the_command_line_loads_no_model_library():
+    script = "import rag_memtok.cli, sys; print(*sorted({'torch', 'transformers', 'faiss', 'numpy', 'sqlite3'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_what_is_tracked_stays_small():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode or not listed.stdout:
+        pytest.skip("no git checkout")
+    paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert sum(path.stat().st_size for path in paths if path.is_file()) < MAX_TRACKED
+    assert not [path for path in paths if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")]

@@ -1,0 +1,359 @@
+"""The audit of the audit: faults are planted, each must be found and named. An audit that always says yes fails here."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rag_memtok import lm, pipeline
+from rag_memtok.audit import audit, drawn, quick, recite, sampled, weakened
+from rag_memtok.codec import codec_named
+from rag_memtok.config import Config, updated
+from rag_memtok.errors import StoreDamaged, UsageError
+from rag_memtok.nouns import PROVEN, Pin, sha256_of_text
+from rag_memtok.prompts import template_named
+from rag_memtok.schema import insert
+from rag_memtok.store import open_store
+
+TEXTS = {"lamp.txt": "The lamp of the harbour is red.", "fan.txt": "The fan is very loud today.", "soup.txt": "Se hornea media hora."}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, model_folder):
+    folder = tmp_path_factory.mktemp("audit")
+    (folder / "docs").mkdir()
+    for name, text in TEXTS.items():
+        (folder / "docs" / name).write_text(text)
+    dials = {"store": str(folder / "store"), "model.id": str(model_folder), "model.threads": 1, "model.device": "cpu"}
+    config = updated(Config(), {**dials, "memorize.tokens_per_vector": 4, "memorize.seconds_per_chunk": 0.0})
+    done = pipeline.ingest([folder / "docs"], config)
+    assert done.verdicts == {"exact": 3}
+    return folder, config
+
+
+@pytest.fixture
+def planted(original, tmp_path):
+    """A copy of the store, and a function that runs SQL on it behind the program's back."""
+    folder, config = original
+    shutil.copytree(folder / "store", tmp_path / "store")
+
+    def sql(statement, *values):
+        with closing(sqlite3.connect(tmp_path / "store" / "store.db")) as db, db:
+            return db.execute(statement, values).fetchall()
+
+    return tmp_path / "store", updated(config, {"store": str(tmp_path / "store")}), sql
+
+
+@pytest.fixture(scope="module")
+def loaded(model_folder):
+    one = lm.load(updated(Config(), {"model.id": str(model_folder), "model.device": "cpu"}).model)
+    return one, template_named("bare", one)
+
+
+def forge(folder, change):
+    """Rewrites every memory as `change(record)` says, with right checksums: what a bug of the writer, not of the disk, would leave."""
+    with open_store(folder, write=False) as store:
+        store_id, records = store.store_id, {chunk_id: store.record(chunk_id) for chunk_id in store.chunk_ids()}
+    with closing(sqlite3.connect(folder / "store.db", isolation_level=None)) as db:
+        for number, chunk_id in db.execute("SELECT number, id FROM chunks").fetchall():
+            changed = change(records[chunk_id], records)
+            insert(db, store_id, "vectors", (number, changed.codec, *changed.shape, changed.packed))
+            insert(db, store_id, "pins", (number, b"".join(pin_bytes(pin) for pin in changed.pins)))
+
+
+def pin_bytes(pin):
+    return pin.position.to_bytes(4, "little") + pin.token.to_bytes(4, "little") + bytes([pin.kind == "safety"])
+
+
+def kinds(found):
+    return {finding.kind for finding in found.findings}
+
+
+def id_of(name):
+    return sha256_of_text(TEXTS[name])
+
+
+# --- nothing wrong
+
+
+def test_a_whole_store_is_proven_from_vectors_and_pins_alone(planted):
+    _, config, sql = planted
+    seen = []
+    found = pipeline.verify(config, on_chunk=lambda done, total: seen.append((done, total)))
+    assert (found.exit_code, found.findings, found.counts) == (0, (), {"exact": 3})
+    assert (found.documents, found.documents_checked, found.documents_proven) == (3, 3, 3)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert "fp32" in found.profile and "batch 1" in found.profile and found.sample == ""
+
+
+def test_the_kept_text_is_no_witness(planted, loaded):
+    """Neither emptying nor falsifying the texts changes what a memory recites; that they are gone is damage of its own."""
+    folder, config, sql = planted
+    sql("UPDATE texts SET text = 'something else'")
+    with open_store(folder, write=False) as store:
+        falsified = [recite(store, *loaded, chunk_id) for chunk_id in store.chunk_ids()]
+    sql("DELETE FROM texts")
+    with open_store(folder, write=False) as store:
+        emptied = [recite(store, *loaded, chunk_id) for chunk_id in store.chunk_ids()]
+    assert falsified == emptied
+    assert {one.text for one in emptied} == set(TEXTS.values()) and all(one.verdict.kind == "exact" for one in emptied)
+    found = pipeline.verify(config)
+    assert found.counts == {"exact": 3} and found.documents_proven == 3
+    assert kinds(found) == {"damaged"} and found.exit_code == 13
+
+
+# --- faults of the disk
+
+
+def flip(sql, table, column, number):
+    ((value,),) = sql(f"SELECT {column} FROM {table} WHERE chunk = ?", number)
+    sql(f"UPDATE {table} SET {column} = ? WHERE chunk = ?", bytes([value[0] ^ 1]) + value[1:], number)
+
+
+@pytest.mark.parametrize("table", ["vectors", "keys"])
+def test_one_flipped_bit_is_damage_named_and_the_others_stand(planted, table):
+    _, config, sql = planted
+    ((number,),) = sql("SELECT number FROM chunks WHERE id = ?", id_of("fan.txt"))
+    flip(sql, table, "packed", number)
+    found = pipeline.verify(config)
+    assert found.exit_code == 13 and found.counts == {"exact": 2, "damaged": 1}
+    assert (found.documents_proven, found.documents) == (2, 3)
+    assert any("fan.txt" in finding.subject + finding.reason for finding in found.findings)
+    assert not any(name in finding.subject + finding.reason for finding in found.findings for name in ("lamp.txt", "soup.txt"))
+    assert pipeline.verify(config, structure_only=True).exit_code == 13
+
+
+def test_after_damage_the_others_answer_and_ingest_mends(planted, original):
+    folder, config, sql = planted
+    ((number,),) = sql("SELECT number FROM chunks WHERE id = ?", id_of("fan.txt"))
+    flip(sql, "vectors", "packed", number)
+    said = []
+    found = pipeline.ask("Is the lamp or the fan loud?", config, say=said.append)
+    assert {source.path for source in found.sources} <= {"lamp.txt", "soup.txt"} and any(id_of("fan.txt")[:8] in line for line in said)
+    restored = pipeline.restore(folder.parent / "back", config)
+    assert [path for path, _ in restored.failed] == ["fan.txt"] and len(restored.written) == 2
+    assert pipeline.ingest([original[0] / "docs"], config).chunks == 1
+    assert pipeline.verify(config).exit_code == 0
+
+
+def test_a_lost_memory_is_damage(planted):
+    _, config, sql = planted
+    ((number,),) = sql("SELECT number FROM chunks WHERE id = ?", id_of("fan.txt"))
+    sql("DELETE FROM vectors WHERE chunk = ?", number)
+    found = pipeline.verify(config)
+    assert found.exit_code == 13 and found.counts == {"exact": 2, "damaged": 1}
+
+
+def test_two_memories_swapped_in_the_file_are_damage(planted):
+    _, config, sql = planted
+    rows = sql("SELECT chunk, codec, rows, width, packed, checksum FROM vectors ORDER BY chunk LIMIT 2")
+    for (chunk, *_), (_, *content) in zip(rows, rows[::-1], strict=True):
+        sql("UPDATE vectors SET codec = ?, rows = ?, width = ?, packed = ?, checksum = ? WHERE chunk = ?", *content, chunk)
+    found = pipeline.verify(config)
+    assert found.exit_code == 13 and found.counts["damaged"] == 2
+
+
+# --- faults with right checksums: only the decode can find them
+
+
+def check_forged(planted, change, kind="mismatch", code=5):
+    folder, config, _ = planted
+    forge(folder, change)
+    assert pipeline.verify(config, structure_only=True).findings == ()  # nothing to see without the model
+    found = pipeline.verify(config)
+    assert kinds(found) == {kind} and found.exit_code == code
+    return found
+
+
+def test_the_forger_forges_nothing_if_asked_to(planted):
+    folder, config, _ = planted
+    forge(folder, lambda record, records: record)
+    assert pipeline.verify(config).exit_code == 0
+
+
+def test_two_swapped_memories_are_a_mismatch(planted):
+    others = {id_of("lamp.txt"): id_of("fan.txt"), id_of("fan.txt"): id_of("lamp.txt")}
+
+    def swapped(record, records):
+        other = records[others.get(record.chunk_id, record.chunk_id)]
+        return replace(record, packed=other.packed, shape=other.shape, pins=other.pins)
+
+    found = check_forged(planted, swapped)
+    assert found.counts == {"exact": 1, "mismatch": 2} and found.documents_proven == 1
+    assert {finding.subject.split()[0] for finding in found.findings} == {"lamp.txt", "fan.txt"}
+
+
+def of_fan(change):
+    return lambda record, records: change(record) if record.chunk_id == id_of("fan.txt") else record
+
+
+def negated(record):
+    codec = codec_named(record.codec)
+    vectors = codec.unpack(record.packed, record.shape).copy()
+    vectors[0] = -vectors[0]
+    return replace(record, packed=codec.pack(vectors))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        negated,
+        lambda record: replace(record, packed=bytes(len(record.packed))),
+        lambda record: replace(record, packed=codec_named("float16").pack(np.full(record.shape, np.nan, dtype=np.float32))),
+        lambda record: replace(record, pins=(*record.pins, Pin(0, 99, "correction"))),
+        lambda record: replace(record, pins=(Pin(record.tokens - 1, 0, "correction"),)),  # ends too early
+        lambda record: replace(record, pins=(Pin(record.tokens, 99, "correction"),)),  # ends too late
+    ],
+    ids=["one vector", "zeros", "nan", "pin", "early", "late"],
+)
+def test_a_memory_that_decodes_to_another_text_is_a_mismatch(planted, change):
+    found = check_forged(planted, of_fan(change))
+    assert found.counts == {"exact": 2, "mismatch": 1} and found.documents_proven == 2
+
+
+def test_the_same_text_in_other_tokens_is_a_mismatch_too(planted, loaded):
+    one, template = loaded
+    tokens = one.encode(TEXTS["fan.txt"])
+    place = next(place for place, token in enumerate(tokens) if len(one.decode([token])) == 2)
+    first, second = (one.encode(letter)[0] for letter in one.decode([tokens[place]]))
+    other = [*tokens[:place], first, second, *tokens[place + 1 :], template.end]
+    assert one.decode(other[:-1]) == TEXTS["fan.txt"]
+    pins = tuple(Pin(position, token, "correction") for position, token in enumerate(other))
+    assert check_forged(planted, of_fan(lambda record: replace(record, pins=pins))).counts == {"exact": 2, "mismatch": 1}
+
+
+def test_a_needed_pin_that_is_gone_is_a_mismatch(tmp_path, original):
+    _, config = original
+    config = updated(config, {"store": str(tmp_path / "store"), "memorize.steps": 1})
+    pipeline.ingest([original[0] / "docs"], config)
+    assert pipeline.verify(config).exit_code == 0
+    with open_store(tmp_path / "store", write=False) as store:
+        assert all(store.record(chunk_id).pins for chunk_id in store.chunk_ids())
+    forge(tmp_path / "store", lambda record, records: replace(record, pins=record.pins[1:]))
+    assert pipeline.verify(config).counts == {"mismatch": 3}
+
+
+def test_documents_whose_chunks_are_in_the_wrong_order_are_a_mismatch(tmp_path, original):
+    _, config = original
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "long.txt").write_text("One lamp is red. " + "Two fans are loud. " + "Three soups are hot. ")
+    config = updated(config, {"store": str(tmp_path / "store"), "documents.chunk_tokens": 12})
+    pipeline.ingest([tmp_path / "docs"], config)
+    assert pipeline.verify(config).exit_code == 0
+    with open_store(tmp_path / "store", write=False) as store:
+        (document,) = store.documents()
+        places = store.document_chunks(document.root, document.path)
+    with open_store(tmp_path / "store", write=True) as store:
+        turned = [replace(place, ordinal=len(places) - 1 - place.ordinal) for place in places]
+        store.replace_file(document.root, document.file, [document], turned)
+    found = pipeline.verify(config)
+    assert kinds(found) == {"mismatch"} and found.exit_code == 5
+    assert (found.documents_checked, found.documents_proven) == (1, 0)
+    assert found.counts == {"exact": found.chunks}
+    assert pipeline.restore(tmp_path / "back", config).written == ()
+
+
+# --- faults of the model
+
+
+def test_one_changed_weight_is_incomparable_and_would_have_been_a_mismatch(planted, loaded, model_folder, tmp_path):
+    folder, config, _ = planted
+    one, template = loaded
+    changed = lm.load(updated(Config(), {"model.id": str(model_folder), "model.device": "cpu"}).model)
+    with torch.no_grad():
+        changed.model.base_model.layers[0].mlp.down_proj.weight.mul_(-1)
+    with open_store(folder, write=False) as store:
+        assert audit(store, one, template).counts == {"exact": 3}
+        assert audit(store, changed, template).counts == {"mismatch": 3}
+        assert audit(store, one, template_named("sastre2025", one)).counts == {"mismatch": 3}  # a dropped BOS
+    shutil.copytree(model_folder, tmp_path / "changed")
+    weights = tmp_path / "changed" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    found = pipeline.verify(updated(config, {"model.id": str(tmp_path / "changed")}))
+    assert found.exit_code == 6 and kinds(found) == {"incomparable"} and found.counts == {"incomparable": 3}
+
+
+def test_a_margin_that_shrank_is_fragile_and_no_failure(planted, loaded):
+    folder, _, _ = planted
+    with open_store(folder, write=False) as store:
+        recited = recite(store, *loaded, id_of("fan.txt"))
+    margin = recited.verdict.margin
+    assert 0.05 < margin < 100
+    assert weakened(recited, margin / 2) is recited
+    weak = weakened(recited, margin * 2)
+    assert weak.verdict.kind == "fragile" and weak.text == recited.text and "fragile" not in PROVEN
+
+
+# --- saying no more than was found
+
+
+def test_a_part_is_never_called_all(planted):
+    _, config, _ = planted
+    found = pipeline.verify(config, share=0.5)
+    assert (found.checked, found.chunks, found.exit_code) == (2, 3, 6)
+    assert found.documents_checked == 2 and "seed 0" in found.sample and "95 %" in found.sample
+    checked = pipeline.verify(config, structure_only=True)
+    assert (checked.checked, checked.counts, checked.exit_code, checked.findings) == (0, {}, 6, ())
+
+
+def test_an_interrupt_ends_the_audit_with_what_was_found(planted):
+    _, config, _ = planted
+
+    def interrupt(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    found = pipeline.verify(config, on_chunk=interrupt)
+    assert found.interrupted and found.exit_code == 6 and found.checked == 2 and found.documents_proven == 2
+
+
+def test_an_empty_store_proves_nothing(planted, original):
+    _, config, _ = planted
+    for name in TEXTS:
+        pipeline.remove(original[0] / "docs" / name, config)
+    found = pipeline.verify(config)
+    assert (found.chunks, found.exit_code) == (0, 6)
+
+
+def test_files_that_changed_since_are_found_against_the_folder(planted, tmp_path):
+    _, config, _ = planted
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for name, text in TEXTS.items():
+        (folder / name).write_text(text)
+    assert pipeline.verify(config, folder=folder).exit_code == 0
+    (folder / "fan.txt").write_text("Another fan.")
+    (folder / "lamp.txt").unlink()
+    (folder / "new.txt").write_text("New.")
+    found = pipeline.verify(config, folder=folder)
+    assert {(finding.subject, finding.reason.split(",")[0]) for finding in found.findings} == {
+        ("fan.txt", "has another text than the stored one"),
+        ("lamp.txt", "is in the store"),
+        ("new.txt", "is not in the store"),
+    }
+    assert found.exit_code == 5
+
+
+def test_a_sample_is_drawn_by_its_seed_and_never_empty():
+    ids = [f"{number:02}" for number in range(50)]
+    assert drawn(ids, 0.2, 1) == drawn(ids, 0.2, 1) != drawn(ids, 0.2, 2)
+    assert len(drawn(ids, 0.2, 1)) == 10 and drawn(ids, 0.2, 1) == sorted(drawn(ids, 0.2, 1))
+    assert len(drawn(ids, 1e-9, 0)) == 1 and drawn(ids, 1.0, 0) == ids and drawn([], 0.5, 0) == []
+    assert drawn(ids[::-1], 0.2, 1) == drawn(ids, 0.2, 1)[::-1]
+    assert "under 6.0% in all" in sampled(0.5, 3, 50) and "seed 3" in sampled(0.5, 3, 50)
+    for share in (0.0, -0.1, 1.5, float("nan")):
+        with pytest.raises(UsageError, match="over 0% to 100%"):
+            drawn(ids, share, 0)
+
+
+def test_quick_looks_at_every_row(planted):
+    folder, _, sql = planted
+    sql("UPDATE verdicts SET margin = margin + 1")
+    with open_store(folder, write=False) as store:
+        assert len([finding for finding in quick(store).findings if "verdicts" in finding.reason]) == 3
+        with pytest.raises(StoreDamaged):
+            store.record(id_of("fan.txt"))

@@ -1,0 +1,346 @@
+"""The command line: exit codes, what goes to stdout and what to stderr, the JSON contracts, and the help, word for word.
+
+RAG_MEMTOK_REGENERATE=1 pytest tests/test_cli.py -k help    writes the golden help anew; read the diff before you commit it
+"""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import toy
+
+from rag_memtok import __version__, cli
+from rag_memtok.store import open_store
+
+GOLDEN = Path(__file__).parent / "golden" / "help"
+REGENERATE = bool(os.environ.get("RAG_MEMTOK_REGENERATE"))
+COMMANDS = ("", "ingest", "ask", "verify", "restore", "status", "rm")
+DOCUMENTS = {"lamp.txt": "The lamp of the harbour is red.", "fan.txt": "The fan is very loud today."}
+QUESTION = "What colour is the lamp?"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs a command in this process, in a folder of its own; returns its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("RAG_MEMTOK_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RAG_MEMTOK_MODEL_THREADS", "1")
+    monkeypatch.setenv("RAG_MEMTOK_MODEL_DEVICE", "cpu")
+
+    def command(*words, stdin=""):
+        words = [str(word) for word in words]
+        monkeypatch.setattr(sys, "argv", ["rag-memtok", *words])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        code = cli.run(lambda: cli.app(words, prog_name="rag-memtok", standalone_mode=False))
+        return code, *capsys.readouterr()
+
+    return command
+
+
+def written(folder, documents):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in documents.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory, model_folder):
+    """Documents and their store, to be copied."""
+    folder = tmp_path_factory.mktemp("cli")
+    words = ["ingest", written(folder / "docs", DOCUMENTS), "--store", folder / "store", "--model", model_folder, "--threads", 1]
+    words += ["--tokens-per-vector", 4, "--seconds-per-chunk", 0, "--device", "cpu"]
+    assert cli.run(lambda: cli.app([str(word) for word in words], standalone_mode=False)) == 0
+    return folder
+
+
+@pytest.fixture
+def store(ready, tmp_path):
+    """A store of one's own, where the commands look for it."""
+    shutil.copytree(ready / "store", tmp_path / ".rag-memtok")
+    return tmp_path / ".rag-memtok"
+
+
+WRITING = ("--tokens-per-vector", 4, "--seconds-per-chunk", 0)
+
+
+# --- the trip
+
+
+def test_the_whole_trip(run, ready, model_folder, tmp_path):
+    documents = written(tmp_path / "docs", DOCUMENTS)
+    code, out, err = run("ingest", documents, "--model", model_folder, *WRITING)
+    assert code == 0 and re.search(r"^exact +2$", out, re.M) and re.search(r"^chunks +2 written, 0 already there$", out, re.M)
+    code, out, err = run("ingest", documents)
+    assert (code, out) == (0, "0 new; 2 files unchanged\n")
+    code, out, err = run("verify")
+    assert code == 0 and out.endswith("all chunks and all documents come back exactly from their memories\n")
+    code, out, err = run("restore", "--to", "back")
+    assert code == 0 and {path.name: path.read_text() for path in (tmp_path / "back").iterdir()} == DOCUMENTS
+    code, out, err = run("status")
+    assert code == 0 and re.search(r"^documents +2$", out, re.M) and str(model_folder) in out
+    code, out, err = run("rm", "docs/lamp.txt")
+    assert (code, out) == (0, f"forgot {tmp_path.resolve()}/docs/lamp.txt\n")
+    code, out, err = run("status", "--json")
+    assert json.loads(out)["documents"] == 1
+
+
+def test_an_answer_on_stdout_and_talk_on_stderr(run, store):
+    code, out, err = run("ask", QUESTION, "--max-new-tokens", 5)
+    assert code == 0
+    assert re.search(r"^  \[1\] lamp.txt, line 1  \(score 0\.\d+, exact\)$", out, re.M)
+    assert re.search(r"^  \d+ context positions instead of \d+; prompt \d+; reader decode; ", out, re.M)
+    assert err.startswith("reader decode: ") and "reader decode: " not in out
+
+
+def test_a_dash_reads_a_question_a_line(run, store):
+    code, out, err = run("ask", "-", "--json", "--max-new-tokens", 3, stdin=f"{QUESTION}\n\n  Is the fan loud? \n")
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [one["sources"][0]["path"] for one in answers] == ["lamp.txt", "fan.txt"]
+    code, out, err = run("ask", "-", "--json", "--max-new-tokens", 3, stdin=f"zzyzx qwrtp\n{QUESTION}\n")
+    first, second = map(json.loads, out.splitlines())
+    assert code == 7 and first["error"]["name"] == "no-usable-memory" and second["sources"]
+
+
+def test_a_dry_run_writes_nothing(run, model_folder, tmp_path):
+    code, out, err = run("ingest", written(tmp_path / "docs", DOCUMENTS), "--model", model_folder, "--dry-run")
+    assert code == 0 and out.startswith("would write 2 chunks of 2 files") and not (tmp_path / ".rag-memtok").exists()
+
+
+# --- contracts: fields are only ever added
+
+CONTRACTS = {
+    ("ask", QUESTION, "--max-new-tokens", "3"): {
+        "answer": str, "sources": list, "reader": str, "reader_reason": str, "context_positions": int, "prompt_positions": int,
+        "text_positions": int, "seconds": float,
+    },
+    ("status",): {
+        "chunks": int, "documents": int, "exact": int, "pinned": int, "assisted": int, "model": str, "format": int, "generation": int,
+    },
+    ("verify",): {"counts": dict, "documents": int, "profile": str, "failing": list},
+}  # fmt: skip
+SOURCE = {"path": str, "lines": str, "span": list, "score": float, "chunk": str, "verdict": str}
+
+
+@pytest.mark.parametrize("command", CONTRACTS, ids=lambda command: command[0])
+def test_json_has_every_field_it_promises_on_one_line(run, store, command):
+    code, out, err = run(*command, "--json")
+    assert code == 0 and out.count("\n") == 1 and out.endswith("\n")
+    found = json.loads(out)
+    assert {name: type(found[name]) for name in CONTRACTS[command]} == CONTRACTS[command]
+    for source in found.get("sources", []):
+        assert {name: type(source[name]) for name in SOURCE} == SOURCE
+        assert DOCUMENTS[source["path"]][slice(*source["span"])] == DOCUMENTS[source["path"]]
+
+
+def test_the_numbers_of_json_are_those_of_the_store(run, store):
+    status, audit = (json.loads(run(command, "--json")[1]) for command in ("status", "verify"))
+    assert (status["chunks"], status["documents"], status["exact"]) == (2, 2, 2)
+    assert audit["counts"] == {"exact": 2} and audit["documents"] == 2 and audit["failing"] == []
+    with open_store(store, write=False) as opened:
+        assert status["generation"] == opened.generation and status["format"] == 1
+
+
+# --- exit codes
+
+
+def damage(store, table="vectors"):
+    with closing(sqlite3.connect(store / "store.db")) as db, db:
+        db.execute(f"UPDATE {table} SET packed = zeroblob(length(packed)) WHERE chunk = 1")
+
+
+def told(result, code, name, *, as_json):
+    """Checks an error: on stderr a line that says what is valid, or one with the next command; on stdout nothing, or the error as JSON."""
+    found, out, err = result
+    assert found == code, err
+    if as_json:
+        error = json.loads(out)["error"]
+        assert (error["name"], error["exit_code"]) == (name, code) and error["message"] and error["message"] in err
+    else:
+        assert out == ""
+    what, *remedy = err.splitlines()[-2:] if "\n  next: " in err else err.splitlines()[-1:]
+    assert what.startswith("error: ") and (remedy or re.search("; valid: |; there are ", what))
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["plain", "json"])
+@pytest.mark.parametrize(
+    "words, code, name",
+    [
+        (("ask", " "), 2, "usage"),
+        (("ask", "why " * 300), 2, "usage"),
+        (("ask", QUESTION, "--read", "aloud"), 2, "usage"),
+        (("ask", QUESTION, "-k", "0"), 2, "usage"),
+        (("verify", "--sample", "many"), 2, "usage"),
+        (("verify", "--sample", "0%"), 2, "usage"),
+        (("ask", "zzyzx qwrtp"), 7, "no-usable-memory"),
+        (("ask", QUESTION, "--store", "none"), 10, "no-store"),
+        (("status", "--store", "none"), 10, "no-store"),
+        (("verify", "--store", "none"), 10, "no-store"),
+        (("ask", QUESTION, "--model", "OTHER"), 15, "wrong-model"),
+        (("ask", QUESTION, "--model", "/no/such/model"), 16, "model-unavailable"),
+        (("verify", "--model", "no-such-owner/no-such-model"), 16, "model-unavailable"),
+        (("ingest", "none"), 24, "input-refused"),
+        (("ingest", ".rag-memtok"), 24, "input-refused"),
+        (("ingest", "new", "--recipe", "soup"), 2, "usage"),
+        (("ingest", "new", "--chunk-tokens", "1"), 2, "usage"),
+    ],
+)
+def test_an_error_says_what_and_what_to_do(run, store, tmp_path_factory, tmp_path, words, code, name, as_json):
+    written(tmp_path / "new", {"a.txt": "New."})
+    if "OTHER" in words:
+        words = [str(toy.save(tmp_path_factory.mktemp("other"), seed=1)) if word == "OTHER" else word for word in words]
+    if as_json and words[0] in ("ingest", "ask", "verify", "status"):
+        words = [*words, "--json"]
+    told(run(*words), code, name, as_json=as_json)
+
+
+@pytest.mark.parametrize("words", [("ask",), ("ask", QUESTION, "--colour"), ("ingest", "docs", "--steps", "many"), ("sing",), ("restore",)])
+def test_what_cannot_be_parsed_is_a_usage_error(run, store, words):
+    code, out, err = run(*words)
+    assert code == 2 and out == "" and err.startswith("error: ")
+
+
+def test_three_if_something_was_skipped(run, model_folder, tmp_path):
+    documents = written(tmp_path / "docs", DOCUMENTS)
+    (documents / "bad.txt").write_bytes(b"caf\xe9")
+    code, out, err = run("ingest", documents, "--model", model_folder, *WRITING)
+    assert code == 3 and "bad.txt: " in err and re.search(r"^exact +2$", out, re.M)
+    assert run("ingest", documents, "--skip-ok")[0] == 0
+
+
+def test_four_if_more_pins_are_needed_than_allowed(run, model_folder, tmp_path):
+    words = ("ingest", written(tmp_path / "docs", DOCUMENTS), "--model", model_folder, "--steps", 1, "--max-pins", 0, *WRITING)
+    code, out, err = run(*words)
+    assert code == 4 and "--max-pins is 0" in err
+
+
+def test_five_six_and_thirteen_of_verify(run, store, model_folder, tmp_path):
+    assert run("verify", "--against", written(tmp_path / "other", {"lamp.txt": "Another."}))[0] == 5
+    assert run("verify", "--sample", "50%")[0] == 6
+    assert run("verify", "--model", toy.save(tmp_path / "other-model", seed=1))[0] == 6
+    assert run("verify", "--quick")[0] == 0
+    damage(store)
+    for words in ((), ("--quick",)):
+        code, out, err = run("verify", *words, "--json")
+        assert code == 13 and {one["kind"] for one in json.loads(out)["failing"]} == {"damaged"}
+        code, out, err = run("verify", *words)
+        assert code == 13 and "damaged: " in err and "NOT PROVEN" in out
+    assert run("restore", "--to", "back")[0] == 5
+    code, out, err = run("ask", "lamp fan", "--max-new-tokens", 3)
+    assert code == 0 and "left out: " in err
+
+
+def test_eleven_if_another_writes(run, store, tmp_path):
+    with open_store(store, write=True):
+        told(run("ingest", written(tmp_path / "new", {"a.txt": "New."})), 11, "locked", as_json=False)
+        assert run("status")[0] == 0
+
+
+def test_an_empty_store_cannot_answer_nor_be_proven(run, store, ready):
+    assert run("rm", ready / "docs")[0] == 0
+    told(run("ask", QUESTION, "--json"), 7, "no-usable-memory", as_json=True)
+    code, out, err = run("verify")
+    assert code == 6 and "nothing to prove" in out
+
+
+def test_names_and_texts_cannot_steer_the_terminal(run, model_folder, tmp_path):
+    evil = "lamp\x1b[2J\n.txt"
+    documents = written(tmp_path / "docs", {evil: "The lamp is red."})
+    (documents / "\x1b[31mbad.txt").write_bytes(b"\xff")
+    code, out, err = run("ingest", documents, "--model", model_folder, *WRITING)
+    assert code == 3 and "\x1b" not in out + err and "\\x1b[31mbad.txt" in err
+    code, out, err = run("ingest", documents, "--colour\x1b[2J")
+    assert code == 2 and "\x1b" not in err
+
+
+def test_a_bug_is_a_traceback(run):
+    with pytest.raises(ZeroDivisionError):
+        cli.run(lambda: 1 / 0)
+
+
+# --- settings
+
+
+def test_the_environment_and_the_file_name_the_store(run, store, tmp_path, monkeypatch):
+    shutil.move(store, tmp_path / "elsewhere")
+    assert run("status")[0] == 10
+    (tmp_path / "rag-memtok.toml").write_text('store = "elsewhere"\n')
+    assert run("status")[0] == 0
+    monkeypatch.setenv("RAG_MEMTOK_STORE", "nowhere")
+    assert run("status")[0] == 10
+    assert run("status", "--store", "elsewhere")[0] == 0
+    (tmp_path / "rag-memtok.toml").write_text("colour = 1\n")
+    assert run("status")[0] == 2
+
+
+# --- the help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_is_as_it_was(run, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "dumb")
+    code, out, err = run(*command.split(), "--help")
+    path = GOLDEN / f"{command or 'rag-memtok'}.txt"
+    if REGENERATE:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(out, encoding="utf-8")
+    assert code == 0 and out == path.read_text(encoding="utf-8")
+
+
+def test_the_version(run):
+    assert run("--version")[:2] == (0, f"rag-memtok {__version__}\n")
+
+
+# --- processes
+
+
+def process(*words, **options):
+    environment = {**os.environ, "RAG_MEMTOK_MODEL_THREADS": "1", "RAG_MEMTOK_MODEL_DEVICE": "cpu"}
+    program = [sys.executable, "-c", "from rag_memtok.cli import main; main()", *map(str, words)]
+    return subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_help_loads_neither_torch_nor_transformers():
+    script = """
+import atexit, sys
+atexit.register(lambda: print(sorted({"torch", "transformers", "faiss", "numpy"} & sys.modules.keys()), file=sys.stderr))
+sys.argv = ["rag-memtok", "ask", "--help"]
+from rag_memtok.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0 and "Usage" in done.stdout and done.stderr.strip() == "[]"
+
+
+def test_a_closed_stdout_is_quiet(store):
+    with process("status", cwd=store.parent) as command:
+        command.stdout.close()
+        assert (command.wait(60), command.stderr.read()) == (141, "")
+
+
+@pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_ingest_and_keeps_what_is_done(sent, code, model_folder, tmp_path, run):
+    many = {f"{number:02}.txt": f"Sentence {number} of the {number * 37} about lamp {number % 7}." for number in range(60)}
+    words = ("ingest", written(tmp_path / "docs", many), "--model", model_folder, "--batch", 1, *WRITING)
+    with process(*words, cwd=tmp_path) as command:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / ".rag-memtok" / "store.db").exists():
+            assert command.poll() is None and time.monotonic() < deadline, command.stderr.read()
+            time.sleep(0.02)
+        command.send_signal(sent)
+        out, err = command.communicate(timeout=60)
+    assert command.returncode == code and out == "" and "run the same command again to go on" in err and "Traceback" not in err
+    with open_store(tmp_path / ".rag-memtok", write=False) as opened:
+        assert opened.check() == () and len(opened.chunk_ids()) < 60

@@ -1,0 +1,137 @@
+"""Where a dial's value comes from, and what is refused."""
+
+import json
+import math
+from dataclasses import is_dataclass
+from typing import Literal, get_args, get_origin
+
+import pytest
+
+from rag_memtok import config
+from rag_memtok.config import FILE_NAME, PREFIX, Config, dials, load, updated
+from rag_memtok.errors import UsageError
+
+
+def value_of(settings, dial):
+    for name in dial.split("."):
+        settings = getattr(settings, name)
+    return settings
+
+
+def variable(dial):
+    return PREFIX + dial.replace(".", "_").upper()
+
+
+def written(value):
+    return json.dumps(value)  # which is TOML too, for these values
+
+
+def put_file(folder, dial, value):
+    section, _, name = dial.rpartition(".")
+    (folder / FILE_NAME).write_text((f"[{section}]\n" if section else "") + f"{name} = {written(value)}\n")
+
+
+# Three valid values of a dial that are not its default: for a flag, a variable and the file.
+THREE = {
+    str: ("one", "two", "three"),
+    int: (5, 6, 7),
+    float: (0.5, 0.25, 0.125),
+    bool: (False, False, False),
+    tuple: (["a"], ["b"], ["c", "d"]),
+}
+
+
+def three_of(kind):
+    if get_origin(kind) is Literal:
+        return (get_args(kind) * 3)[1:4]
+    return THREE[get_origin(kind) or kind]
+
+
+@pytest.mark.parametrize("dial", dials())
+def test_flags_win_over_variables_those_over_the_file_that_over_the_default(dial, tmp_path):
+    flag, variable_value, filed = three_of(dials()[dial])
+    kind = type(value_of(Config(), dial))
+    text = ":".join(variable_value) if isinstance(variable_value, list) else str(variable_value)
+    put_file(tmp_path, dial, filed)
+    environment = {variable(dial): text}
+    assert value_of(load({}, {}, tmp_path / "elsewhere"), dial) == value_of(Config(), dial)
+    assert value_of(load({}, {}, tmp_path), dial) == kind(filed)
+    assert value_of(load({}, environment, tmp_path), dial) == kind(variable_value)
+    assert value_of(load({dial: flag}, environment, tmp_path), dial) == kind(flag)
+
+
+@pytest.mark.parametrize("dial", dials())
+def test_every_dial_has_a_type(dial, tmp_path):
+    class Foreign:
+        pass
+
+    for wrong in (Foreign(), None, {"a": 1}, [1]):
+        with pytest.raises(UsageError, match=dial):
+            updated(Config(), {dial: wrong})
+    if dials()[dial] in (int, float, bool):
+        with pytest.raises(UsageError, match=dial):
+            load({}, {variable(dial): "many"}, tmp_path)
+    if dials()[dial] is not bool:
+        with pytest.raises(UsageError, match=dial):
+            updated(Config(), {dial: True})
+
+
+@pytest.mark.parametrize(
+    "dial, wrong, valid",
+    [
+        ("model.threads", -1, "0 .automatic. to 1024"),
+        ("model.dtype", "int8", "auto, float32, bfloat16, float16"),
+        ("model.device", "tpu", "auto, cpu, cuda, mps"),
+        ("documents.max_bytes", 0, "1 or more"),
+        ("documents.chunk_tokens", 3, "4 to 8192"),
+        ("documents.chunk_tokens", 8193, "4 to 8192"),
+        ("memorize.tokens_per_vector", -1, "0 .auto. to 8192"),
+        ("memorize.steps", 0, "1 to 1000000"),
+        ("memorize.steps", 10**9, "1 to 1000000"),
+        ("memorize.batch", 0, "1 to 4096"),
+        ("memorize.seconds_per_chunk", -0.5, "0 .no bound. to 1000000"),
+        ("memorize.seconds_per_chunk", math.inf, "0 .no bound. to 1000000"),
+        ("memorize.tau", math.nan, "0 to 100"),
+        ("memorize.max_pins", -2, "-1 .no limit. or more"),
+        ("retrieve.k", 0, "1 to 1000"),
+        ("retrieve.dense_weight", 1.5, "0 to 1, or -1"),
+        ("retrieve.dense_weight", math.nan, "0 to 1, or -1"),
+        ("retrieve.rank_constant", 0, "1 to 10000"),
+        ("ask.read", "aloud", "auto, memory, decode, text"),
+        ("ask.max_new_tokens", 0, "1 to 8192"),
+        ("ask.max_question_tokens", 0, "1 to 8192"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name_with_the_range(dial, wrong, valid):
+    with pytest.raises(UsageError, match=f"{dial} is .*; valid: {valid}") as refused:
+        updated(Config(), {dial: wrong})
+    assert repr(wrong) in str(refused.value)
+
+
+def test_an_unknown_dial_is_refused_in_the_file_and_left_alone_in_the_environment(tmp_path):
+    load({}, {PREFIX + "SOMETHING_ELSE": "1"}, tmp_path)
+    for text in ("colour = 1\n", "[memorize]\ncolour = 1\n", "[colour]\nred = 1\n", 'model = "mini"\n'):
+        (tmp_path / FILE_NAME).write_text(text)
+        with pytest.raises(UsageError, match="setting is .*(colour|model)"):
+            load({}, {}, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"store = ", b"store = 'caf\xe9'", b"\x00"])
+def test_a_file_that_is_not_toml_is_named(content, tmp_path):
+    (tmp_path / FILE_NAME).write_bytes(content)
+    with pytest.raises(UsageError, match=FILE_NAME):
+        load({}, {}, tmp_path)
+
+
+def test_numbers_in_the_file_may_lack_a_decimal_point(tmp_path):
+    (tmp_path / FILE_NAME).write_text("[memorize]\nseconds_per_chunk = 2\n")
+    found = load({}, {}, tmp_path).memorize.seconds_per_chunk
+    assert found == 2.0 and type(found) is float
+
+
+def test_the_dials_are_all_fields_of_frozen_classes():
+    sections = [value for value in vars(config).values() if is_dataclass(value)]
+    assert len(sections) == 6
+    with pytest.raises(AttributeError):
+        Config().store = "elsewhere"
+    assert all(value_of(Config(), dial) is not None for dial in dials())

@@ -1,0 +1,100 @@
+"""The prompt of a question: a memory stands where a document stands."""
+
+import numpy as np
+import pytest
+import torch
+import toy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rag_memtok.config import Memorize
+from rag_memtok.continuation import Continuation
+from rag_memtok.inject import answer_tokens, fitting, inject, passage_positions
+from rag_memtok.memorize import Task, memorize
+from rag_memtok.prompts import Frame, frame, template_named
+from rag_memtok.reconstruct import prompt
+
+texts = st.lists(st.integers(6, 390), max_size=6)
+passages_of = st.lists(texts, min_size=1, max_size=4)
+
+
+@given(passages=passages_of, question=texts, chosen=st.sets(st.integers(0, 3)))
+def test_the_prompt_is_its_parts_whatever_form_a_passage_has(toy_lm, passages, question, chosen):
+    words = frame(toy_lm)
+    tokens = [*words.opening, *passages[0]]
+    for passage in passages[1:]:
+        tokens += [*words.between, *passage]
+    tokens += [*words.question, *question, *words.closing]
+    expected = toy_lm.embed(tokens)
+    forms = [toy_lm.embed(passage).numpy() if number in chosen else passage for number, passage in enumerate(passages)]
+    found = inject(toy_lm, words, forms, question)
+    assert torch.equal(found, expected)
+    assert len(found) == words.overhead + sum(map(passage_positions, forms)) + len(words.between) * (len(forms) - 1) + len(question)
+
+
+def test_vectors_go_in_as_they_are(toy_lm):
+    vectors = np.random.default_rng(0).standard_normal((3, toy.WIDTH)).astype(np.float32)
+    words = frame(toy_lm)
+    found = inject(toy_lm, words, [vectors], [70])
+    assert np.array_equal(found[len(words.opening) : len(words.opening) + 3].numpy(), vectors)
+
+
+def test_a_cue_memory_is_read_where_it_was_written(toy_lm):
+    from rag_memtok.nouns import Memory
+
+    template, words = template_named("cue", toy_lm), frame(toy_lm)
+    memory = Memory(np.ones((2, toy.WIDTH), dtype=np.float32))
+    written, read = prompt(toy_lm, template, memory), inject(toy_lm, words, [memory.vectors], [])
+    assert torch.equal(written[: len(template.prefix) + 2], read[: len(words.opening) + 2])
+
+
+@given(lengths=st.lists(st.integers(0, 200), min_size=1, max_size=5), question=st.integers(0, 100), answer=st.integers(1, 100))
+def test_as_many_passages_fit_as_leave_room_for_the_answer(toy_lm, lengths, question, answer):
+    words = frame(toy_lm)
+    passages, asked = [(70,) * length for length in lengths], (80,) * question
+    count = fitting(toy_lm, words, passages, asked, answer)
+
+    def positions(number):
+        return len(inject(toy_lm, words, passages[:number], asked)) + answer
+
+    assert count == 0 or positions(count) <= toy.CONTEXT
+    assert count == len(passages) or positions(count + 1) > toy.CONTEXT
+
+
+def test_the_last_position_of_the_context_is_used(toy_lm):
+    words = frame(toy_lm)
+    room = toy.CONTEXT - words.overhead - 5 - 7
+    assert fitting(toy_lm, words, [(70,) * room], (80,) * 5, 7) == 1
+    assert fitting(toy_lm, words, [(70,) * (room + 1)], (80,) * 5, 7) == 0
+
+
+@pytest.fixture(scope="module")
+def speaking(toy_lm):
+    """An LM's soft prompt after which it says five words and then ends."""
+    tokens = (70, 90, 110, 130, 150)
+    template = template_named("bare", toy_lm)
+    (written,) = memorize(toy_lm, template, [Task("x", tokens, 2)], Memorize(seconds_per_chunk=0.0))
+    assert written.wrong == 0
+    return torch.cat([toy_lm.embed(template.prefix), torch.from_numpy(written.vectors)]), tokens
+
+
+def ending(end):
+    return Frame((), (), (), (), end)
+
+
+def test_an_answer_is_greedy_and_ends_at_a_stop_token(toy_lm, speaking):
+    soft, tokens = speaking
+    assert tuple(answer_tokens(toy_lm, ending(5), soft, 20)) == tokens
+    for limit in (1, 3, 5):
+        assert tuple(answer_tokens(toy_lm, ending(5), soft, limit)) == tokens[:limit]
+
+
+def test_the_end_of_a_turn_ends_an_answer_too(toy_lm, speaking):
+    soft, tokens = speaking
+    assert tuple(answer_tokens(toy_lm, ending(tokens[3]), soft, 20)) == tokens[:3]
+
+
+def test_an_answer_is_lazy(toy_lm, speaking):
+    soft, tokens = speaking
+    going = answer_tokens(toy_lm, ending(5), soft, 20)
+    assert next(going) == tokens[0] == int(Continuation(toy_lm, [soft]).logits[0].argmax())

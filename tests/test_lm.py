@@ -1,0 +1,256 @@
+"""The frozen LM: what it encodes, that a cached and padded decode is the same LM, and what is refused at loading."""
+
+import json
+
+import pytest
+import torch
+import toy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from rag_memtok import config, lm
+from rag_memtok.continuation import Continuation
+from rag_memtok.errors import DeviceUnavailable, InputRefused, ModelUnavailable
+from rag_memtok.lm import FAMILIES, reference_profile
+
+CLOSE = 1e-4
+
+
+# --- words
+
+
+@given(text=st.text())
+def test_any_text_comes_back(toy_lm, text):
+    assert toy_lm.decode(toy_lm.encode(text)) == text
+
+
+@given(before=st.text(max_size=5), name=st.sampled_from(toy.SPECIAL), after=st.text(max_size=5))
+def test_a_control_word_in_a_text_is_text(toy_lm, before, name, after):
+    text = before + name + after
+    tokens = toy_lm.encode(text)
+    assert not set(tokens) & set(range(len(toy.SPECIAL)))
+    assert toy_lm.decode(tokens) == text
+
+
+def test_a_control_word_in_our_own_words_is_a_control_word(toy_lm):
+    assert toy_lm.encode_frame("<|begin_of_text|><|eot_id|>") == [1, 5]
+    assert (toy_lm.bos, toy_lm.eos) == (1, 0)
+    assert toy_lm.stops == {0}
+
+
+def test_every_end_of_the_generation_settings_stops_an_answer():
+    one = toy.lm_of()
+    one.model.generation_config.eos_token_id = [0, 5]
+    assert one.stops == {0, 5}
+
+
+# --- running
+
+
+def rows_of(one, lengths, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(length, one.width, generator=generator) * 0.1 for length in lengths]
+
+
+def test_a_cached_decode_is_the_full_forward_pass(any_lm):
+    (prompt,) = rows_of(any_lm, [7])
+    tokens = [9, 30, 200, 41]
+    run = Continuation(any_lm, [prompt])
+    found = [run.logits[0]] + [run.feed([token])[0] for token in tokens]
+    with torch.inference_mode():
+        whole = any_lm.logits(any_lm.hidden(torch.cat([prompt, any_lm.embed(tokens)])[None]))[0]
+        built_in = any_lm.model(inputs_embeds=torch.cat([prompt, any_lm.embed(tokens)])[None]).logits[0]
+    assert torch.allclose(torch.stack(found), whole[len(prompt) - 1 :], atol=CLOSE)
+    assert torch.allclose(whole, built_in, atol=CLOSE)
+
+
+@given(lengths=st.lists(st.integers(1, 12), min_size=2, max_size=4), seed=st.integers(0, 99))
+@settings(max_examples=10)
+def test_a_row_of_a_padded_batch_is_the_row_alone(any_lm, lengths, seed):
+    rows = rows_of(any_lm, lengths, seed)
+    fed = [[(seed + 7 * row + step) % 300 for row in range(len(rows))] for step in range(3)]
+    together = Continuation(any_lm, rows)
+    batched = [together.logits] + [together.feed(tokens) for tokens in fed]
+    for index, row in enumerate(rows):
+        alone = Continuation(any_lm, [row])
+        single = [alone.logits] + [alone.feed([tokens[index]]) for tokens in fed]
+        for here, there in zip(batched, single, strict=True):
+            assert torch.allclose(here[index], there[0], atol=CLOSE)
+
+
+def test_the_input_embeddings_of_tokens_are_those_the_model_uses(any_lm):
+    tokens = [1, 70, 300, 8]
+    with torch.inference_mode():
+        expected = any_lm.model(input_ids=torch.tensor([tokens])).logits[0]
+        assert torch.allclose(any_lm.logits(any_lm.hidden(any_lm.embed(tokens)[None]))[0], expected, atol=CLOSE)
+
+
+def test_padding_to_the_right_never_reaches_what_is_left_of_it(any_lm):
+    one, other = rows_of(any_lm, [5, 9])
+    padded = torch.stack([torch.cat([one, one[:4]]), other])
+    with torch.inference_mode():
+        assert torch.allclose(any_lm.hidden(padded)[0, :5], any_lm.hidden(one[None])[0], atol=CLOSE)
+
+
+# --- what it is
+
+
+def test_it_is_frozen_and_its_hash_is_of_its_weights():
+    one, same, other = toy.lm_of(seed=0), toy.lm_of(seed=0), toy.lm_of(seed=1)
+    assert not any(parameter.requires_grad for parameter in one.model.parameters()) and not one.model.training
+    assert one.identity == same.identity
+    assert one.identity.weights_sha256 != other.identity.weights_sha256
+    with torch.no_grad():
+        same.table[5, 5] += 1e-3
+    assert lm.wrap(same.model, same.tokenizer, "x").identity.weights_sha256 != one.identity.weights_sha256
+
+
+def test_another_tokenizer_or_chat_template_is_another_identity():
+    digests = {toy.lm_of(chat=chat).identity.tokenizer_sha256 for chat in (None, toy.CHAT, toy.CHAT + " ")}
+    assert len(digests) == 3
+
+
+def test_shape_and_size_are_the_models(any_lm):
+    assert (any_lm.width, any_lm.context) == (toy.WIDTH, toy.CONTEXT)
+    tied = any_lm.model.get_output_embeddings().weight is any_lm.table
+    assert tied != (any_lm.identity.id == "toy-llama-untied")
+    stored = sum(value.numel() for value in any_lm.model.state_dict().values())
+    assert any_lm.parameters == stored - (any_lm.table.numel() if tied else 0)
+
+
+# --- the reference profile
+
+
+def test_the_reference_profile_ends_as_it_began(toy_lm):
+    before = toy_lm.model.config._attn_implementation, torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with pytest.raises(KeyboardInterrupt), reference_profile(toy_lm) as exactly:
+            assert exactly.model.config._attn_implementation == "eager"
+            assert torch.get_float32_matmul_precision() == "highest"
+            raise KeyboardInterrupt
+        assert (toy_lm.model.config._attn_implementation, torch.get_float32_matmul_precision()) == (before[0], "medium")
+    finally:
+        torch.set_float32_matmul_precision(before[1])
+
+
+@pytest.mark.parametrize("kind", list(toy.MODELS))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_of_another_dtype_is_judged_in_fp32_over_its_own_weights(kind, dtype):
+    rounded = toy.lm_of(kind, dtype=dtype)
+    widened = toy.MODELS[kind](len(rounded.tokenizer))
+    widened.load_state_dict({name: value.float() for name, value in rounded.model.state_dict().items()})
+    reference = lm.wrap(widened, rounded.tokenizer, "widened")
+    (prompt,) = rows_of(reference, [6])
+    with reference_profile(rounded) as exactly:
+        assert exactly.table.dtype == torch.float32
+        assert torch.allclose(Continuation(exactly, [prompt]).logits, Continuation(reference, [prompt]).logits, atol=CLOSE)
+    assert rounded.table.dtype == dtype
+
+
+# --- loading
+
+
+def test_a_folder_gives_the_model_that_was_saved(any_lm, tmp_path):
+    any_lm.model.save_pretrained(tmp_path)
+    any_lm.tokenizer.save_pretrained(tmp_path)
+    loaded = lm.load(config.Model(id=str(tmp_path), device="cpu"))
+    (prompt,) = rows_of(any_lm, [5])
+    before, after = any_lm.model.state_dict(), loaded.model.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.allclose(Continuation(loaded, [prompt]).logits, Continuation(any_lm, [prompt]).logits, atol=CLOSE)
+    assert loaded.encode("café <|eot_id|>") == any_lm.encode("café <|eot_id|>")
+    assert loaded.family == any_lm.family
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+
+
+def test_the_identity_of_a_folder_is_of_its_content_not_of_its_name(tmp_path):
+    one, same, other = (lm.load(config.Model(id=str(toy.save(tmp_path / str(i), seed=i // 2)))).identity for i in (0, 1, 2))
+    assert (one.weights_sha256, one.tokenizer_sha256) == (same.weights_sha256, same.tokenizer_sha256)
+    assert one.weights_sha256 != other.weights_sha256
+
+
+def test_the_embedded_model_loads_without_a_name_and_in_the_dtype_asked_for():
+    embedded = lm.load(config.Model(device="cpu", dtype="bfloat16"))
+    assert (embedded.identity.id, embedded.identity.dtype, embedded.table.dtype) == ("mini", "bfloat16", torch.bfloat16)
+
+
+def edited(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def without(folder, pattern):
+    for path in folder.glob(pattern):
+        path.unlink()
+
+
+def pickled(folder):
+    without(folder, "*.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
+
+
+def truncated(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def lacking(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "spoil, error, says",
+    [
+        (pickled, InputRefused, "pytorch_model.bin"),
+        (lambda folder: edited(folder, auto_map={"AutoModelForCausalLM": "evil.Model"}), InputRefused, "code of its own"),
+        (lambda folder: edited(folder, model_type="mamba"), ModelUnavailable, "mamba"),
+        (lambda folder: without(folder, "*.safetensors"), ModelUnavailable, "safetensors"),
+        (lambda folder: without(folder, "config.json"), ModelUnavailable, "config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), ModelUnavailable, "config.json"),
+        (lambda folder: without(folder, "tokenizer*"), ModelUnavailable, "does not load"),
+        (truncated, ModelUnavailable, "does not load"),
+        (lacking, ModelUnavailable, "model.layers.1.mlp.up_proj.weight"),
+    ],
+    ids=["pickle", "auto_map", "class", "no weights", "no config", "bad config", "no tokenizer", "truncated", "lacking"],
+)
+def test_a_folder_that_cannot_or_must_not_be_loaded(spoil, error, says, tmp_path):
+    folder = toy.save(tmp_path / "model")
+    spoil(folder)
+    with pytest.raises(error, match=says) as refused:
+        lm.load(config.Model(id=str(folder)))
+    assert refused.value.remedy
+
+
+ABSENT = ["/no/such/folder", "./no-such-folder", "~/no-such-folder", "a/b/c", "no-such-owner/no-such-model", "nothing"]
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_a_model_that_is_not_there(name):
+    with pytest.raises(ModelUnavailable) as refused:
+        lm.load(config.Model(id=name))
+    assert name in str(refused.value) and "\n" not in str(refused.value) and refused.value.remedy
+
+
+def test_a_device_that_is_not_there_is_refused_and_not_replaced(model_folder):
+    absent = [name for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())) if not there]
+    for name in absent:
+        with pytest.raises(DeviceUnavailable, match=name):
+            lm.load(config.Model(id=str(model_folder), device=name))
+
+
+def test_the_threads_asked_for_are_taken(model_folder):
+    before = torch.get_num_threads()
+    try:
+        lm.load(config.Model(id=str(model_folder), threads=2))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_families_are_tried():
+    assert {toy.lm_of(kind).model.config.model_type for kind in toy.MODELS} <= set(FAMILIES)
+    assert toy.lm_of("llama").family.rotary and not toy.lm_of("gpt2").family.rotary

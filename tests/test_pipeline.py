@@ -1,0 +1,456 @@
+"""Whole trips on a folder of documents, with the toy model: ingest, status, ask, verify, restore, remove; and what stops them half way."""
+
+import itertools
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import toy
+
+from rag_memtok import pipeline
+from rag_memtok.config import Config, updated
+from rag_memtok.errors import InputRefused, ModelUnavailable, NoStore, NoUsableMemory, StoreLocked, UsageError, WrongModel
+from rag_memtok.nouns import PROVEN
+from rag_memtok.store import open_store
+
+DOCUMENTS = {
+    "lamp.md": "# Lamp\n\nThe lamp of the harbour was repaired in March.\n\nIts keeper, Aldo Ruiz, wrote a letter.\n",
+    "soup/receta.txt": "La empanada lleva cebolla, huevo y aceitunas.\r\nSe hornea media hora.\r\n",
+    "tickets.jsonl": '{"text": "Ticket 7: the fan rattles"}\n{"text": "Ticket 8: <|eot_id|> in the log"}\n',
+    "page.html": "<html><body><h1>Fan</h1><p>The fan turns 1200 times a minute.</p></body></html>",
+    "copy.txt": "The fan is quiet.\n",
+    "again.txt": "The fan is quiet.\n",
+}
+
+
+def write(folder, documents):
+    for name, text in documents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(text.encode())
+    return folder
+
+
+def dials(store, model):
+    quick = {"documents.chunk_tokens": 24, "memorize.tokens_per_vector": 4, "memorize.seconds_per_chunk": 0.0, "memorize.batch": 8}
+    quick |= {"ask.max_new_tokens": 6, "model.device": "cpu", "model.threads": 1}
+    return updated(Config(), {"store": str(store), "model.id": str(model), **quick})
+
+
+@dataclass(frozen=True)
+class Trip:
+    """A folder of documents and its store."""
+
+    documents: Path
+    store: Path
+    config: Config
+    done: object = None
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, model_folder):
+    """The store of DOCUMENTS, to be read, not changed."""
+    folder = tmp_path_factory.mktemp("first")
+    documents = write(folder / "docs", DOCUMENTS)
+    config = dials(folder / "store", model_folder)
+    done = pipeline.ingest([documents], config)
+    return Trip(documents, folder / "store", config, done)
+
+
+@pytest.fixture
+def trip(first, tmp_path):
+    """A store of DOCUMENTS of one's own. The documents' folder is the same, so that they are found unchanged."""
+    shutil.copytree(first.store, tmp_path / "store")
+    return Trip(first.documents, tmp_path / "store", updated(first.config, {"store": str(tmp_path / "store")}))
+
+
+@pytest.fixture
+def small(tmp_path, model_folder):
+    """Two short documents, not ingested yet."""
+    documents = write(tmp_path / "docs", {"a.txt": "The lamp is red.", "b.txt": "The fan is loud."})
+    return Trip(documents, tmp_path / "store", dials(tmp_path / "store", model_folder))
+
+
+def ids_in(folder):
+    with open_store(folder, write=False) as store:
+        return set(store.chunk_ids())
+
+
+def content_of(folder):
+    """Everything a reader of the store can see, but the times."""
+    with open_store(folder, write=False) as store:
+        records = {chunk_id: store.record(chunk_id) for chunk_id in store.chunk_ids()}
+        memories = {chunk_id: (record.packed, record.pins, store.text(chunk_id)) for chunk_id, record in records.items()}
+        return memories, store.documents(), store.occurrences(records)
+
+
+def proves_everything(config):
+    found = pipeline.verify(config)
+    assert found.findings == () and found.exit_code == 0
+    assert found.checked == found.chunks == sum(found.counts.values()) and set(found.counts) <= PROVEN
+    assert found.documents == found.documents_checked == found.documents_proven
+    return found
+
+
+# --- the whole trip
+
+
+def test_the_ingest_says_what_it_did(first):
+    done = first.done
+    assert (done.files, done.unchanged, done.removed, done.skipped, done.over_limit, done.reused) == (6, 0, 0, (), (), 0)
+    assert done.chunks == sum(done.verdicts.values()) == len(ids_in(first.store))
+    assert set(done.verdicts) <= PROVEN - {"text-only"} and done.verdicts.get("exact", 0) >= 0.9 * done.chunks
+    assert done.text_positions > 3 * done.positions > 0
+    assert done.tokens_per_vector == 4
+
+
+def test_everything_is_proven_and_counted_once(first):
+    found = proves_everything(first.config)
+    assert found.counts == first.done.verdicts and found.documents == 7
+    status = pipeline.status(first.config)
+    assert (status.summary.chunks, status.summary.documents, status.summary.orphans) == (found.chunks, 7, 0)
+    assert status.summary.verdicts == found.counts
+    assert status.bytes == sum(path.stat().st_size for path in first.store.rglob("*"))
+    assert status.manifest["model"] == first.config.model.id
+
+
+def test_the_documents_come_back_byte_for_byte(first, tmp_path):
+    restored = pipeline.restore(tmp_path / "back", first.config)
+    assert restored.failed == ()
+    for name in ("lamp.md", "soup/receta.txt", "copy.txt", "again.txt"):
+        assert (tmp_path / "back" / name).read_bytes() == (first.documents / name).read_bytes()
+    assert (tmp_path / "back" / "tickets.jsonl#L2.txt").read_text() == "text: Ticket 8: <|eot_id|> in the log"
+    assert len(restored.written) == len(list((tmp_path / "back").rglob("*.*"))) == 7
+    assert pipeline.restore(tmp_path / "back", first.config).written == restored.written  # again, over the same
+    (tmp_path / "back" / "copy.txt").write_text("mine")
+    with pytest.raises(UsageError, match="copy.txt"):
+        pipeline.restore(tmp_path / "back", first.config)
+    assert (tmp_path / "back" / "copy.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("reader", ["decode", "memory", "text", "auto"])
+def test_every_reader_answers_with_the_right_source_first(first, reader):
+    pieces = []
+    found = pipeline.ask("Who repaired the lamp of the harbour in March?", updated(first.config, {"ask.read": reader}), pieces.append)
+    assert isinstance(found.answer, str) and "".join(pieces).strip() == found.answer
+    source = found.sources[0]
+    assert source.path == "lamp.md" and source.lines == "line 3" or source.lines.startswith("lines 1")
+    text = DOCUMENTS["lamp.md"][slice(*source.span)]
+    assert "repaired" in text
+    assert found.reader == (reader if reader != "auto" else "decode") and found.reader_reason
+    assert (found.context_positions < found.text_positions / 3) == (reader == "memory")
+    assert found.prompt_positions > found.context_positions
+    assert [one.score for one in found.sources] == sorted((one.score for one in found.sources), reverse=True)
+
+
+def test_decoding_gives_the_answer_that_the_text_gives(first):
+    questions = ["Who is the keeper of the lamp?", "¿Qué lleva la empanada de cebolla?", "How often does the fan turn in a minute?"]
+    for question in questions:
+        decoded, text = (pipeline.ask(question, updated(first.config, {"ask.read": reader})) for reader in ("decode", "text"))
+        assert (decoded.answer, decoded.prompt_positions, decoded.sources) == (text.answer, text.prompt_positions, text.sources)
+
+
+def test_the_same_text_twice_is_one_memory_with_two_places(first):
+    with open_store(first.store, write=False) as store:
+        both = [store.document_chunks(str(first.documents), name) for name in ("copy.txt", "again.txt")]
+        assert both[0][0].chunk_id == both[1][0].chunk_id
+        assert len(store.occurrences([both[0][0].chunk_id])[both[0][0].chunk_id]) == 2
+
+
+def test_what_the_store_does_not_know_is_not_answered(first, tmp_path):
+    with pytest.raises(NoUsableMemory):
+        pipeline.ask("zzyzx qwrtp", first.config)
+    for question in ("", " \n", "why " * 400):
+        with pytest.raises(UsageError, match="valid: 1 to 256"):
+            pipeline.ask(question, first.config)
+    with pytest.raises(NoStore):
+        pipeline.ask("Anything?", updated(first.config, {"store": str(tmp_path / "none")}))
+
+
+def test_as_many_memories_as_fit_are_used_and_that_is_said(first):
+    said = []
+    config = updated(first.config, {"retrieve.k": 20, "ask.max_new_tokens": 360})
+    found = pipeline.ask("lamp fan letter cebolla ticket keeper", config, say=said.append)
+    assert 0 < len(found.sources) < len(ids_in(first.store)) and any("fit into the context" in line for line in said)
+    with pytest.raises(NoUsableMemory, match="not even one"):
+        pipeline.ask("lamp", updated(config, {"ask.max_new_tokens": 500}))
+
+
+# --- again
+
+
+def test_an_unchanged_folder_writes_nothing_and_needs_no_model(trip):
+    before = content_of(trip.store)
+    with open_store(trip.store, write=False) as store:
+        state = store.state
+    gone = updated(trip.config, {"model.id": "/no/such/model", "retrieve.embedder": "/no/such/embedder"})
+    done = pipeline.ingest([trip.documents], gone)
+    assert (done.files, done.chunks, done.unchanged, done.verdicts) == (0, 0, 6, {})
+    assert pipeline.estimate([trip.documents], gone).chunks == 0
+    with open_store(trip.store, write=False) as store:
+        assert store.state == state
+    assert content_of(trip.store) == before
+
+
+def test_an_edited_file_replaces_its_old_chunks_and_keeps_what_stayed(small):
+    pipeline.ingest([small.documents], small.config)
+    old = ids_in(small.store)
+    (small.documents / "a.txt").write_text("The lamp is blue.")
+    done = pipeline.ingest([small.documents], small.config)
+    assert (done.files, done.unchanged, done.chunks) == (1, 1, 1)
+    assert len(ids_in(small.store)) == 2 and len(ids_in(small.store) & old) == 1
+    found = pipeline.ask("What is the lamp?", updated(small.config, {"ask.read": "text", "retrieve.k": 1}))
+    assert found.sources[0].path == "a.txt"
+    proves_everything(small.config)
+    (small.documents / "c.txt").write_text("The lamp is blue.")  # known text, new file
+    done = pipeline.ingest([small.documents], small.config)
+    assert (done.files, done.chunks, done.reused) == (1, 0, 1)
+
+
+def test_a_deleted_file_is_told_and_goes_with_prune(small):
+    pipeline.ingest([small.documents], small.config)
+    (small.documents / "a.txt").unlink()
+    done = pipeline.ingest([small.documents], small.config)
+    assert [file for _, file in done.vanished] == ["a.txt"] and done.removed == 0 and len(ids_in(small.store)) == 2
+    done = pipeline.ingest([small.documents], small.config, prune=True)
+    assert done.removed == 1 and len(ids_in(small.store)) == 1
+    assert pipeline.ingest([small.documents], small.config, prune=True).removed == 0
+    proves_everything(small.config)
+    assert b"The lamp" not in (small.store / "store.db").read_bytes()
+
+
+def test_removing_a_file_or_a_folder_forgets_it(small):
+    write(small.documents, {"deep/c.txt": "A third text.", "deep/d.txt": "The fan is loud."})
+    pipeline.ingest([small.documents], small.config)
+    with pytest.raises(UsageError, match="e.txt"):
+        pipeline.remove(small.documents / "e.txt", small.config)
+    with pytest.raises(UsageError):
+        pipeline.remove(small.documents / "dee", small.config)
+    assert pipeline.remove(small.documents / "deep", small.config) == tuple(f"{small.documents}/deep/{name}.txt" for name in "cd")
+    assert len(ids_in(small.store)) == 2  # one of the two texts is in b.txt too
+    assert (small.documents / "deep" / "c.txt").exists()
+    pipeline.remove(small.documents / "b.txt", small.config)
+    assert len(ids_in(small.store)) == 1
+    proves_everything(small.config)
+
+
+def test_without_a_number_of_threads_torch_keeps_its_own(small):
+    before = torch.get_num_threads()
+    pipeline.ingest([small.documents], updated(small.config, {"model.threads": 0}))
+    assert torch.get_num_threads() == before == 1
+
+
+def test_an_estimate_writes_nothing(small):
+    found = pipeline.estimate([small.documents], small.config)
+    assert (found.files, found.chunks, found.unchanged) == (2, 2, 0) and found.seconds > 0
+    assert not small.store.exists()
+    pipeline.ingest([small.documents / "a.txt"], small.config)
+    before = content_of(small.store)
+    found = pipeline.estimate([small.documents], small.config)
+    assert (found.files, found.chunks, found.unchanged) == (1, 1, 1)
+    assert content_of(small.store) == before
+
+
+# --- half way
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_an_interrupted_ingest_keeps_what_is_done_and_goes_on(first, model_folder, tmp_path, after):
+    config = updated(dials(tmp_path / "store", model_folder), {"memorize.batch": 2})
+    calls = itertools.count()
+
+    def interrupt(standing):
+        if standing.done > after or next(calls) > 5000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.ingest([first.documents], config, on_progress=interrupt)
+    kept = ids_in(tmp_path / "store")
+    assert len(kept) == after + 1
+    partial = pipeline.verify(config)
+    assert not {finding.kind for finding in partial.findings} & {"mismatch", "damaged"}
+    done = pipeline.ingest([first.documents], config)
+    assert done.chunks == first.done.chunks - len(kept)
+    assert ids_in(tmp_path / "store") == ids_in(first.store)
+    (_, documents, places), (_, their_documents, their_places) = content_of(tmp_path / "store"), content_of(first.store)
+    assert (documents, places) == (their_documents, their_places)
+    proves_everything(config)
+
+
+def test_alone_and_on_one_thread_two_ingests_are_bit_identical(small, tmp_path):
+    stores = [tmp_path / name for name in ("one", "two")]
+    for store in stores:
+        pipeline.ingest([small.documents], updated(small.config, {"store": str(store), "memorize.batch": 1, "model.threads": 1}))
+    one, two = map(content_of, stores)
+    assert one == two
+
+
+def test_progress_counts_up_to_all(small):
+    seen = []
+    pipeline.ingest([small.documents], small.config, on_progress=seen.append)
+    assert (seen[-1].done, seen[-1].chunks) == (2, 2) and sum(seen[-1].verdicts.values()) == 2
+    assert [one.done for one in seen] == sorted(one.done for one in seen)
+    assert [one.steps for one in seen] == sorted(one.steps for one in seen)
+
+
+def test_a_second_writer_is_refused_and_readers_go_on(trip):
+    with open_store(trip.store, write=True), pytest.raises(StoreLocked, match="process"):
+        pipeline.ingest([trip.documents], trip.config)
+    with open_store(trip.store, write=True):
+        assert pipeline.status(trip.config).summary.documents == 7
+
+
+def test_one_bad_file_never_stops_the_rest(small):
+    (small.documents / "bad.txt").write_bytes(b"caf\xe9")
+    (small.documents / "picture.png").write_bytes(b"\x89PNG")
+    (small.documents / "empty.txt").write_bytes(b"")
+    done = pipeline.ingest([small.documents], small.config)
+    assert done.files == 2 and {one.path for one in done.skipped} >= {"bad.txt", "picture.png"}
+    proves_everything(small.config)
+    with pytest.raises(InputRefused):
+        pipeline.ingest([small.documents / "bad.txt"], updated(small.config, {"store": str(small.store) + "2"}))
+    assert not Path(str(small.store) + "2").exists()
+
+
+def test_nothing_is_created_where_nothing_can_be_read_or_loaded(small):
+    with pytest.raises(InputRefused):
+        pipeline.ingest([small.documents / "none"], small.config)
+    with pytest.raises(ModelUnavailable):
+        pipeline.ingest([small.documents], updated(small.config, {"model.id": "/no/such/model"}))
+    assert not small.store.exists()
+
+
+# --- text that is kept, or not
+
+
+def test_without_text_the_memories_answer_and_the_text_is_nowhere(small):
+    config = updated(small.config, {"memorize.keep_text": False})
+    pipeline.ingest([small.documents], config)
+    proves_everything(config)
+    assert not any(b"The lamp" in path.read_bytes() for path in small.store.rglob("*") if path.is_file())
+    one = "The lamp is red."
+    found = pipeline.ask(one, updated(config, {"retrieve.k": 1}))
+    assert found.sources[0].path == "a.txt"
+    with pytest.raises(UsageError, match="keeps no text"):
+        pipeline.ask(one, updated(config, {"ask.read": "text"}))
+    assert pipeline.restore(small.store.parent / "back", config).failed == ()
+    assert (small.store.parent / "back" / "a.txt").read_text() == one
+
+
+def test_text_that_the_tokenizer_does_not_give_back_is_kept_as_text(tmp_path):
+    documents = write(tmp_path / "docs", {"capital.txt": "The Lamp.", "small.txt": "the lamp is red."})
+    config = dials(tmp_path / "store", toy.save(tmp_path / "lossy", lossy=True))
+    done = pipeline.ingest([documents], config)
+    assert done.verdicts["text-only"] == 1 and sum(done.verdicts.values()) == 2
+    assert proves_everything(config).counts["text-only"] == 1
+    for reader in ("decode", "memory", "text"):
+        found = pipeline.ask("Which lamp?", updated(config, {"ask.read": reader}))
+        assert {one.path for one in found.sources} == set(("capital.txt", "small.txt"))
+    pipeline.restore(tmp_path / "back", config)
+    assert (tmp_path / "back" / "capital.txt").read_text() == "The Lamp."
+    without = updated(config, {"memorize.keep_text": False, "store": str(tmp_path / "other")})
+    done = pipeline.ingest([documents], without)
+    assert done.files == 1 and [one.path for one in done.skipped] == ["capital.txt"]
+    assert b"The Lamp." not in (tmp_path / "other" / "store.db").read_bytes()
+
+
+def test_a_chunk_with_more_pins_than_the_user_allows_keeps_its_file_out(small):
+    (small.documents / "c.txt").write_text("zq 8842 WXYZ /// 3f9a")
+    hard = {"memorize.steps": 1, "memorize.max_pins": 0}
+    done = pipeline.ingest([small.documents], updated(small.config, hard))
+    assert len(done.over_limit) == 3 and done.files == 0 and "--max-pins is 0" in done.over_limit[0].reason
+    done = pipeline.ingest([small.documents], updated(small.config, {**hard, "memorize.max_pins": -1}))
+    assert done.over_limit == () and done.files == 3 and done.verdicts.get("exact", 0) < 3
+    proves_everything(small.config)
+
+
+# --- another model
+
+
+def test_another_model_is_refused_by_everything_and_called_incomparable(trip, tmp_path):
+    other = updated(trip.config, {"model.id": str(toy.save(tmp_path / "other", seed=1))})
+    (tmp_path / "new.txt").write_text("New text.")
+    before = content_of(trip.store)
+    for refused in (
+        lambda: pipeline.ask("Who repaired the lamp?", other),
+        lambda: pipeline.ingest([tmp_path / "new.txt"], other),
+        lambda: pipeline.restore(tmp_path / "back", other),
+    ):
+        with pytest.raises(WrongModel, match="weights .*in the store, .* here"):
+            refused()
+    found = pipeline.verify(other)
+    assert found.exit_code == 6 and [finding.kind for finding in found.findings] == ["incomparable"] and found.checked == 0
+    assert pipeline.verify(other, structure_only=True).findings == ()
+    assert content_of(trip.store) == before and not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("change", [{"model.dtype": "bfloat16"}, {"memorize.template": "cue"}])
+def test_another_dtype_or_template_is_another_model(trip, change):
+    with pytest.raises(WrongModel):
+        pipeline.ask("Who repaired the lamp?", updated(trip.config, change))
+    assert pipeline.verify(updated(trip.config, change)).exit_code == 6
+
+
+def test_another_tokenizer_is_another_model(trip, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(trip.config.model.id, folder)
+    assert pipeline.verify(updated(trip.config, {"model.id": str(folder)})).exit_code == 0  # the same, elsewhere
+    toy.tokenizer(chat=None).save_pretrained(folder)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    with pytest.raises(WrongModel, match="the tokenizer"):
+        pipeline.ask("Who repaired the lamp?", updated(trip.config, {"model.id": str(folder)}))
+
+
+def test_another_embedder_is_refused(trip, tmp_path):
+    shutil.copytree(Path(pipeline.__file__).parent / "mini" / "retriever", tmp_path / "embedder")
+    same = updated(trip.config, {"retrieve.embedder": str(tmp_path / "embedder")})
+    assert pipeline.ask("Who repaired the lamp?", same).sources
+    (tmp_path / "embedder" / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(WrongModel, match="embedder"):
+        pipeline.ask("Who repaired the lamp?", same)
+
+
+def test_the_store_remembers_its_model(trip):
+    named = pipeline.ask("Who repaired the lamp?", updated(trip.config, {"model.id": "", "memorize.tokens_per_vector": 0}))
+    assert named.sources[0].path == "lamp.md"
+    assert pipeline.verify(updated(trip.config, {"model.id": ""})).exit_code == 0
+
+
+# --- other ways of writing
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"memorize.template": "cue"},
+        {"memorize.codec": "float32"},
+        {"memorize.recipe": "sastre2025", "documents.chunk_tokens": 8},
+        {"model.dtype": "bfloat16"},
+    ],
+)
+def test_a_store_written_in_another_way_is_proven_and_answers(small, change):
+    pipeline.ingest([small.documents], updated(small.config, change))
+    as_written = updated(small.config, {"model.id": ""})
+    proves_everything(as_written)
+    assert pipeline.ask("What is the lamp?", as_written).sources[0].path == "a.txt"
+    (small.documents / "c.txt").write_text("One more.")
+    pipeline.ingest([small.documents], as_written)
+    proves_everything(as_written)
+
+
+def test_a_model_without_rotary_positions_is_written_and_verified(small, tmp_path):
+    config = updated(small.config, {"model.id": str(toy.save(tmp_path / "gpt2", kind="gpt2"))})
+    done = pipeline.ingest([small.documents], config)
+    assert done.verdicts == {"exact": 2}
+    proves_everything(config)
+
+
+def test_an_unknown_model_is_calibrated_and_the_store_says_so(small):
+    said = []
+    config = updated(small.config, {"memorize.tokens_per_vector": 0, "memorize.steps": 60})
+    done = pipeline.ingest([small.documents], config, say=said.append)
+    manifest = pipeline.status(config).manifest
+    assert done.tokens_per_vector == int(manifest["tokens_per_vector"]) in (2, 4, 8)
+    assert "calibrated" in manifest["tokens_per_vector_origin"] and any("exact" in line for line in said)
+    proves_everything(config)

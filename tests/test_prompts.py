@@ -1,0 +1,145 @@
+"""The words around a memory."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import toy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rag_memtok import lm
+from rag_memtok.errors import UsageError
+from rag_memtok.prompts import TEMPLATES, frame, template_named
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for training
+
+HEAD = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
+REPLY = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+INSTRUCTION = "\nAnswer from the documents in a few words. If they do not say, answer: not in the documents."
+DATED = "{{ bos_token }}[{{ date_string or 'today' }}]" + toy.CHAT.removeprefix("{{ bos_token }}")
+
+CHATS = {"chat": toy.CHAT, "plain": None, "dated": DATED}
+
+
+@pytest.fixture(scope="module", params=CHATS)
+def framed(request):
+    return toy.lm_of(chat=CHATS[request.param])
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_template_has_at_most_one_beginning_and_counts_its_positions(framed, name):
+    template = template_named(name, framed)
+    words = [*template.prefix, *template.suffix]
+    assert template.name == name
+    assert words.count(framed.bos) == (name != "sastre2025") and words[:1] == [framed.bos] * (name != "sastre2025")
+    assert template.overhead == len(words) + 1
+    assert framed.eos not in words
+
+
+def test_bare_is_the_beginning_and_the_end(toy_lm):
+    template = template_named("bare", toy_lm)
+    assert (template.prefix, template.suffix, template.end) == ((1,), (), 0)
+
+
+def test_cue_stands_where_ask_puts_a_document(framed):
+    template, words = template_named("cue", framed), frame(framed)
+    assert template.prefix == words.opening
+    assert template.end == words.end
+    assert framed.decode(template.suffix).startswith("\n\nRepeat the document.")
+
+
+def test_the_frame_with_a_chat_template_is_the_template_around_our_words():
+    words, one = frame(toy.lm_of()), toy.lm_of()
+    pieces = [words.opening, words.between, words.question, words.closing]
+    assert [one.decode(piece) for piece in pieces] == [HEAD + "Document:\n", "\n\nDocument:\n", "\n\nQuestion:\n", INSTRUCTION + REPLY]
+    assert words.end == toy.SPECIAL.index("<|eot_id|>")
+    assert words.overhead == sum(map(len, (pieces[0], pieces[2], pieces[3])))
+
+
+def test_the_frame_without_a_chat_template_is_the_plain_message():
+    one = toy.lm_of(chat=None)
+    words = frame(one)
+    pieces = [words.opening, words.between, words.question, words.closing]
+    expected = ["<|begin_of_text|>Document:\n", "\n\nDocument:\n", "\n\nQuestion:\n", INSTRUCTION + "\n\n"]
+    assert [one.decode(piece) for piece in pieces] == expected
+    assert words.end == one.eos
+
+
+def test_the_frame_has_exactly_one_beginning(framed):
+    words = frame(framed)
+    assert [*words.opening, *words.between, *words.question, *words.closing].count(framed.bos) == 1
+    assert words.opening[0] == framed.bos
+
+
+def test_a_template_that_writes_a_date_gives_the_same_frame_every_day():
+    one = toy.lm_of(chat=DATED)
+    assert "[1 January 2026]" in one.decode(frame(one).opening)
+
+
+def test_a_tokenizer_without_a_beginning_has_none():
+    one = toy.lm_of(chat=None)
+    one.tokenizer.bos_token = None
+    assert template_named("bare", one).prefix == ()
+    assert frame(one).opening == tuple(one.encode("Document:\n"))
+
+
+def test_the_digest_is_of_everything_a_memory_depends_on(toy_lm):
+    template = template_named("cue", toy_lm)
+    others = [replace(template, name="x"), replace(template, prefix=(1,)), replace(template, suffix=()), replace(template, end=0)]
+    moved = replace(template, prefix=template.prefix + template.suffix[:1], suffix=template.suffix[1:])
+    others += [
+        moved,
+        template_named("bare", toy_lm),
+        template_named("cue", toy.lm_of(chat=None)),
+        template_named("cue", toy.lm_of(chat=DATED)),
+    ]
+    assert len({other.digest for other in (template, *others)}) == len(others) + 1
+    assert template_named("cue", toy.lm_of()).digest == template.digest
+
+
+def test_an_unknown_template_is_refused_with_those_there_are(toy_lm):
+    with pytest.raises(UsageError, match="verse.*bare.*cue.*sastre2025"):
+        template_named("verse", toy_lm)
+
+
+# --- the frame the embedded models are trained in is the one that `ask` uses
+
+
+@pytest.fixture(scope="module")
+def trained_with(tmp_path_factory):
+    """The training's own tokenizer, trained on a few sentences, in the training's frame and in ours."""
+    training = pytest.importorskip("training.frame")
+    from transformers import AutoTokenizer
+
+    from training import tokenizer
+
+    folder = tmp_path_factory.mktemp("training") / "tokenizer"
+    folder.mkdir()
+    tokenizer.save(tokenizer.train(list(toy.SENTENCES) * 20, 400), folder)
+    words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return training.Frame(folder / "tokenizer.json"), lm.wrap(toy.llama(len(words)), words, "trained"), training
+
+
+texts = st.text(max_size=20) | st.sampled_from(["a\n\nb", "<|eot_id|>", "\n", " leading", "trailing "])
+
+
+@given(passages=st.lists(texts, min_size=1, max_size=3), question=texts)
+def test_the_training_frame_gives_the_same_tokens(trained_with, passages, question):
+    theirs, one, _ = trained_with
+    words = frame(one)
+    ours = list(words.opening) + one.encode(passages[0])
+    for passage in passages[1:]:
+        ours += [*words.between, *one.encode(passage)]
+    ours += [*words.question, *one.encode(question), *words.closing]
+    assert tuple(ours) == theirs.prompt(passages, question)
+
+
+@given(passage=texts)
+def test_the_training_task_of_reciting_is_the_cue_template(trained_with, passage):
+    theirs, one, training = trained_with
+    template = template_named("cue", one)
+    ours = (*template.prefix, *one.encode(passage), *template.suffix, *one.encode(passage), template.end)
+    assert ours == theirs.repeat(passage).ids
+    assert template.end == training.EOT == frame(one).end
