@@ -5,6 +5,7 @@ import os
 import socket
 from pathlib import Path
 
+import files
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,13 +44,22 @@ def folder(tmp_path):
 
 # --- every loader ---
 
-SAMPLES = {"text/1": b"one\ntwo\n", "html/1": b"<title>one</title>\n<p>two</p>\n", "jsonl/1": b'{"n": "one"}\n{"n": "two"}\n'}
+SAMPLES = {
+    "text": (b"one\ntwo\n", "line 2"),
+    "html": (b"<title>one</title>\n<p>two</p>\n", "line 2"),
+    "jsonl": (b'{"n": "one"}\n{"n": "two"}\n', "line 2"),
+    "pdf": (files.pdf("one", "", "two"), "page 3"),
+    "docx": (files.docx("one", "two"), "text line 3"),
+    "pptx": (files.pptx_of(("one", "first"), ("two", "second")), "slide 2"),
+    "xlsx": (files.xlsx({"Stock": [["one"]], "Prices": [["part", "price"], ["two", 24.9]]}), "sheet Prices row 2"),
+    "epub": (files.epub("a book", "<h1>one</h1>", "<p>two</p>"), "text line 5"),
+}
 
 
 @pytest.mark.parametrize("suffix", sorted(LOADERS))
 def test_every_loader(tmp_path, suffix):
     loader = LOADERS[suffix]
-    data = SAMPLES[loader.extractor]
+    data, place = SAMPLES[loader.extractor.partition("/")[0]]
     result = reading(tmp_path, f"a{suffix}", data)
     assert result.documents and not result.skipped
     for document in result.documents:
@@ -57,7 +67,7 @@ def test_every_loader(tmp_path, suffix):
         starts = [segment.start for segment in document.segments]
         assert starts[0] == 0 and starts == sorted(set(starts)) and starts[-1] <= len(document.text)
     joined = "\n".join(document.text for document in result.documents)
-    assert result.documents[-1].locate(result.documents[-1].text.index("two")) == "line 2" and "one" in joined
+    assert result.documents[-1].locate(result.documents[-1].text.index("two")) == place and "one" in joined
     assert restores_exactly(loader.extractor) == loader.exact == (joined.encode() == data)
 
 
