@@ -220,11 +220,14 @@ def incomparable(store: Store, reasons: Sequence[str]) -> Audit:
 
 
 def against(store: Store, scan: Scan, settings: Documents) -> list[Finding]:
-    """Compares the stored documents with files read again: same text, or how they differ."""
+    """Compares the stored documents with files read again: same text, or how they differ. What cannot be read, cannot be compared."""
     stored = {(document.file, document.path): document for document in store.documents(skip_damaged=True)}
+    unread = {item.path: item.reason for item in scan.skipped}
     findings = []
     for source in scan.files:
-        for document in read(source, settings).documents:
+        reading = read(source, settings)
+        unread |= {item.path: item.reason for item in reading.skipped}
+        for document in reading.documents:
             known = stored.pop((document.file, document.path), None)
             if known is None:
                 findings.append(Finding("mismatch", document.path, "is not in the store"))
@@ -233,5 +236,9 @@ def against(store: Store, scan: Scan, settings: Documents) -> list[Finding]:
                 findings.append(Finding("incomparable", document.path, reason))
             elif known.sha256 != document.sha256:
                 findings.append(Finding("mismatch", document.path, "has another text than the stored one"))
-    findings += [Finding("mismatch", path, "is in the store, not in the folder") for _, path in stored]
+    for file, path in stored:
+        if why := unread.get(path) or unread.get(file):
+            findings.append(Finding("incomparable", path, f"cannot be read here: {why}"))
+        else:
+            findings.append(Finding("mismatch", path, "is in the store, not in the folder"))
     return findings

@@ -25,14 +25,69 @@ def as_dtype(name: str) -> Codec:
         return np.clip(vectors, -largest, largest).astype(kind).tobytes()
 
     def unpack(packed: bytes, shape: tuple[int, int]) -> Float[np.ndarray, "M d"]:
-        if len(packed) != shape[0] * shape[1] * kind.itemsize:
-            raise StoreDamaged(f"a memory of shape {shape} has {len(packed)} bytes, not {shape[0] * shape[1] * kind.itemsize}")
+        require_bytes(packed, shape, shape[0] * shape[1] * kind.itemsize)
         return np.frombuffer(packed, dtype=kind).reshape(shape).astype(np.float32)
 
     return Codec(pack, unpack)
 
 
-CODECS: dict[str, Codec] = {"float32": as_dtype("<f4"), "float16": as_dtype("<f2")}
+def finite(vectors: Float[np.ndarray, "M d"], largest: float) -> Float[np.ndarray, "M d"]:
+    """Returns fp32 `vectors` with numbers out of range at `largest`, and 0 for what is no number."""
+    return np.clip(np.nan_to_num(vectors, nan=0.0, posinf=largest, neginf=-largest), -largest, largest).astype(np.float32)
+
+
+BFLOAT16_LARGEST = float(np.uint32(0x7F7F0000).view(np.float32))
+
+
+def pack_bfloat16(vectors: Float[np.ndarray, "M d"]) -> bytes:
+    """The upper 16 bits of each fp32 number, rounded to nearest, ties to even; little-endian."""
+    bits = finite(vectors, BFLOAT16_LARGEST).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2").tobytes()
+
+
+def unpack_bfloat16(packed: bytes, shape: tuple[int, int]) -> Float[np.ndarray, "M d"]:
+    """The inverse: exact."""
+    require_bytes(packed, shape, 2 * shape[0] * shape[1])
+    return (np.frombuffer(packed, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
+
+
+# An int8 scale has 17 significant bits, so that 127 times it is exact in fp32: what was unpacked packs to the same bytes.
+SCALE_BITS = np.uint32(0xFFFFFF80)
+SMALLEST_SCALE = np.float32(2.0**-126)
+LARGEST_SCALE = ((np.finfo(np.float32).max / np.float32(127)).view(np.uint32) & SCALE_BITS).view(np.float32)
+
+
+def pack_int8(vectors: Float[np.ndarray, "M d"]) -> bytes:
+    """M scales, little-endian fp32, then M rows of d signed bytes: a number is its byte times the scale of its row.
+
+    The scale is a 127th of the row's largest number, rounded up to 17 significant bits; a byte is rounded to nearest, ties to even.
+    """
+    rows = finite(vectors, float(LARGEST_SCALE * np.float32(127)))
+    wanted = np.maximum(np.abs(rows).max(axis=1, initial=0) / np.float32(127), SMALLEST_SCALE)
+    scales = (wanted.view(np.uint32) + ~SCALE_BITS & SCALE_BITS).view(np.float32)
+    return scales.astype("<f4").tobytes() + np.rint(rows / scales[:, None]).astype(np.int8).tobytes()
+
+
+def unpack_int8(packed: bytes, shape: tuple[int, int]) -> Float[np.ndarray, "M d"]:
+    """The inverse, up to the rounding."""
+    rows, width = shape
+    require_bytes(packed, shape, rows * (4 + width))
+    scales, numbers = np.frombuffer(packed, "<f4", rows), np.frombuffer(packed, np.int8, offset=4 * rows)
+    return numbers.reshape(shape).astype(np.float32) * scales[:, None].astype(np.float32)
+
+
+def require_bytes(packed: bytes, shape: tuple[int, int], size: int) -> None:
+    """Raises StoreDamaged unless `packed` has `size` bytes."""
+    if len(packed) != size:
+        raise StoreDamaged(f"a memory of shape {shape} has {len(packed)} bytes, not {size}")
+
+
+CODECS: dict[str, Codec] = {
+    "float32": as_dtype("<f4"),
+    "float16": as_dtype("<f2"),
+    "bfloat16": Codec(pack_bfloat16, unpack_bfloat16),
+    "int8": Codec(pack_int8, unpack_int8),
+}
 
 
 def codec_named(name: str) -> Codec:

@@ -227,6 +227,8 @@ def _examined(root: str, relative: str, named: bool, settings: Documents, store:
             raise Unreadable(f"no loader for {PurePosixPath(relative).suffix or 'a name without a suffix'}")
         if store and _within(os.path.realpath(path), os.path.realpath(store)):
             raise Unreadable("belongs to the store")
+        if loader.missing:
+            raise Unreadable(loader.missing)
         data = _bytes(path, settings.max_bytes)
         if not loader.binary:
             text_of(data)
@@ -264,7 +266,7 @@ def read(source: SourceFile, settings: Documents) -> Reading:
 
     A file whose bytes are no longer those `scan` saw is skipped whole.
 
-    Cost: linear in its size, and a Segment a line.
+    Cost: linear in its size, and a Segment a line; for a PDF or an office file a child process (`extract.extracted`).
     """
     try:
         data = _bytes(os.fspath(source.path), settings.max_bytes)

@@ -5,8 +5,10 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from html.parser import HTMLParser
 
+from rag_memtok.extract import KINDS, extracted, extractor, missing
 from rag_memtok.nouns import Segment
 
 
@@ -29,12 +31,14 @@ class Loader:
     """How files of a type become text: `extract` takes the bytes. A change of its results is a new `extractor`.
 
     `exact` says that the text in UTF-8 is the file, byte for byte; `binary` that `extract` wants files which are not UTF-8 text.
+    `missing` says what has to be installed before it can be used, "" if nothing.
     """
 
     extractor: str
     exact: bool
     extract: Callable[[bytes], Iterable[Part]]
     binary: bool = False
+    missing: str = ""
 
 
 def text_of(data: bytes) -> str:
@@ -177,6 +181,11 @@ def _html(data: bytes) -> Iterator[Part]:
     yield Part("", page.text.getvalue(), tuple(page.segments), "" if page.segments else "no visible text")
 
 
+def _parsed(kind: str, data: bytes) -> Iterator[Part]:
+    found = extracted(kind, data)
+    yield Part("", found.text, tuple(Segment(start, locator) for start, locator in found.places), found.problem)
+
+
 _TEXT = (
     ".txt .text .md .markdown .rst .adoc .org .tex .log .csv .tsv .json .yaml .yml .toml .ini .cfg .xml .css .sql .sh .bat .ps1 .diff "
     ".patch .r .py .pyi .js .mjs .jsx .ts .tsx .java .kt .scala .swift .c .h .cc .cpp .hpp .cs .rs .go .rb .php .pl .lua .jl .hs .ml .ex "
@@ -186,4 +195,5 @@ LOADERS: dict[str, Loader] = {
     **dict.fromkeys(_TEXT.split(), Loader("text/1", True, _plain)),
     **dict.fromkeys([".html", ".htm"], Loader("html/1", False, _html)),
     **dict.fromkeys([".jsonl", ".ndjson"], Loader("jsonl/1", False, _jsonl)),
+    **{f".{kind}": Loader(extractor(kind), False, partial(_parsed, kind), binary=True, missing=missing(kind)) for kind in KINDS},
 }

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rag_memtok"
 FLOORS = [
     "nouns errors config",
-    "loaders documents chunks codec",
+    "extract loaders documents chunks codec",
     "lm continuation prompts recipes layout memorize calibrate reconstruct inject",
     "disk schema database check store retrieve",
     "binding ingest answer audit restore pipeline",
@@ -29,10 +29,12 @@ HOMES = {
     "rich": {"terminal"},
     "semantic_text_splitter": {"chunks"},
     "pathspec": {"documents"},
+    "pypdf": {"extract"},
+    "markitdown": {"extract"},
     "peft": {"lora"},
     "datasets": {"evaluate"},
 }
-LAZY = {"cli", "lm", "retrieve"}
+LAZY = {"cli", "extract", "lm", "retrieve"}
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "np.load", "numpy.load", "pickle.load", "pickle.loads"}
 MAX_LINES, MAX_FUNCTION, MEDIAN, NINETIETH, MAX_TRACKED = 320, 80, 12, 40, 44 * 2**20
