@@ -96,7 +96,7 @@ def counts(found: Audit) -> str:
     """Numbers, and the verdicts as shares of a bar."""
     verdicts = [(name, found.counts[name]) for name in ORDER if found.counts.get(name)]
     pins = [one.verdict for one in found.recited]
-    cells = [("chunks decoded", f"{found.checked} of {found.chunks}")]
+    cells = [("chunks checked", f"{found.checked} of {found.chunks}")]
     if found.checked:
         cells.append(("documents come back", f"{found.documents_proven} of {found.documents}"))
         tokens = sum(one.tokens + 1 for one in pins)
