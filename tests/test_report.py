@@ -11,7 +11,7 @@ import pytest
 import toy
 from matplotlib.image import imread
 
-from rag_memtok import lm, pipeline
+from rag_memtok import cli, lm, pipeline
 from rag_memtok.codec import codec_named
 from rag_memtok.config import Config, updated
 from rag_memtok.errors import UsageError
@@ -201,3 +201,10 @@ def test_chromium_shows_it_in_light_and_dark(planted, browser):
     assert brightness["dark"] < 0.3 and brightness["light"] > 0.8
     loaded = browser("--dump-dom", (folder / "audit.html").as_uri())
     assert "<title>Reconstruction audit</title>" in loaded and loaded.count("<article>") == 3  # no script ran, nothing was swallowed
+
+
+def test_the_command_writes_the_page_and_keeps_its_exit_code(planted):
+    folder, config = planted
+    command = ["verify", "--store", config.store, "--model", config.model.id, "--device", "cpu", "--report", str(folder / "page.html")]
+    assert cli.run(lambda: cli.app(command, standalone_mode=False)) == 5
+    assert "NOT PROVEN: 1 finding" in Page((folder / "page.html").read_text(encoding="utf-8")).text
