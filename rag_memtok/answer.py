@@ -195,6 +195,23 @@ def _generated(
     )
 
 
+def quotations(session: Session, question: str) -> list[tuple[str, Source]]:
+    """The chunks that have to do with a question, best first, as text with citations: the kept text, else what the memory decodes to."""
+    hits = search(session.store, session.index, session.embedder, question, session.config.retrieve)
+    found = []
+    for hit in hits:
+        for one in read(session, [hit], "decode" if _kept(session, hit) is None else "text"):
+            found.append((_kept(session, hit) or session.lm.decode(list(one.passage)), source_of(one)))
+    return found
+
+
+def _kept(session: Session, hit: Hit) -> str | None:
+    try:
+        return session.store.text(hit.chunk_id)
+    except StoreDamaged:
+        return None
+
+
 def source_of(one: Readable) -> Source:
     """The citation of a passage: its first place; the others are in the store."""
     place = one.hit.occurrences[0]

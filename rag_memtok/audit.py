@@ -36,7 +36,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What was checked and found. `counts` are chunks by verdict; `sample` says how they were drawn, "" if all were."""
+    """What was checked and found. `counts` are chunks by verdict; `sample` says how they were drawn, "" if all were.
+
+    `recited` are the checked chunks without their texts; `proofs` says of each document whether it came back, None if that is not known.
+    """
 
     counts: Mapping[str, int]
     chunks: int
@@ -49,6 +52,21 @@ class Audit:
     sample: str
     seconds: float
     interrupted: bool = False
+    recited: tuple["Recited", ...] = ()
+    proofs: tuple[tuple[StoredDocument, bool | None], ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """The audit in a sentence. It never says "all" unless all were decoded."""
+        if self.interrupted:
+            return f"INTERRUPTED after {self.checked} of {self.chunks} chunks; run verify again"
+        if any(one.kind != "fragile" for one in self.findings):
+            return f"NOT PROVEN: {len(self.findings)} finding{'' if len(self.findings) == 1 else 's'}"
+        if not self.checked:
+            return "nothing was decoded; structure and checksums are whole" if self.chunks else "the store is empty: nothing to prove"
+        if self.checked < self.chunks:
+            return f"{self.checked} of {self.chunks} chunks proven, none failed"
+        return "all chunks and all documents come back exactly from their memories"
 
     @property
     def exit_code(self) -> int:
@@ -63,11 +81,12 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class Recited:
-    """One chunk's verdict today, and its text if it came back."""
+    """One chunk's verdict today, its text if it came back, and what came out where that is worth a look: a mismatch, an assisted one."""
 
     chunk_id: str
     verdict: Verdict
     text: str | None
+    tokens: tuple[int, ...] = ()
 
 
 def recite(store: Store, lm: LM, template: Template, chunk_id: str) -> Recited:
@@ -82,8 +101,9 @@ def recite(store: Store, lm: LM, template: Template, chunk_id: str) -> Recited:
     today = replace(record.verdict, margin=decoded.margin)
     if not decoded.ended or sha256_of_tokens(decoded.tokens) != record.tokens_sha256:
         wrong = f"decodes to {len(decoded.tokens)} tokens that are not the {record.tokens} that were stored"
-        return Recited(chunk_id, replace(today, kind="mismatch", reason=wrong), None)
-    return _compared(chunk_id, lm.decode(decoded.tokens), today)
+        return Recited(chunk_id, replace(today, kind="mismatch", reason=wrong), None, decoded.tokens)
+    right = _compared(chunk_id, lm.decode(decoded.tokens), today)
+    return replace(right, tokens=decoded.tokens) if right.verdict.kind in ("assisted", "mismatch") else right
 
 
 def _compared(chunk_id: str, text: str, verdict: Verdict) -> Recited:
@@ -154,6 +174,8 @@ def audit(
         sample=sampled(share, seed, len(chosen)),
         seconds=time.monotonic() - began,
         interrupted=interrupted,
+        recited=tuple(replace(one, text=None) for one in recited.values()),
+        proofs=tuple(verdicts.items()),
     )
 
 

@@ -42,14 +42,7 @@ def completed(config: Config, manifest: Mapping[str, str]) -> Config:
 def manifest_of(lm: LM, template: Template, embedder: Embedder, config: Config) -> dict[str, str]:
     """Everything a store written with these depends on."""
     return {
-        "program": __version__,
-        "model": lm.identity.id,
-        "revision": lm.identity.revision,
-        "weights_sha256": lm.identity.weights_sha256,
-        "tokenizer_sha256": lm.identity.tokenizer_sha256,
-        "dtype": lm.identity.dtype,
-        "template": template.name,
-        "template_sha256": template.digest,
+        **bound_to(lm, template),
         "embedder": embedder.id,
         "embedder_sha256": embedder.digest,
         "chunk_tokens": str(config.documents.chunk_tokens),
@@ -59,18 +52,31 @@ def manifest_of(lm: LM, template: Template, embedder: Embedder, config: Config) 
         "tau": str(config.memorize.tau),
         "seed": str(config.memorize.seed),
         "write": "exact",
-        **{library: version(library) for library in LIBRARIES},
+        **installed(),
     }
+
+
+def bound_to(lm: LM, template: Template) -> dict[str, str]:
+    """The LM and the template: what a memory is noise without."""
+    return {
+        "model": lm.identity.id,
+        "revision": lm.identity.revision,
+        "weights_sha256": lm.identity.weights_sha256,
+        "tokenizer_sha256": lm.identity.tokenizer_sha256,
+        "dtype": lm.identity.dtype,
+        "template": template.name,
+        "template_sha256": template.digest,
+    }
+
+
+def installed() -> dict[str, str]:
+    """The versions of the program and of the libraries that what it computes may depend on."""
+    return {"program": __version__, **{library: version(library) for library in LIBRARIES}}
 
 
 def differences(manifest: Mapping[str, str], lm: LM, template: Template) -> list[str]:
     """What of the LM and the template is not what the store's memories were written with, both values named."""
-    now = {
-        "weights_sha256": lm.identity.weights_sha256,
-        "tokenizer_sha256": lm.identity.tokenizer_sha256,
-        "dtype": lm.identity.dtype,
-        "template_sha256": template.digest,
-    }
+    now = bound_to(lm, template)
     return [
         f"{what} ({manifest.get(key, 'none')[:16]} in the store, {now[key][:16]} here)"
         for key, what in BOUND.items()

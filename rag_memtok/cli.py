@@ -162,6 +162,7 @@ def verify(
     sample: Annotated[str | None, typer.Option("--sample", help="A share of the chunks, such as 5%.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the sample.")] = 0,
     against: Annotated[Path | None, typer.Option("--against", help="Compare the documents with this folder.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write the audit as an HTML page, too.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Prove that nothing was lost: decode every memory, rejoin every document, compare."""
@@ -169,7 +170,7 @@ def verify(
 
     dials = settings(store=store, model__id=model, model__device=device, model__threads=threads)
     with terminal.bar("chunks") as show:
-        found = pipeline.verify(dials, quick, share_of(sample), seed, against, lambda done, total: show(done, total, ""))
+        found = pipeline.verify(dials, quick, share_of(sample), seed, against, lambda done, total: show(done, total, ""), report)
     if json:
         terminal.put_json(
             {"counts": dict(found.counts), "documents": found.documents, "profile": found.profile,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rag_memtok import binding, lm, retrieve
+from rag_memtok import binding, lm, report, retrieve
 from rag_memtok.answer import Session, answer
 from rag_memtok.audit import Audit, against, audit, incomparable, quick
 from rag_memtok.calibrate import Calibration, calibrate, known, seconds_per_chunk
@@ -239,6 +239,7 @@ def verify(
     seed: int = 0,
     folder: Path | None = None,
     on_chunk: Callable[[int, int], None] = lambda done, total: None,
+    page: Path | None = None,
 ) -> Audit:
     """The reconstruction audit: decodes every memory from vectors and pins alone, rejoins every document, compares.
 
@@ -246,21 +247,27 @@ def verify(
         structure_only: checksums and completeness alone, without a model; proves nothing about decoding.
         share: of the chunks, drawn with `seed`; 1 is all.
         folder: files to compare the documents with, read again.
+        page: a file for the audit as HTML; it quotes the documents where something failed.
     """
+    if page is not None and not page.parent.is_dir():
+        raise UsageError(f"there is no folder {page.parent} for the report", remedy=f"mkdir -p {page.parent}")
     with open_store(Path(config.store), write=False) as store:
+        model, now = None, binding.installed()
         if structure_only:
             found = quick(store)
         else:
             settings = binding.completed(config, store.manifest)
             model = lm.load(settings.model)
             template = template_named(settings.memorize.template, model)
+            now |= binding.bound_to(model, template)
             different = binding.differences(store.manifest, model, template)
             found = incomparable(store, different) if different else audit(store, model, template, share, seed, on_chunk)
-        if folder is None:
-            return found
-        return replace(
-            found, findings=(*found.findings, *against(store, scan([folder], config.documents, Path(config.store)), config.documents))
-        )
+        if folder is not None:
+            compared = against(store, scan([folder], config.documents, Path(config.store)), config.documents)
+            found = replace(found, findings=(*found.findings, *compared))
+        if page is not None:
+            report.write(page, store, found, now, model)
+        return found
 
 
 def restore(to: Path, config: Config, on_chunk: Callable[[int, int], None] = lambda done, total: None) -> Restored:

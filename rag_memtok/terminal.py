@@ -173,20 +173,7 @@ def put_audit(found: "Audit") -> None:
     if found.sample:
         rows["sample"] = found.sample
     put_table(rows)
-    put(verdict_line(found))
-
-
-def verdict_line(found: "Audit") -> str:
-    """The audit in a sentence. It never says "all" unless all were decoded."""
-    if found.interrupted:
-        return f"INTERRUPTED after {found.checked} of {found.chunks} chunks; run verify again"
-    if any(one.kind != "fragile" for one in found.findings):
-        return f"NOT PROVEN: {counted(len(found.findings), 'finding')}, listed above"
-    if not found.checked:
-        return "nothing was decoded; structure and checksums are whole" if found.chunks else "the store is empty: nothing to prove"
-    if found.checked < found.chunks:
-        return f"{found.checked} of {found.chunks} chunks proven, none failed"
-    return "all chunks and all documents come back exactly from their memories"
+    put(found.sentence)
 
 
 def put_status(found: "Status") -> None:

@@ -15,7 +15,8 @@ FLOORS = [
     "extract loaders documents chunks codec",
     "lm continuation prompts recipes layout memorize calibrate reconstruct inject",
     "disk schema database check store retrieve",
-    "binding ingest answer audit restore pipeline",
+    "binding ingest answer audit report restore pipeline",
+    "langchain llamaindex",
     "terminal cli",
 ]
 ORDER = [name for floor in FLOORS for name in floor.split()]
@@ -33,6 +34,8 @@ HOMES = {
     "markitdown": {"extract"},
     "peft": {"lora"},
     "datasets": {"evaluate"},
+    "langchain_core": {"langchain"},
+    "llama_index": {"llamaindex"},
 }
 LAZY = {"cli", "extract", "lm", "retrieve"}
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}

@@ -1,0 +1,181 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A store, and questions to it
+#
+# Three short documents become memories in a store. Then questions are asked, and the chunks that are found are put into the prompt in three
+# ways, by three *readers*:
+#
+# - `memory`: the vectors themselves, as soft tokens. The fewest positions.
+# - `decode`: the memories, decoded to text first. What a store without text can always do.
+# - `text`: the text that was kept. Plain retrieval-augmented generation, to compare with.
+#
+# Mind the model: the embedded one has some ten million parameters and is for demonstration. It holds memories like a large one, if fewer
+# tokens in each vector, but it is a poor reader, even of plain text. What can be seen here is how the parts work together, and what the
+# readers cost; not how good answers get.
+
+# %%
+import html
+import json
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import HTML
+
+from rag_memtok import config, pipeline
+from rag_memtok.answer import answer
+from rag_memtok.errors import NoUsableMemory
+from rag_memtok.store import open_store
+
+RIGHT, WRONG, GREY = "#1f6f8b", "#c8553d", "#777777"
+plt.rcParams.update({"figure.dpi": 90, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"})
+
+
+def table(names, rows):
+    """Rows of values as a table; what comes from documents and models is escaped."""
+    lines = ["".join(f'<td style="text-align: left">{html.escape(str(value))}</td>' for value in row) for row in rows]
+    head = "".join(f'<th style="text-align: left">{name}</th>' for name in names)
+    return HTML(f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>")
+
+
+# %% [markdown]
+# ## Three documents
+#
+# Four tokens a vector, where the default for this model is eight: with twice the vectors fewer steps are enough for most chunks.
+
+# %%
+folder = Path(tempfile.mkdtemp())
+for name in ("testbench.toml", "letter-oskelund.txt", "release-notes.md"):
+    shutil.copy(Path("../data/docs") / name, folder)
+
+quick = {"memorize.tokens_per_vector": 4, "memorize.steps": 100, "memorize.seconds_per_chunk": 0.0, "model.threads": 1}
+dials = config.load({"store": str(folder / "store"), "retrieve.k": 2, "ask.max_new_tokens": 20, **quick}, {}, folder)
+done = pipeline.ingest([folder], dials)
+print(f"{done.files} files, {done.chunks} chunks, {done.positions} vectors instead of {done.text_positions} tokens")
+print("verdicts:", ", ".join(f"{count} {kind}" for kind, count in sorted(done.verdicts.items())))
+
+# %% [markdown]
+# ## What is in the store
+#
+# One row for each chunk, as it was judged: decoded from its stored bytes, and pinned where the decode would be wrong or nearly so. Any
+# vectors are lossless with enough pins, so how many there are is what tells a memory from none.
+
+# %%
+rows = []
+with open_store(folder / "store", write=False) as store:
+    for document in store.documents():
+        for place in store.document_chunks(document.root, document.path):
+            record, text = store.record(place.chunk_id), store.text(place.chunk_id)
+            verdict = record.verdict
+            pins = f"{verdict.corrections} + {verdict.safeties}"
+            sizes = (len(text.encode()), len(record.packed))
+            rows.append((place.path, place.locator, verdict.kind, record.tokens, record.shape[0], pins, f"{verdict.margin:.2f}", *sizes))
+names = ("document", "where", "verdict", "tokens", "vectors", "pins (corrections + safety)", "weakest lead", "bytes of text", "of vectors")
+table(names, rows)
+
+# %% [markdown]
+# A memory takes a fraction of the *positions* of its text, and many times its *bytes*. It saves prompt, prefill and cache, not disk.
+#
+# ## Questions, and three readers
+#
+# Six questions that the documents answer. Retrieval is the same for all readers: word search and a small static embedder, fused by rank.
+# The two best chunks go into the prompt.
+
+# %%
+asked = [json.loads(line) for line in Path("../data/questions.jsonl").read_text(encoding="utf-8").splitlines()]
+ours = {path.name for path in folder.iterdir()}
+questions = [one for one in asked if one["file"] in ours][:6]
+readers = ("memory", "decode", "text")
+answers = {}
+with pipeline.session(dials) as session:
+    for one in questions:
+        for reader in readers:
+            told = replace(session, config=config.updated(dials, {"ask.read": reader}))
+            answers[one["question"], reader] = answer(told, one["question"])
+
+
+def right(one, found):
+    """Whether the gold answer is in what was said."""
+    return any(gold.lower() in found.answer.lower() for gold in one["answers"])
+
+
+rows = []
+for one in questions:
+    found = [answers[one["question"], reader] for reader in readers]
+    place = found[0].sources[0]
+    said = [f"{'✓ ' if right(one, each) else ''}{each.answer}" for each in found]
+    where = f"{'✓ ' if place.path == one['file'] else ''}{place.path}, {place.lines}"
+    rows.append((one["question"], one["answers"][0], where, *said))
+table(("question", "right answer", "best source", *readers), rows)
+
+# %%
+hits = sum(answers[one["question"], "text"].sources[0].path == one["file"] for one in questions)
+print(f"the best source is of the right document: {hits} of {len(questions)}")
+for reader in readers:
+    print(f"reader {reader:6s}: {sum(right(one, answers[one['question'], reader]) for one in questions)} of {len(questions)} right")
+assert all(answers[one["question"], "decode"].answer == answers[one["question"], "text"].answer for one in questions)
+print("decode answered word for word as text did")
+
+# %% [markdown]
+# What this shows, and what it does not:
+#
+# - **Retrieval needs no language model**, and finds the right document, if not always the right lines first.
+# - **`decode` answers word for word as `text` does**, right or wrong. That is what *lossless* buys: a store that holds no text at all gives
+#   the model the very tokens to read.
+# - **Which reader answers better cannot be seen here.** A model this small hardly answers from plain text; what it says is no measure of
+#   what it was given. What is known of `memory` is from elsewhere: vectors trained for one thing, to be decoded, are of no use as context
+#   to a frozen model (Sastre & Rosá 2025 say so of theirs). So `--read auto` takes `decode` for such a store, and says why:
+
+# %%
+with pipeline.session(dials) as session:
+    found = answer(session, questions[0]["question"])
+print(f"reader {found.reader}: {found.reader_reason}")
+
+# %% [markdown]
+# ## What it takes
+#
+# Positions of the prompt that the two chunks take, question by question. `decode` takes those of `text`, and the decode itself beforehand.
+
+# %%
+figure, axis = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
+middle = np.arange(len(questions))
+for shift, (reader, colour) in enumerate(zip(readers, (RIGHT, WRONG, GREY), strict=True)):
+    positions = [answers[one["question"], reader].context_positions for one in questions]
+    bars = axis.barh(middle + (shift - 1) * 0.27, positions, height=0.25, color=colour, label=reader)
+    axis.bar_label(bars, padding=3, fontsize=8, color=colour)
+axis.set_yticks(middle, [one["question"] for one in questions], fontsize=9)
+axis.invert_yaxis()
+axis.set(title="Context positions of the two best chunks", xlabel="positions")
+axis.margins(x=0.12)
+axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+axis.set_axisbelow(True)
+axis.grid(axis="x", alpha=0.25)
+plt.show()
+
+# %% [markdown]
+# ## A question that nothing answers
+#
+# Where no content word of a question is in the store, and nothing is near it in meaning, no answer is made up.
+
+# %%
+try:
+    pipeline.ask("Wie tief ist der Marianengraben?", dials)
+except NoUsableMemory as refusal:
+    print(f"refused: {refusal}")
+
+# %%
+shutil.rmtree(folder)

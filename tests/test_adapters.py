@@ -1,0 +1,69 @@
+"""The store as other frameworks' retriever, with the real packages (extras `langchain` and `llamaindex`)."""
+
+import importlib
+
+import pytest
+
+from rag_memtok import pipeline
+from rag_memtok.config import Config, updated
+
+pytestmark = pytest.mark.filterwarnings("default")  # what foreign code deprecates is not our test
+
+TEXTS = {"lamp.txt": "The lamp of the harbour is red.", "fan.txt": "The fan is very loud today.", "soup.txt": "Se hornea media hora."}
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["text", "no-text"])
+def session(request, tmp_path_factory, model_folder):
+    """An open session on a store that keeps its text, or that has memories alone."""
+    folder = tmp_path_factory.mktemp("adapters")
+    (folder / "docs").mkdir()
+    for name, text in TEXTS.items():
+        (folder / "docs" / name).write_text(text)
+    dials = {"store": str(folder / "store"), "model.id": str(model_folder), "model.threads": 1, "model.device": "cpu"}
+    quick = {"memorize.tokens_per_vector": 4, "memorize.seconds_per_chunk": 0.0, "memorize.keep_text": request.param}
+    config = updated(Config(), {**dials, **quick, "retrieve.k": 2})
+    pipeline.ingest([folder / "docs"], config)
+    with pipeline.session(config) as opened:
+        yield opened
+
+
+def retriever_class(library, name):
+    """The adapter; skipped where its extra is not installed."""
+    pytest.importorskip(library, reason=f"the extra {name} is not installed")
+    return importlib.import_module(f"rag_memtok.{name}").MemtokRetriever
+
+
+def langchain(session):
+    return retriever_class("langchain_core", "langchain")(session=session)
+
+
+def llamaindex(session):
+    return retriever_class("llama_index.core", "llamaindex")(session)
+
+
+def check(text, score, metadata):
+    assert text == TEXTS["fan.txt"]
+    assert (metadata["path"], metadata["lines"], tuple(metadata["span"])) == ("fan.txt", "line 1", (0, len(text)))
+    assert metadata["score"] == score > 0 and metadata["verdict"] == "exact" and len(metadata["chunk"]) == 64
+
+
+def test_langchain_gets_documents_with_citations(session):
+    retriever = langchain(session)
+    found = retriever.invoke("Which fan is loud?")
+    assert 1 <= len(found) <= 2
+    check(found[0].page_content, found[0].metadata["score"], found[0].metadata)
+    assert found[0].id == found[0].metadata["chunk"]
+
+
+def test_llamaindex_gets_nodes_with_scores_and_citations(session):
+    retriever = llamaindex(session)
+    found = retriever.retrieve("Which fan is loud?")
+    assert 1 <= len(found) <= 2 and found == sorted(found, key=lambda one: -one.score)
+    check(found[0].text, found[0].score, found[0].metadata)
+    assert found[0].node.node_id == found[0].metadata["chunk"]
+
+
+def test_what_is_relevant_to_nothing_finds_nothing(session):
+    nothing = "zyxomma quodlibet"
+    assert langchain(session).invoke(nothing) == []
+    assert llamaindex(session).retrieve(nothing) == []
