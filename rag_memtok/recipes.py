@@ -65,9 +65,9 @@ def cross_entropy(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P
 def margin_hinge(delta: float, power: float) -> Objective:
     """The loss `relu(delta - margin) ** p`: nothing for what is right already, most for what is furthest behind.
 
-    `p` is `power` for two fifths of a row's budget and falls to 1 over the next three tenths. With p 1 every wrong token pulls alike, and
-    those that started far behind come last, one by one; with 3 they come together, in half the steps. But a row that cannot hold its text
-    is better off with p 1, which gives up the hopeless tokens and gets the others right (benchmarks/log.md).
+    `p` is `power` for four fifths of a row's budget and then falls to 1. With p 1 every wrong token pulls alike, and those that started
+    far behind come last, one by one; with 3 they come together, in half the steps. But a row that will not hold its text is better off
+    with p 1, which gives up the hopeless tokens and gets the others right (benchmarks/log.md).
 
     The rival word is found without gradient; the gradient then needs two rows of the output layer for each position that still counts, not
     all V.
@@ -80,7 +80,7 @@ def margin_hinge(delta: float, power: float) -> Objective:
         difference = words.weight[targets] - words.weight[rivals]
         offset = 0 if words.bias is None else words.bias[targets] - words.bias[rivals]
         lead = (hidden * difference).sum(-1) + offset
-        exponent = 1 + (power - 1) * ((0.7 - spent) / 0.3).clamp(0, 1)
+        exponent = 1 + (power - 1) * ((1 - spent) / 0.2).clamp(0, 1)
         return torch.relu(delta - lead.float()) ** exponent, margins
 
     return objective
