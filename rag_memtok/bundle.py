@@ -150,10 +150,10 @@ def _read(file: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     try:
         with safe_open(file, framework="numpy") as opened:
             metadata = opened.metadata() or {}
-            if metadata.get("format", FORMAT) != FORMAT and metadata.get("made_by") == "rag-memtok":
-                raise FormatMismatch(f"{file} is an export of format {metadata['format']}, this program reads {FORMAT}")
             if metadata.get("made_by") != "rag-memtok" or set(opened.keys()) != set(PARTS):
                 raise _refused(file, "it is not an export of rag-memtok")
+            if metadata.get("format") != FORMAT:
+                raise FormatMismatch(f"{file} is an export of format {metadata.get('format')}, this program reads {FORMAT}")
             parts = {name: opened.get_tensor(name) for name in PARTS}
     except (SafetensorError, ValueError) as error:
         raise _refused(file, "it is not a safetensors file, or only a part of one") from error
