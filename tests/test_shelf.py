@@ -227,7 +227,7 @@ def on_a_terminal(ready, *words, typed=(), sent=None):
     program = [sys.executable, "-c", "from rag_memtok.cli import main; main()", *words]
     command = subprocess.Popen(program, cwd=ready, env=environment, stdin=child, stdout=child, stderr=child, start_new_session=True)
     os.close(child)
-    screen, typed, deadline = b"", list(typed), time.monotonic() + 120
+    screen, typed, prompts, deadline = b"", list(typed), 0, time.monotonic() + 60
     while time.monotonic() < deadline:
         if not select.select([parent], [], [], 0.5)[0]:
             continue
@@ -238,10 +238,12 @@ def on_a_terminal(ready, *words, typed=(), sent=None):
         if not read:
             break
         screen += read
-        if screen.rstrip(b" ").endswith(b">") or screen.endswith(b"> \x1b[K"):
+        if len(re.findall(rb"^(?:\x1b\[\?2004h)?> ", screen, re.M)) > prompts:  # a prompt that was not answered yet
+            prompts += 1
             if typed:
                 os.write(parent, typed.pop(0).encode())
             elif sent:
+                time.sleep(0.5)  # until readline waits: what comes between its prompt and its wait is seen only with the next key
                 command.send_signal(sent)
                 sent = None
     os.close(parent)
