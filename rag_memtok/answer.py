@@ -18,9 +18,10 @@ from rag_memtok.lm import LM
 from rag_memtok.nouns import Answer, Hit, Memory, Record, Source, sha256_of_tokens
 from rag_memtok.prompts import Template, frame
 from rag_memtok.reconstruct import decode, decode_batch
-from rag_memtok.retrieve import Embedder, Index, search
+from rag_memtok.retrieve import Embedder, Index, content_words, search
 from rag_memtok.store import Store
 
+FOLLOW_UP = 2  # content words: a question of no more may lean on the one before it
 ENOUGH = 0.9  # of what `decode` reaches: from there on `memory` is what --read auto takes
 
 
@@ -61,8 +62,16 @@ def choose_reader(asked: str, manifest: Mapping[str, str]) -> tuple[str, str]:
     return "memory", f"these memories are readable: {share:.0%} of what decoding them first gives"
 
 
-def answer(session: Session, question: str, on_text: Callable[[str], None] = lambda text: None) -> Answer:
+def looked_for(question: str, before: str) -> str:
+    """What to search for: a question with few words of its own ("And its price?") is looked for together with the one before it."""
+    return f"{before} {question}" if before and len(content_words(question)) <= FOLLOW_UP else question
+
+
+def answer(session: Session, question: str, on_text: Callable[[str], None] = lambda text: None, before: str = "") -> Answer:
     """Answers `question` from the store; `on_text` gets the answer piece by piece.
+
+    Args:
+        before: the question before this one in a dialogue: it may help to find memories, the model never sees it.
 
     Raises:
         UsageError: the question is empty or too long.
@@ -70,7 +79,8 @@ def answer(session: Session, question: str, on_text: Callable[[str], None] = lam
     """
     began = time.monotonic()
     asked = _asked(session, question)
-    hits = search(session.store, session.index, session.embedder, question, session.config.retrieve)
+    wanted = looked_for(question, before)
+    hits = search(session.store, session.index, session.embedder, wanted, session.config.retrieve)
     if not hits:
         raise NoUsableMemory(
             "nothing in the store has to do with this question", remedy="ask in the words of the documents, or ingest what holds the answer"

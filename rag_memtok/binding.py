@@ -5,8 +5,8 @@ from dataclasses import replace
 from importlib.metadata import version
 
 from rag_memtok import __version__
-from rag_memtok.config import Config, Memorize, Model, Retrieve
-from rag_memtok.errors import WrongModel
+from rag_memtok.config import CHUNK_TOKENS, CODEC, Config, Memorize, Model, Retrieve, value_of
+from rag_memtok.errors import UsageError, WrongModel
 from rag_memtok.lm import LM
 from rag_memtok.prompts import Template
 from rag_memtok.retrieve import Embedder
@@ -19,6 +19,9 @@ BOUND = {
     "dtype": "the dtype",
     "template_sha256": "the template",
 }
+
+# Dials that a store keeps: what is told must be what it was made with.
+KEPT = {"documents.chunk_tokens": "chunk_tokens", "memorize.tokens_per_vector": "tokens_per_vector", "memorize.codec": "codec"}
 
 
 def completed(config: Config, manifest: Mapping[str, str]) -> Config:
@@ -34,9 +37,12 @@ def completed(config: Config, manifest: Mapping[str, str]) -> Config:
     )
     tokens_per_vector = config.memorize.tokens_per_vector or int(manifest.get("tokens_per_vector", 0))
     template = config.memorize.template or manifest.get("template", "bare")
-    memorize: Memorize = replace(config.memorize, template=template, tokens_per_vector=tokens_per_vector)
+    codec = config.memorize.codec or manifest.get("codec", CODEC)
+    memorize: Memorize = replace(config.memorize, template=template, tokens_per_vector=tokens_per_vector, codec=codec)
+    chunk_tokens = config.documents.chunk_tokens or int(manifest.get("chunk_tokens", CHUNK_TOKENS))
     retrieve: Retrieve = replace(config.retrieve, embedder=config.retrieve.embedder or manifest.get("embedder", "mini"))
-    return replace(config, model=model, memorize=memorize, retrieve=retrieve)
+    documents = replace(config.documents, chunk_tokens=chunk_tokens)
+    return replace(config, model=model, documents=documents, memorize=memorize, retrieve=retrieve)
 
 
 def manifest_of(lm: LM, template: Template, embedder: Embedder, config: Config) -> dict[str, str]:
@@ -111,3 +117,18 @@ def require_same_embedder(manifest: Mapping[str, str], embedder: Embedder) -> No
             f"not of {embedder.id} ({embedder.digest[:16]})",
             remedy="leave --embedder out to take the store's, or name another --store",
         )
+
+
+def require_same_settings(manifest: Mapping[str, str], config: Config) -> None:
+    """Refuses, before anything is loaded, a setting that was told and is not the store's: chunks of two kinds are never mixed.
+
+    Raises:
+        UsageError: both values named.
+    """
+    for dial, key in KEPT.items():
+        told, kept = value_of(config, dial), manifest.get(key)
+        if told and kept is not None and str(told) != kept:
+            raise UsageError(
+                f"{dial} is {told!r}; this store was made with {kept}",
+                remedy="leave the setting out to take the store's, or name another --store or --collection",
+            )

@@ -8,6 +8,7 @@ A variable is named after its dial: `RAG_MEMTOK_STORE`, `RAG_MEMTOK_MODEL_DTYPE`
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -18,6 +19,8 @@ from rag_memtok.errors import UsageError
 
 FILE_NAME = "rag-memtok.toml"
 PREFIX = "RAG_MEMTOK_"
+COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # without a dot: DIR.old and the like can never be one
+CHUNK_TOKENS, CODEC = 128, "float16"  # of a new store
 
 
 def require(condition: bool, dial: str, value: object, valid: str) -> None:
@@ -45,20 +48,24 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """What is read. `exclude` are gitignore-style patterns; `max_bytes` bounds one file; `chunk_tokens` one chunk."""
+    """What is read. `exclude` are gitignore-style patterns; `max_bytes` bounds one file; `chunk_tokens` one chunk.
+
+    `chunk_tokens` 0 is the store's, or for a new store 128.
+    """
 
     exclude: tuple[str, ...] = ()
     max_bytes: int = 100_000_000
-    chunk_tokens: int = 128
+    chunk_tokens: int = 0
 
     def __post_init__(self) -> None:
         require(self.max_bytes >= 1, "documents.max_bytes", self.max_bytes, "1 or more")
-        require(4 <= self.chunk_tokens <= 8192, "documents.chunk_tokens", self.chunk_tokens, "4 to 8192")
+        fits = self.chunk_tokens == 0 or 4 <= self.chunk_tokens <= 8192
+        require(fits, "documents.chunk_tokens", self.chunk_tokens, "4 to 8192, or 0 (the store's)")
 
 
 @dataclass(frozen=True, slots=True)
 class Memorize:
-    """How memories are written. An empty `template` is the store's, or for a new store "bare".
+    """How memories are written. An empty `template` or `codec` is the store's, or for a new store "bare" and "float16".
 
     `tokens_per_vector` 0 means auto: the largest that a known model holds, else a short calibration. `seconds_per_chunk` 0 means no
     bound. `max_pins` is the most correction pins a chunk may have (-1: no limit). `tau` is the margin, in logits, under which a right
@@ -72,7 +79,7 @@ class Memorize:
     batch: int = 8
     draft: Literal["auto", "float32", "bfloat16"] = "auto"
     seconds_per_chunk: float = 3.0
-    codec: str = "float16"
+    codec: str = ""
     tau: float = 0.05
     max_pins: int = -1
     keep_text: bool = True
@@ -121,14 +128,19 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All dials."""
+    """All dials. `store` is a store's folder or, with `collection`, the folder that holds several stores, each of its own name."""
 
     store: str = ".rag-memtok"
+    collection: str = ""
     model: Model = field(default_factory=Model)
     documents: Documents = field(default_factory=Documents)
     memorize: Memorize = field(default_factory=Memorize)
     retrieve: Retrieve = field(default_factory=Retrieve)
     ask: Ask = field(default_factory=Ask)
+
+    def __post_init__(self) -> None:
+        named = not self.collection or COLLECTION.fullmatch(self.collection) is not None
+        require(named, "collection", self.collection, "1 to 64 letters, digits, - and _, the first a letter or digit")
 
 
 def coerce(text: str, kind: Any, dial: str) -> object:
@@ -216,9 +228,28 @@ def from_file(path: Path) -> dict[str, object]:
     return flat
 
 
+def layers(flags: Mapping[str, object], environment: Mapping[str, str], folder: Path) -> dict[str, Mapping[str, object]]:
+    """What is set, by where it is set, the weakest first."""
+    return {"file": from_file(folder / FILE_NAME), "variable": from_environment(environment), "flag": flags}
+
+
 def load(flags: Mapping[str, object], environment: Mapping[str, str], folder: Path) -> Config:
     """Returns the effective settings: `flags` over `environment` over `folder`'s rag-memtok.toml over the defaults."""
     config = Config()
-    for values in (from_file(folder / FILE_NAME), from_environment(environment), flags):
+    for values in layers(flags, environment, folder).values():
         config = updated(config, values)
     return config
+
+
+def value_of(config: Config, dial: str) -> object:
+    """The value of a dotted dial."""
+    section, _, name = dial.rpartition(".")
+    return getattr(getattr(config, section) if section else config, name)
+
+
+def origins(flags: Mapping[str, object], environment: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Where the effective value of each dial comes from: "flag", "variable", "file" or "default"."""
+    found = dict.fromkeys(dials(), "default")
+    for where, values in layers(flags, environment, folder).items():
+        found |= dict.fromkeys(values, where)
+    return found

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rag_memtok.errors import DiskFailure, NoStore, OutOfMemory, PermissionRefused, RagMemtokError, StoreDamaged, StoreLocked
+from rag_memtok.config import COLLECTION
+from rag_memtok.errors import DiskFailure, NoStore, OutOfMemory, PermissionRefused, RagMemtokError, StoreDamaged, StoreLocked, UsageError
 
 DATABASE, INDEX, LOCK, IGNORE, ADAPTER = "store.db", "index.faiss", "lock", ".gitignore", "adapter"
 NEW = ".new"  # what a file is called until it is whole
@@ -127,6 +128,42 @@ def holder(handle: int) -> str:
         return "another process"
 
 
+def collections_of(root: Path) -> list[str]:
+    """The names of the stores under a folder that holds several."""
+    with translated(root):
+        found = sorted(entry.name for entry in root.iterdir()) if root.is_dir() else []
+    return [name for name in found if COLLECTION.fullmatch(name) and (root / name / DATABASE).exists()]
+
+
+def folder_of(root: Path, collection: str) -> Path:
+    """The folder of a store: `root`, or that of a collection in it.
+
+    Raises:
+        UsageError: `root` is a store, not a folder of collections, or the other way round: the two are never mixed.
+    """
+    if collection and (root / DATABASE).exists():
+        raise UsageError(f"{root} is a store itself; it holds no collections", remedy="leave --collection out, or name another --store")
+    if not collection and not (root / DATABASE).exists() and (names := collections_of(root)):
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        raise UsageError(f"{root} holds collections: {shown}", remedy="--collection NAME takes one of them, or starts one")
+    return root / collection
+
+
+def beside(folder: Path, suffix: str) -> Path:
+    """Another folder next to a store's: `store` -> `store.old`."""
+    whole = folder.absolute()
+    return whole.with_name(whole.name + suffix)
+
+
+def sync_folder(folder: Path) -> None:
+    """Has the names in a folder on the disk before it returns."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_privately(path: Path, content: bytes) -> None:
     """Writes a file that only its owner can read, and has it on the disk before it returns."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
@@ -139,11 +176,7 @@ def write_privately(path: Path, content: bytes) -> None:
 def put_in_place(path: Path) -> None:
     """Renames the finished `path`.new to `path`, and has the new name on the disk before it returns."""
     os.replace(f"{path}{NEW}", path)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(path.parent)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -188,20 +188,15 @@ class Ingest:
             self._judge(written)
 
     def _judge(self, written: Written) -> None:
-        """Packs, reads back, judges, and keeps what was judged."""
-        codec = codec_named(self.settings.codec)
-        packed = codec.pack(written.vectors)
-        shape = (written.vectors.shape[0], written.vectors.shape[1])
-        memory, verdict = judge(self.lm, self.template, Memory(codec.unpack(packed, shape)), written.task.tokens, self.settings.tau)
+        """Keeps what was written, unless it needs more pins than the user allows."""
         chunk_id = written.task.key
-        if 0 <= self.settings.max_pins < verdict.corrections:
-            self._refuse(chunk_id, f"a chunk needs {verdict.corrections} correction pins; --max-pins is {self.settings.max_pins}")
+        record = judged_record(self.lm, self.template, self.settings, written, self._key(chunk_id))
+        if 0 <= self.settings.max_pins < record.verdict.corrections:
+            self._refuse(chunk_id, f"a chunk needs {record.verdict.corrections} correction pins; --max-pins is {self.settings.max_pins}")
             return
-        tokens = written.task.tokens
-        self.positions += shape[0]
-        self.text_positions += len(tokens)
-        digest = sha256_of_tokens(tokens)
-        self._keep(Record(chunk_id, len(tokens), digest, self.settings.codec, packed, shape, memory.pins, verdict, self._key(chunk_id)))
+        self.positions += record.shape[0]
+        self.text_positions += record.tokens
+        self._keep(record)
 
     def _keep(self, record: Record) -> None:
         """Commits a chunk, and every file that waited for nothing else."""
@@ -242,7 +237,17 @@ class Ingest:
         self.on_progress(Standing(self.total, done, dict(self.verdicts), self.steps, rows, seconds, left))
 
 
-def text_only_record(chunk: Chunk, key: np.ndarray) -> Record:
+def judged_record(lm: LM, template: Template, settings: Memorize, written: Written, key: np.ndarray | None) -> Record:
+    """Packs the vectors, reads them back, and judges what was read."""
+    codec, tokens = codec_named(settings.codec), written.task.tokens
+    packed = codec.pack(written.vectors)
+    shape = (written.vectors.shape[0], written.vectors.shape[1])
+    memory, verdict = judge(lm, template, Memory(codec.unpack(packed, shape)), tokens, settings.tau)
+    digest = sha256_of_tokens(tokens)
+    return Record(written.task.key, len(tokens), digest, settings.codec, packed, shape, memory.pins, verdict, key)
+
+
+def text_only_record(chunk: Chunk, key: np.ndarray | None) -> Record:
     """A chunk the tokenizer would not give back, kept as its text."""
     return Record(chunk.id, 0, sha256_of_tokens(()), TEXT_ONLY, chunk.text.encode(), (0, 0), (), Verdict("text-only", 0), key)
 

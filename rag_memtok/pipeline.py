@@ -12,24 +12,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rag_memtok import binding, lm, report, retrieve
+from rag_memtok import binding, lm, prepare, report, retrieve, trust
 from rag_memtok.answer import Session, answer
 from rag_memtok.audit import Audit, against, audit, incomparable, quick
-from rag_memtok.calibrate import Calibration, calibrate, known, seconds_per_chunk
-from rag_memtok.codec import codec_named
 from rag_memtok.config import Config
+from rag_memtok.disk import DATABASE, folder_of
 from rag_memtok.documents import Scan, Skipped, name_of, scan
 from rag_memtok.errors import UsageError
 from rag_memtok.ingest import Ingest, Ingested, PlannedFile, Standing, Survey, plan, survey
 from rag_memtok.nouns import Answer
-from rag_memtok.prompts import Template, template_named
-from rag_memtok.recipes import recipe_named
+from rag_memtok.prepare import Load, Say, quiet
+from rag_memtok.prompts import template_named
 from rag_memtok.restore import Restored, restore_documents
-from rag_memtok.retrieve import Embedder
 from rag_memtok.store import Store, Summary, create, open_store
-
-Say = Callable[[str], None]
-GUESSED_TOKENS_PER_VECTOR = 8  # for an estimate, before a calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +49,25 @@ class Status:
     bytes: int
 
 
-def quiet(_: object) -> None:
-    """Says nothing."""
+def store_folder(config: Config) -> Path:
+    """The store's folder.
+
+    Raises:
+        UsageError: a store where a folder of collections is meant, or the other way round.
+    """
+    return folder_of(Path(config.store), config.collection)
 
 
 # --- ingest
 
 
 def ingest(
-    paths: Sequence[Path], config: Config, prune: bool = False, on_progress: Callable[[Standing], None] = quiet, say: Say = quiet
+    paths: Sequence[Path],
+    config: Config,
+    prune: bool = False,
+    on_progress: Callable[[Standing], None] = quiet,
+    say: Say = quiet,
+    load: Load = prepare.load,
 ) -> Ingested:
     """Writes a memory for every chunk of every new or changed file under `paths`, judges it, and stores it.
 
@@ -71,80 +76,48 @@ def ingest(
     Raises:
         InputRefused: a path is missing, or nothing readable was found.
         WrongModel: the store was written with another model, tokenizer, template or embedder.
+        UsageError: a setting is not the one the store was made with.
         StoreLocked, StoreDamaged, DiskFailure, ...: see errors.py.
     """
-    folder = Path(config.store)
-    found = scan(paths, config.documents, folder)
+    folder = store_folder(config)
+    found = scan(paths, config.documents, Path(config.store))
     roots = [os.path.realpath(path) for path in paths if path.is_dir()]
-    if not (folder / "store.db").exists():
-        return _ingest_into_new(folder, found, config, on_progress, say)
+    if not (folder / DATABASE).exists():
+        return _ingest_into_new(folder, found, config, on_progress, say, load)
     with open_store(folder, write=True) as store:
         todo = survey(found, map(name_of, roots), store.file_hashes)
         removed = _pruned(store, todo) if prune else 0
         if not todo.changed:
             store.collect()
             return _nothing_new(todo, removed, int(store.manifest.get("tokens_per_vector", 0)))
+        binding.require_same_settings(store.manifest, config)
         settings = binding.completed(config, store.manifest)
-        model, template, embedder = _loaded(settings)
-        binding.require_same(store.manifest, model, template)
-        binding.require_same_embedder(store.manifest, embedder)
-        planned, skipped = plan(model, todo.changed, settings)
-        return _written(Ingest(store, model, template, embedder, settings, on_progress), planned, todo, skipped, removed)
+        loaded = load(settings)
+        binding.require_same(store.manifest, loaded.lm, loaded.template)
+        binding.require_same_embedder(store.manifest, loaded.embedder)
+        planned, skipped = plan(loaded.lm, todo.changed, settings)
+        work = Ingest(store, loaded.lm, loaded.template, loaded.embedder, settings, on_progress)
+        return _written(work, planned, todo, skipped, removed)
 
 
-def _ingest_into_new(folder: Path, found: Scan, config: Config, on_progress: Callable[[Standing], None], say: Say) -> Ingested:
+def _ingest_into_new(folder: Path, found: Scan, config: Config, on_progress: Callable[[Standing], None], say: Say, load: Load) -> Ingested:
     todo = Survey(found.files, 0, (), found.skipped)
     settings = binding.completed(config, {})
-    model, template, embedder = _loaded(settings)
+    loaded = load(settings)
+    model, template, embedder = loaded.lm, loaded.template, loaded.embedder
     planned, skipped = plan(model, todo.changed, settings)
-    calibration = _calibrated(model, template, planned, settings, say)
+    chunks = prepare.tokens_in(planned)
+    calibration = prepare.calibrated(model, template, chunks, settings, say)
     settings = replace(settings, memorize=replace(settings.memorize, tokens_per_vector=calibration.tokens_per_vector))
     if settings.model.id == "mini":
-        say(_introduction(model, _cost(model, template, planned, settings)))
+        say(prepare.introduction(model, prepare.cost(model, template, chunks, settings)))
     manifest = binding.manifest_of(model, template, embedder, settings) | {"tokens_per_vector_origin": calibration.origin}
-    create(folder, manifest)
+    maker = trust.maker()
+    if not trust.made_here(maker):
+        say(f"{trust.secret_path()} cannot be kept: this store will not be known as made here, and to ask it takes --trust-store")
+    create(folder, manifest | maker)
     with open_store(folder, write=True) as store:
         return _written(Ingest(store, model, template, embedder, settings, on_progress), planned, todo, skipped, 0)
-
-
-def _introduction(model: lm.LM, seconds: float) -> str:
-    return (
-        f"{model.identity.revision} is a small demonstration model ({model.parameters / 1e6:.1f}M parameters); a real one: "
-        f"--model HuggingFaceTB/SmolLM2-360M-Instruct. A chunk will take about {seconds:.1f} s here."
-    )
-
-
-def _cost(model: lm.LM, template: Template, planned: Sequence[PlannedFile], settings: Config) -> float:
-    """Seconds that the longest planned chunk would take here, from two real steps."""
-    longest = max((piece.tokens for file in planned for piece in file.pieces if piece.tokens), key=len, default=())
-    if not longest:
-        return 0.0
-    recorded = known(model, template, settings.documents.chunk_tokens)
-    steps = min(settings.memorize.steps, recorded.steps if recorded else settings.memorize.steps)
-    per_vector = settings.memorize.tokens_per_vector or (recorded.tokens_per_vector if recorded else GUESSED_TOKENS_PER_VECTOR)
-    return seconds_per_chunk(model, template, longest, max(1, -(-len(longest) // per_vector)), steps, settings.memorize)
-
-
-def _loaded(settings: Config) -> tuple[lm.LM, Template, Embedder]:
-    codec_named(settings.memorize.codec)
-    recipe = recipe_named(settings.memorize.recipe)
-    model = lm.load(settings.model)
-    if settings.model.threads:  # FAISS and torch share one pool: without a number both keep what they have
-        retrieve.set_threads(settings.model.threads)
-    return model, template_named(recipe.template or settings.memorize.template, model), retrieve.load_embedder(settings.retrieve.embedder)
-
-
-def _calibrated(model: lm.LM, template: Template, planned: Sequence[PlannedFile], settings: Config, say: Say) -> Calibration:
-    if settings.memorize.tokens_per_vector:
-        return Calibration(settings.memorize.tokens_per_vector, "given", 0)
-    if recorded := known(model, template, settings.documents.chunk_tokens):
-        return recorded
-    say("finding out how many tokens a vector of this model can hold; --tokens-per-vector skips this")
-    chunks = {piece.chunk.id: piece.tokens for file in planned for piece in file.pieces if piece.tokens}
-    chosen = calibrate(model, template, list(chunks.values()), settings.memorize, say)
-    if chosen.tokens_per_vector <= 2:
-        say("at 2 tokens a vector a memory is little more than the text's own embeddings")
-    return chosen
 
 
 def _written(work: Ingest, planned: list[PlannedFile], todo: Survey, skipped: list[Skipped], removed: int) -> Ingested:
@@ -181,20 +154,21 @@ def _nothing_new(todo: Survey, removed: int, tokens_per_vector: int) -> Ingested
 
 def estimate(paths: Sequence[Path], config: Config) -> Estimate:
     """What `ingest` would write and, from two real steps of the writer, how long it would take here. Writes nothing."""
-    folder = Path(config.store)
-    found = scan(paths, config.documents, folder)
+    folder = store_folder(config)
+    found = scan(paths, config.documents, Path(config.store))
     roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
     todo, manifest, written = Survey(found.files, 0, (), found.skipped), dict[str, str](), set[str]()
-    if (folder / "store.db").exists():
+    if (folder / DATABASE).exists():
         with open_store(folder, write=False) as store:
             todo, manifest, written = survey(found, roots, store.file_hashes), store.manifest, set(store.chunk_ids())
     if not todo.changed:
         return Estimate(0, todo.unchanged, todo.vanished, todo.skipped, 0, 0.0)
+    binding.require_same_settings(manifest, config)
     settings = binding.completed(config, manifest)
-    model, template, _ = _loaded(settings)
-    planned, skipped = plan(model, todo.changed, settings)
+    loaded = prepare.load(settings)
+    planned, skipped = plan(loaded.lm, todo.changed, settings)
     chunks = {piece.chunk.id for file in planned for piece in file.pieces} - written
-    each = _cost(model, template, planned, settings) if chunks else 0.0
+    each = prepare.cost(loaded.lm, loaded.template, prepare.tokens_in(planned), settings) if chunks else 0.0
     return Estimate(len(planned), todo.unchanged, todo.vanished, (*todo.skipped, *skipped), len(chunks), each * len(chunks))
 
 
@@ -202,22 +176,28 @@ def estimate(paths: Sequence[Path], config: Config) -> Estimate:
 
 
 @contextmanager
-def session(config: Config, say: Say = quiet) -> Iterator[Session]:
+def session(config: Config, say: Say = quiet, trusted: bool = False) -> Iterator[Session]:
     """Opens the store and loads its model, once, for any number of questions.
 
+    Args:
+        trusted: read a store that was not made here.
+
     Raises:
+        InputRefused: it was not made here, and is not trusted.
         NoStore, StoreDamaged, FormatMismatch, WrongModel, ModelUnavailable: see errors.py.
     """
-    with open_store(Path(config.store), write=False) as store:
+    folder = store_folder(config)
+    with open_store(folder, write=False) as store:
         manifest = store.manifest
+        trust.require_trust(manifest, folder, trusted)
         settings = binding.completed(config, manifest)
-        model, template, embedder = _loaded(settings)
-        binding.require_same(manifest, model, template)
-        binding.require_same_embedder(manifest, embedder)
-        yield Session(store, model, template, embedder, retrieve.open_index(store), settings, say)
+        loaded = prepare.load(settings)
+        binding.require_same(manifest, loaded.lm, loaded.template)
+        binding.require_same_embedder(manifest, loaded.embedder)
+        yield Session(store, loaded.lm, loaded.template, loaded.embedder, retrieve.open_index(store), settings, say)
 
 
-def ask(question: str, config: Config, on_text: Callable[[str], None] = quiet, say: Say = quiet) -> Answer:
+def ask(question: str, config: Config, on_text: Callable[[str], None] = quiet, say: Say = quiet, trusted: bool = False) -> Answer:
     """Answers one question from the store.
 
     Raises:
@@ -225,7 +205,7 @@ def ask(question: str, config: Config, on_text: Callable[[str], None] = quiet, s
         UsageError: the question is empty or too long.
         NoStore, ...: see `session`.
     """
-    with session(config, say) as opened:
+    with session(config, say, trusted) as opened:
         return answer(opened, question, on_text)
 
 
@@ -251,7 +231,7 @@ def verify(
     """
     if page is not None and not page.parent.is_dir():
         raise UsageError(f"there is no folder {page.parent} for the report", remedy=f"mkdir -p {page.parent}")
-    with open_store(Path(config.store), write=False) as store:
+    with open_store(store_folder(config), write=False) as store:
         model, now = None, binding.installed()
         if structure_only:
             found = quick(store)
@@ -277,7 +257,7 @@ def restore(to: Path, config: Config, on_chunk: Callable[[int, int], None] = lam
         UsageError: a file of that name with other content is in the way.
         WrongModel, ...: see `session`.
     """
-    with open_store(Path(config.store), write=False) as store:
+    with open_store(store_folder(config), write=False) as store:
         settings = binding.completed(config, store.manifest)
         model = lm.load(settings.model)
         template = template_named(settings.memorize.template, model)
@@ -290,7 +270,7 @@ def restore(to: Path, config: Config, on_chunk: Callable[[int, int], None] = lam
 
 def status(config: Config) -> Status:
     """What is in the store. Loads no model."""
-    folder = Path(config.store)
+    folder = store_folder(config)
     with open_store(folder, write=False) as store:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         return Status(store.summary(), store.manifest, store.generation, size)
@@ -303,13 +283,13 @@ def remove(path: Path, config: Config) -> tuple[str, ...]:
         UsageError: the store has nothing of that path.
     """
     wanted = name_of(os.path.abspath(path))
-    with open_store(Path(config.store), write=True) as store:
+    with open_store(store_folder(config), write=True) as store:
         stored = {(document.root, document.file) for document in store.documents(skip_damaged=True)}
         gone = sorted(
             (root, file) for root, file in stored if f"{root}/{file}" == wanted or f"{root}/{file}".startswith(wanted.rstrip("/") + "/")
         )
         if not gone:
-            raise UsageError(f"the store has nothing of {path}", remedy="rag-memtok status lists what it has")
+            raise UsageError(f"the store has nothing of {path}", remedy="rag-memtok list names what it has")
         for root, file in gone:
             store.remove_file(root, file)
         store.collect()

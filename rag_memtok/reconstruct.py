@@ -53,19 +53,29 @@ def judge(lm: LM, template: Template, memory: Memory, tokens: Sequence[int], tau
     """
     pins: list[Pin] = []
     smallest = float("inf")
-    with reference_profile(lm) as exactly:
-        run = Continuation(exactly, [prompt(exactly, template, memory)])
-        for position, token in enumerate([*tokens, template.end]):
-            margin = lead(run.logits[0], token)
-            if margin <= tau:
-                pins.append(Pin(position, token, "correction" if margin <= 0 else "safety"))
-            else:
-                smallest = min(smallest, margin)
-            if position < len(tokens):
-                run.feed([token])
+    for position, (token, margin) in enumerate(zip([*tokens, template.end], margins(lm, template, memory, tokens), strict=True)):
+        if margin <= tau:
+            pins.append(Pin(position, token, "correction" if margin <= 0 else "safety"))
+        else:
+            smallest = min(smallest, margin)
     corrections = sum(pin.kind == "correction" for pin in pins)
     verdict = Verdict(kind_of(corrections, len(tokens)), len(tokens), corrections, len(pins) - corrections, smallest)
     return Memory(memory.vectors, tuple(pins)), verdict
+
+
+def margins(lm: LM, template: Template, memory: Memory, tokens: Sequence[int]) -> tuple[float, ...]:
+    """The lead of each of `tokens`, and of the end token after them, with the tokens before it fed, in the reference profile.
+
+    Cost: T + 1 cached steps at batch 1 in fp32.
+    """
+    found = []
+    with reference_profile(lm) as exactly:
+        run = Continuation(exactly, [prompt(exactly, template, memory)])
+        for token in tokens:
+            found.append(lead(run.logits[0], token))
+            run.feed([token])
+        found.append(lead(run.logits[0], template.end))
+    return tuple(found)
 
 
 def lead(logits: Float[Tensor, " V"], token: int) -> float:

@@ -72,6 +72,12 @@ class Store:
         with self._db.writing():
             self._db.insert("manifest", (key, value))
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read within is of one generation. A writer cannot commit meanwhile: not for long."""
+        with self._db.reading():
+            yield
+
     def summary(self) -> Summary:
         """Counts chunks, documents and bytes. A damaged verdict counts as "damaged". Cost: reads every row once."""
         with self._db.reading():

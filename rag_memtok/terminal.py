@@ -4,16 +4,18 @@ Answers go to stdout, talk to stderr. Names and texts from documents are shown w
 """
 
 import json
+import math
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from rag_memtok.errors import RagMemtokError
 
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 EVERY = 15.0  # seconds between lines of progress where there is no terminal
 SHOWN = 20  # findings and files listed before "and N more"
 VERDICTS = ("exact", "pinned", "assisted", "text-only")
+# The background of a token that leads by at most so many logits, and one for those that lead by more.
+HEAT = ((0.05, "white on #b2182b"), (0.1, "black on #ef8a62"), (0.2, "black on #fddbc7"), (0.4, "black on #d1e5f0"))
+COOL = "white on #2166ac"
+PINNED = {"correction": "bold reverse", "safety": "bold underline"}
 
 
 def escaped(text: str) -> str:
@@ -48,8 +54,17 @@ def put(text: str, end: str = "\n") -> None:
 
 
 def put_json(value: object) -> None:
-    """One JSON value on a line."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    """One JSON value on a line. JSON has no infinity: the margin of a memory that has none is null."""
+    print(json.dumps(finite(value), ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for every number that is not finite."""
+    if isinstance(value, Mapping):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def put_error(error: RagMemtokError, as_json: bool) -> None:
@@ -66,6 +81,30 @@ def put_table(rows: Mapping[str, object]) -> None:
     width = max(map(len, rows), default=0)
     for name, value in rows.items():
         put(f"{name:<{width}}   {value}")
+
+
+def put_columns(rows: Sequence[Sequence[object]]) -> None:
+    """Several columns, aligned; newlines within are written out, so that a row is a line."""
+    cells = [[escaped(str(cell)).replace("\n", "\\n").replace("\t", "\\t") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        put("   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def put_strip(tokens: Sequence[tuple[str, float, str]]) -> None:
+    """Tokens as (text, lead in logits, pin): on a terminal the text, coloured by the lead; in a pipe a line with its numbers for each."""
+    if not sys.stdout.isatty():
+        for number, (text, lead, pin) in enumerate(tokens):
+            put(f"{number}\t{lead:.4f}\t{pin or '-'}\t{json.dumps(text, ensure_ascii=False)}")
+        return
+    strip = Text()
+    for text, lead, pin in tokens:
+        style = next((colour for limit, colour in HEAT if lead <= limit), COOL)
+        strip.append(escaped(text).replace("\n", "\u23ce\n"), f"{PINNED.get(pin, '')} {style}".strip())
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    console.print(strip, soft_wrap=True)
+    legend = [(f"<= {limit}", colour) for limit, colour in HEAT] + [(f"> {HEAT[-1][0]} logits", COOL)]
+    console.print(Text("  ").join([Text(f" {words} ", colour) for words, colour in legend] + [Text(kind, PINNED[kind]) for kind in PINNED]))
 
 
 @contextmanager

@@ -14,6 +14,12 @@ settings.register_profile("quick", deadline=None, derandomize=True)  # a law tha
 settings.load_profile("quick")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def user_folder(tmp_path_factory):
+    """A configuration folder of the tests' own: what is made here is known by a secret that is kept there."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("user"))
+
+
 @pytest.fixture(scope="session")
 def toy_lm():
     """The toy Llama with a chat template. Nobody may change it."""

@@ -15,9 +15,10 @@ FLOORS = [
     "extract loaders documents chunks codec",
     "lm continuation prompts recipes layout memorize calibrate reconstruct inject",
     "disk schema database check store retrieve",
-    "binding ingest answer audit report restore pipeline",
+    "trust binding ingest answer audit report restore browse",
+    "prepare migrate bundle pipeline watch housekeeping",
     "langchain llamaindex",
-    "terminal cli",
+    "terminal views options trips shelf cli",
 ]
 ORDER = [name for floor in FLOORS for name in floor.split()]
 HOMES = {
@@ -26,7 +27,8 @@ HOMES = {
     "faiss": {"retrieve"},
     "sentence_transformers": {"retrieve"},
     "sqlite3": {"disk", "schema", "database", "check"},
-    "typer": {"cli"},
+    "typer": {"options", "trips", "shelf", "cli"},
+    "watchfiles": {"watch"},
     "rich": {"terminal"},
     "semantic_text_splitter": {"chunks"},
     "pathspec": {"documents"},
@@ -37,7 +39,7 @@ HOMES = {
     "langchain_core": {"langchain"},
     "llama_index": {"llamaindex"},
 }
-LAZY = {"cli", "extract", "lm", "retrieve"}
+LAZY = {"trips", "shelf", "watch", "extract", "lm", "retrieve"}
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "np.load", "numpy.load", "pickle.load", "pickle.loads"}
 MAX_LINES, MAX_FUNCTION, MEDIAN, NINETIETH, MAX_TRACKED = 320, 80, 12, 40, 44 * 2**20

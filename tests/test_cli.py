@@ -24,7 +24,7 @@ from rag_memtok.store import open_store
 
 GOLDEN = Path(__file__).parent / "golden" / "help"
 REGENERATE = bool(os.environ.get("RAG_MEMTOK_REGENERATE"))
-COMMANDS = ("", "ingest", "ask", "verify", "restore", "status", "rm")
+COMMANDS = ("", *(name for name, _, _ in cli.COMMANDS))
 DOCUMENTS = {"lamp.txt": "The lamp of the harbour is red.", "fan.txt": "The fan is very loud today."}
 QUESTION = "What colour is the lamp?"
 

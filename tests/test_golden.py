@@ -40,5 +40,5 @@ def test_a_golden_store_gives_its_documents_back(golden, tmp_path):
 
 
 def test_a_golden_store_finds_its_words(golden):
-    found = pipeline.ask("Who wrote to the pilots?", updated(dials(golden), {"ask.max_new_tokens": 2}))
+    found = pipeline.ask("Who wrote to the pilots?", updated(dials(golden), {"ask.max_new_tokens": 2}), trusted=True)
     assert found.sources[0].path == "harbour.md"

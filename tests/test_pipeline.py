@@ -431,7 +431,7 @@ def test_the_store_remembers_its_model(trip):
 )
 def test_a_store_written_in_another_way_is_proven_and_answers(small, change):
     pipeline.ingest([small.documents], updated(small.config, change))
-    as_written = updated(small.config, {"model.id": ""})
+    as_written = updated(small.config, {"model.id": "", "documents.chunk_tokens": 0})
     proves_everything(as_written)
     assert pipeline.ask("What is the lamp?", as_written).sources[0].path == "a.txt"
     (small.documents / "c.txt").write_text("One more.")

@@ -1,0 +1,44 @@
+"""The options that commands share, and how they become settings."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rag_memtok import config
+
+Store = Annotated[str | None, typer.Option("--store", help="The store's folder.", show_default=".rag-memtok")]
+Collection = Annotated[str | None, typer.Option("--collection", help="One of several stores under --store, by name.")]
+Model = Annotated[str | None, typer.Option("--model", help="mini, a folder or a hub id.", show_default="the store's, or mini")]
+Revision = Annotated[str | None, typer.Option("--revision", help="The model's revision on the hub.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.", show_default="the store's, or float32")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default="auto")]
+Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads.", show_default="automatic")]
+Embedder = Annotated[
+    str | None, typer.Option("--embedder", help="mini, or a sentence-transformers folder or id.", show_default="the store's, or mini")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+TokensPerVector = Annotated[
+    int | None, typer.Option("--tokens-per-vector", help="Text tokens a memory vector holds; 0 finds out.", show_default="0")
+]
+Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="gitignore-style pattern; may be repeated.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Remove from the store what is gone from the folders.")]
+K = Annotated[int | None, typer.Option("-k", "--k", help="How many memories to use.", show_default="3")]
+Read = Annotated[str | None, typer.Option("--read", help="memory, decode, text or auto.", show_default="auto")]
+MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="Tokens of the answer, at most.", show_default="64")]
+SecondsPerChunk = Annotated[
+    float | None, typer.Option("--seconds-per-chunk", help="Seconds a chunk, at most; 0: no bound.", show_default="3")
+]
+Trust = Annotated[bool, typer.Option("--trust-store", envvar="RAG_MEMTOK_TRUST_STORE", help="Read a store that was not made here.")]
+
+
+def given(flags: Mapping[str, object]) -> dict[str, object]:
+    """The flags that were given, as dials: `__` stands for the dot, None for not given."""
+    return {name.replace("__", "."): value for name, value in flags.items() if value is not None}
+
+
+def settings(**flags: object) -> config.Config:
+    """The effective settings."""
+    return config.load(given(flags), os.environ, Path.cwd())

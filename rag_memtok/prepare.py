@@ -1,0 +1,86 @@
+"""What a trip needs before it starts: the model, the template and the embedder; for a new store how much a vector holds, and the cost."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rag_memtok import lm, retrieve
+from rag_memtok.calibrate import Calibration, calibrate, known, seconds_per_chunk
+from rag_memtok.codec import codec_named
+from rag_memtok.config import Config
+from rag_memtok.ingest import PlannedFile
+from rag_memtok.prompts import Template, template_named
+from rag_memtok.recipes import recipe_named
+from rag_memtok.retrieve import Embedder
+
+GUESSED_TOKENS_PER_VECTOR = 8  # for an estimate, before a calibration
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Equipment:
+    """What is loaded once."""
+
+    lm: lm.LM
+    template: Template
+    embedder: Embedder
+
+
+Load = Callable[[Config], Equipment]
+
+
+def quiet(_: object) -> None:
+    """Says nothing."""
+
+
+def load(settings: Config) -> Equipment:
+    """Loads everything that completed settings name.
+
+    Raises:
+        UsageError: no such codec, recipe or template.
+        ModelUnavailable, InputRefused, DeviceUnavailable: see `lm.load`.
+    """
+    codec_named(settings.memorize.codec)
+    recipe = recipe_named(settings.memorize.recipe)
+    model = lm.load(settings.model)
+    if settings.model.threads:  # FAISS and torch share one pool: without a number both keep what they have
+        retrieve.set_threads(settings.model.threads)
+    template = template_named(recipe.template or settings.memorize.template, model)
+    return Equipment(model, template, retrieve.load_embedder(settings.retrieve.embedder))
+
+
+def tokens_in(planned: Sequence[PlannedFile]) -> list[tuple[int, ...]]:
+    """The tokens of every planned chunk, each text once."""
+    chunks = {piece.chunk.id: piece.tokens for file in planned for piece in file.pieces if piece.tokens}
+    return list(chunks.values())
+
+
+def introduction(model: lm.LM, seconds: float) -> str:
+    """What to know of the embedded model before it is used."""
+    return (
+        f"{model.identity.revision} is a small demonstration model ({model.parameters / 1e6:.1f}M parameters); a real one: "
+        f"--model HuggingFaceTB/SmolLM2-360M-Instruct. A chunk will take about {seconds:.1f} s here."
+    )
+
+
+def cost(model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], settings: Config) -> float:
+    """Seconds that the longest of `chunks` would take here, from two real steps."""
+    longest = max(chunks, key=len, default=())
+    if not longest:
+        return 0.0
+    recorded = known(model, template, settings.documents.chunk_tokens)
+    steps = min(settings.memorize.steps, recorded.steps if recorded else settings.memorize.steps)
+    per_vector = settings.memorize.tokens_per_vector or (recorded.tokens_per_vector if recorded else GUESSED_TOKENS_PER_VECTOR)
+    return seconds_per_chunk(model, template, longest, max(1, -(-len(longest) // per_vector)), steps, settings.memorize)
+
+
+def calibrated(model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], settings: Config, say: Say) -> Calibration:
+    """How many tokens a vector gets: as told, as known for this model, else as found out now."""
+    if settings.memorize.tokens_per_vector:
+        return Calibration(settings.memorize.tokens_per_vector, "given", 0)
+    if recorded := known(model, template, settings.documents.chunk_tokens):
+        return recorded
+    say("finding out how many tokens a vector of this model can hold; --tokens-per-vector skips this")
+    chosen = calibrate(model, template, chunks, settings.memorize, say)
+    if chosen.tokens_per_vector <= 2:
+        say("at 2 tokens a vector a memory is little more than the text's own embeddings")
+    return chosen

@@ -1,0 +1,166 @@
+"""What is done with a store, as commands: status, list, show, config, rm, export, import, migrate. Parse, one library call, print."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rag_memtok import options, terminal, views
+from rag_memtok.options import given, settings
+
+
+def status(store: options.Store = None, collection: options.Collection = None, json: options.Json = False) -> None:
+    """Say what is in the store. Loads no model."""
+    from rag_memtok import pipeline
+
+    found = pipeline.status(settings(store=store, collection=collection))
+    if not json:
+        terminal.put_status(found)
+        return
+    verdicts, manifest = found.summary.verdicts, found.manifest
+    terminal.put_json(
+        {"chunks": found.summary.chunks, "documents": found.summary.documents, "exact": verdicts.get("exact", 0),
+         "pinned": verdicts.get("pinned", 0), "assisted": verdicts.get("assisted", 0), "text_only": verdicts.get("text-only", 0),
+         "model": manifest["model"], "format": int(manifest["format"]), "generation": found.generation,
+         "tokens_per_vector": int(manifest["tokens_per_vector"]), "bytes": found.bytes}
+    )  # fmt: skip
+
+
+def list_(
+    store: options.Store = None,
+    collection: options.Collection = None,
+    documents: Annotated[bool, typer.Option("--documents", help="The documents; what is listed if nothing is said.")] = False,
+    chunks: Annotated[bool, typer.Option("--chunks", help="The chunks, with their ids.")] = False,
+    collections: Annotated[bool, typer.Option("--collections", help="The stores under --store.")] = False,
+    json: options.Json = False,
+) -> None:
+    """List what is in the store: documents, chunks and their verdicts. Loads no model."""
+    from rag_memtok import housekeeping
+
+    dials = settings(store=store, collection=collection)
+    if collections:
+        stores = housekeeping.collections(dials)
+        terminal.put_json({"collections": [asdict(one) for one in stores]}) if json else views.put_collections(stores)
+        return
+    answer: dict[str, object] = {}
+    if documents or not chunks:
+        papers = housekeeping.documents(dials)
+        answer["documents"] = [asdict(one.document) | {"verdicts": dict(one.verdicts)} for one in papers]
+        if not json:
+            views.put_documents(papers)
+    if chunks:
+        pieces = housekeeping.chunks(dials)
+        answer["chunks"] = [asdict(one) for one in pieces]
+        if not json:
+            views.put_chunks(pieces)
+    if json:
+        terminal.put_json(answer)
+
+
+def show(
+    chunk: Annotated[str, typer.Argument(help="The beginning of a chunk's id, as list --chunks and ask --json give it.")],
+    store: options.Store = None,
+    collection: options.Collection = None,
+    model: options.Model = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Decode one memory: its tokens, by how much each leads, its pins, and its bytes against its text's."""
+    from rag_memtok import housekeeping
+
+    dials = settings(store=store, collection=collection, model__id=model, model__device=device, model__threads=threads)
+    found = housekeeping.show(chunk, dials)
+    terminal.put_json(asdict(found)) if json else views.put_shown(found)
+    if not found.verdict.proven and found.verdict.kind != "fragile":
+        raise typer.Exit(5)
+
+
+def config(
+    store: options.Store = None,
+    collection: options.Collection = None,
+    model: options.Model = None,
+    revision: options.Revision = None,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    embedder: options.Embedder = None,
+    json: options.Json = False,
+) -> None:
+    """Say every setting's effective value, and where it comes from: flag, variable, file, store or default."""
+    from rag_memtok import housekeeping
+
+    flags = {
+        "store": store, "collection": collection, "model__id": model, "model__revision": revision, "model__dtype": dtype,
+        "model__device": device, "model__threads": threads, "retrieve__embedder": embedder,
+    }  # fmt: skip
+    found = housekeeping.effective(given(flags), os.environ, Path.cwd(), settings(**flags))
+    terminal.put_json({one.dial: {"value": one.value, "from": one.origin} for one in found}) if json else views.put_settings(found)
+
+
+def rm(
+    path: Annotated[Path, typer.Argument(help="A file or folder, as it was ingested.")],
+    store: options.Store = None,
+    collection: options.Collection = None,
+) -> None:
+    """Forget a file or folder: its documents, and every memory no other document has. The files themselves stay."""
+    from rag_memtok import pipeline
+
+    for name in pipeline.remove(path, settings(store=store, collection=collection)):
+        terminal.put(f"forgot {name}")
+
+
+def export(
+    file: Annotated[Path, typer.Argument(help="The file to write.")],
+    store: options.Store = None,
+    collection: options.Collection = None,
+    json: options.Json = False,
+) -> None:
+    """Write the whole store into one file (safetensors): to move it, to give it away. It is its documents' text."""
+    from rag_memtok import housekeeping
+
+    done = housekeeping.export(file, settings(store=store, collection=collection))
+    terminal.put_json(asdict(done)) if json else views.put_exported(done)
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="A file of export.")],
+    store: options.Store = None,
+    collection: options.Collection = None,
+    trust_store: Annotated[bool, typer.Option("--trust-store", help="Take it as your own, whoever made it.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Make a store from an exported file. What does not match its checksum is refused."""
+    from rag_memtok import housekeeping
+
+    done = housekeeping.import_(file, settings(store=store, collection=collection), trust_store)
+    terminal.put_json(asdict(done)) if json else views.put_imported(done)
+
+
+def migrate(
+    model: Annotated[str, typer.Option("--model", help="The new model: mini, a folder or a hub id.")],
+    store: options.Store = None,
+    collection: options.Collection = None,
+    revision: options.Revision = None,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    tokens_per_vector: options.TokensPerVector = None,
+    seconds_per_chunk: options.SecondsPerChunk = None,
+    drop_old: Annotated[bool, typer.Option("--drop-old", help="Remove the old store in the end; else it is kept in DIR.old.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Rewrite every memory for another model, beside the old store; prove them, then switch. Run again to resume."""
+    from rag_memtok import housekeeping
+
+    dials = settings(
+        store=store, collection=collection, model__id=model, model__revision=revision, model__dtype=dtype,
+        model__device=device, model__threads=threads, memorize__tokens_per_vector=tokens_per_vector,
+        memorize__seconds_per_chunk=seconds_per_chunk,
+    )  # fmt: skip
+    with terminal.bar("chunks") as show_bar:
+        on_progress = lambda at: show_bar(at.done, at.chunks, terminal.standing_note(at))  # noqa: E731
+        done = housekeeping.migrate(dials, drop_old, on_progress, terminal.say)
+    terminal.put_json(asdict(done)) if json else views.put_migrated(done)

@@ -1,0 +1,294 @@
+"""A store as one file: it comes back as it was; what was changed is refused; what was made elsewhere is not believed."""
+
+import json
+import os
+import shutil
+import sqlite3
+import stat
+from contextlib import closing
+
+import numpy as np
+import pytest
+import toy
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from small import content_of, dials, proven, written
+
+from rag_memtok import bundle, housekeeping, pipeline, trust
+from rag_memtok.config import updated
+from rag_memtok.disk import beside
+from rag_memtok.errors import FormatMismatch, InputRefused, UsageError
+from rag_memtok.store import open_store
+
+QUESTION = "Who repaired the lamp of the harbour?"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, model_folder):
+    """A store and its export, to be read."""
+    folder = tmp_path_factory.mktemp("made")
+    config = dials(folder / "store", model_folder)
+    pipeline.ingest([written(folder / "docs")], config)
+    return config, folder / "all.safetensors", housekeeping.export(folder / "all.safetensors", config)
+
+
+@pytest.fixture
+def here(made, tmp_path):
+    """The settings of a new store."""
+    return updated(made[0], {"store": str(tmp_path / "store")})
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """Another user's machine, from here on."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "other-user"))
+
+
+def opened(file):
+    with safe_open(file, framework="numpy") as found:
+        return found.metadata(), {name: found.get_tensor(name) for name in found.keys()}
+
+
+def rewritten(file, to, change, honest=True):
+    """Writes an export whose content was changed by `change`; `honest`: with a checksum that is right for it."""
+    metadata, parts = opened(file)
+    content = json.loads(parts["content"].tobytes())
+    change(content, parts, metadata)
+    parts["content"] = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
+    if honest:
+        metadata["sha256"] = bundle._digest(parts)
+    save_file(parts, to, metadata)
+    return to
+
+
+def test_a_store_comes_back_as_it_was(made, here, tmp_path):
+    config, file, done = made
+    assert (done.documents, done.own) == (6, True) and done.bytes == file.stat().st_size
+    found = housekeeping.import_(file, here)
+    assert (found.documents, found.chunks, found.own) == (6, done.chunks, True)
+    assert content_of(tmp_path / "store") == content_of(pipeline.store_folder(config))
+    proven(here)
+    assert pipeline.ask(QUESTION, here).sources[0].path == "lamp.md"
+    again = housekeeping.export(tmp_path / "again.safetensors", here)
+    assert again.chunks == done.chunks and opened(tmp_path / "again.safetensors")[1].keys() == opened(file)[1].keys()
+
+
+def test_an_imported_store_can_be_written_to_and_has_an_id_of_its_own(made, here, tmp_path):
+    housekeeping.import_(made[1], here)
+    (tmp_path / "new.txt").write_text("A new text.")
+    pipeline.ingest([tmp_path / "new.txt"], here)
+    proven(here)
+    with open_store(tmp_path / "store", write=False) as one, open_store(pipeline.store_folder(made[0]), write=False) as other:
+        assert one.store_id != other.store_id and {**other.manifest, **one.manifest}.keys() == one.manifest.keys()
+
+
+def test_the_file_is_private_and_not_overwritten(made, tmp_path):
+    file = tmp_path / "export"
+    housekeeping.export(file, made[0])
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    with pytest.raises(UsageError, match="in the way"):
+        housekeeping.export(file, made[0])
+
+
+def test_a_store_without_text_and_one_with_text_only_chunks_come_back(tmp_path, model_folder):
+    lossy = toy.save(tmp_path / "lossy", lossy=True)
+    for name, model, change in (("bare", model_folder, {"memorize__keep_text": False}), ("lossy", lossy, {})):
+        config = dials(tmp_path / name / "store", model, **change)
+        pipeline.ingest([written(tmp_path / name / "docs", {"a.txt": "The Lamp.", "b.txt": "the lamp is red."})], config)
+        housekeeping.export(tmp_path / f"{name}.safetensors", config)
+        moved = updated(config, {"store": str(tmp_path / name / "moved")})
+        housekeeping.import_(tmp_path / f"{name}.safetensors", moved)
+        assert content_of(tmp_path / name / "moved") == content_of(tmp_path / name / "store")
+        proven(moved)
+    assert b"The Lamp" not in (tmp_path / "bare.safetensors").read_bytes()
+
+
+# --- damage and deceit
+
+
+def test_one_changed_byte_of_the_content_is_refused_one_of_the_header_never_believed(made, here, tmp_path):
+    whole = made[1].read_bytes()
+    content = 8 + int.from_bytes(whole[:8], "little")
+    for place in (0, 9, 60, 200, content - 1, content, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "bad").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            assert not housekeeping.import_(tmp_path / "bad", here).own and place < content  # it hit the seal: nobody's own
+            shutil.rmtree(tmp_path / "store")
+        except (InputRefused, FormatMismatch):
+            pass
+    for cut in (0, 100, len(whole) - 1):
+        (tmp_path / "bad").write_bytes(whole[:cut])
+        with pytest.raises(InputRefused):
+            housekeeping.import_(tmp_path / "bad", here)
+    assert not (tmp_path / "store").exists() and not beside(tmp_path / "store", bundle.IMPORTING).exists()
+
+
+def test_a_tampered_vector_is_refused_by_its_checksum(made, here, tmp_path):
+    def change(content, parts, metadata):
+        parts["vectors"] = parts["vectors"].copy()
+        parts["vectors"][7] ^= 1
+
+    with pytest.raises(InputRefused, match="checksum"):
+        housekeeping.import_(rewritten(made[1], tmp_path / "bad", change, honest=False), here)
+
+
+def test_a_tampered_export_with_a_new_checksum_is_no_longer_ones_own(made, here, tmp_path):
+    def change(content, parts, metadata):
+        content["manifest"]["seed"] = "99"
+
+    assert not housekeeping.import_(rewritten(made[1], tmp_path / "bad", change), here).own
+    with pytest.raises(InputRefused, match="not made here"):
+        pipeline.ask(QUESTION, here)
+
+
+def chunk(**changes):
+    return lambda content, parts, metadata: content["chunks"][0].update(changes)
+
+
+def longer(content, parts, metadata):
+    parts["vectors"] = np.append(parts["vectors"], np.uint8(0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        chunk(text="Another text."),
+        chunk(codec="pickle"),
+        chunk(shape=[1, 1]),
+        chunk(bytes=-4),
+        chunk(tokens="7"),
+        chunk(pins=[{"position": 2**40, "token": 1, "kind": "safety"}]),
+        chunk(pins=[{"position": 1, "token": 1, "kind": "hope"}]),
+        chunk(verdict={"kind": "perfect", "tokens": 1, "corrections": 0, "safeties": 0, "margin": 1.0, "reason": ""}),
+        chunk(verdict={"kind": "exact"}),
+        chunk(keyed=False),
+        chunk(id="0" * 64),
+        lambda content, parts, metadata: content["documents"].pop(),
+        lambda content, parts, metadata: content["documents"][0].update(chunks=7),
+        lambda content, parts, metadata: content["documents"][0].update(file=3),
+        lambda content, parts, metadata: content["occurrences"].pop(),
+        lambda content, parts, metadata: content["occurrences"][0].update(chunk_id="f" * 64),
+        lambda content, parts, metadata: content["chunks"].pop(),
+        lambda content, parts, metadata: content["manifest"].update(seed=1),
+        lambda content, parts, metadata: content.pop("manifest"),
+        longer,
+    ],
+)
+def test_what_is_not_a_store_is_refused_even_with_a_right_checksum(made, here, tmp_path, change):
+    with pytest.raises(InputRefused, match="not that of a store"):
+        housekeeping.import_(rewritten(made[1], tmp_path / "bad", change), here)
+    assert not (tmp_path / "store").exists() and not beside(tmp_path / "store", bundle.IMPORTING).exists()
+
+
+def test_other_files_and_formats_are_refused(made, here, tmp_path, model_folder):
+    with pytest.raises(InputRefused, match="not an export"):
+        housekeeping.import_(model_folder / "model.safetensors", here)
+    with pytest.raises(InputRefused, match="no file"):
+        housekeeping.import_(tmp_path / "none", here)
+    newer = rewritten(made[1], tmp_path / "newer", lambda content, parts, metadata: metadata.update(format="2"))
+    with pytest.raises(FormatMismatch, match="format 2"):
+        housekeeping.import_(newer, here)
+
+
+def test_nothing_is_imported_over_something(made, here, tmp_path):
+    housekeeping.import_(made[1], here)
+    before = content_of(tmp_path / "store")
+    with pytest.raises(UsageError, match="in the way"):
+        housekeeping.import_(made[1], here)
+    assert content_of(tmp_path / "store") == before
+
+
+def test_what_a_killed_import_left_is_no_obstacle(made, here, tmp_path):
+    shutil.copytree(pipeline.store_folder(made[0]), beside(tmp_path / "store", bundle.IMPORTING))
+    (tmp_path / "store").mkdir()
+    housekeeping.import_(made[1], here)
+    proven(here)
+    assert not beside(tmp_path / "store", bundle.IMPORTING).exists()
+
+
+# --- who made it
+
+
+def test_a_foreign_store_is_verified_but_not_asked_unless_trusted(made, here, tmp_path, elsewhere):
+    assert not housekeeping.import_(made[1], here).own
+    proven(here)
+    assert pipeline.restore(tmp_path / "back", here).failed == ()
+    with pytest.raises(InputRefused, match="not made here") as refused:
+        pipeline.ask(QUESTION, here)
+    assert "--trust-store" in refused.value.remedy
+    assert pipeline.ask(QUESTION, here, trusted=True).sources[0].path == "lamp.md"
+    with pytest.raises(InputRefused):
+        pipeline.ask(QUESTION, here)  # once is not for ever
+
+
+def test_import_with_trust_makes_it_ones_own(made, here, tmp_path, elsewhere):
+    assert housekeeping.import_(made[1], here, trusted=True).own
+    assert pipeline.ask(QUESTION, here).sources
+    again = updated(here, {"store": str(tmp_path / "again")})
+    housekeeping.export(tmp_path / "mine", here)
+    assert housekeeping.import_(tmp_path / "mine", again).own
+
+
+def test_exporting_a_foreign_store_does_not_launder_it(made, here, tmp_path, elsewhere):
+    housekeeping.import_(made[1], here)
+    assert not housekeeping.export(tmp_path / "theirs", here).own
+    again = updated(here, {"store": str(tmp_path / "again")})
+    assert not housekeeping.import_(tmp_path / "theirs", again).own
+
+
+def test_a_copied_folder_is_foreign_to_another_user(made, here, tmp_path, monkeypatch):
+    shutil.copytree(pipeline.store_folder(made[0]), tmp_path / "store")
+    assert pipeline.ask(QUESTION, here).sources
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "other-user"))
+    with pytest.raises(InputRefused, match="not made here"):
+        pipeline.ask(QUESTION, here)
+    (tmp_path / "docs").mkdir()
+    pipeline.ingest([written(tmp_path / "docs", {"z.txt": "One more."})], here)  # to add to it does not make it one's own
+    with pytest.raises(InputRefused, match="not made here"):
+        pipeline.ask(QUESTION, here)
+
+
+def test_the_secret_is_private_and_stays_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    first = trust.secret()
+    assert first == trust.secret() and len(first) == trust.SECRET_BYTES
+    assert stat.S_IMODE(trust.secret_path().stat().st_mode) == 0o600
+    assert [path.name for path in trust.secret_path().parent.iterdir()] == ["owner"]
+
+
+@pytest.mark.parametrize("content", ["", "zz", "00"])
+def test_without_a_whole_secret_nothing_is_ones_own(tmp_path, monkeypatch, content):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    trust.secret_path().parent.mkdir()
+    trust.secret_path().write_text(content)
+    assert not trust.made_here(trust.maker()) and not trust.is_signed("store", "", "")
+
+
+def test_where_nothing_can_be_kept_a_store_is_made_all_the_same_and_that_is_said(tmp_path, monkeypatch, model_folder):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    assert trust.secret() is None and not trust.made_here(trust.maker())
+    config, said = dials(tmp_path / "store", model_folder), []
+    pipeline.ingest([written(tmp_path / "docs", {"a.txt": "The lamp is red."})], config, say=said.append)
+    assert any("--trust-store" in line for line in said)
+    assert pipeline.ask("What is the lamp?", config, trusted=True).sources
+
+
+def test_a_snapshot_is_of_one_generation_though_another_writes(made, tmp_path):
+    shutil.copytree(made[0].store, tmp_path / "busy")
+    with open_store(tmp_path / "busy", write=False) as reader, closing(sqlite3.connect(tmp_path / "busy" / "store.db", timeout=0.05)) as db:
+        with reader.snapshot():
+            before = reader.documents()
+            with pytest.raises(sqlite3.OperationalError, match="locked"), db:
+                db.execute("DELETE FROM documents")
+            assert reader.documents() == before
+        with db:
+            db.execute("DELETE FROM occurrences")
+        assert reader.occurrences(reader.chunk_ids()).values() and not any(reader.occurrences(reader.chunk_ids()).values())
+
+
+def test_a_signature_of_a_store_is_none_of_an_export(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    nonce, _, signature = trust.maker()[trust.MAKER].partition(" ")
+    assert trust.is_signed("store", nonce, signature) and not trust.is_signed("export", nonce, signature)
+    assert os.environ["XDG_CONFIG_HOME"] == str(tmp_path)

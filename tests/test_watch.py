@@ -1,0 +1,123 @@
+"""Documents watched: what changes is ingested again, what is not a document does not count."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from small import dials, proven, written
+
+from rag_memtok import housekeeping, pipeline, watch
+from rag_memtok.config import updated
+from rag_memtok.errors import InputRefused, RagMemtokError
+
+watchfiles = pytest.importorskip("watchfiles")
+
+
+@pytest.fixture
+def config(tmp_path, model_folder):
+    written(tmp_path / "docs", {"a.txt": "The lamp is red."})
+    return dials(tmp_path / "docs" / ".rag-memtok", model_folder)
+
+
+def paths(config):
+    return sorted(one.document.path for one in housekeeping.documents(config))
+
+
+def test_each_change_is_ingested(config, tmp_path):
+    documents = tmp_path / "docs"
+    rounds = watch.watch([documents], config, prune=True)
+    assert next(rounds).files == 1
+    (documents / "b.txt").write_text("The fan is loud.")
+    assert next(rounds).files == 1 and paths(config) == ["a.txt", "b.txt"]
+    draft = documents / "a.txt.tmp"  # as an editor saves
+    draft.write_text("The lamp is blue.")
+    os.replace(draft, documents / "a.txt")
+    assert next(rounds).files == 1
+    (documents / "b.txt").unlink()
+    assert next(rounds).removed == 1 and paths(config) == ["a.txt"]
+    rounds.close()
+    proven(config)
+
+
+def test_what_changes_during_an_ingest_is_seen(config, tmp_path):
+    documents, once = tmp_path / "docs", itertools.count()
+
+    def save_another(standing):
+        if not next(once):
+            (documents / "late.txt").write_text("Saved while the first was written.")
+
+    rounds = watch.watch([documents], config, on_progress=save_another)
+    assert next(rounds).files == 1 and next(rounds).files == 1
+    assert paths(config) == ["a.txt", "late.txt"]
+
+
+def test_a_file_alone_is_watched_through_its_folder(config, tmp_path):
+    file = tmp_path / "docs" / "a.txt"
+    rounds = watch.watch([file], config)
+    next(rounds)
+    file.unlink()
+    file.write_text("The lamp is green.")
+    assert next(rounds).files == 1
+
+
+def test_the_store_itself_is_no_change(config, tmp_path):
+    turns = watch.changes([tmp_path / "docs"], tmp_path / "docs" / ".rag-memtok")
+    next(turns)
+    (tmp_path / "docs" / ".rag-memtok").mkdir()
+    (tmp_path / "docs" / ".rag-memtok" / "store.db").write_text("x")
+    (tmp_path / "docs" / ".git").mkdir()
+    (tmp_path / "docs" / ".git" / "index").write_text("x")
+    began = time.monotonic()
+    threading.Timer(2.0, (tmp_path / "docs" / "b.txt").write_text, ["The fan is loud."]).start()
+    next(turns)
+    assert time.monotonic() - began > 1.5
+
+
+def test_a_later_failure_is_told_and_the_watch_goes_on(config, tmp_path):
+    file = tmp_path / "docs" / "a.txt"
+    rounds = watch.watch([file], config)
+    next(rounds)
+    file.write_bytes(b"\xff\xfe\xfd")
+    assert isinstance(next(rounds), RagMemtokError)
+    file.write_text("The lamp is whole again.")
+    assert next(rounds).files == 1
+
+
+def test_the_first_failure_is_raised(config, tmp_path):
+    with pytest.raises(InputRefused, match="none"):
+        next(watch.watch([tmp_path / "none"], config))
+    with pytest.raises(RagMemtokError):
+        next(watch.watch([tmp_path / "docs"], updated(config, {"model.id": "/no/such/model"})))
+    assert not (tmp_path / "docs" / ".rag-memtok").exists()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_the_command_with_what_was_done(config, tmp_path, sent):
+    pipeline.ingest([tmp_path / "docs"], config)
+    words = ["watch", str(tmp_path / "docs"), "--store", config.store, "--threads", "1", "--device", "cpu"]
+    program = [sys.executable, "-c", "from rag_memtok.cli import main; main()", *words]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:
+        assert command.stderr.readline() == "watching; Ctrl-C ends\n"
+        (tmp_path / "docs" / "b.txt").write_text("The fan is loud.")
+        assert "watching" in command.stderr.readline()
+        command.send_signal(sent)
+        out, err = command.communicate(timeout=60)
+    assert command.returncode == 0 and out.endswith("watched: 1 files written (1 chunks), 0 removed, in 2 rounds; all of it is stored\n")
+    assert "Traceback" not in err
+    proven(config)
+
+
+def test_without_watchfiles_one_line_says_how_to_get_it(tmp_path):
+    script = (
+        "import sys; sys.modules['watchfiles'] = None; sys.argv = ['rag-memtok', 'watch', '.', '--json']\n"
+        "from rag_memtok.cli import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "pip install 'rag-memtok[watch]'" in done.stderr
+    assert "watchfiles" in json.loads(done.stdout)["error"]["message"]
