@@ -16,7 +16,7 @@ help: ## say what can be made
 
 demo: .venv/.package ## install, then ingest the sample documents, ask, verify; leaves .venv/bin/rag-memtok
 	rm -rf $(STORE)
-	$(RAG) ingest data/docs --exclude 'library/' --store $(STORE)
+	$(RAG) ingest data/docs --exclude 'library/' --seconds-per-chunk 5 --store $(STORE)
 	$(RAG) ask "What does a replacement fan motor cost?" --store $(STORE)
 	@echo '  (handbook.md says: 118 euros)'
 	$(RAG) ask "Which extension does the service desk have?" --store $(STORE)
@@ -24,7 +24,7 @@ demo: .venv/.package ## install, then ingest the sample documents, ask, verify; 
 	$(RAG) ask "When will the open day be?" --store $(STORE)
 	@echo '  (meeting-2026-03-12.md says: Saturday 13 June)'
 	$(RAG) verify --store $(STORE)
-	$(RAG) ingest data/docs --exclude 'library/' --store $(STORE)
+	$(RAG) ingest data/docs --exclude 'library/' --seconds-per-chunk 5 --store $(STORE)
 	$(RAG) status --store $(STORE)
 
 docs: .venv/.package ## ingest all the sample documents, the library too; takes a while
