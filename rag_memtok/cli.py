@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from rag_memtok import __version__, shelf, terminal, trips
-from rag_memtok.errors import DiskFailure, OutOfMemory, PermissionRefused, RagMemtokError
+from rag_memtok.errors import DiskFailure, OutOfMemory, PermissionRefused, RagMemtokError, UsageError
 
 
 class Ended(Exception):
@@ -83,6 +83,8 @@ def translated(error: BaseException) -> RagMemtokError | None:
     """What the system's own errors mean; None for a bug."""
     if isinstance(error, RagMemtokError):
         return error
+    if hasattr(error, "format_message"):  # what typer's parser raises
+        return UsageError(error.format_message(), remedy="rag-memtok COMMAND --help lists every option")
     if isinstance(error, MemoryError):
         return OutOfMemory("out of memory", remedy="a smaller --batch, fewer --chunk-tokens, or a smaller --model")
     if isinstance(error, PermissionError):
@@ -118,9 +120,9 @@ def run(command: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again while it ends
         return 141
     except Exception as error:
-        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's usage errors
-            terminal.say(f"error: {error.format_message()}")
-            return int(error.exit_code)
+        if type(error).__name__ == "NoArgsIsHelpError":  # typer does not say where it is from
+            terminal.say(str(error))
+            return UsageError.exit_code
         known = translated(error)
         if known is None:
             raise

@@ -204,6 +204,8 @@ def put_audit(found: "Audit") -> None:
     put_list("not proven", [f"{one.kind}: {one.subject}: {one.reason}" for one in found.findings])
     if any(one.kind == "damaged" for one in found.findings):
         say("  next: rag-memtok ingest those files again into the same --store: what is damaged is written anew")
+    if any(one.kind == "mismatch" for one in found.findings):
+        say("  next: what mismatches is whole but wrong: rag-memtok rm those files, then ingest them again")
     verdicts = "".join(f", {count} {kind}" for kind, count in sorted(found.counts.items()))
     rows: dict[str, object] = {"chunks": f"{found.checked} of {found.chunks} checked{verdicts}"}
     if found.checked:

@@ -138,7 +138,7 @@ def ask(
         for one in [question] if question != "-" else (line.strip() for line in sys.stdin if line.strip()):
             try:
                 found = answer.answer(session, one, (lambda text: terminal.put(text, end="")) if streams else lambda text: None)
-            except NoUsableMemory as error:
+            except (NoUsableMemory, UsageError) as error:  # of one question among several
                 if question != "-":
                     raise
                 failed = True

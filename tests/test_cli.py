@@ -344,3 +344,18 @@ def test_a_signal_ends_the_ingest_and_keeps_what_is_done(sent, code, model_folde
     assert command.returncode == code and out == "" and "run the same command again to go on" in err and "Traceback" not in err
     with open_store(tmp_path / ".rag-memtok", write=False) as opened:
         assert opened.check() == () and len(opened.chunk_ids()) < 60
+
+
+def test_without_a_command_the_help_is_told(run):
+    code, out, err = run()
+    assert code == 2 and not out and err.startswith("Usage: rag-memtok")
+
+
+def test_an_unknown_option_is_an_error_in_json_too(run):
+    code, out, _ = run("status", "--bogus", "--json")
+    assert code == 2 and json.loads(out)["error"]["name"] == "usage"
+
+
+def test_an_over_long_question_does_not_end_the_others(run, store, model_folder):
+    code, out, err = run("ask", "-", "--store", store, "--model", model_folder, stdin=f"{'lamp ' * 400}\n{QUESTION}\n")
+    assert code == 7 and "lamp.txt" in out and "tokens; valid" in err
