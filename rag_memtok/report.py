@@ -273,7 +273,7 @@ def documents(found: Audit) -> str:
     """Every document, those that did not come back first."""
     if not found.proofs:
         return ""
-    words = {True: "identical", False: "NOT identical", None: "not proven: not all of its chunks were decoded right"}
+    words = {True: "identical", False: "NOT identical", None: "not proven: not all of its chunks were checked and came back"}
     ranked = sorted(found.proofs, key=lambda proof: {False: 0, None: 1, True: 2}[proof[1]])
     rows = (
         f"<tr><td>{shown(document.path)}<td>{document.chunks}<td>{document.characters}<td>{words[proof]}</tr>"
