@@ -121,6 +121,7 @@ def test_show_prints_numbers_in_a_pipe(run):
     assert "".join(json.loads(row[3]) for row in rows[:-1]) == found["text"] == "".join(one["text"] for one in found["tokens"][:-1])
 
 
+@pytest.mark.slow
 def test_show_colours_on_a_terminal(ready):
     with open_store(ready / ".rag-memtok", write=False) as store:
         chunk_id = store.chunk_ids()[0]
@@ -251,7 +252,7 @@ def on_a_terminal(ready, *words, typed=(), sent=None):
     return screen.decode(errors="replace")
 
 
-@pytest.mark.parametrize("end", ["\x04", signal.SIGINT])
+@pytest.mark.parametrize("end", ["\x04", pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_chat_on_a_terminal_ends_kindly(ready, end):
     typed = ["Who repaired the lamp of the harbour?\n", "And the letter?\n"]
     if isinstance(end, str):

@@ -97,7 +97,7 @@ def test_the_first_failure_is_raised(config, tmp_path):
     assert not (tmp_path / "docs" / ".rag-memtok").exists()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_the_command_with_what_was_done(config, tmp_path, sent):
     pipeline.ingest([tmp_path / "docs"], config)
     words = ["watch", str(tmp_path / "docs"), "--store", config.store, "--threads", "1", "--device", "cpu"]
