@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rag_memtok.config import Memorize
-from rag_memtok.layout import Task
+from rag_memtok.layout import Task, task_of
 from rag_memtok.lm import LM
 from rag_memtok.memorize import memorize
 from rag_memtok.prompts import Template
@@ -60,7 +60,7 @@ def calibrate(
 
 def try_level(lm: LM, template: Template, sample: Sequence[tuple[int, ...]], settings: Memorize, level: int) -> tuple[float, int]:
     """The share of `sample` that is exact at `level` tokens a vector, and the median steps of all."""
-    tasks = [Task(str(index), tokens, max(1, -(-len(tokens) // level))) for index, tokens in enumerate(sample)]
+    tasks = [task_of(str(index), tokens, level) for index, tokens in enumerate(sample)]
     written = list(memorize(lm, template, tasks, replace(settings, seconds_per_chunk=0.0)))
     steps = sorted(one.steps for one in written)
     return sum(one.wrong == 0 for one in written) / len(written), steps[len(steps) // 2]

@@ -22,7 +22,17 @@ Codes without an exception: 0 done, 1 a bug (a traceback), 3 some inputs skipped
 An expected failure of one chunk is a Verdict, never an exception.
 """
 
+import unicodedata
 from typing import ClassVar
+
+
+def escaped(text: str) -> str:
+    r"""`text` with every control and format character but newline and tab written out, as `\x1b`."""
+    kept = ("\n", "\t")
+    return "".join(
+        letter if letter in kept or unicodedata.category(letter)[0] != "C" else letter.encode("unicode_escape", "surrogatepass").decode()
+        for letter in text
+    )
 
 
 class RagMemtokError(Exception):

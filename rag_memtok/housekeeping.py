@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rag_memtok import binding, browse, bundle, lm, prepare
+from rag_memtok import binding, browse, bundle, prepare
 from rag_memtok import migrate as migration
 from rag_memtok.browse import ListedChunk, ListedDocument, Shown
 from rag_memtok.bundle import Bundled
@@ -16,7 +16,6 @@ from rag_memtok.ingest import Standing
 from rag_memtok.migrate import Migrated
 from rag_memtok.pipeline import store_folder
 from rag_memtok.prepare import Say, quiet
-from rag_memtok.prompts import template_named
 from rag_memtok.store import open_store
 
 
@@ -76,10 +75,7 @@ def show(prefix: str, config: Config) -> Shown:
     """
     with open_store(store_folder(config), write=False) as store:
         browse.find(store, prefix)  # before a model is loaded for nothing
-        settings = binding.completed(config, store.manifest)
-        model = lm.load(settings.model)
-        template = template_named(settings.memorize.template, model)
-        binding.require_same(store.manifest, model, template)
+        model, template = prepare.decoder(store.manifest, config)
         return browse.show(store, model, template, prefix)
 
 

@@ -11,7 +11,7 @@ from rag_memtok.chunks import split
 from rag_memtok.codec import codec_named
 from rag_memtok.config import Config, Memorize
 from rag_memtok.documents import Scan, Skipped, SourceFile, read
-from rag_memtok.layout import Task
+from rag_memtok.layout import Task, task_of
 from rag_memtok.lm import LM
 from rag_memtok.memorize import Progress, Written, memorize
 from rag_memtok.nouns import Chunk, Document, Memory, Occurrence, Record, StoredDocument, Verdict, sha256_of_tokens
@@ -56,7 +56,7 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where an ingest stands: chunks to write and done, by verdict, steps of the batch, seconds, and an estimate of those left."""
+    """Where writing stands: chunks to write and done, by verdict, steps of the batch, seconds, and an estimate of those left."""
 
     chunks: int
     done: int
@@ -65,6 +65,13 @@ class Standing:
     rows: int
     seconds: float
     seconds_left: float | None
+
+
+def standing(chunks: int, verdicts: Mapping[str, int], steps: int, rows: int, began: float) -> Standing:
+    """Where it stands now; `began` is by the monotonic clock, and what is left is taken to cost what is done did."""
+    done, seconds = sum(verdicts.values()), time.monotonic() - began
+    left = seconds / done * (chunks - done) if done else None
+    return Standing(chunks, done, dict(verdicts), steps, rows, seconds, left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +141,8 @@ def _pieces(lm: LM, document: Document, capacity: int) -> tuple[Piece, ...]:
 
 
 def tasks_of(pieces: Iterable[Piece], tokens_per_vector: int) -> list[Task]:
-    """What the writer has to do, each text once: a vector for every `tokens_per_vector` tokens, rounded up."""
-    tasks = {
-        piece.chunk.id: Task(piece.chunk.id, piece.tokens, max(1, -(-len(piece.tokens) // tokens_per_vector)))
-        for piece in pieces
-        if piece.tokens is not None
-    }
+    """What the writer has to do, each text once."""
+    tasks = {piece.chunk.id: task_of(piece.chunk.id, piece.tokens, tokens_per_vector) for piece in pieces if piece.tokens is not None}
     return list(tasks.values())
 
 
@@ -231,10 +234,7 @@ class Ingest:
         self._tell(progress.rows)
 
     def _tell(self, rows: int) -> None:
-        done = sum(self.verdicts.values())
-        seconds = time.monotonic() - self.began
-        left = seconds / done * (self.total - done) if done else None
-        self.on_progress(Standing(self.total, done, dict(self.verdicts), self.steps, rows, seconds, left))
+        self.on_progress(standing(self.total, self.verdicts, self.steps, rows, self.began))
 
 
 def judged_record(lm: LM, template: Template, settings: Memorize, written: Written, key: np.ndarray | None) -> Record:

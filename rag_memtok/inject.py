@@ -14,11 +14,6 @@ from rag_memtok.prompts import Frame
 Passage = Sequence[int] | Float[np.ndarray, "_ d"]  # of any number of vectors each
 
 
-def passage_positions(passage: Passage) -> int:
-    """How many positions of the prompt a passage takes: its tokens, or its vectors."""
-    return len(passage)
-
-
 def inject(lm: LM, frame: Frame, passages: Sequence[Passage], question: Sequence[int]) -> Float[Tensor, "S d"]:
     """The prompt's input embeddings: `passages`, each as tokens or as soft tokens, in the frame, then the question.
 

@@ -21,6 +21,11 @@ class Task:
     vectors: int
 
 
+def task_of(key: str, tokens: tuple[int, ...], tokens_per_vector: int) -> Task:
+    """The task of writing `tokens`: a vector for every `tokens_per_vector` of them, rounded up, and one at least."""
+    return Task(key, tokens, max(1, -(-len(tokens) // tokens_per_vector)))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """Rows as one right-padded batch: `slot` says which vector stands where (`is_memory`), `scored` which (row, position) are predicted."""

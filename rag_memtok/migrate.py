@@ -25,8 +25,8 @@ from rag_memtok.audit import audit, placed, recite
 from rag_memtok.config import Config
 from rag_memtok.disk import DATABASE, beside, sync_folder
 from rag_memtok.errors import InputRefused, StoreDamaged, UsageError
-from rag_memtok.ingest import Standing, judged_record, text_only_record
-from rag_memtok.layout import Task
+from rag_memtok.ingest import Standing, judged_record, standing, text_only_record
+from rag_memtok.layout import Task, task_of
 from rag_memtok.memorize import Progress, memorize
 from rag_memtok.nouns import Chunk, sha256_of_text
 from rag_memtok.prepare import Equipment, Load, Say, calibrated
@@ -82,7 +82,7 @@ class Migration:
             text = self.text_of(chunk_id)
             tokens = tuple(lm.encode(text))
             if lm.decode(tokens) == text:
-                yield Task(chunk_id, tokens, max(1, -(-len(tokens) // per_vector)))
+                yield task_of(chunk_id, tokens, per_vector)
             else:
                 self._keep_as_text(chunk_id, text)
 
@@ -116,9 +116,7 @@ class Migration:
         self._tell(progress.rows)
 
     def _tell(self, rows: int) -> None:
-        done, seconds = sum(self.verdicts.values()), time.monotonic() - self.began
-        left = seconds / done * (self.total - done) if done else None
-        self.on_progress(Standing(self.total, done, dict(self.verdicts), self.steps, rows, seconds, left))
+        self.on_progress(standing(self.total, self.verdicts, self.steps, rows, self.began))
 
 
 def migrate(folder: Path, config: Config, drop_old: bool, load: Load, on_progress: Callable[[Standing], None], say: Say) -> Migrated:

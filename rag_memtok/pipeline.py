@@ -258,10 +258,7 @@ def restore(to: Path, config: Config, on_chunk: Callable[[int, int], None] = lam
         WrongModel, ...: see `session`.
     """
     with open_store(store_folder(config), write=False) as store:
-        settings = binding.completed(config, store.manifest)
-        model = lm.load(settings.model)
-        template = template_named(settings.memorize.template, model)
-        binding.require_same(store.manifest, model, template)
+        model, template = prepare.decoder(store.manifest, config)
         return restore_documents(store, model, template, to, on_chunk)
 
 

@@ -1,13 +1,14 @@
 """What a trip needs before it starts: the model, the template and the embedder; for a new store how much a vector holds, and the cost."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rag_memtok import lm, retrieve
+from rag_memtok import binding, lm, retrieve
 from rag_memtok.calibrate import Calibration, calibrate, known, seconds_per_chunk
 from rag_memtok.codec import codec_named
 from rag_memtok.config import Config
 from rag_memtok.ingest import PlannedFile
+from rag_memtok.layout import task_of
 from rag_memtok.prompts import Template, template_named
 from rag_memtok.recipes import recipe_named
 from rag_memtok.retrieve import Embedder
@@ -48,6 +49,20 @@ def load(settings: Config) -> Equipment:
     return Equipment(model, template, retrieve.load_embedder(settings.retrieve.embedder))
 
 
+def decoder(manifest: Mapping[str, str], config: Config) -> tuple[lm.LM, Template]:
+    """Loads what a store's memories are decoded with.
+
+    Raises:
+        WrongModel: `config` names another model than the store's.
+        ModelUnavailable, InputRefused, DeviceUnavailable: see `lm.load`.
+    """
+    settings = binding.completed(config, manifest)
+    model = lm.load(settings.model)
+    template = template_named(settings.memorize.template, model)
+    binding.require_same(manifest, model, template)
+    return model, template
+
+
 def tokens_in(planned: Sequence[PlannedFile]) -> list[tuple[int, ...]]:
     """The tokens of every planned chunk, each text once."""
     chunks = {piece.chunk.id: piece.tokens for file in planned for piece in file.pieces if piece.tokens}
@@ -70,7 +85,8 @@ def cost(model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], sett
     recorded = known(model, template, settings.documents.chunk_tokens)
     steps = min(settings.memorize.steps, recorded.steps if recorded else settings.memorize.steps)
     per_vector = settings.memorize.tokens_per_vector or (recorded.tokens_per_vector if recorded else GUESSED_TOKENS_PER_VECTOR)
-    return seconds_per_chunk(model, template, longest, max(1, -(-len(longest) // per_vector)), steps, settings.memorize)
+    vectors = task_of("", tuple(longest), per_vector).vectors
+    return seconds_per_chunk(model, template, longest, vectors, steps, settings.memorize)
 
 
 def calibrated(model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], settings: Config, say: Say) -> Calibration:

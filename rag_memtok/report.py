@@ -6,14 +6,13 @@ Documents are hostile: every text from them goes through `shown`, and the page's
 import html
 import math
 import time
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
 from rag_memtok.audit import Audit, Finding, Recited
 from rag_memtok.disk import write_privately
-from rag_memtok.errors import StoreDamaged
+from rag_memtok.errors import StoreDamaged, escaped
 from rag_memtok.lm import LM
 from rag_memtok.nouns import Pin
 from rag_memtok.reconstruct import ASSISTED_SHARE
@@ -55,11 +54,7 @@ def page(store: Store, found: Audit, now: Mapping[str, str], lm: LM | None) -> s
 
 def shown(text: object) -> str:
     r"""A text as HTML shows it: markup escaped, and every control and format character but newline and tab written out, as `\x1b`."""
-    plain = (
-        letter if letter in "\n\t" or unicodedata.category(letter)[0] != "C" else letter.encode("unicode_escape").decode()
-        for letter in str(text)
-    )
-    return html.escape("".join(plain))
+    return html.escape(escaped(str(text)))
 
 
 def table(names: Sequence[str], rows: Iterable[str]) -> str:

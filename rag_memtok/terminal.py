@@ -7,17 +7,15 @@ import json
 import math
 import sys
 import time
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from rag_memtok.errors import RagMemtokError
+from rag_memtok.errors import RagMemtokError, escaped
 
 if TYPE_CHECKING:
     from rag_memtok.audit import Audit
@@ -32,15 +30,6 @@ VERDICTS = ("exact", "pinned", "assisted", "text-only")
 HEAT = ((0.05, "white on #b2182b"), (0.1, "black on #ef8a62"), (0.2, "black on #fddbc7"), (0.4, "black on #d1e5f0"))
 COOL = "white on #2166ac"
 PINNED = {"correction": "bold reverse", "safety": "bold underline"}
-
-
-def escaped(text: str) -> str:
-    r"""`text` with every control and format character but newline and tab written out, as `\x1b`."""
-    kept = ("\n", "\t")
-    return "".join(
-        letter if letter in kept or unicodedata.category(letter)[0] != "C" else letter.encode("unicode_escape", "surrogatepass").decode()
-        for letter in text
-    )
 
 
 def say(message: str) -> None:
@@ -235,8 +224,3 @@ def put_status(found: "Status") -> None:
     if summary.orphans:
         rows["unfinished"] = f"{summary.orphans} chunks of files whose ingest did not end; run it again"
     put_table(rows)
-
-
-def as_json(value: Any) -> dict[str, Any]:
-    """A frozen value as JSON takes it."""
-    return asdict(value)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rag_memtok.config import Memorize
 from rag_memtok.continuation import Continuation
-from rag_memtok.inject import answer_tokens, fitting, inject, passage_positions
+from rag_memtok.inject import answer_tokens, fitting, inject
 from rag_memtok.memorize import Task, memorize
 from rag_memtok.prompts import Frame, frame, template_named
 from rag_memtok.reconstruct import prompt
@@ -29,7 +29,7 @@ def test_the_prompt_is_its_parts_whatever_form_a_passage_has(toy_lm, passages, q
     forms = [toy_lm.embed(passage).numpy() if number in chosen else passage for number, passage in enumerate(passages)]
     found = inject(toy_lm, words, forms, question)
     assert torch.equal(found, expected)
-    assert len(found) == words.overhead + sum(map(passage_positions, forms)) + len(words.between) * (len(forms) - 1) + len(question)
+    assert len(found) == words.overhead + sum(map(len, forms)) + len(words.between) * (len(forms) - 1) + len(question)
 
 
 def test_vectors_go_in_as_they_are(toy_lm):
