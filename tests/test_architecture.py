@@ -18,7 +18,7 @@ FLOORS = [
     "trust binding ingest answer audit report restore browse",
     "prepare migrate bundle pipeline watch housekeeping",
     "langchain llamaindex",
-    "terminal views options trips shelf cli",
+    "terminal figures views options trips shelf cli",
 ]
 ORDER = [name for floor in FLOORS for name in floor.split()]
 HOMES = {
@@ -36,10 +36,11 @@ HOMES = {
     "markitdown": {"extract"},
     "peft": {"lora"},
     "datasets": {"evaluate"},
+    "matplotlib": {"figures"},
     "langchain_core": {"langchain"},
     "llama_index": {"llamaindex"},
 }
-LAZY = {"trips", "shelf", "watch", "extract", "lm", "retrieve"}
+LAZY = {"trips", "shelf", "watch", "extract", "lm", "retrieve", "figures"}
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "np.load", "numpy.load", "pickle.load", "pickle.loads"}
 MAX_LINES, MAX_FUNCTION, MEDIAN, NINETIETH, MAX_TRACKED = 320, 80, 12, 40, 44 * 2**20

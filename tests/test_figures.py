@@ -1,0 +1,28 @@
+"""Charts as PNG files."""
+
+import sys
+
+import pytest
+
+from rag_memtok.errors import UsageError
+from rag_memtok.figures import Chart, Line, draw
+
+CHART = Chart(
+    "Exact",
+    "tokens",
+    "share",
+    [Line("ours", [1.0, 2.0, 4.0], [1.0, 0.5, 0.0], [0.9, 0.4, 0.0], [1.0, 0.6, 0.1]), Line("floor", [1.0, 4.0], [0.0, 0.0], dashed=True)],
+)
+
+
+def test_a_chart_is_a_png(tmp_path):
+    pytest.importorskip("matplotlib")
+    draw(CHART, tmp_path / "new" / "a.png")
+    assert (tmp_path / "new" / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UsageError) as caught:
+        draw(CHART, tmp_path / "a.png")
+    assert "rag-memtok[figures]" in str(caught.value.remedy)
