@@ -47,8 +47,10 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """Lessons as one right-padded batch: `slot` says which vector of row `owner` stands where (`is_memory`), `scored` which (lesson,
-    position) are predicted, `weights` that each lesson's are a mean.
+    """Lessons as one right-padded batch.
+
+    `slot` says which vector of row `owner` stands where (`is_memory`), `scored` which (lesson, position) are predicted; the `weights` of a
+    lesson sum to 1.
     """
 
     fixed: Float[Tensor, "B S d"]
@@ -79,7 +81,10 @@ def laid_out(lm: LM, lessons: Sequence[Lesson]) -> Layout:
     slot = torch.zeros(len(lessons), length, dtype=torch.long)
     is_memory = torch.zeros_like(slot, dtype=torch.bool)
     fixed = torch.zeros(len(lessons), length, lm.width, dtype=lm.table.dtype, device=device)
-    rows, places, targets, weights = [], [], [], []
+    rows: list[int] = []
+    places: list[int] = []
+    targets: list[int] = []
+    weights: list[float] = []
     for index, lesson in enumerate(lessons):
         start = len(lesson.before)
         end = start + lesson.vectors

@@ -20,11 +20,12 @@ from rag_memtok.config import Memorize
 from rag_memtok.errors import ChunkDoesNotFit, OutOfMemory
 from rag_memtok.layout import Layout, Task, lay_out, pooled, random_start
 from rag_memtok.lm import LM, has_bfloat16, in_dtype
-from rag_memtok.prompts import Template
+from rag_memtok.prompts import Template, frame
+from rag_memtok.reading import Reading
 from rag_memtok.recipes import Recipe, recipe_named
 
 WINDOW = 16  # batches' worth of chunks sorted by length together
-DRAFT_SHARE = 0.9  # of a chunk's seconds; the rest is for the LM's own arithmetic
+DRAFT_SHARE = 0.9  # of a chunk's seconds, and of the steps where all are taken; the rest is for the LM's own arithmetic
 UNMEASURED = (1 << 30, 0.0)
 RESTARTS = 2  # after a loss that is not a number
 
@@ -102,10 +103,13 @@ class Batch:
     rows: list[Row] = field(default_factory=list)
     layout: Layout | None = None
     unit: float = 1.0
+    reading: Reading | None = None
 
     def __post_init__(self) -> None:
         if self.recipe.scaled:
             self.unit = float(self.lm.table.float().std())
+        if self.recipe.reading:
+            self.reading = Reading(self.lm, frame(self.lm), self.seed, self.recipe.cues)
 
     def step(self) -> list[Row]:
         """Measures every row, moves those that are not done, and returns (and lets go of) those that are."""
@@ -117,7 +121,7 @@ class Batch:
         done = []
         for index, (row, found) in enumerate(zip(self.rows, per_row, strict=True)):
             row.step += 1
-            row.note(int((found <= 0).sum()), float(found.min()), measured[index, : row.task.vectors])
+            self._note(row, found, measured[index, : row.task.vectors])
             if self._finished(row):
                 done.append(row)
             else:
@@ -125,6 +129,8 @@ class Batch:
         spent = (time.monotonic() - began) / len(self.rows)
         for row in self.rows:
             row.seconds += spent
+        if self.reading:
+            self.reading.forget(row.task for row in done)
         if done:
             self.rows = [row for row in self.rows if row not in done]
             self.layout = None
@@ -138,17 +144,28 @@ class Batch:
         hidden = self.lm.hidden(layout.inputs(vectors))[layout.scored]
         spent = torch.tensor([self._spent(row) for row in self.rows], device=self.lm.device)[layout.scored[0]]
         losses, margins = self.recipe.objective(self.lm, hidden, layout.targets, spent)
-        (gradient,) = torch.autograd.grad((losses * layout.weights).sum(), vectors)
+        loss = (losses * layout.weights).sum()
+        if self.reading:
+            asked = {index: (row.task, row.step) for index, row in enumerate(self.rows)}
+            loss = loss + self.recipe.reading * self.reading(asked, vectors)
+        (gradient,) = torch.autograd.grad(loss, vectors)
         return vectors.detach(), gradient, margins.nan_to_num(-torch.inf)
 
     def _spent(self, row: Row) -> float:
         """The share of its budget, steps or seconds, that a row has used."""
         return min(1.0, max(row.step / self.steps, row.seconds / self.seconds if self.seconds else 0.0))
 
+    def _note(self, row: Row, margins: Float[Tensor, " T"], measured: Float[Tensor, "M d"]) -> None:
+        """Keeps what was measured if it is the best so far: of readable memories that hold alike the last, which was read the most."""
+        wrong, smallest = int((margins <= 0).sum()), float(margins.min())
+        if self.reading and (wrong, -min(smallest, self.recipe.margin)) <= (row.best[0], -min(-row.best[1], self.recipe.margin)):
+            row.best = UNMEASURED
+        row.note(wrong, smallest, measured)
+
     def _finished(self, row: Row) -> bool:
         wrong, negative_margin = row.best
         right = wrong == 0 and -negative_margin >= self.recipe.margin
-        return right or self._spent(row) >= 1
+        return (right and not self.reading) or self._spent(row) >= 1
 
     def _move(self, row: Row, gradient: Float[Tensor, "M d"]) -> None:
         if not torch.isfinite(gradient).all():
@@ -224,7 +241,8 @@ def memorize(
     rows = (started(lm, recipe, task, settings.seed) for task in by_length(fitting(lm, template, tasks), WINDOW * settings.batch))
     limits = (recipe.steps or settings.steps, settings.seconds_per_chunk, settings.seed)
     if recipe.draft and drafted(lm, settings.draft):
-        draft = Batch(in_dtype(lm, torch.bfloat16), template, recipe, limits[0], DRAFT_SHARE * limits[1], limits[2])
+        steps = int(DRAFT_SHARE * limits[0]) if recipe.reading else limits[0]
+        draft = Batch(in_dtype(lm, torch.bfloat16), template, recipe, steps, DRAFT_SHARE * limits[1], limits[2])
         rows = (row.from_best() for row in advanced(draft, rows, settings.batch, clock))
     for row in advanced(Batch(lm, template, recipe, *limits), rows, settings.batch, clock):
         yield row.written()

@@ -19,7 +19,8 @@ class Recipe:
 
     `lr` is in units of the embedding table's standard deviation where `scaled`, else in its own. `margin` (logits): a row is done when
     every right token leads by this; 0 stops at the first step where every argmax is right. `steps` 0 takes the config's. `draft`: whether
-    most steps may be taken in bfloat16.
+    most steps may be taken in bfloat16. `reading`: the weight of being read (reading.py, `cues` questions a step) beside being recited; such
+    a row uses all its steps.
     """
 
     objective: "Objective"
@@ -36,6 +37,8 @@ class Recipe:
     steps: int = 0
     template: str = ""
     draft: bool = True
+    reading: float = 0.0
+    cues: int = 2
 
     def lr_at(self, step: int, steps: int) -> float:
         """The learning rate of step `step` (from 0) of `steps`: linear from `first_lr` to `lr`, then level or half a cosine to 0."""
@@ -95,6 +98,7 @@ def _lead(logits: Float[Tensor, "P V"], targets: Int[Tensor, " P"]) -> tuple[Flo
 
 RECIPES: dict[str, Recipe] = {
     "margin": Recipe(margin_hinge(0.5, power=3.0)),
+    "readable": Recipe(margin_hinge(0.5, power=3.0), reading=1.0, template="cue"),
     "cross-entropy": Recipe(cross_entropy),
     "sastre2025": Recipe(
         cross_entropy, start="random", optimiser="sgd", scaled=False, lr=1.0, first_lr=0.2, warmup=100, cosine=False, clip=0.0,

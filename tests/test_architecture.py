@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rag_memtok"
 FLOORS = [
     "nouns errors config",
     "extract loaders documents chunks cues codec",
-    "lm continuation prompts recipes layout memorize calibrate reconstruct inject",
+    "lm continuation prompts recipes layout reading memorize calibrate reconstruct inject",
     "disk schema database check store retrieve",
     "trust binding ingest answer audit report restore browse",
     "prepare migrate bundle pipeline watch housekeeping",
