@@ -19,8 +19,8 @@ class Recipe:
 
     `lr` is in units of the embedding table's standard deviation where `scaled`, else in its own. `margin` (logits): a row is done when
     every right token leads by this; 0 stops at the first step where every argmax is right. `steps` 0 takes the config's. `draft`: whether
-    most steps may be taken in bfloat16. `reading`: the weight of being read (reading.py, `cues` questions a step) beside being recited; such
-    a row uses all its steps.
+    most steps may be taken in bfloat16. `reading`: the weight of being read (reading.py, `cues` questions a step) beside being recited;
+    such a row uses all its steps.
     """
 
     objective: "Objective"
