@@ -22,7 +22,7 @@ from rag_memtok.layout import Layout, Task, lay_out, pooled, random_start
 from rag_memtok.lm import LM, has_bfloat16, in_dtype
 from rag_memtok.prompts import Template, frame
 from rag_memtok.reading import Reading
-from rag_memtok.recipes import Recipe, recipe_named
+from rag_memtok.recipes import Recipe, recipe_named, recipe_of
 
 WINDOW = 16  # batches' worth of chunks sorted by length together
 DRAFT_SHARE = 0.9  # of a chunk's seconds, and of the steps where all are taken; the rest is for the LM's own arithmetic
@@ -236,7 +236,7 @@ def memorize(
         4 x (parameters in layers) FLOPs a position, plus 2 d V for each scored one.
     Source: Sastre & Rosa 2025, arXiv:2506.15001 (the idea); memory.md, section 5 (the objective).
     """
-    recipe = recipe_named(settings.recipe)
+    recipe = recipe_named(recipe_of(settings))
     clock = Clock(on_step)
     rows = (started(lm, recipe, task, settings.seed) for task in by_length(fitting(lm, template, tasks), WINDOW * settings.batch))
     limits = (recipe.steps or settings.steps, settings.seconds_per_chunk, settings.seed)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rag_memtok.config import Memorize
 from rag_memtok.errors import UsageError
 from rag_memtok.lm import LM
 
@@ -105,6 +106,14 @@ RECIPES: dict[str, Recipe] = {
         margin=0.0, steps=3000, template="sastre2025", draft=False,
     ),
 }  # fmt: skip
+
+
+WAYS = {"exact": "margin", "readable": "readable"}  # what --write takes where no recipe is named
+
+
+def recipe_of(settings: Memorize) -> str:
+    """The name of the recipe that `settings` ask for."""
+    return settings.recipe or WAYS[settings.write or "exact"]
 
 
 def recipe_named(name: str) -> Recipe:

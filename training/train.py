@@ -45,10 +45,11 @@ STAGES = {
     ),
     "read": Stage(
         (
-            (0.0, Mix(prose=0.08, copy=0.17, reading=0.75, others=0.15)),
-            (0.5, Mix(prose=0.05, copy=0.1, reading=0.85, others=0.1)),
+            (0.0, Mix(prose=0.2, copy=0.3, reading=0.5, others=0.3)),
+            (0.55, Mix(prose=0.08, copy=0.12, reading=0.8, others=0.12)),
         ),
-        Schedule(muon=0.012, adam=2e-3, stable=0.3, last=0.02),
+        Schedule(stable=0.55, last=0.02),
+        short=0.4,
     ),
 }
 
