@@ -43,8 +43,9 @@ def completed(config: Config, manifest: Mapping[str, str]) -> Config:
     )
     tokens_per_vector = config.memorize.tokens_per_vector or int(manifest.get("tokens_per_vector", 0))
     template = config.memorize.template or manifest.get("template", "bare")
-    codec, write = config.memorize.codec or manifest.get("codec", CODEC), config.memorize.write or manifest.get("write", "exact")
-    memorize: Memorize = replace(config.memorize, write=write, template=template, tokens_per_vector=tokens_per_vector, codec=codec)
+    codec = config.memorize.codec or manifest.get("codec", CODEC)
+    kept: Memorize = replace(config.memorize, template=template, tokens_per_vector=tokens_per_vector, codec=codec)
+    memorize = replace(kept, write=kept.write or manifest.get("write", "exact"))  # type: ignore[arg-type]
     chunk_tokens = config.documents.chunk_tokens or int(manifest.get("chunk_tokens", CHUNK_TOKENS))
     retrieve: Retrieve = replace(config.retrieve, embedder=config.retrieve.embedder or manifest.get("embedder", "mini"))
     documents = replace(config.documents, chunk_tokens=chunk_tokens)
