@@ -38,6 +38,8 @@ class Finding:
 class Audit:
     """What was checked and found. `counts` are chunks by verdict; `sample` says how they were drawn, "" if all were.
 
+    `decodes`: whether memories were to be decoded, or only structure and checksums looked at.
+
     `recited` are the checked chunks without their texts; `proofs` says of each document whether it came back, None if that is not known.
     """
 
@@ -52,6 +54,7 @@ class Audit:
     sample: str
     seconds: float
     interrupted: bool = False
+    decodes: bool = True
     recited: tuple["Recited", ...] = ()
     proofs: tuple[tuple[StoredDocument, bool | None], ...] = ()
 
@@ -70,13 +73,14 @@ class Audit:
 
     @property
     def exit_code(self) -> int:
-        """0 all proven; 13 damaged; 5 mismatch; 6 not everything was, or could be, proved."""
+        """0 all that was asked for is proven; 13 damaged; 5 mismatch; 6 not everything was, or could be, proved."""
         kinds = {finding.kind for finding in self.findings}
         if "damaged" in kinds:
             return 13
         if "mismatch" in kinds:
             return 5
-        return 6 if kinds - {"fragile"} or self.interrupted or self.checked < self.chunks or not self.chunks else 0
+        partly = self.interrupted or not self.chunks or (self.decodes and self.checked < self.chunks)
+        return 6 if partly or kinds - {"fragile"} else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +231,8 @@ def quick(store: Store) -> Audit:
     began = time.monotonic()
     everything = placed(store)
     documents = store.documents(skip_damaged=True)
-    return Audit(
-        {}, len(everything), 0, len(documents), 0, 0, tuple(_structure(store)), "structure and checksums only", "", time.monotonic() - began
-    )
+    findings, seconds = tuple(_structure(store)), time.monotonic() - began
+    return Audit({}, len(everything), 0, len(documents), 0, 0, findings, "structure and checksums only", "", seconds, decodes=False)
 
 
 def incomparable(store: Store, reasons: Sequence[str]) -> Audit:

@@ -256,10 +256,7 @@ def verify(
         )  # fmt: skip
     else:
         terminal.put_audit(found)
-    code = found.exit_code
-    if quick and code == 6 and not found.findings and found.chunks:
-        code = 0  # nothing more was asked for
-    raise typer.Exit(code)
+    raise typer.Exit(found.exit_code)
 
 
 def share_of(sample: str | None) -> float:
