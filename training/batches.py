@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from training.frame import Frame, Row
+from training.frame import BOS, REFUSAL, Frame, Row
 from training.tasks import Tasks
 
 
@@ -22,7 +22,7 @@ class Mix:
     """
 
     prose: float
-    copy: float  # echo, repeat, continue after, look up, fill gaps
+    copy: float  # echo, recall, repeat, continue after, look up, fill gaps
     reading: float
     others: float = 1.0
     first: float = 1.0
@@ -30,7 +30,7 @@ class Mix:
 
     def tasks(self) -> dict[str, float]:
         """Weights of the kinds of tasks, prose left out."""
-        parts = {"repeat": 0.08, "continue_after": 0.2, "lookup": 0.45, "cloze": 0.27}
+        parts = {"recall": 0.4, "lookup": 0.25, "continue_after": 0.15, "cloze": 0.15, "repeat": 0.05}
         kinds = {kind: self.copy * (1 - self.echo) * part for kind, part in parts.items()}
         return kinds | {"echo": self.copy * self.echo, "reading": self.reading}
 
@@ -62,14 +62,17 @@ class Rows(IterableDataset):
         seed = self.seed * 1009 + (worker.id if worker else 0)
         self.stream = np.memmap(self.folder / "train.bin", dtype=np.uint16, mode="r")
         self.rng = random.Random(seed)
-        tasks = Tasks(Frame(self.folder / "tokenizer.json"), self.folder, seed + 1)
+        frame = Frame(self.folder / "tokenizer.json")
+        tasks, self.refusal = Tasks(frame, self.folder, seed + 1), frame.text(REFUSAL)[0]
         while True:
             yield self.prose(self.length + 1) if self.rng.random() < self.mix.prose else self.packed(tasks)
 
     def prose(self, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """A window of the prose at a random place, all scored."""
+        """Beginning-of-text and a window of the prose at a random place, all scored: so a text begins wherever one is asked for."""
         start = self.rng.randrange(len(self.stream) - length)
-        return self.stream[start : start + length].astype(np.int64), np.ones(length, dtype=np.float32)
+        window = self.stream[start : start + length].astype(np.int64)
+        window[0] = BOS
+        return window, np.ones(length, dtype=np.float32)
 
     def packed(self, tasks: Tasks) -> tuple[np.ndarray, np.ndarray]:
         """Tasks one after the other until fewer than 90 tokens are left, then prose."""
@@ -83,11 +86,11 @@ class Rows(IterableDataset):
         return np.concatenate([np.array(ids, dtype=np.int64), tail]), np.concatenate([np.array(weights, dtype=np.float32), tail_weights])
 
     def weigh(self, row: Row) -> list[float]:
-        """What each token of a task weighs: an answer's first word most, what is not the assistant's now and then."""
+        """What each token of a task weighs: an answer's first word most (but a refusal's), what is not the assistant's now and then."""
         before = (False, *row.answer)
         return [
-            (1.0 if after else self.mix.first) if answer else float(self.rng.random() < self.mix.others)
-            for answer, after in zip(row.answer, before, strict=False)
+            (1.0 if after or token == self.refusal else self.mix.first) if answer else float(self.rng.random() < self.mix.others)
+            for token, answer, after in zip(row.ids, row.answer, before, strict=False)
         ]
 
 

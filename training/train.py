@@ -45,8 +45,8 @@ STAGES = {
     ),
     "read": Stage(
         (
-            (0.0, Mix(prose=0.15, copy=0.4, reading=0.45, others=0.3, first=8.0)),
-            (0.55, Mix(prose=0.08, copy=0.15, reading=0.77, others=0.12, first=4.0)),
+            (0.0, Mix(prose=0.3, copy=0.4, reading=0.3, others=0.3, first=6.0)),
+            (0.55, Mix(prose=0.15, copy=0.2, reading=0.65, others=0.15, first=4.0)),
         ),
         Schedule(stable=0.55, last=0.02),
         short=0.4,
