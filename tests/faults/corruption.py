@@ -24,7 +24,11 @@ from rag_memtok.errors import RagMemtokError, StoreDamaged
 from rag_memtok.schema import COLUMNS, KEY_COLUMNS
 from rag_memtok.store import Store, open_store
 
-DOCUMENTS = {"a.txt": "The lamp is quiet.\n", "b.txt": "The lamp is quiet.\n", "c.txt": "Se hornea media hora y lleva huevo.\n\nIts keeper of the harbour wrote a letter.\n"}
+DOCUMENTS = {
+    "a.txt": "The lamp is quiet.\n",
+    "b.txt": "The lamp is quiet.\n",
+    "c.txt": "Se hornea media hora y lleva huevo.\n\nIts keeper of the harbour wrote a letter.\n",
+}
 OLDER = {name: text for name, text in DOCUMENTS.items() if name != "c.txt"}
 OTHER = {"a.txt": "Another lamp.\n", "d.txt": "Nothing else.\n"}
 QUESTIONS = ("Who wrote a letter?", "Is the lamp quiet?")

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -93,6 +94,11 @@ class Child:
         counts = [int(line.partition(" ")[2]) for line in self.output.splitlines() if line.startswith("acknowledged ")]
         return max(counts, default=0)
 
+    def ended(self) -> int | None:
+        """Its exit code; None while it runs."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+
     def kill(self) -> None:
         """SIGKILL."""
         os.kill(self.pid, signal.SIGKILL)
@@ -120,6 +126,8 @@ class World:
     def acknowledge(self, standing) -> None:
         if os.getpid() != self.pid:
             os.write(1, f"acknowledged {standing.done}\n".encode())
+            while (self.folder / "gate").exists():
+                time.sleep(0.01)
 
     def write(self, documents: Mapping[str, str]) -> None:
         """Makes the documents' folder hold just these."""
@@ -148,9 +156,9 @@ class World:
         return Child(pid, Path(told))
 
     @contextmanager
-    def trial(self, base: Path | None = None) -> Iterator[Path]:
-        """A store of its own, a copy of `base`, gone afterwards."""
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+    def trial(self, base: Path | None = None, place: Path | None = None) -> Iterator[Path]:
+        """A store of its own, a copy of `base`, gone afterwards; in the folder `place` if that is told."""
+        with tempfile.TemporaryDirectory(dir=place or self.folder) as folder:
             store = Path(folder) / "store"
             if base is not None:
                 copytree(base, store)
