@@ -29,6 +29,9 @@ KEPT = {
     "memorize.codec": "codec",
 }
 
+# What every store's manifest has; a row that is gone leaves no checksum behind that could be wrong.
+REQUIRED = frozenset({*BOUND, *KEPT.values(), "model", "template", "embedder", "embedder_sha256", "tau"})
+
 
 def completed(config: Config, manifest: Mapping[str, str]) -> Config:
     """Returns `config` with what it leaves open taken from `manifest` (empty for a new store)."""

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from rag_memtok import __version__, shelf, terminal, trips
-from rag_memtok.errors import DiskFailure, OutOfMemory, PermissionRefused, RagMemtokError, UsageError
+from rag_memtok.errors import DiskFailure, OutOfMemory, PermissionRefused, RagMemtokError, UsageError, out_of_memory
 
 
 class Ended(Exception):
@@ -85,7 +85,7 @@ def translated(error: BaseException) -> RagMemtokError | None:
         return error
     if hasattr(error, "format_message"):  # what typer's parser raises
         return UsageError(error.format_message(), remedy="rag-memtok COMMAND --help lists every option")
-    if isinstance(error, MemoryError):
+    if out_of_memory(error):
         return OutOfMemory("out of memory", remedy="a smaller --batch, fewer --chunk-tokens, or a smaller --model")
     if isinstance(error, PermissionError):
         return PermissionRefused(f"{error.filename}: {error.strerror}", remedy="check the permissions of that path")

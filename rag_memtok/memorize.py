@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rag_memtok.config import Memorize
-from rag_memtok.errors import ChunkDoesNotFit, OutOfMemory
+from rag_memtok.errors import ChunkDoesNotFit, OutOfMemory, out_of_memory
 from rag_memtok.layout import Layout, Task, lay_out, pooled, random_start
 from rag_memtok.lm import LM, has_bfloat16, in_dtype
 from rag_memtok.prompts import Template, frame
@@ -281,7 +281,9 @@ def advanced(batch: Batch, queue: Iterator[Row], capacity: int, clock: Clock) ->
             return
         try:
             done = batch.step()
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             capacity = len(batch.rows) // 2
             if not capacity:
                 raise OutOfMemory("one chunk does not fit in memory", remedy="fewer --chunk-tokens or a smaller --model") from error
