@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rag_memtok"
 FLOORS = [
     "nouns errors config",
-    "extract loaders documents chunks codec",
+    "extract loaders documents chunks cues codec",
     "lm continuation prompts recipes layout memorize calibrate reconstruct inject",
     "disk schema database check store retrieve",
     "trust binding ingest answer audit report restore browse",
