@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rag_memtok"
 FLOORS = [
     "nouns errors config",
     "extract loaders documents chunks cues codec",
-    "lm continuation prompts recipes layout memorize calibrate reconstruct inject",
+    "lm continuation prompts recipes layout memorize calibrate reconstruct inject lora",
     "disk schema database check store retrieve",
     "trust binding ingest answer audit report restore browse",
     "prepare migrate bundle pipeline watch housekeeping",
@@ -40,7 +40,7 @@ HOMES = {
     "langchain_core": {"langchain"},
     "llama_index": {"llamaindex"},
 }
-LAZY = {"trips", "shelf", "watch", "extract", "lm", "retrieve", "figures"}
+LAZY = {"trips", "shelf", "watch", "extract", "lm", "lora", "retrieve", "figures"}
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "np.load", "numpy.load", "pickle.load", "pickle.loads"}
 MAX_LINES, MAX_FUNCTION, MEDIAN, NINETIETH, MAX_TRACKED = 320, 80, 12, 40, 44 * 2**20
