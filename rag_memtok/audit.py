@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 
 from rag_memtok.answer import memory_of
+from rag_memtok.binding import REQUIRED
 from rag_memtok.config import Documents
 from rag_memtok.documents import Scan, read
 from rag_memtok.errors import StoreDamaged, UsageError
@@ -212,6 +213,12 @@ def _structure(store: Store, told: Collection[str] = ()) -> Iterator[Finding]:
     for problem in store.check():
         if problem.chunk_id not in told:
             yield Finding("damaged", problem.file or "store.db", str(problem))
+    try:
+        lost = sorted(REQUIRED - store.manifest.keys())
+    except StoreDamaged:
+        return  # told above
+    if lost:
+        yield Finding("damaged", "store.db", f"the manifest lost {', '.join(lost)}")
 
 
 def _chunk_findings(store: Store, recited: Iterable[Recited]) -> Iterator[Finding]:

@@ -23,6 +23,9 @@ BOUND = {
 # Dials that a store keeps: what is told must be what it was made with.
 KEPT = {"documents.chunk_tokens": "chunk_tokens", "memorize.tokens_per_vector": "tokens_per_vector", "memorize.codec": "codec"}
 
+# What every store's manifest has; a row that is gone leaves no checksum behind that could be wrong.
+REQUIRED = frozenset({*BOUND, *KEPT.values(), "model", "template", "embedder", "embedder_sha256", "tau"})
+
 
 def completed(config: Config, manifest: Mapping[str, str]) -> Config:
     """Returns `config` with what it leaves open taken from `manifest` (empty for a new store)."""
