@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from rag_memtok import __version__, shelf, terminal, trips
+from rag_memtok import __version__, shelf, terminal, trials, trips
 from rag_memtok.errors import DiskFailure, OutOfMemory, PermissionRefused, RagMemtokError, UsageError
 
 
@@ -49,6 +49,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("rm", shelf.rm, "rag-memtok rm docs/old-handbook.md"),
     ("export", shelf.export, "rag-memtok export handbook.safetensors"),
     ("import", shelf.import_, "rag-memtok import handbook.safetensors --collection handbook"),
+    ("eval", trials.eval_, "rag-memtok eval questions.jsonl --work eval --out eval.json"),
     ("migrate", shelf.migrate, "rag-memtok migrate --model HuggingFaceTB/SmolLM2-360M-Instruct"),
 )
 for name, function, example in COMMANDS:

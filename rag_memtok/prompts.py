@@ -19,7 +19,8 @@ DOCUMENT = "Document:\n"
 GAP = "\n\n"
 REPEAT = "Repeat the document."
 QUESTION = "Question:\n"
-INSTRUCTION = "\nAnswer from the documents in a few words. If they do not say, answer: not in the documents."
+REFUSAL = "not in the documents"
+INSTRUCTION = f"\nAnswer from the documents in a few words. If they do not say, answer: {REFUSAL}."
 MARK = "\ue0f0"  # private use: stands for what is not our words while a chat template is rendered
 PINNED_DATE = "1 January 2026"  # some chat templates write today's date; a frame must not change overnight
 

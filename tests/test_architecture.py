@@ -15,10 +15,11 @@ FLOORS = [
     "extract loaders documents chunks cues codec",
     "lm continuation prompts recipes layout memorize calibrate reconstruct inject lora",
     "disk schema database check store retrieve",
-    "trust binding ingest answer audit report restore browse",
+    "trust binding ingest adapters answer audit report restore browse",
     "prepare migrate bundle pipeline watch housekeeping",
+    "scores memories questions cases arms replies outcome evaluate lessons card adapt school",
     "langchain llamaindex",
-    "terminal figures views options trips shelf cli",
+    "terminal figures views scoreboard options trips shelf trials cli",
 ]
 ORDER = [name for floor in FLOORS for name in floor.split()]
 HOMES = {
@@ -27,7 +28,7 @@ HOMES = {
     "faiss": {"retrieve"},
     "sentence_transformers": {"retrieve"},
     "sqlite3": {"disk", "schema", "database", "check"},
-    "typer": {"options", "trips", "shelf", "cli"},
+    "typer": {"options", "trips", "shelf", "trials", "cli"},
     "watchfiles": {"watch"},
     "rich": {"terminal"},
     "semantic_text_splitter": {"chunks"},
@@ -35,12 +36,12 @@ HOMES = {
     "pypdf": {"extract"},
     "markitdown": {"extract"},
     "peft": {"lora"},
-    "datasets": {"evaluate"},
+    "datasets": {"questions"},
     "matplotlib": {"figures"},
     "langchain_core": {"langchain"},
     "llama_index": {"llamaindex"},
 }
-LAZY = {"trips", "shelf", "watch", "extract", "lm", "lora", "retrieve", "figures"}
+LAZY = {"trips", "shelf", "trials", "watch", "extract", "lm", "lora", "retrieve", "figures"}
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "np.load", "numpy.load", "pickle.load", "pickle.loads"}
 MAX_LINES, MAX_FUNCTION, MEDIAN, NINETIETH, MAX_TRACKED = 320, 80, 12, 40, 44 * 2**20
