@@ -119,15 +119,46 @@ class Retrieve:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """How questions are answered."""
+    """How questions are answered. `adapter` is "auto" (the store's, or the one shipped with the model), "none", or a folder."""
 
     read: Literal["auto", "memory", "decode", "text"] = "auto"
+    adapter: str = "auto"
     max_new_tokens: int = 64
     max_question_tokens: int = 256
 
     def __post_init__(self) -> None:
         require(1 <= self.max_new_tokens <= 8192, "ask.max_new_tokens", self.max_new_tokens, "1 to 8192")
         require(1 <= self.max_question_tokens <= 8192, "ask.max_question_tokens", self.max_question_tokens, "1 to 8192")
+
+
+@dataclass(frozen=True, slots=True)
+class Adapt:
+    """How an adapter is trained, to read memories or, for comparison, texts (`kind`).
+
+    It ends after `steps` or `minutes` (0: no bound), or when the loss on chunks set aside has not fallen `patience` times. `questions` are
+    made by rule of each chunk; `gold` is the share of questions with a known answer that learn it, not the model's own.
+    """
+
+    kind: Literal["memory", "text"] = "memory"
+    steps: int = 600
+    minutes: float = 0.0
+    batch: int = 16
+    lr: float = 1e-3
+    rank: int = 16
+    questions: int = 6
+    gold: float = 0.5
+    patience: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(1 <= self.steps <= 1_000_000, "adapt.steps", self.steps, "1 to 1000000")
+        require(0 <= self.minutes < 1e5, "adapt.minutes", self.minutes, "0 (no bound) to 100000")
+        require(1 <= self.batch <= 4096, "adapt.batch", self.batch, "1 to 4096")
+        require(0 < self.lr <= 1, "adapt.lr", self.lr, "above 0, to 1")
+        require(1 <= self.rank <= 512, "adapt.rank", self.rank, "1 to 512")
+        require(0 <= self.questions <= 1000, "adapt.questions", self.questions, "0 to 1000")
+        require(0 <= self.gold <= 1, "adapt.gold", self.gold, "0 to 1")
+        require(1 <= self.patience <= 1000, "adapt.patience", self.patience, "1 to 1000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +172,7 @@ class Config:
     memorize: Memorize = field(default_factory=Memorize)
     retrieve: Retrieve = field(default_factory=Retrieve)
     ask: Ask = field(default_factory=Ask)
+    adapt: Adapt = field(default_factory=Adapt)
 
     def __post_init__(self) -> None:
         named = not self.collection or COLLECTION.fullmatch(self.collection) is not None

@@ -16,6 +16,7 @@ from rag_memtok.config import COLLECTION
 from rag_memtok.errors import DiskFailure, NoStore, OutOfMemory, PermissionRefused, RagMemtokError, StoreDamaged, StoreLocked, UsageError
 
 DATABASE, INDEX, LOCK, IGNORE, ADAPTER = "store.db", "index.faiss", "lock", ".gitignore", "adapter"
+STALE, ADAPTER_WORK = "stale", "work"  # in the adapter's folder: a mark, and what an unfinished training goes on from
 NEW = ".new"  # what a file is called until it is whole
 OURS = frozenset({DATABASE, f"{DATABASE}-journal", DATABASE + NEW, f"{DATABASE}{NEW}-journal", INDEX, INDEX + NEW, LOCK, IGNORE, ADAPTER})
 BUSY_SECONDS = 30.0
@@ -198,6 +199,14 @@ def put_in_place(path: Path) -> None:
     os.replace(f"{path}{NEW}", path)
     mark("renamed")
     sync_folder(path.parent)
+
+
+def outdate_adapter(store: Path) -> None:
+    """Marks a store's adapter as trained on what is there no more, and removes what an unfinished training kept: it is chunks' text."""
+    folder = store / ADAPTER
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder / ADAPTER_WORK, ignore_errors=True)
+        write_privately(folder / STALE, b"")
 
 
 def write_whole(path: Path, content: bytes) -> None:

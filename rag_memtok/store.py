@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from rag_memtok.check import Summary, problems, summarise
 from rag_memtok.database import RESERVED, Database, create, open_database
-from rag_memtok.disk import ADAPTER, DATABASE, INDEX, NEW, mark, translated
+from rag_memtok.disk import ADAPTER, DATABASE, INDEX, NEW, mark, outdate_adapter, translated
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.nouns import Occurrence, Record, StoredDocument, Verdict
 from rag_memtok.schema import ANOTHER_STORE, COLUMNS, PARTS, Problem, name_bytes, pack_pins, problem, reset_words, unpack_pins, verdict_row
@@ -300,8 +300,9 @@ class Store:
         return [number for (number,) in self._db.execute("SELECT number FROM chunks") if number not in placed]
 
     def _drop_index(self) -> None:
-        """The cache holds the chunks' keys, which are nearly their text."""
+        """The cache holds the chunks' keys, which are nearly their text; an adapter may have learned it."""
         with translated(self.folder):
+            outdate_adapter(self.folder)
             for name in (INDEX, INDEX + NEW):
                 (self.folder / name).unlink(missing_ok=True)
         mark("index dropped")
