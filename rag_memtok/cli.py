@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from rag_memtok import __version__, shelf, terminal, trips
+from rag_memtok import __version__, measures, shelf, terminal, trips
 from rag_memtok.errors import DiskFailure, OutOfMemory, PermissionRefused, RagMemtokError, UsageError
 
 
@@ -50,6 +50,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("export", shelf.export, "rag-memtok export handbook.safetensors"),
     ("import", shelf.import_, "rag-memtok import handbook.safetensors --collection handbook"),
     ("migrate", shelf.migrate, "rag-memtok migrate --model HuggingFaceTB/SmolLM2-360M-Instruct"),
+    ("paper", measures.paper, "rag-memtok paper --docs data/docs --chars 50 --figures figures"),
 )
 for name, function, example in COMMANDS:
     app.command(name, epilog=f"Example: {example}")(function)

@@ -13,12 +13,12 @@ PACKAGE = ROOT / "rag_memtok"
 FLOORS = [
     "nouns errors config",
     "extract loaders documents chunks codec",
-    "lm continuation prompts recipes layout memorize calibrate reconstruct inject",
+    "fourbit lm continuation prompts recipes layout memorize calibrate reconstruct inject",
     "disk schema database check store retrieve",
     "trust binding ingest answer audit report restore browse",
     "prepare migrate bundle pipeline watch housekeeping",
     "langchain llamaindex",
-    "terminal figures views options trips shelf cli",
+    "terminal figures corpora paper views options trips shelf measures cli",
 ]
 ORDER = [name for floor in FLOORS for name in floor.split()]
 HOMES = {
@@ -27,7 +27,7 @@ HOMES = {
     "faiss": {"retrieve"},
     "sentence_transformers": {"retrieve"},
     "sqlite3": {"disk", "schema", "database", "check"},
-    "typer": {"options", "trips", "shelf", "cli"},
+    "typer": {"options", "trips", "shelf", "measures", "cli"},
     "watchfiles": {"watch"},
     "rich": {"terminal"},
     "semantic_text_splitter": {"chunks"},
@@ -37,10 +37,11 @@ HOMES = {
     "peft": {"lora"},
     "datasets": {"evaluate"},
     "matplotlib": {"figures"},
+    "bitsandbytes": {"fourbit"},
     "langchain_core": {"langchain"},
     "llama_index": {"llamaindex"},
 }
-LAZY = {"trips", "shelf", "watch", "extract", "lm", "retrieve", "figures"}
+LAZY = {"trips", "shelf", "measures", "watch", "extract", "lm", "retrieve", "figures", "fourbit"}
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "np.load", "numpy.load", "pickle.load", "pickle.loads"}
 MAX_LINES, MAX_FUNCTION, MEDIAN, NINETIETH, MAX_TRACKED = 320, 80, 12, 40, 44 * 2**20
