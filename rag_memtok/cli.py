@@ -51,6 +51,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("import", shelf.import_, "rag-memtok import handbook.safetensors --collection handbook"),
     ("eval", trials.eval_, "rag-memtok eval questions.jsonl --work eval --out eval.json"),
     ("migrate", shelf.migrate, "rag-memtok migrate --model HuggingFaceTB/SmolLM2-360M-Instruct"),
+    ("paper", trials.paper, "rag-memtok paper --docs data/docs --chars 50 --figures figures"),
 )
 for name, function, example in COMMANDS:
     app.command(name, epilog=f"Example: {example}")(function)

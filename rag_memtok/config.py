@@ -33,12 +33,12 @@ def require(condition: bool, dial: str, value: object, valid: str) -> None:
 class Model:
     """The frozen LM. `id` is "mini" (the embedded one), a folder or a hub id; `revision` a hub revision; `threads` 0 leaves torch's own.
 
-    An empty `id` and dtype "auto" are the store's, or for a new store "mini" in float32.
+    An empty `id` and dtype "auto" are the store's, or for a new store "mini" in float32. "nf4" is 4 bits a weight, and needs bitsandbytes.
     """
 
     id: str = ""
     revision: str = ""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int = 0
 

@@ -114,3 +114,8 @@ def random_start(lm: LM, task: Task, seed: int) -> Float[Tensor, "M d"]:
     """Standard normal vectors in the embedding table's scale, seeded by (seed, chunk), never by order."""
     generator = torch.Generator().manual_seed(int(sha256_of_text(f"{seed}:{task.key}")[:15], 16))
     return (torch.randn(task.vectors, lm.width, generator=generator) * lm.table.float().std().cpu()).to(lm.device)
+
+
+def mean_start(lm: LM, task: Task) -> Float[Tensor, "M d"]:
+    """The mean of all embeddings, for every vector: where transformers puts a token that is added to a vocabulary."""
+    return lm.table.float().mean(0).expand(task.vectors, -1).clone()

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from rag_memtok.config import Memorize
 from rag_memtok.errors import ChunkDoesNotFit, OutOfMemory, out_of_memory
-from rag_memtok.layout import Layout, Task, lay_out, pooled, random_start
+from rag_memtok.layout import Layout, Task, lay_out, mean_start, pooled, random_start
 from rag_memtok.lm import LM, has_bfloat16, in_dtype
 from rag_memtok.prompts import Template, frame
 from rag_memtok.reading import Reading
-from rag_memtok.recipes import Recipe, recipe_named, recipe_of
+from rag_memtok.recipes import Recipe, memory_word_entropy, recipe_named, recipe_of
 
 WINDOW = 16  # batches' worth of chunks sorted by length together
 DRAFT_SHARE = 0.9  # of a chunk's seconds, and of the steps where all are taken; the rest is for the LM's own arithmetic
@@ -86,7 +86,8 @@ class Row:
 
 def started(lm: LM, recipe: Recipe, task: Task, seed: int) -> Row:
     """A row at its start."""
-    vectors = pooled(lm, task) if recipe.start == "pooled" else random_start(lm, task, seed)
+    starts = {"pooled": lambda: pooled(lm, task), "mean": lambda: mean_start(lm, task), "random": lambda: random_start(lm, task, seed)}
+    vectors = starts[recipe.start]()
     return Row(task, vectors, torch.zeros_like(vectors), torch.zeros_like(vectors))
 
 
@@ -143,7 +144,12 @@ class Batch:
         vectors.requires_grad_(True)
         hidden = self.lm.hidden(layout.inputs(vectors))[layout.scored]
         spent = torch.tensor([self._spent(row) for row in self.rows], device=self.lm.device)[layout.scored[0]]
-        losses, margins = self.recipe.objective(self.lm, hidden, layout.targets, spent)
+        if self.recipe.memory_word:
+            present = torch.tensor([[slot < row.task.vectors for slot in range(widest)] for row in self.rows], device=self.lm.device)
+            own, there = vectors[layout.scored[0]], present[layout.scored[0]]
+            losses, margins = memory_word_entropy(self.lm, hidden, layout.targets, own, there)
+        else:
+            losses, margins = self.recipe.objective(self.lm, hidden, layout.targets, spent)
         loss = (losses * layout.weights).sum()
         if self.reading:
             asked = {index: (row.task, row.step) for index, row in enumerate(self.rows)}
@@ -173,8 +179,9 @@ class Batch:
             return
         if self.recipe.clip:
             gradient = gradient * min(1.0, self.recipe.clip / (float(gradient.norm()) + 1e-12))
-        rate = self.recipe.lr_at(row.step - 1, self.steps) * self.unit
-        row.vectors = row.vectors - rate * (gradient if self.recipe.optimiser == "sgd" else self._adam(row, gradient))
+        rate = self.recipe.lr_at(row.step - 1, self.steps)
+        direction = gradient if self.recipe.optimiser == "sgd" else self._adam(row, gradient)
+        row.vectors = row.vectors * (1 - rate * self.recipe.decay) - rate * self.unit * direction
 
     def _adam(self, row: Row, gradient: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
         """Adam's direction. Source: Kingma & Ba 2015, algorithm 1; epsilon 1e-8."""
@@ -225,8 +232,9 @@ def memorize(
     tasks: Iterable[Task],
     settings: Memorize,
     on_step: Callable[[Progress], None] = lambda progress: None,
+    recipe: Recipe | None = None,
 ) -> Iterator[Written]:
-    """Writes `tasks`, yielding each as it is done, in no fixed order.
+    """Writes `tasks`, yielding each as it is done, in no fixed order; `recipe` stands for the one that `settings` names.
 
     Raises:
         ChunkDoesNotFit: a task is longer than the context.
@@ -236,7 +244,7 @@ def memorize(
         4 x (parameters in layers) FLOPs a position, plus 2 d V for each scored one.
     Source: Sastre & Rosa 2025, arXiv:2506.15001 (the idea); memory.md, section 5 (the objective).
     """
-    recipe = recipe_named(recipe_of(settings))
+    recipe = recipe or recipe_named(recipe_of(settings))
     clock = Clock(on_step)
     rows = (started(lm, recipe, task, settings.seed) for task in by_length(fitting(lm, template, tasks), WINDOW * settings.batch))
     limits = (recipe.steps or settings.steps, settings.seconds_per_chunk, settings.seed)

@@ -3,6 +3,7 @@
     bare         [BOS] [memory] -> text [EOS]
     cue          the question's frame, [memory] where a document stands, "Repeat the document." -> text [end of turn]
     sastre2025   [memory] -> text [EOS]
+    kuratov2025  [memory] [BOS, where the tokenizer adds one] -> text [EOS]
 
 A template is data. Its digest is in the manifest: a memory written in one is noise in another.
 """
@@ -107,7 +108,12 @@ def sastre2025(lm: LM) -> Template:
     return Template("sastre2025", (), (), lm.eos)
 
 
-TEMPLATES: dict[str, Callable[[LM], Template]] = {"bare": bare, "cue": cue, "sastre2025": sastre2025}
+def kuratov2025(lm: LM) -> Template:
+    """The memory, then the text as the tokenizer gives it, with the BOS it may begin with. Source: arXiv:2502.13063, public code."""
+    return Template("kuratov2025", (), lm.opening, lm.eos)
+
+
+TEMPLATES: dict[str, Callable[[LM], Template]] = {"bare": bare, "cue": cue, "sastre2025": sastre2025, "kuratov2025": kuratov2025}
 
 
 def template_named(name: str, lm: LM) -> Template:
