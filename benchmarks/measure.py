@@ -38,6 +38,7 @@ KINDS = {
     "prose": (
         "library/story-lamp.md", "library/diary-karsk.txt", "library/lecture-seeds.md", "meeting-2026-03-12.md", "handbook.md",
         "library/faq.md", "library/incident-2026-02-17.md", "letter-oskelund.txt", "library/contract-brackwater.txt",
+        "library/glossary.md", "library/policy-travel.md", "library/sievework-changelog.md", "release-notes.md",
     ),
     "numbers": (),
     "code": ("library/traylog.py", "testbench.toml"),
