@@ -361,7 +361,7 @@ def options(description: str, out: str, chunks: int = 64) -> argparse.ArgumentPa
     parser.add_argument("--steps", type=int, default=300, help="the most steps of a chunk (300)")
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="chunks written together (16)")
     parser.add_argument("--template", default="bare", help="the template memories are written in (bare)")
-    parser.add_argument("--texts", type=Path, metavar="FOLDER", help="a text file for each kind of text, instead of the sample documents")
+    parser.add_argument("--texts", type=Path, metavar="FOLDER", help="text of yours, instead of the sample documents: a file for each kind")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     parser.add_argument("--threads", type=int, default=0, help="of the CPU (0: torch's own choice)")
     parser.add_argument(

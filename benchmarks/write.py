@@ -423,7 +423,7 @@ def picture(rows: Sequence[Measured], title: str) -> Chart:
     """Correction pins against seconds: a line for each way of writing, through its budgets of steps."""
     lines: dict[str, list[tuple[float, Interval]]] = {}
     for row in rows:
-        way = f"{row.name}, {row.variant.partition(':')[0].partition(',')[0]}, {'M = 1' if row.vectors == ONE else 'usual M'}"
+        way = f"{row.name}, {row.variant.partition(':')[0].partition(',')[0]}"
         pins = row.over("corrections", "tokens", factor=100.0)
         lines.setdefault(way, []).append((row.over("seconds", "").value, pins))
     drawn = []
@@ -456,8 +456,11 @@ def report(bench: Bench, ledger: Ledger, rows: Sequence[Contender]) -> None:
     save_json(
         {"machine": here, "about": ledger.results["about"], "matmul": best_rates, "rows": summary}, bench.arguments.out.with_suffix(".json")
     )
-    if written:
-        draw(picture(written, f"Writing on {bench.lm.identity.id}"), bench.arguments.out.with_suffix(".png"))
+    for vectors in dict.fromkeys(row.vectors for row in written):
+        there = [row for row in written if row.vectors == vectors]
+        many = "one vector a chunk" if vectors == ONE else f"a vector for {bench.tokens_per_vector} tokens"
+        path = bench.arguments.out
+        draw(picture(there, f"Writing on {bench.lm.identity.id}, {many}"), path.with_name(f"{path.name}-{vectors}.png"))
 
 
 def parsed(words: Sequence[str] | None = None) -> Namespace:
