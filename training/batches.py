@@ -71,7 +71,7 @@ class Rows(IterableDataset):
         """Beginning-of-text and a window of the prose at a random place, all scored: so a text begins wherever one is asked for."""
         start = self.rng.randrange(len(self.stream) - length)
         window = self.stream[start : start + length].astype(np.int64)
-        window[0] = BOS
+        window[:1] = BOS  # of a window that is not empty
         return window, np.ones(length, dtype=np.float32)
 
     def packed(self, tasks: Tasks) -> tuple[np.ndarray, np.ndarray]:
