@@ -27,7 +27,7 @@ def task_of(key: str, tokens: tuple[int, ...], tokens_per_vector: int) -> Task:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lesson:
+class Request:
     """What is asked of a memory: what stands `before` it and `after` it, then `answer`, of which every token is predicted.
 
     `row` says whose memory it is, `vectors` how many it has. Before it may stand words and other memories, hence embeddings.
@@ -47,10 +47,10 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """Lessons as one right-padded batch.
+    """Requests as one right-padded batch.
 
-    `slot` says which vector of row `owner` stands where (`is_memory`), `scored` which (lesson, position) are predicted; the `weights` of a
-    lesson sum to 1.
+    `slot` says which vector of row `owner` stands where (`is_memory`), `scored` which (request, position) are predicted; the `weights` of
+    a request sum to 1.
     """
 
     fixed: Float[Tensor, "B S d"]
@@ -71,34 +71,34 @@ def lay_out(lm: LM, template: Template, tasks: Sequence[Task]) -> Layout:
     """Lays `tasks` out to be recited: the position before each token predicts it, the last one predicts the end."""
     before = lm.embed(template.prefix)
     return laid_out(
-        lm, [Lesson(row, task.vectors, before, template.suffix, (*task.tokens, template.end)) for row, task in enumerate(tasks)]
+        lm, [Request(row, task.vectors, before, template.suffix, (*task.tokens, template.end)) for row, task in enumerate(tasks)]
     )
 
 
-def laid_out(lm: LM, lessons: Sequence[Lesson]) -> Layout:
-    """Lays `lessons` out for teacher forcing."""
-    device, length = lm.device, max(lesson.length for lesson in lessons)
-    slot = torch.zeros(len(lessons), length, dtype=torch.long)
+def laid_out(lm: LM, requests: Sequence[Request]) -> Layout:
+    """Lays `requests` out for teacher forcing."""
+    device, length = lm.device, max(request.length for request in requests)
+    slot = torch.zeros(len(requests), length, dtype=torch.long)
     is_memory = torch.zeros_like(slot, dtype=torch.bool)
-    fixed = torch.zeros(len(lessons), length, lm.width, dtype=lm.table.dtype, device=device)
+    fixed = torch.zeros(len(requests), length, lm.width, dtype=lm.table.dtype, device=device)
     rows: list[int] = []
     places: list[int] = []
     targets: list[int] = []
     weights: list[float] = []
-    for index, lesson in enumerate(lessons):
-        start = len(lesson.before)
-        end = start + lesson.vectors
-        slot[index, start:end] = torch.arange(lesson.vectors)
+    for index, request in enumerate(requests):
+        start = len(request.before)
+        end = start + request.vectors
+        slot[index, start:end] = torch.arange(request.vectors)
         is_memory[index, start:end] = True
-        fixed[index, :start] = lesson.before
-        fixed[index, end : lesson.length] = lm.embed((*lesson.after, *lesson.answer[:-1]))
-        answer = len(lesson.answer)
+        fixed[index, :start] = request.before
+        fixed[index, end : request.length] = lm.embed((*request.after, *request.answer[:-1]))
+        answer = len(request.answer)
         rows += [index] * answer
-        places += range(lesson.length - answer, lesson.length)
-        targets += lesson.answer
+        places += range(request.length - answer, request.length)
+        targets += request.answer
         weights += [1 / answer] * answer
     where = (torch.tensor(rows, device=device), torch.tensor(places, device=device))
-    owner = torch.tensor([lesson.row for lesson in lessons], device=device)
+    owner = torch.tensor([request.row for request in requests], device=device)
     words, shares = torch.tensor(targets, device=device), torch.tensor(weights, device=device)
     return Layout(fixed, owner, slot.to(device), is_memory.to(device), where, words, shares)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rag_memtok.cues import cues
-from rag_memtok.layout import Lesson, Task, laid_out
+from rag_memtok.layout import Request, Task, laid_out
 from rag_memtok.lm import LM
 from rag_memtok.prompts import Frame
 
@@ -32,15 +32,6 @@ class Taught:
     shares: Float[Tensor, "A K"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Distances:
-    """How far a batch of lessons is from what was taught: nats per position, and the lesson that each position belongs to."""
-
-    nats: Float[Tensor, " P"]
-    lesson: Int[Tensor, " P"]
-    weights: Float[Tensor, " P"]
-
-
 @torch.no_grad()
 def taught(lm: LM, frame: Frame, passage: Sequence[int], asked: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Taught]:
     """What `lm` says to each (question, answer) with the tokens of `passage` in the frame, the answer's words fed.
@@ -51,29 +42,29 @@ def taught(lm: LM, frame: Frame, passage: Sequence[int], asked: Sequence[tuple[S
     found: list[Taught] = []
     for start in range(0, len(asked), TOGETHER):
         some = asked[start : start + TOGETHER]
-        lessons = [Lesson(0, 0, before, (*frame.question, *q, *frame.closing), (*a, frame.end)) for q, a in some]
-        layout = laid_out(lm, lessons)
+        requests = [Request(0, 0, before, (*frame.question, *q, *frame.closing), (*a, frame.end)) for q, a in some]
+        layout = laid_out(lm, requests)
         hidden = lm.hidden(layout.fixed)[layout.scored]
         shares, words = lm.logits(hidden).softmax(-1).topk(TOP)
         shares = shares / shares.sum(-1, keepdim=True)
-        sizes = [len(lesson.answer) for lesson in lessons]
-        pieces = zip(some, lessons, words.split(sizes), shares.split(sizes), strict=True)
-        found += [Taught(tuple(q), lesson.answer, w, s) for (q, _), lesson, w, s in pieces]
+        sizes = [len(request.answer) for request in requests]
+        pieces = zip(some, requests, words.split(sizes), shares.split(sizes), strict=True)
+        found += [Taught(tuple(q), request.answer, w, s) for (q, _), request, w, s in pieces]
     return found
 
 
-def distances(lm: LM, frame: Frame, lessons: Sequence[tuple[Lesson, Taught]], vectors: Float[Tensor, "R M d"]) -> Distances:
-    """The divergence KL(teacher || model with memory) at every position of every lesson's answer.
+def distances(lm: LM, requests: Sequence[tuple[Request, Taught]], vectors: Float[Tensor, "R M d"]) -> Float[Tensor, " N"]:
+    """The divergence KL(teacher || model with memory) of each request, in nats: the mean over the positions of its answer.
 
-    Cost: one forward pass over the lessons, and V logits for each position of an answer.
+    Cost: one forward pass over the requests, and V logits for each position of an answer.
     """
-    layout = laid_out(lm, [lesson for lesson, _ in lessons])
+    layout = laid_out(lm, [request for request, _ in requests])
     scores = lm.logits(lm.hidden(layout.inputs(vectors))[layout.scored])
-    words = torch.cat([one.words for _, one in lessons])
-    shares = torch.cat([one.shares for _, one in lessons])
+    words = torch.cat([one.words for _, one in requests])
+    shares = torch.cat([one.shares for _, one in requests])
     logs = scores.gather(1, words) - scores.logsumexp(-1, keepdim=True)
     nats = (shares * (shares.clamp_min(1e-9).log() - logs)).sum(-1)
-    return Distances(nats, layout.scored[0], layout.weights)
+    return torch.zeros(len(requests), device=lm.device).index_add(0, layout.scored[0], nats * layout.weights)
 
 
 class Reading:
@@ -90,20 +81,19 @@ class Reading:
         Args:
             rows: index in `vectors` -> (task, the step it is at): which cues are drawn depends on nothing else.
         """
-        lessons = [(self._lesson(index, task, one), one) for index, (task, step) in rows.items() for one in self._drawn(task, step)]
-        if not lessons:
+        requests = [(self._request(index, task, one), one) for index, (task, step) in rows.items() for one in self._drawn(task, step)]
+        if not requests:
             return vectors.sum() * 0
-        found = distances(self.lm, self.frame, lessons, vectors)
-        return (found.nats * found.weights).sum() / self.each
+        return distances(self.lm, requests, vectors).sum() / self.each
 
     def forget(self, tasks: Iterable[Task]) -> None:
         """Lets go of tasks that are written."""
         for task in tasks:
             self.pools.pop(task.key, None)
 
-    def _lesson(self, row: int, task: Task, one: Taught) -> Lesson:
+    def _request(self, row: int, task: Task, one: Taught) -> Request:
         after = (*self.frame.question, *one.question, *self.frame.closing)
-        return Lesson(row, task.vectors, self.lm.embed(self.frame.opening), after, one.answer)
+        return Request(row, task.vectors, self.lm.embed(self.frame.opening), after, one.answer)
 
     def _drawn(self, task: Task, step: int) -> list[Taught]:
         if task.key not in self.pools:

@@ -8,7 +8,7 @@ import toy
 from rag_memtok.config import Memorize
 from rag_memtok.cues import cues
 from rag_memtok.inject import inject
-from rag_memtok.layout import Lesson, pooled, task_of
+from rag_memtok.layout import Request, pooled, task_of
 from rag_memtok.memorize import memorize
 from rag_memtok.prompts import frame, template_named
 from rag_memtok.reading import TOP, Reading, distances, taught
@@ -47,9 +47,9 @@ def test_the_distance_is_zero_for_the_text_itself_and_not_for_noise(toy_lm, task
     text = toy_lm.embed(task.tokens)[None]
     noise = torch.randn(text.shape, generator=torch.Generator().manual_seed(0))
     before = toy_lm.embed(words.opening)
-    lessons = [(Lesson(0, len(task.tokens), before, (*words.question, *one.question, *words.closing), one.answer), one) for one in known]
-    own, other = (distances(toy_lm, words, lessons, vectors).nats for vectors in (text, noise))
-    assert own.shape == (sum(len(one.answer) for one in known),)
+    requests = [(Request(0, len(task.tokens), before, (*words.question, *one.question, *words.closing), one.answer), one) for one in known]
+    own, other = (distances(toy_lm, requests, vectors) for vectors in (text, noise))
+    assert own.shape == (len(known),)
     assert own.mean() < 0.5 * other.mean()
     assert (own > -1e-4).all()
 
