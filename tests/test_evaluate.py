@@ -29,7 +29,13 @@ ROWS = [
     {"context": SOUP, "question": "How many onions are in it?", "answers": ["3", "3 onions"], "source": "kitchen"},
     {"context": FAN, "question": "Who sells the fan?", "answers": [], "source": "kitchen"},
 ]
-QUICK = {"memorize.tokens_per_vector": 4, "memorize.steps": 80, "memorize.seconds_per_chunk": 0.0, "model.device": "cpu", "model.threads": 1}
+QUICK = {
+    "memorize.tokens_per_vector": 4,
+    "memorize.steps": 80,
+    "memorize.seconds_per_chunk": 0.0,
+    "model.device": "cpu",
+    "model.threads": 1,
+}
 QUICK |= {"memorize.template": "bare", "memorize.codec": "float16", "documents.chunk_tokens": 48, "ask.max_new_tokens": 4}
 STUDY = Study(tokens_per_vector=(4,), k=(3,), timed=1)
 
