@@ -69,14 +69,14 @@ def full_disks(scene: Scene, step: int) -> Iterator[Trial]:
 
 
 def small_files(scene: Scene, step: int) -> Iterator[Trial]:
-    """A verb in a process whose files may not grow over a size, as under a quota: every size up to the one that is enough."""
+    """A verb in a process whose files may not grow over a size, as under a quota: every multiple of `step` up to the one that is enough."""
     scene.ready()
-    for size in range(0, DISK, step):
+    for size in range(step, DISK, step):
         with scene.world.trial(scene.base) as store:
             child = scene.world.start(lambda size=size: (limited(resource.RLIMIT_FSIZE, size), scene.run(store)))
             code = child.wait()
             trial = kills.judged(scene, store, f"{scene.name}, files up to {size} bytes", f"exit {code}", child.acknowledged)
-        yield Trial(trial.where, trial.outcome, (*trial.wrong, *(kills.unkind(code, child.output) if size else ())))
+        yield Trial(trial.where, trial.outcome, (*trial.wrong, *kills.unkind(code, child.output)))
         if code == 0:
             return
 

@@ -12,7 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,11 +147,12 @@ class World:
                 sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
                 os.environ.update(environment)
                 code = cli.run(work)
-            except BaseException:
-                traceback.print_exc()
-            finally:
                 sys.stdout.flush(), sys.stderr.flush()
-                os._exit(code)
+            except BaseException:
+                with suppress(OSError):
+                    os.write(2, traceback.format_exc().encode())
+            finally:
+                os._exit(code)  # whatever happens: the child must not go on as its parent
         os.close(handle)
         return Child(pid, Path(told))
 
