@@ -130,7 +130,7 @@ def logits_of(model: LM, template: Template, cases: Sequence[Case], padding: int
 
 @torch.inference_mode()
 def _hidden(model: LM, parts: Sequence[Float[Tensor, "B S d"]], empty: Tensor, cache: bool) -> Iterator[Float[Tensor, "B S d"]]:
-    """The last hidden states over each part after those before it; like `Continuation`, without mask or positions where nothing is empty."""
+    """The last hidden states over each part after those before it; as in `Continuation` there is no mask where nothing is empty."""
     past, start = None, 0
     for part in parts:
         options: dict[str, Any] = {}

@@ -68,6 +68,15 @@ def test_memory_that_runs_out_loses_nothing(world):
     assert {trial.outcome for trial in seen} == {"exit 21", "exit 0"}
 
 
+def test_a_batch_that_does_not_fit_is_halved(world):
+    step = 2**24
+    enough = next(more for more in range(step, 64 * step, step) if limits.rows_at_once(world, 1, more)[0] == 0)
+    code, rows = limits.rows_at_once(world, 24, 2 * enough)
+    assert code == 0 and 1 <= rows < 24
+    assert limits.rows_at_once(world, 24, 2**20) == (21, 0)
+    assert limits.rows_at_once(world, 24, 2**34) == (0, 24)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_no_permission_to_write_is_refused_and_reading_goes_on(world):
     nothing_lost(limits.no_permission(world.scenes["update"]), at_least=2)

@@ -99,9 +99,9 @@ class Child:
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if pid else None
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        os.kill(self.pid, signal.SIGKILL)
+    def send(self, number: int) -> None:
+        """A signal."""
+        os.kill(self.pid, number)
 
     def wait(self) -> int:
         """Its exit code; -9 if SIGKILL ended it."""
@@ -146,7 +146,8 @@ class World:
                 os.dup2(handle, 1), os.dup2(handle, 2)
                 sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
                 os.environ.update(environment)
-                code = cli.run(work)
+                signal.signal(signal.SIGTERM, cli.terminate)
+                code = as_main(work)
                 sys.stdout.flush(), sys.stderr.flush()
             except BaseException:
                 with suppress(OSError):
@@ -186,6 +187,15 @@ class World:
     def scenes(self) -> dict[str, "Scene"]:
         """Each verb with the store before it and what has to come of it."""
         return {name: Scene.of(self, name) for name in VERBS}
+
+
+def as_main(work: Callable[[], object]) -> int:
+    """`cli.main` around `work`, with its exit code."""
+    try:
+        os.write(1, b"ready\n")
+        return cli.run(work)
+    except KeyboardInterrupt as again:
+        return cli.interrupted(again)
 
 
 @dataclass(frozen=True)
