@@ -167,6 +167,7 @@ def main() -> int:
             terminal.say(f"{number} of {len(chosen)}, {rows[-1].seconds:.0f} s: {name}: {rows[-1].tries} tries, {rows[-1].lost} lost")
     terminal.put_columns([("fault", "tries", "outcome", "lost"), *((row.fault, row.tries, row.outcome, row.lost) for row in rows)])
     if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         Path(f"{options.out}.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
         Path(f"{options.out}.md").write_text(markdown(rows))
     return int(any(row.lost for row in rows))

@@ -157,7 +157,7 @@ def refused(
 
 
 def rows_at_once(world: World, batch: int, more: int) -> tuple[int, int]:
-    """The exit code of writing 24 long memories, `batch` at a time, with `more` bytes of memory, and the most rows that took a step together."""
+    """The exit code of writing 24 long memories, `batch` at a time, in `more` bytes of memory, and how many rows took a step together."""
     model, template = world.equipment.lm, world.equipment.template
     tasks = [task_of(str(number), tuple(3 + (number * place) % 90 for place in range(400)), 8) for number in range(24)]
     settings = replace(world.config(world.folder / "none").memorize, batch=batch, steps=1)

@@ -3,6 +3,8 @@
 import errno
 import itertools
 import os
+import tempfile
+from pathlib import Path
 
 import corruption
 import crowd
@@ -16,8 +18,10 @@ MARKS = {"ingest": (1, 5, 9, 31, 52, 88, 111), "update": (2, 9, 23), "delete": (
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return World(tmp_path_factory.mktemp("world"))
+def world():
+    with tempfile.TemporaryDirectory() as folder:  # not pytest's own, into which another user may not look
+        Path(folder).chmod(0o755)
+        yield World(Path(folder))
 
 
 @pytest.fixture(scope="module")

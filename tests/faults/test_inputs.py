@@ -5,6 +5,7 @@ import pty
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import fuzz
@@ -19,6 +20,8 @@ from world import World
 
 from rag_memtok import errors, pipeline
 from rag_memtok.codec import CODECS, codec_named
+from rag_memtok.config import Documents
+from rag_memtok.documents import scan
 from rag_memtok.errors import RagMemtokError
 from rag_memtok.nouns import Memory
 from rag_memtok.prompts import template_named
@@ -34,8 +37,10 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return World(tmp_path_factory.mktemp("world"))
+def world():
+    with tempfile.TemporaryDirectory() as folder:  # not pytest's own, into which another user may not look
+        Path(folder).chmod(0o755)
+        yield World(Path(folder))
 
 
 # --- the matrix
@@ -81,18 +86,14 @@ def test_files_without_permission_are_skipped_and_told(world):
     world.write({"open.txt": "The lamp.\n", "closed.txt": "The fan.\n", "shut/in.txt": "A letter.\n"})
     (world.documents / "closed.txt").chmod(0)
     (world.documents / "shut").chmod(0)
-    for path in (world.folder, world.documents, *world.folder.parents):
-        path.chmod(path.stat().st_mode | 0o055)
-    code = (
-        "from pathlib import Path; import sys; from rag_memtok.documents import scan; from rag_memtok.config import Documents; "
-        "print({item.path: item.reason for item in scan([Path(sys.argv[1])], Documents()).skipped})"
-    )
-    nobody = {"user": 65534, "group": 65534} if os.access(sys.executable, os.X_OK) else {}
-    done = subprocess.run([sys.executable, "-c", code, world.documents], capture_output=True, text=True, **nobody)
-    (world.documents / "shut").chmod(0o700)
-    if "Permission denied" in done.stderr and "rag_memtok" not in done.stdout:
-        pytest.skip("another user cannot run this Python")
-    assert eval(done.stdout) == {"closed.txt": "no permission", "shut/": "no permission"}
+
+    def look():
+        os.setgid(65534), os.setuid(65534)
+        found = {item.path: item.reason for item in scan([world.documents], Documents()).skipped}
+        assert found == {"closed.txt": "no permission", "shut/": "no permission"}
+
+    child = world.start(look)
+    assert child.wait() == 0, child.output
 
 
 def test_a_renamed_file_keeps_its_memory_and_prune_keeps_to_the_roots_given(world, tmp_path):
