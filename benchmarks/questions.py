@@ -1,8 +1,8 @@
 """Makes the questions of an evaluation from a folder of sources: `python benchmarks/questions.py DATA QUESTIONS.jsonl`.
 
 DATA has SOURCE.jsonl.xz files of rows {"context", "question", "answers", "split"}; only `dev` rows are used. A context is cut as an ingest
-would cut it, before any question is looked at; a question goes with the one chunk that has its answer, and is left out where none has it, or
-several. The same number of chunks of each source, drawn by a hash of their text; two questions for each, more where there are more.
+would cut it, before any question is looked at; a question goes with the one chunk that has its answer, and is left out where none or
+several do. The same number of chunks of each source, drawn by a hash of their text; two questions for each, more where there are more.
 """
 
 import argparse
