@@ -9,7 +9,7 @@ import argparse
 import hashlib
 import json
 import lzma
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -57,24 +57,33 @@ def rank(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def drawn(groups: dict[str, list[Row]], chunks: int, questions: int) -> list[Row]:
-    """Questions about `chunks` of the chunks, those with two or more before the others; a second, third ... question each until enough."""
+def chosen(groups: dict[str, list[Row]], chunks: int) -> dict[str, list[Row]]:
+    """So many of the chunks with their questions, those with two or more before the others."""
     order = sorted(groups, key=lambda text: (len(groups[text]) < 2, rank(text)))[:chunks]
-    asked = {text: sorted(groups[text], key=lambda row: rank(row["question"] + text)) for text in order}
-    taken = [(number, text) for number in range(max(map(len, asked.values()), default=0)) for text in order if number < len(asked[text])]
-    counts = defaultdict(int)
-    for _, text in taken[:questions]:
-        counts[text] += 1
-    return [row for text in order for row in asked[text][: counts[text]]]
+    return {text: sorted(groups[text], key=lambda row: rank(row["question"] + text)) for text in order}
+
+
+def drawn(asked: dict[str, list[Row]], questions: int) -> list[Row]:
+    """One question about each chunk, then a second one about each, and so on until there are enough; chunk by chunk."""
+    turns = [(number, text) for number in range(max(map(len, asked.values()), default=0)) for text in asked if number < len(asked[text])]
+    counts = Counter(text for _, text in turns[:questions])
+    return [row for text in asked for row in asked[text][: counts[text]]]
+
+
+def shares(available: Sequence[int], total: int) -> list[int]:
+    """`total` in equal parts, none more than is available there: what one lacks, the others make up."""
+    parts = [0] * len(available)
+    for left, index in zip(range(len(available), 0, -1), sorted(range(len(available)), key=available.__getitem__), strict=True):
+        parts[index] = min(available[index], (total - sum(parts)) // left)
+    return parts
 
 
 def made(data: Path, sources: Sequence[str], chunks: int, questions: int, tokens: int, words: Tokenizer) -> list[Row]:
-    """The questions of all sources, each with the name of its own; what one source lacks is not made up by another."""
-    rows = []
-    for number, source in enumerate(sources):
-        share = [total * (number + 1) // len(sources) - total * number // len(sources) for total in (chunks, questions)]
-        rows += [{**row, "source": source} for row in drawn(by_chunk(dev_rows(data, source), words, tokens), *share)]
-    return rows
+    """The questions of all sources, each with the name of its own."""
+    groups = [by_chunk(dev_rows(data, source), words, tokens) for source in sources]
+    asked = [chosen(some, part) for some, part in zip(groups, shares([len(some) for some in groups], chunks), strict=True)]
+    parts = shares([sum(map(len, some.values())) for some in asked], questions)
+    return [{**row, "source": source} for source, some, part in zip(sources, asked, parts, strict=True) for row in drawn(some, part)]
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
-from questions import made  # noqa: E402
+from questions import made, shares  # noqa: E402
 from retrieval import answerable, build, share_found  # noqa: E402
 
 from rag_memtok.lm import EMBEDDED  # noqa: E402
@@ -43,3 +43,8 @@ def test_questions_are_about_the_one_chunk_with_their_answer(tmp_path):
         assert row["question"] not in ("Where?", "Trained on?")
         assert all(answer in row["context"] for answer in row["answers"]) and (row["answers"] or row["question"] == "Who?")
     assert found == made(tmp_path, ["one", "two"], chunks=6, questions=12, tokens=64, words=words)
+
+
+def test_what_one_source_lacks_the_others_make_up():
+    assert shares([75, 500, 144, 500], 600) == [75, 190, 144, 191]
+    assert shares([1, 2], 10) == [1, 2] and shares([9, 9], 5) == [2, 3]
