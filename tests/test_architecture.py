@@ -17,7 +17,7 @@ FLOORS = [
     "disk schema database check store retrieve",
     "trust binding ingest adapters answer audit report restore browse",
     "prepare migrate bundle pipeline watch housekeeping",
-    "scores memories questions cases arms replies outcome evaluate lessons card adapt school",
+    "scores memories questions cases arms replies outcome evaluate lessons card checkpoint adapt school",
     "langchain llamaindex",
     "terminal figures views scoreboard options trips shelf trials cli",
 ]
