@@ -46,6 +46,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("list", shelf.list_, "rag-memtok list --chunks"),
     ("show", shelf.show, "rag-memtok show 3fa9"),
     ("config", shelf.config, "rag-memtok config --json"),
+    ("adapt", shelf.adapt, "rag-memtok adapt --data questions.jsonl --minutes 30"),
     ("rm", shelf.rm, "rag-memtok rm docs/old-handbook.md"),
     ("export", shelf.export, "rag-memtok export handbook.safetensors"),
     ("import", shelf.import_, "rag-memtok import handbook.safetensors --collection handbook"),
