@@ -6,7 +6,7 @@ Nobody should expect memories to win: a vector of d numbers stands for a few tok
 which reads them would, as a compressor, need far less. A pin is charged its position and its word, ceil(log2 (T + 1)) + ceil(log2 V) bits.
 The LM itself (its weights) is charged to nobody.
 
-Cost with the embedded model: about 5 CPU seconds a chunk of 128 tokens, for at most 300 steps, more if it does not come out exact.
+Cost with the embedded model: about 20 CPU seconds a chunk of 128 tokens, for at most 300 steps and four decodes.
 """
 
 import argparse
