@@ -260,7 +260,7 @@ def time_left(units: Iterable[Unit], spent: dict[str, list[float]]) -> float:
     everything = [seconds for some in spent.values() for seconds in some]
     average = {group: sum(some) / len(some) for group, some in spent.items() if some}
     usual = sum(everything) / max(1, len(everything))
-    return sum(average.get(unit.group, usual) for unit in units)
+    return float(sum(average.get(unit.group, usual) for unit in units))
 
 
 # --- numbers

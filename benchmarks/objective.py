@@ -378,7 +378,8 @@ def main(words: Sequence[str] | None = None) -> None:
         summary.append({"model": model, "machine": machine(study.lm), "results": study.ledger.results})
     save_json(summary, arguments.out.with_suffix(".json"))
     title = "The longest text of which half of the chunks are exact"
-    draw(Chart(title, "vectors (M)", "tokens", drawn, log_x=True, log_y=True), arguments.out.with_suffix(".png"))
+    if any(value > 0 for line in drawn for value in line.y):
+        draw(Chart(title, "vectors (M)", "tokens", drawn, log_x=True, log_y=True), arguments.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ from rag_memtok.schema import pack_pins
 PLAIN = "float32"
 GROUP = 32  # numbers that share a scale in four bits
 LARGEST = 7  # of four bits with a sign, zero in the middle
-SMALLEST_SCALE, LARGEST_SCALE = np.float32(2.0**-14), np.float32(65504.0)
+SMALLEST_SCALE, LARGEST_SCALE = np.float32(2.0**-14), np.float32(2.0**15)
 
 
 # --- four bits

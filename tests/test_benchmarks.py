@@ -31,10 +31,11 @@ from rag_memtok.prompts import template_named  # noqa: E402
 from rag_memtok.recipes import RECIPES  # noqa: E402
 
 SCRIPTS = {
-    "write": "--recipes cross-entropy --vectors one --chunks 2 --lengths 2,3 --tuning-chunks 1 --budgets 2 --group 1 --tokens-per-vector 2",
-    "objective": "--chunks 2 --seeds 1 --vectors 1,2 --longest 4",
-    "rounding": "--chunks 2 --lengths 4 --tokens-per-vector 2 --finish-steps 3 --batch 1",
-    "planned": "--chunks 2 --tokens-per-vector 40 --batch 1",
+    "write": "--recipes cross-entropy --vectors one --chunks 2 --lengths 2,3 --tuning-chunks 1 --budgets 2 --group 1 --steps 3 "
+    "--tokens-per-vector 2",
+    "objective": "--chunks 2 --seeds 1 --vectors 1,2 --longest 4 --steps 20",
+    "rounding": "--chunks 2 --lengths 4 --tokens-per-vector 2 --finish-steps 3 --batch 1 --steps 60",
+    "planned": "--chunks 2 --tokens-per-vector 40 --batch 1 --steps 3",
 }
 TEXT = {"a": " ".join(toy.SENTENCES * 4), "b": measure.number_table(30)}
 
@@ -134,15 +135,15 @@ def test_memory_and_speed_are_measured_at_all(toy_lm):
 # --- intervals
 
 
-def test_an_interval_holds_the_mean_and_covers_it_about_95_times_in_100():
+def test_an_interval_holds_the_mean_and_covers_it_nearly_every_time():
     generator = np.random.default_rng(1)
     inside = 0
-    for _ in range(100):
+    for _ in range(60):
         values = generator.normal(size=40)
         found = measure.bootstrap(len(values), lambda drawn, values=values: float(values[drawn].mean()))
         assert found.low < found.value < found.high and found.value == values.mean()
         inside += found.low <= 0 <= found.high
-    assert 88 <= inside <= 100
+    assert 51 <= inside <= 60
 
 
 def test_an_interval_without_a_value_is_a_dash():
@@ -210,8 +211,8 @@ def test_four_bits_come_back_near_and_pack_to_the_same_bytes(rows, width, scale,
     packed = rounding.pack_int4(vectors)
     back = rounding.unpack_int4(packed, vectors.shape)
     assert len(packed) == rows * -(-width // 32) * 18 and back.shape == vectors.shape and back.dtype == np.float32
-    step = min(65504.0, max(np.abs(vectors).max() / 7, 2.0**-14))
-    assert np.abs(back - np.clip(vectors, -7 * 65504, 7 * 65504)).max() <= 0.501 * step * 1.001
+    step = min(2.0**15, max(np.abs(vectors).max() / 7, 2.0**-14))
+    assert np.abs(back - np.clip(vectors, -7 * 2**15, 7 * 2**15)).max() <= 0.501 * step * 1.001
     assert rounding.pack_int4(back) == packed
 
 
@@ -279,7 +280,7 @@ def test_a_script_goes_on_where_it_was_stopped_and_reports(name, model_folder, t
     pytest.importorskip("matplotlib")
     script = sys.modules[name]
     out = tmp_path / name
-    words = [*SCRIPTS[name].split(), "--model", str(model_folder), "--threads", "1", "--steps", "3", "--out", str(out)]
+    words = [*SCRIPTS[name].split(), "--model", str(model_folder), "--threads", "1", "--out", str(out)]
     ledger = tmp_path / (f"{name}-{model_folder.name}.jsonl" if name == "objective" else f"{name}.jsonl")
 
     def lines():
