@@ -10,8 +10,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from rag_memtok.answer import memory_of
+from rag_memtok.binding import REQUIRED
 from rag_memtok.config import Documents
 from rag_memtok.documents import Scan, read
 from rag_memtok.errors import StoreDamaged, UsageError
@@ -22,6 +24,7 @@ from rag_memtok.prompts import Template
 from rag_memtok.reconstruct import decode
 from rag_memtok.store import Store
 
+T = TypeVar("T")
 PROFILE = "fp32, eager attention, batch 1, cached, greedy"
 
 
@@ -38,6 +41,8 @@ class Finding:
 class Audit:
     """What was checked and found. `counts` are chunks by verdict; `sample` says how they were drawn, "" if all were.
 
+    `decodes`: whether memories were to be decoded, or only structure and checksums looked at.
+
     `recited` are the checked chunks without their texts; `proofs` says of each document whether it came back, None if that is not known.
     """
 
@@ -52,6 +57,7 @@ class Audit:
     sample: str
     seconds: float
     interrupted: bool = False
+    decodes: bool = True
     recited: tuple["Recited", ...] = ()
     proofs: tuple[tuple[StoredDocument, bool | None], ...] = ()
 
@@ -70,13 +76,14 @@ class Audit:
 
     @property
     def exit_code(self) -> int:
-        """0 all proven; 13 damaged; 5 mismatch; 6 not everything was, or could be, proved."""
+        """0 all that was asked for is proven; 13 damaged; 5 mismatch; 6 not everything was, or could be, proved."""
         kinds = {finding.kind for finding in self.findings}
         if "damaged" in kinds:
             return 13
         if "mismatch" in kinds:
             return 5
-        return 6 if kinds - {"fragile"} or self.interrupted or self.checked < self.chunks or not self.chunks else 0
+        partly = self.interrupted or not self.chunks or (self.decodes and self.checked < self.chunks)
+        return 6 if partly or kinds - {"fragile"} else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +146,15 @@ def audit(
     seed: int = 0,
     on_chunk: Callable[[int, int], None] = lambda done, total: None,
 ) -> Audit:
-    """Proves every chunk (or a sample) and every document whose chunks were all checked.
+    """Proves every chunk (or a sample) and every document whose chunks were all checked, of the store as it is now.
+
+    While it runs another may write: what is new is left for the next audit, what is gone is left out.
 
     Cost: T + 1 cached steps a chunk at batch 1. An interrupt ends it early with what was found so far.
     """
     began = time.monotonic()
-    everything = placed(store)
+    with store.snapshot():
+        everything, documents = placed(store), store.documents(skip_damaged=True)
     chosen = drawn(everything, share, seed)
     tau = float(store.manifest.get("tau", 0))
     recited: dict[str, Recited] = {}
@@ -155,10 +165,12 @@ def audit(
             on_chunk(len(recited), len(chosen))
     except KeyboardInterrupt:
         interrupted = True
+    with store.snapshot():
+        everything, documents = _still(everything, placed(store)), _still(documents, store.documents(skip_damaged=True))
+        recited = {chunk_id: recited[chunk_id] for chunk_id in _still(recited, everything)}
+        verdicts = {document: proven_document(store, document, recited) for document in documents}
     damaged = {chunk_id for chunk_id, one in recited.items() if one.verdict.kind == "damaged"}
     findings = [*_structure(store, damaged), *_chunk_findings(store, recited.values())]
-    documents = store.documents(skip_damaged=True)
-    verdicts = {document: proven_document(store, document, recited) for document in documents}
     findings += [
         Finding("mismatch", document.path, "its chunks joined are not the document") for document, ok in verdicts.items() if ok is False
     ]
@@ -177,6 +189,12 @@ def audit(
         recited=tuple(replace(one, text=None) for one in recited.values()),
         proofs=tuple(verdicts.items()),
     )
+
+
+def _still(then: Iterable[T], now: Iterable[T]) -> list[T]:
+    """What there was and still is, in its order."""
+    left = set(now)
+    return [one for one in then if one in left]
 
 
 def sampled(share: float, seed: int, count: int) -> str:
@@ -212,6 +230,12 @@ def _structure(store: Store, told: Collection[str] = ()) -> Iterator[Finding]:
     for problem in store.check():
         if problem.chunk_id not in told:
             yield Finding("damaged", problem.file or "store.db", str(problem))
+    try:
+        lost = sorted(REQUIRED - store.manifest.keys())
+    except StoreDamaged:
+        return  # told above
+    if lost:
+        yield Finding("damaged", "store.db", f"the manifest lost {', '.join(lost)}")
 
 
 def _chunk_findings(store: Store, recited: Iterable[Recited]) -> Iterator[Finding]:
@@ -227,9 +251,8 @@ def quick(store: Store) -> Audit:
     began = time.monotonic()
     everything = placed(store)
     documents = store.documents(skip_damaged=True)
-    return Audit(
-        {}, len(everything), 0, len(documents), 0, 0, tuple(_structure(store)), "structure and checksums only", "", time.monotonic() - began
-    )
+    findings, seconds = tuple(_structure(store)), time.monotonic() - began
+    return Audit({}, len(everything), 0, len(documents), 0, 0, findings, "structure and checksums only", "", seconds, decodes=False)
 
 
 def incomparable(store: Store, reasons: Sequence[str]) -> Audit:

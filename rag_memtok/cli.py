@@ -11,8 +11,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from rag_memtok import __version__, shelf, terminal, trips
-from rag_memtok.errors import DiskFailure, OutOfMemory, PermissionRefused, RagMemtokError, UsageError
+from rag_memtok import __version__, shelf, terminal, trials, trips
+from rag_memtok.errors import DiskFailure, OutOfMemory, PermissionRefused, RagMemtokError, UsageError, out_of_memory
 
 
 class Ended(Exception):
@@ -49,7 +49,9 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("rm", shelf.rm, "rag-memtok rm docs/old-handbook.md"),
     ("export", shelf.export, "rag-memtok export handbook.safetensors"),
     ("import", shelf.import_, "rag-memtok import handbook.safetensors --collection handbook"),
+    ("eval", trials.eval_, "rag-memtok eval questions.jsonl --work eval --out eval.json"),
     ("migrate", shelf.migrate, "rag-memtok migrate --model HuggingFaceTB/SmolLM2-360M-Instruct"),
+    ("paper", trials.paper, "rag-memtok paper --docs data/docs --chars 50 --figures figures"),
 )
 for name, function, example in COMMANDS:
     app.command(name, epilog=f"Example: {example}")(function)
@@ -85,7 +87,7 @@ def translated(error: BaseException) -> RagMemtokError | None:
         return error
     if hasattr(error, "format_message"):  # what typer's parser raises
         return UsageError(error.format_message(), remedy="rag-memtok COMMAND --help lists every option")
-    if isinstance(error, MemoryError):
+    if out_of_memory(error):
         return OutOfMemory("out of memory", remedy="a smaller --batch, fewer --chunk-tokens, or a smaller --model")
     if isinstance(error, PermissionError):
         return PermissionRefused(f"{error.filename}: {error.strerror}", remedy="check the permissions of that path")

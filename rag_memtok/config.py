@@ -33,12 +33,12 @@ def require(condition: bool, dial: str, value: object, valid: str) -> None:
 class Model:
     """The frozen LM. `id` is "mini" (the embedded one), a folder or a hub id; `revision` a hub revision; `threads` 0 leaves torch's own.
 
-    An empty `id` and dtype "auto" are the store's, or for a new store "mini" in float32.
+    An empty `id` and dtype "auto" are the store's, or for a new store "mini" in float32. "nf4" is 4 bits a weight, and needs bitsandbytes.
     """
 
     id: str = ""
     revision: str = ""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int = 0
 
@@ -65,14 +65,18 @@ class Documents:
 
 @dataclass(frozen=True, slots=True)
 class Memorize:
-    """How memories are written. An empty `template` or `codec` is the store's, or for a new store "bare" and "float16".
+    """How memories are written. An empty `write`, `template` or `codec` is the store's, or for a new store "exact", "bare" and "float16".
+
+    `write`: "exact" memories come back as their text; "readable" ones also answer when they stand in a prompt, and cost more steps. An
+    empty `recipe` is the one for that.
 
     `tokens_per_vector` 0 means auto: the largest that a known model holds, else a short calibration. `seconds_per_chunk` 0 means no
     bound. `max_pins` is the most correction pins a chunk may have (-1: no limit). `tau` is the margin, in logits, under which a right
     token is pinned all the same, for safety. `draft` is what most steps are computed in: auto is bfloat16 where the hardware has it.
     """
 
-    recipe: str = "margin"
+    write: Literal["", "exact", "readable"] = ""
+    recipe: str = ""
     template: str = ""
     tokens_per_vector: int = 0
     steps: int = 300
@@ -115,15 +119,46 @@ class Retrieve:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """How questions are answered."""
+    """How questions are answered. `adapter` is "auto" (the store's, or the one shipped with the model), "none", or a folder."""
 
     read: Literal["auto", "memory", "decode", "text"] = "auto"
+    adapter: str = "auto"
     max_new_tokens: int = 64
     max_question_tokens: int = 256
 
     def __post_init__(self) -> None:
         require(1 <= self.max_new_tokens <= 8192, "ask.max_new_tokens", self.max_new_tokens, "1 to 8192")
         require(1 <= self.max_question_tokens <= 8192, "ask.max_question_tokens", self.max_question_tokens, "1 to 8192")
+
+
+@dataclass(frozen=True, slots=True)
+class Adapt:
+    """How an adapter is trained, to read memories or, for comparison, texts (`kind`).
+
+    It ends after `steps` or `minutes` (0: no bound), or when the loss on chunks set aside has not fallen `patience` times. `questions` are
+    made by rule of each chunk; `gold` is the share of questions with a known answer that learn it, not the model's own.
+    """
+
+    kind: Literal["memory", "text"] = "memory"
+    steps: int = 600
+    minutes: float = 0.0
+    batch: int = 16
+    lr: float = 1e-3
+    rank: int = 16
+    questions: int = 6
+    gold: float = 0.5
+    patience: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(1 <= self.steps <= 1_000_000, "adapt.steps", self.steps, "1 to 1000000")
+        require(0 <= self.minutes < 1e5, "adapt.minutes", self.minutes, "0 (no bound) to 100000")
+        require(1 <= self.batch <= 4096, "adapt.batch", self.batch, "1 to 4096")
+        require(0 < self.lr <= 1, "adapt.lr", self.lr, "above 0, to 1")
+        require(1 <= self.rank <= 512, "adapt.rank", self.rank, "1 to 512")
+        require(0 <= self.questions <= 1000, "adapt.questions", self.questions, "0 to 1000")
+        require(0 <= self.gold <= 1, "adapt.gold", self.gold, "0 to 1")
+        require(1 <= self.patience <= 1000, "adapt.patience", self.patience, "1 to 1000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +172,7 @@ class Config:
     memorize: Memorize = field(default_factory=Memorize)
     retrieve: Retrieve = field(default_factory=Retrieve)
     ask: Ask = field(default_factory=Ask)
+    adapt: Adapt = field(default_factory=Adapt)
 
     def __post_init__(self) -> None:
         named = not self.collection or COLLECTION.fullmatch(self.collection) is not None

@@ -10,7 +10,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from rag_memtok.disk import DATABASE, IGNORE, NEW, OURS, locked, put_in_place, regular, translated, write_privately
+from rag_memtok.disk import DATABASE, IGNORE, NEW, OURS, locked, mark, put_in_place, regular, translated, write_privately
 from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.schema import ANOTHER_STORE, FORMAT, Problem, Row, admit, build, connect, from_disk, insert, problem, select, transaction
 
@@ -123,8 +123,10 @@ class Database:
         """One write transaction, which ends with the next state; all of it or nothing."""
         assert self.writable, "opened for reading"
         with translated(self.folder), transaction(self.connection, "IMMEDIATE"):
+            mark("transaction begun")
             yield
             self.insert("manifest", ("state", next_state(self.row("manifest", "key = ?", "state")[1])))
+        mark("committed")
 
     def insert(self, table: str, row: Sequence[Any]) -> None:
         """Writes a row with its checksum, over the row of the same primary key."""

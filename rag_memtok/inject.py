@@ -25,10 +25,11 @@ def inject(lm: LM, frame: Frame, passages: Sequence[Passage], question: Sequence
     for index, passage in enumerate(passages):
         stretches += [frame.between, passage] if index else [passage]
     stretches += [frame.question, question, frame.closing]
-    return torch.cat([_embedded(lm, stretch) for stretch in stretches])
+    return torch.cat([embedded(lm, stretch) for stretch in stretches])
 
 
-def _embedded(lm: LM, passage: Passage) -> Float[Tensor, "_ d"]:
+def embedded(lm: LM, passage: Passage) -> Float[Tensor, "_ d"]:
+    """A passage as input embeddings."""
     if isinstance(passage, np.ndarray):
         return torch.from_numpy(passage).to(lm.device, lm.table.dtype)
     return lm.embed(list(passage))
@@ -54,3 +55,23 @@ def answer_tokens(lm: LM, frame: Frame, prompt: Float[Tensor, "S d"], limit: int
             return
         yield token
         run.feed([token])
+
+
+def answer_batch(lm: LM, frame: Frame, prompts: Sequence[Float[Tensor, "_ d"]], limit: int) -> list[tuple[int, ...]]:
+    """The greedy answers to several prompts at once, each at most `limit` tokens.
+
+    Cost: one pass over as many rows of the longest prompt, then as many cached steps as the longest answer has tokens, each over all rows.
+    """
+    stops = lm.stops | {frame.end}
+    run = Continuation(lm, prompts)
+    answers: list[list[int]] = [[] for _ in prompts]
+    going = set(range(len(prompts)))
+    for position in range(limit):
+        chosen = run.logits.argmax(-1).tolist()
+        going -= {row for row in going if chosen[row] in stops}
+        for row in going:
+            answers[row].append(chosen[row])
+        if not going or position == limit - 1:
+            break
+        run.feed(chosen)
+    return [tuple(answer) for answer in answers]

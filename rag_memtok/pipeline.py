@@ -287,7 +287,5 @@ def remove(path: Path, config: Config) -> tuple[str, ...]:
         )
         if not gone:
             raise UsageError(f"the store has nothing of {path}", remedy="rag-memtok list names what it has")
-        for root, file in gone:
-            store.remove_file(root, file)
-        store.collect()
+        store.collect(gone)
     return tuple(f"{root}/{file}" for root, file in gone)

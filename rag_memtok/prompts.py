@@ -3,6 +3,7 @@
     bare         [BOS] [memory] -> text [EOS]
     cue          the question's frame, [memory] where a document stands, "Repeat the document." -> text [end of turn]
     sastre2025   [memory] -> text [EOS]
+    kuratov2025  [memory] [BOS, where the tokenizer adds one] -> text [EOS]
 
 A template is data. Its digest is in the manifest: a memory written in one is noise in another.
 """
@@ -19,7 +20,8 @@ DOCUMENT = "Document:\n"
 GAP = "\n\n"
 REPEAT = "Repeat the document."
 QUESTION = "Question:\n"
-INSTRUCTION = "\nAnswer from the documents in a few words. If they do not say, answer: not in the documents."
+REFUSAL = "not in the documents"
+INSTRUCTION = f"\nAnswer from the documents in a few words. If they do not say, answer: {REFUSAL}."
 MARK = "\ue0f0"  # private use: stands for what is not our words while a chat template is rendered
 PINNED_DATE = "1 January 2026"  # some chat templates write today's date; a frame must not change overnight
 
@@ -106,7 +108,12 @@ def sastre2025(lm: LM) -> Template:
     return Template("sastre2025", (), (), lm.eos)
 
 
-TEMPLATES: dict[str, Callable[[LM], Template]] = {"bare": bare, "cue": cue, "sastre2025": sastre2025}
+def kuratov2025(lm: LM) -> Template:
+    """The memory, then the text as the tokenizer gives it, with the BOS it may begin with. Source: arXiv:2502.13063, public code."""
+    return Template("kuratov2025", (), lm.opening, lm.eos)
+
+
+TEMPLATES: dict[str, Callable[[LM], Template]] = {"bare": bare, "cue": cue, "sastre2025": sastre2025, "kuratov2025": kuratov2025}
 
 
 def template_named(name: str, lm: LM) -> Template:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rag_memtok.disk import BUSY_SECONDS, DATABASE
+from rag_memtok.disk import BUSY_SECONDS, DATABASE, mark
 from rag_memtok.errors import FormatMismatch, StoreDamaged
 from rag_memtok.nouns import Pin, Verdict
 
@@ -132,6 +132,7 @@ def insert(db: sqlite3.Connection, store_id: str, table: str, row: Sequence[Any]
     db.execute(
         f"INSERT OR REPLACE INTO {table} ({', '.join(COLUMNS[table])}, checksum) VALUES ({marks})", (*raw, checksum(store_id, table, raw))
     )
+    mark(f"row of {table}")
 
 
 def select(db: sqlite3.Connection, store_id: str, table: str, rest: str = "", values: Sequence[Any] = ()) -> Iterator[tuple[Row, bool]]:

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from rag_memtok.check import Summary, problems, summarise
 from rag_memtok.database import RESERVED, Database, create, open_database
-from rag_memtok.disk import ADAPTER, DATABASE, INDEX, NEW, translated
+from rag_memtok.disk import ADAPTER, DATABASE, INDEX, NEW, mark, outdate_adapter, translated
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.nouns import Occurrence, Record, StoredDocument, Verdict
 from rag_memtok.schema import ANOTHER_STORE, COLUMNS, PARTS, Problem, name_bytes, pack_pins, problem, reset_words, unpack_pins, verdict_row
@@ -210,8 +210,10 @@ class Store:
             number = self._db.row("chunks", "id = ?", chunk_id)[0]
             self._db.insert("verdicts", (number, *verdict_row(verdict)))
 
-    def collect(self) -> int:
-        """Removes every chunk without an occurrence, so that nothing of it is left in the store's files; returns how many.
+    def collect(self, files: Sequence[tuple[str, str]] = ()) -> int:
+        """Removes the documents of `files` (root, file) and every chunk without an occurrence; returns how many chunks went.
+
+        It is one transaction, so that a kill leaves all of them or, in the store's files, nothing.
 
         Raises:
             StoreDamaged: an occurrence is damaged: what it hides must not be taken for an orphan.
@@ -219,20 +221,21 @@ class Store:
         Cost: if any went, all of the database is written anew, with as much free disk again.
         """
         with self._db.reading():
-            placed = {row[2] for row in self._db.rows("occurrences")}
-            orphans = [number for (number,) in self._db.execute("SELECT number FROM chunks") if number not in placed]
-        if not orphans:
-            return 0
-        with translated(self.folder):  # the cache holds their keys, which are nearly their text
-            for name in (INDEX, INDEX + NEW):
-                (self.folder / name).unlink(missing_ok=True)
+            if not files and not self._orphans():
+                return 0
+        self._drop_index()  # first: no kill may leave it behind
         with self._db.writing():
+            for root, file in files:
+                self._drop_file(root, file)
+            orphans = self._orphans()
             self._delete_parts(orphans)
             self._db.for_each("DELETE FROM chunks WHERE number = ?", orphans)
             # A deleted word stays in the index until the parts of the index are merged.
             self._db.execute("INSERT INTO words (words) VALUES ('optimize')")
+        self._drop_index()  # again: a reader may have put it back meanwhile
         with translated(self.folder):
             self._db.execute("VACUUM")
+        mark("vacuumed")
         return len(orphans)
 
     # --- search
@@ -291,6 +294,18 @@ class Store:
         names = (name_bytes(root), name_bytes(file))
         self._db.execute("DELETE FROM occurrences WHERE document IN (SELECT number FROM documents WHERE root = ? AND file = ?)", names)
         self._db.execute("DELETE FROM documents WHERE root = ? AND file = ?", names)
+
+    def _orphans(self) -> list[int]:
+        placed = {row[2] for row in self._db.rows("occurrences")}
+        return [number for (number,) in self._db.execute("SELECT number FROM chunks") if number not in placed]
+
+    def _drop_index(self) -> None:
+        """The cache holds the chunks' keys, which are nearly their text; an adapter may have learned it."""
+        with translated(self.folder):
+            outdate_adapter(self.folder)
+            for name in (INDEX, INDEX + NEW):
+                (self.folder / name).unlink(missing_ok=True)
+        mark("index dropped")
 
     def _delete_parts(self, numbers: Sequence[int]) -> None:
         for table in PARTS:

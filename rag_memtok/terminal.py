@@ -20,6 +20,7 @@ from rag_memtok.errors import RagMemtokError, escaped
 if TYPE_CHECKING:
     from rag_memtok.audit import Audit
     from rag_memtok.ingest import Ingested, Standing
+    from rag_memtok.memories import Stage
     from rag_memtok.nouns import Answer
     from rag_memtok.pipeline import Estimate, Status
 
@@ -124,6 +125,11 @@ def standing_note(standing: "Standing") -> str:
     """Exact so far, steps, time left."""
     left = "" if standing.seconds_left is None else f", {duration(standing.seconds_left)} left"
     return f"{standing.verdicts.get('exact', 0)} exact, step {standing.steps}{left}"
+
+
+def stage_note(stage: "Stage") -> str:
+    """What is being done, and the time left for it."""
+    return stage.name + ("" if stage.seconds_left is None else f", {duration(stage.seconds_left)} left")
 
 
 def counted(number: int, noun: str) -> str:

@@ -12,13 +12,14 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rag_memtok"
 FLOORS = [
     "nouns errors config",
-    "extract loaders documents chunks codec",
-    "lm continuation prompts recipes layout memorize calibrate reconstruct inject",
+    "extract loaders documents chunks cues codec",
+    "fourbit lm continuation prompts recipes layout reading memorize calibrate reconstruct inject lora",
     "disk schema database check store retrieve",
-    "trust binding ingest answer audit report restore browse",
+    "trust binding ingest adapters answer audit report restore browse",
     "prepare migrate bundle pipeline watch housekeeping",
+    "figures scores memories questions cases arms replies outcome evaluate corpora paper lessons card adapt school",
     "langchain llamaindex",
-    "terminal figures views options trips shelf cli",
+    "terminal views scoreboard options trips shelf trials cli",
 ]
 ORDER = [name for floor in FLOORS for name in floor.split()]
 HOMES = {
@@ -27,7 +28,7 @@ HOMES = {
     "faiss": {"retrieve"},
     "sentence_transformers": {"retrieve"},
     "sqlite3": {"disk", "schema", "database", "check"},
-    "typer": {"options", "trips", "shelf", "cli"},
+    "typer": {"options", "trips", "shelf", "trials", "cli"},
     "watchfiles": {"watch"},
     "rich": {"terminal"},
     "semantic_text_splitter": {"chunks"},
@@ -35,12 +36,13 @@ HOMES = {
     "pypdf": {"extract"},
     "markitdown": {"extract"},
     "peft": {"lora"},
-    "datasets": {"evaluate"},
+    "datasets": {"questions"},
     "matplotlib": {"figures"},
+    "bitsandbytes": {"fourbit"},
     "langchain_core": {"langchain"},
     "llama_index": {"llamaindex"},
 }
-LAZY = {"trips", "shelf", "watch", "extract", "lm", "retrieve", "figures"}
+LAZY = {"trips", "shelf", "trials", "watch", "extract", "fourbit", "lm", "lora", "retrieve", "figures"}
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "np.load", "numpy.load", "pickle.load", "pickle.loads"}
 MAX_LINES, MAX_FUNCTION, MEDIAN, NINETIETH, MAX_TRACKED = 320, 80, 12, 40, 44 * 2**20

@@ -87,10 +87,10 @@ class Frame:
         return Row(ids, (False,) * len(ids))
 
     def conversation(self, passages: list[str], turns: list[tuple[str, str]]) -> Row:
-        """Questions and answers about the same passages; the first turn is exactly what `ask` builds."""
+        """Questions and answers about the same passages; the first turn is exactly what `ask` builds, the others do not instruct again."""
         row = self.given(self.prompt(passages, turns[0][0])) + self.reply(turns[0][1])
         for question, answer in turns[1:]:
-            row += self.given(self.piece(NEXT_QUESTION) + self.text(question) + self.piece(CLOSE)) + self.reply(answer)
+            row += self.given(self.piece(NEXT_QUESTION) + self.text(question) + self.piece(ASSISTANT)) + self.reply(answer)
         return row
 
     def repeat(self, passage: str) -> Row:

@@ -1,0 +1,331 @@
+"""An adapter trained to read memories (or texts): the frozen model's answers to the text, learned from the memories.
+
+    DIR/work/   what a run that was stopped goes on from: the teacher's answers, the last checkpoint; removed at the end
+
+The model itself stays as it is; what is trained is a LoRA on a second LM of the same tensors.
+"""
+
+import json
+import math
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from rag_memtok import lora
+from rag_memtok.card import card
+from rag_memtok.config import Adapt
+from rag_memtok.disk import ADAPTER_WORK, write_whole
+from rag_memtok.errors import OutOfMemory, UsageError
+from rag_memtok.inject import answer_batch
+from rag_memtok.lessons import LONGEST, Deck, Exercise, Lesson, Page, Teacher, losses, packed, unpacked, with_others
+from rag_memtok.lm import LM
+from rag_memtok.lora import Bond, Kind
+from rag_memtok.memorize import drafted
+from rag_memtok.prompts import digest_of, frame
+from rag_memtok.scores import score
+
+SHARD = 256  # exercises answered by the teacher between two files
+POSITIONS = 4096  # of a forward pass in training, at most
+DEV_SHARE, DEV_PAGES, DEV_LESSONS, DEV_ANSWERS = 0.1, 200, 160, 96
+EVALUATIONS = 16  # of the loss on dev, in `steps`
+WARM_UP = 20  # steps
+SAVE_SECONDS = 60.0
+CLIP = 1.0
+FLOOR = 0.3  # F1: a reader of text under this is no measure
+
+Tell = Callable[["Progress"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands: `stage` is "teaching", "training" or "measuring"; losses are of the last step and the best on dev."""
+
+    stage: str
+    done: int
+    total: int
+    seconds_left: float | None = None
+    loss: float = math.nan
+    dev_loss: float = math.nan
+
+
+def split(pages: Sequence[Page]) -> tuple[list[str], list[str]]:
+    """The keys of the pages to train on and of those set aside, a tenth, by hash: the same page always falls the same way.
+
+    Raises:
+        UsageError: there are fewer than two.
+    """
+    keys = [page.key for page in pages]
+    by_hash = sorted(keys, key=lambda key: sha256(key.encode()).digest())
+    aside = set(by_hash[: min(DEV_PAGES, max(1, round(DEV_SHARE * len(keys))))])
+    if len(keys) < 2:
+        raise UsageError(f"{len(keys)} chunks are too few to train on some and measure on others", remedy="ingest more documents")
+    return [key for key in keys if key not in aside], [key for key in keys if key in aside]
+
+
+@dataclass(slots=True, eq=False)
+class State:
+    """How far a run is: the LoRA being trained with its optimiser, and the best so far."""
+
+    student: LM
+    optimiser: torch.optim.AdamW
+    best: dict[str, Tensor]
+    best_loss: float = math.inf
+    first_loss: float = math.nan
+    step: int = 0
+    seconds: float = 0.0
+    waited: int = 0
+
+    def note(self, loss: float) -> None:
+        """Keeps the weights if `loss` (on dev) is the lowest so far."""
+        self.first_loss = loss if self.step == 0 else self.first_loss
+        self.waited = 0 if loss < self.best_loss else self.waited + 1
+        if loss < self.best_loss:
+            self.best_loss = loss
+            self.best = {name: one.detach().clone() for name, one in lora.weights(self.student).items()}
+
+    def packed(self, run: str) -> bytes:
+        """All of it, of the run of that fingerprint."""
+        counts = {"step": self.step, "seconds": self.seconds, "waited": self.waited, "best": self.best_loss, "first": self.first_loss}
+        own = lora.weights(self.student)
+        tensors = {f"now {name}": one.detach() for name, one in own.items()} | {f"best {name}": one for name, one in self.best.items()}
+        for name, one in own.items():
+            for moment in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{moment} {name}"] = self.optimiser.state[one].get(moment, torch.zeros_like(one))
+        return save({name: one.contiguous() for name, one in tensors.items()}, {"run": run, "counts": json.dumps(counts)})
+
+    def resume(self, file: Path, run: str) -> bool:
+        """Goes on from a checkpoint of the same run; whether there was one."""
+        try:
+            with safe_open(file, framework="pt") as opened:
+                metadata = opened.metadata()
+                if metadata["run"] != run:
+                    return False
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+        except (OSError, SafetensorError, KeyError, TypeError):
+            return False
+        counts, own = json.loads(metadata["counts"]), lora.weights(self.student)
+        lora.set_weights(self.student, {name: tensors[f"now {name}"] for name in own})
+        self.best = {name: tensors[f"best {name}"].to(one.device) for name, one in own.items()}
+        self.step, self.seconds, self.waited = counts["step"], counts["seconds"], counts["waited"]
+        self.best_loss, self.first_loss = counts["best"], counts["first"]
+        for name, one in own.items():
+            moments = {moment: tensors[f"{moment} {name}"].to(one.device) for moment in ("exp_avg", "exp_avg_sq")}
+            self.optimiser.state[one] = {"step": torch.tensor(float(self.step)), **moments}
+        return True
+
+
+def state_of(lm: LM, settings: Adapt) -> State:
+    """A run at its start."""
+    student = lora.started(lm, settings.rank, settings.seed)
+    own = lora.weights(student)
+    optimiser = torch.optim.AdamW(own.values(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    return State(student, optimiser, {name: one.detach().clone() for name, one in own.items()})
+
+
+@dataclass(slots=True, eq=False)
+class Training:
+    """A run: the lessons, those set aside, and where it is kept."""
+
+    teacher: Teacher
+    settings: Adapt
+    train: Deck
+    dev: Deck
+    work: Path
+    run: str
+    tell: Tell
+    state: State
+    saved: float = field(default_factory=time.monotonic)
+
+    def finish(self) -> None:
+        """Takes steps until they, the minutes or the patience are spent; the best weights are the student's in the end."""
+        state = self.state
+        if state.step == 0:
+            state.note(self.dev_loss())
+        while self.spent() < 1 and state.waited < self.settings.patience:
+            began = time.monotonic()
+            loss = self.step()
+            state.step += 1
+            if state.step % max(1, self.settings.steps // EVALUATIONS) == 0 or state.step == self.settings.steps:
+                state.note(self.dev_loss())
+                self.saved = -math.inf
+            state.seconds += time.monotonic() - began
+            self._save()
+            self.tell(Progress("training", state.step, self.settings.steps, self.seconds_left(), loss, state.best_loss))
+        lora.set_weights(state.student, state.best)
+
+    def spent(self) -> float:
+        """The share of the steps, or of the minutes, that is gone: 1 is the end."""
+        minutes = self.settings.minutes
+        return max(self.state.step / self.settings.steps, self.state.seconds / 60 / minutes if minutes else 0.0)
+
+    def seconds_left(self) -> float:
+        """At the pace so far."""
+        return self.state.seconds * (1 / max(self.spent(), 1e-9) - 1)
+
+    def step(self) -> float:
+        """One step over a batch, in passes of at most POSITIONS; returns its mean loss."""
+        lm, state = self.state.student, self.state
+        for group in state.optimiser.param_groups:
+            group["lr"] = self.settings.lr * min(1.0, (state.step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(1.0, self.spent())))
+        total = 0.0
+        hand = [(lesson, self.train.prompt(lesson, pages)) for lesson, pages in self.train.hand(state.step, self.settings.batch)]
+        quick = drafted(lm, "auto")
+        for part in passes(hand):
+            with torch.autocast(lm.device.type, torch.bfloat16, enabled=quick):
+                loss = losses(lm, [prompt for _, prompt in part], [lesson for lesson, _ in part]).sum() / len(hand)
+            loss.backward()
+            total += float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(lora.weights(lm).values(), CLIP)
+        state.optimiser.step()
+        state.optimiser.zero_grad(set_to_none=True)
+        return total
+
+    @torch.no_grad()
+    def dev_loss(self) -> float:
+        """The mean loss on lessons about chunks set aside, in the LM's own arithmetic."""
+        hand = [(lesson, self.dev.prompt(lesson, pages)) for lesson, pages in self.dev_hand()]
+        found = [losses(self.state.student, [prompt for _, prompt in part], [lesson for lesson, _ in part]) for part in passes(hand)]
+        return float(torch.cat(found).mean())
+
+    def dev_hand(self) -> list[tuple[Lesson, list[str]]]:
+        """The lessons set aside, always with the same prompts."""
+        return [self.dev.dealt(lesson, f"dev:{number}") for number, lesson in enumerate(self.dev.lessons)]
+
+    def f1(self, lm: LM, kind: Kind) -> list[float]:
+        """Of each answerable lesson set aside, the F1 of the answer of `lm`, as the frozen model's words or the known answers have it."""
+        asked = [(lesson, pages) for lesson, pages in self.dev_hand() if pages and not lesson.exercise.apart][:DEV_ANSWERS]
+        hand = [(lesson, self.dev.prompt(lesson, pages, kind)) for lesson, pages in asked]
+        found = []
+        for done, part in enumerate(passes(hand)):
+            answers = answer_batch(lm, self.teacher.frame, [prompt for _, prompt in part], LONGEST)
+            for (lesson, _), said in zip(part, answers, strict=True):
+                own = lm.decode([token for token in lesson.answer if token != self.teacher.frame.end]).strip()
+                found.append(score(lm.decode(said).strip(), lesson.exercise.answers or (own,)).f1)
+            self.tell(Progress("measuring", done, len(hand)))
+        return found
+
+    def _save(self) -> None:
+        if time.monotonic() - self.saved > SAVE_SECONDS:
+            write_whole(self.work / "checkpoint.safetensors", self.state.packed(self.run))
+            self.saved = time.monotonic()
+
+
+def passes(hand: Sequence[tuple[Lesson, Tensor]]) -> list[list[tuple[Lesson, Tensor]]]:
+    """The prompts in groups of like length, each of at most POSITIONS (but of one at least)."""
+    groups: list[list[tuple[Lesson, Tensor]]] = []
+    for one in sorted(hand, key=lambda pair: -(len(pair[1]) + len(pair[0].answer))):
+        first = groups[-1][0] if groups else one
+        if not groups or (len(groups[-1]) + 1) * (len(first[1]) + len(first[0].answer)) > POSITIONS:
+            groups.append([])
+        groups[-1].append(one)
+    return groups
+
+
+def taught(teacher: Teacher, exercises: Sequence[Exercise], settings: Adapt, work: Path, tell: Tell) -> list[Lesson]:
+    """The lessons of `exercises`; what the teacher said is kept in files, and said once.
+
+    Cost: about a greedy answer to each exercise.
+    """
+    made: list[Lesson] = []
+    began, ready = time.monotonic(), 0
+    for start in range(0, len(exercises), SHARD):
+        some = exercises[start : start + SHARD]
+        file = work / f"taught-{digest_of((teacher.lm.identity, some, settings.gold, settings.seed))[:16]}.safetensors"
+        lessons = unpacked(file.read_bytes(), some) if file.is_file() else None
+        if lessons is None:
+            lessons = teacher.lessons(some, settings.gold, settings.seed)
+            write_whole(file, packed(lessons))
+        else:
+            ready += len(lessons)
+        made += lessons
+        new = len(made) - ready
+        left = (time.monotonic() - began) / new * (len(exercises) - len(made)) if new else None
+        tell(Progress("teaching", len(made), len(exercises), left))
+    return made
+
+
+def adapt(
+    lm: LM,
+    template_sha256: str,
+    pages: Sequence[Page],
+    exercises: Sequence[Exercise],
+    settings: Adapt,
+    folder: Path,
+    tell: Tell = lambda progress: None,
+) -> Bond:
+    """Trains an adapter on `exercises` about `pages` and writes it into `folder`. The same call goes on where it was stopped.
+
+    Args:
+        template_sha256: of the pages' memories.
+
+    Raises:
+        UsageError: fewer than two pages, or no question about some of them.
+        OutOfMemory: a batch does not fit.
+
+    Cost: a greedy answer of `lm` to each exercise, then `settings.steps` forward and backward passes over `settings.batch` prompts.
+    """
+    by_key = {page.key: page for page in pages}
+    contents = [(page.key, sha256(page.vectors.tobytes()).hexdigest()) for page in pages]
+    run = digest_of((lm.identity, template_sha256, contents, [*exercises], *(getattr(settings, name) for name in DECIDE)))
+    work = folder / ADAPTER_WORK
+    for one in (folder, work):
+        one.mkdir(mode=0o700, parents=True, exist_ok=True)
+    teacher = Teacher(lm, frame(lm), by_key)
+    decks = []
+    for keys, most in zip(split(pages), (None, DEV_LESSONS), strict=True):
+        of_these = with_others([one for one in exercises if one.page in set(keys)], [by_key[key] for key in keys], settings.seed)
+        if not of_these:
+            raise UsageError(
+                f"there is no question about any of {len(keys)} chunks", remedy="give more with --data, or ingest more documents"
+            )
+        some = of_these if most is None or len(of_these) <= most else [of_these[i * len(of_these) // most] for i in range(most)]
+        decks.append(Deck(teacher, keys, taught(teacher, some, settings, work, tell), settings.kind, settings.seed))
+    training = Training(teacher, settings, *decks, work, run, tell, state_of(lm, settings))
+    training.state.resume(work / "checkpoint.safetensors", run)
+    try:
+        training.finish()
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory("a batch of lessons does not fit in memory", remedy="a smaller --batch") from error
+    return write(training, template_sha256, folder)
+
+
+DECIDE = ("kind", "steps", "batch", "lr", "rank", "gold", "seed")  # dials that make another run of it
+
+
+def write(training: Training, template_sha256: str, folder: Path) -> Bond:
+    """Rounds the weights, measures them as they are stored, and writes the adapter: what it is bound to last."""
+    lm, state, kind = training.teacher.lm, training.state, training.settings.kind
+    lora.set_weights(state.student, lora.rounded(state.student))
+    f1s = {"text": training.f1(lm, "text"), "before": training.f1(lm, kind), "after": training.f1(state.student, kind)}
+    dev: Mapping[str, float] = {name: round(fmean(found), 4) if found else 0.0 for name, found in f1s.items()}
+    dev = {**dev, "loss_before": state.first_loss, "loss_after": training.dev_loss(), "share": dev["after"] / max(dev["text"], FLOOR)}
+    counts = {
+        "chunks": len(training.train.keys), "chunks_aside": len(training.dev.keys), "lessons_aside": len(training.dev.lessons),
+        "questions_aside": len(f1s["after"]), **lesson_counts(training.train.lessons),
+    }  # fmt: skip
+    bond = Bond(
+        kind=kind, model=f"{lm.identity.id} {lm.identity.revision}".strip(), weights_sha256=lm.identity.weights_sha256,
+        tokenizer_sha256=lm.identity.tokenizer_sha256, template_sha256=template_sha256 if kind == "memory" else "", adapter_sha256="",
+        steps=state.step, trained_on=counts, dev=dev,
+    )  # fmt: skip
+    made = lora.files(state.student, bond)
+    for name, content in {"README.md": card(bond).encode(), **made}.items():
+        write_whole(folder / name, content)
+    shutil.rmtree(training.work)
+    return bond
+
+
+def lesson_counts(lessons: Sequence[Lesson]) -> dict[str, int]:
+    """How many lessons there are of each kind: with a known answer, with the model's own, about another chunk, without a document."""
+    kinds = Counter("unrelated" if not one.exercise.page else "absent" if one.exercise.apart else one.origin for one in lessons)
+    return {kind: kinds[kind] for kind in ("gold", "model", "absent", "unrelated")}

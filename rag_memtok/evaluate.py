@@ -1,0 +1,289 @@
+"""Questions with gold answers -> how good each way of reading is: the same questions, chunks and model for all.
+
+alone     the gold chunk by itself
+among     the gold chunk with k - 1 others: first, in the middle, last, in turn
+beside    the gold text with something irrelevant before it; and unrelated texts' perplexity: off-topic harm
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+
+from rag_memtok import prepare
+from rag_memtok.arms import BESIDE, Arm, Material, all_decoded, arms_named
+from rag_memtok.binding import completed
+from rag_memtok.cases import Case, Corpus, alone, among, corpus
+from rag_memtok.config import Config, require
+from rag_memtok.errors import UsageError
+from rag_memtok.inject import Passage
+from rag_memtok.memories import Kept, OnStage, Pace, written
+from rag_memtok.outcome import Cell, Disturbance, Evaluation, Setting, Writing
+from rag_memtok.prompts import frame
+from rag_memtok.questions import load_questions
+from rag_memtok.reconstruct import decode_batch
+from rag_memtok.replies import Prompt, Replies, costs, nats
+from rag_memtok.scores import score
+
+READERS = ("text", "memory", "decode", "none", "wrong", "random", "pooled", "sentences")
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What is measured: readers, compressions (0: auto), numbers of chunks in a prompt beside the gold one alone.
+
+    `nearest`: other chunks are those a retriever would find, else drawn by `seed`. `timed`: questions of each cell that are timed;
+    `unrelated`: texts whose perplexity is measured.
+    """
+
+    readers: tuple[str, ...] = READERS
+    tokens_per_vector: tuple[int, ...] = (0,)
+    k: tuple[int, ...] = (3, 5, 10)
+    nearest: bool = True
+    timed: int = 12
+    unrelated: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(bool(self.readers), "--readers", self.readers, "one reader or more")
+        require(bool(self.tokens_per_vector), "--tokens-per-vector", self.tokens_per_vector, "one number or more")
+        require(all(2 <= k <= 100 for k in self.k), "--k", self.k, "2 to 100 each")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planned:
+    """A cell that is to be answered, and which material it reads."""
+
+    reader: str
+    arm: Arm
+    tokens_per_vector: int
+    setting: Setting
+    k: int
+    cases: Sequence[Case]
+
+
+def evaluate(
+    path: Path,
+    config: Config,
+    study: Study,
+    limit: int = 0,
+    documents: Path | None = None,
+    work: Path | None = None,
+    on_stage: OnStage = prepare.quiet,
+    say: Callable[[str], None] = prepare.quiet,
+) -> Evaluation:
+    """Measures `study` over the questions of a file, `limit` of them (0: all).
+
+    Args:
+        documents: the folder that the rows' `file` is in; by default the questions' own.
+        work: a folder for memories and answers, so that a run goes on where another one ended.
+
+    Raises:
+        InputRefused: the questions cannot be read.
+        UsageError: no such reader, or a prompt longer than the model's context.
+
+    Cost: a memory for each chunk and compression; an answer for each question, reader, compression and k.
+    """
+    began = time.monotonic()
+    arms_named(study.readers)
+    questions = load_questions(path, documents, limit)
+    settings = completed(config, {})
+    tools = prepare.load(settings)
+    embedder = tools.embedder if study.nearest else None
+    read = corpus(tools.lm, embedder, questions, settings.documents.chunk_tokens, max(study.k, default=1) - 1, study.seed)
+    say(f"{len(questions)} questions about {len(set(read.gold))} chunks; {len(read.read)} chunks to write")
+    answers = work / "answers.jsonl" if work else None
+    replies = {"": Replies(tools.lm, frame(tools.lm), settings.ask.max_new_tokens, answers)}
+    run = Run(tools, settings, study, read, replies, on_stage)
+    run.write(work / "memories" if work else None, say)
+    cells = [run.cell(planned) for planned in run.plan(say)]
+    return Evaluation(
+        model=f"{tools.lm.identity.id} {tools.lm.identity.revision}".strip(),
+        weights_sha256=tools.lm.identity.weights_sha256,
+        template=tools.template.name,
+        recipe=settings.memorize.recipe,
+        questions=tuple(question.question for question in questions),
+        golds=tuple(question.answers for question in questions),
+        sources=tuple(question.source for question in questions),
+        gold=read.gold,
+        whole=read.whole,
+        cells=tuple(run.with_costs(cells)),
+        writings=tuple(run.writings),
+        disturbances=tuple(run.disturbances()),
+        seconds=time.monotonic() - began,
+    )
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """An evaluation under way."""
+
+    tools: prepare.Equipment
+    settings: Config
+    study: Study
+    corpus: Corpus
+    replies: Mapping[str, Replies]
+    on_stage: OnStage
+    materials: dict[int, Material] = field(default_factory=dict)
+    writings: list[Writing] = field(default_factory=list)
+    timed: list[tuple[Replies, list[Prompt]]] = field(default_factory=list)
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """The readers that were asked for."""
+        return arms_named(self.study.readers)
+
+    def write(self, folder: Path | None, say: Callable[[str], None]) -> None:
+        """The memories at each compression that some reader needs; the questions stay here."""
+        texts = {chunk_id: self.corpus.tokens[chunk_id] for chunk_id in self.corpus.read}
+        compressions = dict.fromkeys(self._chosen(one, say) for one in self.study.tokens_per_vector)
+        if not any(arm.compressed for arm in self.arms.values()):
+            self.materials[0] = Material(self.tools.lm, self.corpus, {}, {}, self.study.seed)
+            return
+        for compression in compressions:
+            memorize = replace(self.settings.memorize, tokens_per_vector=compression)
+            kept = written(self.tools.lm, self.tools.template, texts, memorize, folder, self.on_stage)
+            decoded = {}
+            if "decode" in self.arms:
+                decoded = all_decoded(self.tools.lm, self.tools.template, kept, texts, memorize.batch)
+            self.materials[compression] = Material(self.tools.lm, self.corpus, kept, decoded, self.study.seed)
+            self.writings.append(writing(compression, kept, sum(map(len, texts.values()))))
+
+    def _chosen(self, compression: int, say: Callable[[str], None]) -> int:
+        if compression:
+            return compression
+        texts = [self.corpus.tokens[chunk_id] for chunk_id in self.corpus.read]
+        return prepare.calibrated(self.tools.lm, self.tools.template, texts, self.settings, say).tokens_per_vector
+
+    def plan(self, say: Callable[[str], None]) -> list[Planned]:
+        """Every cell of the table."""
+        planned = self._planned(self.arms, "alone", 1, alone(self.corpus))
+        several = {name: arm for name, arm in self.arms.items() if arm.several}
+        for k in self.study.k:
+            if k > len(self.corpus.texts):
+                say(f"k = {k} is left out: there are {len(self.corpus.texts)} chunks")
+                continue
+            planned += self._planned(several, "among", k, among(self.corpus, k))
+        irrelevant = {name: arm for name, arm in BESIDE.items() if arm.adapter in self._reading_memories()}
+        return planned + self._planned(irrelevant, "beside", 1, alone(self.corpus))
+
+    def _planned(self, arms: Mapping[str, Arm], setting: Setting, k: int, cases: Sequence[Case]) -> list[Planned]:
+        return [
+            Planned(name, arm, compression if arm.compressed else 0, setting, k, cases)
+            for name, arm in arms.items()
+            for compression in (self.materials if arm.compressed else list(self.materials)[:1])
+        ]
+
+    def cell(self, planned: Planned) -> Cell:
+        """Answers every question in one way, and scores the answers."""
+        replies = self.replies[planned.arm.adapter]
+        material = self.materials[planned.tokens_per_vector or next(iter(self.materials))]
+        prompts, dropped = [], 0
+        for case in planned.cases:
+            prompt, left = self._fitted(planned, material, case, replies)
+            prompts.append(prompt)
+            dropped += len(case.ids) - left
+        said = replies.to(prompts, name_of(planned), self.on_stage)
+        if planned.setting != "beside":
+            self.timed.append((replies, spread(prompts, self.study.timed)))
+        golds = [question.answers for question in self.corpus.questions]
+        return Cell(
+            reader=planned.reader,
+            adapter=planned.arm.adapter,
+            tokens_per_vector=planned.tokens_per_vector,
+            setting=planned.setting,
+            k=planned.k,
+            answers=tuple(said),
+            scores=tuple(score(answer, right) for answer, right in zip(said, golds, strict=True)),
+            context=tuple(prompt.context for prompt in prompts),
+            prompt=tuple(prompt.positions(replies.frame) for prompt in prompts),
+            dropped=dropped,
+        )
+
+    def _fitted(self, planned: Planned, material: Material, case: Case, replies: Replies) -> tuple[Prompt, int]:
+        """The prompt of a case and how many chunks are in it: where there is no room the least likely of the others are left out."""
+        while True:
+            prompt = self._prompt(planned, material, case)
+            if prompt.positions(replies.frame) + replies.limit <= self.tools.lm.context:
+                return prompt, len(case.ids)
+            if len(case.ids) == 1:
+                line = self.corpus.questions[case.question].line
+                where = (
+                    f"the prompt of question {line} takes {prompt.positions(replies.frame)} positions and {replies.limit} for the answer"
+                )
+                raise UsageError(f"{where}; the model has {self.tools.lm.context}", remedy="fewer --chunk-tokens or --max-new-tokens")
+            case = without_last(case)
+
+    def _prompt(self, planned: Planned, material: Material, case: Case) -> Prompt:
+        unpack = None
+        if planned.reader == "decode":
+            memories = [material.kept[one].memory for one in case.ids]
+            longest = max(len(self.corpus.tokens[one]) for one in case.ids)
+            unpack = lambda: decode_batch(self.tools.lm, self.tools.template, memories, longest)  # noqa: E731
+        return Prompt(planned.arm.passages(material, case), self.corpus.asked[case.question], unpack)
+
+    def with_costs(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The cells with what their answers cost."""
+        found = iter(costs([replies for replies, _ in self.timed], [prompts for _, prompts in self.timed], self.on_stage))
+        return [cell if cell.setting == "beside" else replace(cell, cost=next(found)) for cell in cells]
+
+    def disturbances(self) -> list[Disturbance]:
+        """How well unrelated texts are predicted after nothing, another text, its memory, and random vectors of its norms."""
+        ids = self.corpus.read[: self.study.unrelated]
+        pairs = list(zip(ids, [*ids[1:], ids[0]], strict=True))
+        befores: list[tuple[str, int, Callable[[str], Passage]]] = [
+            ("nothing", 0, lambda other: ()),
+            ("text", 0, self.corpus.tokens.__getitem__),
+        ]
+        for compression, material in self.materials.items():
+            befores += [("memory", compression, material.vectors), ("random", compression, material.noise)]
+        adapters = self._reading_memories()
+        pace = Pace("unrelated texts", len(adapters) * len(befores), self.on_stage)
+        found = []
+        for adapter, (before, compression, passage) in product(adapters, befores):
+            lm = self.replies[adapter].lm
+            values = tuple(nats(lm, passage(other), self.corpus.tokens[one]) for one, other in pairs)
+            found.append(Disturbance(before, adapter, compression, values))
+            pace.tick()
+        return found
+
+    def _reading_memories(self) -> list[str]:
+        """The adapters with which memories are read."""
+        return list(dict.fromkeys(arm.adapter for reader, arm in self.arms.items() if reader.startswith("memory")))
+
+
+def name_of(planned: Planned) -> str:
+    """A cell in a few words, for progress."""
+    at = f" at {planned.tokens_per_vector}" if planned.tokens_per_vector else ""
+    where = {"alone": "", "among": f" among {planned.k}", "beside": " beside the gold text"}[planned.setting]
+    return f"answers: {planned.reader}{at}{where}"
+
+
+def without_last(case: Case) -> Case:
+    """The case without the least likely of its other chunks."""
+    gone = len(case.ids) - 1 if case.place != len(case.ids) - 1 else len(case.ids) - 2
+    return Case(case.question, (*case.ids[:gone], *case.ids[gone + 1 :]), case.place - (gone < case.place))
+
+
+def spread(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    """At most `count` of them, evenly over all."""
+    fewer = min(count, len(prompts))
+    return [prompts[index * len(prompts) // fewer] for index in range(fewer)]
+
+
+def writing(compression: int, kept: Mapping[str, Kept], text_positions: int) -> Writing:
+    """The memories at one compression, counted."""
+    verdicts = [one.verdict for one in kept.values()]
+    return Writing(
+        tokens_per_vector=compression,
+        chunks=len(kept),
+        verdicts=dict(sorted(Counter(verdict.kind for verdict in verdicts).items())),
+        corrections=sum(verdict.corrections for verdict in verdicts),
+        safeties=sum(verdict.safeties for verdict in verdicts),
+        positions=sum(len(one.memory.vectors) for one in kept.values()),
+        text_positions=text_positions,
+        steps=sum(one.steps for one in kept.values()),
+        seconds=sum(one.seconds for one in kept.values()),
+    )

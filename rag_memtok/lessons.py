@@ -1,0 +1,253 @@
+"""Questions about chunks -> lessons for a reader: a prompt of memories (or texts), and what the frozen model answers with the text.
+
+A lesson's answer is the frozen model's own with the chunk's text alone before it, and with it the TOP likeliest words at each of its
+positions (distillation), or else a known answer. Its prompt has the chunk among others, drawn anew for every step. A few lessons ask what
+the chunk does not say, and a few have no document at all: what the model says then is to stay as it was.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from torch import Tensor
+
+from rag_memtok.inject import Passage, answer_batch, inject
+from rag_memtok.lm import LM
+from rag_memtok.lora import Kind
+from rag_memtok.prompts import MARK, Frame, render
+
+TOP = 20  # words of the frozen model that are learned at each position
+ROWS = 16  # prompts answered together
+LONGEST = 32  # tokens of an answer
+MOST = 5  # chunks in a prompt
+ALONE = 0.4  # of the lessons have no other chunk beside theirs
+NEAR = 8  # chunks before and after in the list, from which half of the distractors are drawn
+ABSENT, UNRELATED = 0.08, 0.05  # shares of lessons whose question is about another chunk, and that have no document
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Page:
+    """A chunk to be asked about: the tokens of its text, and its memory as it is stored."""
+
+    key: str
+    tokens: tuple[int, ...]
+    vectors: Float[np.ndarray, "M d"]
+
+
+@dataclass(frozen=True, slots=True)
+class Exercise:
+    """A question to be asked with the page `page` in the prompt ("": none), never with `apart`; `answers` are known to be right."""
+
+    page: str
+    question: str
+    answers: tuple[str, ...] = ()
+    apart: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """An exercise with what is to be said: a known answer (`origin` "gold") or the frozen model's own ("model").
+
+    `answer` ends with the end token unless it was cut; `words` and their `chances` (all 0 in a gold lesson) are the model's at each token.
+    """
+
+    exercise: Exercise
+    origin: Literal["gold", "model"]
+    answer: tuple[int, ...]
+    words: Int[np.ndarray, "A K"]
+    chances: Float[np.ndarray, "A K"]
+
+
+def packed(lessons: Sequence[Lesson]) -> bytes:
+    """What `unpacked` needs beside the exercises, to have the lessons again."""
+    return save(
+        {
+            "lengths": np.array([len(lesson.answer) for lesson in lessons], dtype=np.int32),
+            "gold": np.array([lesson.origin == "gold" for lesson in lessons]),
+            "answers": np.array([token for lesson in lessons for token in lesson.answer], dtype=np.int32),
+            "words": np.concatenate([lesson.words for lesson in lessons]),
+            "chances": np.concatenate([lesson.chances for lesson in lessons]),
+        }
+    )
+
+
+def unpacked(content: bytes, exercises: Sequence[Exercise]) -> list[Lesson] | None:
+    """The lessons of `exercises`; None if the content is not whole."""
+    try:
+        parts = load(content)
+        ends = np.cumsum(parts["lengths"]).tolist()
+        bounds = list(zip([0, *ends], ends, parts["gold"].tolist(), exercises, strict=False))
+        if len(parts["lengths"]) != len(exercises) or {len(parts[name]) for name in ("answers", "words", "chances")} != {ends[-1]}:
+            return None
+    except (SafetensorError, KeyError, IndexError):
+        return None
+    answers, words, chances = parts["answers"].tolist(), parts["words"], parts["chances"]
+    return [
+        Lesson(exercise, "gold" if gold else "model", tuple(answers[start:stop]), words[start:stop], chances[start:stop])
+        for start, stop, gold, exercise in bounds
+    ]
+
+
+def with_others(exercises: Sequence[Exercise], pages: Sequence[Page], seed: int) -> list[Exercise]:
+    """`exercises`, and so many more that ask of another page or of none as ABSENT and UNRELATED say."""
+    rng = random.Random(f"{seed}:others")
+    absent = rng.sample(exercises, round(ABSENT * len(exercises))) if len(pages) > 1 else []
+    unrelated = rng.sample(exercises, -(-round(100 * UNRELATED * len(exercises)) // 100))
+    keys = [page.key for page in pages]
+    elsewhere = [
+        Exercise(rng.choice([key for key in rng.sample(keys, min(8, len(keys))) if key != one.page] or [""]), one.question, (), one.page)
+        for one in absent
+    ]
+    return [*exercises, *elsewhere, *(Exercise("", one.question) for one in unrelated)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Teacher:
+    """The frozen model that answers with the text."""
+
+    lm: LM
+    frame: Frame
+    pages: Mapping[str, Page]
+
+    def prompt(self, exercise: Exercise, passages: Sequence[Passage]) -> Float[Tensor, "_ d"]:
+        """The question after `passages`; without any it is a message of its own."""
+        asked = self.lm.encode(exercise.question.strip())
+        if passages:
+            return inject(self.lm, self.frame, passages, asked)
+        before, after = (self.lm.encode_frame(part) for part in render(self.lm, MARK)[0])
+        return self.lm.embed([*before, *asked, *after])
+
+    def lessons(self, exercises: Sequence[Exercise], gold: float, seed: int) -> list[Lesson]:
+        """Lessons of `exercises`; of those with known answers the share `gold` learns one of them.
+
+        Cost: a greedy answer and a forward pass over each prompt that is not gold, ROWS of like length together.
+        """
+        made: dict[int, Lesson] = {}
+        drawn = [bool(one.answers) and random.Random(f"{seed}:{one.page}:{one.question}").random() < gold for one in exercises]
+        prompts: dict[int, Float[Tensor, "_ d"]] = {}
+        for number, one in enumerate(exercises):
+            if drawn[number]:
+                nothing = np.zeros((len(tokens := self.said(one.answers[0])), TOP))
+                made[number] = Lesson(one, "gold", tokens, nothing.astype(np.int32), nothing.astype(np.float32))
+            else:
+                prompts[number] = self.prompt(one, [self.pages[one.page].tokens] if one.page else [])
+        order = sorted(prompts, key=lambda number: -len(prompts[number]))
+        for batch in (order[start : start + ROWS] for start in range(0, len(order), ROWS)):
+            answers = answer_batch(self.lm, self.frame, [prompts[number] for number in batch], LONGEST)
+            ended = [(*tokens, self.frame.end) if len(tokens) < LONGEST else tokens for tokens in answers]
+            for number, lesson in zip(batch, self._scored([exercises[n] for n in batch], [prompts[n] for n in batch], ended), strict=True):
+                made[number] = lesson
+        return [made[number] for number in range(len(exercises))]
+
+    def said(self, text: str) -> tuple[int, ...]:
+        """An answer as the model would say it, the end included."""
+        return (*self.lm.encode(text.strip())[: LONGEST - 1], self.frame.end)
+
+    @torch.inference_mode()
+    def _scored(
+        self, exercises: Sequence[Exercise], prompts: Sequence[Float[Tensor, "_ d"]], answers: Sequence[tuple[int, ...]]
+    ) -> Iterator[Lesson]:
+        batch = padded(self.lm, prompts, answers)
+        logits = self.lm.logits(self.lm.hidden(batch.embeddings)[batch.where])
+        best = logits.topk(min(TOP, logits.shape[-1]))
+        chances = best.values.softmax(-1).cpu().numpy()
+        words, start = best.indices.cpu().numpy().astype(np.int32), 0
+        for exercise, answer in zip(exercises, answers, strict=True):
+            stop = start + len(answer)
+            yield Lesson(exercise, "model", answer, words[start:stop], chances[start:stop])
+            start = stop
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Right-padded prompts with their answers: `where` (row, position) predicts each of `targets`; `weights` of a row sum to 1."""
+
+    embeddings: Float[Tensor, "B S d"]
+    where: tuple[Int[Tensor, " P"], Int[Tensor, " P"]]
+    targets: Int[Tensor, " P"]
+    weights: Float[Tensor, " P"]
+
+
+def padded(lm: LM, prompts: Sequence[Float[Tensor, "_ d"]], answers: Sequence[tuple[int, ...]]) -> Batch:
+    """Lays prompts and answers out for teacher forcing."""
+    rows = [torch.cat([prompt, lm.embed(answer[:-1])]) for prompt, answer in zip(prompts, answers, strict=True)]
+    longest = max(map(len, rows))
+    starts = [len(prompt) - 1 for prompt in prompts]
+    places = [start + offset for start, answer in zip(starts, answers, strict=True) for offset in range(len(answer))]
+    numbers = [row for row, answer in enumerate(answers) for _ in answer]
+    weights = [1 / len(answer) for answer in answers for _ in answer]
+    as_index = lambda values: torch.tensor(values, dtype=torch.long, device=lm.device)  # noqa: E731
+    return Batch(
+        torch.stack([torch.nn.functional.pad(row, (0, 0, 0, longest - len(row))) for row in rows]),
+        (as_index(numbers), as_index(places)),
+        as_index([token for answer in answers for token in answer]),
+        torch.tensor(weights, device=lm.device),
+    )
+
+
+def losses(lm: LM, prompts: Sequence[Float[Tensor, "_ d"]], lessons: Sequence[Lesson]) -> Float[Tensor, " B"]:
+    """Of each lesson, per token of its answer: the cross-entropy, and KL(frozen model with the text || `lm`) over its likeliest words."""
+    batch = padded(lm, prompts, [lesson.answer for lesson in lessons])
+    known = lm.logits(lm.hidden(batch.embeddings)[batch.where]).log_softmax(-1)
+    words = torch.from_numpy(np.concatenate([lesson.words for lesson in lessons])).to(lm.device, torch.long)
+    chances = torch.from_numpy(np.concatenate([lesson.chances for lesson in lessons])).to(lm.device)
+    surprise = -known.gather(1, batch.targets[:, None])[:, 0]
+    divergence = torch.xlogy(chances, chances).sum(-1) - (chances * known.gather(1, words)).sum(-1)
+    each = torch.zeros(len(lessons), device=lm.device)
+    return each.index_add(0, batch.where[0], batch.weights * (surprise + divergence))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Deck:
+    """Lessons with the pages they are about: which prompt each gets is drawn by (seed, occasion), so that a run can go on anywhere."""
+
+    teacher: Teacher
+    keys: Sequence[str]  # of the pages that may stand in a prompt, neighbours side by side
+    lessons: Sequence[Lesson]
+    kind: Kind
+    seed: int
+
+    def hand(self, step: int, size: int) -> list[tuple[Lesson, list[str]]]:
+        """The lessons of a step, each with the pages of its prompt; every lesson comes once before any comes twice."""
+        places = range(step * size, (step + 1) * size)
+        orders = {turn: self._shuffled(turn) for turn in {place // len(self.lessons) for place in places}}
+        numbers = [orders[place // len(self.lessons)][place % len(self.lessons)] for place in places]
+        return [self.dealt(self.lessons[number], f"{step}:{place}") for number, place in zip(numbers, places, strict=True)]
+
+    def _shuffled(self, turn: int) -> list[int]:
+        return random.Random(f"{self.seed}:{turn}").sample(range(len(self.lessons)), len(self.lessons))
+
+    def dealt(self, lesson: Lesson, occasion: str) -> tuple[Lesson, list[str]]:
+        """A lesson with the pages of its prompt, shuffled: its own and up to MOST - 1 others, as far as the context reaches."""
+        page, rng = lesson.exercise.page, random.Random(f"{self.seed}:{occasion}")
+        if not page:
+            return lesson, []
+        wanted = 1 if rng.random() < ALONE else rng.randint(2, MOST)
+        at = self.keys.index(page)
+        near = self.keys[max(0, at - NEAR) : at + NEAR + 1]
+        pages = [page]
+        for _ in range(3 * (wanted - 1)):
+            other = rng.choice(near if rng.random() < 0.5 else self.keys)
+            if len(pages) < wanted and other not in (*pages, lesson.exercise.apart) and self._fit(lesson, [*pages, other]):
+                pages.append(other)
+        rng.shuffle(pages)
+        return lesson, pages
+
+    def prompt(self, lesson: Lesson, pages: Sequence[str], kind: Kind | None = None) -> Float[Tensor, "_ d"]:
+        """The prompt's input embeddings, with memories or with texts."""
+        return self.teacher.prompt(lesson.exercise, [self._passage(key, kind or self.kind) for key in pages])
+
+    def _passage(self, key: str, kind: Kind) -> Passage:
+        page = self.teacher.pages[key]
+        return page.vectors if kind == "memory" else page.tokens
+
+    def _fit(self, lesson: Lesson, pages: Sequence[str]) -> bool:
+        frame, asked = self.teacher.frame, len(lesson.exercise.question)  # a token is a character at least
+        taken = sum(len(self.teacher.pages[key].tokens) + len(frame.between) for key in pages)
+        return taken + frame.overhead + asked + LONGEST <= self.teacher.lm.context

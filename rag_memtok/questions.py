@@ -1,0 +1,197 @@
+"""Files of questions with gold answers -> Questions. The only home of datasets.
+
+    rows         {"question", "answers": [...], "context" or "file"}, JSONL or a JSON list; "source" names where a row is from
+    SQuAD        v1.1 or v2.0, nested as published
+
+An empty list of answers, or "unanswerable", means that the documents do not say.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from rag_memtok.config import Documents
+from rag_memtok.documents import read, scan
+from rag_memtok.errors import InputRefused, UsageError
+from rag_memtok.nouns import Document, Segment
+from rag_memtok.scores import answerable
+
+FIELDS = "context (or file), question, answers"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question, its right answers (none: the documents do not say), and the documents it is about (none: any).
+
+    `starts` are the answers' places in the one document, where the file tells them. `line` counts rows from 1, of SQuAD questions.
+    """
+
+    line: int
+    question: str
+    answers: tuple[str, ...]
+    documents: tuple[Document, ...]
+    starts: tuple[int, ...] = ()
+    source: str = ""
+
+
+def load_questions(path: Path, documents: Path | None = None, limit: int = 0) -> list[Question]:
+    """Reads the questions of a file, `limit` of them (0: all), spread evenly over it.
+
+    Args:
+        documents: the folder that a row's `file` is in; by default the questions' own.
+
+    Raises:
+        InputRefused: no such file, or not questions: the line is named.
+        UsageError: the file has no questions.
+    """
+    if not path.is_file():
+        raise InputRefused(f"there is no file {path}", remedy=f"rows of {FIELDS}, one a line, or a SQuAD file")
+    rows = [(number, row) for number, row in enumerate(rows_of(path), start=1)]
+    if not rows:
+        raise UsageError(f"{path} has no questions", remedy=f"rows of {FIELDS}, one a line, or a SQuAD file")
+    if 0 < limit < len(rows):
+        rows = [rows[index * len(rows) // limit] for index in range(limit)]
+    known: dict[str, tuple[Document, ...]] = {}
+    return [question_of(path, number, row, documents or path.parent, known) for number, row in rows]
+
+
+def rows_of(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of a file, SQuAD's flattened.
+
+    Raises:
+        InputRefused: it cannot be read as such.
+    """
+    nested = is_squad(path)
+    options = {"field": "data"} if nested else {}
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            table = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **options)
+            rows = table.to_list()
+        except (datasets.exceptions.DatasetGenerationError, datasets.exceptions.DataFilesNotFoundError, ValueError, KeyError) as error:
+            raise refused(path, error) from error
+    for row in rows:
+        if nested:
+            yield from flattened(path, row)
+        else:
+            yield row
+
+
+def is_squad(path: Path) -> bool:
+    """Whether a file is one JSON object, as SQuAD's are, not a row a line."""
+    if path.suffix != ".json":
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        first = file.readline().strip()
+    if first.startswith("["):
+        return False
+    try:
+        return "data" in json.loads(first)
+    except ValueError:
+        return True
+
+
+def flattened(path: Path, article: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The questions of an article of SQuAD as rows.
+
+    Raises:
+        InputRefused: it is not such an article.
+    """
+    try:
+        for paragraph in article["paragraphs"]:
+            for asked in paragraph["qas"]:
+                golds = [] if asked.get("is_impossible") else asked["answers"]
+                yield {"context": paragraph["context"], "question": asked["question"], "answers": golds, "source": article.get("title")}
+    except (KeyError, TypeError) as error:
+        raise InputRefused(f"{path} is not SQuAD's JSON: {error}", remedy="data, paragraphs, context, qas, question, answers") from error
+
+
+def refused(path: Path, error: Exception) -> InputRefused:
+    """What is wrong with a file that datasets would not read, the line named where it is a line's fault."""
+    lines = path.read_bytes().splitlines() if path.suffix in (".jsonl", ".json") else []
+    kinds: dict[str, tuple[type, int]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except ValueError as fault:
+            return InputRefused(f"{path}, line {number}: not JSON: {fault}", remedy=f"each line is one object with {FIELDS}")
+        if not isinstance(row, dict):
+            return InputRefused(f"{path}, line {number}: no JSON object", remedy=f"each line is one object with {FIELDS}")
+        for name, value in row.items():
+            kind, first = kinds.setdefault(name, (type(value), number)) if value is not None else (type(None), 0)
+            if value is not None and not isinstance(value, kind):
+                words = f"{path}, line {number}: {name} is a {type(value).__name__}, on line {first} a {kind.__name__}"
+                return InputRefused(words, remedy="give every row the same kinds of values")
+    return InputRefused(f"{path} cannot be read: {error.__cause__ or error}", remedy=f"rows of {FIELDS}, one a line, or a SQuAD file")
+
+
+def question_of(path: Path, number: int, row: Mapping[str, Any], folder: Path, known: dict[str, tuple[Document, ...]]) -> Question:
+    """A row as a Question; `known` keeps the documents that were read already.
+
+    Raises:
+        InputRefused: the row lacks something; its line is named.
+    """
+    asked, context, file = row.get("question"), row.get("context"), row.get("file")
+    if not isinstance(asked, str) or not asked.strip():
+        raise _bad(path, number, "no question")
+    if not isinstance(context or "", str) or not isinstance(file or "", str):
+        raise _bad(path, number, "context and file are texts")
+    texts, starts = golds_of(path, number, row.get("answers"))
+    golds = answerable(texts)
+    if context:
+        where = f"{path.name}#L{number}"
+        about: tuple[Document, ...] = (Document("", path.name, where, context, (Segment(0, f"line {number}"),), "question/1"),)
+    elif file:
+        about = known[file] if file in known else known.setdefault(file, read_documents(path, number, folder / file))
+    elif golds:
+        raise _bad(path, number, "neither context nor file, and yet an answer")
+    else:
+        about = ()
+    return Question(number, asked.strip(), golds, about, starts if golds == texts and context else (), str(row.get("source") or ""))
+
+
+def golds_of(path: Path, number: int, value: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The texts of the answers and, where told, their starts: a list of texts, SQuAD's list of objects, or its two lists.
+
+    Raises:
+        InputRefused: none of these.
+    """
+    if isinstance(value, str):
+        return (value,), ()
+    if isinstance(value, Mapping):
+        value = [{"text": text, "answer_start": start} for text, start in zip(value["text"], value["answer_start"], strict=True)]
+    if not isinstance(value, Sequence):
+        raise _bad(path, number, "no answers (an empty list says that the documents do not say)")
+    if all(isinstance(one, str) for one in value):
+        return tuple(value), ()
+    try:
+        return tuple(str(one["text"]) for one in value), tuple(int(one["answer_start"]) for one in value)
+    except (KeyError, TypeError):
+        raise _bad(path, number, "an answer that is no text") from None
+
+
+def read_documents(path: Path, number: int, file: Path) -> tuple[Document, ...]:
+    """The documents in the file that a row names.
+
+    Raises:
+        InputRefused: there is nothing to read.
+    """
+    if not file.is_file():
+        raise _bad(path, number, f"there is no file {file}", remedy="--documents names the folder of the files")
+    settings = Documents()
+    found = scan([file], settings)
+    readings = [read(source, settings) for source in found.files]
+    skipped = [*found.skipped, *(one for reading in readings for one in reading.skipped)]
+    documents = tuple(document for reading in readings for document in reading.documents)
+    if not documents:
+        raise _bad(path, number, f"{file}: {skipped[0].reason if skipped else 'nothing to read'}")
+    return documents
+
+
+def _bad(path: Path, number: int, what: str, remedy: str = f"a row has {FIELDS}") -> InputRefused:
+    return InputRefused(f"{path}, line {number}: {what}", remedy=remedy)

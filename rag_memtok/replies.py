@@ -1,0 +1,185 @@
+"""Prompts -> answers, in batches of like length, kept in a file so that a run can go on where it was; and what a prompt costs."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from rag_memtok.continuation import Continuation
+from rag_memtok.disk import write_whole
+from rag_memtok.inject import Passage, answer_batch, embedded, inject
+from rag_memtok.lm import LM
+from rag_memtok.memories import OnStage, Pace
+from rag_memtok.prompts import GAP, Frame, digest_of
+
+ROWS, POSITIONS = 16, 8192  # of a batch, at most
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """What stands in a prompt beside the frame: passages in their order, and the question's tokens.
+
+    `unpack` is what has to be done before there are such passages, for its time; it is called by `costs` alone.
+    """
+
+    passages: Sequence[Passage]
+    question: tuple[int, ...]
+    unpack: Callable[[], object] | None = None
+
+    @property
+    def context(self) -> int:
+        """Positions the passages take."""
+        return sum(len(passage) for passage in self.passages)
+
+    def positions(self, frame: Frame) -> int:
+        """Positions of the whole prompt."""
+        return frame.overhead + self.context + len(frame.between) * (len(self.passages) - 1) + len(self.question)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one answer, alone in its batch: milliseconds to unpack passages, take in the prompt, say the answer; bytes of KV cache."""
+
+    unpack_ms: float
+    prefill_ms: float
+    decode_ms: float
+    kv_bytes: int
+
+
+@dataclass(slots=True, eq=False)
+class Replies:
+    """Answers by one LM, at most `limit` tokens each. `file`: those there are, a JSON line each; keys hold the LM and its adapter."""
+
+    lm: LM
+    frame: Frame
+    limit: int
+    file: Path | None
+    adapter: str = ""
+    known: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for line in self.file.read_bytes().splitlines() if self.file and self.file.is_file() else []:
+            try:
+                row = json.loads(line)
+                self.known[row["key"]] = row["answer"]
+            except (ValueError, KeyError, TypeError):  # torn when the run was killed: answered again
+                continue
+
+    def to(self, prompts: Sequence[Prompt], name: str, on_stage: OnStage) -> list[str]:
+        """Answers `prompts`; equal ones, and those that the file has, only once.
+
+        Cost: what `answer_batch` costs, in batches of at most 16 rows and 8192 positions.
+        """
+        keys = [self._key(prompt) for prompt in prompts]
+        missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in self.known}
+        pace = Pace(name, len(prompts), on_stage, ready=len(prompts) - len(missing))
+        for batch in batches(missing, lambda prompt: prompt.positions(self.frame)):
+            texts = self._answered(list(batch.values()))
+            self._keep(dict(zip(batch, texts, strict=True)))
+            pace.tick(len(batch))
+        return [self.known[key] for key in keys]
+
+    def _answered(self, prompts: Sequence[Prompt]) -> list[str]:
+        rows = [inject(self.lm, self.frame, prompt.passages, prompt.question) for prompt in prompts]
+        return [self.lm.decode(tokens).strip() for tokens in answer_batch(self.lm, self.frame, rows, self.limit)]
+
+    def _keep(self, answers: Mapping[str, str]) -> None:
+        self.known |= answers
+        if self.file:
+            if not self.file.exists():
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(self.file, b"")
+            with self.file.open("a", encoding="utf-8") as file:
+                file.writelines("\n" + json.dumps({"key": key, "answer": answer}) for key, answer in answers.items())
+
+    def _key(self, prompt: Prompt) -> str:
+        identity = self.lm.identity
+        whole = hashlib.sha256(
+            digest_of((identity.weights_sha256, identity.tokenizer_sha256, identity.dtype, self.adapter, self.frame, self.limit)).encode()
+        )
+        for passage in (*prompt.passages, prompt.question):
+            vectors = isinstance(passage, np.ndarray)
+            content = np.ascontiguousarray(passage, dtype=np.float32 if vectors else "<u4").tobytes()
+            whole.update(f"{'vectors' if vectors else 'tokens'} {len(passage)}\n".encode() + content)
+        return whole.hexdigest()
+
+
+def batches(prompts: Mapping[str, Prompt], length: Callable[[Prompt], int]) -> list[dict[str, Prompt]]:
+    """Prompts of like length together, the longest first: what is left gets done faster, not slower, than was told."""
+    order = sorted(prompts, key=lambda key: -length(prompts[key]))
+    made: list[dict[str, Prompt]] = []
+    while order:
+        rows = max(1, min(ROWS, POSITIONS // max(1, length(prompts[order[0]]))))
+        made.append({key: prompts[key] for key in order[:rows]})
+        del order[:rows]
+    return made
+
+
+def costs(replies: Sequence[Replies], prompts: Sequence[Sequence[Prompt]], on_stage: OnStage) -> list[Cost]:
+    """Measures each group of `prompts` with its `replies`: medians, batch 1, the groups in turn so that noise hits all alike.
+
+    Cost: each prompt once, and one more to warm up.
+    """
+    found: list[list[Cost]] = [[] for _ in prompts]
+    longest = max(map(len, prompts), default=0)
+    pace = Pace("timing", sum(map(len, prompts)), on_stage)
+    for turn in range(longest):
+        for index, group in enumerate(prompts):
+            if turn < len(group):
+                if not turn and not index:
+                    timed(replies[index], group[turn])
+                found[index].append(timed(replies[index], group[turn]))
+                pace.tick()
+    return [typical(some) for some in found]
+
+
+def typical(some: Sequence[Cost]) -> Cost:
+    """The medians of several."""
+    if not some:
+        return Cost(float("nan"), float("nan"), float("nan"), 0)
+    times = ([one.unpack_ms for one in some], [one.prefill_ms for one in some], [one.decode_ms for one in some])
+    return Cost(*map(median, times), kv_bytes=round(median(one.kv_bytes for one in some)))
+
+
+def timed(replies: Replies, prompt: Prompt) -> Cost:
+    """What one prompt costs, alone in its batch."""
+    lm, stops = replies.lm, replies.lm.stops | {replies.frame.end}
+    first = time.perf_counter()
+    if prompt.unpack:
+        prompt.unpack()
+    began = time.perf_counter()
+    run = Continuation(lm, [inject(lm, replies.frame, prompt.passages, prompt.question)])
+    token = int(run.logits[0].argmax())  # waits for the device
+    taken_in = time.perf_counter()
+    size = kv_bytes(run)
+    for _ in range(replies.limit - 1):
+        if token in stops:
+            break
+        token = int(run.feed([token])[0].argmax())
+    said = time.perf_counter()
+    return Cost(1000 * (began - first), 1000 * (taken_in - began), 1000 * (said - taken_in), size)
+
+
+def kv_bytes(run: Continuation) -> int:
+    """Bytes of the keys and values that a decode in progress keeps."""
+    layers = run.cache.layers if run.cache is not None else ()
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+
+
+@torch.inference_mode()
+def nats(lm: LM, before: Passage, text: Sequence[int]) -> float:
+    """Nats a token of `text`, mean, with `before` and an empty line before it.
+
+    Cost: one forward pass.
+    """
+    start = [] if lm.bos is None else [lm.bos]
+    stretches: list[Passage] = [start, before, lm.encode_frame(GAP), text]
+    whole = torch.cat([embedded(lm, stretch) for stretch in stretches])
+    logits = lm.logits(lm.hidden(whole[None])[0, -len(text) - 1 : -1])
+    return float(torch.nn.functional.cross_entropy(logits, torch.tensor(list(text), device=lm.device)))

@@ -1,0 +1,105 @@
+"""Kills: at every marked step, at every system call that changes the store, and at random moments."""
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import tracer
+from world import Scene
+
+from rag_memtok.disk import CRASH_AT
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One try: what was done, where it ended, and all that was wrong afterwards (nothing, one hopes)."""
+
+    where: str
+    outcome: str
+    wrong: tuple[str, ...]
+
+
+def judged(scene: Scene, store: Path, where: str, outcome: str, acknowledged: int) -> Trial:
+    """Looks at the store as the end left it, then runs the verb again and looks once more."""
+    wrong = scene.wrong_now(store, acknowledged) + scene.wrong_after(store)
+    return Trial(where, outcome, tuple(wrong))
+
+
+def at_marks(scene: Scene, numbers: Iterator[int]) -> Iterator[Trial]:
+    """SIGKILL at the n-th marked step, for each of `numbers` until the verb ends before it gets there."""
+    scene.ready()
+    for number in numbers:
+        with scene.world.trial(scene.base) as store:
+            child = scene.world.start(lambda: scene.run(store), **{CRASH_AT: str(number)})
+            if child.wait() != -signal.SIGKILL:
+                return
+            step = child.output.rpartition("killed: ")[2].strip()
+            yield judged(scene, store, f"{scene.name}, step {number}: {step}", "killed", child.acknowledged)
+
+
+def at_calls(scene: Scene, numbers: Iterator[int], verdict: int | str) -> Iterator[Trial]:
+    """The n-th system call that changes the store is the last ("kill", "tear"), or fails (an errno), for each of `numbers`."""
+    scene.ready()
+    for number in numbers:
+        with scene.world.trial(scene.base) as store:
+            seen: list[tracer.Call] = []
+
+            def decide(call: tracer.Call, number: int = number, seen: list[tracer.Call] = seen) -> int | str | None:
+                if call.number == number:
+                    seen.append(call)
+                    return verdict
+                return None
+
+            child = scene.world.start(lambda: (tracer.be_traced(), scene.run(store)))
+            code = tracer.follow(child.pid, store, decide)
+            if not seen:
+                return
+            where = f"{scene.name}, call {number}: {seen[0].name} {seen[0].file}"
+            trial = judged(scene, store, where, "killed" if code == -signal.SIGKILL else f"exit {code}", child.acknowledged)
+            if not isinstance(verdict, str):
+                trial = Trial(where, trial.outcome, (*trial.wrong, *unkind(code, child.output)))
+            yield trial
+
+
+def unkind(code: int, output: str) -> list[str]:
+    """What is wrong with how a command told of a disk that refused: 20 and what to do, or nothing where it could do without."""
+    if code == 0:
+        return []
+    if code != 20 or "nothing that was stored is lost" not in output or "\n  next: " not in output:
+        return [f"it ended with {code}: {output[-300:]}"]
+    return []
+
+
+def at_random(scenes: list[Scene], tries: int, seed: int) -> Iterator[Trial]:
+    """SIGKILL at a random moment of a random verb, as long as an undisturbed run takes."""
+    chosen = random.Random(seed)
+    lengths: dict[str, float] = {}
+    for number in range(tries):
+        scene = chosen.choice(scenes)
+        scene.ready()
+        if scene.name not in lengths:
+            lengths[scene.name] = seconds(lambda scene=scene: finished(scene))
+        moment = chosen.random() * lengths[scene.name]
+        with scene.world.trial(scene.base) as store:
+            child = scene.world.start(lambda scene=scene: scene.run(store))
+            time.sleep(moment)
+            child.kill()
+            code = child.wait()
+            ended = "killed" if code == -signal.SIGKILL else f"exit {code}"
+            yield judged(scene, store, f"{scene.name}, random kill {number} after {moment:.3f} s", ended, child.acknowledged)
+
+
+def finished(scene: Scene) -> None:
+    """An undisturbed run."""
+    with scene.world.trial(scene.base) as store:
+        scene.world.start(lambda: scene.run(store)).wait()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long `work` takes."""
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began

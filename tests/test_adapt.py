@@ -1,0 +1,241 @@
+"""Training an adapter: it learns the frozen model's answers to the text, goes on where it was stopped, and says honestly what it is."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import toy
+
+from rag_memtok import adapt as adapting
+from rag_memtok import lora
+from rag_memtok.adapt import Training, adapt, passes, split, taught
+from rag_memtok.config import Adapt
+from rag_memtok.cues import cues
+from rag_memtok.errors import UsageError
+from rag_memtok.layout import pooled, task_of
+from rag_memtok.lessons import Deck, Exercise, Page, Teacher, losses, packed, padded, unpacked, with_others
+from rag_memtok.nouns import sha256_of_text
+from rag_memtok.prompts import bare, frame
+
+QUICK = Adapt(steps=24, batch=4, rank=4, lr=3e-3)
+TEXTS = [
+    f"The keeper of lamp {n} wrote a letter number {7 * n} in March.\ncolour: {c}"
+    for n, c in enumerate("red green blue grey black".split())
+]
+
+
+def page(lm, text):
+    tokens = tuple(lm.encode(text))
+    return Page(sha256_of_text(text), tokens, pooled(lm, task_of("", tokens, 8)).numpy())
+
+
+@pytest.fixture(scope="module")
+def pages(toy_lm):
+    return [page(toy_lm, text) for text in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def exercises(pages):
+    made = [Exercise(one.key, cue.question, (cue.answer,)) for one, text in zip(pages, TEXTS, strict=True) for cue in cues(text, 3, 0)]
+    return [replace(one, answers=one.answers if number % 2 else ()) for number, one in enumerate(made)]
+
+
+def teacher_of(lm, pages):
+    return Teacher(lm, frame(lm), {one.key: one for one in pages})
+
+
+def test_a_lesson_is_the_frozen_models_answer_to_the_text_or_a_known_one(toy_lm, pages):
+    asked, told = Exercise(pages[0].key, "What colour?"), Exercise(pages[0].key, "What colour?", ("red",))
+    model, gold = teacher_of(toy_lm, pages).lessons([asked, told], gold=1.0, seed=0)
+    assert gold.origin == "gold" and toy_lm.decode(gold.answer[:-1]) == "red" and not gold.chances.any()
+    assert gold.answer[-1] == frame(toy_lm).end
+    assert model.origin == "model" and model.words.shape == (len(model.answer), 20)
+    assert (model.words[:, 0] == model.answer).all() and np.allclose(model.chances.sum(1), 1)
+    again = teacher_of(toy_lm, pages).lessons([told], gold=0.0, seed=0)[0]
+    assert again.origin == "model" and again.answer == model.answer
+
+
+def test_lessons_come_back_from_their_file_and_only_whole(toy_lm, pages, exercises):
+    lessons = teacher_of(toy_lm, pages).lessons(exercises[:4], gold=0.5, seed=0)
+    content = packed(lessons)
+    back = unpacked(content, exercises[:4])
+    assert [(a.answer, a.origin) for a in back] == [(b.answer, b.origin) for b in lessons]
+    assert all(np.array_equal(a.chances, b.chances) for a, b in zip(back, lessons, strict=True))
+    assert unpacked(content[:-9], exercises[:4]) is None and unpacked(content, exercises[:3]) is None
+
+
+def test_what_is_scored_are_the_answers_tokens_alone(toy_lm):
+    prompts = [toy_lm.embed([5, 6, 7]), toy_lm.embed([8])]
+    batch = padded(toy_lm, prompts, [(10, 11), (12, 13, 14)])
+    assert batch.targets.tolist() == [10, 11, 12, 13, 14]
+    assert [one.tolist() for one in batch.where] == [[0, 0, 1, 1, 1], [2, 3, 0, 1, 2]]
+    assert torch.equal(batch.embeddings[1, 1:3], toy_lm.embed([12, 13]))
+    assert batch.weights.tolist() == pytest.approx([0.5, 0.5, 1 / 3, 1 / 3, 1 / 3])
+
+
+def test_padding_and_neighbours_change_no_loss(toy_lm, pages, exercises):
+    lessons = teacher_of(toy_lm, pages).lessons(exercises[:3], gold=0.0, seed=0)
+    prompts = [toy_lm.embed(list(range(3, 9 + 5 * n))) for n in range(3)]
+    together = losses(toy_lm, prompts, lessons)
+    alone = [float(losses(toy_lm, [prompt], [lesson])) for prompt, lesson in zip(prompts, lessons, strict=True)]
+    assert together.tolist() == pytest.approx(alone, rel=1e-4)
+
+
+def test_the_divergence_is_none_from_the_text_itself(toy_lm, pages):
+    """With the very prompt the teacher had, what is left of the loss is the cross-entropy and what lies outside the likeliest words."""
+    teacher = teacher_of(toy_lm, pages)
+    exercise = Exercise(pages[1].key, "What colour?")
+    (lesson,) = teacher.lessons([exercise], gold=0.0, seed=0)
+    same = float(losses(toy_lm, [teacher.prompt(exercise, [pages[1].tokens])], [lesson]))
+    other = float(losses(toy_lm, [teacher.prompt(exercise, [pages[0].vectors])], [lesson]))
+    assert 0 < same < other
+
+
+def test_prompts_have_their_own_page_among_others_and_never_one_kept_apart(toy_lm, pages, exercises):
+    asked = with_others(exercises * 4, pages, seed=0)
+    assert {bool(one.apart) for one in asked} == {True, False} and sum(not one.page for one in asked) == 3
+    assert all(one.apart != one.page for one in asked if one.page)
+    teacher = teacher_of(toy_lm, pages)
+    deck = Deck(teacher, [one.key for one in pages], teacher.lessons(asked, 1.0, 0), "memory", seed=0)
+    sizes, seen = set(), []
+    for step in range(len(asked) // 4):
+        for lesson, keys in deck.hand(step, 4):
+            seen.append(lesson)
+            sizes.add(len(keys))
+            assert len(set(keys)) == len(keys) and lesson.exercise.apart not in keys
+            assert lesson.exercise.page in keys or not lesson.exercise.page and not keys
+    assert sizes == {0, 1, 2, 3, 4, 5}
+    assert len({id(lesson) for lesson in seen}) == len(seen)  # each once before any comes twice
+    assert [keys for _, keys in deck.hand(3, 4)] == [keys for _, keys in deck.hand(3, 4)]
+
+
+def test_a_prompt_keeps_within_the_context(pages):
+    lm = toy.lm_of()
+    lm.model.config.max_position_embeddings = 160
+    teacher = teacher_of(lm, pages)
+    deck = Deck(teacher, [one.key for one in pages], [], "text", seed=0)
+    lesson = teacher.lessons([Exercise(pages[0].key, "What colour?", ("red",))], 1.0, 0)[0]
+    for occasion in range(30):
+        prompt = deck.prompt(*deck.dealt(lesson, str(occasion)))
+        assert len(prompt) + adapting.LONGEST <= 160
+
+
+def test_passes_are_bounded_and_lose_nothing(toy_lm):
+    lesson = teacher_of(toy_lm, []).lessons([Exercise("", "Who?", ("she",))], 1.0, 0)[0]
+    hand = [(lesson, torch.zeros(length, 8)) for length in (3000, 10, 1500, 1400, 90, 5000)]
+    groups = passes(hand)
+    assert sorted(len(prompt) for group in groups for _, prompt in group) == [10, 90, 1400, 1500, 3000, 5000]
+    for group in groups:
+        assert len(group) == 1 or len(group) * max(len(p) + len(one.answer) for one, p in group) <= adapting.POSITIONS
+
+
+def test_some_pages_are_set_aside_by_hash(pages):
+    train, dev = split(pages)
+    assert not set(train) & set(dev) and len(train) == 4 and len(dev) == 1
+    assert split(pages[::-1])[1] == dev
+    with pytest.raises(UsageError, match="too few"):
+        split(pages[:1])
+
+
+@pytest.fixture(scope="module")
+def made(toy_lm, pages, exercises, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapter") / "reader"
+    steps = []
+    return folder, adapt(toy_lm, bare(toy_lm).digest, pages, exercises, QUICK, folder, steps.append), steps
+
+
+def test_the_loss_falls_and_the_frozen_model_stays(toy_lm, pages, exercises, tmp_path):
+    before = {name: value.clone() for name, value in toy_lm.model.state_dict().items()}
+    steps = []
+    settings = replace(QUICK, patience=100, lr=2e-2, gold=1.0)
+    adapt(toy_lm, bare(toy_lm).digest, pages, exercises, settings, tmp_path, steps.append)
+    found = [one.loss for one in steps if one.stage == "training"]
+    assert len(found) == 24 and np.mean(found[-4:]) < 0.7 * np.mean(found[:4])
+    assert all(torch.equal(value, before[name]) for name, value in toy_lm.model.state_dict().items())
+
+
+def test_what_is_written_is_whole_private_and_loads(toy_lm, made):
+    folder, bond, steps = made
+    assert {one.name for one in folder.iterdir()} == {lora.CONFIG, lora.WEIGHTS, lora.BOND, "README.md"}
+    assert {os.stat(one).st_mode & 0o777 for one in folder.iterdir()} == {0o600} and os.stat(folder).st_mode & 0o777 == 0o700
+    assert lora.bond_of(folder).dev == bond.dev and lora.bond_of(folder).adapter_sha256
+    reader = lora.adapted(toy_lm, folder, bare(toy_lm).digest)
+    assert reader.table is toy_lm.table
+    assert {one.stage for one in steps} == {"teaching", "training", "measuring"}
+    assert steps[-1].total >= steps[-1].done
+
+
+def test_the_card_says_what_it_was_made_of(made):
+    folder, bond, _ = made
+    card = (folder / "README.md").read_text()
+    counts = bond.trained_on
+    assert f"{counts['chunks']} chunks" in card and f"{counts['gold']} with a known answer" in card and f"{bond.steps} steps" in card
+    assert f"{100 * bond.dev['after']:.1f}" in card and "Limits" in card and "More Information Needed" not in card
+    assert counts["gold"] > 0 and counts["model"] > 0 and counts["unrelated"] > 0
+    assert "path" not in json.loads((folder / lora.CONFIG).read_text())["base_model_name_or_path"]
+
+
+def test_the_same_call_gives_the_same_and_goes_on_where_it_was_stopped(toy_lm, pages, exercises, tmp_path, made):
+    class Stopped(Exception):
+        pass
+
+    def stop(progress):
+        if progress.stage == "training" and progress.done == 13:
+            raise Stopped
+
+    folder, bond, _ = made
+    with pytest.raises(Stopped):
+        adapt(toy_lm, bare(toy_lm).digest, pages, exercises, QUICK, tmp_path, stop)
+    assert lora.bond_of(tmp_path) is None and (tmp_path / "work" / "checkpoint.safetensors").exists()
+    steps = []
+    again = adapt(toy_lm, bare(toy_lm).digest, pages, exercises, QUICK, tmp_path, steps.append)
+    trained = [one.done for one in steps if one.stage == "training"]
+    assert 1 < trained[0] <= 14  # not from the start
+    assert again.adapter_sha256 == bond.adapter_sha256 and again.dev == bond.dev
+    assert (tmp_path / lora.WEIGHTS).read_bytes() == (folder / lora.WEIGHTS).read_bytes()
+
+
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(toy_lm, pages, exercises, tmp_path):
+    state = adapting.state_of(toy_lm, QUICK)
+    state.step = 7
+    (tmp_path / "file").write_bytes(state.packed("one run"))
+    assert not adapting.state_of(toy_lm, QUICK).resume(tmp_path / "file", "another run")
+    again = adapting.state_of(toy_lm, replace(QUICK, seed=5))
+    assert again.resume(tmp_path / "file", "one run") and again.step == 7
+    (tmp_path / "file").write_bytes(b"torn")
+    assert not again.resume(tmp_path / "file", "one run")
+
+
+def test_it_stops_early_and_keeps_the_best(toy_lm, pages, exercises, tmp_path):
+    teacher = teacher_of(toy_lm, pages)
+    settings = replace(QUICK, steps=32, lr=1.0, patience=2)  # far too fast: the loss rises
+    keys = [one.key for one in pages]
+    lessons = teacher.lessons(exercises, 1.0, 0)
+    decks = [Deck(teacher, keys, lessons, "memory", 0) for _ in range(2)]
+    state = adapting.state_of(toy_lm, settings)
+    training = Training(teacher, settings, *decks, tmp_path, "run", lambda progress: None, state)
+    training.finish()
+    assert state.step < 32 and state.waited == 2
+    assert training.dev_loss() == pytest.approx(state.best_loss)
+
+
+def test_minutes_bound_a_run(toy_lm, pages, exercises, tmp_path):
+    bond = adapt(toy_lm, bare(toy_lm).digest, pages, exercises, replace(QUICK, steps=100_000, minutes=1e-4), tmp_path)
+    assert bond.steps < 100
+
+
+def test_what_the_teacher_said_is_said_once(toy_lm, pages, exercises, tmp_path):
+    teacher = teacher_of(toy_lm, pages)
+    first = taught(teacher, exercises, QUICK, tmp_path, lambda progress: None)
+    silent = replace(teacher, pages={})  # cannot answer anything
+    again = taught(silent, exercises, QUICK, tmp_path, lambda progress: None)
+    assert [one.answer for one in again] == [one.answer for one in first]
+
+
+def test_one_that_reads_text_is_trained_the_same_way(toy_lm, pages, exercises, tmp_path):
+    bond = adapt(toy_lm, bare(toy_lm).digest, pages, exercises, replace(QUICK, kind="text", steps=4), tmp_path)
+    assert bond.kind == "text" and bond.template_sha256 == "" and bond.dev["text"] == bond.dev["before"]
+    assert "text passages" in (tmp_path / "README.md").read_text()

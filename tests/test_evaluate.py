@@ -1,0 +1,360 @@
+"""The ways of reading differ as they should, memories know no questions, and a run goes on where another ended."""
+
+import dataclasses
+import inspect
+import json
+import lzma
+
+import numpy as np
+import pytest
+import toy
+
+from rag_memtok import arms, memories, outcome
+from rag_memtok.arms import ARMS, BESIDE, Material, all_decoded, overlap, split
+from rag_memtok.cases import Case, alone, among, corpus
+from rag_memtok.config import Config, updated
+from rag_memtok.errors import InputRefused, UsageError
+from rag_memtok.evaluate import READERS, Study, evaluate, spread, without_last
+from rag_memtok.inject import answer_batch, answer_tokens, inject
+from rag_memtok.prompts import frame, template_named
+from rag_memtok.questions import load_questions
+from rag_memtok.replies import Prompt, Replies, batches, kv_bytes, nats
+
+LAMP = "The lamp of the harbour was repaired in March. Its keeper, Aldo Ruiz, wrote a letter."
+SOUP = "The empanada has 3 onions. It is baked for half an hour."
+FAN = "The fan costs 118 euros. It is quiet."
+ROWS = [
+    {"context": LAMP, "question": "Who wrote a letter?", "answers": ["Aldo Ruiz"], "source": "harbour"},
+    {"context": LAMP, "question": "When was the lamp repaired?", "answers": ["in March", "March"], "source": "harbour"},
+    {"context": SOUP, "question": "How many onions are in it?", "answers": ["3", "3 onions"], "source": "kitchen"},
+    {"context": FAN, "question": "Who sells the fan?", "answers": [], "source": "kitchen"},
+]
+QUICK = {"memorize.tokens_per_vector": 4, "memorize.steps": 80, "memorize.seconds_per_chunk": 0.0, "model.device": "cpu", "model.threads": 1}
+QUICK |= {"memorize.template": "bare", "memorize.codec": "float16", "documents.chunk_tokens": 48, "ask.max_new_tokens": 4}
+STUDY = Study(tokens_per_vector=(4,), k=(3,), timed=1)
+
+
+def dials(**changes):
+    return updated(Config(), QUICK | {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def filed(folder, rows, name="questions.jsonl"):
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def material(toy_lm, tmp_path_factory):
+    """The corpus of ROWS with its memories, written once."""
+    questions = load_questions(filed(tmp_path_factory.mktemp("questions"), ROWS))
+    read = corpus(toy_lm, None, questions, 48, most=2, seed=0)
+    template = template_named("bare", toy_lm)
+    kept = memories.written(toy_lm, template, read.tokens, dials().memorize, None, lambda stage: None)
+    return Material(toy_lm, read, kept, all_decoded(toy_lm, template, kept, read.tokens, batch=2), seed=0)
+
+
+@pytest.fixture(scope="module")
+def found(model_folder, tmp_path_factory):
+    """A whole evaluation."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    return evaluate(filed(folder, ROWS), dials(model__id=str(model_folder)), STUDY, work=folder / "work"), folder
+
+
+# --- questions
+
+
+def test_rows_become_questions(tmp_path):
+    rows = [*ROWS, {"question": "And?", "answers": "unanswerable", "file": None}]
+    path = filed(tmp_path, [{**row, "answers": row["answers"] if isinstance(row["answers"], list) else [row["answers"]]} for row in rows])
+    found = load_questions(path)
+    assert [one.answers for one in found] == [("Aldo Ruiz",), ("in March", "March"), ("3", "3 onions"), (), ()]
+    assert [one.line for one in found] == [1, 2, 3, 4, 5] and found[0].documents[0].text == LAMP and found[4].documents == ()
+    assert [one.line for one in load_questions(path, limit=2)] == [1, 3]
+
+
+def test_packed_rows_are_read(tmp_path):
+    with lzma.open(tmp_path / "q.jsonl.xz", "wt") as file:
+        file.write(json.dumps(ROWS[0]) + "\n")
+    assert load_questions(tmp_path / "q.jsonl.xz")[0].answers == ("Aldo Ruiz",)
+
+
+def test_a_row_may_name_a_file(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "lamp.md").write_text(LAMP)
+    path = filed(tmp_path, [{"file": "lamp.md", "question": "Who?", "answers": ["Aldo Ruiz"]}])
+    assert load_questions(path, tmp_path / "docs")[0].documents[0].text == LAMP
+    with pytest.raises(InputRefused, match="line 1: there is no file"):
+        load_questions(path)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_squad_is_flattened(tmp_path, indent):
+    golds = [{"text": "Aldo Ruiz", "answer_start": LAMP.index("Aldo")}]
+    asked = [{"id": "1", "question": "Who?", "answers": golds, "is_impossible": False}]
+    asked += [{"id": "2", "question": "Why?", "answers": [], "is_impossible": True}]
+    squad = {"version": "v2.0", "data": [{"title": "Lamp", "paragraphs": [{"context": LAMP, "qas": asked}]}]}
+    (tmp_path / "dev.json").write_text(json.dumps(squad, indent=indent))
+    one, other = load_questions(tmp_path / "dev.json")
+    assert (one.answers, one.starts, one.source) == (("Aldo Ruiz",), (LAMP.index("Aldo"),), "Lamp")
+    assert other.answers == () and other.question == "Why?"
+
+
+GOOD = json.dumps(ROWS[0])
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{oops", "line 2: not JSON"),
+        ("[1]", "line 2: no JSON object"),
+        (json.dumps({"context": LAMP, "question": "  ", "answers": []}), "line 2: no question"),
+        (json.dumps({"context": LAMP, "question": "Who?"}), "line 2: no answers"),
+        (json.dumps({"question": "Who?", "answers": ["I"]}), "line 2: neither context nor file"),
+        (json.dumps({"context": LAMP, "question": 7, "answers": []}), "line 2: question is a int, on line 1 a str"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, line, words):
+    (tmp_path / "q.jsonl").write_text(f"{GOOD}\n{line}\n")
+    with pytest.raises(InputRefused, match=words):
+        load_questions(tmp_path / "q.jsonl")
+
+
+def test_no_questions_are_refused(tmp_path):
+    (tmp_path / "q.jsonl").write_text("")
+    with pytest.raises((UsageError, InputRefused)):
+        load_questions(tmp_path / "q.jsonl")
+    with pytest.raises(InputRefused, match="there is no file"):
+        load_questions(tmp_path / "gone.jsonl")
+
+
+# --- cases
+
+
+def test_the_gold_chunk_holds_the_answer_and_the_others_do_not(toy_lm, tmp_path):
+    rows = [{"context": f"{LAMP} {SOUP} {FAN}", "question": row["question"], "answers": row["answers"]} for row in ROWS]
+    read = corpus(toy_lm, None, load_questions(filed(tmp_path, rows)), 24, most=9, seed=0)
+    assert len(read.texts) > 3 and read.whole == (True, True, True, False)
+    for question, gold, others, wrong in zip(read.questions, read.gold, read.others, read.wrong, strict=True):
+        assert not question.answers or any(answer in read.texts[gold] for answer in question.answers)
+        assert gold not in others and wrong in others
+        assert not any(answer in read.texts[other] for answer in question.answers for other in others)
+
+
+def test_the_gold_chunk_stands_first_in_the_middle_and_last_in_turn(material):
+    cases = among(material.corpus, 3)
+    assert [case.place for case in cases] == [0, 1, 2, 0]
+    for case in cases:
+        assert case.ids[case.place] == material.corpus.gold[case.question] and len(set(case.ids)) == 3
+    assert [case.ids for case in alone(material.corpus)] == [(gold,) for gold in material.corpus.gold]
+
+
+def test_what_finds_no_room_is_the_least_likely_other():
+    assert without_last(Case(0, ("gold", "near", "far"), 0)) == Case(0, ("gold", "near"), 0)
+    assert without_last(Case(0, ("near", "far", "gold"), 2)) == Case(0, ("near", "gold"), 1)
+    assert without_last(Case(0, ("near", "gold", "far"), 1)) == Case(0, ("near", "gold"), 1)
+
+
+# --- writing knows no questions
+
+
+def test_other_questions_about_the_same_texts_leave_the_same_bytes(toy_lm, tmp_path):
+    others = [{**row, "question": f"What about {number}?", "answers": []} for number, row in enumerate(ROWS)]
+    left = []
+    for name, rows in (("one", ROWS), ("two", others)):
+        (tmp_path / name).mkdir()
+        read = corpus(toy_lm, None, load_questions(filed(tmp_path / name, rows)), 48, most=2, seed=0)
+        texts = {chunk_id: read.tokens[chunk_id] for chunk_id in read.texts}
+        memories.written(toy_lm, template_named("bare", toy_lm), texts, dials().memorize, tmp_path / name / "kept", lambda stage: None)
+        left.append({path.name: path.read_bytes() for path in (tmp_path / name / "kept").iterdir()})
+    assert left[0].keys() == left[1].keys() and len(left[0]) == 3
+    vectors = [[memories.kept_in(tmp_path / name / "kept" / file).memory.vectors for file in sorted(left[0])] for name in ("one", "two")]
+    assert all(np.array_equal(one, other) for one, other in zip(*vectors, strict=True))
+
+
+def test_the_writing_file_cannot_reach_questions():
+    names = set(inspect.getsource(memories).replace(".", " ").split())
+    assert not names & {"rag_memtok.questions", "load_questions", "Question", "cases", "Corpus"}
+    assert "question" not in "".join(inspect.signature(memories.written).parameters)
+
+
+def test_a_kept_memory_is_the_judged_one_and_a_torn_one_is_none(material, tmp_path):
+    kept = next(iter(material.kept.values()))
+    memories.keep(tmp_path / "a.safetensors", kept)
+    back = memories.kept_in(tmp_path / "a.safetensors")
+    assert np.array_equal(back.memory.vectors, kept.memory.vectors) and back.memory.pins == kept.memory.pins
+    assert (back.verdict, back.steps, back.seconds) == (kept.verdict, kept.steps, kept.seconds)
+    (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-9])
+    assert memories.kept_in(tmp_path / "a.safetensors") is None and memories.kept_in(tmp_path / "gone") is None
+
+
+@pytest.mark.parametrize("dial", [{"memorize__tokens_per_vector": 8}, {"memorize__recipe": "cross-entropy"}, {"memorize__seed": 1}])
+def test_other_settings_are_another_memory(toy_lm, dial):
+    template, cue = template_named("bare", toy_lm), template_named("cue", toy_lm)
+    name = memories.name_of(toy_lm, template, dials().memorize, (9, 9, 9, 9, 9))
+    assert name != memories.name_of(toy_lm, template, dials(**dial).memorize, (9, 9, 9, 9, 9))
+    assert name != memories.name_of(toy_lm, cue, dials().memorize, (9, 9, 9, 9, 9))
+    assert name != memories.name_of(toy_lm, template, dials().memorize, (9, 9, 9, 9, 8))
+
+
+# --- ways of reading
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("name", ARMS)
+def test_every_way_of_reading_takes_the_positions_it_should(material, name, k):
+    for case in alone(material.corpus) if k == 1 else among(material.corpus, k):
+        passages = ARMS[name].passages(material, case)
+        prompt, words = Prompt(passages, material.corpus.asked[case.question]), frame(material.lm)
+        vectors = sum(len(material.vectors(one)) for one in case.ids)
+        tokens = sum(len(material.corpus.tokens[one]) for one in case.ids)
+        assert len(inject(material.lm, words, passages, prompt.question)) == prompt.positions(words)
+        wrong = len(material.vectors(material.corpus.wrong[case.question]))
+        expected = {"text": tokens, "decode": tokens, "none": 0, "wrong": wrong, "sentences": min(vectors, tokens)}
+        assert prompt.context == expected.get(name, vectors)
+
+
+def test_vectors_are_those_they_should_be(material):
+    case = alone(material.corpus)[0]
+    (memory,), (wrong,), (noise,), (mean,) = (ARMS[name].passages(material, case) for name in ("memory", "wrong", "random", "pooled"))
+    assert memory is material.kept[case.ids[0]].memory.vectors
+    assert wrong is material.kept[material.corpus.wrong[0]].memory.vectors and material.corpus.wrong[0] != case.ids[0]
+    np.testing.assert_allclose(np.linalg.norm(noise, axis=1), np.linalg.norm(memory, axis=1), rtol=1e-5)
+    assert abs(np.corrcoef(noise.ravel(), memory.ravel())[0, 1]) < 0.2
+    assert np.array_equal(noise, ARMS["random"].passages(material, case)[0])
+    width = -(-len(material.corpus.tokens[case.ids[0]]) // len(mean))
+    np.testing.assert_allclose(mean[0], material.lm.embed(material.corpus.tokens[case.ids[0]][: width - 1]).mean(0), atol=0.1)
+
+
+def test_decoding_gives_the_text(material):
+    assert material.decoded == {one: material.corpus.tokens[one] for one in material.kept}
+
+
+def test_sentences_are_the_ones_with_the_words_of_the_question(material):
+    case = alone(material.corpus)[0]
+    (passage,) = ARMS["sentences"].passages(material, case)
+    room = len(material.vectors(case.ids[0]))
+    best = material.lm.encode(split(LAMP)[1])
+    assert list(passage) == best[:room] and len(passage) == room
+    assert "".join(split(LAMP)) == LAMP and len(split(LAMP)) == 2
+    assert overlap({"letter"}, "a letter") > overlap({"letter"}, "a letter that is long") > overlap({"letter"}, "a lamp") == 0
+
+
+def test_something_irrelevant_stands_before_the_gold_text(material):
+    case = alone(material.corpus)[0]
+    gold = material.corpus.tokens[case.ids[0]]
+    for name, arm in BESIDE.items():
+        passages = arm.passages(material, case)
+        assert passages[-1] == gold and len(passages) == (1 if name == "nothing" else 2)
+
+
+def test_an_unknown_way_of_reading_is_refused():
+    with pytest.raises(UsageError, match="no reader 'telepathy'"):
+        arms.arms_named(["text", "telepathy"])
+    assert set(READERS) <= ARMS.keys()
+
+
+# --- answers
+
+
+def test_a_batch_answers_as_one_by_one_do(material):
+    words = frame(material.lm)
+    prompts = [Prompt(ARMS["text"].passages(material, case), material.corpus.asked[case.question]) for case in among(material.corpus, 2)]
+    rows = [inject(material.lm, words, prompt.passages, prompt.question) for prompt in prompts]
+    alone = [tuple(answer_tokens(material.lm, words, row, 6)) for row in rows]
+    assert answer_batch(material.lm, words, rows, 6) == alone
+
+
+def test_batches_hold_everything_once_and_the_longest_first():
+    prompts = {str(length): Prompt([(7,) * length], ()) for length in (9000, 5, 700, 8, *range(20, 50))}
+    made = batches(prompts, lambda prompt: prompt.context)
+    assert sorted(key for batch in made for key in batch) == sorted(prompts) and list(made[0]) == ["9000"]
+    assert all(len(batch) <= 16 for batch in made)
+
+
+def test_a_torn_answer_is_given_again(material, tmp_path):
+    prompts = [Prompt([tokens], (9,)) for tokens in material.corpus.tokens.values()]
+    file, quiet = tmp_path / "answers.jsonl", lambda stage: None
+    said = Replies(material.lm, frame(material.lm), 4, file).to(prompts, "all", quiet)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-5])
+    again = Replies(material.lm, frame(material.lm), 4, file)
+    assert len(again.known) == len(prompts) - 1 and again.to(prompts, "all", quiet) == said
+    assert len(Replies(material.lm, frame(material.lm), 4, file).known) == len(prompts)
+    assert Replies(material.lm, frame(material.lm), 5, file).to(prompts[:1], "all", quiet)  # another limit is another key
+    assert len(Replies(material.lm, frame(material.lm), 4, file).known) == len(prompts) + 1
+
+
+def test_the_cache_of_a_prompt_is_counted(material):
+    from rag_memtok.continuation import Continuation
+
+    run = Continuation(material.lm, [material.lm.embed([1, 2, 3])])
+    assert kv_bytes(run) == 3 * 2 * toy.LAYERS * 2 * (toy.WIDTH // 4) * 4  # positions, K and V, layers, heads, width of a head, bytes
+
+
+def test_nats_are_those_of_the_text_alone(material):
+    text, other = [20, 21, 22, 23], [40, 41]
+    plain = nats(material.lm, (), text)
+    assert plain > 0 and plain != nats(material.lm, other, text)
+    vectors = material.lm.embed(other).numpy()
+    assert nats(material.lm, vectors, text) == pytest.approx(nats(material.lm, other, text), abs=1e-5)
+
+
+def test_what_is_timed_is_spread():
+    assert spread([Prompt([], (number,)) for number in range(10)], 3)[1].question == (3,)
+    assert len(spread([Prompt([], (1,))], 3)) == 1 and spread([], 3) == []
+
+
+# --- the whole
+
+
+def test_every_cell_is_there(found):
+    cells = [(cell.reader, cell.setting, cell.k, cell.tokens_per_vector) for cell in found[0].cells]
+    assert len(set(cells)) == len(cells)
+    assert {cell[0] for cell in cells if cell[1] == "alone"} == set(READERS)
+    assert {cell[0] for cell in cells if cell[1] == "among"} == {name for name in READERS if ARMS[name].several}
+    assert {cell[0] for cell in cells if cell[1] == "beside"} == set(BESIDE)
+    assert all(len(cell.answers) == len(cell.scores) == len(ROWS) for cell in found[0].cells)
+    assert all((cell.cost is not None and cell.cost.kv_bytes > 0) == (cell.setting != "beside") for cell in found[0].cells)
+
+
+def test_decode_answers_as_the_text_does(found):
+    answers = {(cell.reader, cell.k): cell.answers for cell in found[0].cells if cell.setting != "beside"}
+    assert answers["decode", 1] == answers["text", 1] and answers["decode", 3] == answers["text", 3]
+    nothing = next(cell for cell in found[0].cells if cell.reader == "nothing")
+    assert nothing.answers == answers["text", 1]
+
+
+def test_the_table_compares_with_the_text(found):
+    table = outcome.rows(found[0])
+    text = next(row for row in table if (row.reader, row.setting) == ("text", "alone"))
+    assert (text.difference.mean, text.difference.low, text.difference.high) == (0, 0, 0)
+    memory = next(row for row in table if (row.reader, row.setting) == ("memory", "among"))
+    assert set(memory.places) == {"first", "middle", "last"} and set(memory.sources) == {"harbour", "kitchen"}
+    assert memory.context < next(row for row in table if (row.reader, row.setting) == ("text", "among")).context
+    assert [shift.before for shift in outcome.shifts(found[0])] == ["nothing", "text", "memory", "random"]
+    assert outcome.shifts(found[0])[0].more.mean == 0
+
+
+def test_memories_are_counted(found):
+    (writing,) = found[0].writings
+    assert sum(writing.verdicts.values()) == writing.chunks == 3 and writing.factor > 3
+
+
+def test_a_second_run_writes_and_answers_nothing(found, model_folder):
+    evaluation, folder = found
+    files = {path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*") if path.is_file()}
+    assert len(files) == 4
+    again = evaluate(folder / "questions.jsonl", dials(model__id=str(model_folder)), STUDY, work=folder / "work")
+    assert {path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*") if path.is_file()} == files
+
+    def without_costs(one):
+        return [dataclasses.replace(cell, cost=None) for cell in one.cells]
+
+    assert without_costs(again) == without_costs(evaluation)
+
+
+def test_a_prompt_that_cannot_fit_is_refused(model_folder, tmp_path):
+    study = Study(readers=("text",), k=(), timed=0)
+    with pytest.raises(UsageError, match="the prompt of question 1 takes"):
+        evaluate(filed(tmp_path, ROWS), dials(model__id=str(model_folder), ask__max_new_tokens=500), study)

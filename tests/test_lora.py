@@ -1,0 +1,128 @@
+"""A LoRA beside the frozen LM: it changes answers, never the LM that writes and judges; what it is not bound to is refused."""
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+import toy
+from safetensors.torch import load
+
+from rag_memtok import lora
+from rag_memtok.config import Memorize
+from rag_memtok.errors import InputRefused, WrongModel
+from rag_memtok.layout import Task
+from rag_memtok.memorize import memorize
+from rag_memtok.nouns import Memory
+from rag_memtok.prompts import bare
+from rag_memtok.reconstruct import judge
+
+
+def trained(lm, folder, seed=0, kind="memory"):
+    """An adapter with some random weights, as if it had been trained."""
+    student = lora.started(lm, 4, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in lora.weights(student).values():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    template = bare(lm).digest if kind == "memory" else ""
+    bond = lora.Bond(kind, lm.identity.id, lm.identity.weights_sha256, lm.identity.tokenizer_sha256, template, "", 1)
+    folder.mkdir(exist_ok=True)
+    for name, content in lora.files(student, bond).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def logits(lm):
+    with torch.no_grad():
+        return lm.logits(lm.hidden(lm.embed(torch.arange(10, 30)[None])))
+
+
+def test_a_new_one_answers_as_the_frozen_model_and_shares_its_tensors(any_lm):
+    before = logits(any_lm)
+    student = lora.started(any_lm, 4, seed=0)
+    assert torch.equal(logits(student), before)
+    assert student.table is any_lm.table and not any(".lora_" in name for name, _ in any_lm.model.named_parameters())
+    frozen = {name for name, one in student.model.named_parameters() if not one.requires_grad}
+    assert not any("lora" in name for name in frozen) and len(lora.weights(student)) > 0
+    assert not any("lm_head" in name or "wte" in name or "embed" in name for name in lora.weights(student))
+
+
+def test_the_seed_decides_and_the_global_one_is_left_alone(toy_lm):
+    state = torch.get_rng_state()
+    first, again, other = (lora.weights(lora.started(toy_lm, 4, seed)) for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_it_changes_answers_and_never_the_frozen_model(any_lm, tmp_path):
+    before = logits(any_lm)
+    weights = {name: value.clone() for name, value in any_lm.model.state_dict().items()}
+    reader = lora.adapted(any_lm, trained(any_lm, tmp_path))
+    assert not torch.allclose(logits(reader), before, atol=0.01)
+    assert torch.equal(logits(any_lm), before)
+    assert all(torch.equal(value, weights[name]) for name, value in any_lm.model.state_dict().items())
+    assert reader.table.data_ptr() == any_lm.table.data_ptr()
+    assert reader.identity.weights_sha256 != any_lm.identity.weights_sha256
+
+
+def test_verdicts_are_the_same_with_an_adapter_loaded(toy_lm, tmp_path):
+    task = Task("a", tuple(range(20, 36)), 4)
+    (written,) = memorize(toy_lm, bare(toy_lm), [task], Memorize(batch=1, seconds_per_chunk=0.0))
+    memory = Memory(written.vectors)
+    alone = judge(toy_lm, bare(toy_lm), memory, task.tokens, 0.05)
+    reader = lora.adapted(toy_lm, trained(toy_lm, tmp_path))
+    logits(reader)
+    again = judge(toy_lm, bare(toy_lm), memory, task.tokens, 0.05)
+    assert alone[1] == again[1] and alone[1].kind == "exact" and alone[0].pins == again[0].pins
+    assert judge(reader, bare(toy_lm), memory, task.tokens, 0.05)[1].corrections > 0  # so there was something to be kept apart
+
+
+def test_it_is_laid_out_as_peft_does(toy_lm, tmp_path):
+    from peft import PeftModel
+
+    folder = trained(toy_lm, tmp_path)
+    expected = logits(lora.adapted(toy_lm, folder))
+    settings = json.loads((folder / lora.CONFIG).read_text())
+    assert settings["base_model_name_or_path"] == "toy-llama" and settings["r"] == 4
+    assert {one.dtype for one in load((folder / lora.WEIGHTS).read_bytes()).values()} == {torch.float16}
+    model = toy.llama(len(toy.tokenizer()))
+    with pytest.warns(FutureWarning):  # PEFT uses what transformers deprecates
+        theirs = PeftModel.from_pretrained(model, folder)
+    with torch.no_grad():
+        assert torch.allclose(theirs(torch.tensor([list(range(10, 30))])).logits, expected, atol=1e-5)
+
+
+def test_one_for_other_weights_is_refused(toy_lm, tmp_path):
+    folder = trained(toy_lm, tmp_path)
+    with pytest.raises(WrongModel, match="the model's weights") as refused:
+        lora.adapted(toy.lm_of(seed=1), folder)
+    assert refused.value.exit_code == 15 and "--adapter none" in refused.value.remedy
+    with pytest.raises(WrongModel, match="template"):
+        lora.adapted(toy_lm, folder, "0" * 64)
+    other = replace(toy_lm, identity=replace(toy_lm.identity, tokenizer_sha256="0" * 64))
+    with pytest.raises(WrongModel, match="tokenizer"):
+        lora.adapted(other, folder)
+    lora.adapted(toy_lm, trained(toy_lm, tmp_path / "text", kind="text"), None)
+
+
+@pytest.mark.parametrize("name", [lora.CONFIG, lora.WEIGHTS, lora.BOND])
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\x80\x04junk", None])
+def test_what_is_not_an_adapter_is_refused(toy_lm, tmp_path, name, damage):
+    path = trained(toy_lm, tmp_path) / name
+    path.unlink() if damage is None else path.write_bytes(damage)
+    with pytest.raises(InputRefused):
+        lora.adapted(toy_lm, tmp_path)
+
+
+def test_weights_of_another_shape_are_refused(toy_lm, tmp_path):
+    folder, wide = trained(toy_lm, tmp_path), trained(toy.lm_of("llama-untied"), tmp_path / "other")
+    settings = json.loads((folder / lora.CONFIG).read_text()) | {"r": 8}
+    (folder / lora.CONFIG).write_text(json.dumps(settings))
+    with pytest.raises(InputRefused, match="rank"):
+        lora.adapted(toy_lm, folder)
+    os.replace(wide / lora.WEIGHTS, folder / lora.WEIGHTS)
+    with pytest.raises(InputRefused):
+        lora.adapted(toy_lm, folder)
