@@ -278,10 +278,10 @@ class Interval:
     high: float
 
     def text(self, digits: int = 1, factor: float = 1.0) -> str:
-        """`12.3 (9.8-14.1)`, or `-` if there is no value."""
+        """`12.3 (9.8 to 14.1)`, or `-` if there is no value."""
         if not np.isfinite(self.value):
             return "-"
-        return f"{factor * self.value:.{digits}f} ({factor * self.low:.{digits}f}-{factor * self.high:.{digits}f})"
+        return f"{factor * self.value:.{digits}f} ({factor * self.low:.{digits}f} to {factor * self.high:.{digits}f})"
 
 
 def bootstrap(count: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -> Interval:
@@ -414,6 +414,9 @@ def guarded(main: Callable[[], None]) -> None:
     """Runs `main`; what can be expected to go wrong is said in one line."""
     try:
         main()
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on")
+        sys.exit(130)
     except RagMemtokError as error:
         put_error(error, as_json=False)
         sys.exit(error.exit_code)

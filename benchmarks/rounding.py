@@ -3,7 +3,7 @@
 How to run (results go to run/benchmarks/rounding.jsonl as they come; the same command goes on after a kill; Ctrl-C is one):
 
     python benchmarks/rounding.py --chunks 12     a first look
-    python benchmarks/rounding.py                 64 chunks of 32, 64 and 128 tokens
+    python benchmarks/rounding.py                 64 chunks of 64 and 128 tokens, all kinds of text
 
 Every chunk is written once, in fp32, and judged from the packed bytes of every codec. Where it was exact and rounding broke it, it is
 trained on for at most --finish-steps: the loss is measured at the rounded vectors, its gradient moves the unrounded ones (the
@@ -274,7 +274,7 @@ def parsed(words: Sequence[str] | None = None) -> Namespace:
     """The command line."""
     parser = options(__doc__ or "", "rounding")
     parser.add_argument("--model", default="mini", help="mini, a folder or a hub id")
-    parser.add_argument("--lengths", type=numbers, default=(32, 64, 128), help="of the chunks, in tokens (32,64,128)")
+    parser.add_argument("--lengths", type=numbers, default=(64, 128), help="of the chunks, in tokens (64,128)")
     parser.add_argument("--tokens-per-vector", type=int, default=0, metavar="N", help="(what is known of the model)")
     parser.add_argument("--tau", type=float, default=0.05, help="logits under which a right token is pinned for safety (0.05)")
     parser.add_argument("--finish-steps", type=int, default=200, metavar="N", help="the most steps through the rounding (200)")

@@ -148,7 +148,7 @@ def test_an_interval_holds_the_mean_and_covers_it_nearly_every_time():
 
 def test_an_interval_without_a_value_is_a_dash():
     assert measure.bootstrap(3, lambda drawn: float("nan")).text() == "-"
-    assert measure.bootstrap(3, lambda drawn: 0.25).text(0, factor=100.0) == "25 (25-25)"
+    assert measure.bootstrap(3, lambda drawn: 0.25).text(0, factor=100.0) == "25 (25 to 25)"
     assert write.ratio(1.0, 0.0) == float("inf") and np.isnan(write.ratio(0.0, 0.0)) and write.ratio(1.0, 2.0) == 0.5
 
 
@@ -159,6 +159,8 @@ def test_gains_are_ratios_of_rates_over_the_same_chunks():
 
     assert write.gain_over(row([1, 1], 1.0), row([1, 0], 5.0), [0, 1]) == 10.0
     assert write.gain_over(row([1, 1], 1.0), row([1, 0], 5.0), [0, 0]) == 5.0
+    line = write.gain_line(row([1, 1], 1.0), row([1, 1], 5.0), [0, 1], 0)
+    assert line[-4:] == ["100 %", "100 %", "0 (0 to 0)", "5.0 (5.0 to 5.0)"]
 
 
 @pytest.mark.parametrize(
