@@ -13,7 +13,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,9 @@ from rag_memtok.lm import LM, in_dtype, load
 from rag_memtok.memorize import WINDOW, Batch, Clock, Progress, Row, Written, advanced, by_length, drafted, fitting, started
 from rag_memtok.nouns import sha256_of_tokens
 from rag_memtok.prompts import Template
-from rag_memtok.recipes import RECIPES, Recipe
-from rag_memtok.terminal import duration, finite, put_error, say
+from rag_memtok.recipes import Recipe
+from rag_memtok.scoreboard import put_markdown
+from rag_memtok.terminal import duration, finite, put, put_error, say
 
 DOCS = Path(__file__).parent.parent / "data" / "docs"
 KINDS = {
@@ -46,6 +46,7 @@ KINDS = {
 }  # fmt: skip
 HELD_OUT = 0.25  # of each text, its beginning, is for tuning and never measured
 DRAWS = 1000
+MINUTE = 60.0
 GUESSED_TOKENS_PER_VECTOR = 8
 
 
@@ -135,17 +136,6 @@ def code_length(lm: LM, tokens: Sequence[int]) -> float:
 # --- writing
 
 
-@contextmanager
-def offered(recipe: Recipe) -> Iterator[str]:
-    """Gives a name under which `memorize` finds `recipe` meanwhile."""
-    name = f"trial-{len(RECIPES)}"
-    RECIPES[name] = recipe
-    try:
-        yield name
-    finally:
-        del RECIPES[name]
-
-
 def write_with(
     lm: LM, template: Template, recipe: Recipe, rows: Iterable[Row], settings: Memorize, between: Callable[[Row], None]
 ) -> Iterator[Written]:
@@ -182,6 +172,19 @@ def usual_tokens_per_vector(lm: LM, template: Template, asked: int) -> int:
     if not asked and not recorded:
         say(f"nothing is known of {lm.identity.id} in template {template.name}: {GUESSED_TOKENS_PER_VECTOR} tokens a vector are taken")
     return asked or (recorded.tokens_per_vector if recorded else GUESSED_TOKENS_PER_VECTOR)
+
+
+def heartbeat(name: str) -> Callable[[Progress], None]:
+    """Says once a minute where the writing of `name` stands: for `memorize` to call after every step."""
+    last = time.monotonic()
+
+    def stepped(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= MINUTE:
+            last = time.monotonic()
+            say(f"  {name}: step {progress.steps}, {progress.right} of {progress.rows} right, {duration(progress.seconds)}")
+
+    return stepped
 
 
 # --- work that survives a kill
@@ -260,7 +263,7 @@ def time_left(units: Iterable[Unit], spent: dict[str, list[float]]) -> float:
     everything = [seconds for some in spent.values() for seconds in some]
     average = {group: sum(some) / len(some) for group, some in spent.items() if some}
     usual = sum(everything) / max(1, len(everything))
-    return sum(average.get(unit.group, usual) for unit in units)
+    return float(sum(average.get(unit.group, usual) for unit in units))
 
 
 # --- numbers
@@ -275,10 +278,10 @@ class Interval:
     high: float
 
     def text(self, digits: int = 1, factor: float = 1.0) -> str:
-        """`12.3 (9.8-14.1)`, or `-` if there is no value."""
+        """`12.3 (9.8 to 14.1)`, or `-` if there is no value."""
         if not np.isfinite(self.value):
             return "-"
-        return f"{factor * self.value:.{digits}f} ({factor * self.low:.{digits}f}-{factor * self.high:.{digits}f})"
+        return f"{factor * self.value:.{digits}f} ({factor * self.low:.{digits}f} to {factor * self.high:.{digits}f})"
 
 
 def bootstrap(count: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -> Interval:
@@ -347,10 +350,14 @@ def peak_bytes(device: torch.device) -> int:
 # --- the door
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; every column but the first is set to the right."""
-    lines = [head, ["---"] + ["--:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines)
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+
+
+def put_table(title: str, table: Table) -> None:
+    """A titled table in Markdown, and an empty line."""
+    put(f"{title}\n")
+    put_markdown(*table)
+    put("")
 
 
 def options(description: str, out: str, chunks: int = 64) -> argparse.ArgumentParser:
@@ -407,6 +414,9 @@ def guarded(main: Callable[[], None]) -> None:
     """Runs `main`; what can be expected to go wrong is said in one line."""
     try:
         main()
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on")
+        sys.exit(130)
     except RagMemtokError as error:
         put_error(error, as_json=False)
         sys.exit(error.exit_code)

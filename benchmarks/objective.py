@@ -40,10 +40,10 @@ from measure import (
     numbers,
     open_ledger,
     options,
+    put_table,
     rows_of,
     samples,
     save_json,
-    table,
     texts_of,
     write_with,
 )
@@ -59,7 +59,7 @@ from rag_memtok.nouns import Memory
 from rag_memtok.prompts import template_named
 from rag_memtok.recipes import RECIPES, Objective, Recipe, Scored, cross_entropy
 from rag_memtok.reconstruct import judge
-from rag_memtok.terminal import duration, say
+from rag_memtok.terminal import duration, put, say
 
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 HALF = 0.5
@@ -307,7 +307,7 @@ def steps_cell(usual: Sequence[Level], levels: Sequence[Level]) -> str:
     return f"{mine:.0f} : {theirs:.0f} at {pair[0].length}"
 
 
-def tables(found: Curves, arguments: Namespace) -> str:
+def put_tables(found: Curves, arguments: Namespace) -> None:
     """Capacity, then row-steps, by objective and M."""
     head = ("objective", *(f"M = {vectors}" for vectors in arguments.vectors))
     capacities, steps = [], []
@@ -316,8 +316,8 @@ def tables(found: Curves, arguments: Namespace) -> str:
         usual = [found.get((arguments.objectives[0], vectors), []) for vectors in arguments.vectors]
         capacities.append([name, *(capacity_cell(levels) for levels in mine)])
         steps.append([name, *(steps_cell(theirs, levels) for theirs, levels in zip(usual, mine, strict=True))])
-    first = f"Capacity: tokens of which half of the chunks are exact (95 % interval)\n\n{table(head, capacities)}"
-    return f"{first}\n\nRow-steps a chunk, its : those of {arguments.objectives[0]}, at a length in tokens\n\n{table(head, steps)}"
+    put_table("Capacity: tokens of which half of the chunks are exact (95 % interval)", (head, capacities))
+    put_table(f"Row-steps a chunk, its : those of {arguments.objectives[0]}, at a length in tokens", (head, steps))
 
 
 def lines(model: str, found: Curves, arguments: Namespace) -> list[Line]:
@@ -373,12 +373,14 @@ def main(words: Sequence[str] | None = None) -> None:
     for model in arguments.model or ["mini"]:
         study = study_of(model, arguments, until)
         found = curves(study)
-        print(f"{model}: {study.lm.parameters / 1e6:.1f}M parameters, width {study.lm.width}\n\n{tables(found, arguments)}\n", flush=True)
+        put(f"{model}: {study.lm.parameters / 1e6:.1f}M parameters, width {study.lm.width}\n")
+        put_tables(found, arguments)
         drawn += lines(model, found, arguments)
         summary.append({"model": model, "machine": machine(study.lm), "results": study.ledger.results})
     save_json(summary, arguments.out.with_suffix(".json"))
     title = "The longest text of which half of the chunks are exact"
-    draw(Chart(title, "vectors (M)", "tokens", drawn, log_x=True, log_y=True), arguments.out.with_suffix(".png"))
+    if any(value > 0 for line in drawn for value in line.y):
+        draw(Chart(title, "vectors (M)", "tokens", drawn, log_x=True, log_y=True), arguments.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -32,13 +32,14 @@ from measure import (
     bootstrap,
     code_length,
     guarded,
+    heartbeat,
     load_model,
     machine,
     numbers,
     open_ledger,
     options,
+    put_table,
     save_json,
-    table,
     work_through,
 )
 
@@ -166,7 +167,7 @@ def piece(lm: LM, arguments: Namespace, plan: Plan, chunks: Sequence[Sized], ind
     settings = Memorize(steps=arguments.steps, batch=arguments.batch, seconds_per_chunk=0.0, codec=arguments.codec)
     tasks = [Task(str(index), chunks[index].tokens, plan.vectors[index]) for index in indices]
     results = []
-    for one in memorize(lm, template, tasks, settings):
+    for one in memorize(lm, template, tasks, settings, heartbeat(plan.key)):
         verdict = judged_record(lm, template, settings, one, None).verdict
         found = {"index": int(one.task.key), "tokens": verdict.tokens, "vectors": one.task.vectors, "steps": one.steps}
         results.append(found | {"exact": verdict.kind == "exact", "corrections": verdict.corrections})
@@ -222,8 +223,8 @@ def report(lm: LM, arguments: Namespace, ledger: Ledger, planned: Sequence[Plan]
     drawn: dict[str, list[tuple[float, Interval]]] = {}
     found = [(plan, results) for plan in planned if (results := results_of(ledger, plan))]
     for ratio in arguments.tokens_per_vector:
-        print(f"As many vectors as T / {ratio} has\n")
-        print(table(head, [line(plan, results, edges) for plan, results in found if plan.ratio == ratio]), end="\n\n")
+        body = [line(plan, results, edges) for plan, results in found if plan.ratio == ratio]
+        put_table(f"As many vectors as T / {ratio} has", (head, body))
     for plan, results in found:
         spent = sum(chunk["tokens"] for chunk in results) / sum(chunk["vectors"] for chunk in results)
         drawn.setdefault(plan.rule.formula, []).append((spent, share_exact(results)))

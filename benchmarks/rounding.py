@@ -3,7 +3,7 @@
 How to run (results go to run/benchmarks/rounding.jsonl as they come; the same command goes on after a kill; Ctrl-C is one):
 
     python benchmarks/rounding.py --chunks 12     a first look
-    python benchmarks/rounding.py                 64 chunks of 32, 64 and 128 tokens
+    python benchmarks/rounding.py                 64 chunks of 64 and 128 tokens, all kinds of text
 
 Every chunk is written once, in fp32, and judged from the packed bytes of every codec. Where it was exact and rounding broke it, it is
 trained on for at most --finish-steps: the loss is measured at the rounded vectors, its gradient moves the unrounded ones (the
@@ -27,20 +27,22 @@ from jaxtyping import Float
 from measure import (
     Ledger,
     Sample,
+    Table,
     Unit,
     about,
     bootstrap,
     code_length,
     guarded,
+    heartbeat,
     load_model,
     machine,
     numbers,
     open_ledger,
     options,
+    put_table,
     rows_of,
     samples,
     save_json,
-    table,
     texts_of,
     usual_tokens_per_vector,
     work_through,
@@ -64,7 +66,7 @@ from rag_memtok.schema import pack_pins
 PLAIN = "float32"
 GROUP = 32  # numbers that share a scale in four bits
 LARGEST = 7  # of four bits with a sign, zero in the middle
-SMALLEST_SCALE, LARGEST_SCALE = np.float32(2.0**-14), np.float32(65504.0)
+SMALLEST_SCALE, LARGEST_SCALE = np.float32(2.0**-14), np.float32(2.0**15)
 
 
 # --- four bits
@@ -167,7 +169,7 @@ def piece(bench: Bench, indices: Sequence[int]) -> dict[str, Any]:
     arguments = bench.arguments
     settings = Memorize(steps=arguments.steps, batch=arguments.batch, seconds_per_chunk=0.0)
     tasks = [task_of(f"{index} {bench.chunks[index].key}", bench.chunks[index].tokens, bench.tokens_per_vector) for index in indices]
-    written = list(memorize(bench.lm, bench.template, tasks, settings))
+    written = list(memorize(bench.lm, bench.template, tasks, settings, heartbeat("writing")))
     chunks = {one.task.key: weight(bench.lm, one.task) | {PLAIN: bench.judged(one, CODECS[PLAIN])} for one in written}
     for name, codec in codecs().items():
         if name != PLAIN:
@@ -212,7 +214,7 @@ def share(hits: Sequence[bool]) -> str:
     return bootstrap(len(values), lambda drawn: float(values[drawn].mean())).text(0, factor=100.0) if len(values) else "-"
 
 
-def exactness_table(chunks: Sequence[dict[str, Any]], width: int) -> str:
+def exactness_table(chunks: Sequence[dict[str, Any]], width: int) -> Table:
     """Exact before and after, and after finishing."""
     body = []
     for name in codecs():
@@ -226,10 +228,10 @@ def exactness_table(chunks: Sequence[dict[str, Any]], width: int) -> str:
         mended = f"{sum(one['exact'] for one in broken)} of {len(broken)}"
         body.append([name, f"{bits:.1f}", f"{len(before)} of {len(chunks)}", share(stay), f"{pins:.1f}", mended, steps, share(after)])
     head = ("codec", "bits a number", "exact in fp32", "of these exact, %", "corrections / 100 tokens", "mended", "steps", "then exact, %")
-    return table(head, body)
+    return head, body
 
 
-def bytes_table(chunks: Sequence[dict[str, Any]]) -> str:
+def bytes_table(chunks: Sequence[dict[str, Any]]) -> Table:
     """Bytes a chunk, beside the text's own."""
 
     def mean(values: Sequence[float]) -> float:
@@ -241,8 +243,8 @@ def bytes_table(chunks: Sequence[dict[str, Any]]) -> str:
         vectors, pins = (mean([chunk[name][part] for chunk in chunks]) for part in ("bytes", "pin_bytes"))
         times = (vectors + pins) / mean([chunk["text"] for chunk in chunks])
         body.append([name, f"{vectors:.0f}", f"{pins:.1f}", *rest, f"{times:.0f}"])
-    head = ("bytes a chunk", "vectors", "pins", "key", "text", "text, zlib", "text, the LM's code length", "(vectors + pins) / text")
-    return table(head, body)
+    head = ("codec", "vectors", "pins", "key", "text", "text, zlib", "text, the LM's code length", "(vectors + pins) / text")
+    return head, body
 
 
 def picture(chunks: Sequence[dict[str, Any]], width: int) -> Chart:
@@ -261,7 +263,8 @@ def report(bench: Bench, ledger: Ledger) -> None:
     chunks = [chunk for key, value in ledger.results.items() if key.startswith("chunks/") for chunk in value["chunks"]]
     if not chunks:
         return
-    print(exactness_table(chunks, bench.lm.width), bytes_table(chunks), sep="\n\n")
+    put_table("Exact without correction pins, before and after", exactness_table(chunks, bench.lm.width))
+    put_table("Bytes a chunk", bytes_table(chunks))
     save_json({"machine": machine(bench.lm), "about": ledger.results["about"], "chunks": chunks}, bench.arguments.out.with_suffix(".json"))
     if any(chunk[PLAIN]["exact"] for chunk in chunks):
         draw(picture(chunks, bench.lm.width), bench.arguments.out.with_suffix(".png"))
@@ -271,7 +274,7 @@ def parsed(words: Sequence[str] | None = None) -> Namespace:
     """The command line."""
     parser = options(__doc__ or "", "rounding")
     parser.add_argument("--model", default="mini", help="mini, a folder or a hub id")
-    parser.add_argument("--lengths", type=numbers, default=(32, 64, 128), help="of the chunks, in tokens (32,64,128)")
+    parser.add_argument("--lengths", type=numbers, default=(64, 128), help="of the chunks, in tokens (64,128)")
     parser.add_argument("--tokens-per-vector", type=int, default=0, metavar="N", help="(what is known of the model)")
     parser.add_argument("--tau", type=float, default=0.05, help="logits under which a right token is pinned for safety (0.05)")
     parser.add_argument("--finish-steps", type=int, default=200, metavar="N", help="the most steps through the rounding (200)")

@@ -2,9 +2,10 @@
 
 How to run (results go to run/benchmarks/write.jsonl as they come; the same command goes on after a kill; Ctrl-C is one):
 
-    python benchmarks/write.py --chunks 8 --published-chunks 2 --tuning-chunks 4     a first look
-    python benchmarks/write.py --published-chunks 16                                 16 chunks of each cell that costs hours
-    python benchmarks/write.py --lengths 2,4,8,12 --vectors one --out run/benchmarks/write-short     where one vector holds something
+    python benchmarks/write.py --chunks 8 --published-chunks 1 --tuning-chunks 4     a first look
+    python benchmarks/write.py --published-chunks 8 --tuning-chunks 8                what two cores do in an evening
+    python benchmarks/write.py --lengths 2,4,8,12 --vectors one --published-chunks 16 --out run/benchmarks/write-short
+                                                                                     where one vector holds something
     python benchmarks/write.py                                                       all of it
 
 Each public recipe has three rows: as published (batch 1, fp32, its own steps and template); the same in our engine (batched, drafted in
@@ -12,10 +13,11 @@ bfloat16 where the hardware has it); and with learning rate and warm-up tuned on
 row writes with one vector a chunk and with the usual tokens per vector; what is written is packed, read back and judged. Rows take turns,
 --group chunks at a time, so that what else the machine does falls on all alike.
 
-Cost on two cores, with a model of 10M parameters: a batched row-step takes about 10 ms, a published one 15 ms. A published row takes up to
-its own steps for every chunk that does not fit, 3000 of them 45 s; tuning is 15 settings x --tuning-chunks x --steps row-steps for each
-recipe and number of vectors, 15 minutes at the defaults. The first look is about half an hour, the second line 3 hours, everything 8.
-Time left is told after every piece of work.
+Cost on two cores, with a model of 10M parameters: a batched row-step takes about 10 ms, one as published 15 ms. A chunk that does not fit
+takes all of the published steps: 3000, 5000 and 10000 of sastre2025, kuratov2025 and cramming2026, 8 minutes for the three rows as
+published and in our engine together, for each number of vectors; --published-chunks says for how many chunks this is paid. Tuning is 15
+settings x --tuning-chunks x up to --steps row-steps for each recipe and number of vectors: 15 minutes each at 20 chunks. The first look
+takes about an hour, the second line 4, everything most of a day. The time left is told after every piece of work.
 """
 
 import time
@@ -32,24 +34,25 @@ from measure import (
     Interval,
     Ledger,
     Sample,
+    Table,
     Unit,
     about,
     bootstrap,
     code_length,
     forget_peak,
     guarded,
+    heartbeat,
     load_model,
     machine,
     matmul_rate,
     numbers,
-    offered,
     open_ledger,
     options,
     peak_bytes,
+    put_table,
     samples,
     save_json,
     step_flops,
-    table,
     texts_of,
     usual_tokens_per_vector,
     work_through,
@@ -65,13 +68,14 @@ from rag_memtok.memorize import Written, drafted, memorize
 from rag_memtok.nouns import Record
 from rag_memtok.prompts import template_named
 from rag_memtok.recipes import Recipe, cross_entropy, recipe_named
-from rag_memtok.terminal import say
+from rag_memtok.terminal import put, say
 
 OURS = "margin"
 PUBLIC = ("sastre2025", "kuratov2025", "cramming2026")
 RATES = (0.1, 0.3, 1.0, 3.0, 10.0)  # factors of a recipe's own learning rate
 WARMUPS = (0, 20, 100)
 ONE, USUAL = "one", "usual"  # vectors of a chunk
+PUBLISHED, ENGINE = "published", "engine"  # both with the recipe's own steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +114,7 @@ class Bench:
         """Writes `chunks` together."""
         lm, settings = self.lm, contender.settings
         tasks = [self.task(index, sample, contender.vectors) for index, sample in chunks]
-        with offered(contender.recipe) as name:
-            return list(memorize(lm, template_named(settings.template, lm), tasks, replace(settings, recipe=name)))
+        return list(memorize(lm, template_named(settings.template, lm), tasks, settings, heartbeat(contender.key), contender.recipe))
 
 
 # --- the rows
@@ -119,7 +122,7 @@ class Bench:
 
 def contender(bench: Bench, name: str, variant: str, vectors: str, recipe: Recipe, steps: int = 0) -> Contender:
     """The recipe `name` in one of its variants; at most `steps` steps, if given."""
-    arguments, alone = bench.arguments, variant == "published"
+    arguments, alone = bench.arguments, variant == PUBLISHED
     recipe = recipe if alone else replace(recipe, draft=True)
     settings = Memorize(
         template=recipe.template or arguments.template,
@@ -151,7 +154,7 @@ def first_rows(bench: Bench) -> list[Contender]:
         rows += [contender(bench, OURS, "ours" if not steps else f"ours, {steps} steps", vectors, recipe_named(OURS), steps)
                  for steps in (0, *bench.arguments.budgets)]  # fmt: skip
         for name, recipe in bench.public.items():
-            rows += [contender(bench, name, variant, vectors, recipe) for variant in ("published", "engine")]
+            rows += [contender(bench, name, variant, vectors, recipe) for variant in (PUBLISHED, ENGINE)]
     return rows
 
 
@@ -168,7 +171,7 @@ def trials(bench: Bench) -> list[Contender]:
 
 def tuned(recipe: Recipe, rate: float, warmup: int) -> Recipe:
     """`recipe` with `rate` times its learning rate and another warm-up."""
-    return replace(recipe, lr=rate * recipe.lr, first_lr=rate * recipe.first_lr, warmup=warmup)
+    return replace(recipe, lr=rate * recipe.lr, first_lr=rate * recipe.first_lr, last_lr=rate * recipe.last_lr, warmup=warmup)
 
 
 def tuned_rows(bench: Bench, ledger: Ledger) -> list[Contender]:
@@ -208,8 +211,9 @@ def measured_units(bench: Bench, rows: Sequence[Contender]) -> list[Unit]:
     """The chunks of every row in pieces, ordered by where in the chunks they begin: rows take turns."""
     arguments, pieces = bench.arguments, []
     for order, row in enumerate(rows):
-        alone = row.variant == "published"
-        total = min(arguments.published_chunks or len(bench.chunks), len(bench.chunks)) if alone else len(bench.chunks)
+        alone = row.variant == PUBLISHED
+        few = arguments.published_chunks if row.variant in (PUBLISHED, ENGINE) else 0
+        total = min(few or len(bench.chunks), len(bench.chunks))
         size = 1 if alone else arguments.group
         for start in range(0, total, size):
             indices = range(start, min(start + size, total))
@@ -351,9 +355,9 @@ HEAD = ("row", "M", "chunks", "exact, %", "corrections / 100 tokens", "safety pi
         "**exact / minute**", "smallest margin", "GFLOP / chunk", "% of matmul rate", "peak MiB")  # fmt: skip
 
 
-def main_table(rows: Sequence[Measured], best_rates: dict[str, float]) -> str:
+def main_table(rows: Sequence[Measured], best_rates: dict[str, float]) -> Table:
     """Everything of every row."""
-    return table(HEAD, [main_line(row, best_rates) for row in rows])
+    return HEAD, [main_line(row, best_rates) for row in rows]
 
 
 def main_line(row: Measured, best_rates: dict[str, float]) -> list[str]:
@@ -381,7 +385,7 @@ def main_line(row: Measured, best_rates: dict[str, float]) -> list[str]:
     ]
 
 
-def length_table(rows: Sequence[Measured]) -> str:
+def length_table(rows: Sequence[Measured]) -> Table:
     """Exact without correction pins by the chunks' length, in per cent."""
     lengths = sorted({chunk["tokens"] for row in rows for chunk in row.chunks.values()})
     body = []
@@ -389,10 +393,10 @@ def length_table(rows: Sequence[Measured]) -> str:
         shares = [[chunk["exact"] for chunk in row.chunks.values() if chunk["tokens"] == length] for length in lengths]
         cells = [f"{100 * sum(some) / len(some):.0f}" if some else "-" for some in shares]
         body.append([row.title, "1" if row.vectors == ONE else "usual", *cells])
-    return table(("exact, %", "M", *(f"{length} tokens" for length in lengths)), body)
+    return ("row", "M", *(f"{length} tokens" for length in lengths)), body
 
 
-def gain_table(rows: Sequence[Measured]) -> str:
+def gain_table(rows: Sequence[Measured]) -> Table:
     """Ours against each other row with as many vectors, over the chunks that both have, paired; by length, where the other has any."""
     body = []
     for ours in (row for row in rows if row.variant == "ours"):
@@ -402,15 +406,17 @@ def gain_table(rows: Sequence[Measured]) -> str:
                 chosen = [index for index in common if not length or ours.chunks[index]["tokens"] == length]
                 if not length or any(other.chunks[index]["exact"] for index in chosen):
                     body.append(gain_line(ours, other, chosen, length))
-    return table(("ours against", "M", "tokens", "chunks", "exact, ours", "exact, its", "times its rate"), body)
+    return ("ours against", "M", "tokens", "chunks", "exact, ours", "exact, its", "points more", "times its rate"), body
 
 
 def gain_line(ours: Measured, other: Measured, chosen: Sequence[int], length: int) -> list[str]:
     """One comparison."""
     gain = bootstrap(len(chosen), lambda drawn: gain_over(ours, other, [chosen[index] for index in drawn]))
+    lead = np.array([100.0 * ours.chunks[index]["exact"] - 100.0 * other.chunks[index]["exact"] for index in chosen])
+    more = bootstrap(len(chosen), lambda drawn: float(lead[drawn].mean()))
     shares = [f"{100 * row.over('exact', '', chosen).value:.0f} %" for row in (ours, other)]
     vectors = "1" if ours.vectors == ONE else "usual"
-    return [other.title, vectors, str(length or "all"), str(len(chosen)), *shares, gain.text(1)]
+    return [other.title, vectors, str(length or "all"), str(len(chosen)), *shares, more.text(0), gain.text(1)]
 
 
 def gain_over(ours: Measured, other: Measured, chosen: Sequence[int]) -> float:
@@ -441,14 +447,13 @@ def report(bench: Bench, ledger: Ledger, rows: Sequence[Contender]) -> None:
     found = [value for key, value in ledger.results.items() if key.startswith("rates/")]
     best_rates = {name: max(value[name] for value in found) for name in ("float32", "bfloat16")} if found else {}
     here = machine(bench.lm)
-    print(f"{bench.lm.identity.id}, {here['device']}, {here['threads']} threads; usual M: a vector for {bench.tokens_per_vector} tokens\n")
-    print(main_table([*written, *floor], best_rates), end="\n\n")
-    print(length_table(written), end="\n\n")
-    print(gain_table(written), end="\n\n")
+    where = f"{bench.lm.identity.id}, {here['device']}, {here['threads']} threads; usual M: a vector for {bench.tokens_per_vector} tokens"
+    put_table(where, main_table([*written, *floor], best_rates))
+    put_table("Exact without correction pins, in per cent, by the length of the chunks", length_table(written))
+    put_table("Chunks exact without correction pins in the same time", gain_table(written))
     for row in floor[:1]:
-        bits = row.over("code_bits", "tokens")
-        print(f"The LM's own code length of the text: {bits.text(2)} bits a token; pins without a memory: ", end="")
-        print(f"{row.over('pin_bits', 'tokens').value:.2f}.")
+        bits, pins = row.over("code_bits", "tokens"), row.over("pin_bits", "tokens")
+        put(f"The LM's own code length of the text: {bits.text(2)} bits a token; pins without a memory: {pins.value:.2f}.")
     summary = [
         {"row": row.title, "vectors": row.vectors, "dtype": row.dtype, "peak_bytes": row.peak, "chunks": list(row.chunks.values())}
         for row in (*written, *floor)
@@ -471,7 +476,9 @@ def parsed(words: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--vectors", type=lambda text: tuple(text.split(",")), default=(ONE, USUAL), help="one,usual: vectors of a chunk")
     parser.add_argument("--tokens-per-vector", type=int, default=0, metavar="N", help="the usual (what is known of the model)")
     parser.add_argument("--lengths", type=numbers, default=(16, 32, 64, 128), help="of the chunks, in tokens (16,32,64,128)")
-    parser.add_argument("--published-chunks", type=int, default=0, metavar="N", help="chunks of the rows as published (0: all)")
+    parser.add_argument(
+        "--published-chunks", type=int, default=0, metavar="N", help="chunks of the rows that keep their published steps (0: all)"
+    )
     parser.add_argument("--tuning-chunks", type=int, default=20, metavar="N", help="held-out chunks (20; 0: no tuned rows)")
     parser.add_argument("--budgets", type=numbers, default=(100,), help="further budgets of steps for ours and the tuned (100)")
     parser.add_argument("--group", type=int, default=32, metavar="N", help="chunks after which the next row has its turn (32)")

@@ -91,7 +91,8 @@ def lead(lm: LM) -> str:
     """What the model's chat template puts between the assistant's header and a reply; mostly nothing."""
     if lm.tokenizer.chat_template is None:
         return ""
-    user, options = {"role": "user", "content": ""}, {"tokenize": False, "date_string": PINNED_DATE}
+    options: dict[str, Any] = {"tokenize": False, "date_string": PINNED_DATE}
+    user = {"role": "user", "content": ""}
     header = str(lm.tokenizer.apply_chat_template([user], add_generation_prompt=True, **options))
     turn = str(lm.tokenizer.apply_chat_template([user, {"role": "assistant", "content": MARK}], **options))
     return turn.removeprefix(header).partition(MARK)[0] if turn.startswith(header) else ""

@@ -31,10 +31,11 @@ from rag_memtok.prompts import template_named  # noqa: E402
 from rag_memtok.recipes import RECIPES  # noqa: E402
 
 SCRIPTS = {
-    "write": "--recipes cross-entropy --vectors one --chunks 2 --lengths 2,3 --tuning-chunks 1 --budgets 2 --group 1 --tokens-per-vector 2",
-    "objective": "--chunks 2 --seeds 1 --vectors 1,2 --longest 4",
-    "rounding": "--chunks 2 --lengths 4 --tokens-per-vector 2 --finish-steps 3 --batch 1",
-    "planned": "--chunks 2 --tokens-per-vector 40 --batch 1",
+    "write": "--recipes cross-entropy --vectors one --chunks 2 --lengths 2,3 --tuning-chunks 1 --budgets 2 --group 1 --steps 3 "
+    "--tokens-per-vector 2",
+    "objective": "--chunks 2 --seeds 1 --vectors 1,2 --longest 4 --steps 20",
+    "rounding": "--chunks 2 --lengths 4 --tokens-per-vector 2 --finish-steps 3 --batch 1 --steps 60",
+    "planned": "--chunks 1 --tokens-per-vector 40 --batch 1 --steps 3",
 }
 TEXT = {"a": " ".join(toy.SENTENCES * 4), "b": measure.number_table(30)}
 
@@ -134,20 +135,20 @@ def test_memory_and_speed_are_measured_at_all(toy_lm):
 # --- intervals
 
 
-def test_an_interval_holds_the_mean_and_covers_it_about_95_times_in_100():
+def test_an_interval_holds_the_mean_and_covers_it_nearly_every_time():
     generator = np.random.default_rng(1)
     inside = 0
-    for _ in range(100):
+    for _ in range(60):
         values = generator.normal(size=40)
         found = measure.bootstrap(len(values), lambda drawn, values=values: float(values[drawn].mean()))
         assert found.low < found.value < found.high and found.value == values.mean()
         inside += found.low <= 0 <= found.high
-    assert 88 <= inside <= 100
+    assert 51 <= inside <= 60
 
 
 def test_an_interval_without_a_value_is_a_dash():
     assert measure.bootstrap(3, lambda drawn: float("nan")).text() == "-"
-    assert measure.bootstrap(3, lambda drawn: 0.25).text(0, factor=100.0) == "25 (25-25)"
+    assert measure.bootstrap(3, lambda drawn: 0.25).text(0, factor=100.0) == "25 (25 to 25)"
     assert write.ratio(1.0, 0.0) == float("inf") and np.isnan(write.ratio(0.0, 0.0)) and write.ratio(1.0, 2.0) == 0.5
 
 
@@ -158,6 +159,8 @@ def test_gains_are_ratios_of_rates_over_the_same_chunks():
 
     assert write.gain_over(row([1, 1], 1.0), row([1, 0], 5.0), [0, 1]) == 10.0
     assert write.gain_over(row([1, 1], 1.0), row([1, 0], 5.0), [0, 0]) == 5.0
+    line = write.gain_line(row([1, 1], 1.0), row([1, 1], 5.0), [0, 1], 0)
+    assert line[-4:] == ["100 %", "100 %", "0 (0 to 0)", "5.0 (5.0 to 5.0)"]
 
 
 @pytest.mark.parametrize(
@@ -194,13 +197,6 @@ def test_with_nothing_between_steps_it_writes_what_the_package_writes(toy_lm):
         assert np.array_equal(one.vectors, ours[one.task.key].vectors) and one.steps == ours[one.task.key].steps
 
 
-def test_a_recipe_on_offer_is_there_meanwhile_only(toy_lm):
-    before = dict(RECIPES)
-    with measure.offered(replace(RECIPES["margin"], steps=1)) as name:
-        (one,) = memorize(toy_lm, template_named("bare", toy_lm), tasks_of(toy_lm, 1, 4, 1), Memorize(recipe=name))
-    assert one.steps <= 2 and before == RECIPES
-
-
 # --- rounding
 
 
@@ -210,8 +206,8 @@ def test_four_bits_come_back_near_and_pack_to_the_same_bytes(rows, width, scale,
     packed = rounding.pack_int4(vectors)
     back = rounding.unpack_int4(packed, vectors.shape)
     assert len(packed) == rows * -(-width // 32) * 18 and back.shape == vectors.shape and back.dtype == np.float32
-    step = min(65504.0, max(np.abs(vectors).max() / 7, 2.0**-14))
-    assert np.abs(back - np.clip(vectors, -7 * 65504, 7 * 65504)).max() <= 0.501 * step * 1.001
+    step = min(2.0**15, max(np.abs(vectors).max() / 7, 2.0**-14))
+    assert np.abs(back - np.clip(vectors, -7 * 2**15, 7 * 2**15)).max() <= 0.501 * step * 1.001
     assert rounding.pack_int4(back) == packed
 
 
@@ -220,8 +216,7 @@ def test_training_through_the_rounding_mends_what_rounding_broke(toy_lm):
     bench = rounding.Bench(toy_lm, template, rounding.parsed([]), 4, ())
     recipe = replace(RECIPES["margin"], margin=0.0, draft=False)
     settings = Memorize(seconds_per_chunk=0.0, draft="float32")
-    with measure.offered(recipe) as name:
-        written = list(memorize(toy_lm, template, tasks_of(toy_lm, 6, 16, 4), replace(settings, recipe=name)))
+    written = list(memorize(toy_lm, template, tasks_of(toy_lm, 6, 16, 4), settings, recipe=recipe))
     broken = [one for one in written if not bench.judged(one, codec)["exact"]]
     assert len(broken) >= 2, "four bits break nothing here: the test says nothing"
     mended = rounding.finished(toy_lm, template, broken, codec, replace(recipe, lr=0.3, warmup=0, steps=200), settings)
@@ -279,7 +274,7 @@ def test_a_script_goes_on_where_it_was_stopped_and_reports(name, model_folder, t
     pytest.importorskip("matplotlib")
     script = sys.modules[name]
     out = tmp_path / name
-    words = [*SCRIPTS[name].split(), "--model", str(model_folder), "--threads", "1", "--steps", "3", "--out", str(out)]
+    words = [*SCRIPTS[name].split(), "--model", str(model_folder), "--threads", "1", "--out", str(out)]
     ledger = tmp_path / (f"{name}-{model_folder.name}.jsonl" if name == "objective" else f"{name}.jsonl")
 
     def lines():
@@ -289,7 +284,7 @@ def test_a_script_goes_on_where_it_was_stopped_and_reports(name, model_folder, t
     assert len(lines()) == 1 and "--seconds is over" in capsys.readouterr().err
     script.main(words)
     first, kept = capsys.readouterr().out, lines()
-    assert first.count("\n| --- |") >= 1 and len(kept) > 2
+    assert re.search(r"^\|-+\|-+:", first, re.MULTILINE) and len(kept) > 2
     assert list(tmp_path.glob(f"{name}*.png")) and json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
 
     ledger.write_text("\n".join(kept[:-1]) + "\n" + kept[-1][:9], encoding="utf-8")
