@@ -240,6 +240,7 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Structure and checksums only; loads no model.")] = False,
     sample: Annotated[str | None, typer.Option("--sample", help="A share of the chunks, such as 5%.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the sample.")] = 0,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Chunks decoded together; 1 is the reference profile.")] = 1,
     against: Annotated[Path | None, typer.Option("--against", help="Compare the documents with this folder.")] = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write the audit as an HTML page, too.")] = None,
     json: options.Json = False,
@@ -249,7 +250,7 @@ def verify(
 
     dials = settings(store=store, collection=collection, model__id=model, model__device=device, model__threads=threads)
     with terminal.bar("chunks") as show:
-        found = pipeline.verify(dials, quick, share_of(sample), seed, against, lambda done, total: show(done, total, ""), report)
+        found = pipeline.verify(dials, quick, share_of(sample), seed, against, lambda done, total: show(done, total, ""), report, batch)
     if json:
         terminal.put_json(
             {"counts": dict(found.counts), "documents": found.documents, "profile": found.profile,
