@@ -36,10 +36,11 @@ def escaped(text: str) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: Python's own error, torch's for a device, or torch's for the CPU, which has no class of its own."""
+    """Whether memory ran out: Python's own error, torch's for a device, or those without a class, of torch's and oneDNN's on a CPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    told = ("can't allocate memory", "could not create a primitive", "could not execute a primitive")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in told)
 
 
 class RagMemtokError(Exception):

@@ -104,7 +104,7 @@ FAULTS: dict[str, Callable[[Bench], Iterator[Trial]]] = {
     "six writers": lambda bench: crowd.writers(bench.world.scenes["update"], 6),
     "twenty readers and a verify during an ingest": lambda bench: crowd.readers(bench.world.scenes["update"], 20),
     "edits, deletions, kills against a dictionary": lambda bench: machine.against_a_dictionary(
-        bench.world, *((200, 30) if bench.long else (8, 10))
+        bench.world, *((200, 30) if bench.long else (12, 8))
     ),
     "any bytes as a document": lambda bench: fuzz.loaders(bench.world, 600 if bench.long else 8),
     "any bytes in store.db": lambda bench: fuzz.store_readers(bench.small, 600 if bench.long else 8),

@@ -105,7 +105,7 @@ def interrupts(scene: Scene, tries: int, seed: int) -> Iterator[Trial]:
         with scene.world.trial(scene.base) as store:
             child = scene.world.start(lambda: scene.run(store))
             while "ready" not in child.output:
-                time.sleep(0.002)
+                time.sleep(0.01)
             time.sleep(chosen.random() * length)
             for sent in SIGNALS[name]:
                 child.send(sent)

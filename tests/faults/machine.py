@@ -22,7 +22,7 @@ TEXTS = st.lists(st.sampled_from([f"The {word} of {word} is here. " for word in 
 
 
 class AgainstADictionary(RuleBasedStateMachine):
-    """`files` are on the disk, `stored` is what the store has to tell."""
+    """`files` are in the folder, `stored` is what the store has to tell; an edit to None deletes."""
 
     world: World
     steps = 0
@@ -37,16 +37,9 @@ class AgainstADictionary(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.folder.cleanup()
 
-    @rule(name=NAMES, text=TEXTS)
-    def write(self, name, text):
-        self.files[name] = text
-
-    @rule(name=NAMES)
-    def delete(self, name):
-        self.files.pop(name, None)
-
-    @rule(prune=st.booleans(), crash_at=st.none() | st.integers(1, 80))
-    def ingest(self, prune, crash_at):
+    @rule(edits=st.dictionaries(NAMES, st.none() | TEXTS, min_size=1), prune=st.booleans(), crash_at=st.none() | st.integers(1, 80))
+    def ingest(self, edits, prune, crash_at):
+        self.files = {name: text for name, text in (self.files | edits).items() if text is not None}
         if not self.files:
             return  # nothing to read: refused, see the matrix
         self.world.write(self.files)
