@@ -9,7 +9,9 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from rag_memtok.answer import memory_of
 from rag_memtok.binding import REQUIRED
@@ -17,13 +19,15 @@ from rag_memtok.config import Documents
 from rag_memtok.documents import Scan, read
 from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.ingest import TEXT_ONLY
-from rag_memtok.lm import LM
-from rag_memtok.nouns import PROVEN, StoredDocument, Verdict, sha256_of_text, sha256_of_tokens
+from rag_memtok.lm import LM, reference_profile
+from rag_memtok.nouns import PROVEN, Record, StoredDocument, Verdict, sha256_of_text, sha256_of_tokens
 from rag_memtok.prompts import Template
-from rag_memtok.reconstruct import decode
+from rag_memtok.reconstruct import Decoded, decode, decode_together
 from rag_memtok.store import Store
 
+T = TypeVar("T")
 PROFILE = "fp32, eager attention, batch 1, cached, greedy"
+TOGETHER = "fp32, eager attention, batch {}, padded on the left, cached, greedy; what failed there again at batch 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class Finding:
 class Audit:
     """What was checked and found. `counts` are chunks by verdict; `sample` says how they were drawn, "" if all were.
 
+    `decodes`: whether memories were to be decoded, or only structure and checksums looked at.
+
     `recited` are the checked chunks without their texts; `proofs` says of each document whether it came back, None if that is not known.
     """
 
@@ -53,6 +59,7 @@ class Audit:
     sample: str
     seconds: float
     interrupted: bool = False
+    decodes: bool = True
     recited: tuple["Recited", ...] = ()
     proofs: tuple[tuple[StoredDocument, bool | None], ...] = ()
 
@@ -71,13 +78,14 @@ class Audit:
 
     @property
     def exit_code(self) -> int:
-        """0 all proven; 13 damaged; 5 mismatch; 6 not everything was, or could be, proved."""
+        """0 all that was asked for is proven; 13 damaged; 5 mismatch; 6 not everything was, or could be, proved."""
         kinds = {finding.kind for finding in self.findings}
         if "damaged" in kinds:
             return 13
         if "mismatch" in kinds:
             return 5
-        return 6 if kinds - {"fragile"} or self.interrupted or self.checked < self.chunks or not self.chunks else 0
+        partly = self.interrupted or not self.chunks or (self.decodes and self.checked < self.chunks)
+        return 6 if partly or kinds - {"fragile"} else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +106,26 @@ def recite(store: Store, lm: LM, template: Template, chunk_id: str) -> Recited:
         return Recited(chunk_id, Verdict("damaged", 0, reason=str(error)), None)
     if record.codec == TEXT_ONLY:
         return _compared(chunk_id, record.packed.decode(errors="replace"), Verdict("text-only", 0))
-    decoded = decode(lm, template, memory_of(record), record.tokens + 1)
+    return _verified(lm, record, decode(lm, template, memory_of(record), record.tokens + 1))
+
+
+def recite_together(store: Store, lm: LM, template: Template, chunk_ids: Sequence[str]) -> list[Recited]:
+    """`recite` for several chunks at once: the fast path. What does not come back right there is a suspicion, and is recited alone."""
+    records = {}
+    for chunk_id in chunk_ids:
+        with suppress(StoreDamaged):
+            records[chunk_id] = store.record(chunk_id)
+    coded = [record for record in records.values() if record.codec != TEXT_ONLY]
+    limit = max((record.tokens for record in coded), default=0)
+    with reference_profile(lm) as exactly:
+        decoded = decode_together(exactly, template, [memory_of(record) for record in coded], limit)
+    fast = {record.chunk_id: _verified(lm, record, one) for record, one in zip(coded, decoded, strict=True)}
+    return [one if (one := fast.get(chunk_id)) and one.verdict.proven else recite(store, lm, template, chunk_id) for chunk_id in chunk_ids]
+
+
+def _verified(lm: LM, record: Record, decoded: Decoded) -> Recited:
+    """What came out of a memory, compared with the hashes of its tokens and its text."""
+    chunk_id = record.chunk_id
     today = replace(record.verdict, margin=decoded.margin)
     if not decoded.ended or sha256_of_tokens(decoded.tokens) != record.tokens_sha256:
         wrong = f"decodes to {len(decoded.tokens)} tokens that are not the {record.tokens} that were stored"
@@ -139,27 +166,38 @@ def audit(
     share: float = 1.0,
     seed: int = 0,
     on_chunk: Callable[[int, int], None] = lambda done, total: None,
+    batch: int = 1,
 ) -> Audit:
-    """Proves every chunk (or a sample) and every document whose chunks were all checked.
+    """Proves every chunk (or a sample) and every document whose chunks were all checked, of the store as it is now.
+
+    While it runs another may write: what is new is left for the next audit, what is gone is left out.
+
+    Args:
+        batch: chunks decoded together; 1 is the reference profile. The audit names the profile it was held in.
 
     Cost: T + 1 cached steps a chunk at batch 1. An interrupt ends it early with what was found so far.
     """
     began = time.monotonic()
-    everything = placed(store)
+    with store.snapshot():
+        everything, documents = placed(store), list(store.documents(skip_damaged=True))
     chosen = drawn(everything, share, seed)
     tau = float(store.manifest.get("tau", 0))
     recited: dict[str, Recited] = {}
     interrupted = False
     try:
-        for chunk_id in chosen:
-            recited[chunk_id] = weakened(recite(store, lm, template, chunk_id), tau)
+        for start in range(0, len(chosen), batch):
+            some = chosen[start : start + batch]
+            found = recite_together(store, lm, template, some) if batch > 1 else [recite(store, lm, template, some[0])]
+            recited |= {one.chunk_id: weakened(one, tau) for one in found}
             on_chunk(len(recited), len(chosen))
     except KeyboardInterrupt:
         interrupted = True
+    with store.snapshot():
+        everything, documents = _still(everything, placed(store)), _still(documents, store.documents(skip_damaged=True))
+        recited = {chunk_id: recited[chunk_id] for chunk_id in _still(recited, everything)}
+        verdicts = {document: proven_document(store, document, recited) for document in documents}
     damaged = {chunk_id for chunk_id, one in recited.items() if one.verdict.kind == "damaged"}
     findings = [*_structure(store, damaged), *_chunk_findings(store, recited.values())]
-    documents = store.documents(skip_damaged=True)
-    verdicts = {document: proven_document(store, document, recited) for document in documents}
     findings += [
         Finding("mismatch", document.path, "its chunks joined are not the document") for document, ok in verdicts.items() if ok is False
     ]
@@ -171,13 +209,19 @@ def audit(
         documents_checked=sum(ok is not None for ok in verdicts.values()),
         documents_proven=sum(ok is True for ok in verdicts.values()),
         findings=tuple(dict.fromkeys(findings)),
-        profile=f"{PROFILE}, {lm.device.type}",
+        profile=f"{PROFILE if batch == 1 else TOGETHER.format(batch)}, {lm.device.type}",
         sample=sampled(share, seed, len(chosen)),
         seconds=time.monotonic() - began,
         interrupted=interrupted,
         recited=tuple(replace(one, text=None) for one in recited.values()),
         proofs=tuple(verdicts.items()),
     )
+
+
+def _still(then: Iterable[T], now: Iterable[T]) -> list[T]:
+    """What there was and still is, in its order."""
+    left = set(now)
+    return [one for one in then if one in left]
 
 
 def sampled(share: float, seed: int, count: int) -> str:
@@ -234,9 +278,8 @@ def quick(store: Store) -> Audit:
     began = time.monotonic()
     everything = placed(store)
     documents = store.documents(skip_damaged=True)
-    return Audit(
-        {}, len(everything), 0, len(documents), 0, 0, tuple(_structure(store)), "structure and checksums only", "", time.monotonic() - began
-    )
+    findings, seconds = tuple(_structure(store)), time.monotonic() - began
+    return Audit({}, len(everything), 0, len(documents), 0, 0, findings, "structure and checksums only", "", seconds, decodes=False)
 
 
 def incomparable(store: Store, reasons: Sequence[str]) -> Audit:

@@ -9,6 +9,7 @@ from rag_memtok.config import CHUNK_TOKENS, CODEC, Config, Memorize, Model, Retr
 from rag_memtok.errors import UsageError, WrongModel
 from rag_memtok.lm import LM
 from rag_memtok.prompts import Template
+from rag_memtok.recipes import recipe_of
 from rag_memtok.retrieve import Embedder
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "faiss-cpu", "semantic-text-splitter")
@@ -21,7 +22,12 @@ BOUND = {
 }
 
 # Dials that a store keeps: what is told must be what it was made with.
-KEPT = {"documents.chunk_tokens": "chunk_tokens", "memorize.tokens_per_vector": "tokens_per_vector", "memorize.codec": "codec"}
+KEPT = {
+    "documents.chunk_tokens": "chunk_tokens",
+    "memorize.tokens_per_vector": "tokens_per_vector",
+    "memorize.write": "write",
+    "memorize.codec": "codec",
+}
 
 # What every store's manifest has; a row that is gone leaves no checksum behind that could be wrong.
 REQUIRED = frozenset({*BOUND, *KEPT.values(), "model", "template", "embedder", "embedder_sha256", "tau"})
@@ -41,7 +47,8 @@ def completed(config: Config, manifest: Mapping[str, str]) -> Config:
     tokens_per_vector = config.memorize.tokens_per_vector or int(manifest.get("tokens_per_vector", 0))
     template = config.memorize.template or manifest.get("template", "bare")
     codec = config.memorize.codec or manifest.get("codec", CODEC)
-    memorize: Memorize = replace(config.memorize, template=template, tokens_per_vector=tokens_per_vector, codec=codec)
+    kept: Memorize = replace(config.memorize, template=template, tokens_per_vector=tokens_per_vector, codec=codec)
+    memorize = replace(kept, write=kept.write or manifest.get("write", "exact"))  # type: ignore[arg-type]
     chunk_tokens = config.documents.chunk_tokens or int(manifest.get("chunk_tokens", CHUNK_TOKENS))
     retrieve: Retrieve = replace(config.retrieve, embedder=config.retrieve.embedder or manifest.get("embedder", "mini"))
     documents = replace(config.documents, chunk_tokens=chunk_tokens)
@@ -56,11 +63,11 @@ def manifest_of(lm: LM, template: Template, embedder: Embedder, config: Config) 
         "embedder_sha256": embedder.digest,
         "chunk_tokens": str(config.documents.chunk_tokens),
         "tokens_per_vector": str(config.memorize.tokens_per_vector),
-        "recipe": config.memorize.recipe,
+        "recipe": recipe_of(config.memorize),
         "codec": config.memorize.codec,
         "tau": str(config.memorize.tau),
         "seed": str(config.memorize.seed),
-        "write": "exact",
+        "write": config.memorize.write or "exact",
         **installed(),
     }
 

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from rag_memtok import __version__, shelf, terminal, trials, trips
-from rag_memtok.errors import DiskFailure, OutOfMemory, PermissionRefused, RagMemtokError, UsageError
+from rag_memtok.errors import DiskFailure, OutOfMemory, PermissionRefused, RagMemtokError, UsageError, out_of_memory
 
 
 class Ended(Exception):
@@ -52,6 +52,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("import", shelf.import_, "rag-memtok import handbook.safetensors --collection handbook"),
     ("eval", trials.eval_, "rag-memtok eval questions.jsonl --work eval --out eval.json"),
     ("migrate", shelf.migrate, "rag-memtok migrate --model HuggingFaceTB/SmolLM2-360M-Instruct"),
+    ("paper", trials.paper, "rag-memtok paper --docs data/docs --chars 50 --figures figures"),
 )
 for name, function, example in COMMANDS:
     app.command(name, epilog=f"Example: {example}")(function)
@@ -87,7 +88,7 @@ def translated(error: BaseException) -> RagMemtokError | None:
         return error
     if hasattr(error, "format_message"):  # what typer's parser raises
         return UsageError(error.format_message(), remedy="rag-memtok COMMAND --help lists every option")
-    if isinstance(error, MemoryError):
+    if out_of_memory(error):
         return OutOfMemory("out of memory", remedy="a smaller --batch, fewer --chunk-tokens, or a smaller --model")
     if isinstance(error, PermissionError):
         return PermissionRefused(f"{error.filename}: {error.strerror}", remedy="check the permissions of that path")
@@ -99,7 +100,16 @@ def translated(error: BaseException) -> RagMemtokError | None:
 def main() -> None:
     """Runs a command and exits with its code."""
     signal.signal(signal.SIGTERM, terminate)
-    sys.exit(run(lambda: app(standalone_mode=False)))
+    try:
+        code = run(lambda: app(standalone_mode=False))
+    except KeyboardInterrupt as again:  # while the first one was told
+        code = interrupted(again)
+    sys.exit(code)
+
+
+def interrupted(error: KeyboardInterrupt) -> int:
+    """The exit code of an end by SIGTERM or Ctrl-C."""
+    return 143 if isinstance(error, Terminated) else 130
 
 
 def run(command: Callable[[], Any]) -> int:
@@ -115,7 +125,7 @@ def run(command: Callable[[], Any]) -> int:
         return ended.exit_code
     except KeyboardInterrupt as interrupt:
         terminal.say("interrupted; what is done is kept: run the same command again to go on")
-        return 143 if isinstance(interrupt, Terminated) else 130
+        return interrupted(interrupt)
     except typer.Abort:
         return 130
     except BrokenPipeError:

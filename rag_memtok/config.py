@@ -33,12 +33,12 @@ def require(condition: bool, dial: str, value: object, valid: str) -> None:
 class Model:
     """The frozen LM. `id` is "mini" (the embedded one), a folder or a hub id; `revision` a hub revision; `threads` 0 leaves torch's own.
 
-    An empty `id` and dtype "auto" are the store's, or for a new store "mini" in float32.
+    An empty `id` and dtype "auto" are the store's, or for a new store "mini" in float32. "nf4" is 4 bits a weight, and needs bitsandbytes.
     """
 
     id: str = ""
     revision: str = ""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int = 0
 
@@ -65,14 +65,18 @@ class Documents:
 
 @dataclass(frozen=True, slots=True)
 class Memorize:
-    """How memories are written. An empty `template` or `codec` is the store's, or for a new store "bare" and "float16".
+    """How memories are written. An empty `write`, `template` or `codec` is the store's, or for a new store "exact", "bare" and "float16".
+
+    `write`: "exact" memories come back as their text; "readable" ones also answer when they stand in a prompt, and cost more steps. An
+    empty `recipe` is the one for that.
 
     `tokens_per_vector` 0 means auto: the largest that a known model holds, else a short calibration. `seconds_per_chunk` 0 means no
     bound. `max_pins` is the most correction pins a chunk may have (-1: no limit). `tau` is the margin, in logits, under which a right
     token is pinned all the same, for safety. `draft` is what most steps are computed in: auto is bfloat16 where the hardware has it.
     """
 
-    recipe: str = "margin"
+    write: Literal["", "exact", "readable"] = ""
+    recipe: str = ""
     template: str = ""
     tokens_per_vector: int = 0
     steps: int = 300

@@ -35,6 +35,13 @@ def escaped(text: str) -> str:
     )
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's own error, torch's for a device, or torch's for the CPU, which has no class of its own."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 class RagMemtokError(Exception):
     """Base of everything this package raises on purpose. The message says what happened and to what; `remedy` what to do next."""
 

@@ -27,48 +27,80 @@ def task_of(key: str, tokens: tuple[int, ...], tokens_per_vector: int) -> Task:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """What is asked of a memory: what stands `before` it and `after` it, then `answer`, of which every token is predicted.
+
+    `row` says whose memory it is, `vectors` how many it has. Before it may stand words and other memories, hence embeddings.
+    """
+
+    row: int
+    vectors: int
+    before: Float[Tensor, "_ d"]
+    after: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Positions it takes: the last token of the answer is only predicted."""
+        return len(self.before) + self.vectors + len(self.after) + len(self.answer) - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """Rows as one right-padded batch: `slot` says which vector stands where (`is_memory`), `scored` which (row, position) are predicted."""
+    """Requests as one right-padded batch.
+
+    `slot` says which vector of row `owner` stands where (`is_memory`), `scored` which (request, position) are predicted; the `weights` of
+    a request sum to 1.
+    """
 
     fixed: Float[Tensor, "B S d"]
+    owner: Int[Tensor, " B"]
     slot: Int[Tensor, "B S"]
     is_memory: Bool[Tensor, "B S"]
     scored: tuple[Int[Tensor, " P"], Int[Tensor, " P"]]
     targets: Int[Tensor, " P"]
     weights: Float[Tensor, " P"]
 
-    def inputs(self, vectors: Float[Tensor, "B M d"]) -> Float[Tensor, "B S d"]:
-        """The input embeddings with `vectors` in their places."""
-        placed = vectors.gather(1, self.slot[..., None].expand(-1, -1, vectors.shape[-1]))
+    def inputs(self, vectors: Float[Tensor, "R M d"]) -> Float[Tensor, "B S d"]:
+        """The input embeddings with the rows' `vectors` in their places."""
+        placed = vectors[self.owner].gather(1, self.slot[..., None].expand(-1, -1, vectors.shape[-1]))
         return torch.where(self.is_memory[..., None], placed.to(self.fixed.dtype), self.fixed)
 
 
 def lay_out(lm: LM, template: Template, tasks: Sequence[Task]) -> Layout:
-    """Lays `tasks` out for teacher forcing; the position before each token predicts it, the last one predicts the end."""
-    device = lm.device
-    length = max(template.overhead - 1 + task.vectors + len(task.tokens) for task in tasks)
-    words = torch.zeros(len(tasks), length, dtype=torch.long)
-    slot, is_memory = torch.zeros_like(words), torch.zeros(len(tasks), length, dtype=torch.bool)
+    """Lays `tasks` out to be recited: the position before each token predicts it, the last one predicts the end."""
+    before = lm.embed(template.prefix)
+    return laid_out(
+        lm, [Request(row, task.vectors, before, template.suffix, (*task.tokens, template.end)) for row, task in enumerate(tasks)]
+    )
+
+
+def laid_out(lm: LM, requests: Sequence[Request]) -> Layout:
+    """Lays `requests` out for teacher forcing."""
+    device, length = lm.device, max(request.length for request in requests)
+    slot = torch.zeros(len(requests), length, dtype=torch.long)
+    is_memory = torch.zeros_like(slot, dtype=torch.bool)
+    fixed = torch.zeros(len(requests), length, lm.width, dtype=lm.table.dtype, device=device)
     rows: list[int] = []
     places: list[int] = []
     targets: list[int] = []
     weights: list[float] = []
-    for row, task in enumerate(tasks):
-        memory = range(len(template.prefix), len(template.prefix) + task.vectors)
-        filled = [*template.prefix, *[0] * task.vectors, *template.suffix, *task.tokens]
-        words[row, : len(filled)] = torch.tensor(filled)
-        slot[row, memory.start : memory.stop] = torch.arange(task.vectors)
-        is_memory[row, memory.start : memory.stop] = True
-        scored = range(len(filled) - len(task.tokens) - 1, len(filled))
-        rows += [row] * len(scored)
-        places += scored
-        targets += [*task.tokens, template.end]
-        weights += [1 / len(scored)] * len(scored)
+    for index, request in enumerate(requests):
+        start = len(request.before)
+        end = start + request.vectors
+        slot[index, start:end] = torch.arange(request.vectors)
+        is_memory[index, start:end] = True
+        fixed[index, :start] = request.before
+        fixed[index, end : request.length] = lm.embed((*request.after, *request.answer[:-1]))
+        answer = len(request.answer)
+        rows += [index] * answer
+        places += range(request.length - answer, request.length)
+        targets += request.answer
+        weights += [1 / answer] * answer
     where = (torch.tensor(rows, device=device), torch.tensor(places, device=device))
-    fixed = lm.embed(words)
-    return Layout(
-        fixed, slot.to(device), is_memory.to(device), where, torch.tensor(targets, device=device), torch.tensor(weights, device=device)
-    )
+    owner = torch.tensor([request.row for request in requests], device=device)
+    words, shares = torch.tensor(targets, device=device), torch.tensor(weights, device=device)
+    return Layout(fixed, owner, slot.to(device), is_memory.to(device), where, words, shares)
 
 
 def pooled(lm: LM, task: Task) -> Float[Tensor, "M d"]:
@@ -82,3 +114,8 @@ def random_start(lm: LM, task: Task, seed: int) -> Float[Tensor, "M d"]:
     """Standard normal vectors in the embedding table's scale, seeded by (seed, chunk), never by order."""
     generator = torch.Generator().manual_seed(int(sha256_of_text(f"{seed}:{task.key}")[:15], 16))
     return (torch.randn(task.vectors, lm.width, generator=generator) * lm.table.float().std().cpu()).to(lm.device)
+
+
+def mean_start(lm: LM, task: Task) -> Float[Tensor, "M d"]:
+    """The mean of all embeddings, for every vector: where transformers puts a token that is added to a vocabulary."""
+    return lm.table.float().mean(0).expand(task.vectors, -1).clone()

@@ -1,7 +1,6 @@
 """The frozen causal LM: found, loaded, hashed, run. The only home of transformers (imported when a model is loaded: it costs seconds)."""
 
 import contextlib
-import copy
 import errno
 import hashlib
 import json
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from rag_memtok import config
 from rag_memtok.errors import DeviceUnavailable, InputRefused, ModelUnavailable
+from rag_memtok.fourbit import NF4, dense, dense_config, packing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -78,6 +78,11 @@ class LM:
         return weight
 
     @property
+    def tied(self) -> bool:
+        """Whether an input embedding is its word's output row, too."""
+        return self.model.get_output_embeddings().weight is self.table
+
+    @property
     def width(self) -> int:
         """Returns d, the width of an input embedding."""
         return self.table.shape[1]
@@ -89,13 +94,18 @@ class LM:
 
     @property
     def parameters(self) -> int:
-        """How many numbers are in the model, tied ones once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        """How many numbers are in the model, tied ones once, packed ones each."""
+        return self.model.num_parameters()
 
     @property
     def bos(self) -> int | None:
         """The token every sequence begins with, if the tokenizer has one."""
         return self.tokenizer.bos_token_id
+
+    @property
+    def opening(self) -> tuple[int, ...]:
+        """What the tokenizer puts before a text unless told otherwise: a BOS with Llama's, nothing with GPT-2's."""
+        return tuple(self.tokenizer("", add_special_tokens=True)["input_ids"])
 
     @property
     def eos(self) -> int:
@@ -157,8 +167,8 @@ def reference_profile(lm: LM) -> Iterator[LM]:
 
 def in_dtype(lm: LM, dtype: torch.dtype) -> LM:
     """A copy of `lm` that computes in `dtype`. Cost: the weights once more. In bfloat16 on a CPU eager attention is the quicker one."""
-    weights = {name: value.to(dtype) for name, value in lm.model.state_dict().items()}
-    model: Any = type(lm.model)(copy.deepcopy(lm.model.config))
+    weights = {name: value.to(dtype) for name, value in dense(lm.model).items()}
+    model: Any = type(lm.model)(dense_config(lm.model))
     model = model.to(device=lm.device, dtype=dtype)
     model.load_state_dict(weights)
     model.tie_weights()
@@ -184,6 +194,7 @@ def load(settings: config.Model) -> LM:
         ModelUnavailable: no such folder or hub id, gated, offline, or a model class that is not in FAMILIES.
         InputRefused: the folder holds pickled weights or wants to run code of its own.
         DeviceUnavailable: the device asked for is not there.
+        UsageError: 4-bit weights without bitsandbytes.
     """
     device = _device(settings.device)
     if settings.threads:
@@ -191,7 +202,7 @@ def load(settings: config.Model) -> LM:
     folder = _folder(settings)
     described = _description(folder)
     dtype = "float32" if settings.dtype == "auto" else settings.dtype
-    tokenizer, model = _from_folder(folder, dtype)
+    tokenizer, model = _from_folder(folder, dtype, device)
     identity = Identity(
         id=settings.id or "mini",
         revision=described.get("rag_memtok_id", settings.revision),
@@ -199,7 +210,7 @@ def load(settings: config.Model) -> LM:
         tokenizer_sha256=_hash_tokenizer(tokenizer),
         dtype=dtype,
     )
-    return LM(model.to(device), tokenizer, identity, FAMILIES[described["model_type"]])
+    return LM(model if dtype == NF4 else model.to(device), tokenizer, identity, FAMILIES[described["model_type"]])
 
 
 def wrap(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", name: str) -> LM:
@@ -268,7 +279,7 @@ def _description(folder: Path) -> dict[str, Any]:
     return described
 
 
-def _from_folder(folder: Path, dtype: str) -> tuple[Any, Any]:
+def _from_folder(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -276,7 +287,8 @@ def _from_folder(folder: Path, dtype: str) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
-        found: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=False, **options)
+        options |= packing(device) if dtype == NF4 else {"dtype": getattr(torch, dtype)}
+        found: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelUnavailable(f"the model in {folder} does not load: {reason}", remedy="is the folder complete?") from error

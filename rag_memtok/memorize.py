@@ -17,14 +17,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rag_memtok.config import Memorize
-from rag_memtok.errors import ChunkDoesNotFit, OutOfMemory
-from rag_memtok.layout import Layout, Task, lay_out, pooled, random_start
+from rag_memtok.errors import ChunkDoesNotFit, OutOfMemory, out_of_memory
+from rag_memtok.layout import Layout, Task, lay_out, mean_start, pooled, random_start
 from rag_memtok.lm import LM, has_bfloat16, in_dtype
-from rag_memtok.prompts import Template
-from rag_memtok.recipes import Recipe, recipe_named
+from rag_memtok.prompts import Template, frame
+from rag_memtok.reading import Reading
+from rag_memtok.recipes import Recipe, memory_word_entropy, recipe_named, recipe_of
 
 WINDOW = 16  # batches' worth of chunks sorted by length together
-DRAFT_SHARE = 0.9  # of a chunk's seconds; the rest is for the LM's own arithmetic
+DRAFT_SHARE = 0.9  # of a chunk's seconds, and of the steps where all are taken; the rest is for the LM's own arithmetic
 UNMEASURED = (1 << 30, 0.0)
 RESTARTS = 2  # after a loss that is not a number
 
@@ -85,7 +86,8 @@ class Row:
 
 def started(lm: LM, recipe: Recipe, task: Task, seed: int) -> Row:
     """A row at its start."""
-    vectors = pooled(lm, task) if recipe.start == "pooled" else random_start(lm, task, seed)
+    starts = {"pooled": lambda: pooled(lm, task), "mean": lambda: mean_start(lm, task), "random": lambda: random_start(lm, task, seed)}
+    vectors = starts[recipe.start]()
     return Row(task, vectors, torch.zeros_like(vectors), torch.zeros_like(vectors))
 
 
@@ -102,10 +104,13 @@ class Batch:
     rows: list[Row] = field(default_factory=list)
     layout: Layout | None = None
     unit: float = 1.0
+    reading: Reading | None = None
 
     def __post_init__(self) -> None:
         if self.recipe.scaled:
             self.unit = float(self.lm.table.float().std())
+        if self.recipe.reading:
+            self.reading = Reading(self.lm, frame(self.lm), self.seed, self.recipe.cues)
 
     def step(self) -> list[Row]:
         """Measures every row, moves those that are not done, and returns (and lets go of) those that are."""
@@ -117,7 +122,7 @@ class Batch:
         done = []
         for index, (row, found) in enumerate(zip(self.rows, per_row, strict=True)):
             row.step += 1
-            row.note(int((found <= 0).sum()), float(found.min()), measured[index, : row.task.vectors])
+            self._note(row, found, measured[index, : row.task.vectors])
             if self._finished(row):
                 done.append(row)
             else:
@@ -125,6 +130,8 @@ class Batch:
         spent = (time.monotonic() - began) / len(self.rows)
         for row in self.rows:
             row.seconds += spent
+        if self.reading:
+            self.reading.forget(row.task for row in done)
         if done:
             self.rows = [row for row in self.rows if row not in done]
             self.layout = None
@@ -137,18 +144,34 @@ class Batch:
         vectors.requires_grad_(True)
         hidden = self.lm.hidden(layout.inputs(vectors))[layout.scored]
         spent = torch.tensor([self._spent(row) for row in self.rows], device=self.lm.device)[layout.scored[0]]
-        losses, margins = self.recipe.objective(self.lm, hidden, layout.targets, spent)
-        (gradient,) = torch.autograd.grad((losses * layout.weights).sum(), vectors)
+        if self.recipe.memory_word:
+            present = torch.tensor([[slot < row.task.vectors for slot in range(widest)] for row in self.rows], device=self.lm.device)
+            own, there = vectors[layout.scored[0]], present[layout.scored[0]]
+            losses, margins = memory_word_entropy(self.lm, hidden, layout.targets, own, there)
+        else:
+            losses, margins = self.recipe.objective(self.lm, hidden, layout.targets, spent)
+        loss = (losses * layout.weights).sum()
+        if self.reading:
+            asked = {index: (row.task, row.step) for index, row in enumerate(self.rows)}
+            loss = loss + self.recipe.reading * self.reading(asked, vectors)
+        (gradient,) = torch.autograd.grad(loss, vectors)
         return vectors.detach(), gradient, margins.nan_to_num(-torch.inf)
 
     def _spent(self, row: Row) -> float:
         """The share of its budget, steps or seconds, that a row has used."""
         return min(1.0, max(row.step / self.steps, row.seconds / self.seconds if self.seconds else 0.0))
 
+    def _note(self, row: Row, margins: Float[Tensor, " T"], measured: Float[Tensor, "M d"]) -> None:
+        """Keeps what was measured if it is the best so far: of readable memories that hold alike the last, which was read the most."""
+        wrong, smallest = int((margins <= 0).sum()), float(margins.min())
+        if self.reading and (wrong, -min(smallest, self.recipe.margin)) <= (row.best[0], -min(-row.best[1], self.recipe.margin)):
+            row.best = UNMEASURED
+        row.note(wrong, smallest, measured)
+
     def _finished(self, row: Row) -> bool:
         wrong, negative_margin = row.best
         right = wrong == 0 and -negative_margin >= self.recipe.margin
-        return right or self._spent(row) >= 1
+        return (right and not self.reading) or self._spent(row) >= 1
 
     def _move(self, row: Row, gradient: Float[Tensor, "M d"]) -> None:
         if not torch.isfinite(gradient).all():
@@ -156,8 +179,9 @@ class Batch:
             return
         if self.recipe.clip:
             gradient = gradient * min(1.0, self.recipe.clip / (float(gradient.norm()) + 1e-12))
-        rate = self.recipe.lr_at(row.step - 1, self.steps) * self.unit
-        row.vectors = row.vectors - rate * (gradient if self.recipe.optimiser == "sgd" else self._adam(row, gradient))
+        rate = self.recipe.lr_at(row.step - 1, self.steps)
+        direction = gradient if self.recipe.optimiser == "sgd" else self._adam(row, gradient)
+        row.vectors = row.vectors * (1 - rate * self.recipe.decay) - rate * self.unit * direction
 
     def _adam(self, row: Row, gradient: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
         """Adam's direction. Source: Kingma & Ba 2015, algorithm 1; epsilon 1e-8."""
@@ -208,8 +232,9 @@ def memorize(
     tasks: Iterable[Task],
     settings: Memorize,
     on_step: Callable[[Progress], None] = lambda progress: None,
+    recipe: Recipe | None = None,
 ) -> Iterator[Written]:
-    """Writes `tasks`, yielding each as it is done, in no fixed order.
+    """Writes `tasks`, yielding each as it is done, in no fixed order; `recipe` stands for the one that `settings` names.
 
     Raises:
         ChunkDoesNotFit: a task is longer than the context.
@@ -219,12 +244,13 @@ def memorize(
         4 x (parameters in layers) FLOPs a position, plus 2 d V for each scored one.
     Source: Sastre & Rosa 2025, arXiv:2506.15001 (the idea); memory.md, section 5 (the objective).
     """
-    recipe = recipe_named(settings.recipe)
+    recipe = recipe or recipe_named(recipe_of(settings))
     clock = Clock(on_step)
     rows = (started(lm, recipe, task, settings.seed) for task in by_length(fitting(lm, template, tasks), WINDOW * settings.batch))
     limits = (recipe.steps or settings.steps, settings.seconds_per_chunk, settings.seed)
     if recipe.draft and drafted(lm, settings.draft):
-        draft = Batch(in_dtype(lm, torch.bfloat16), template, recipe, limits[0], DRAFT_SHARE * limits[1], limits[2])
+        steps = int(DRAFT_SHARE * limits[0]) if recipe.reading else limits[0]
+        draft = Batch(in_dtype(lm, torch.bfloat16), template, recipe, steps, DRAFT_SHARE * limits[1], limits[2])
         rows = (row.from_best() for row in advanced(draft, rows, settings.batch, clock))
     for row in advanced(Batch(lm, template, recipe, *limits), rows, settings.batch, clock):
         yield row.written()
@@ -263,7 +289,9 @@ def advanced(batch: Batch, queue: Iterator[Row], capacity: int, clock: Clock) ->
             return
         try:
             done = batch.step()
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             capacity = len(batch.rows) // 2
             if not capacity:
                 raise OutOfMemory("one chunk does not fit in memory", remedy="fewer --chunk-tokens or a smaller --model") from error

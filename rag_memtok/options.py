@@ -13,7 +13,9 @@ Store = Annotated[str | None, typer.Option("--store", help="The store's folder."
 Collection = Annotated[str | None, typer.Option("--collection", help="One of several stores under --store, by name.")]
 Model = Annotated[str | None, typer.Option("--model", help="mini, a folder or a hub id.", show_default="the store's, or mini")]
 Revision = Annotated[str | None, typer.Option("--revision", help="The model's revision on the hub.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.", show_default="the store's, or float32")]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or nf4 (4 bits).", show_default="the store's, or float32")
+]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default="auto")]
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads.", show_default="automatic")]
 Embedder = Annotated[

@@ -222,6 +222,7 @@ def verify(
     folder: Path | None = None,
     on_chunk: Callable[[int, int], None] = lambda done, total: None,
     page: Path | None = None,
+    batch: int = 1,
 ) -> Audit:
     """The reconstruction audit: decodes every memory from vectors and pins alone, rejoins every document, compares.
 
@@ -229,6 +230,7 @@ def verify(
         structure_only: checksums and completeness alone, without a model; proves nothing about decoding.
         share: of the chunks, drawn with `seed`; 1 is all.
         folder: files to compare the documents with, read again.
+        batch: chunks decoded together, 1 being the reference profile; several times quicker, and the audit says so.
         page: a file for the audit as HTML; it quotes the documents where something failed.
     """
     if page is not None and not page.parent.is_dir():
@@ -243,7 +245,7 @@ def verify(
             template = template_named(settings.memorize.template, model)
             now |= binding.bound_to(model, template)
             different = binding.differences(store.manifest, model, template)
-            found = incomparable(store, different) if different else audit(store, model, template, share, seed, on_chunk)
+            found = incomparable(store, different) if different else audit(store, model, template, share, seed, on_chunk, batch)
         if folder is not None:
             compared = against(store, scan([folder], config.documents, Path(config.store)), config.documents)
             found = replace(found, findings=(*found.findings, *compared))

@@ -10,7 +10,7 @@ from rag_memtok.config import Config
 from rag_memtok.ingest import PlannedFile
 from rag_memtok.layout import task_of
 from rag_memtok.prompts import Template, template_named
-from rag_memtok.recipes import recipe_named
+from rag_memtok.recipes import recipe_named, recipe_of
 from rag_memtok.retrieve import Embedder
 
 GUESSED_TOKENS_PER_VECTOR = 8  # for an estimate, before a calibration
@@ -41,7 +41,7 @@ def load(settings: Config) -> Equipment:
         ModelUnavailable, InputRefused, DeviceUnavailable: see `lm.load`.
     """
     codec_named(settings.memorize.codec)
-    recipe = recipe_named(settings.memorize.recipe)
+    recipe = recipe_named(recipe_of(settings.memorize))
     model = lm.load(settings.model)
     if settings.model.threads:  # FAISS and torch share one pool: without a number both keep what they have
         retrieve.set_threads(settings.model.threads)

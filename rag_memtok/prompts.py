@@ -3,6 +3,7 @@
     bare         [BOS] [memory] -> text [EOS]
     cue          the question's frame, [memory] where a document stands, "Repeat the document." -> text [end of turn]
     sastre2025   [memory] -> text [EOS]
+    kuratov2025  [memory] [BOS, where the tokenizer adds one] -> text [EOS]
 
 A template is data. Its digest is in the manifest: a memory written in one is noise in another.
 """
@@ -52,13 +53,17 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A question's prompt without what is asked: `opening` document (`between` document)* `question` words `closing`, then the answer."""
+    """A question's prompt without what is asked: `opening` document (`between` document)* `question` words `closing`, then the answer.
+
+    `lead` is what this chat template has before an answer: part of its first word, where that is a space.
+    """
 
     opening: tuple[int, ...]
     between: tuple[int, ...]
     question: tuple[int, ...]
     closing: tuple[int, ...]
     end: int
+    lead: str = ""
 
     @property
     def overhead(self) -> int:
@@ -82,12 +87,23 @@ def render(lm: LM, content: str) -> tuple[list[str], int]:
     return str(rendered).split(MARK), ending[0] if ending else lm.eos
 
 
+def lead(lm: LM) -> str:
+    """What the model's chat template puts between the assistant's header and a reply; mostly nothing."""
+    if lm.tokenizer.chat_template is None:
+        return ""
+    options: dict[str, Any] = {"tokenize": False, "date_string": PINNED_DATE}
+    user = {"role": "user", "content": ""}
+    header = str(lm.tokenizer.apply_chat_template([user], add_generation_prompt=True, **options))
+    turn = str(lm.tokenizer.apply_chat_template([user, {"role": "assistant", "content": MARK}], **options))
+    return turn.removeprefix(header).partition(MARK)[0] if turn.startswith(header) else ""
+
+
 def frame(lm: LM) -> Frame:
     """The frame in which `ask` puts documents and a question."""
     content = f"{DOCUMENT}{MARK}{GAP}{DOCUMENT}{MARK}{GAP}{QUESTION}{MARK}{INSTRUCTION}"
     stretches, end = render(lm, content)
     opening, between, question, closing = (tuple(lm.encode_frame(stretch)) for stretch in stretches)
-    return Frame(opening, between, question, closing, end)
+    return Frame(opening, between, question, closing, end, lead(lm))
 
 
 def bare(lm: LM) -> Template:
@@ -107,7 +123,12 @@ def sastre2025(lm: LM) -> Template:
     return Template("sastre2025", (), (), lm.eos)
 
 
-TEMPLATES: dict[str, Callable[[LM], Template]] = {"bare": bare, "cue": cue, "sastre2025": sastre2025}
+def kuratov2025(lm: LM) -> Template:
+    """The memory, then the text as the tokenizer gives it, with the BOS it may begin with. Source: arXiv:2502.13063, public code."""
+    return Template("kuratov2025", (), lm.opening, lm.eos)
+
+
+TEMPLATES: dict[str, Callable[[LM], Template]] = {"bare": bare, "cue": cue, "sastre2025": sastre2025, "kuratov2025": kuratov2025}
 
 
 def template_named(name: str, lm: LM) -> Template:

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rag_memtok.config import Memorize
 from rag_memtok.errors import UsageError
 from rag_memtok.lm import LM
 
@@ -19,16 +20,19 @@ class Recipe:
 
     `lr` is in units of the embedding table's standard deviation where `scaled`, else in its own. `margin` (logits): a row is done when
     every right token leads by this; 0 stops at the first step where every argmax is right. `steps` 0 takes the config's. `draft`: whether
-    most steps may be taken in bfloat16.
+    most steps may be taken in bfloat16. `decay`: AdamW's, a vector shrinks by `lr * decay` a step. `memory_word`: each vector is a word of
+    the vocabulary as well, see `memory_word_entropy`, which then takes the place of `objective`. `reading`: the weight of being read
+    (reading.py, `cues` questions a step) beside being recited; such a row uses all its steps.
     """
 
     objective: "Objective"
-    start: Literal["pooled", "random"] = "pooled"
+    start: Literal["pooled", "random", "mean"] = "pooled"
     optimiser: Literal["adam", "sgd"] = "adam"
     lr: float = 2.4
     scaled: bool = True
     betas: tuple[float, float] = (0.9, 0.9)
     first_lr: float = 0.0
+    last_lr: float = 0.0
     warmup: int = 10
     cosine: bool = True
     clip: float = 1.0
@@ -36,14 +40,22 @@ class Recipe:
     steps: int = 0
     template: str = ""
     draft: bool = True
+    reading: float = 0.0
+    cues: int = 2
+    decay: float = 0.0
+    memory_word: bool = False
 
     def lr_at(self, step: int, steps: int) -> float:
-        """The learning rate of step `step` (from 0) of `steps`: linear from `first_lr` to `lr`, then level or half a cosine to 0."""
+        """The learning rate of step `step` (from 0) of `steps`: linear to `lr`, then level or half a cosine to `last_lr`.
+
+        The first step has `first_lr`; if that is 0, which would move nothing, the rate of the second.
+        """
         if step < self.warmup:
-            return self.first_lr + (self.lr - self.first_lr) * (step + 1) / self.warmup
+            return self.first_lr + (self.lr - self.first_lr) * (step if self.first_lr else step + 1) / self.warmup
         if not self.cosine:
             return self.lr
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup)))
+        share = 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup)))
+        return self.last_lr + (self.lr - self.last_lr) * share
 
 
 Scored = tuple[Float[Tensor, " P"], Float[Tensor, " P"]]
@@ -59,6 +71,25 @@ def cross_entropy(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P
     logits = lm.logits(hidden)
     with torch.no_grad():
         margins = _lead(logits.clone(), targets)[0]
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), margins
+
+
+def memory_word_entropy(
+    lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], vectors: Float[Tensor, "P M d"], present: Bool[Tensor, "P M"]
+) -> Scored:
+    """Cross-entropy over a vocabulary that was widened by the memory's own words, as where a `<MEMORY>` token is added to the model.
+
+    Where the embeddings are tied a vector is an output row, too: its logit is `hidden @ vector`, and the gradient reaches the vector both
+    ways. Where they are not, the row that was added stays what it was made, the mean of all rows; its logit is the mean logit. A decode has
+    no such words; here they are rivals, for the loss, the margin and so the stop.
+
+    Args:
+        vectors: of the position's row; `present` says which of them are not padding.
+    """
+    logits = lm.logits(hidden)
+    words = torch.einsum("pd,pmd->pm", hidden.float(), vectors) if lm.tied else logits.mean(1, keepdim=True).expand(present.shape)
+    logits = torch.cat([logits, words.masked_fill(~present, -torch.inf)], dim=1)
+    margins = _lead(logits.detach().clone(), targets)[0]
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), margins
 
 
@@ -93,14 +124,44 @@ def _lead(logits: Float[Tensor, "P V"], targets: Int[Tensor, " P"]) -> tuple[Flo
     return (right[:, 0].float() - rivals.float()), index
 
 
+# Sastre & Rosa 2025, arXiv:2506.15001, "<MEMORY>{text}<eos>". The paper's schedule, and what its public code does: a constant rate, and a
+# token that is added to the vocabulary. Both start where transformers puts an added token, at the mean of the embeddings. Two things are
+# ours: the best vector measured is kept, not the last one, and the numbers are fp32, not fp16.
+SASTRE = Recipe(
+    cross_entropy, start="mean", optimiser="sgd", scaled=False, lr=1.0, first_lr=0.2, warmup=100, cosine=False, clip=0.0, margin=0.0,
+    steps=3000, template="sastre2025", draft=False,
+)  # fmt: skip
+
+# Kuratov et al. 2025, arXiv:2502.13063, and its public code. There a run also ends after 2000 steps without a better accuracy, and neither
+# the text's first token nor its end is scored; here all are, as for every recipe.
+KURATOV = Recipe(
+    cross_entropy, start="random", scaled=False, lr=0.01, warmup=0, cosine=False, clip=0.0, margin=0.0, steps=5000, template="kuratov2025",
+    draft=False, decay=0.01,
+)  # fmt: skip
+
+# Tarasov et al. 2026, Progressive Cramming, the optimiser: lr 0.1 for embeddings of about 0.02, falling to 0.001, weight decay 0.01.
+CRAMMING = Recipe(
+    cross_entropy, start="random", lr=5.0, last_lr=0.05, warmup=100, clip=0.0, margin=0.0, steps=10_000, template="kuratov2025",
+    draft=False, decay=0.0002,
+)  # fmt: skip
+
 RECIPES: dict[str, Recipe] = {
     "margin": Recipe(margin_hinge(0.5, power=3.0)),
+    "readable": Recipe(margin_hinge(0.5, power=3.0), reading=1.0, template="cue"),
     "cross-entropy": Recipe(cross_entropy),
-    "sastre2025": Recipe(
-        cross_entropy, start="random", optimiser="sgd", scaled=False, lr=1.0, first_lr=0.2, warmup=100, cosine=False, clip=0.0,
-        margin=0.0, steps=3000, template="sastre2025", draft=False,
-    ),
-}  # fmt: skip
+    "sastre2025": SASTRE,
+    "sastre2025-code": replace(SASTRE, lr=5.0, first_lr=0.0, warmup=0, memory_word=True),
+    "kuratov2025": KURATOV,
+    "cramming2026": CRAMMING,
+}
+
+
+WAYS = {"exact": "margin", "readable": "readable"}  # what --write takes where no recipe is named
+
+
+def recipe_of(settings: Memorize) -> str:
+    """The name of the recipe that `settings` ask for."""
+    return settings.recipe or WAYS[settings.write or "exact"]
 
 
 def recipe_named(name: str) -> Recipe:

@@ -113,19 +113,33 @@ def decode_batch(lm: LM, template: Template, memories: Sequence[Memory], limit: 
 
     Cost: as many cached steps as the longest text has tokens, each over all rows.
     """
+    return [one.tokens for one in decode_together(lm, template, memories, limit)]
+
+
+def decode_together(lm: LM, template: Template, memories: Sequence[Memory], limit: int) -> list[Decoded]:
+    """`decode` for several memories at once, in the LM's own arithmetic; margins are of each row's own unpinned positions.
+
+    Cost: as many cached steps as the longest text has tokens, each over all rows.
+    """
     if not memories:
         return []
     pins = [{pin.position: pin.token for pin in memory.pins} for memory in memories]
     run = Continuation(lm, [prompt(lm, template, memory) for memory in memories])
     texts: list[list[int]] = [[] for _ in memories]
+    smallest = [float("inf")] * len(memories)
     open_rows = set(range(len(memories)))
     for position in range(limit + 1):
-        best = run.logits.argmax(-1).tolist()
-        chosen = [pins[row].get(position, best[row]) for row in range(len(memories))]
+        values, words = run.logits.topk(2)
+        leads, chosen = (values[:, 0] - values[:, 1]).tolist(), words[:, 0].tolist()
+        for row in open_rows:
+            if position in pins[row]:
+                chosen[row] = pins[row][position]
+            else:
+                smallest[row] = min(smallest[row], leads[row])
         open_rows -= {row for row in open_rows if chosen[row] == template.end}
         if not open_rows or position == limit:
             break
         for row in open_rows:
             texts[row].append(chosen[row])
         run.feed(chosen)
-    return [tuple(text) for text in texts]
+    return [Decoded(tuple(text), row not in open_rows, smallest[row]) for row, text in enumerate(texts)]

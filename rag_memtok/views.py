@@ -1,4 +1,4 @@
-"""What a store looks like on the screen: its documents, chunks, collections, a memory, settings; what an export or a migration did."""
+"""What a store looks like on the screen: its documents, chunks, collections, a memory, settings; what a command did."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rag_memtok.housekeeping import Collection, Setting
     from rag_memtok.ingest import Ingested
     from rag_memtok.migrate import Migrated
+    from rag_memtok.paper import Protocol, Row, Standing
     from rag_memtok.school import Adapted
 
 SHORT = 12  # characters of a chunk's id
@@ -126,3 +127,29 @@ def put_watched(rounds: Sequence["Ingested"]) -> None:
     files, chunks = sum(one.files for one in rounds), sum(one.chunks for one in rounds)
     removed = sum(one.removed for one in rounds)
     terminal.put(f"watched: {files} files written ({chunks} chunks), {removed} removed, in {len(rounds)} rounds; all of it is stored")
+
+
+def trial_note(standing: "Standing") -> str:
+    """Which model, exact so far, time left."""
+    left = "" if standing.seconds_left is None else f", at most {terminal.duration(standing.seconds_left)} left"
+    return f"{standing.model}: {standing.exact} exact{left}"
+
+
+def put_paper(rows: Sequence["Row"], protocol: "Protocol") -> None:
+    """A table for each corpus, a line for each model."""
+    vectors = terminal.counted(protocol.vectors, "vector")
+    terminal.put(f"the paper's protocol: recipe {protocol.recipe}, {vectors} a text, at most {protocol.budget} steps")
+    for corpus in dict.fromkeys(row.corpus for row in rows):
+        own = [row for row in rows if row.corpus == corpus]
+        terminal.put("")
+        terminal.put(f"{corpus}: {own[0].texts} texts of {own[0].characters:.0f} characters on average")
+        lines: list[Sequence[object]] = [
+            ("model", "parameters", "tokens", "accuracy", "exact", "free-running", "steps", "s/text", "margin")
+        ]
+        for row in own:
+            margin = "-" if row.margin is None else f"{row.margin:.3f}"
+            size, exact, free = f"{row.parameters / 1e6:.1f}M", f"{row.exact}/{row.texts}", f"{row.free}/{row.texts}"
+            lines.append(
+                (row.model, size, f"{row.tokens:.0f}", f"{row.accuracy:.3f}", exact, free, f"{row.steps:.0f}", f"{row.seconds:.1f}", margin)
+            )
+        terminal.put_columns(lines)

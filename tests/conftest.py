@@ -28,7 +28,7 @@ def toy_lm():
 
 @pytest.fixture(scope="session", params=list(toy.MODELS))
 def any_lm(request):
-    """A toy of each class: Llama tied and untied, GPT-2."""
+    """A toy of each class, tied and untied: Llama, GPT-2."""
     return toy.lm_of(request.param)
 
 

@@ -13,13 +13,13 @@ PACKAGE = ROOT / "rag_memtok"
 FLOORS = [
     "nouns errors config",
     "extract loaders documents chunks cues codec",
-    "lm continuation prompts recipes layout memorize calibrate reconstruct inject lora",
+    "fourbit lm continuation prompts recipes layout reading memorize calibrate reconstruct inject lora",
     "disk schema database check store retrieve",
     "trust binding ingest adapters answer audit report restore browse",
     "prepare migrate bundle pipeline watch housekeeping",
-    "scores memories questions cases arms replies outcome evaluate lessons card checkpoint adapt school",
+    "figures scores memories questions cases arms replies outcome evaluate corpora paper lessons card checkpoint adapt school",
     "langchain llamaindex",
-    "terminal figures views scoreboard options trips shelf trials cli",
+    "terminal views scoreboard options trips shelf trials cli",
 ]
 ORDER = [name for floor in FLOORS for name in floor.split()]
 HOMES = {
@@ -38,10 +38,11 @@ HOMES = {
     "peft": {"lora"},
     "datasets": {"questions"},
     "matplotlib": {"figures"},
+    "bitsandbytes": {"fourbit"},
     "langchain_core": {"langchain"},
     "llama_index": {"llamaindex"},
 }
-LAZY = {"trips", "shelf", "trials", "watch", "extract", "lm", "lora", "retrieve", "figures"}
+LAZY = {"trips", "shelf", "trials", "watch", "extract", "fourbit", "lm", "lora", "retrieve", "figures"}
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "np.load", "numpy.load", "pickle.load", "pickle.loads"}
 MAX_LINES, MAX_FUNCTION, MEDIAN, NINETIETH, MAX_TRACKED = 320, 80, 12, 40, 44 * 2**20

@@ -277,6 +277,21 @@ def test_one_changed_weight_is_incomparable_and_would_have_been_a_mismatch(plant
     assert found.exit_code == 6 and kinds(found) == {"incomparable"} and found.counts == {"incomparable": 3}
 
 
+def test_together_the_same_is_proven_and_the_same_is_found(planted, loaded):
+    folder, config, sql = planted
+    with open_store(folder, write=False) as store:
+        alone, together = (audit(store, *loaded, batch=batch) for batch in (1, 2))
+    assert together.counts == alone.counts == {"exact": 3} and together.documents_proven == 3 and together.exit_code == 0
+    for one, other in zip(alone.recited, together.recited, strict=True):
+        assert one.chunk_id == other.chunk_id and abs(one.verdict.margin - other.verdict.margin) < 1e-3
+    assert "batch 1," in alone.profile and "batch 2," in together.profile and "again at batch 1" in together.profile
+    forge(folder, lambda record, all: replace(record, packed=bytes(len(record.packed))) if record.chunk_id == id_of("fan.txt") else record)
+    sql("UPDATE vectors SET packed = zeroblob(length(packed)) WHERE chunk = (SELECT number FROM chunks WHERE id = ?)", id_of("soup.txt"))
+    found = pipeline.verify(config, batch=8)
+    assert found.counts == {"exact": 1, "mismatch": 1, "damaged": 1} and found.exit_code == 13
+    assert found.counts == pipeline.verify(config).counts
+
+
 def test_a_margin_that_shrank_is_fragile_and_no_failure(planted, loaded):
     folder, _, _ = planted
     with open_store(folder, write=False) as store:
@@ -297,7 +312,8 @@ def test_a_part_is_never_called_all(planted):
     assert (found.checked, found.chunks, found.exit_code) == (2, 3, 6)
     assert found.documents_checked == 2 and "seed 0" in found.sample and "95 %" in found.sample
     checked = pipeline.verify(config, structure_only=True)
-    assert (checked.checked, checked.counts, checked.exit_code, checked.findings) == (0, {}, 6, ())
+    assert (checked.checked, checked.counts, checked.exit_code, checked.findings) == (0, {}, 0, ())  # all that was asked for
+    assert checked.sentence.startswith("nothing was decoded")
 
 
 def test_an_interrupt_ends_the_audit_with_what_was_found(planted):

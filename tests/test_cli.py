@@ -284,6 +284,33 @@ def test_the_environment_and_the_file_name_the_store(run, store, tmp_path, monke
     assert run("status")[0] == 2
 
 
+# --- the paper
+
+
+def test_the_papers_tables_are_printed_and_drawn(run, model_folder, tmp_path):
+    pytest.importorskip("matplotlib")
+    written(tmp_path / "docs", DOCUMENTS)
+    command = ["paper", "--model", model_folder, "--docs", "docs", "--chars", "12,20", "--limit", 2, "--steps", 8, "--vectors", 2]
+    command += ["--recipe", "cross-entropy", "--out", "trials.jsonl"]
+    code, out, err = run(*command, "--figures", "figures")
+    assert code == 0 and "recipe cross-entropy, 2 vectors a text, at most 8 steps" in out
+    assert re.search(r"^English, 12 characters: 2 texts of 12 characters on average\nmodel +parameters +tokens +accuracy +exact", out, re.M)
+    assert len(re.findall(r"^toy +0\.3M +\d+ +[01]\.\d{3} +\d/2 +\d/2 +[1-9] +", out, re.M)) == 2
+    assert "drawn: figures/figure3.png" in err and (tmp_path / "figures" / "figure3.png").read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "trials.jsonl").read_text().splitlines()) == 4
+    code, out, err = run(*command, "--json")
+    rows = json.loads(out)["rows"]
+    assert code == 0 and [row["texts"] for row in rows] == [2, 2] and rows[0]["model"] == "toy"
+
+
+@pytest.mark.parametrize(
+    "words, says", [([], "no texts"), (["--docs", ".", "--chars", "0"], "--chars"), (["--docs", ".", "--chars", "ten"], "--chars")]
+)
+def test_what_the_paper_is_measured_on_must_be_said(run, words, says):
+    code, out, err = run("paper", *words)
+    assert code == 2 and says in err and "next:" in err or "valid" in err
+
+
 # --- the help
 
 

@@ -1,6 +1,7 @@
 """The frozen LM: what it encodes, that a cached and padded decode is the same LM, and what is refused at loading."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from rag_memtok import config, lm
 from rag_memtok.continuation import Continuation
-from rag_memtok.errors import DeviceUnavailable, InputRefused, ModelUnavailable
+from rag_memtok.errors import DeviceUnavailable, InputRefused, ModelUnavailable, UsageError
 from rag_memtok.lm import FAMILIES, reference_profile
 
 CLOSE = 1e-4
@@ -114,7 +115,7 @@ def test_another_tokenizer_or_chat_template_is_another_identity():
 def test_shape_and_size_are_the_models(any_lm):
     assert (any_lm.width, any_lm.context) == (toy.WIDTH, toy.CONTEXT)
     tied = any_lm.model.get_output_embeddings().weight is any_lm.table
-    assert tied != (any_lm.identity.id == "toy-llama-untied")
+    assert any_lm.tied == tied != any_lm.identity.id.endswith("untied")
     stored = sum(value.numel() for value in any_lm.model.state_dict().values())
     assert any_lm.parameters == stored - (any_lm.table.numel() if tied else 0)
 
@@ -174,6 +175,69 @@ def test_the_identity_of_a_folder_is_of_its_content_not_of_its_name(tmp_path):
 def test_the_embedded_model_loads_without_a_name_and_in_the_dtype_asked_for():
     embedded = lm.load(config.Model(device="cpu", dtype="bfloat16"))
     assert (embedded.identity.id, embedded.identity.dtype, embedded.table.dtype) == ("mini", "bfloat16", torch.bfloat16)
+
+
+LLAMA_3 = {"rope_theta": 500000.0, "eos_token_id": [0, 5]}
+LLAMA_3["rope_scaling"] = {
+    "rope_type": "llama3", "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 128,
+}  # fmt: skip
+
+
+def hub(folder, name, kind, changes):
+    """A hub cache that holds a toy under `name`, its files as the hub's of that class are."""
+    snapshot = folder / f"models--{name.replace('/', '--')}" / "snapshots" / "c0ffee"
+    edited(toy.save(snapshot, kind=kind), **changes)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("c0ffee")
+    if kind.startswith("gpt2"):  # the names of the first checkpoints: no prefix, and a buffer that is no weight
+        weights = {key.removeprefix("transformer."): value for key, value in load_file(snapshot / "model.safetensors").items()}
+        save_file(weights | {"h.0.attn.bias": torch.ones(1, 1, 8, 8)}, snapshot / "model.safetensors", metadata={"format": "pt"})
+        (snapshot / "pytorch_model.bin").write_bytes(b"not looked at")
+
+
+@pytest.mark.parametrize(
+    "name, kind, changes",
+    [
+        ("openai-community/gpt2", "gpt2", {}),
+        ("gpt2", "gpt2", {}),
+        ("meta-llama/Llama-3.2-1B", "llama", LLAMA_3),
+        ("meta-llama/Llama-3.2-3B-Instruct", "llama", LLAMA_3),
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama-untied", LLAMA_3),
+    ],
+)
+def test_the_models_of_the_papers_first_table_are_taken_by_their_hub_ids(name, kind, changes, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    hub(tmp_path, name, kind, changes)
+    loaded, built = lm.load(config.Model(id=name, device="cpu")), toy.lm_of(kind)
+    assert (loaded.identity.id, loaded.family, loaded.tied) == (name, built.family, built.tied)
+    before, after = built.model.state_dict(), loaded.model.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    (prompt,) = rows_of(loaded, [5])
+    same = torch.allclose(Continuation(loaded, [prompt]).logits, Continuation(built, [prompt]).logits, atol=CLOSE)
+    assert same == (not changes), "the rotary scaling of Llama 3 is not heeded"
+
+
+def test_weights_of_four_bits_need_bitsandbytes(model_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UsageError, match="bitsandbytes") as refused:
+        lm.load(config.Model(id=str(model_folder), dtype="nf4", device="cpu"))
+    assert "--dtype float16" in refused.value.remedy
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_weights_of_four_bits_are_judged_as_the_numbers_they_stand_for(kind, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    packed = lm.load(config.Model(id=str(toy.save(tmp_path, kind=kind)), dtype="nf4"))
+    whole = lm.load(config.Model(id=str(tmp_path), dtype="float32", device=packed.device.type))
+    assert packed.parameters == whole.parameters and packed.table.dtype == torch.float16
+    with reference_profile(packed) as exactly:
+        assert exactly.table.dtype == torch.float32
+        wide, narrow = (model.state_dict() for model in (whole.model, exactly.model))
+        assert wide.keys() == narrow.keys() and all(wide[key].shape == narrow[key].shape for key in wide)
+        (prompt,) = rows_of(whole, [5])
+        prompt = prompt.to(packed.device)
+        close = Continuation(exactly, [prompt]).logits - Continuation(packed, [prompt]).logits
+        assert close.abs().max() < 0.1 * Continuation(exactly, [prompt]).logits.std()
 
 
 def edited(folder, **changes):

@@ -8,6 +8,7 @@ import pytest
 import toy
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from rag_memtok import lm
 from rag_memtok.errors import UsageError
@@ -33,7 +34,8 @@ def test_every_template_has_at_most_one_beginning_and_counts_its_positions(frame
     template = template_named(name, framed)
     words = [*template.prefix, *template.suffix]
     assert template.name == name
-    assert words.count(framed.bos) == (name != "sastre2025") and words[:1] == [framed.bos] * (name != "sastre2025")
+    begins = name in ("bare", "cue")
+    assert words.count(framed.bos) == begins and words[:1] == [framed.bos] * begins
     assert template.overhead == len(words) + 1
     assert framed.eos not in words
 
@@ -41,6 +43,16 @@ def test_every_template_has_at_most_one_beginning_and_counts_its_positions(frame
 def test_bare_is_the_beginning_and_the_end(toy_lm):
     template = template_named("bare", toy_lm)
     assert (template.prefix, template.suffix, template.end) == ((1,), (), 0)
+
+
+def test_kuratov2025_begins_the_text_as_the_tokenizer_does():
+    one = toy.lm_of()
+    assert template_named("kuratov2025", one) == replace(template_named("sastre2025", one), name="kuratov2025")
+    begin = processors.TemplateProcessing(single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 1)])
+    one.tokenizer.backend_tokenizer.post_processor = begin
+    template = template_named("kuratov2025", one)
+    assert (template.prefix, template.suffix, template.end) == ((), (1,), 0)
+    assert 1 not in one.encode("a text")
 
 
 def test_cue_stands_where_ask_puts_a_document(framed):
@@ -143,3 +155,14 @@ def test_the_training_task_of_reciting_is_the_cue_template(trained_with, passage
     ours = (*template.prefix, *one.encode(passage), *template.suffix, *one.encode(passage), template.end)
     assert ours == theirs.repeat(passage).ids
     assert template.end == training.EOT == frame(one).end
+
+
+def test_what_the_chat_template_puts_before_a_reply_leads_it():
+    led = toy.CHAT.replace(
+        "'<|end_header_id|>\n\n' + message['content']",
+        "'<|end_header_id|>\n\n' + (' ' if message['role'] == 'assistant' else '') + message['content']",
+    )
+    assert led != toy.CHAT
+    assert frame(toy.lm_of(chat=led)).lead == " "
+    assert frame(toy.lm_of()).lead == ""
+    assert frame(toy.lm_of(chat=None)).lead == ""

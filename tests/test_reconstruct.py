@@ -11,7 +11,7 @@ from rag_memtok.config import Memorize
 from rag_memtok.memorize import Task, memorize
 from rag_memtok.nouns import Memory, Pin
 from rag_memtok.prompts import TEMPLATES, template_named
-from rag_memtok.reconstruct import ASSISTED_SHARE, decode, decode_batch, judge, kind_of, lead
+from rag_memtok.reconstruct import ASSISTED_SHARE, decode, decode_batch, decode_together, judge, kind_of, lead
 
 WORDS = st.integers(len(toy.SPECIAL), 390)
 
@@ -193,3 +193,6 @@ def test_all_at_once_is_each_alone(toy_lm, written):
     assert decode_batch(toy_lm, template, memories[::-1], longest) == expected[::-1]
     assert [decode(toy_lm, template, memory, longest + 1).tokens for memory in memories] == expected
     assert decode_batch(toy_lm, template, [], 9) == []
+    for one, memory in zip(decode_together(toy_lm, template, memories, longest), memories, strict=True):
+        alone = decode(toy_lm, template, memory, longest)
+        assert (one.tokens, one.ended) == (alone.tokens, alone.ended) and one.margin == pytest.approx(alone.margin, abs=1e-3)

@@ -58,18 +58,23 @@ def llama(words: int, seed: int = 0, tied: bool = True) -> LlamaForCausalLM:
     )  # fmt: skip
 
 
-def gpt2(words: int, seed: int = 0) -> GPT2LMHeadModel:
+def gpt2(words: int, seed: int = 0, tied: bool = True) -> GPT2LMHeadModel:
     """A random GPT-2."""
     torch.manual_seed(seed)
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=words, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=CONTEXT, initializer_range=0.1, bos_token_id=1,
-            eos_token_id=0, pad_token_id=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+            eos_token_id=0, pad_token_id=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, tie_word_embeddings=tied,
         )
     )  # fmt: skip
 
 
-MODELS = {"llama": llama, "llama-untied": functools.partial(llama, tied=False), "gpt2": gpt2}
+MODELS = {
+    "llama": llama,
+    "llama-untied": functools.partial(llama, tied=False),
+    "gpt2": gpt2,
+    "gpt2-untied": functools.partial(gpt2, tied=False),
+}
 
 
 def lm_of(kind: str = "llama", seed: int = 0, chat: str | None = CHAT, dtype: torch.dtype = torch.float32) -> lm.LM:

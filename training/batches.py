@@ -10,38 +10,47 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from training.frame import Frame
+from training.frame import BOS, LEAD, REFUSAL, Frame, Row
 from training.tasks import Tasks
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of the rows of a batch; `others` is how much of the tokens that are not the assistant's is scored, by chance."""
+    """Shares of the rows of a batch; `others` is how much of the tokens that are not the assistant's is scored, by chance.
+
+    `first` is how much more an answer's first word weighs than its others: to find the place is the lesson, the rest is copying.
+    """
 
     prose: float
-    copy: float  # echo, repeat, continue after, look up, fill gaps
+    copy: float  # echo, recall, repeat, continue after, look up, fill gaps
     reading: float
     others: float = 1.0
+    first: float = 1.0
     echo: float = 0.08  # this share of the copy tasks is plain repetition, which forms the copying heads
 
     def tasks(self) -> dict[str, float]:
         """Weights of the kinds of tasks, prose left out."""
-        parts = {"repeat": 0.2, "continue_after": 0.13, "lookup": 0.35, "cloze": 0.32}
+        parts = {"recall": 0.4, "lookup": 0.25, "continue_after": 0.15, "cloze": 0.15, "repeat": 0.05}
         kinds = {kind: self.copy * (1 - self.echo) * part for kind, part in parts.items()}
         return kinds | {"echo": self.copy * self.echo, "reading": self.reading}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Ids `[rows, length]`, the ids that follow them, and which of those are scored."""
+    """Ids `[rows, length]`, the ids that follow them, and the weights of those in the loss (0: not scored)."""
 
     ids: Tensor
     targets: Tensor
-    scored: Tensor
+    weights: Tensor
+
+    @property
+    def scored(self) -> Tensor:
+        """Where there is something to predict."""
+        return self.weights > 0
 
 
 class Rows(IterableDataset):
-    """An endless stream of (ids, scored) of length + 1 tokens each. Each worker and process has a seed of its own."""
+    """An endless stream of (ids, weights) of length + 1 tokens each. Each worker and process has a seed of its own."""
 
     def __init__(self, folder: Path, mix: Mix, length: int, seed: int) -> None:
         """Remembers where things are; files are opened where the rows are made."""
@@ -53,29 +62,40 @@ class Rows(IterableDataset):
         seed = self.seed * 1009 + (worker.id if worker else 0)
         self.stream = np.memmap(self.folder / "train.bin", dtype=np.uint16, mode="r")
         self.rng = random.Random(seed)
-        tasks = Tasks(Frame(self.folder / "tokenizer.json"), self.folder, seed + 1)
+        frame = Frame(self.folder / "tokenizer.json")
+        tasks, self.refusal = Tasks(frame, self.folder, seed + 1), frame.text(LEAD + REFUSAL)[0]
         while True:
             yield self.prose(self.length + 1) if self.rng.random() < self.mix.prose else self.packed(tasks)
 
     def prose(self, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """A window of the prose at a random place, all scored."""
+        """Beginning-of-text and a window of the prose at a random place, all scored: so a text begins wherever one is asked for."""
         start = self.rng.randrange(len(self.stream) - length)
-        return self.stream[start : start + length].astype(np.int64), np.ones(length, dtype=bool)
+        window = self.stream[start : start + length].astype(np.int64)
+        window[:1] = BOS  # of a window that is not empty
+        return window, np.ones(length, dtype=np.float32)
 
     def packed(self, tasks: Tasks) -> tuple[np.ndarray, np.ndarray]:
         """Tasks one after the other until fewer than 90 tokens are left, then prose."""
         ids: list[int] = []
-        scored: list[bool] = []
+        weights: list[float] = []
         while (room := self.length + 1 - len(ids)) > 90:
             row = tasks.row(self.mix.tasks(), room)
             ids += row.ids
-            scored += [a or self.rng.random() < self.mix.others for a in row.answer]
-        tail, tail_scored = self.prose(self.length + 1 - len(ids))
-        return np.concatenate([np.array(ids, dtype=np.int64), tail]), np.concatenate([np.array(scored, dtype=bool), tail_scored])
+            weights += self.weigh(row)
+        tail, tail_weights = self.prose(self.length + 1 - len(ids))
+        return np.concatenate([np.array(ids, dtype=np.int64), tail]), np.concatenate([np.array(weights, dtype=np.float32), tail_weights])
+
+    def weigh(self, row: Row) -> list[float]:
+        """What each token of a task weighs: an answer's first word most (but a refusal's), what is not the assistant's now and then."""
+        before = (False, *row.answer)
+        return [
+            (1.0 if after or token == self.refusal else self.mix.first) if answer else float(self.rng.random() < self.mix.others)
+            for token, answer, after in zip(row.ids, row.answer, before, strict=False)
+        ]
 
 
 def batches(rows: Rows, size: int, workers: int) -> Iterator[Batch]:
     """Batches of `size` rows, made by `workers` processes (0: in this one)."""
     loader = torch.utils.data.DataLoader(rows, batch_size=size, num_workers=workers, prefetch_factor=4 if workers else None)
-    for ids, scored in loader:
-        yield Batch(ids[:, :-1], ids[:, 1:], scored[:, 1:])
+    for ids, weights in loader:
+        yield Batch(ids[:, :-1], ids[:, 1:], weights[:, 1:])

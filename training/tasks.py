@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.cuts import cut, passage_length, sentences
-from training.facts import fact, words
-from training.frame import BOS, REFUSAL, Frame, Row
+from training.facts import fact, name, phrase, words
+from training.frame import BOS, LEAD, REFUSAL, Frame, Row
 
 CHARACTERS = 3.4  # of English a token, on the low side
-TURN = 60  # tokens of a question, its frame and a short answer
+TURN = 36  # tokens of a question, its frame and a short answer
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,26 @@ class Tasks:
         ends = [b for _, b in sentences(rest)]
         return self.frame.continue_after(passage, passage[starts[begin] : starts[end]].strip(), rest[: ends[0]].strip())
 
+    def recall(self, room: int) -> Row:
+        """Facts, or names with what belongs to them, then a question and its answer for each, unframed: the densest lesson in finding."""
+        made = self.pair if self.rng.random() < 0.4 else lambda: fact(self.rng, self.words)
+        known = [made() for _ in range(self.rng.randint(3, max(3, min(16, room // 36))))]
+        row = self.frame.given((BOS, *self.frame.text("Document:\n" + self.rng.choice("\n ").join(text for text, _, _ in known) + "\n")))
+        for _, question, answer in self.rng.sample(known, len(known)):
+            row += self.frame.given(self.frame.text(f"\n{question}\n"))
+            said = self.frame.text(LEAD + answer)
+            row += Row((*said, *self.frame.text("\n")), (True,) * (len(said) + 1))
+        return row
+
+    def pair(self) -> tuple[str, str, str]:
+        """A name and what belongs to it, the name as a question, and what belongs to it."""
+        left = name(self.rng, self.words)
+        right = self.rng.choice((name(self.rng, self.words), phrase(self.rng, self.words), f"{self.rng.randint(2, 99_999):,}"))
+        return f"{left}: {right}", f"{left}?", right
+
     def lookup(self, room: int) -> Row:
         """Facts in one to three documents, and several questions about them."""
-        turns = self.rng.randint(2, 6)
+        turns = self.rng.randint(2, 8)
         count = min(self.rng.randint(turns, 14), max(turns, (room - turns * TURN) // 16))
         facts = [fact(self.rng, self.words) for _ in range(count)]
         asked = [(q, a) for _, q, a in self.rng.sample(facts, turns)]

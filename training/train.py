@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from training import model as models
 from training.batches import Batch, Mix, Rows, batches
+from training.frame import BOS
 from training.optimise import Optimiser, Schedule
 
 
@@ -45,10 +46,11 @@ STAGES = {
     ),
     "read": Stage(
         (
-            (0.0, Mix(prose=0.08, copy=0.17, reading=0.75, others=0.15)),
-            (0.5, Mix(prose=0.05, copy=0.1, reading=0.85, others=0.1)),
+            (0.0, Mix(prose=0.4, copy=0.25, reading=0.35, others=0.4, first=4.0)),
+            (0.55, Mix(prose=0.15, copy=0.2, reading=0.65, others=0.15, first=4.0)),
         ),
-        Schedule(muon=0.012, adam=2e-3, stable=0.3, last=0.02),
+        Schedule(stable=0.55, last=0.02),
+        short=0.4,
     ),
 }
 
@@ -109,11 +111,13 @@ def begin(run: Run) -> tuple[nn.Module, models.State]:
 
 
 def loss_of(model: nn.Module, trunk: nn.Module, batch: Batch, device: str) -> Tensor:
-    """Mean cross-entropy in nats of the scored tokens; logits are computed for those alone."""
+    """Weighted mean cross-entropy in nats; logits are computed for what is scored alone."""
     with torch.autocast(device, dtype=torch.bfloat16):
         hidden = trunk(input_ids=batch.ids.to(device), use_cache=False).last_hidden_state
         logits = model.lm_head(hidden[batch.scored.to(device)])
-    return F.cross_entropy(logits.float(), batch.targets[batch.scored].to(device))
+    nats = F.cross_entropy(logits.float(), batch.targets[batch.scored].to(device), reduction="none")
+    weights = batch.weights[batch.scored].to(device)
+    return (nats * weights).sum() / weights.sum()
 
 
 @torch.no_grad()
@@ -124,7 +128,8 @@ def validate(model: nn.Module, run: Run, windows: int = 16) -> float:
     losses = []
     for start in starts:
         ids = torch.from_numpy(stream[start : start + run.length + 1].astype(np.int64))[None]
-        batch = Batch(ids[:, :-1], ids[:, 1:], torch.ones_like(ids[:, 1:], dtype=torch.bool))
+        ids[:, 0] = BOS  # as in training
+        batch = Batch(ids[:, :-1], ids[:, 1:], torch.ones(1, run.length))
         losses.append(loss_of(model, model.model, batch, run.device).item())
     return sum(losses) / len(losses)
 

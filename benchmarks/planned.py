@@ -1,0 +1,262 @@
+"""How should vectors be shared out among chunks: by length, by an affine rule, or by what the LM finds surprising?
+
+How to run (results go to run/benchmarks/planned.jsonl as they come; the same command goes on after a kill; Ctrl-C is one):
+
+    python benchmarks/planned.py --chunks 24 --tokens-per-vector 8     a first look
+    python benchmarks/planned.py                                       64 chunks, three totals, and the picture
+
+The chunks are those that `ingest` makes of the sample documents, full ones and the short ones that end a section; every length of chunk
+gets its share. Each rule has one number that is free; it is set so that all rules give out the same total: that of T / r, for each r of
+--tokens-per-vector. What is left over when no value fits exactly goes unused. A chunk never gets more vectors than tokens.
+
+Cost on two cores, with a model of 10M parameters: 1 to 6 s a chunk and rule, the more the fewer fit: 64 chunks x 8 rules x 3 totals half an
+hour, the first look 5 minutes.
+"""
+
+import time
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import (
+    DOCS,
+    Interval,
+    Ledger,
+    Unit,
+    about,
+    bootstrap,
+    code_length,
+    guarded,
+    heartbeat,
+    load_model,
+    machine,
+    numbers,
+    open_ledger,
+    options,
+    put_table,
+    save_json,
+    work_through,
+)
+
+from rag_memtok.chunks import split
+from rag_memtok.config import Documents, Memorize
+from rag_memtok.documents import read, scan
+from rag_memtok.figures import Chart, Line, draw
+from rag_memtok.ingest import judged_record
+from rag_memtok.layout import Task
+from rag_memtok.lm import LM
+from rag_memtok.memorize import memorize
+from rag_memtok.nouns import sha256_of_text
+from rag_memtok.prompts import template_named
+
+CHUNK_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """A chunk's tokens and the bits in which the LM would code them."""
+
+    tokens: tuple[int, ...]
+    bits: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A chunk gets `need / c` vectors, rounded up, and at least `floor`; c is what is left to choose. `formula` is for people."""
+
+    formula: str
+    need: Callable[[Sized], float]
+    floor: int = 1
+
+    def vectors(self, chunk: Sized, c: float) -> int:
+        """How many."""
+        return min(len(chunk.tokens), max(self.floor, ceil(self.need(chunk) / c - 1e-9)))
+
+
+def length(chunk: Sized) -> float:
+    """T."""
+    return float(len(chunk.tokens))
+
+
+def longer(by: int) -> Callable[[Sized], float]:
+    """T + a."""
+    return lambda chunk: length(chunk) + by
+
+
+def bits_more(by: float) -> Callable[[Sized], float]:
+    """The surprisal + a."""
+    return lambda chunk: chunk.bits + by
+
+
+RULES = (
+    Rule("T / c", length),
+    Rule("(T + 16) / c", longer(16)),
+    Rule("(T + 32) / c", longer(32)),
+    Rule("(T + 64) / c", longer(64)),
+    Rule("T / c, at least 4", length, 4),
+    Rule("T / c, at least 8", length, 8),
+    Rule("bits / c", bits_more(0.0)),
+    Rule("(bits + 150) / c", bits_more(150.0)),
+)
+
+
+def fitted(rule: Rule, chunks: Sequence[Sized], total: int) -> float:
+    """The smallest c (to 1e-6 of itself) at which `rule` gives out no more than `total` vectors."""
+    low, high = 1e-6, max(rule.need(chunk) for chunk in chunks)
+    while high / low > 1 + 1e-6:
+        middle = (low * high) ** 0.5
+        if sum(rule.vectors(chunk, middle) for chunk in chunks) > total:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def sized_chunks(lm: LM, folder: Path, count: int) -> list[Sized]:
+    """`count` chunks of the documents in `folder`, evenly over all of them by length."""
+    settings = Documents(chunk_tokens=CHUNK_TOKENS)
+    texts = {
+        chunk.text
+        for source in scan([folder], settings).files
+        for document in read(source, settings).documents
+        for chunk in split(document, CHUNK_TOKENS, lambda text: len(lm.encode(text)))
+    }
+    encoded = [tuple(lm.encode(text)) for text in sorted(texts, key=sha256_of_text)]
+    by_length = sorted((tokens for tokens in encoded if tokens), key=len)
+    chosen = [by_length[index * len(by_length) // count] for index in range(count)] if count < len(by_length) else by_length
+    return [Sized(tokens, code_length(lm, tokens)) for tokens in chosen]
+
+
+# --- the work
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A rule at a total: each chunk with its number of vectors."""
+
+    rule: Rule
+    ratio: int
+    c: float
+    vectors: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        """What its results are kept under."""
+        return f"{self.rule.formula}/{self.ratio}"
+
+
+def plans(chunks: Sequence[Sized], ratios: Sequence[int]) -> list[Plan]:
+    """Every rule at every total."""
+    found = []
+    for ratio in ratios:
+        total = sum(RULES[0].vectors(chunk, ratio) for chunk in chunks)
+        for rule in RULES:
+            c = fitted(rule, chunks, total)
+            found.append(Plan(rule, ratio, c, tuple(rule.vectors(chunk, c) for chunk in chunks)))
+    return found
+
+
+def piece(lm: LM, arguments: Namespace, plan: Plan, chunks: Sequence[Sized], indices: Sequence[int]) -> dict[str, Any]:
+    """Writes some chunks as a plan says, and judges what comes back from the packed bytes."""
+    template = template_named(arguments.template, lm)
+    settings = Memorize(steps=arguments.steps, batch=arguments.batch, seconds_per_chunk=0.0, codec=arguments.codec)
+    tasks = [Task(str(index), chunks[index].tokens, plan.vectors[index]) for index in indices]
+    results = []
+    for one in memorize(lm, template, tasks, settings, heartbeat(plan.key)):
+        verdict = judged_record(lm, template, settings, one, None).verdict
+        found = {"index": int(one.task.key), "tokens": verdict.tokens, "vectors": one.task.vectors, "steps": one.steps}
+        results.append(found | {"exact": verdict.kind == "exact", "corrections": verdict.corrections})
+    return {"chunks": results}
+
+
+def units(lm: LM, arguments: Namespace, planned: Sequence[Plan], chunks: Sequence[Sized]) -> list[Unit]:
+    """Some chunks of every plan, then the next ones: a run that is cut short compares like with like."""
+    count = arguments.batch
+    spread = [range(start, len(chunks), -(-len(chunks) // count)) for start in range(-(-len(chunks) // count))]
+    return [
+        Unit(f"chunks/{plan.key}/{number}", plan.key, partial(piece, lm, arguments, plan, chunks, indices))
+        for number, indices in enumerate(spread)
+        for plan in planned
+    ]
+
+
+# --- the report
+
+
+def results_of(ledger: Ledger, plan: Plan) -> list[dict[str, Any]]:
+    """What the ledger holds of a plan."""
+    pieces = [value for key, value in ledger.results.items() if key.startswith(f"chunks/{plan.key}/")]
+    return sorted((chunk for one in pieces for chunk in one["chunks"]), key=lambda chunk: chunk["index"])
+
+
+def share_exact(results: Sequence[dict[str, Any]]) -> Interval:
+    """The share that is exact, in per cent."""
+    exact = np.array([100.0 * chunk["exact"] for chunk in results])
+    return bootstrap(len(exact), lambda drawn: float(exact[drawn].mean()))
+
+
+def line(plan: Plan, results: Sequence[dict[str, Any]], edges: Sequence[int]) -> list[str]:
+    """One row of the table."""
+    tokens = sum(chunk["tokens"] for chunk in results)
+    bins = [[chunk["exact"] for chunk in results if low < chunk["tokens"] <= high] for low, high in zip((0, *edges), edges, strict=False)]
+    return [
+        plan.rule.formula.replace("c", f"{plan.c:.3g}", 1),
+        str(sum(chunk["vectors"] for chunk in results)),
+        str(len(results)),
+        share_exact(results).text(0),
+        *(f"{sum(some)} of {len(some)}" for some in bins),
+        f"{100 * sum(chunk['corrections'] for chunk in results) / tokens:.2f}",
+        f"{sum(chunk['steps'] for chunk in results) / len(results):.0f}",
+    ]
+
+
+def report(lm: LM, arguments: Namespace, ledger: Ledger, planned: Sequence[Plan]) -> None:
+    """Prints the tables, and writes JSON and picture."""
+    edges = (32, 71, 112, CHUNK_TOKENS)
+    exact_at = [f"exact, to {edge} tokens" for edge in edges]
+    head = ("vectors of a chunk", "in all", "chunks", "exact, %", *exact_at, "corrections / 100 tokens", "row-steps")
+    drawn: dict[str, list[tuple[float, Interval]]] = {}
+    found = [(plan, results) for plan in planned if (results := results_of(ledger, plan))]
+    for ratio in arguments.tokens_per_vector:
+        body = [line(plan, results, edges) for plan, results in found if plan.ratio == ratio]
+        put_table(f"As many vectors as T / {ratio} has", (head, body))
+    for plan, results in found:
+        spent = sum(chunk["tokens"] for chunk in results) / sum(chunk["vectors"] for chunk in results)
+        drawn.setdefault(plan.rule.formula, []).append((spent, share_exact(results)))
+    summary = [{"rule": plan.rule.formula, "c": plan.c, "ratio": plan.ratio, "chunks": results} for plan, results in found]
+    save_json({"machine": machine(lm), "about": ledger.results["about"], "rules": summary}, arguments.out.with_suffix(".json"))
+    lines = [Line(formula, [x for x, _ in points], [y.value for _, y in points]) for formula, points in drawn.items()]
+    if lines:
+        chart = Chart("How vectors are shared out", "tokens for each vector, over all chunks", "% of the chunks exact", lines)
+        draw(chart, arguments.out.with_suffix(".png"))
+
+
+def parsed(words: Sequence[str] | None = None) -> Namespace:
+    """The command line."""
+    parser = options(__doc__ or "", "planned")
+    parser.add_argument("--model", default="mini", help="mini, a folder or a hub id")
+    parser.add_argument("--tokens-per-vector", type=numbers, default=(8, 10, 12), help="the totals to compare at (8,10,12)")
+    parser.add_argument("--codec", default="float16", help="what vectors are stored in (float16)")
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Plans, writes, reports."""
+    arguments = parsed(words)
+    until = time.monotonic() + arguments.seconds
+    lm = load_model(arguments.model, arguments)
+    chunks = sized_chunks(lm, arguments.texts or DOCS, arguments.chunks)
+    planned = plans(chunks, arguments.tokens_per_vector)
+    chosen = {name: getattr(arguments, name) for name in ("chunks", "steps", "batch", "template", "codec", "tokens_per_vector")}
+    ledger = open_ledger(arguments.out.with_suffix(".jsonl"), about(lm, rules=[rule.formula for rule in RULES], **chosen))
+    work_through(units(lm, arguments, planned, chunks), ledger, until)
+    report(lm, arguments, ledger, planned)
+
+
+if __name__ == "__main__":
+    guarded(main)

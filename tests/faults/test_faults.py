@@ -1,0 +1,106 @@
+"""The quick part of the fault campaign (README.md here): a few tries of every kind; `make faults` makes all of them."""
+
+import errno
+import itertools
+import os
+import tempfile
+from pathlib import Path
+
+import corruption
+import crowd
+import kills
+import limits
+import pytest
+import tracer
+from world import VERBS, World
+
+MARKS = {"ingest": (1, 5, 9, 31, 52, 88, 111), "update": (2, 9, 23), "delete": (2, 3, 4, 6), "prune": (3, 4, 8), "index write": (2, 4)}
+
+
+@pytest.fixture(scope="module")
+def world():
+    with tempfile.TemporaryDirectory() as folder:  # not pytest's own, into which another user may not look
+        Path(folder).chmod(0o755)
+        yield World(Path(folder))
+
+
+@pytest.fixture(scope="module")
+def bench(world):
+    return corruption.Bench(world)
+
+
+def nothing_lost(trials, at_least=1):
+    """Every try left everything as it must be."""
+    seen = list(trials)
+    assert [trial for trial in seen if trial.wrong] == []
+    assert len(seen) >= at_least
+    return seen
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_kill_at_a_marked_step_loses_nothing(world, verb):
+    nothing_lost(kills.at_marks(world.scenes[verb], iter(MARKS[verb])), at_least=2)
+
+
+def test_marks_that_are_not_reached_change_nothing(world):
+    assert list(kills.at_marks(world.scenes["delete"], iter([10_000]))) == []
+
+
+@pytest.mark.skipif(bool(tracer.able()), reason=tracer.able() or "-")
+@pytest.mark.parametrize("verdict", ["kill", "tear", errno.ENOSPC, errno.EIO])
+def test_an_end_or_a_failure_at_a_system_call_loses_nothing(world, verdict):
+    for verb, numbers in {"ingest": (1, 33, 214), "delete": (2, 26, 61, 84)}.items():
+        nothing_lost(kills.at_calls(world.scenes[verb], iter(numbers), verdict), at_least=2)
+
+
+def test_kills_at_random_lose_nothing(world):
+    nothing_lost(kills.at_random(list(world.scenes.values()), 4, seed=1))
+
+
+@pytest.mark.skipif(bool(limits.able_to_mount()), reason=limits.able_to_mount() or "-")
+def test_a_full_disk_loses_nothing_and_a_read_only_one_is_read(world):
+    nothing_lost(limits.full_disks(world.scenes["update"], 160 * 1024), at_least=2)
+    nothing_lost(limits.read_only(world.scenes["update"]), at_least=2)
+
+
+def test_files_that_may_not_grow_lose_nothing(world):
+    nothing_lost(limits.small_files(world.scenes["update"], 250 * 1024), at_least=2)
+
+
+def test_memory_that_runs_out_loses_nothing(world):
+    seen = nothing_lost(limits.little_memory(world.scenes["update"], 2**26, 20))
+    assert {trial.outcome for trial in seen} == {"exit 21", "exit 0"}
+
+
+def test_a_batch_that_does_not_fit_is_halved(world):
+    step = 2**24
+    enough = next(more for more in range(step, 64 * step, step) if limits.rows_at_once(world, 1, more)[0] == 0)
+    code, rows = limits.rows_at_once(world, 24, 2 * enough)
+    assert code == 0 and 1 <= rows < 24
+    assert limits.rows_at_once(world, 24, 2**20) == (21, 0)
+    assert limits.rows_at_once(world, 24, 2**34) == (0, 24)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_no_permission_to_write_is_refused_and_reading_goes_on(world):
+    nothing_lost(limits.no_permission(world.scenes["update"]), at_least=2)
+
+
+def test_a_flipped_bit_is_never_silent(bench):
+    seen = nothing_lost(bench.flips(0.02), at_least=400)
+    assert sum(trial.outcome != "harmless" for trial in seen) > len(seen) / 4
+
+
+def test_cuts_swaps_losses_and_strangers_are_never_silent(bench):
+    changes = bench.truncations(3000), bench.swaps(), bench.losses(), bench.strangers()
+    seen = nothing_lost(itertools.chain(*changes), at_least=100)
+    assert sum(trial.outcome != "harmless" for trial in seen) > 70
+
+
+def test_of_six_writers_one_writes_and_five_are_told_who(world):
+    nothing_lost(crowd.writers(world.scenes["update"], 6))
+
+
+def test_readers_and_an_audit_during_an_ingest_see_whole_generations(world):
+    (seen,) = nothing_lost(crowd.readers(world.scenes["update"], 8))
+    assert seen.outcome == "all saw whole generations"

@@ -1,0 +1,306 @@
+"""The arithmetic of benchmarks/: fair chunks, costs, intervals, rules; and every script, cut short and gone on with, on a toy."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import toy
+from hypothesis import given
+from hypothesis import settings as quick
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import measure  # noqa: E402
+import objective  # noqa: E402
+import planned  # noqa: E402
+import rounding  # noqa: E402
+import write  # noqa: E402
+
+from rag_memtok.config import Memorize  # noqa: E402
+from rag_memtok.errors import UsageError  # noqa: E402
+from rag_memtok.layout import Task  # noqa: E402
+from rag_memtok.memorize import memorize  # noqa: E402
+from rag_memtok.prompts import template_named  # noqa: E402
+from rag_memtok.recipes import RECIPES  # noqa: E402
+
+SCRIPTS = {
+    "write": "--recipes cross-entropy --vectors one --chunks 2 --lengths 2,3 --tuning-chunks 1 --budgets 2 --group 1 --steps 3 "
+    "--tokens-per-vector 2",
+    "objective": "--chunks 2 --seeds 1 --vectors 1,2 --longest 4 --steps 20",
+    "rounding": "--chunks 2 --lengths 4 --tokens-per-vector 2 --finish-steps 3 --batch 1 --steps 60",
+    "planned": "--chunks 1 --tokens-per-vector 40 --batch 1 --steps 3",
+}
+TEXT = {"a": " ".join(toy.SENTENCES * 4), "b": measure.number_table(30)}
+
+
+def tasks_of(lm, count, length, vectors):
+    chunks = measure.samples(lm, TEXT, (length,), count)
+    return [Task(f"{index} {chunk.key}", chunk.tokens, vectors) for index, chunk in enumerate(chunks)]
+
+
+# --- chunks
+
+
+def test_chunks_are_the_same_every_time_and_others_for_another_seed(toy_lm):
+    drawn = [measure.samples(toy_lm, TEXT, (4, 8), 10, seed=seed) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert measure.number_table(30) == measure.number_table(30) != measure.number_table(30, seed=1)
+    assert measure.number_table(2).splitlines()[1] == "N85,277,5.2,980.71,4601,404934"
+
+
+@given(count=st.integers(1, 20), lengths=st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True))
+@quick(max_examples=10)
+def test_the_first_few_chunks_are_of_every_length_and_kind_in_turn(toy_lm, count, lengths):
+    chunks = measure.samples(toy_lm, TEXT, lengths, count)
+    assert len(chunks) == count
+    assert [len(chunk.tokens) for chunk in chunks] == [lengths[index % len(lengths)] for index in range(count)]
+    cells = len(lengths) * len(TEXT)
+    assert len({(chunk.kind, len(chunk.tokens)) for chunk in chunks[:cells]}) == min(count, cells)
+
+
+def test_held_out_chunks_share_no_token_with_the_measured_ones(toy_lm):
+    numbered = list(range(400))
+    edge = round(measure.HELD_OUT * len(numbered))
+    lm = replace(toy_lm, tokenizer=lambda text, **options: {"input_ids": numbered})
+    tuning = measure.samples(lm, {"x": ""}, (9,), 30, held_out=True)
+    measured = measure.samples(lm, {"x": ""}, (9,), 30)
+    assert max(max(chunk.tokens) for chunk in tuning) < edge <= min(min(chunk.tokens) for chunk in measured)
+    assert len(measured) == len(set(measured)), "a long text has room for 30 different chunks"
+
+
+def test_a_text_too_short_for_its_chunks_is_refused(toy_lm):
+    with pytest.raises(UsageError, match="no stretch of 900"):
+        measure.samples(toy_lm, TEXT, (900,), 1)
+
+
+def test_every_kind_of_the_sample_documents_has_room_for_the_longest_chunks(toy_lm):
+    texts = measure.texts_of(None)
+    assert texts.keys() == {"prose", "numbers", "code", "spanish"}
+    for held_out in (False, True):
+        assert len(measure.samples(toy_lm, texts, (128,), 8, held_out=held_out)) == 8
+
+
+# --- costs
+
+
+def test_the_cost_of_a_step_is_the_one_that_the_profiler_counts():
+    """Dense products forward and backward, of a model whose attention is written out; norms and the like are not counted by either."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    lm = toy.lm_of("llama-untied")
+    lm.model.set_attn_implementation("eager")
+    inputs = torch.randn(1, 12, lm.width, requires_grad=True)
+    with FlopCounterMode(display=False) as counted:
+        hidden = lm.hidden(inputs)[0, 3:]
+        lm.logits(hidden).square().sum().backward()
+    assert measure.step_flops(lm, 12, 9) == pytest.approx(counted.get_total_flops(), rel=0.01)
+
+
+def test_the_parameters_in_layers_are_all_but_the_tables(any_lm):
+    base = any_lm.model.base_model
+    layers = base.layers if hasattr(base, "layers") else base.h
+    norm = base.norm if hasattr(base, "norm") else base.ln_f
+    expected = sum(parameter.numel() for part in (layers, norm) for parameter in part.parameters())
+    assert measure.layer_parameters(any_lm) == expected
+
+
+def test_the_hinge_saves_a_pass_over_the_vocabulary(toy_lm):
+    saved = measure.step_flops(toy_lm, 20, 9) - measure.step_flops(toy_lm, 20, 9, vocabulary_passes=1)
+    assert saved == 2.0 * toy_lm.table.numel() * 9
+
+
+def test_the_code_length_is_that_of_the_model(toy_lm):
+    tokens = [70, 71, 72]
+    with torch.no_grad():
+        logits = toy_lm.model(torch.tensor([[toy_lm.bos, *tokens]])).logits[0].log_softmax(-1)
+    expected = -sum(float(logits[place, token]) for place, token in enumerate([*tokens, toy_lm.eos])) / np.log(2)
+    assert measure.code_length(toy_lm, tokens) == pytest.approx(expected, rel=1e-5)
+
+
+def test_memory_and_speed_are_measured_at_all(toy_lm):
+    measure.forget_peak(toy_lm.device)
+    before = measure.peak_bytes(toy_lm.device)
+    held = np.ones(8_000_000)
+    assert measure.peak_bytes(toy_lm.device) - before > 0.8 * held.nbytes
+    assert measure.matmul_rate(toy_lm.device, torch.float32, seconds=0.0) > 1e6
+
+
+# --- intervals
+
+
+def test_an_interval_holds_the_mean_and_covers_it_nearly_every_time():
+    generator = np.random.default_rng(1)
+    inside = 0
+    for _ in range(60):
+        values = generator.normal(size=40)
+        found = measure.bootstrap(len(values), lambda drawn, values=values: float(values[drawn].mean()))
+        assert found.low < found.value < found.high and found.value == values.mean()
+        inside += found.low <= 0 <= found.high
+    assert 51 <= inside <= 60
+
+
+def test_an_interval_without_a_value_is_a_dash():
+    assert measure.bootstrap(3, lambda drawn: float("nan")).text() == "-"
+    assert measure.bootstrap(3, lambda drawn: 0.25).text(0, factor=100.0) == "25 (25 to 25)"
+    assert write.ratio(1.0, 0.0) == float("inf") and np.isnan(write.ratio(0.0, 0.0)) and write.ratio(1.0, 2.0) == 0.5
+
+
+def test_gains_are_ratios_of_rates_over_the_same_chunks():
+    def row(exact, seconds):
+        chunks = {index: {"exact": one, "seconds": seconds, "tokens": 8} for index, one in enumerate(exact)}
+        return write.Measured("x", "ours", write.ONE, chunks, 1, "float32")
+
+    assert write.gain_over(row([1, 1], 1.0), row([1, 0], 5.0), [0, 1]) == 10.0
+    assert write.gain_over(row([1, 1], 1.0), row([1, 0], 5.0), [0, 0]) == 5.0
+    line = write.gain_line(row([1, 1], 1.0), row([1, 1], 5.0), [0, 1], 0)
+    assert line[-4:] == ["100 %", "100 %", "0 (0 to 0)", "5.0 (5.0 to 5.0)"]
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [([], 0.0), ([(1, 0.4)], 0.0), ([(4, 1.0)], 4.0), ([(4, 1.0), (16, 0.0)], 8.0), ([(2, 1.0), (4, 0.75), (8, 0.25)], 32**0.5)],
+)
+def test_the_capacity_is_where_a_half_is_crossed(points, expected):
+    assert objective.crossing(points) == pytest.approx(expected)
+
+
+# --- objectives
+
+
+def test_every_variant_measures_the_same_margins_and_pulls_at_what_is_wrong(toy_lm):
+    hidden = torch.randn(20, toy_lm.width, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    targets = torch.arange(50, 70)
+    targets[:5] = toy_lm.logits(hidden).argmax(1)[:5]
+    _, expected = RECIPES["cross-entropy"].objective(toy_lm, hidden, targets, torch.zeros(20))
+    for name, variant in objective.variants().items():
+        for spent in (0.0, 1.0):
+            losses, margins = variant.recipe.objective(toy_lm, hidden, targets, torch.full((20,), spent))
+            assert torch.allclose(margins, expected, atol=1e-4), name
+            assert losses.shape == (20,) and (losses >= 0).all() and (losses[margins <= 0] > 0).all(), name
+            (gradient,) = torch.autograd.grad(losses.sum(), hidden)
+            assert torch.isfinite(gradient).all() and (gradient[margins <= 0].norm(dim=1) > 0).all(), name
+
+
+def test_with_nothing_between_steps_it_writes_what_the_package_writes(toy_lm):
+    template, tasks = template_named("bare", toy_lm), tasks_of(toy_lm, 3, 9, 3)
+    settings = Memorize(steps=25, batch=2, seconds_per_chunk=0.0, draft="bfloat16")
+    rows = measure.rows_of(toy_lm, template, RECIPES["margin"], tasks, settings)
+    ours = {one.task.key: one for one in measure.write_with(toy_lm, template, RECIPES["margin"], rows, settings, lambda row: None)}
+    for one in memorize(toy_lm, template, tasks, settings):
+        assert np.array_equal(one.vectors, ours[one.task.key].vectors) and one.steps == ours[one.task.key].steps
+
+
+# --- rounding
+
+
+@given(rows=st.integers(1, 3), width=st.sampled_from([1, 31, 32, 33, 100]), scale=st.floats(1e-6, 1e6), seed=st.integers(0, 9))
+def test_four_bits_come_back_near_and_pack_to_the_same_bytes(rows, width, scale, seed):
+    vectors = (scale * np.random.default_rng(seed).normal(size=(rows, width))).astype(np.float32)
+    packed = rounding.pack_int4(vectors)
+    back = rounding.unpack_int4(packed, vectors.shape)
+    assert len(packed) == rows * -(-width // 32) * 18 and back.shape == vectors.shape and back.dtype == np.float32
+    step = min(2.0**15, max(np.abs(vectors).max() / 7, 2.0**-14))
+    assert np.abs(back - np.clip(vectors, -7 * 2**15, 7 * 2**15)).max() <= 0.501 * step * 1.001
+    assert rounding.pack_int4(back) == packed
+
+
+def test_training_through_the_rounding_mends_what_rounding_broke(toy_lm):
+    template, codec = template_named("bare", toy_lm), rounding.codecs()["int4"]
+    bench = rounding.Bench(toy_lm, template, rounding.parsed([]), 4, ())
+    recipe = replace(RECIPES["margin"], margin=0.0, draft=False)
+    settings = Memorize(seconds_per_chunk=0.0, draft="float32")
+    written = list(memorize(toy_lm, template, tasks_of(toy_lm, 6, 16, 4), settings, recipe=recipe))
+    broken = [one for one in written if not bench.judged(one, codec)["exact"]]
+    assert len(broken) >= 2, "four bits break nothing here: the test says nothing"
+    mended = rounding.finished(toy_lm, template, broken, codec, replace(recipe, lr=0.3, warmup=0, steps=200), settings)
+    assert sum(bench.judged(one, codec)["exact"] for one in mended) >= len(broken) - 1
+    for one in mended:
+        assert codec.pack(one.vectors) == codec.pack(codec.unpack(codec.pack(one.vectors), one.vectors.shape))
+        assert np.array_equal(codec.unpack(codec.pack(one.vectors), one.vectors.shape), one.vectors)
+
+
+# --- planning
+
+
+CHUNKS = st.lists(
+    st.builds(lambda length, bits: planned.Sized((7,) * length, bits * length), st.integers(1, 128), st.floats(1, 12)), min_size=1
+)
+
+
+@given(chunks=CHUNKS, ratio=st.integers(2, 16))
+def test_all_rules_give_out_the_same_total_as_nearly_as_they_can(chunks, ratio):
+    total = sum(planned.RULES[0].vectors(chunk, ratio) for chunk in chunks)
+    for rule in planned.RULES:
+        smallest = sum(rule.vectors(chunk, 1e9) for chunk in chunks)
+        c = planned.fitted(rule, chunks, total)
+        given_out = [rule.vectors(chunk, c) for chunk in chunks]
+        assert sum(given_out) <= max(total, smallest)
+        assert all(1 <= some <= len(chunk.tokens) for some, chunk in zip(given_out, chunks, strict=True))
+        if sum(given_out) < total:
+            assert sum(rule.vectors(chunk, 0.999 * c) for chunk in chunks) > total or smallest > total
+
+
+# --- whole scripts
+
+
+def test_a_ledger_drops_half_a_line_and_refuses_another_run(tmp_path):
+    path = tmp_path / "new" / "x.jsonl"
+    ledger = measure.open_ledger(path, {"steps": (1, 2)})
+    ledger.add("one", {"margin": float("inf")})
+    with path.open("a") as file:
+        file.write('["two", {"mar')
+    again = measure.open_ledger(path, {"steps": (1, 2)})
+    assert again.results == {"about": {"steps": [1, 2]}, "one": {"margin": None}}
+    again.add("two", {"margin": 1.0})
+    assert measure.open_ledger(path, {"steps": (1, 2)}).results["two"] == {"margin": 1.0}
+    with pytest.raises(UsageError, match="other settings"):
+        measure.open_ledger(path, {"steps": 3})
+
+
+def test_the_time_left_is_that_of_work_of_the_same_kind():
+    units = [measure.Unit(key, group, dict) for key, group in (("1", "slow"), ("2", "fast"), ("3", "new"))]
+    assert measure.time_left(units, {"slow": [10.0, 20.0], "fast": [1.0, 1.0]}) == 15 + 1 + 8
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_goes_on_where_it_was_stopped_and_reports(name, model_folder, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    script = sys.modules[name]
+    out = tmp_path / name
+    words = [*SCRIPTS[name].split(), "--model", str(model_folder), "--threads", "1", "--out", str(out)]
+    ledger = tmp_path / (f"{name}-{model_folder.name}.jsonl" if name == "objective" else f"{name}.jsonl")
+
+    def lines():
+        return ledger.read_text(encoding="utf-8").splitlines()
+
+    script.main([*words, "--seconds", "0"])
+    assert len(lines()) == 1 and "--seconds is over" in capsys.readouterr().err
+    script.main(words)
+    first, kept = capsys.readouterr().out, lines()
+    assert re.search(r"^\|-+\|-+:", first, re.MULTILINE) and len(kept) > 2
+    assert list(tmp_path.glob(f"{name}*.png")) and json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+
+    ledger.write_text("\n".join(kept[:-1]) + "\n" + kept[-1][:9], encoding="utf-8")
+    script.main(words)
+    assert [json.loads(line)[0] for line in lines()] == [json.loads(line)[0] for line in kept]
+    assert without_times(capsys.readouterr().out) == without_times(first)
+
+
+def without_times(text):
+    """Only the cells that no clock decides: the name of each row."""
+    return [re.split(r" \| ", line)[0] for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_says_how_to_run_it_and_what_it_costs(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        sys.modules[name].parsed(["--help"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and "How to run" in said and "Cost on two cores" in said and "--seconds" in said

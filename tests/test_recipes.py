@@ -1,0 +1,184 @@
+"""What the public recipes are, held against torch's own optimisers and schedules and against transformers' own models."""
+
+import copy
+
+import pytest
+import torch
+from transformers import get_scheduler
+
+from rag_memtok.config import Memorize
+from rag_memtok.layout import Task
+from rag_memtok.memorize import Batch, memorize, started
+from rag_memtok.prompts import template_named
+from rag_memtok.recipes import RECIPES, memory_word_entropy
+
+TOKENS = (70, 31, 200, 45, 99, 301, 8, 122, 17, 260)
+STEPS = 4
+
+
+def batch_of(one, name, *tasks):
+    recipe = RECIPES[name]
+    template = template_named(recipe.template, one)
+    return Batch(one, template, recipe, recipe.steps, 0.0, 0, [started(one, recipe, task, 0) for task in tasks])
+
+
+def vectors_after(one, name, task, steps):
+    batch = batch_of(one, name, task)
+    for _ in range(steps):
+        assert not batch.step()
+    return batch.rows[0].vectors
+
+
+# --- the schedules
+
+
+@pytest.mark.parametrize(
+    "name, rates",
+    [
+        ("sastre2025", {0: 0.2, 50: 0.6, 100: 1.0, 2999: 1.0}),
+        ("sastre2025-code", {0: 5.0, 2999: 5.0}),
+        ("kuratov2025", {0: 0.01, 4999: 0.01}),
+        ("cramming2026", {0: 0.05, 49: 2.5, 99: 5.0, 5050: 2.525, 10_000: 0.05}),
+    ],
+)
+def test_the_learning_rate_is_the_published_one(name, rates):
+    recipe = RECIPES[name]
+    for step, rate in rates.items():
+        assert recipe.lr_at(step, recipe.steps) == pytest.approx(rate)
+
+
+def test_the_papers_rate_rises_as_torchs_linear_schedule():
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=0.2, end_factor=1.0, total_iters=100)
+    for step in range(120):
+        assert RECIPES["sastre2025"].lr_at(step, 3000) == pytest.approx(schedule.get_last_lr()[0])
+        optimiser.step()
+        schedule.step()
+
+
+def test_crammings_rate_falls_as_transformers_cosine_and_is_theirs_in_embeddings_of_theirs():
+    recipe, optimiser = RECIPES["cramming2026"], torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedule = get_scheduler("cosine_with_min_lr", optimiser, 100, 400, scheduler_specific_kwargs={"min_lr": 1e-3})
+    for step in range(400):
+        schedule_step = step + 1 if step < 100 else step  # theirs begins with a step of rate 0
+        rate = 0.1 * schedule.lr_lambdas[0](schedule_step)
+        assert 0.02 * recipe.lr_at(step, 400) == pytest.approx(rate), step
+    assert recipe.lr * recipe.decay == pytest.approx(0.1 * 0.01)  # what a step shrinks a vector by
+
+
+def test_limits_starts_and_templates_are_the_published_ones(toy_lm):
+    assert {name: RECIPES[name].steps for name in RECIPES if "20" in name} == {
+        "sastre2025": 3000, "sastre2025-code": 3000, "kuratov2025": 5000, "cramming2026": 10_000,
+    }  # fmt: skip
+    for name in ("sastre2025", "sastre2025-code"):
+        template = template_named(RECIPES[name].template, toy_lm)
+        assert (template.prefix, template.suffix, template.end) == ((), (), toy_lm.eos)
+        start = started(toy_lm, RECIPES[name], Task("x", TOKENS, 2), 0).vectors
+        assert torch.allclose(start, toy_lm.table.mean(0).expand(2, -1))
+    random = started(toy_lm, RECIPES["kuratov2025"], Task("x", TOKENS, 8), 0).vectors
+    assert random.std() == pytest.approx(float(toy_lm.table.std()), rel=0.1)
+    assert all(RECIPES[name].margin == 0 and not RECIPES[name].clip and not RECIPES[name].draft for name in RECIPES if "20" in name)
+
+
+# --- the steps
+
+
+def optimisers(name, memory, std):
+    if name == "sastre2025":
+        optimiser = torch.optim.SGD([memory], lr=1.0)
+        return optimiser, torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=0.2, end_factor=1.0, total_iters=100)
+    if name == "kuratov2025":
+        optimiser = torch.optim.AdamW([memory], lr=0.01, betas=(0.9, 0.9), weight_decay=0.01)
+        return optimiser, torch.optim.lr_scheduler.ConstantLR(optimiser, 1.0)
+    scale = std / 0.02
+    optimiser = torch.optim.AdamW([memory], lr=0.1 * scale, betas=(0.9, 0.9), weight_decay=0.01 / scale)
+    schedule = get_scheduler("cosine_with_min_lr", optimiser, 100, 10_000, scheduler_specific_kwargs={"min_lr": 1e-3 * scale})
+    schedule.step()
+    return optimiser, schedule
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+@pytest.mark.parametrize("name", ["sastre2025", "kuratov2025", "cramming2026"])
+def test_a_few_steps_are_those_of_torchs_own_optimiser(any_lm, name):
+    task = Task("x", TOKENS, 2)
+    memory = started(any_lm, RECIPES[name], task, 0).vectors.clone().requires_grad_()
+    optimiser, schedule = optimisers(name, memory, float(any_lm.table.std()))
+    for _ in range(STEPS):
+        inputs = torch.cat([memory, any_lm.embed(TOKENS)])
+        logits = any_lm.model(inputs_embeds=inputs[None]).logits[0, 1:]
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(logits, torch.tensor([*TOKENS, any_lm.eos])).backward()
+        optimiser.step()
+        schedule.step()
+    found = vectors_after(any_lm, name, task, STEPS)
+    assert (found - memory.detach()).norm() < 1e-3 * (found - started(any_lm, RECIPES[name], task, 0).vectors).norm()
+
+
+def with_an_added_word(one, tokens, steps):
+    """What the public code does: a word is added to the model, and SGD moves its row alone; returns the row and the last logits."""
+    model, word = copy.deepcopy(one.model), one.table.shape[0]
+    model.resize_token_embeddings(word + 1, mean_resizing=False)
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    with torch.no_grad():
+        for matrix in (table, head):
+            matrix[word] = matrix[:word].mean(0)
+    table.requires_grad_(True)
+    optimiser, mask = torch.optim.SGD([table], lr=5.0), torch.zeros_like(table)
+    mask[word] = 1
+    for _ in range(steps):
+        optimiser.zero_grad()
+        logits = model(torch.tensor([[word, *tokens]])).logits[0]
+        torch.nn.functional.cross_entropy(logits, torch.tensor([*tokens, one.eos])).backward()
+        table.grad *= mask
+        optimiser.step()
+    return table[word].detach(), logits.detach()
+
+
+def test_the_codes_steps_are_those_of_a_model_with_an_added_word(any_lm):
+    expected, logits = with_an_added_word(any_lm, TOKENS, STEPS)
+    batch = batch_of(any_lm, "sastre2025-code", Task("x", TOKENS, 1))
+    start = batch.rows[0].vectors
+    for _ in range(STEPS - 1):
+        batch.step()
+    batch.rows[0].best = (1 << 30, 0.0)
+    batch.step()
+    assert (batch.rows[0].vectors[0] - expected).norm() < 1e-3 * (expected - start[0]).norm()
+    targets = torch.tensor([*TOKENS, any_lm.eos])
+    assert batch.rows[0].best[0] == int((logits.argmax(-1) != targets).sum())
+
+
+def test_the_memorys_own_word_is_a_rival_and_padding_is_none(any_lm):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(3, any_lm.width, generator=generator)
+    vectors = torch.stack([torch.stack([100 * state, torch.zeros_like(state)]) for state in hidden])
+    targets = any_lm.logits(hidden).argmax(-1)
+    absent, one, both = (torch.tensor(row).expand(3, -1) for row in ([False, False], [True, False], [True, True]))
+    plain, margins = memory_word_entropy(any_lm, hidden, targets, vectors, absent)
+    assert torch.allclose(plain, torch.nn.functional.cross_entropy(any_lm.logits(hidden), targets, reduction="none"))
+    assert (margins > 0).all()
+    losses, leads = memory_word_entropy(any_lm, hidden, targets, vectors, one)
+    assert (losses > plain).all() and bool((leads < 0).all()) == any_lm.tied
+    more, _ = memory_word_entropy(any_lm, hidden, targets, vectors, both)
+    assert (more > losses).all() or any_lm.tied  # a tied row of zeros has the logit 0
+
+
+def test_rows_of_different_width_do_not_see_each_others_words(toy_lm):
+    one, other = Task("x", TOKENS, 1), Task("y", TOKENS[::-1], 3)
+    together = batch_of(toy_lm, "sastre2025-code", one, other)
+    together.step()
+    for task, row in zip((one, other), together.rows, strict=True):
+        assert torch.allclose(row.vectors, vectors_after(toy_lm, "sastre2025-code", task, 1), rtol=1e-3, atol=1e-3)
+
+
+# --- the stop
+
+
+@pytest.mark.parametrize("name", ["sastre2025", "kuratov2025"])
+def test_writing_stops_at_the_first_step_where_every_argmax_is_right(toy_lm, name):
+    seen = []
+    template = template_named(RECIPES[name].template, toy_lm)
+    task, settings = Task("x", TOKENS[:3], 1), Memorize(seconds_per_chunk=0.0, recipe=name)
+    (written,) = memorize(toy_lm, template, [task], settings, seen.append)
+    assert written.wrong == 0 and written.margin > 0
+    assert [progress.right for progress in seen] == [0] * (len(seen) - 1) + [1]
+    assert written.steps == len(seen) > 1
