@@ -37,6 +37,10 @@ class Protocol:
     codec: str = "float32"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        recipe_named(self.recipe)  # an unknown one is refused before a model is loaded
+        codec_named(self.codec)
+
     @property
     def budget(self) -> int:
         """The most steps a text may take: the recipe's number is a bound."""
