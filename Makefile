@@ -12,7 +12,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install
 RAG = $(BIN)/rag-memtok
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.package ## install, then ingest the sample documents, ask, verify; leaves .venv/bin/rag-memtok
 	rm -rf $(STORE)
@@ -35,6 +35,17 @@ test: .venv/.dev ## install the tools as well, and run the tests
 
 test-slow: .venv/.dev ## the tests that take minutes
 	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+faults: .venv/.dev ## the fault campaign: kills, full disks, flipped bits; one table (tests/faults/README.md)
+	$(BIN)/python tests/faults/campaign.py --out build/faults
+
+faults-long: .venv/.dev ## every step, every byte, 2,000 random kills: hours
+	$(BIN)/python tests/faults/campaign.py --long --out build/faults-long
+
+audit: .venv/.dev ## known holes in what is installed, by pip-audit; not in .ci/run, since it asks the network
+	@$(BIN)/python -c 'import pip_audit' 2>/dev/null || { \
+		echo 'pip-audit is not installed: $(PIP) pip-audit, then run make audit again' >&2; exit 1; }
+	$(BIN)/python -m pip_audit --requirement constraints.txt --no-deps --disable-pip
 
 check: .venv/.dev ## lint, format, types, and the rules of the house
 	$(BIN)/ruff check .
@@ -98,4 +109,4 @@ clean: ## remove caches and the demo's store; rm -rf .venv removes the rest
 
 FORCE:
 
-.PHONY: help demo docs test test-slow check notebooks install clean FORCE
+.PHONY: help demo docs test test-slow faults faults-long audit check notebooks install clean FORCE

@@ -5,7 +5,6 @@
 The model itself stays as it is; what is trained is a LoRA on a second LM of the same tensors.
 """
 
-import json
 import math
 import shutil
 import time
@@ -17,12 +16,11 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from rag_memtok import lora
 from rag_memtok.card import card
+from rag_memtok.checkpoint import State, state_of
 from rag_memtok.config import Adapt
 from rag_memtok.disk import ADAPTER_WORK, write_whole
 from rag_memtok.errors import OutOfMemory, UsageError
@@ -32,7 +30,7 @@ from rag_memtok.lm import LM
 from rag_memtok.lora import Bond, Kind
 from rag_memtok.memorize import drafted
 from rag_memtok.prompts import digest_of, frame
-from rag_memtok.scores import score
+from rag_memtok.scores import answerable, score
 
 SHARD = 256  # exercises answered by the teacher between two files
 POSITIONS = 4096  # of a forward pass in training, at most
@@ -70,66 +68,6 @@ def split(pages: Sequence[Page]) -> tuple[list[str], list[str]]:
     if len(keys) < 2:
         raise UsageError(f"{len(keys)} chunks are too few to train on some and measure on others", remedy="ingest more documents")
     return [key for key in keys if key not in aside], [key for key in keys if key in aside]
-
-
-@dataclass(slots=True, eq=False)
-class State:
-    """How far a run is: the LoRA being trained with its optimiser, and the best so far."""
-
-    student: LM
-    optimiser: torch.optim.AdamW
-    best: dict[str, Tensor]
-    best_loss: float = math.inf
-    first_loss: float = math.nan
-    step: int = 0
-    seconds: float = 0.0
-    waited: int = 0
-
-    def note(self, loss: float) -> None:
-        """Keeps the weights if `loss` (on dev) is the lowest so far."""
-        self.first_loss = loss if self.step == 0 else self.first_loss
-        self.waited = 0 if loss < self.best_loss else self.waited + 1
-        if loss < self.best_loss:
-            self.best_loss = loss
-            self.best = {name: one.detach().clone() for name, one in lora.weights(self.student).items()}
-
-    def packed(self, run: str) -> bytes:
-        """All of it, of the run of that fingerprint."""
-        counts = {"step": self.step, "seconds": self.seconds, "waited": self.waited, "best": self.best_loss, "first": self.first_loss}
-        own = lora.weights(self.student)
-        tensors = {f"now {name}": one.detach() for name, one in own.items()} | {f"best {name}": one for name, one in self.best.items()}
-        for name, one in own.items():
-            for moment in ("exp_avg", "exp_avg_sq"):
-                tensors[f"{moment} {name}"] = self.optimiser.state[one].get(moment, torch.zeros_like(one))
-        return save({name: one.contiguous() for name, one in tensors.items()}, {"run": run, "counts": json.dumps(counts)})
-
-    def resume(self, file: Path, run: str) -> bool:
-        """Goes on from a checkpoint of the same run; whether there was one."""
-        try:
-            with safe_open(file, framework="pt") as opened:
-                metadata = opened.metadata()
-                if metadata["run"] != run:
-                    return False
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}
-        except (OSError, SafetensorError, KeyError, TypeError):
-            return False
-        counts, own = json.loads(metadata["counts"]), lora.weights(self.student)
-        lora.set_weights(self.student, {name: tensors[f"now {name}"] for name in own})
-        self.best = {name: tensors[f"best {name}"].to(one.device) for name, one in own.items()}
-        self.step, self.seconds, self.waited = counts["step"], counts["seconds"], counts["waited"]
-        self.best_loss, self.first_loss = counts["best"], counts["first"]
-        for name, one in own.items():
-            moments = {moment: tensors[f"{moment} {name}"].to(one.device) for moment in ("exp_avg", "exp_avg_sq")}
-            self.optimiser.state[one] = {"step": torch.tensor(float(self.step)), **moments}
-        return True
-
-
-def state_of(lm: LM, settings: Adapt) -> State:
-    """A run at its start."""
-    student = lora.started(lm, settings.rank, settings.seed)
-    own = lora.weights(student)
-    optimiser = torch.optim.AdamW(own.values(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0)
-    return State(student, optimiser, {name: one.detach().clone() for name, one in own.items()})
 
 
 @dataclass(slots=True, eq=False)
@@ -210,7 +148,7 @@ class Training:
             answers = answer_batch(lm, self.teacher.frame, [prompt for _, prompt in part], LONGEST)
             for (lesson, _), said in zip(part, answers, strict=True):
                 own = lm.decode([token for token in lesson.answer if token != self.teacher.frame.end]).strip()
-                found.append(score(lm.decode(said).strip(), lesson.exercise.answers or (own,)).f1)
+                found.append(score(lm.decode(said).strip(), answerable(lesson.exercise.answers or (own,))).f1)
             self.tell(Progress("measuring", done, len(hand)))
         return found
 
@@ -229,6 +167,19 @@ def passes(hand: Sequence[tuple[Lesson, Tensor]]) -> list[list[tuple[Lesson, Ten
             groups.append([])
         groups[-1].append(one)
     return groups
+
+
+def chosen(exercises: Sequence[Exercise], pages: Sequence[Page], keys: Sequence[str], most: int, seed: int) -> list[Exercise]:
+    """The exercises about the pages `keys`, and others as `with_others` adds them; at most `most` (0: all), evenly.
+
+    Raises:
+        UsageError: there are none.
+    """
+    here = set(keys)
+    found = with_others([one for one in exercises if one.page in here], [page for page in pages if page.key in here], seed)
+    if not found:
+        raise UsageError(f"no question is about any of {len(keys)} chunks", remedy="give more with --data, or ingest more documents")
+    return found if not 0 < most < len(found) else [found[index * len(found) // most] for index in range(most)]
 
 
 def taught(teacher: Teacher, exercises: Sequence[Exercise], settings: Adapt, work: Path, tell: Tell) -> list[Lesson]:
@@ -282,15 +233,11 @@ def adapt(
         one.mkdir(mode=0o700, parents=True, exist_ok=True)
     teacher = Teacher(lm, frame(lm), by_key)
     decks = []
-    for keys, most in zip(split(pages), (None, DEV_LESSONS), strict=True):
-        of_these = with_others([one for one in exercises if one.page in set(keys)], [by_key[key] for key in keys], settings.seed)
-        if not of_these:
-            raise UsageError(
-                f"there is no question about any of {len(keys)} chunks", remedy="give more with --data, or ingest more documents"
-            )
-        some = of_these if most is None or len(of_these) <= most else [of_these[i * len(of_these) // most] for i in range(most)]
-        decks.append(Deck(teacher, keys, taught(teacher, some, settings, work, tell), settings.kind, settings.seed))
-    training = Training(teacher, settings, *decks, work, run, tell, state_of(lm, settings))
+    for keys, most in zip(split(pages), (0, DEV_LESSONS), strict=True):
+        lessons = taught(teacher, chosen(exercises, pages, keys, most, settings.seed), settings, work, tell)
+        decks.append(Deck(teacher, keys, lessons, settings.kind, settings.seed))
+    train, dev = decks
+    training = Training(teacher, settings, train, dev, work, run, tell, state_of(lm, settings))
     training.state.resume(work / "checkpoint.safetensors", run)
     try:
         training.finish()

@@ -3,12 +3,16 @@
 memory   the vectors themselves, as soft tokens
 decode   the memories decoded to text first: what a store without text can always do, at the price of the decode
 text     the kept text: plain retrieval-augmented generation, to compare with
+
+An adapter (lora.py) may help to read memories. It is on while an answer is made and at no other time: `decode` decodes without it.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from rag_memtok import lora
+from rag_memtok.adapters import Adapter
 from rag_memtok.codec import codec_named
 from rag_memtok.config import Config
 from rag_memtok.errors import NoUsableMemory, StoreDamaged, UsageError
@@ -27,7 +31,10 @@ ENOUGH = 0.9  # of what `decode` reaches: from there on `memory` is what --read 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Session:
-    """Everything that stays loaded between questions."""
+    """Everything that stays loaded between questions.
+
+    `reading` is the LM with the `adapter` on: it answers where the adapter reads, and does nothing else; None: no adapter, or none needed.
+    """
 
     store: Store
     lm: LM
@@ -36,6 +43,8 @@ class Session:
     index: Index
     config: Config
     on_warning: Callable[[str], None] = lambda message: None
+    adapter: Adapter | None = None
+    reading: LM | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,19 +56,36 @@ class Readable:
     passage: Passage
 
 
-def choose_reader(asked: str, manifest: Mapping[str, str]) -> tuple[str, str]:
+def choose_reader(asked: str, manifest: Mapping[str, str], adapter: Adapter | None = None) -> tuple[str, str]:
     """Returns the reader and why.
 
-    `auto` reads memories directly only where they were written to be read and were measured to be good enough.
+    `auto` reads memories directly only where that was measured to be good enough: with an adapter that reads them, or without one where
+    they were written to be read.
     """
     if asked != "auto":
         return asked, "asked for"
+    if adapter is not None and adapter.reads("memory"):
+        share = adapter.bond.dev.get("share", 0.0)
+        measured = f"with the adapter in {adapter.folder} reading memories directly measured {share:.0%} of reading their text"
+        return ("memory", measured) if share >= ENOUGH else ("decode", f"{measured}, under {ENOUGH:.0%}")
     if manifest.get("write") != "readable":
         return "decode", "these memories were written to be decoded, not to be read: the frozen model cannot use them directly"
     share = float(manifest.get("memory_share_of_decode", 0))
     if share < ENOUGH:
         return "decode", f"reading memories directly measured {share:.0%} of decoding them first, under {ENOUGH:.0%}"
     return "memory", f"these memories are readable: {share:.0%} of what decoding them first gives"
+
+
+def with_adapter(session: Session, adapter: Adapter | None) -> Session:
+    """Loads `adapter` beside the session's LM, if it is on for the reader that will be chosen.
+
+    Raises:
+        WrongModel, InputRefused: see `lora.adapted`.
+    """
+    reader, _ = choose_reader(session.config.ask.read, session.store.manifest, adapter)
+    if adapter is None or not adapter.reads(reader):
+        return replace(session, adapter=adapter)
+    return replace(session, adapter=adapter, reading=lora.adapted(session.lm, adapter.folder, session.template.digest))
 
 
 def looked_for(question: str, before: str) -> str:
@@ -85,7 +111,7 @@ def answer(session: Session, question: str, on_text: Callable[[str], None] = lam
         raise NoUsableMemory(
             "nothing in the store has to do with this question", remedy="ask in the words of the documents, or ingest what holds the answer"
         )
-    reader, reason = choose_reader(session.config.ask.read, session.store.manifest)
+    reader, reason = choose_reader(session.config.ask.read, session.store.manifest, session.adapter)
     readable = read(session, hits, reader)
     if not readable:
         raise NoUsableMemory("none of the memories found could be read", remedy="rag-memtok verify names what is damaged")
@@ -175,7 +201,8 @@ def _generated(
     began: float,
     on_text: Callable[[str], None],
 ) -> Answer:
-    lm, words = session.lm, frame(session.lm)
+    on = session.reading is not None and session.adapter is not None and session.adapter.reads(reader[0])
+    lm, words = (session.reading if on and session.reading else session.lm), frame(session.lm)
     room = fitting(lm, words, [one.passage for one in readable], asked, session.config.ask.max_new_tokens)
     if not room:
         raise NoUsableMemory("not even one memory fits into the context", remedy="fewer --max-new-tokens or a shorter question")
@@ -196,7 +223,7 @@ def _generated(
     return Answer(
         answer=lm.decode(tokens).strip(),
         sources=tuple(source_of(one) for one in used),
-        reader=reader[0],
+        reader=f"{reader[0]} + adapter" if on else reader[0],
         reader_reason=reader[1],
         context_positions=sum(len(one.passage) for one in used),
         prompt_positions=len(prompt),

@@ -154,7 +154,7 @@ def audit(
     """
     began = time.monotonic()
     with store.snapshot():
-        everything, documents = placed(store), store.documents(skip_damaged=True)
+        everything, documents = placed(store), list(store.documents(skip_damaged=True))
     chosen = drawn(everything, share, seed)
     tau = float(store.manifest.get("tau", 0))
     recited: dict[str, Recited] = {}

@@ -32,8 +32,8 @@ answers from the text.
 
 ## Data
 {of("chunks")} chunks. Lessons: {of("model")} with the frozen model's own answer to the text (distilled: its words, and its 20
-likeliest at each), {of("gold")} with a known answer (given, or made by rule), {of("absent")} about another chunk, {of("unrelated")} without a document. Each
-prompt has its chunk among up to five, shuffled. {bond.steps} steps.
+likeliest at each), {of("gold")} with a known answer (given, or made by rule), {of("absent")} about another chunk, {of("unrelated")} without
+a document. Each prompt has its chunk among up to five, shuffled. {bond.steps} steps.
 
 ## Measured
 On {of("chunks_aside")} chunks that were set aside before training and never trained on; {of("questions_aside")} questions,

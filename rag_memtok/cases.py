@@ -13,6 +13,7 @@ from rag_memtok.memories import Tokens
 from rag_memtok.nouns import Chunk
 from rag_memtok.questions import Question
 from rag_memtok.retrieve import Embedder, content_words
+from rag_memtok.scores import normalise
 
 PLACES = ("first", "middle", "last")
 
@@ -76,7 +77,8 @@ def corpus(lm: LM, embedder: Embedder | None, questions: Sequence[Question], cap
         gold_of(question, chunks) if chunks else (order[0], False) for question, chunks, order in zip(questions, own, ranked, strict=True)
     ]
     gold = tuple(chunk_id for chunk_id, _ in found)
-    without = [lacking(question, one, order, texts) for question, one, order in zip(questions, gold, ranked, strict=True)]
+    plain = {chunk_id: f" {normalise(text)} " for chunk_id, text in texts.items()}
+    without = [lacking(question, one, order, plain) for question, one, order in zip(questions, gold, ranked, strict=True)]
     return Corpus(
         questions=tuple(questions),
         asked=tuple(tuple(lm.encode(question.question)) for question in questions),
@@ -121,11 +123,15 @@ def ranking(embedder: Embedder | None, questions: Sequence[str], texts: dict[str
     return [[ids[index] for index in row] for row in order]
 
 
-def lacking(question: Question, gold: str, order: Sequence[str], texts: dict[str, str]) -> list[str]:
-    """The chunks of `order` but the gold one, and but those that hold an answer too. If all do, all but the gold one."""
+def lacking(question: Question, gold: str, order: Sequence[str], plain: dict[str, str]) -> list[str]:
+    """The chunks of `order` but the gold one, and but those that hold an answer too, word for word. If all do, all but the gold one.
+
+    Args:
+        plain: the texts, normalised, a space at both ends.
+    """
     others = [chunk_id for chunk_id in order if chunk_id != gold]
-    golds = [answer.casefold() for answer in question.answers]
-    return [one for one in others if not any(answer in texts[one].casefold() for answer in golds)] or others
+    golds = [f" {normalise(answer)} " for answer in question.answers]
+    return [one for one in others if not any(answer in plain[one] for answer in golds)] or others
 
 
 def alone(corpus: Corpus) -> list[Case]:

@@ -46,6 +46,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("list", shelf.list_, "rag-memtok list --chunks"),
     ("show", shelf.show, "rag-memtok show 3fa9"),
     ("config", shelf.config, "rag-memtok config --json"),
+    ("adapt", shelf.adapt, "rag-memtok adapt --data questions.jsonl --minutes 30"),
     ("rm", shelf.rm, "rag-memtok rm docs/old-handbook.md"),
     ("export", shelf.export, "rag-memtok export handbook.safetensors"),
     ("import", shelf.import_, "rag-memtok import handbook.safetensors --collection handbook"),
@@ -99,7 +100,16 @@ def translated(error: BaseException) -> RagMemtokError | None:
 def main() -> None:
     """Runs a command and exits with its code."""
     signal.signal(signal.SIGTERM, terminate)
-    sys.exit(run(lambda: app(standalone_mode=False)))
+    try:
+        code = run(lambda: app(standalone_mode=False))
+    except KeyboardInterrupt as again:  # while the first one was told
+        code = interrupted(again)
+    sys.exit(code)
+
+
+def interrupted(error: KeyboardInterrupt) -> int:
+    """The exit code of an end by SIGTERM or Ctrl-C."""
+    return 143 if isinstance(error, Terminated) else 130
 
 
 def run(command: Callable[[], Any]) -> int:
@@ -115,7 +125,7 @@ def run(command: Callable[[], Any]) -> int:
         return ended.exit_code
     except KeyboardInterrupt as interrupt:
         terminal.say("interrupted; what is done is kept: run the same command again to go on")
-        return 143 if isinstance(interrupt, Terminated) else 130
+        return interrupted(interrupt)
     except typer.Abort:
         return 130
     except BrokenPipeError:

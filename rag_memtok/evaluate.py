@@ -23,6 +23,7 @@ from rag_memtok.memories import Kept, OnStage, Pace, written
 from rag_memtok.outcome import Cell, Disturbance, Evaluation, Setting, Writing
 from rag_memtok.prompts import frame
 from rag_memtok.questions import load_questions
+from rag_memtok.recipes import recipe_of
 from rag_memtok.reconstruct import decode_batch
 from rag_memtok.replies import Prompt, Replies, costs, nats
 from rag_memtok.scores import score
@@ -103,7 +104,7 @@ def evaluate(
         model=f"{tools.lm.identity.id} {tools.lm.identity.revision}".strip(),
         weights_sha256=tools.lm.identity.weights_sha256,
         template=tools.template.name,
-        recipe=settings.memorize.recipe,
+        recipe=recipe_of(settings.memorize),
         questions=tuple(question.question for question in questions),
         golds=tuple(question.answers for question in questions),
         sources=tuple(question.source for question in questions),

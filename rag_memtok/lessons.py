@@ -147,7 +147,7 @@ class Teacher:
 
     def said(self, text: str) -> tuple[int, ...]:
         """An answer as the model would say it, the end included."""
-        return (*self.lm.encode(text.strip())[: LONGEST - 1], self.frame.end)
+        return (*self.lm.encode(self.frame.lead + text.strip())[: LONGEST - 1], self.frame.end)
 
     @torch.inference_mode()
     def _scored(

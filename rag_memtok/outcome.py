@@ -10,6 +10,7 @@ from rag_memtok.replies import Cost
 from rag_memtok.scores import Interval, Score, interval, paired
 
 Setting = Literal["alone", "among", "beside"]
+TEXTS = ("text", "text+adapter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A cell in numbers: shares 0 to 1, positions, costs. `difference` is F1 against the text, or against nothing beside it, paired."""
+    """A cell in numbers: shares 0 to 1, positions, costs.
+
+    `difference` is F1 minus that of the text (of nothing beside the gold text), paired; `share` that of the best reader of texts.
+    """
 
     reader: str
     tokens_per_vector: int
@@ -137,7 +141,7 @@ def row(found: Evaluation, cell: Cell) -> Row:
         em=interval([one.em for one in scores], groups),
         f1=f1,
         difference=paired(cell.f1, basis.f1, groups) if basis else interval([], []),
-        share=f1.mean / fmean(basis.f1) if basis and sum(basis.f1) else float("nan"),
+        share=f1.mean / best if (best := best_text(found, cell)) else float("nan"),
         refused=interval([one.refused for one in scores], groups),
         numbers=interval([one.numbers for one in scores], groups),
         names=interval([one.names for one in scores], groups),
@@ -160,6 +164,12 @@ def baseline(found: Evaluation, cell: Cell) -> Cell | None:
 
     alike = (other for other in found.cells if (other.setting, other.k) == (cell.setting, cell.k))
     return next((other for other in alike if same(other)), None)
+
+
+def best_text(found: Evaluation, cell: Cell) -> float:
+    """The F1 of the best reader of texts in the same setting; 0 if there is none."""
+    alike = [other for other in found.cells if (other.setting, other.k) == (cell.setting, cell.k) and other.reader in TEXTS]
+    return max((fmean(other.f1) for other in alike), default=0.0)
 
 
 def means_by(names: Sequence[str], values: Sequence[float], order: Sequence[str]) -> dict[str, float]:

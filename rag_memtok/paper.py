@@ -165,8 +165,8 @@ def key_of(lm: LM, corpus: Corpus, text: str, protocol: Protocol) -> tuple[objec
 
 
 def name_of(lm: LM) -> str:
-    """A model's short name: the last part of its id, or the version of the embedded one."""
-    return lm.identity.revision if lm.identity.id == "mini" else Path(lm.identity.id).name
+    """A model's short name: the one it was given when it was trained here (mini-1), or the last part of its id."""
+    return lm.identity.revision or Path(lm.identity.id).name
 
 
 @dataclass(slots=True)
@@ -239,32 +239,38 @@ def table(trials: Iterable[Trial]) -> list[Row]:
     """A row for each corpus and model: the corpora in the order of the trials, in each the smallest model first."""
     groups: dict[str, dict[str, list[Trial]]] = {}
     for trial in trials:
-        groups.setdefault(trial.corpus, {}).setdefault(trial.model, []).append(trial)
-    rows = [row_of(corpus, model, own) for corpus, models in groups.items() for model, own in models.items()]
-    order = list(groups)
-    return sorted(rows, key=lambda row: (order.index(row.corpus), row.parameters, row.model))
+        groups.setdefault(trial.corpus, {}).setdefault(trial.weights, []).append(trial)
+    return [row for models in groups.values() for row in sorted(map(row_of, models.values()), key=lambda row: (row.parameters, row.model))]
 
 
-def row_of(corpus: str, model: str, trials: Sequence[Trial]) -> Row:
-    """The line of a table."""
-    mean = statistics.fmean
+def row_of(trials: Sequence[Trial]) -> Row:
+    """The line of a table: one model's trials on one corpus."""
+    one, mean = trials[0], statistics.fmean
     return Row(
-        corpus, model, trials[0].parameters, len(trials), mean(one.characters for one in trials), mean(one.tokens for one in trials),
-        mean(one.accuracy for one in trials), sum(one.wrong == 0 for one in trials), sum(one.free for one in trials),
-        float(statistics.median(one.steps for one in trials)), mean(one.seconds for one in trials),
-        min((one.margin for one in trials if one.free), default=None),
-    )  # fmt: skip
+        corpus=one.corpus,
+        model=one.model,
+        parameters=one.parameters,
+        texts=len(trials),
+        characters=mean(trial.characters for trial in trials),
+        tokens=mean(trial.tokens for trial in trials),
+        accuracy=mean(trial.accuracy for trial in trials),
+        exact=sum(trial.wrong == 0 for trial in trials),
+        free=sum(trial.free for trial in trials),
+        steps=float(statistics.median(trial.steps for trial in trials)),
+        seconds=mean(trial.seconds for trial in trials),
+        margin=min((trial.margin for trial in trials if trial.free), default=None),
+    )
 
 
 def charts(trials: Sequence[Trial]) -> dict[str, Chart]:
     """Figure 2, if there are several models, and Figure 3, by file name."""
     rows, found = table(trials), dict[str, Chart]()
-    if len({row.model for row in rows}) > 1:
+    if len({trial.weights for trial in trials}) > 1:
         lines = [sized([row for row in rows if row.corpus == corpus]) for corpus in dict.fromkeys(row.corpus for row in rows)]
         most = max(row.texts for row in rows)
         found["figure2.png"] = Chart("Memorised texts", "parameters (millions)", f"texts exact, of {most}", lines, log_x=True)
-    models = sorted({(trial.parameters, trial.model) for trial in trials})
-    lines = [by_length(name, [trial for trial in trials if trial.model == name]) for _, name in models]
+    models = sorted({(trial.parameters, trial.model, trial.weights) for trial in trials})
+    lines = [by_length(name, [trial for trial in trials if trial.weights == weights]) for _, name, weights in models]
     found["figure3.png"] = Chart("Accuracy against length", "tokens of the text", "accuracy, teacher-forced", lines, log_x=True)
     return found
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rag_memtok import binding, lm, prepare, report, retrieve, trust
-from rag_memtok.answer import Session, answer
+from rag_memtok import adapters, binding, lm, prepare, report, retrieve, trust
+from rag_memtok.answer import Session, answer, with_adapter
 from rag_memtok.audit import Audit, against, audit, incomparable, quick
 from rag_memtok.config import Config
 from rag_memtok.disk import DATABASE, folder_of
@@ -194,7 +194,9 @@ def session(config: Config, say: Say = quiet, trusted: bool = False) -> Iterator
         loaded = prepare.load(settings)
         binding.require_same(manifest, loaded.lm, loaded.template)
         binding.require_same_embedder(manifest, loaded.embedder)
-        yield Session(store, loaded.lm, loaded.template, loaded.embedder, retrieve.open_index(store), settings, say)
+        adapter = adapters.find(settings.ask.adapter, folder, loaded.lm, loaded.template.digest, say)
+        plain = Session(store, loaded.lm, loaded.template, loaded.embedder, retrieve.open_index(store), settings, say)
+        yield with_adapter(plain, adapter)
 
 
 def ask(question: str, config: Config, on_text: Callable[[str], None] = quiet, say: Say = quiet, trusted: bool = False) -> Answer:

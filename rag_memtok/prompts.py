@@ -53,13 +53,17 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A question's prompt without what is asked: `opening` document (`between` document)* `question` words `closing`, then the answer."""
+    """A question's prompt without what is asked: `opening` document (`between` document)* `question` words `closing`, then the answer.
+
+    `lead` is what this chat template has before an answer: part of its first word, where that is a space.
+    """
 
     opening: tuple[int, ...]
     between: tuple[int, ...]
     question: tuple[int, ...]
     closing: tuple[int, ...]
     end: int
+    lead: str = ""
 
     @property
     def overhead(self) -> int:
@@ -83,12 +87,23 @@ def render(lm: LM, content: str) -> tuple[list[str], int]:
     return str(rendered).split(MARK), ending[0] if ending else lm.eos
 
 
+def lead(lm: LM) -> str:
+    """What the model's chat template puts between the assistant's header and a reply; mostly nothing."""
+    if lm.tokenizer.chat_template is None:
+        return ""
+    options: dict[str, Any] = {"tokenize": False, "date_string": PINNED_DATE}
+    user = {"role": "user", "content": ""}
+    header = str(lm.tokenizer.apply_chat_template([user], add_generation_prompt=True, **options))
+    turn = str(lm.tokenizer.apply_chat_template([user, {"role": "assistant", "content": MARK}], **options))
+    return turn.removeprefix(header).partition(MARK)[0] if turn.startswith(header) else ""
+
+
 def frame(lm: LM) -> Frame:
     """The frame in which `ask` puts documents and a question."""
     content = f"{DOCUMENT}{MARK}{GAP}{DOCUMENT}{MARK}{GAP}{QUESTION}{MARK}{INSTRUCTION}"
     stretches, end = render(lm, content)
     opening, between, question, closing = (tuple(lm.encode_frame(stretch)) for stretch in stretches)
-    return Frame(opening, between, question, closing, end)
+    return Frame(opening, between, question, closing, end, lead(lm))
 
 
 def bare(lm: LM) -> Template:

@@ -22,13 +22,14 @@ from rag_memtok.nouns import Document, Segment
 from rag_memtok.scores import answerable
 
 FIELDS = "context (or file), question, answers"
+PLAIN = (".jsonl", ".json")
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """A question, its right answers (none: the documents do not say), and the documents it is about (none: any).
 
-    `starts` are the answers' places in the one document, where the file tells them. `line` counts rows from 1, of SQuAD questions.
+    `starts` are the answers' places in the one document, where the file tells them. `line` is that of the file, of SQuAD's the number.
     """
 
     line: int
@@ -51,9 +52,10 @@ def load_questions(path: Path, documents: Path | None = None, limit: int = 0) ->
     """
     if not path.is_file():
         raise InputRefused(f"there is no file {path}", remedy=f"rows of {FIELDS}, one a line, or a SQuAD file")
-    rows = [(number, row) for number, row in enumerate(rows_of(path), start=1)]
-    if not rows:
+    found = list(rows_of(path))
+    if not found:
         raise UsageError(f"{path} has no questions", remedy=f"rows of {FIELDS}, one a line, or a SQuAD file")
+    rows = list(zip(line_numbers(path, len(found)), found, strict=True))
     if 0 < limit < len(rows):
         rows = [rows[index * len(rows) // limit] for index in range(limit)]
     known: dict[str, tuple[Document, ...]] = {}
@@ -66,6 +68,8 @@ def rows_of(path: Path) -> Iterator[Mapping[str, Any]]:
     Raises:
         InputRefused: it cannot be read as such.
     """
+    if path.suffix in PLAIN and not path.read_bytes().strip():
+        return  # datasets has no words for it
     nested = is_squad(path)
     options = {"field": "data"} if nested else {}
     datasets.disable_progress_bars()
@@ -80,6 +84,13 @@ def rows_of(path: Path) -> Iterator[Mapping[str, Any]]:
             yield from flattened(path, row)
         else:
             yield row
+
+
+def line_numbers(path: Path, count: int) -> Sequence[int]:
+    """The lines that rows stand on; counted from 1 where that cannot be told."""
+    lines = path.read_bytes().splitlines() if path.suffix == ".jsonl" else []
+    filled = [number for number, line in enumerate(lines, start=1) if line.strip()]
+    return filled if len(filled) == count else range(1, count + 1)
 
 
 def is_squad(path: Path) -> bool:
@@ -113,8 +124,7 @@ def flattened(path: Path, article: Mapping[str, Any]) -> Iterator[Mapping[str, A
 
 def refused(path: Path, error: Exception) -> InputRefused:
     """What is wrong with a file that datasets would not read, the line named where it is a line's fault."""
-    lines = path.read_bytes().splitlines() if path.suffix in (".jsonl", ".json") else []
-    kinds: dict[str, tuple[type, int]] = {}
+    lines = path.read_bytes().splitlines() if path.suffix in PLAIN else []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line) if line.strip() else {}
@@ -122,11 +132,6 @@ def refused(path: Path, error: Exception) -> InputRefused:
             return InputRefused(f"{path}, line {number}: not JSON: {fault}", remedy=f"each line is one object with {FIELDS}")
         if not isinstance(row, dict):
             return InputRefused(f"{path}, line {number}: no JSON object", remedy=f"each line is one object with {FIELDS}")
-        for name, value in row.items():
-            kind, first = kinds.setdefault(name, (type(value), number)) if value is not None else (type(None), 0)
-            if value is not None and not isinstance(value, kind):
-                words = f"{path}, line {number}: {name} is a {type(value).__name__}, on line {first} a {kind.__name__}"
-                return InputRefused(words, remedy="give every row the same kinds of values")
     return InputRefused(f"{path} cannot be read: {error.__cause__ or error}", remedy=f"rows of {FIELDS}, one a line, or a SQuAD file")
 
 
@@ -138,7 +143,7 @@ def question_of(path: Path, number: int, row: Mapping[str, Any], folder: Path, k
     """
     asked, context, file = row.get("question"), row.get("context"), row.get("file")
     if not isinstance(asked, str) or not asked.strip():
-        raise _bad(path, number, "no question")
+        raise _bad(path, number, "no question" if asked in (None, "") else f"the question is {asked!r}")
     if not isinstance(context or "", str) or not isinstance(file or "", str):
         raise _bad(path, number, "context and file are texts")
     texts, starts = golds_of(path, number, row.get("answers"))

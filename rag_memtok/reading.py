@@ -98,7 +98,7 @@ class Reading:
     def _drawn(self, task: Task, step: int) -> list[Taught]:
         if task.key not in self.pools:
             made = cues(self.lm.decode(task.tokens), POOL, self.seed)
-            pairs = [(self.lm.encode(cue.question), self.lm.encode(cue.answer)) for cue in made]
+            pairs = [(self.lm.encode(cue.question), self.lm.encode(self.frame.lead + cue.answer)) for cue in made]
             self.pools[task.key] = taught(self.lm, self.frame, task.tokens, pairs)
         pool = self.pools[task.key]
         order = random.Random(f"{self.seed}:{task.key}:{step * self.each // max(1, len(pool))}").sample(range(len(pool)), len(pool))

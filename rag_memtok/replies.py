@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,8 +144,12 @@ def typical(some: Sequence[Cost]) -> Cost:
     """The medians of several."""
     if not some:
         return Cost(float("nan"), float("nan"), float("nan"), 0)
-    times = ([one.unpack_ms for one in some], [one.prefill_ms for one in some], [one.decode_ms for one in some])
-    return Cost(*map(median, times), kv_bytes=round(median(one.kv_bytes for one in some)))
+    return Cost(
+        unpack_ms=median(one.unpack_ms for one in some),
+        prefill_ms=median(one.prefill_ms for one in some),
+        decode_ms=median(one.decode_ms for one in some),
+        kv_bytes=round(median(one.kv_bytes for one in some)),
+    )
 
 
 def timed(replies: Replies, prompt: Prompt) -> Cost:
@@ -168,8 +173,8 @@ def timed(replies: Replies, prompt: Prompt) -> Cost:
 
 def kv_bytes(run: Continuation) -> int:
     """Bytes of the keys and values that a decode in progress keeps."""
-    layers = run.cache.layers if run.cache is not None else ()
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+    cache: Any = run.cache
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
 
 @torch.inference_mode()

@@ -53,7 +53,7 @@ SIZES: tuple[Column, ...] = (
 QUALITY: tuple[Column, ...] = (
     ("F1 [95 %]", lambda row: ranged(row.f1)),
     ("minus text [95 %]", lambda row: ranged(row.difference, "+")),
-    ("of text", lambda row: percent(row.share)),
+    ("of best text", lambda row: percent(row.share)),
 )
 ALONE: tuple[Column, ...] = (
     *COMMON,
@@ -122,7 +122,7 @@ def put_evaluation(found: "Evaluation", rows: Sequence["Row"], shifts: Sequence[
     if shifts:
         terminal.put("\nunrelated texts: nats a token after something\n")
         put_markdown(("before", "tokens/vector", "nats", "more than after nothing [95 %]"), [shift_line(one) for one in shifts])
-    terminal.say(f"{terminal.duration(found.seconds)}")
+    terminal.say(f"took {terminal.duration(found.seconds)}")
 
 
 WRITTEN = (

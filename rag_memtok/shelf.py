@@ -164,3 +164,33 @@ def migrate(
         on_progress = lambda at: show_bar(at.done, at.chunks, terminal.standing_note(at))  # noqa: E731
         done = housekeeping.migrate(dials, drop_old, on_progress, terminal.say)
     terminal.put_json(asdict(done)) if json else views.put_migrated(done)
+
+
+def adapt(
+    data: Annotated[Path | None, typer.Option("--data", help="Questions: rows of question, answers and context or file.")] = None,
+    store: options.Store = None,
+    collection: options.Collection = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The adapter's folder.", show_default="in the store")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="What it reads: memory or text.", show_default="memory")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps, at most.", show_default="600")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Minutes of training, at most; 0: no bound.", show_default="0")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Prompts of a step.", show_default="16")] = None,
+    questions: Annotated[int | None, typer.Option("--questions", help="Questions made by rule of each chunk.", show_default="6")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of what is drawn.", show_default="0")] = None,
+    model: options.Model = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    trust_store: options.Trust = False,
+    json: options.Json = False,
+) -> None:
+    """Train an adapter (LoRA) with which the model reads this store's memories; ask takes it by itself. Run again to resume."""
+    from rag_memtok import school
+
+    dials = settings(
+        store=store, collection=collection, model__id=model, model__device=device, model__threads=threads, adapt__kind=kind,
+        adapt__steps=steps, adapt__minutes=minutes, adapt__batch=batch, adapt__questions=questions, adapt__seed=seed,
+    )  # fmt: skip
+    with terminal.bar("done") as show_bar:
+        on_progress = lambda at: show_bar(at.done, at.total, views.training_note(at))  # noqa: E731
+        done = school.adapt(dials, data, out, on_progress, terminal.say, trust_store)
+    terminal.put_json(asdict(done)) if json else views.put_adapted(done)

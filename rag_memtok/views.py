@@ -1,17 +1,20 @@
 """What a store looks like on the screen: its documents, chunks, collections, a memory, settings; what a command did."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 from typing import TYPE_CHECKING
 
 from rag_memtok import terminal
 
 if TYPE_CHECKING:
+    from rag_memtok.adapt import Progress
     from rag_memtok.browse import ListedChunk, ListedDocument, Shown
     from rag_memtok.bundle import Bundled
     from rag_memtok.housekeeping import Collection, Setting
     from rag_memtok.ingest import Ingested
     from rag_memtok.migrate import Migrated
     from rag_memtok.paper import Protocol, Row, Standing
+    from rag_memtok.school import Adapted
 
 SHORT = 12  # characters of a chunk's id
 
@@ -98,6 +101,25 @@ def put_migrated(done: "Migrated") -> None:
         terminal.put(f"nothing to rewrite: the store is of {done.model}")
     if done.kept:
         terminal.put(f"the old store is kept in {done.kept}; --drop-old removes it")
+
+
+def training_note(at: "Progress") -> str:
+    """What is being done, how well it goes, and the time left for it."""
+    losses = "" if isnan(at.loss) else f", loss {at.loss:.3f}, best aside {at.dev_loss:.3f}"
+    return at.stage + losses + ("" if at.seconds_left is None else f", {terminal.duration(at.seconds_left)} left")
+
+
+def put_adapted(done: "Adapted") -> None:
+    """Where the adapter is, and what it measured on chunks set aside."""
+    bond, dev = done.bond, done.bond.dev
+    rows: dict[str, object] = {
+        "adapter": f"{done.folder} ({bond.steps} steps, {terminal.duration(done.seconds)})",
+        "set aside": f"{bond.trained_on['questions_aside']} questions about {terminal.counted(bond.trained_on['chunks_aside'], 'chunk')}",
+        "loss": f"{dev['loss_before']:.3f} before, {dev['loss_after']:.3f} after",
+        "F1, the text": f"{100 * dev['text']:.1f} (the frozen model)",
+        "F1, adapter": f"{100 * dev['after']:.1f} reading {bond.kind} ({100 * dev['before']:.1f} without it)",
+    }
+    terminal.put_table(rows)
 
 
 def put_watched(rounds: Sequence["Ingested"]) -> None:

@@ -12,6 +12,7 @@ import toy
 from rag_memtok import adapt as adapting
 from rag_memtok import lora
 from rag_memtok.adapt import Training, adapt, passes, split, taught
+from rag_memtok.checkpoint import state_of
 from rag_memtok.config import Adapt
 from rag_memtok.cues import cues
 from rag_memtok.errors import UsageError
@@ -199,11 +200,11 @@ def test_the_same_call_gives_the_same_and_goes_on_where_it_was_stopped(toy_lm, p
 
 
 def test_a_checkpoint_of_another_run_is_not_gone_on_from(toy_lm, pages, exercises, tmp_path):
-    state = adapting.state_of(toy_lm, QUICK)
+    state = state_of(toy_lm, QUICK)
     state.step = 7
     (tmp_path / "file").write_bytes(state.packed("one run"))
-    assert not adapting.state_of(toy_lm, QUICK).resume(tmp_path / "file", "another run")
-    again = adapting.state_of(toy_lm, replace(QUICK, seed=5))
+    assert not state_of(toy_lm, QUICK).resume(tmp_path / "file", "another run")
+    again = state_of(toy_lm, replace(QUICK, seed=5))
     assert again.resume(tmp_path / "file", "one run") and again.step == 7
     (tmp_path / "file").write_bytes(b"torn")
     assert not again.resume(tmp_path / "file", "one run")
@@ -215,7 +216,7 @@ def test_it_stops_early_and_keeps_the_best(toy_lm, pages, exercises, tmp_path):
     keys = [one.key for one in pages]
     lessons = teacher.lessons(exercises, 1.0, 0)
     decks = [Deck(teacher, keys, lessons, "memory", 0) for _ in range(2)]
-    state = adapting.state_of(toy_lm, settings)
+    state = state_of(toy_lm, settings)
     training = Training(teacher, settings, *decks, tmp_path, "run", lambda progress: None, state)
     training.finish()
     assert state.step < 32 and state.waited == 2

@@ -17,7 +17,7 @@ FLOORS = [
     "disk schema database check store retrieve",
     "trust binding ingest adapters answer audit report restore browse",
     "prepare migrate bundle pipeline watch housekeeping",
-    "figures scores memories questions cases arms replies outcome evaluate corpora paper lessons card adapt school",
+    "figures scores memories questions cases arms replies outcome evaluate corpora paper lessons card checkpoint adapt school",
     "langchain llamaindex",
     "terminal views scoreboard options trips shelf trials cli",
 ]

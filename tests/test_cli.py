@@ -295,12 +295,12 @@ def test_the_papers_tables_are_printed_and_drawn(run, model_folder, tmp_path):
     code, out, err = run(*command, "--figures", "figures")
     assert code == 0 and "recipe cross-entropy, 2 vectors a text, at most 8 steps" in out
     assert re.search(r"^English, 12 characters: 2 texts of 12 characters on average\nmodel +parameters +tokens +accuracy +exact", out, re.M)
-    assert len(re.findall(r"^toy +0\.4M +\d+ +[01]\.\d{3} +\d/\d +\d/\d +8 +", out, re.M)) == 2
+    assert len(re.findall(r"^toy +0\.3M +\d+ +[01]\.\d{3} +\d/2 +\d/2 +[1-9] +", out, re.M)) == 2
     assert "drawn: figures/figure3.png" in err and (tmp_path / "figures" / "figure3.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "trials.jsonl").read_text().splitlines()) == 4
     code, out, err = run(*command, "--json")
     rows = json.loads(out)["rows"]
-    assert code == 0 and [row["texts"] for row in rows] == [2, 2] and rows[0]["model"] == "toy" and rows[0]["steps"] == 8
+    assert code == 0 and [row["texts"] for row in rows] == [2, 2] and rows[0]["model"] == "toy"
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,13 @@ ROWS = [
     {"context": SOUP, "question": "How many onions are in it?", "answers": ["3", "3 onions"], "source": "kitchen"},
     {"context": FAN, "question": "Who sells the fan?", "answers": [], "source": "kitchen"},
 ]
-QUICK = {"memorize.tokens_per_vector": 4, "memorize.steps": 80, "memorize.seconds_per_chunk": 0.0, "model.device": "cpu", "model.threads": 1}
+QUICK = {
+    "memorize.tokens_per_vector": 4,
+    "memorize.steps": 80,
+    "memorize.seconds_per_chunk": 0.0,
+    "model.device": "cpu",
+    "model.threads": 1,
+}
 QUICK |= {"memorize.template": "bare", "memorize.codec": "float16", "documents.chunk_tokens": 48, "ask.max_new_tokens": 4}
 STUDY = Study(tokens_per_vector=(4,), k=(3,), timed=1)
 
@@ -66,7 +72,7 @@ def found(model_folder, tmp_path_factory):
 
 def test_rows_become_questions(tmp_path):
     rows = [*ROWS, {"question": "And?", "answers": "unanswerable", "file": None}]
-    path = filed(tmp_path, [{**row, "answers": row["answers"] if isinstance(row["answers"], list) else [row["answers"]]} for row in rows])
+    path = filed(tmp_path, rows)
     found = load_questions(path)
     assert [one.answers for one in found] == [("Aldo Ruiz",), ("in March", "March"), ("3", "3 onions"), (), ()]
     assert [one.line for one in found] == [1, 2, 3, 4, 5] and found[0].documents[0].text == LAMP and found[4].documents == ()
@@ -108,10 +114,11 @@ GOOD = json.dumps(ROWS[0])
     [
         ("{oops", "line 2: not JSON"),
         ("[1]", "line 2: no JSON object"),
-        (json.dumps({"context": LAMP, "question": "  ", "answers": []}), "line 2: no question"),
+        (json.dumps({"context": LAMP, "question": "  ", "answers": []}), "line 2: the question is '  '"),
+        ("\n" + json.dumps({"context": LAMP, "answers": []}), "line 3: no question"),
         (json.dumps({"context": LAMP, "question": "Who?"}), "line 2: no answers"),
         (json.dumps({"question": "Who?", "answers": ["I"]}), "line 2: neither context nor file"),
-        (json.dumps({"context": LAMP, "question": 7, "answers": []}), "line 2: question is a int, on line 1 a str"),
+        (json.dumps({"context": LAMP, "question": 7, "answers": []}), "line 2: the question is 7"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, line, words):
@@ -120,9 +127,10 @@ def test_a_bad_row_is_named(tmp_path, line, words):
         load_questions(tmp_path / "q.jsonl")
 
 
-def test_no_questions_are_refused(tmp_path):
-    (tmp_path / "q.jsonl").write_text("")
-    with pytest.raises((UsageError, InputRefused)):
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_no_questions_are_refused(tmp_path, content):
+    (tmp_path / "q.jsonl").write_text(content)
+    with pytest.raises(UsageError, match="has no questions"):
         load_questions(tmp_path / "q.jsonl")
     with pytest.raises(InputRefused, match="there is no file"):
         load_questions(tmp_path / "gone.jsonl")

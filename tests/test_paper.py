@@ -134,7 +134,9 @@ def test_the_tables_numbers_are_those_of_a_recomputation(toy_lm, tried):
 
 def test_a_text_that_does_not_fit_is_counted_with_what_is_right(toy_lm):
     (trial,) = paper.run(toy_lm, [CORPORA[1]], replace(PROTOCOL, vectors=1, steps=2), None, quiet)
-    assert trial.wrong > 0 and not trial.free and trial.margin < 0 and 0 <= trial.accuracy < 1 and trial.steps == 2
+    assert (
+        trial.wrong > 0 and not trial.free and trial.margin < 0 and 0 <= trial.accuracy < 1 and trial.steps <= 3
+    )  # with the one after a draft
     (row,) = paper.table([trial])
     assert (row.exact, row.free, row.margin) == (0, 0, None)
 

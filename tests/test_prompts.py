@@ -155,3 +155,14 @@ def test_the_training_task_of_reciting_is_the_cue_template(trained_with, passage
     ours = (*template.prefix, *one.encode(passage), *template.suffix, *one.encode(passage), template.end)
     assert ours == theirs.repeat(passage).ids
     assert template.end == training.EOT == frame(one).end
+
+
+def test_what_the_chat_template_puts_before_a_reply_leads_it():
+    led = toy.CHAT.replace(
+        "'<|end_header_id|>\n\n' + message['content']",
+        "'<|end_header_id|>\n\n' + (' ' if message['role'] == 'assistant' else '') + message['content']",
+    )
+    assert led != toy.CHAT
+    assert frame(toy.lm_of(chat=led)).lead == " "
+    assert frame(toy.lm_of()).lead == ""
+    assert frame(toy.lm_of(chat=None)).lead == ""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rag_memtok.scores import answerable, exact, f1, interval, is_refusal, normalise, paired, score
 
-# Prediction, golds, exact match, F1. The first six are from published runs and cards of the official scorer, the others computed by its rules.
+# Prediction, golds, exact match, F1. The first six are from published runs of the official scorer, the others follow its rules.
 PUBLISHED = [
     ("1976", ["1976"], 1.0, 1.0),
     ("Joe Biden", ["Beyoncé and Bruno Mars"], 0.0, 0.0),

@@ -76,7 +76,7 @@ def test_first_turn_is_the_prompt_that_ask_builds(made: frame.Frame) -> None:
     row = made.conversation(SENTENCES[:2], [("When?", "1887"), ("Who?", frame.REFUSAL)])
     prompt = made.prompt(SENTENCES[:2], "When?")
     assert row.ids[: len(prompt)] == prompt and not any(row.answer[: len(prompt)])
-    assert made.decode([i for i, a in zip(row.ids, row.answer, strict=True) if a]) == "1887" + frame.REFUSAL
+    assert made.decode([i for i, a in zip(row.ids, row.answer, strict=True) if a]) == frame.LEAD + "1887" + frame.LEAD + frame.REFUSAL
 
 
 @pytest.mark.parametrize(
@@ -197,3 +197,15 @@ def same_embeddings(folder: Path) -> None:
     ids = Tokenizer.from_file(str(part.parent / "tokenizer.json")).encode(SENTENCES[0], add_special_tokens=False).ids
     plain = next(iter(load_file(part).values())).astype(np.float32)[ids].mean(0)
     assert np.abs(model.encode(SENTENCES[0]).astype(np.float32) - plain / np.linalg.norm(plain)).max() < 2e-3
+
+
+def test_a_reply_is_led_as_the_chat_template_says(made: frame.Frame, folder: Path) -> None:
+    """An answer begins with the token that stands in a passage; a recital begins as the document does."""
+    from transformers import AutoTokenizer
+
+    words = AutoTokenizer.from_pretrained(folder)
+    user = {"role": "user", "content": "Who?"}
+    turn = words.apply_chat_template([user, {"role": "assistant", "content": "Anna"}], tokenize=False)
+    assert turn.endswith("\n\n" + frame.LEAD + "Anna<|eot_id|>")
+    assert made._frame.decode(list(made.reply("Anna").ids), skip_special_tokens=False) == frame.LEAD + "Anna<|eot_id|>"
+    assert made.decode(list(made.recital("Anna").ids)) == "Anna"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from training.frame import BOS, REFUSAL, Frame, Row
+from training.frame import BOS, LEAD, REFUSAL, Frame, Row
 from training.tasks import Tasks
 
 
@@ -63,7 +63,7 @@ class Rows(IterableDataset):
         self.stream = np.memmap(self.folder / "train.bin", dtype=np.uint16, mode="r")
         self.rng = random.Random(seed)
         frame = Frame(self.folder / "tokenizer.json")
-        tasks, self.refusal = Tasks(frame, self.folder, seed + 1), frame.text(REFUSAL)[0]
+        tasks, self.refusal = Tasks(frame, self.folder, seed + 1), frame.text(LEAD + REFUSAL)[0]
         while True:
             yield self.prose(self.length + 1) if self.rng.random() < self.mix.prose else self.packed(tasks)
 

@@ -1,4 +1,4 @@
-"""Writes a checkpoint as the folder that ships: `python -m training.export CHECKPOINT PACKED OUT --card CARD.md`.
+"""Writes a checkpoint as the folder that ships: `python -m training.export CHECKPOINT PACKED OUT --id mini-1 --card CARD.md`.
 
 bf16 safetensors in shards of at most 15 MB, tokenizer with the chat template, generation config; no local path in any file.
 """
@@ -24,11 +24,13 @@ def strip(path: Path) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
-def export(checkpoint: Path, tokenizer: Path, out: Path, shard: str = "15MB") -> None:
-    """Writes weights, tokenizer and configs; what was in `out` goes."""
+def export(checkpoint: Path, tokenizer: Path, out: Path, name: str, shard: str = "15MB") -> None:
+    """Writes weights, tokenizer and configs, with `name` as the model's id (if any); what was in `out` goes."""
     shutil.rmtree(out, ignore_errors=True)
     model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16)
     model.config.eos_token_id = [EOS, EOT]
+    if name:
+        model.config.rag_memtok_id = name
     model.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=[EOS, EOT], pad_token_id=PAD, do_sample=False)
     model.save_pretrained(out, max_shard_size=shard)
     save_tokenizer(Tokenizer.from_file(str(tokenizer)), out, model.config.max_position_embeddings)
@@ -42,9 +44,10 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("packed", type=Path, help="the folder with tokenizer.json")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--id", default="", help="the model's name, kept in config.json")
     parser.add_argument("--card", type=Path, help="becomes README.md")
     args = parser.parse_args()
-    export(args.checkpoint, args.packed / "tokenizer.json", args.out)
+    export(args.checkpoint, args.packed / "tokenizer.json", args.out, args.id)
     if args.card:
         shutil.copy(args.card, args.out / "README.md")
     for path in sorted(args.out.iterdir()):

@@ -25,7 +25,10 @@ def member(packed: Path, out: Path, size: str, processes: int, extra: list[str],
     subprocess.run(command(processes, *common, "--stage", "pretrain", "--minutes", str(minutes * 2 / 3)), check=True)
     start = ["--weights", str(folder / "pretrain")]
     subprocess.run(command(processes, *common, "--stage", "read", "--minutes", str(minutes / 3), *start), check=True)
-    subprocess.run([sys.executable, "-m", "training.export", str(folder / "read"), str(packed), str(out / f"mini-{size}")], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "training.export", str(folder / "read"), str(packed), str(out / f"mini-{size}"), "--id", f"mini-{size}"],
+        check=True,
+    )
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ REFUSAL = "Not in the documents."
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] + '<|eot_id|>' }}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{{ (' ' if message['role'] == 'assistant' else '') + message['content'] + '<|eot_id|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
 
@@ -24,6 +25,7 @@ ASSISTANT = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
 OPEN = "<|begin_of_text|>" + USER + "Document:\n"
 BETWEEN = "\n\nDocument:\n"
 QUESTION = "\n\nQuestion:\n"
+LEAD = " "  # before an answer: its first word is then the very token that stands in the passage, and copying it needs no second lesson
 NEXT_QUESTION = USER + "Question:\n"
 CLOSE = "\nAnswer from the documents in a few words. If they do not say, answer: not in the documents." + ASSISTANT
 REPEAT = "\n\nRepeat the document." + ASSISTANT
@@ -79,7 +81,11 @@ class Frame:
 
     def reply(self, answer: str) -> Row:
         """The assistant's part: the answer and its end token, all scored."""
-        ids = self.text(answer) + (EOT,)
+        return self.recital(LEAD + answer)
+
+    def recital(self, text: str) -> Row:
+        """The assistant's part where it begins as a document does."""
+        ids = self.text(text) + (EOT,)
         return Row(ids, (True,) * len(ids))
 
     def given(self, ids: tuple[int, ...]) -> Row:
@@ -95,7 +101,7 @@ class Frame:
 
     def repeat(self, passage: str) -> Row:
         """The task of reciting a document."""
-        return self.given(self.documents([passage]) + self.piece(REPEAT)) + self.reply(passage)
+        return self.given(self.documents([passage]) + self.piece(REPEAT)) + self.recital(passage)
 
     def continue_after(self, passage: str, quote: str, rest: str) -> Row:
         """The task of saying what follows a quote from a document."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from training.cuts import cut, passage_length, sentences
 from training.facts import fact, name, phrase, words
-from training.frame import BOS, REFUSAL, Frame, Row
+from training.frame import BOS, LEAD, REFUSAL, Frame, Row
 
 CHARACTERS = 3.4  # of English a token, on the low side
 TURN = 36  # tokens of a question, its frame and a short answer
@@ -96,7 +96,7 @@ class Tasks:
         row = self.frame.given((BOS, *self.frame.text("Document:\n" + self.rng.choice("\n ").join(text for text, _, _ in known) + "\n")))
         for _, question, answer in self.rng.sample(known, len(known)):
             row += self.frame.given(self.frame.text(f"\n{question}\n"))
-            said = self.frame.text(answer)
+            said = self.frame.text(LEAD + answer)
             row += Row((*said, *self.frame.text("\n")), (True,) * (len(said) + 1))
         return row
 

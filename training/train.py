@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from training import model as models
 from training.batches import Batch, Mix, Rows, batches
+from training.frame import BOS
 from training.optimise import Optimiser, Schedule
 
 
@@ -45,7 +46,7 @@ STAGES = {
     ),
     "read": Stage(
         (
-            (0.0, Mix(prose=0.3, copy=0.4, reading=0.3, others=0.3, first=6.0)),
+            (0.0, Mix(prose=0.4, copy=0.25, reading=0.35, others=0.4, first=4.0)),
             (0.55, Mix(prose=0.15, copy=0.2, reading=0.65, others=0.15, first=4.0)),
         ),
         Schedule(stable=0.55, last=0.02),
@@ -127,6 +128,7 @@ def validate(model: nn.Module, run: Run, windows: int = 16) -> float:
     losses = []
     for start in starts:
         ids = torch.from_numpy(stream[start : start + run.length + 1].astype(np.int64))[None]
+        ids[:, 0] = BOS  # as in training
         batch = Batch(ids[:, :-1], ids[:, 1:], torch.ones(1, run.length))
         losses.append(loss_of(model, model.model, batch, run.device).item())
     return sum(losses) / len(losses)

@@ -1,4 +1,4 @@
-"""The fault campaign: python tests/faults/campaign.py [--long] [--only WORDS] [--seconds N] [--out NAME]
+"""The fault campaign: `python tests/faults/campaign.py [--long] [--only WORDS] [--seconds N] [--out NAME]`.
 
 Makes every fault of FAULTS, many times, and prints one table: fault, tries, outcome, lost. Lost counts the tries after which anything was
 not as it must be: a chunk, a text, a citation, a verdict, an exit code, a message. It ends with 1 if there was one. `make faults` takes
@@ -25,8 +25,10 @@ import errno  # noqa: E402
 
 import corruption  # noqa: E402
 import crowd  # noqa: E402
+import fuzz  # noqa: E402
 import kills  # noqa: E402
 import limits  # noqa: E402
+import machine  # noqa: E402
 import torch  # noqa: E402
 import tracer  # noqa: E402
 from kills import Trial  # noqa: E402
@@ -89,6 +91,7 @@ FAULTS: dict[str, Callable[[Bench], Iterator[Trial]]] = {
     "the n-th write fails: no space": lambda bench: calls(bench, errno.ENOSPC, 24),
     "the n-th write fails: I/O error": lambda bench: calls(bench, errno.EIO, 24),
     "SIGKILL at a random moment": random_kills,
+    "Ctrl-C, Ctrl-C twice, SIGTERM": lambda bench: kills.interrupts(bench.world.scenes["ingest"], 300 if bench.long else 12, seed=3),
     "a full disk (tmpfs)": lambda bench: over_verbs(bench, limits.full_disks, (4 if bench.long else 48) * 1024),
     "files may not grow (RLIMIT_FSIZE)": lambda bench: over_verbs(bench, limits.small_files, (4 if bench.long else 48) * 1024),
     "memory runs out (RLIMIT_AS)": lambda bench: over_verbs(bench, limits.little_memory, (1 if bench.long else 12) * 2**20, 200),
@@ -100,6 +103,12 @@ FAULTS: dict[str, Callable[[Bench], Iterator[Trial]]] = {
     "index.faiss damaged, older, another's": lambda bench: bench.small.strangers(),
     "six writers": lambda bench: crowd.writers(bench.world.scenes["update"], 6),
     "twenty readers and a verify during an ingest": lambda bench: crowd.readers(bench.world.scenes["update"], 20),
+    "edits, deletions, kills against a dictionary": lambda bench: machine.against_a_dictionary(
+        bench.world, *((200, 30) if bench.long else (8, 10))
+    ),
+    "any bytes as a document": lambda bench: fuzz.loaders(bench.world, 600 if bench.long else 8),
+    "any bytes in store.db": lambda bench: fuzz.store_readers(bench.small, 600 if bench.long else 8),
+    "any bytes in rag-memtok.toml": lambda bench: fuzz.settings_file(bench.world, 600 if bench.long else 3),
 }
 
 
@@ -158,6 +167,7 @@ def main() -> int:
             terminal.say(f"{number} of {len(chosen)}, {rows[-1].seconds:.0f} s: {name}: {rows[-1].tries} tries, {rows[-1].lost} lost")
     terminal.put_columns([("fault", "tries", "outcome", "lost"), *((row.fault, row.tries, row.outcome, row.lost) for row in rows)])
     if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         Path(f"{options.out}.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
         Path(f"{options.out}.md").write_text(markdown(rows))
     return int(any(row.lost for row in rows))

@@ -1,7 +1,7 @@
 """Bytes that changed behind the store's back: each change is detected, harmless, or silent, and silent must not happen.
 
-Silent is a wrong memory, text, citation or verdict that no one is told of. The store is a small one, packed into pages of 512 bytes, so that
-most of its bytes mean something.
+Silent is a wrong memory, text, citation or verdict that no one is told of. The store is a small one, packed into pages of 512 bytes, so
+that most of its bytes mean something.
 """
 
 import itertools
@@ -13,7 +13,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import small
 from kills import Trial
 from world import World
 
@@ -36,7 +35,7 @@ QUESTIONS = ("Who wrote a letter?", "Is the lamp quiet?")
 
 @dataclass(frozen=True)
 class Truth:
-    """What a whole store tells: answers to single questions, which must never be wrong, and lists, which may be shorter but not in silence."""
+    """What a whole store tells: single answers, which must never be wrong, and lists, which may be shorter, but not in silence."""
 
     answers: dict[object, object]
     lists: dict[str, object]

@@ -86,10 +86,34 @@ def at_random(scenes: list[Scene], tries: int, seed: int) -> Iterator[Trial]:
         with scene.world.trial(scene.base) as store:
             child = scene.world.start(lambda scene=scene: scene.run(store))
             time.sleep(moment)
-            child.kill()
+            child.send(signal.SIGKILL)
             code = child.wait()
             ended = "killed" if code == -signal.SIGKILL else f"exit {code}"
             yield judged(scene, store, f"{scene.name}, random kill {number} after {moment:.3f} s", ended, child.acknowledged)
+
+
+SIGNALS = {"Ctrl-C": (signal.SIGINT,), "Ctrl-C twice": (signal.SIGINT, signal.SIGINT), "SIGTERM": (signal.SIGTERM,)}
+
+
+def interrupts(scene: Scene, tries: int, seed: int) -> Iterator[Trial]:
+    """Ctrl-C, Ctrl-C twice and SIGTERM at random moments: 130 or 143, what is done is kept, and how to go on is said."""
+    chosen = random.Random(seed)
+    scene.ready()
+    length = seconds(lambda: finished(scene))
+    for number in range(tries):
+        name = list(SIGNALS)[number % len(SIGNALS)]
+        with scene.world.trial(scene.base) as store:
+            child = scene.world.start(lambda: scene.run(store))
+            while "ready" not in child.output:
+                time.sleep(0.002)
+            time.sleep(chosen.random() * length)
+            for sent in SIGNALS[name]:
+                child.send(sent)
+            code = child.wait()
+            trial = judged(scene, store, f"{scene.name}, {name} {number}", f"exit {code}", child.acknowledged)
+        told = code == 0 or (code == (143 if name == "SIGTERM" else 130) and "Traceback" not in child.output)
+        told = told and (code == 0 or name == "Ctrl-C twice" or "run the same command again to go on" in child.output)
+        yield Trial(trial.where, trial.outcome, trial.wrong if told else (*trial.wrong, f"it ended with {code}: {child.output[-300:]}"))
 
 
 def finished(scene: Scene) -> None:

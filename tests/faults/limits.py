@@ -1,11 +1,13 @@
 """Limits of the system, made for real: a disk that is full or read-only, files that may not grow, memory that runs out."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import kills
@@ -13,6 +15,8 @@ from kills import Trial
 from world import Scene, World
 
 from rag_memtok import pipeline
+from rag_memtok.layout import task_of
+from rag_memtok.memorize import memorize
 
 DISK = 4 * 2**20  # bytes of the small disk
 SAVED = "nothing that was stored is lost"
@@ -69,14 +73,14 @@ def full_disks(scene: Scene, step: int) -> Iterator[Trial]:
 
 
 def small_files(scene: Scene, step: int) -> Iterator[Trial]:
-    """A verb in a process whose files may not grow over a size, as under a quota: every size up to the one that is enough."""
+    """A verb in a process whose files may not grow over a size, as under a quota: every multiple of `step` up to the one that is enough."""
     scene.ready()
-    for size in range(0, DISK, step):
+    for size in range(step, DISK, step):
         with scene.world.trial(scene.base) as store:
             child = scene.world.start(lambda size=size: (limited(resource.RLIMIT_FSIZE, size), scene.run(store)))
             code = child.wait()
             trial = kills.judged(scene, store, f"{scene.name}, files up to {size} bytes", f"exit {code}", child.acknowledged)
-        yield Trial(trial.where, trial.outcome, (*trial.wrong, *(kills.unkind(code, child.output) if size else ())))
+        yield Trial(trial.where, trial.outcome, (*trial.wrong, *kills.unkind(code, child.output)))
         if code == 0:
             return
 
@@ -150,3 +154,20 @@ def refused(
     yield Trial(f"verify {where}", f"exit {found}", () if found == 0 else (reader.output[-300:],))
     if pipeline.status(world.config(store)).summary.chunks != len(scene.before[0]):
         yield Trial(f"status {where}", "wrong", ("another number of chunks",))
+
+
+def rows_at_once(world: World, batch: int, more: int) -> tuple[int, int]:
+    """The exit code of writing 24 long memories, `batch` at a time, in `more` bytes of memory, and how many rows took a step together."""
+    model, template = world.equipment.lm, world.equipment.template
+    tasks = [task_of(str(number), tuple(3 + (number * place) % 90 for place in range(400)), 8) for number in range(24)]
+    settings = replace(world.config(world.folder / "none").memorize, batch=batch, steps=1)
+
+    def work() -> None:
+        limited(resource.RLIMIT_AS, mapped() + more)
+        rows = []
+        written = list(memorize(model, template, tasks, settings, lambda progress: rows.append(progress.rows)))
+        assert len(written) == len(tasks)
+        os.write(1, f"rows {max(rows)}".encode())
+
+    child = world.start(work)
+    return child.wait(), sum(map(int, re.findall(r"rows (\d+)", child.output)))

@@ -3,6 +3,8 @@
 import errno
 import itertools
 import os
+import tempfile
+from pathlib import Path
 
 import corruption
 import crowd
@@ -16,8 +18,10 @@ MARKS = {"ingest": (1, 5, 9, 31, 52, 88, 111), "update": (2, 9, 23), "delete": (
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return World(tmp_path_factory.mktemp("world"))
+def world():
+    with tempfile.TemporaryDirectory() as folder:  # not pytest's own, into which another user may not look
+        Path(folder).chmod(0o755)
+        yield World(Path(folder))
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +70,15 @@ def test_files_that_may_not_grow_lose_nothing(world):
 def test_memory_that_runs_out_loses_nothing(world):
     seen = nothing_lost(limits.little_memory(world.scenes["update"], 2**26, 20))
     assert {trial.outcome for trial in seen} == {"exit 21", "exit 0"}
+
+
+def test_a_batch_that_does_not_fit_is_halved(world):
+    step = 2**24
+    enough = next(more for more in range(step, 64 * step, step) if limits.rows_at_once(world, 1, more)[0] == 0)
+    code, rows = limits.rows_at_once(world, 24, 2 * enough)
+    assert code == 0 and 1 <= rows < 24
+    assert limits.rows_at_once(world, 24, 2**20) == (21, 0)
+    assert limits.rows_at_once(world, 24, 2**34) == (0, 24)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

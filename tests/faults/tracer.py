@@ -1,8 +1,8 @@
 """Stops a child of ours at each system call that changes a store, and kills it there, tears the write, or lets the call fail.
 
-ptrace and a seccomp filter, called through ctypes: Linux on x86-64 only. The kernel stops the child at the calls of CALLS and at no other, so
-that what is traced runs at nearly full speed. A kill leaves what the kernel has taken, as a killed process does; the loss of power, which
-may undo what was not fsynced, cannot be made here.
+ptrace and a seccomp filter, called through ctypes: Linux on x86-64 only. The kernel stops the child at the calls of CALLS and at no other,
+so that what is traced runs at nearly full speed. A kill leaves what the kernel has taken, as a killed process does; the loss of power,
+which may undo what was not fsynced, cannot be made here.
 """
 
 import ctypes

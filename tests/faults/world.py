@@ -12,7 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ import small
 import toy
 
 from rag_memtok import binding, cli, pipeline, prepare, retrieve
-from rag_memtok.audit import audit
+from rag_memtok.audit import audit, quick
 from rag_memtok.disk import DATABASE, INDEX, NEW, OURS
 from rag_memtok.store import open_store
 
@@ -99,9 +99,9 @@ class Child:
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if pid else None
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        os.kill(self.pid, signal.SIGKILL)
+    def send(self, number: int) -> None:
+        """A signal."""
+        os.kill(self.pid, number)
 
     def wait(self) -> int:
         """Its exit code; -9 if SIGKILL ended it."""
@@ -146,12 +146,14 @@ class World:
                 os.dup2(handle, 1), os.dup2(handle, 2)
                 sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
                 os.environ.update(environment)
-                code = cli.run(work)
-            except BaseException:
-                traceback.print_exc()
-            finally:
+                signal.signal(signal.SIGTERM, cli.terminate)
+                code = as_main(work)
                 sys.stdout.flush(), sys.stderr.flush()
-                os._exit(code)
+            except BaseException:
+                with suppress(OSError):
+                    os.write(2, traceback.format_exc().encode())
+            finally:
+                os._exit(code)  # whatever happens: the child must not go on as its parent
         os.close(handle)
         return Child(pid, Path(told))
 
@@ -185,6 +187,15 @@ class World:
     def scenes(self) -> dict[str, "Scene"]:
         """Each verb with the store before it and what has to come of it."""
         return {name: Scene.of(self, name) for name in VERBS}
+
+
+def as_main(work: Callable[[], object]) -> int:
+    """`cli.main` around `work`, with its exit code."""
+    try:
+        os.write(1, b"ready\n")
+        return cli.run(work)
+    except KeyboardInterrupt as again:
+        return cli.interrupted(again)
 
 
 @dataclass(frozen=True)
@@ -245,8 +256,9 @@ class Scene:
         done = self.name == "delete" and code == 2 and "the store has nothing of" in again.output
         if code and not done:
             return [f"the next run ended with {code}: {again.output[-300:]}"]
-        wrong = self.world.broken(store)
-        if small.content_of(store) != self.after:
+        with open_store(store, write=False) as opened:
+            wrong = [str(one) for one in quick(opened).findings]
+        if small.content_of(store) != self.after:  # which was audited: the same bits decode to the same texts
             wrong.append("the next run did not end with the same chunks, texts and citations")
         return wrong + leftovers(store, VERBS[self.name].forgotten)
 

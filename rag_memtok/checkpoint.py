@@ -1,0 +1,75 @@
+"""A training under way: the LoRA, its optimiser, the best so far; and the file from which it goes on."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from rag_memtok import lora
+from rag_memtok.config import Adapt
+from rag_memtok.lm import LM
+
+
+@dataclass(slots=True, eq=False)
+class State:
+    """How far a run is: the LoRA being trained with its optimiser, and the best so far."""
+
+    student: LM
+    optimiser: torch.optim.AdamW
+    best: dict[str, Tensor]
+    best_loss: float = math.inf
+    first_loss: float = math.nan
+    step: int = 0
+    seconds: float = 0.0
+    waited: int = 0
+
+    def note(self, loss: float) -> None:
+        """Keeps the weights if `loss` (on dev) is the lowest so far."""
+        self.first_loss = loss if self.step == 0 else self.first_loss
+        self.waited = 0 if loss < self.best_loss else self.waited + 1
+        if loss < self.best_loss:
+            self.best_loss = loss
+            self.best = {name: one.detach().clone() for name, one in lora.weights(self.student).items()}
+
+    def packed(self, run: str) -> bytes:
+        """All of it, of the run of that fingerprint."""
+        counts = {"step": self.step, "seconds": self.seconds, "waited": self.waited, "best": self.best_loss, "first": self.first_loss}
+        own = lora.weights(self.student)
+        tensors = {f"now {name}": one.detach() for name, one in own.items()} | {f"best {name}": one for name, one in self.best.items()}
+        for name, one in own.items():
+            for moment in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{moment} {name}"] = self.optimiser.state[one].get(moment, torch.zeros_like(one))
+        return save({name: one.contiguous() for name, one in tensors.items()}, {"run": run, "counts": json.dumps(counts)})
+
+    def resume(self, file: Path, run: str) -> bool:
+        """Goes on from a checkpoint of the same run; whether there was one."""
+        try:
+            with safe_open(file, framework="pt") as opened:
+                metadata = opened.metadata()
+                if metadata["run"] != run:
+                    return False
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+        except (OSError, SafetensorError, KeyError, TypeError):
+            return False
+        counts, own = json.loads(metadata["counts"]), lora.weights(self.student)
+        lora.set_weights(self.student, {name: tensors[f"now {name}"] for name in own})
+        self.best = {name: tensors[f"best {name}"].to(one.device) for name, one in own.items()}
+        self.step, self.seconds, self.waited = counts["step"], counts["seconds"], counts["waited"]
+        self.best_loss, self.first_loss = counts["best"], counts["first"]
+        for name, one in own.items():
+            moments = {moment: tensors[f"{moment} {name}"].to(one.device) for moment in ("exp_avg", "exp_avg_sq")}
+            self.optimiser.state[one] = {"step": torch.tensor(float(self.step)), **moments}
+        return True
+
+
+def state_of(lm: LM, settings: Adapt) -> State:
+    """A run at its start."""
+    student = lora.started(lm, settings.rank, settings.seed)
+    own = lora.weights(student)
+    optimiser = torch.optim.AdamW(own.values(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    return State(student, optimiser, {name: one.detach().clone() for name, one in own.items()})

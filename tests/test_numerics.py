@@ -1,0 +1,63 @@
+"""benchmarks/numerics.py on a toy: fp32 moves logits by rounding alone, bf16 by much more, and pins make up for it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import small
+import torch
+
+from rag_memtok import lm, pipeline, prepare
+from rag_memtok.store import open_store
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+import numerics  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, model_folder):
+    folder = tmp_path_factory.mktemp("numerics")
+    config = small.dials(folder / "store", model_folder, memorize__steps=40)
+    pipeline.ingest([small.written(folder / "docs")], config)
+    with open_store(folder / "store", write=False) as store:
+        model, template = prepare.decoder(store.manifest, config)
+    with lm.reference_profile(model) as exactly:
+        cases = numerics.cases_of(folder / "store", exactly, template, 4)
+        referred = [numerics.replace(case, logits=numerics.logits_of(exactly, template, [case], 0, True)[0]) for case in cases]
+    return model, template, referred
+
+
+def found(made, **changes):
+    model, template, cases = made
+    profile = numerics.replace(numerics.REFERENCE, **changes)
+    return numerics.measure(lm.in_dtype(model, numerics.DTYPES[profile.dtype]), template, cases, profile)
+
+
+def test_the_reference_with_its_weights_elsewhere_in_memory_differs_by_rounding_at_most(made):
+    same = found(made)
+    assert same.logit < 1e-4 and same.lead < 1e-4 and same.flips == 0
+    assert same.exact_as_is == sum(case.kind == "exact" for case in made[2]) / len(made[2]) and same.exact_at[0] == 1.0
+
+
+@pytest.mark.parametrize("change", [{"batch": 4}, {"padding": 13}, {"cache": False}, {"attention": "sdpa"}])
+def test_fp32_in_another_way_moves_a_logit_by_rounding_alone(made, change):
+    moved = found(made, **change)
+    assert 0 <= moved.logit < 1e-3 and moved.exact_at[numerics.TAUS.index(0.01)] == 1.0
+
+
+def test_bf16_moves_leads_and_a_margin_over_the_largest_move_covers_it(made):
+    moved = found(made, dtype="bf16", batch=4, padding=13)
+    assert moved.lead > 1e-3
+    assert all(share == 1.0 for tau, share in zip(numerics.TAUS, moved.exact_at, strict=True) if tau > moved.lead)
+    assert list(moved.exact_at) == sorted(moved.exact_at)
+
+
+def test_what_was_measured_is_not_measured_again(made, tmp_path):
+    model, template, cases = made
+    wanted = [numerics.REFERENCE, numerics.replace(numerics.REFERENCE, batch=2)]
+    first = list(numerics.measured(model, template, cases, wanted, tmp_path / "out.jsonl"))
+    again = list(numerics.measured(model, template, cases, wanted, tmp_path / "out.jsonl"))
+    assert first == again and len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+    assert len(numerics.chart(first, numerics.pinned_at(cases)).lines) == 2
+    torch.set_num_threads(1)

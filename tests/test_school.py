@@ -1,0 +1,159 @@
+"""The trip of adapt: a store's chunks and questions become an adapter; ask takes it, verify never sees it, rm makes it stale."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import small
+import toy
+
+from rag_memtok import adapters, lora, pipeline, school
+from rag_memtok.answer import ENOUGH, answer, choose_reader
+from rag_memtok.config import updated
+from rag_memtok.disk import ADAPTER, STALE
+from rag_memtok.errors import InputRefused, UsageError, WrongModel
+from rag_memtok.store import open_store
+
+QUICK = {"adapt.steps": 3, "adapt.batch": 4, "adapt.rank": 4, "adapt.lr": 0.05, "adapt.questions": 2, "adapt.gold": 1.0}
+
+
+@pytest.fixture(scope="module")
+def taught(model_folder, tmp_path_factory):
+    """A store with an adapter: (dials, what adapt said of it)."""
+    folder = tmp_path_factory.mktemp("school")
+    config = small.dials(folder / "store", model_folder)
+    documents = small.written(folder / "docs")
+    pipeline.ingest([documents], config)
+    data = folder / "questions.jsonl"
+    rows = [
+        {"question": "When was the lamp repaired?", "answers": ["March"], "file": "docs/lamp.md"},
+        {"question": "Who wrote it?", "answers": ["nobody that is named"], "file": "docs/lamp.md"},
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = []
+    done = school.adapt(small.dials(folder / "store", model_folder, **QUICK), data, say=said.append)
+    return config, done, said
+
+
+@pytest.fixture
+def config(taught, tmp_path):
+    """The dials of a copy of it."""
+    shutil.copytree(taught[0].store, tmp_path / "store")
+    return small.dials(tmp_path / "store", taught[0].model.id)
+
+
+def fitting(config, share):
+    """Says that the adapter measured `share`."""
+    path = f"{config.store}/{ADAPTER}/{lora.BOND}"
+    with open(path, encoding="utf-8") as file:
+        bond = json.load(file)
+    bond["dev"]["share"] = share
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(bond, file)
+
+
+def test_an_adapter_is_trained_into_the_store(taught):
+    config, done, said = taught
+    assert done.folder.endswith(ADAPTER) and done.bond.kind == "memory" and done.unplaced == 1
+    assert "1 questions are left out" in said[0] and "1 questions given" in said[1]
+    assert done.bond.trained_on["gold"] > 0
+
+
+def test_ask_answers_with_it_and_says_so(config):
+    fitting(config, 0.95)
+    said = []
+    with pipeline.session(config, said.append) as session:
+        found = answer(session, "When was the lamp repaired?")
+        assert session.reading is not None and session.reading.table is session.lm.table
+        assert session.reading.identity.weights_sha256 != session.lm.identity.weights_sha256
+    assert found.reader == "memory + adapter" and "95%" in found.reader_reason and said == []
+
+
+def test_auto_takes_it_only_where_it_measured_well_and_loads_it_only_then(config):
+    fitting(config, ENOUGH - 0.01)
+    with pipeline.session(config) as session:
+        assert session.adapter is not None and session.reading is None
+        assert answer(session, "When was the lamp repaired?").reader == "decode"
+        assert "under 90%" in choose_reader("auto", session.store.manifest, session.adapter)[1]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "read", "reader"), [("none", "memory", "memory"), ("auto", "memory", "memory + adapter"), ("auto", "text", "text")]
+)
+def test_a_reader_that_is_asked_for(config, wanted, read, reader):
+    dials = updated(config, {"ask.read": read, "ask.adapter": wanted})
+    assert pipeline.ask("When was the lamp repaired?", dials).reader == reader
+
+
+def test_verdicts_are_those_without_it(taught, config):
+    with open_store(pipeline.store_folder(config), write=False) as store:
+        before = [store.record(chunk_id).verdict for chunk_id in store.chunk_ids()]
+    found = small.proven(config)
+    shutil.rmtree(f"{config.store}/{ADAPTER}")
+    without = small.proven(config)
+    assert found.counts == without.counts and len(before) == found.chunks
+
+
+def test_removing_a_document_makes_it_stale(config):
+    fitting(config, 0.95)
+    folder = pipeline.store_folder(config) / ADAPTER
+    (folder / "work").mkdir()
+    (folder / "work" / "taught").write_bytes(b"text of a chunk")
+    with open_store(pipeline.store_folder(config), write=False) as store:
+        file = next(one for one in store.documents() if one.file == "lamp.md")
+    pipeline.remove(Path(file.root) / file.file, config)
+    assert (folder / STALE).exists() and not (folder / "work").exists()
+    said = []
+    found = pipeline.ask("What rattles?", config, say=said.append)
+    assert found.reader == "decode" and "have been removed" in said[0]
+    small.proven(config)
+
+
+def test_one_for_another_model_is_left_out_or_refused(config, tmp_path):
+    fitting(config, 0.95)
+    bond = json.loads((tmp_path / "store" / ADAPTER / lora.BOND).read_text()) | {"weights_sha256": "0" * 64}
+    (tmp_path / "store" / ADAPTER / lora.BOND).write_text(json.dumps(bond))
+    said = []
+    assert pipeline.ask("What rattles?", config, say=said.append).reader == "decode"
+    assert "left out" in said[0] and "weights" in said[0]
+    named = updated(config, {"ask.adapter": str(tmp_path / "store" / ADAPTER), "ask.read": "memory"})
+    with pytest.raises(WrongModel, match="weights"):
+        pipeline.ask("What rattles?", named)
+    with pytest.raises(InputRefused, match="no adapter"):
+        pipeline.ask("What rattles?", updated(config, {"ask.adapter": str(tmp_path)}))
+
+
+def test_the_shipped_one_is_taken_where_it_fits(config, tmp_path, monkeypatch, toy_lm, taught):
+    shutil.move(f"{config.store}/{ADAPTER}", tmp_path / "shipped")
+    monkeypatch.setattr(adapters, "SHIPPED", tmp_path / "shipped")
+    digest = taught[1].bond.template_sha256
+    said = []
+    with pipeline.session(config) as session:
+        assert session.adapter is not None and session.adapter.folder == tmp_path / "shipped"
+        assert adapters.find("auto", tmp_path, toy.lm_of(seed=3), digest, said.append) is None and said == []
+        monkeypatch.setattr(adapters, "SHIPPED", tmp_path / "nowhere")
+        assert adapters.find("auto", tmp_path, session.lm, digest, said.append) is None and said == []
+
+
+def test_given_questions_find_the_chunk_that_answers_them(tmp_path):
+    texts = {"a": "The lamp was repaired in March.", "b": "The lamp was sold in May.", "c": "Fans rattle."}
+    rows = [
+        {"question": "When was the lamp sold?", "answers": ["May"], "context": "\n".join(texts.values())},
+        {"question": "When was the lamp repaired?", "answers": None, "context": texts["a"]},
+        {"question": "What do fans do?", "answers": [], "context": texts["c"]},
+        {"question": "When was it lost?", "answers": ["June"], "context": texts["c"]},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, unplaced = school.given_in(tmp_path / "rows.jsonl", texts)
+    assert [(one.page, one.answers) for one in found] == [("b", ("May",)), ("a", ()), ("c", (school.UNSAID,))] and unplaced == 1
+
+
+def test_one_that_reads_text_needs_a_folder(config, tmp_path):
+    dials = updated(config, QUICK | {"adapt.kind": "text"})
+    with pytest.raises(UsageError, match="no place in the store"):
+        school.adapt(dials)
+    done = school.adapt(dials, out=tmp_path / "reader")
+    text = updated(config, {"ask.adapter": done.folder, "ask.read": "text"})
+    assert pipeline.ask("What rattles?", text).reader == "text + adapter"
+    assert not (tmp_path / "store" / ADAPTER / "work").exists()
