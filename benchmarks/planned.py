@@ -9,8 +9,8 @@ The chunks are those that `ingest` makes of the sample documents, full ones and 
 gets its share. Each rule has one number that is free; it is set so that all rules give out the same total: that of T / r, for each r of
 --tokens-per-vector. What is left over when no value fits exactly goes unused. A chunk never gets more vectors than tokens.
 
-Cost on two cores, with a model of 10M parameters: 1 to 6 s a chunk and rule, the more the fewer fit: 64 chunks x 8 rules x 3 totals half an
-hour, the first look 5 minutes.
+Cost on two cores, with a model of 10M parameters: 1 to 5 s a chunk and rule, the more the fewer fit: 64 chunks x 8 rules x 3 totals an
+hour, the first look 8 minutes.
 """
 
 import time

@@ -9,8 +9,8 @@ Every chunk is written once, in fp32, and judged from the packed bytes of every 
 trained on for at most --finish-steps: the loss is measured at the rounded vectors, its gradient moves the unrounded ones (the
 straight-through estimator; Bengio et al. 2013, arXiv:1308.3432). The bytes stand beside those of the text itself.
 
-Cost on two cores, with a model of 10M parameters: writing 1 to 3 s a chunk, judging 0.5 s for each of five codecs, finishing 2 s for each
-that broke: 6 minutes at the defaults, a minute for the first look.
+Cost on two cores, with a model of 10M parameters: writing 1 to 4 s a chunk, judging 0.5 s for each of five codecs, finishing up to 6 s for
+each that broke: 10 minutes at the defaults, 2 for the first look.
 """
 
 import time
