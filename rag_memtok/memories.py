@@ -25,10 +25,10 @@ from rag_memtok.lm import LM
 from rag_memtok.memorize import Written, memorize
 from rag_memtok.nouns import Memory, Pin, Verdict
 from rag_memtok.prompts import Template
-from rag_memtok.recipes import recipe_named
+from rag_memtok.recipes import recipe_named, recipe_of
 
 FORMAT = "1"
-WHAT_DECIDES = ("recipe", "steps", "batch", "draft", "seconds_per_chunk", "codec", "tau", "seed")  # dials that a memory depends on
+WHAT_DECIDES = ("steps", "batch", "draft", "seconds_per_chunk", "codec", "tau", "seed")  # dials that a memory depends on
 Tokens = tuple[int, ...]
 
 
@@ -114,8 +114,8 @@ def judged(lm: LM, template: Template, settings: Memorize, one: Written) -> Kept
 
 def name_of(lm: LM, template: Template, settings: Memorize, tokens: Tokens) -> str:
     """The file name of a memory: everything it depends on, hashed; of the objective only its name, the recipe's."""
-    identity, recipe = lm.identity, recipe_named(settings.recipe)
-    dials = [getattr(settings, name) for name in WHAT_DECIDES]
+    identity, recipe = lm.identity, recipe_named(recipe_of(settings))
+    dials = [recipe_of(settings), *(getattr(settings, name) for name in WHAT_DECIDES)]
     dials += [getattr(recipe, field.name) for field in fields(recipe) if not callable(getattr(recipe, field.name))]
     vectors = task_of("", tokens, settings.tokens_per_vector).vectors
     whole = (FORMAT, identity.weights_sha256, identity.tokenizer_sha256, identity.dtype, template.digest, dials, vectors, tokens)
