@@ -52,7 +52,8 @@ class Material:
 class Arm:
     """A way of reading: the passages of a case.
 
-    `compressed`: it depends on the memories; `several`: it is measured among distractors, too; `adapter`: which one is on ("": none).
+    `compressed`: it depends on the memories; `several`: it is measured among distractors, too; `adapter`: which LoRA is on, that for
+    "text" or for "memory" ("": none).
     """
 
     passages: Callable[[Material, Case], list[Passage]]
@@ -131,7 +132,9 @@ def overlap(asked: set[str], sentence: str) -> float:
 
 ARMS: dict[str, Arm] = {
     "text": Arm(text, compressed=False),
+    "text+adapter": Arm(text, compressed=False, adapter="text"),
     "memory": Arm(memory),
+    "memory+adapter": Arm(memory, adapter="memory"),
     "decode": Arm(decoded),
     "none": Arm(none, compressed=False, several=False),
     "wrong": Arm(wrong, several=False),
@@ -157,6 +160,8 @@ BESIDE: dict[str, Arm] = {
     "text": Arm(beside(text), compressed=False),
     "memory": Arm(beside(memory)),
     "random": Arm(beside(noise)),
+    "nothing+adapter": Arm(text, compressed=False, adapter="memory"),
+    "memory+adapter": Arm(beside(memory), adapter="memory"),
 }
 
 

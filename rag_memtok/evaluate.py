@@ -11,14 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 
 from rag_memtok import prepare
-from rag_memtok.arms import BESIDE, Arm, Material, all_decoded, arms_named
+from rag_memtok.arms import ARMS, BESIDE, Arm, Material, all_decoded, arms_named
 from rag_memtok.binding import completed
 from rag_memtok.cases import Case, Corpus, alone, among, corpus
 from rag_memtok.config import Config, require
 from rag_memtok.errors import UsageError
 from rag_memtok.inject import Passage
+from rag_memtok.lora import adapted
 from rag_memtok.memories import Kept, OnStage, Pace, written
 from rag_memtok.outcome import Cell, Disturbance, Evaluation, Setting, Writing
 from rag_memtok.prompts import frame
@@ -28,18 +30,16 @@ from rag_memtok.reconstruct import decode_batch
 from rag_memtok.replies import Prompt, Replies, costs, nats
 from rag_memtok.scores import score
 
-READERS = ("text", "memory", "decode", "none", "wrong", "random", "pooled", "sentences")
-
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What is measured: readers, compressions (0: auto), numbers of chunks in a prompt beside the gold one alone.
+    """What is measured: readers (none: all there are adapters for), compressions (0: auto), numbers of chunks in a prompt beside one alone.
 
     `nearest`: other chunks are those a retriever would find, else drawn by `seed`. `timed`: questions of each cell that are timed;
     `unrelated`: texts whose perplexity is measured.
     """
 
-    readers: tuple[str, ...] = READERS
+    readers: tuple[str, ...] = ()
     tokens_per_vector: tuple[int, ...] = (0,)
     k: tuple[int, ...] = (3, 5, 10)
     nearest: bool = True
@@ -48,8 +48,8 @@ class Study:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(bool(self.readers), "--readers", self.readers, "one reader or more")
         require(bool(self.tokens_per_vector), "--tokens-per-vector", self.tokens_per_vector, "one number or more")
+        require(self.unrelated >= 1, "unrelated", self.unrelated, "1 or more")
         require(all(2 <= k <= 100 for k in self.k), "--k", self.k, "2 to 100 each")
 
 
@@ -72,6 +72,7 @@ def evaluate(
     limit: int = 0,
     documents: Path | None = None,
     work: Path | None = None,
+    adapters: Mapping[str, Path] = MappingProxyType({}),
     on_stage: OnStage = prepare.quiet,
     say: Callable[[str], None] = prepare.quiet,
 ) -> Evaluation:
@@ -80,15 +81,17 @@ def evaluate(
     Args:
         documents: the folder that the rows' `file` is in; by default the questions' own.
         work: a folder for memories and answers, so that a run goes on where another one ended.
+        adapters: the folders of the LoRAs for "memory" and for "text", where there are such.
 
     Raises:
         InputRefused: the questions cannot be read.
-        UsageError: no such reader, or a prompt longer than the model's context.
+        UsageError: no such reader, none without its adapter, or a prompt longer than the model's context.
+        WrongModel: an adapter is of another model or of other memories.
 
     Cost: a memory for each chunk and compression; an answer for each question, reader, compression and k.
     """
     began = time.monotonic()
-    arms_named(study.readers)
+    study = replace(study, readers=readable(study.readers, adapters))
     questions = load_questions(path, documents, limit)
     settings = completed(config, {})
     tools = prepare.load(settings)
@@ -96,7 +99,8 @@ def evaluate(
     read = corpus(tools.lm, embedder, questions, settings.documents.chunk_tokens, max(study.k, default=1) - 1, study.seed)
     say(f"{len(questions)} questions about {len(set(read.gold))} chunks; {len(read.read)} chunks to write")
     answers = work / "answers.jsonl" if work else None
-    replies = {"": Replies(tools.lm, frame(tools.lm), settings.ask.max_new_tokens, answers)}
+    models = {"": tools.lm} | {kind: adapted(tools.lm, adapters[kind], tools.template.digest) for kind in adapters}
+    replies = {kind: Replies(model, frame(tools.lm), settings.ask.max_new_tokens, answers) for kind, model in models.items()}
     run = Run(tools, settings, study, read, replies, on_stage)
     run.write(work / "memories" if work else None, say)
     cells = [run.cell(planned) for planned in run.plan(say)]
@@ -115,6 +119,19 @@ def evaluate(
         disturbances=tuple(run.disturbances()),
         seconds=time.monotonic() - began,
     )
+
+
+def readable(readers: Sequence[str], adapters: Mapping[str, Path]) -> tuple[str, ...]:
+    """The readers asked for; all that can be, if none are.
+
+    Raises:
+        UsageError: there is none of that name, or no adapter for it.
+    """
+    for name, arm in arms_named(readers).items():
+        if arm.adapter and arm.adapter not in adapters:
+            option = {"memory": "--adapter", "text": "--text-adapter"}[arm.adapter]
+            raise UsageError(f"the reader {name} needs {option} DIR", remedy="rag-memtok adapt trains one")
+    return tuple(readers) or tuple(name for name, arm in ARMS.items() if not arm.adapter or arm.adapter in adapters)
 
 
 @dataclass(slots=True, eq=False)
@@ -233,7 +250,7 @@ class Run:
     def disturbances(self) -> list[Disturbance]:
         """How well unrelated texts are predicted after nothing, another text, its memory, and random vectors of its norms."""
         ids = self.corpus.read[: self.study.unrelated]
-        pairs = list(zip(ids, [*ids[1:], ids[0]], strict=True))
+        pairs = list(zip(ids, [*ids[1:], *ids[:1]], strict=True))
         befores: list[tuple[str, int, Callable[[str], Passage]]] = [
             ("nothing", 0, lambda other: ()),
             ("text", 0, self.corpus.tokens.__getitem__),

@@ -181,7 +181,8 @@ def means_by(names: Sequence[str], values: Sequence[float], order: Sequence[str]
 def shifts(found: Evaluation) -> list[Shift]:
     """How much harder unrelated texts are to predict, by what stands before them."""
     plain = {one.adapter: one.nats for one in found.disturbances if one.before == "nothing"}
-    return [
-        Shift(one.before, one.tokens_per_vector, fmean(one.nats), paired(one.nats, plain[one.adapter], range(len(one.nats))))
-        for one in found.disturbances
-    ]
+    shown = []
+    for one in found.disturbances:
+        more = paired(one.nats, plain[one.adapter], range(len(one.nats)))
+        shown.append(Shift(one.before + ("+adapter" if one.adapter else ""), one.tokens_per_vector, fmean(one.nats), more))
+    return shown

@@ -55,13 +55,12 @@ class Cost:
 
 @dataclass(slots=True, eq=False)
 class Replies:
-    """Answers by one LM, at most `limit` tokens each. `file`: those there are, a JSON line each; keys hold the LM and its adapter."""
+    """Answers by one LM, at most `limit` tokens each. `file`: those there are, a JSON line each; their keys name the LM."""
 
     lm: LM
     frame: Frame
     limit: int
     file: Path | None
-    adapter: str = ""
     known: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,7 +101,7 @@ class Replies:
     def _key(self, prompt: Prompt) -> str:
         identity = self.lm.identity
         whole = hashlib.sha256(
-            digest_of((identity.weights_sha256, identity.tokenizer_sha256, identity.dtype, self.adapter, self.frame, self.limit)).encode()
+            digest_of((identity.weights_sha256, identity.tokenizer_sha256, identity.dtype, self.frame, self.limit)).encode()
         )
         for passage in (*prompt.passages, prompt.question):
             vectors = isinstance(passage, np.ndarray)

@@ -14,9 +14,9 @@ from rag_memtok.options import settings
 
 def eval_(
     questions: Annotated[Path, typer.Argument(help="Rows of context (or file), question, answers as JSONL; or a SQuAD file.")],
-    readers: Annotated[str, typer.Option("--readers", help="Ways of reading, by commas.")] = (
-        "text,memory,decode,none,wrong,random,pooled,sentences"
-    ),
+    readers: Annotated[str, typer.Option("--readers", help="Ways of reading, by commas.", show_default="all there are adapters for")] = "",
+    adapter: Annotated[Path | None, typer.Option("--adapter", help="A LoRA that reads memories: memory+adapter.")] = None,
+    text_adapter: Annotated[Path | None, typer.Option("--text-adapter", help="One that reads texts: text+adapter.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=0, help="Questions, spread over the file; 0: all.")] = 0,
     k: Annotated[str, typer.Option("--k", help="Chunks in the prompt beside the gold one alone, by commas.")] = "3,5,10",
     tokens_per_vector: Annotated[str, typer.Option("--tokens-per-vector", help="Compressions, by commas; 0 finds out.")] = "0",
@@ -31,7 +31,10 @@ def eval_(
     distractors: Annotated[str, typer.Option("--distractors", help="Other chunks: retriever or random.")] = "retriever",
     chunk_tokens: Annotated[int | None, typer.Option("--chunk-tokens", help="Tokens of a chunk, at most.", show_default="128")] = None,
     template: Annotated[str | None, typer.Option("--template", help="bare or cue.", show_default="bare")] = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", help="How memories are written.", show_default="margin")] = None,
+    write: Annotated[
+        str | None, typer.Option("--write", help="exact, or readable: memories that also answer.", show_default="exact")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Another way of writing, by name.", show_default="by --write")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps a chunk, at most.", show_default="300")] = None,
     seconds_per_chunk: options.SecondsPerChunk = None,
     max_new_tokens: options.MaxNewTokens = None,
@@ -48,17 +51,17 @@ def eval_(
         raise UsageError(f"--distractors is {distractors!r}; valid: retriever, random")
     dials = settings(
         model__id=model, model__dtype=dtype, model__device=device, model__threads=threads, retrieve__embedder=embedder,
-        documents__chunk_tokens=chunk_tokens, memorize__template=template, memorize__recipe=recipe, memorize__steps=steps,
-        memorize__seconds_per_chunk=seconds_per_chunk, memorize__seed=seed, ask__max_new_tokens=max_new_tokens,
+        documents__chunk_tokens=chunk_tokens, memorize__template=template, memorize__write=write, memorize__recipe=recipe,
+        memorize__steps=steps, memorize__seconds_per_chunk=seconds_per_chunk, memorize__seed=seed, ask__max_new_tokens=max_new_tokens,
     )  # fmt: skip
     study = evaluate.Study(
         tuple(name.strip() for name in readers.split(",") if name.strip()), numbers("--tokens-per-vector", tokens_per_vector),
         numbers("--k", k), distractors == "retriever", seed=seed,
     )  # fmt: skip
+    adapters = {kind: folder for kind, folder in (("memory", adapter), ("text", text_adapter)) if folder}
     with terminal.bar("done") as show:
-        found = evaluate.evaluate(
-            questions, dials, study, limit, documents, work, lambda at: show(at.done, at.total, terminal.stage_note(at)), terminal.say
-        )
+        on_stage = lambda at: show(at.done, at.total, terminal.stage_note(at))  # noqa: E731
+        found = evaluate.evaluate(questions, dials, study, limit, documents, work, adapters, on_stage, terminal.say)
     rows, shifts = outcome.rows(found), outcome.shifts(found)
     summary = {"rows": [asdict(row) for row in rows], "shifts": [asdict(shift) for shift in shifts]}
     if out:

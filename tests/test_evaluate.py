@@ -8,13 +8,14 @@ import lzma
 import numpy as np
 import pytest
 import toy
+from test_lora import trained
 
-from rag_memtok import arms, memories, outcome
+from rag_memtok import arms, lm, memories, outcome
 from rag_memtok.arms import ARMS, BESIDE, Material, all_decoded, overlap, split
 from rag_memtok.cases import Case, alone, among, corpus
 from rag_memtok.config import Config, updated
 from rag_memtok.errors import InputRefused, UsageError
-from rag_memtok.evaluate import READERS, Study, evaluate, spread, without_last
+from rag_memtok.evaluate import Study, evaluate, spread, without_last
 from rag_memtok.inject import answer_batch, answer_tokens, inject
 from rag_memtok.prompts import frame, template_named
 from rag_memtok.questions import load_questions
@@ -37,6 +38,7 @@ QUICK = {
     "model.threads": 1,
 }
 QUICK |= {"memorize.template": "bare", "memorize.codec": "float16", "documents.chunk_tokens": 48, "ask.max_new_tokens": 4}
+PLAIN = [name for name, arm in ARMS.items() if not arm.adapter]
 STUDY = Study(tokens_per_vector=(4,), k=(3,), timed=1)
 
 
@@ -219,7 +221,7 @@ def test_every_way_of_reading_takes_the_positions_it_should(material, name, k):
         assert len(inject(material.lm, words, passages, prompt.question)) == prompt.positions(words)
         wrong = len(material.vectors(material.corpus.wrong[case.question]))
         expected = {"text": tokens, "decode": tokens, "none": 0, "wrong": wrong, "sentences": min(vectors, tokens)}
-        assert prompt.context == expected.get(name, vectors)
+        assert prompt.context == expected.get(name.removesuffix("+adapter"), vectors)
 
 
 def test_vectors_are_those_they_should_be(material):
@@ -253,13 +255,12 @@ def test_something_irrelevant_stands_before_the_gold_text(material):
     gold = material.corpus.tokens[case.ids[0]]
     for name, arm in BESIDE.items():
         passages = arm.passages(material, case)
-        assert passages[-1] == gold and len(passages) == (1 if name == "nothing" else 2)
+        assert passages[-1] == gold and len(passages) == (1 if name.startswith("nothing") else 2)
 
 
 def test_an_unknown_way_of_reading_is_refused():
     with pytest.raises(UsageError, match="no reader 'telepathy'"):
         arms.arms_named(["text", "telepathy"])
-    assert set(READERS) <= ARMS.keys()
 
 
 # --- answers
@@ -319,9 +320,9 @@ def test_what_is_timed_is_spread():
 def test_every_cell_is_there(found):
     cells = [(cell.reader, cell.setting, cell.k, cell.tokens_per_vector) for cell in found[0].cells]
     assert len(set(cells)) == len(cells)
-    assert {cell[0] for cell in cells if cell[1] == "alone"} == set(READERS)
-    assert {cell[0] for cell in cells if cell[1] == "among"} == {name for name in READERS if ARMS[name].several}
-    assert {cell[0] for cell in cells if cell[1] == "beside"} == set(BESIDE)
+    assert {cell[0] for cell in cells if cell[1] == "alone"} == set(PLAIN)
+    assert {cell[0] for cell in cells if cell[1] == "among"} == {name for name in PLAIN if ARMS[name].several}
+    assert {cell[0] for cell in cells if cell[1] == "beside"} == {name for name, arm in BESIDE.items() if not arm.adapter}
     assert all(len(cell.answers) == len(cell.scores) == len(ROWS) for cell in found[0].cells)
     assert all((cell.cost is not None and cell.cost.kv_bytes > 0) == (cell.setting != "beside") for cell in found[0].cells)
 
@@ -366,3 +367,25 @@ def test_a_prompt_that_cannot_fit_is_refused(model_folder, tmp_path):
     study = Study(readers=("text",), k=(), timed=0)
     with pytest.raises(UsageError, match="the prompt of question 1 takes"):
         evaluate(filed(tmp_path, ROWS), dials(model__id=str(model_folder), ask__max_new_tokens=500), study)
+
+
+def test_adapters_read_too(model_folder, tmp_path):
+    settings = dials(model__id=str(model_folder))
+    model = lm.load(settings.model)
+    adapters = {kind: trained(model, tmp_path / kind, kind=kind) for kind in ("memory", "text")}
+    study = Study(readers=("text", "text+adapter", "memory+adapter"), tokens_per_vector=(8,), k=(), timed=1, unrelated=2)
+    path = filed(tmp_path, ROWS)
+    found = evaluate(path, settings, study, adapters=adapters)
+    answers = {(cell.reader, cell.setting): cell.answers for cell in found.cells}
+    assert set(answers) == {
+        *((reader, "alone") for reader in study.readers),
+        *((reader, "beside") for reader in ("nothing+adapter", "memory+adapter")),
+    }
+    assert answers["text", "alone"] != answers["text+adapter", "alone"]
+    assert [shift.before for shift in outcome.shifts(found)] == [f"{what}+adapter" for what in ("nothing", "text", "memory", "random")]
+    assert (
+        evaluate(path, settings, Study(tokens_per_vector=(8,), k=(), timed=0, unrelated=1), limit=3, adapters=adapters).cells[1].reader
+        == "text+adapter"
+    )
+    with pytest.raises(UsageError, match="memory\\+adapter needs --adapter DIR"):
+        evaluate(path, settings, study, adapters={"text": adapters["text"]})
