@@ -49,7 +49,7 @@ STAGES = {
             (0.0, Mix(prose=0.4, copy=0.25, reading=0.35, others=0.4, first=4.0)),
             (0.55, Mix(prose=0.15, copy=0.2, reading=0.65, others=0.15, first=4.0)),
         ),
-        Schedule(stable=0.55, last=0.02),
+        Schedule(muon=0.015, adam=2.2e-3, stable=0.55, last=0.02),
         short=0.4,
     ),
 }
