@@ -178,6 +178,7 @@ def audit(
     Cost: T + 1 cached steps a chunk at batch 1. An interrupt ends it early with what was found so far.
     """
     began = time.monotonic()
+    documents: Sequence[StoredDocument]
     with store.snapshot():
         everything, documents = placed(store), list(store.documents(skip_damaged=True))
     chosen = drawn(everything, share, seed)

@@ -123,7 +123,7 @@ def test_an_interrupt_once_or_twice_keeps_what_is_done(world):
 
 def test_edits_deletions_and_kills_against_a_dictionary(world):
     assert [trial.wrong for trial in machine.against_a_dictionary(world, 3, 6)] == [()]
-    assert machine.AgainstADictionary.steps > 5
+    assert machine.AgainstADictionary.steps >= 3
 
 
 @pytest.mark.parametrize("what", [fuzz.loaders, fuzz.settings_file])
