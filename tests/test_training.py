@@ -30,7 +30,7 @@ SENTENCES = [
     "El faro fue declarado monumento nacional; hoy lo visitan muchas personas.",
     "The keeper, John Smith, wrote a diary of which three volumes are left.",
 ]
-SCRIPTS = ("tokenizer", "prepare", "train", "evaluate", "retriever", "retrieval", "export", "family")
+SCRIPTS = ("tokenizer", "prepare", "train", "evaluate", "retriever", "retrieval", "export", "family", "reader")
 
 
 @pytest.fixture(scope="module")
