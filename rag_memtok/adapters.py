@@ -57,3 +57,15 @@ def find(wanted: str, store: Path, lm: LM, template_sha256: str, say: Callable[[
 def is_stale(folder: Path) -> bool:
     """Whether an adapter was trained on what its store has no longer."""
     return (folder / STALE).exists()
+
+
+def described(folder: Path) -> str:
+    """A store's adapter in a phrase; "" if there is none."""
+    try:
+        bond = bond_of(folder)
+    except InputRefused:
+        return "damaged"
+    if bond is None:
+        return ""
+    f1 = f"F1 {100 * bond.dev.get('after', 0.0):.1f} reading {bond.kind}, {100 * bond.dev.get('text', 0.0):.1f} the text"
+    return f"{bond.steps} steps, {f1}" + ("; stale: chunks have been removed" if is_stale(folder) else "")

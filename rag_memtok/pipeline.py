@@ -16,7 +16,7 @@ from rag_memtok import adapters, binding, lm, prepare, report, retrieve, trust
 from rag_memtok.answer import Session, answer, with_adapter
 from rag_memtok.audit import Audit, against, audit, incomparable, quick
 from rag_memtok.config import Config
-from rag_memtok.disk import DATABASE, folder_of
+from rag_memtok.disk import ADAPTER, DATABASE, folder_of
 from rag_memtok.documents import Scan, Skipped, name_of, scan
 from rag_memtok.errors import UsageError
 from rag_memtok.ingest import Ingest, Ingested, PlannedFile, Standing, Survey, plan, survey
@@ -47,6 +47,7 @@ class Status:
     manifest: Mapping[str, str]
     generation: int
     bytes: int
+    adapter: str = ""
 
 
 def store_folder(config: Config) -> Path:
@@ -274,7 +275,7 @@ def status(config: Config) -> Status:
     folder = store_folder(config)
     with open_store(folder, write=False) as store:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return Status(store.summary(), store.manifest, store.generation, size)
+        return Status(store.summary(), store.manifest, store.generation, size, adapters.described(folder / ADAPTER))
 
 
 def remove(path: Path, config: Config) -> tuple[str, ...]:

@@ -227,6 +227,8 @@ def put_status(found: "Status") -> None:
         "generation": found.generation,
         "size": f"{found.bytes / 1e6:.2f} MB (vectors {summary.bytes.get('vectors', 0)} bytes, text {summary.bytes.get('texts', 0)} bytes)",
     }
+    if found.adapter:
+        rows["adapter"] = found.adapter
     if summary.orphans:
         rows["unfinished"] = f"{summary.orphans} chunks of files whose ingest did not end; run it again"
     put_table(rows)

@@ -70,6 +70,13 @@ def test_ask_answers_with_it_and_says_so(config):
     assert found.reader == "memory + adapter" and "95%" in found.reader_reason and said == []
 
 
+def test_status_names_it(taught, config):
+    steps = taught[1].bond.steps
+    assert pipeline.status(config).adapter.startswith(f"{steps} steps, F1 ")
+    shutil.rmtree(f"{config.store}/{ADAPTER}")
+    assert pipeline.status(config).adapter == ""
+
+
 def test_auto_takes_it_only_where_it_measured_well_and_loads_it_only_then(config):
     fitting(config, ENOUGH - 0.01)
     with pipeline.session(config) as session:
@@ -103,6 +110,7 @@ def test_removing_a_document_makes_it_stale(config):
     with open_store(pipeline.store_folder(config), write=False) as store:
         file = next(one for one in store.documents() if one.file == "lamp.md")
     pipeline.remove(Path(file.root) / file.file, config)
+    assert "stale" in pipeline.status(config).adapter
     assert (folder / STALE).exists() and not (folder / "work").exists()
     said = []
     found = pipeline.ask("What rattles?", config, say=said.append)

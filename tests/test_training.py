@@ -17,7 +17,10 @@ from tokenizers import Tokenizer
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from training import cuts, facts, frame, metrics, sources, tokenizer  # noqa: E402
+from rag_memtok.config import Memorize  # noqa: E402
+from rag_memtok.lm import LM  # noqa: E402
+from rag_memtok.prompts import bare  # noqa: E402
+from training import cuts, facts, frame, metrics, reader, sources, tokenizer  # noqa: E402
 
 DATA = Path(os.environ.get("RAG_MEMTOK_DATA", "/nonexistent"))
 SENTENCES = [
@@ -27,7 +30,7 @@ SENTENCES = [
     "El faro fue declarado monumento nacional; hoy lo visitan muchas personas.",
     "The keeper, John Smith, wrote a diary of which three volumes are left.",
 ]
-SCRIPTS = ("tokenizer", "prepare", "train", "evaluate", "retriever", "retrieval", "export", "family")
+SCRIPTS = ("tokenizer", "prepare", "train", "evaluate", "retriever", "retrieval", "export", "family", "reader")
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +212,27 @@ def test_a_reply_is_led_as_the_chat_template_says(made: frame.Frame, folder: Pat
     assert turn.endswith("\n\n" + frame.LEAD + "Anna<|eot_id|>")
     assert made._frame.decode(list(made.reply("Anna").ids), skip_special_tokens=False) == frame.LEAD + "Anna<|eot_id|>"
     assert made.decode(list(made.recital("Anna").ids)) == "Anna"
+
+
+def test_a_readers_chunks_answer_their_questions_and_are_written_once(tmp_path: Path, toy_lm: LM) -> None:
+    """Chunks of train questions alone, each with the questions it answers; memories already in a file are not written again."""
+    (tmp_path / "qa").mkdir()
+    for source in (*sources.SPAN_QUESTIONS, *sources.FREE_QUESTIONS, sources.UNANSWERABLE):
+        context = f"The lamp of {source} was lit by Ana in March. Its keeper wrote a letter to the harbour about it."
+        rows = [{"context": context, "question": "Who lit it?", "answers": ["Ana"], "split": "train"}]
+        rows += [{"context": context, "question": "Who else?", "answers": ["keeper"], "split": "dev"}]
+        with lzma.open(tmp_path / "qa" / f"{source}.jsonl.xz", "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    some = reader.chosen(toy_lm, tmp_path, 3, 64, made=1, seed=0)
+    assert len({one.chunk.id for one in some}) == 3
+    asked = [exercise for one in some for exercise in one.exercises]
+    assert sum(one.question == "Who lit it?" for one in asked) == 3 and not any(one.question == "Who else?" for one in asked)
+    assert all(one.page in {chunk.chunk.id for chunk in some} for one in asked)
+    settings = Memorize(template="bare", tokens_per_vector=8, steps=3, codec="float16", batch=4)
+    first = reader.written(toy_lm, bare(toy_lm), some, settings, tmp_path / "memories", (0, 1))
+    (file,) = (tmp_path / "memories").iterdir()
+    stamp = file.stat().st_mtime_ns
+    again = reader.written(toy_lm, bare(toy_lm), some, settings, tmp_path / "memories", (0, 1))
+    assert file.stat().st_mtime_ns == stamp
+    assert set(first) == {one.chunk.id for one in some} and all(np.array_equal(first[key], again[key]) for key in first)
+    assert reader.written(toy_lm, bare(toy_lm), some, settings, tmp_path / "memories", (1, 2)) == {}
