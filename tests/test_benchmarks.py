@@ -270,11 +270,15 @@ def test_the_time_left_is_that_of_work_of_the_same_kind():
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_goes_on_where_it_was_stopped_and_reports(name, model_folder, tmp_path, capsys):
+def test_a_script_goes_on_where_it_was_stopped_and_reports(name, model_folder, tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
+    monkeypatch.setattr(measure, "DRAWS", 40)
+    (tmp_path / "texts").mkdir()
+    for kind, text in TEXT.items():
+        (tmp_path / "texts" / f"{kind}.txt").write_text(text, encoding="utf-8")
     script = sys.modules[name]
     out = tmp_path / name
-    words = [*SCRIPTS[name].split(), "--model", str(model_folder), "--threads", "1", "--out", str(out)]
+    words = [*SCRIPTS[name].split(), "--model", str(model_folder), "--threads", "1", "--out", str(out), "--texts", str(tmp_path / "texts")]
     ledger = tmp_path / (f"{name}-{model_folder.name}.jsonl" if name == "objective" else f"{name}.jsonl")
 
     def lines():
