@@ -24,7 +24,6 @@ import torch
 from rag_memtok import config, terminal
 from rag_memtok.chunks import split
 from rag_memtok.codec import CODECS
-from rag_memtok.corpora import from_csv, spread
 from rag_memtok.documents import read, scan
 from rag_memtok.layout import pooled, task_of
 from rag_memtok.lm import LM, load, reference_profile
@@ -32,6 +31,7 @@ from rag_memtok.memorize import memorize
 from rag_memtok.nouns import Memory
 from rag_memtok.prompts import Template, template_named
 from rag_memtok.reconstruct import judge
+from rag_memtok.study.corpora import from_csv, spread
 
 DOCS = Path(__file__).parent.parent / "data" / "docs"
 

@@ -24,7 +24,6 @@ import torch
 
 from rag_memtok import config, terminal
 from rag_memtok.chunks import split
-from rag_memtok.corpora import spread
 from rag_memtok.documents import read, scan
 from rag_memtok.layout import Task, task_of
 from rag_memtok.lm import LM, load
@@ -32,6 +31,7 @@ from rag_memtok.memorize import Progress, memorize
 from rag_memtok.prompts import template_named
 from rag_memtok.recipes import recipe_named
 from rag_memtok.retrieve import load_embedder
+from rag_memtok.study.corpora import spread
 
 DATA = Path(__file__).parent.parent / "data"
 PASSAGE_TOKENS, TOKENS_PER_VECTOR, LEFT_OUT = 32, 8, 7

@@ -35,13 +35,13 @@ from torch import Tensor
 from rag_memtok import lm, prepare
 from rag_memtok.answer import memory_of
 from rag_memtok.config import Config, Model
-from rag_memtok.figures import Chart, Line, draw
 from rag_memtok.ingest import TEXT_ONLY
 from rag_memtok.lm import LM
 from rag_memtok.nouns import Memory, sha256_of_tokens
 from rag_memtok.prompts import Template
 from rag_memtok.reconstruct import decode, prompt
 from rag_memtok.store import open_store
+from rag_memtok.study.figures import Chart, Line, draw
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TAUS = (0.0, 1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)

@@ -51,7 +51,6 @@ from torch import Tensor
 
 from rag_memtok.config import Memorize
 from rag_memtok.errors import UsageError
-from rag_memtok.figures import Chart, Line, draw
 from rag_memtok.layout import Task
 from rag_memtok.lm import LM
 from rag_memtok.memorize import Row
@@ -59,6 +58,7 @@ from rag_memtok.nouns import Memory
 from rag_memtok.prompts import template_named
 from rag_memtok.recipes import RECIPES, Objective, Recipe, Scored, cross_entropy
 from rag_memtok.reconstruct import judge
+from rag_memtok.study.figures import Chart, Line, draw
 from rag_memtok.terminal import duration, put, say
 
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)

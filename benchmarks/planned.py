@@ -46,13 +46,13 @@ from measure import (
 from rag_memtok.chunks import split
 from rag_memtok.config import Documents, Memorize
 from rag_memtok.documents import read, scan
-from rag_memtok.figures import Chart, Line, draw
 from rag_memtok.ingest import judged_record
 from rag_memtok.layout import Task
 from rag_memtok.lm import LM
 from rag_memtok.memorize import memorize
 from rag_memtok.nouns import sha256_of_text
 from rag_memtok.prompts import template_named
+from rag_memtok.study.figures import Chart, Line, draw
 
 CHUNK_TOKENS = 128
 

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from rag_memtok.chunks import split
 from rag_memtok.lm import EMBEDDED
 from rag_memtok.nouns import Document, Segment
-from rag_memtok.scores import answerable
+from rag_memtok.study.scores import answerable
 
 SOURCES = ("squad11_train_part", "wiki_templates", "factbook_templates", "openstax_glossary")
 LONGEST = 200  # characters of an answer

@@ -52,7 +52,6 @@ from torch import Tensor
 
 from rag_memtok.codec import CODECS, Codec, finite, require_bytes
 from rag_memtok.config import Memorize
-from rag_memtok.figures import Chart, Line, draw
 from rag_memtok.layout import Task, task_of
 from rag_memtok.lm import LM
 from rag_memtok.memorize import Row, Written, memorize
@@ -62,6 +61,7 @@ from rag_memtok.recipes import RECIPES, Recipe
 from rag_memtok.reconstruct import judge
 from rag_memtok.retrieve import load_embedder
 from rag_memtok.schema import pack_pins
+from rag_memtok.study.figures import Chart, Line, draw
 
 PLAIN = "float32"
 GROUP = 32  # numbers that share a scale in four bits

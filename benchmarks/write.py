@@ -60,7 +60,6 @@ from measure import (
 
 from rag_memtok.config import Memorize
 from rag_memtok.errors import UsageError
-from rag_memtok.figures import Chart, Line, draw
 from rag_memtok.ingest import judged_record
 from rag_memtok.layout import Task, pooled, task_of
 from rag_memtok.lm import LM
@@ -68,6 +67,7 @@ from rag_memtok.memorize import Written, drafted, memorize
 from rag_memtok.nouns import Record
 from rag_memtok.prompts import template_named
 from rag_memtok.recipes import Recipe, cross_entropy, recipe_named
+from rag_memtok.study.figures import Chart, Line, draw
 from rag_memtok.terminal import put, say
 
 OURS = "margin"

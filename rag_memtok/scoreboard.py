@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag_memtok import terminal
-from rag_memtok.figures import Chart, Line, draw
+from rag_memtok.study.figures import Chart, Line, draw
 
 if TYPE_CHECKING:
-    from rag_memtok.outcome import Evaluation, Row, Shift, Writing
-    from rag_memtok.scores import Interval
+    from rag_memtok.study.outcome import Evaluation, Row, Shift, Writing
+    from rag_memtok.study.scores import Interval
 
 KIB = 1024.0
 Column = tuple[str, Callable[["Row"], str]]

@@ -184,7 +184,7 @@ def adapt(
     json: options.Json = False,
 ) -> None:
     """Train an adapter (LoRA) with which the model reads this store's memories; ask takes it by itself. Run again to resume."""
-    from rag_memtok import school
+    from rag_memtok.adapt import trip
 
     dials = settings(
         store=store, collection=collection, model__id=model, model__device=device, model__threads=threads, adapt__kind=kind,
@@ -192,5 +192,5 @@ def adapt(
     )  # fmt: skip
     with terminal.bar("done") as show_bar:
         on_progress = lambda at: show_bar(at.done, at.total, views.training_note(at))  # noqa: E731
-        done = school.adapt(dials, data, out, on_progress, terminal.say, trust_store)
+        done = trip.adapt(dials, data, out, on_progress, terminal.say, trust_store)
     terminal.put_json(asdict(done)) if json else views.put_adapted(done)

@@ -20,9 +20,9 @@ from rag_memtok.errors import RagMemtokError, escaped
 if TYPE_CHECKING:
     from rag_memtok.audit import Audit
     from rag_memtok.ingest import Ingested, Standing
-    from rag_memtok.memories import Stage
     from rag_memtok.nouns import Answer
     from rag_memtok.pipeline import Estimate, Status
+    from rag_memtok.study.memories import Stage
 
 EVERY = 15.0  # seconds between lines of progress where there is no terminal
 SHOWN = 20  # findings and files listed before "and N more"

@@ -45,7 +45,7 @@ def eval_(
     json: options.Json = False,
 ) -> None:
     """Measure how well questions are answered from memories, from their text, and from what should be worse than both."""
-    from rag_memtok import evaluate, outcome
+    from rag_memtok.study import evaluate, outcome
 
     if distractors not in ("retriever", "random"):
         raise UsageError(f"--distractors is {distractors!r}; valid: retriever, random")
@@ -97,9 +97,10 @@ def paper(
     json: options.Json = False,
 ) -> None:
     """Measure the paper's Tables 2 to 4 and Figures 2 and 3 (arXiv:2506.15001) on any models, with what they leave out."""
-    from rag_memtok import lm, paper
-    from rag_memtok.corpora import texts_of
-    from rag_memtok.figures import draw
+    from rag_memtok import lm
+    from rag_memtok.study import paper
+    from rag_memtok.study.corpora import texts_of
+    from rag_memtok.study.figures import draw
 
     protocol = paper.Protocol(recipe, vectors, steps, batch, codec, seed)
     corpora = texts_of(chunks, docs, numbers("--chars", chars, least=1), limit)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from rag_memtok import terminal
 
 if TYPE_CHECKING:
-    from rag_memtok.adapt import Progress
+    from rag_memtok.adapt.training import Progress
+    from rag_memtok.adapt.trip import Adapted
     from rag_memtok.browse import ListedChunk, ListedDocument, Shown
     from rag_memtok.bundle import Bundled
     from rag_memtok.housekeeping import Collection, Setting
     from rag_memtok.ingest import Ingested
     from rag_memtok.migrate import Migrated
-    from rag_memtok.paper import Protocol, Row, Standing
-    from rag_memtok.school import Adapted
+    from rag_memtok.study.paper import Protocol, Row, Standing
 
 SHORT = 12  # characters of a chunk's id
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 import toy
 
-from rag_memtok import adapt as adapting
 from rag_memtok import lora
-from rag_memtok.adapt import Training, adapt, passes, split, taught
-from rag_memtok.checkpoint import state_of
+from rag_memtok.adapt import training as adapting
+from rag_memtok.adapt.checkpoint import state_of
+from rag_memtok.adapt.lessons import Deck, Exercise, Page, Teacher, losses, packed, padded, unpacked, with_others
+from rag_memtok.adapt.training import Training, adapt, passes, split, taught
 from rag_memtok.config import Adapt
 from rag_memtok.cues import cues
 from rag_memtok.errors import UsageError
 from rag_memtok.layout import pooled, task_of
-from rag_memtok.lessons import Deck, Exercise, Page, Teacher, losses, packed, padded, unpacked, with_others
 from rag_memtok.nouns import sha256_of_text
 from rag_memtok.prompts import bare, frame
 

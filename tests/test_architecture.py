@@ -17,7 +17,9 @@ FLOORS = [
     "disk schema database check store retrieve",
     "trust binding ingest adapters answer audit report restore browse",
     "prepare migrate bundle pipeline watch housekeeping",
-    "figures scores memories questions cases arms replies outcome evaluate corpora paper lessons card checkpoint adapt school",
+    "study.figures study.scores study.memories study.questions study.cases study.arms study.replies study.outcome study.evaluate",
+    "study.corpora study.paper",
+    "adapt.lessons adapt.card adapt.checkpoint adapt.training adapt.trip",
     "langchain llamaindex",
     "terminal views scoreboard options trips shelf trials cli",
 ]
@@ -36,18 +38,20 @@ HOMES = {
     "pypdf": {"extract"},
     "markitdown": {"extract"},
     "peft": {"lora"},
-    "datasets": {"questions"},
-    "matplotlib": {"figures"},
+    "datasets": {"study.questions"},
+    "matplotlib": {"study.figures"},
     "bitsandbytes": {"fourbit"},
     "langchain_core": {"langchain"},
     "llama_index": {"llamaindex"},
 }
-LAZY = {"trips", "shelf", "trials", "watch", "extract", "fourbit", "lm", "lora", "retrieve", "figures"}
+LAZY = {"trips", "shelf", "trials", "watch", "extract", "fourbit", "lm", "lora", "retrieve", "study.figures"}
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "np.load", "numpy.load", "pickle.load", "pickle.loads"}
 MAX_LINES, MAX_FUNCTION, MEDIAN, NINETIETH, MAX_TRACKED = 320, 80, 12, 40, 44 * 2**20
 
-FILES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem != "__init__"}
+PATHS = [*sorted(PACKAGE.glob("*.py")), *sorted(PACKAGE.glob("*/*.py"))]
+FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PATHS if path.stem != "__init__"}
+FOLDERS = {name.partition(".")[0] for name in FILES if "." in name}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 OTHERS = [path for folder in ("training", "benchmarks") for path in sorted((ROOT / folder).glob("*.py"))]
 
@@ -56,9 +60,8 @@ def imported(node):
     """The modules that an import statement names, dotted."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
-    if node.module == "rag_memtok":
-        return [f"rag_memtok.{alias.name}" for alias in node.names]
-    return [node.module or ""]
+    inside = node.module == "rag_memtok" or (node.module or "").removeprefix("rag_memtok.") in FOLDERS
+    return [f"{node.module}.{alias.name}" for alias in node.names] if inside else [node.module or ""]
 
 
 def for_types_only(tree):

@@ -10,16 +10,17 @@ import pytest
 import toy
 from test_lora import trained
 
-from rag_memtok import arms, lm, memories, outcome
-from rag_memtok.arms import ARMS, BESIDE, Material, all_decoded, overlap, split
-from rag_memtok.cases import Case, alone, among, corpus
+from rag_memtok import lm
 from rag_memtok.config import Config, updated
 from rag_memtok.errors import InputRefused, UsageError
-from rag_memtok.evaluate import Study, evaluate, spread, without_last
 from rag_memtok.inject import answer_batch, answer_tokens, inject
 from rag_memtok.prompts import frame, template_named
-from rag_memtok.questions import load_questions
-from rag_memtok.replies import Prompt, Replies, batches, kv_bytes, nats
+from rag_memtok.study import arms, memories, outcome
+from rag_memtok.study.arms import ARMS, BESIDE, Material, all_decoded, overlap, split
+from rag_memtok.study.cases import Case, alone, among, corpus
+from rag_memtok.study.evaluate import Study, evaluate, spread, without_last
+from rag_memtok.study.questions import load_questions
+from rag_memtok.study.replies import Prompt, Replies, batches, kv_bytes, nats
 
 LAMP = "The lamp of the harbour was repaired in March. Its keeper, Aldo Ruiz, wrote a letter."
 SOUP = "The empanada has 3 onions. It is baked for half an hour."
@@ -184,7 +185,7 @@ def test_other_questions_about_the_same_texts_leave_the_same_bytes(toy_lm, tmp_p
 
 def test_the_writing_file_cannot_reach_questions():
     names = set(inspect.getsource(memories).replace(".", " ").split())
-    assert not names & {"rag_memtok.questions", "load_questions", "Question", "cases", "Corpus"}
+    assert not names & {"rag_memtok.study.questions", "load_questions", "Question", "cases", "Corpus"}
     assert "question" not in "".join(inspect.signature(memories.written).parameters)
 
 

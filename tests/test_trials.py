@@ -7,7 +7,7 @@ from test_cli import run  # noqa: F401
 from test_evaluate import ROWS, filed
 
 from rag_memtok.scoreboard import ranged
-from rag_memtok.scores import Interval
+from rag_memtok.study.scores import Interval
 
 QUICK = ("--chunk-tokens", 48, "--steps", 40, "--seconds-per-chunk", 0, "--max-new-tokens", 3, "--readers", "text,memory,none", "--k", 2)
 

@@ -17,21 +17,21 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from rag_memtok.adapt import Progress, adapt
+from rag_memtok.adapt.lessons import Exercise, Page
+from rag_memtok.adapt.training import Progress, adapt
+from rag_memtok.adapt.trip import UNSAID, by_rule
 from rag_memtok.binding import completed
 from rag_memtok.chunks import split
 from rag_memtok.codec import codec_named
 from rag_memtok.config import Config, Memorize, updated
 from rag_memtok.disk import write_whole
 from rag_memtok.layout import task_of
-from rag_memtok.lessons import Exercise, Page
 from rag_memtok.lm import LM, load
 from rag_memtok.memorize import memorize
 from rag_memtok.nouns import Chunk, Document, Segment
 from rag_memtok.prepare import calibrated
 from rag_memtok.prompts import Template, digest_of, template_named
 from rag_memtok.recipes import recipe_named
-from rag_memtok.school import UNSAID, by_rule
 from rag_memtok.views import training_note
 from training.prepare import question_rows
 from training.sources import hash01

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from rag_memtok.cases import PLACES, place_name
-from rag_memtok.replies import Cost
-from rag_memtok.scores import Interval, Score, interval, paired
+from rag_memtok.study.cases import PLACES, place_name
+from rag_memtok.study.replies import Cost
+from rag_memtok.study.scores import Interval, Score, interval, paired
 
 Setting = Literal["alone", "among", "beside"]
 TEXTS = ("text", "text+adapter")

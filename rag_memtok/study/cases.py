@@ -9,11 +9,11 @@ import numpy as np
 from rag_memtok.chunks import split
 from rag_memtok.errors import UsageError
 from rag_memtok.lm import LM
-from rag_memtok.memories import Tokens
 from rag_memtok.nouns import Chunk
-from rag_memtok.questions import Question
 from rag_memtok.retrieve import Embedder, content_words
-from rag_memtok.scores import normalise
+from rag_memtok.study.memories import Tokens
+from rag_memtok.study.questions import Question
+from rag_memtok.study.scores import normalise
 
 PLACES = ("first", "middle", "last")
 

@@ -8,7 +8,8 @@ import pytest
 import small
 import toy
 
-from rag_memtok import adapters, lora, pipeline, school
+from rag_memtok import adapters, lora, pipeline
+from rag_memtok.adapt import trip
 from rag_memtok.answer import ENOUGH, answer, choose_reader
 from rag_memtok.config import updated
 from rag_memtok.disk import ADAPTER, STALE
@@ -32,7 +33,7 @@ def taught(model_folder, tmp_path_factory):
     ]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = []
-    done = school.adapt(small.dials(folder / "store", model_folder, **QUICK), data, say=said.append)
+    done = trip.adapt(small.dials(folder / "store", model_folder, **QUICK), data, say=said.append)
     return config, done, said
 
 
@@ -153,15 +154,15 @@ def test_given_questions_find_the_chunk_that_answers_them(tmp_path):
         {"question": "When was it lost?", "answers": ["June"], "context": texts["c"]},
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found, unplaced = school.given_in(tmp_path / "rows.jsonl", texts)
-    assert [(one.page, one.answers) for one in found] == [("b", ("May",)), ("a", ()), ("c", (school.UNSAID,))] and unplaced == 1
+    found, unplaced = trip.given_in(tmp_path / "rows.jsonl", texts)
+    assert [(one.page, one.answers) for one in found] == [("b", ("May",)), ("a", ()), ("c", (trip.UNSAID,))] and unplaced == 1
 
 
 def test_one_that_reads_text_needs_a_folder(config, tmp_path):
     dials = updated(config, QUICK | {"adapt.kind": "text"})
     with pytest.raises(UsageError, match="no place in the store"):
-        school.adapt(dials)
-    done = school.adapt(dials, out=tmp_path / "reader")
+        trip.adapt(dials)
+    done = trip.adapt(dials, out=tmp_path / "reader")
     text = updated(config, {"ask.adapter": done.folder, "ask.read": "text"})
     assert pipeline.ask("What rattles?", text).reader == "text + adapter"
     assert not (tmp_path / "store" / ADAPTER / "work").exists()

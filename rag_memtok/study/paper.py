@@ -12,9 +12,7 @@ from pathlib import Path
 
 from rag_memtok.codec import codec_named
 from rag_memtok.config import Memorize
-from rag_memtok.corpora import Corpus
 from rag_memtok.errors import UsageError
-from rag_memtok.figures import Chart, Line
 from rag_memtok.layout import Task
 from rag_memtok.lm import LM
 from rag_memtok.memorize import Progress, Written, memorize
@@ -22,6 +20,8 @@ from rag_memtok.nouns import Memory, sha256_of_text
 from rag_memtok.prompts import template_named
 from rag_memtok.recipes import recipe_named
 from rag_memtok.reconstruct import decode, margins
+from rag_memtok.study.corpora import Corpus
+from rag_memtok.study.figures import Chart, Line
 
 GROUPS, SMALLEST_GROUP = 8, 5  # points of a line in Figure 3, texts of a point
 

@@ -14,21 +14,21 @@ from pathlib import Path
 from types import MappingProxyType
 
 from rag_memtok import prepare
-from rag_memtok.arms import ARMS, BESIDE, Arm, Material, all_decoded, arms_named
 from rag_memtok.binding import completed
-from rag_memtok.cases import Case, Corpus, alone, among, corpus
 from rag_memtok.config import Config, require
 from rag_memtok.errors import UsageError
 from rag_memtok.inject import Passage
 from rag_memtok.lora import adapted
-from rag_memtok.memories import Kept, OnStage, Pace, written
-from rag_memtok.outcome import Cell, Disturbance, Evaluation, Setting, Writing
 from rag_memtok.prompts import frame
-from rag_memtok.questions import load_questions
 from rag_memtok.recipes import recipe_of
 from rag_memtok.reconstruct import decode_batch
-from rag_memtok.replies import Prompt, Replies, costs, nats
-from rag_memtok.scores import score
+from rag_memtok.study.arms import ARMS, BESIDE, Arm, Material, all_decoded, arms_named
+from rag_memtok.study.cases import Case, Corpus, alone, among, corpus
+from rag_memtok.study.memories import Kept, OnStage, Pace, written
+from rag_memtok.study.outcome import Cell, Disturbance, Evaluation, Setting, Writing
+from rag_memtok.study.questions import load_questions
+from rag_memtok.study.replies import Prompt, Replies, costs, nats
+from rag_memtok.study.scores import score
 
 
 @dataclass(frozen=True, slots=True)

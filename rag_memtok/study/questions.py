@@ -19,7 +19,7 @@ from rag_memtok.config import Documents
 from rag_memtok.documents import read, scan
 from rag_memtok.errors import InputRefused, UsageError
 from rag_memtok.nouns import Document, Segment
-from rag_memtok.scores import answerable
+from rag_memtok.study.scores import answerable
 
 FIELDS = "context (or file), question, answers"
 PLAIN = (".jsonl", ".json")

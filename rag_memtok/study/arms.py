@@ -15,15 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from rag_memtok.cases import Case, Corpus
 from rag_memtok.errors import UsageError
 from rag_memtok.inject import Passage
 from rag_memtok.layout import Task, pooled
 from rag_memtok.lm import LM
-from rag_memtok.memories import Kept, Tokens
 from rag_memtok.prompts import Template
 from rag_memtok.reconstruct import decode, decode_batch
 from rag_memtok.retrieve import content_words
+from rag_memtok.study.cases import Case, Corpus
+from rag_memtok.study.memories import Kept, Tokens
 
 SENTENCE = re.compile(r".+?(?:[.!?]+(?=\s|$)\s*|\n+|$)", re.DOTALL)
 SHORTER_IS_BETTER = 0.3  # of two sentences with the same words of the question: score = shared / words ** this

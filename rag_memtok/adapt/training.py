@@ -19,18 +19,18 @@ import torch
 from torch import Tensor
 
 from rag_memtok import lora
-from rag_memtok.card import card
-from rag_memtok.checkpoint import State, state_of
+from rag_memtok.adapt.card import card
+from rag_memtok.adapt.checkpoint import State, state_of
+from rag_memtok.adapt.lessons import LONGEST, Deck, Exercise, Lesson, Page, Teacher, losses, packed, unpacked, with_others
 from rag_memtok.config import Adapt
 from rag_memtok.disk import ADAPTER_WORK, write_whole
 from rag_memtok.errors import OutOfMemory, UsageError
 from rag_memtok.inject import answer_batch
-from rag_memtok.lessons import LONGEST, Deck, Exercise, Lesson, Page, Teacher, losses, packed, unpacked, with_others
 from rag_memtok.lm import LM
 from rag_memtok.lora import Bond, Kind
 from rag_memtok.memorize import drafted
 from rag_memtok.prompts import digest_of, frame
-from rag_memtok.scores import answerable, score
+from rag_memtok.study.scores import answerable, score
 
 SHARD = 256  # exercises answered by the teacher between two files
 POSITIONS = 4096  # of a forward pass in training, at most

@@ -16,8 +16,8 @@ from rag_memtok.continuation import Continuation
 from rag_memtok.disk import write_whole
 from rag_memtok.inject import Passage, answer_batch, embedded, inject
 from rag_memtok.lm import LM
-from rag_memtok.memories import OnStage, Pace
 from rag_memtok.prompts import GAP, Frame, digest_of
+from rag_memtok.study.memories import OnStage, Pace
 
 ROWS, POSITIONS = 16, 8192  # of a batch, at most
 
