@@ -380,7 +380,7 @@ def main(words: Sequence[str] | None = None) -> None:
     save_json(summary, arguments.out.with_suffix(".json"))
     title = "The longest text of which half of the chunks are exact"
     if any(value > 0 for line in drawn for value in line.y):
-        draw(Chart(title, "vectors (M)", "tokens", drawn, log_x=True, log_y=True), arguments.out.with_suffix(".png"))
+        draw(Chart(title, "vectors (M)", "tokens", drawn, log_x=2, log_y=True), arguments.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

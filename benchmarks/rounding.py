@@ -255,7 +255,7 @@ def picture(chunks: Sequence[dict[str, Any]], width: int) -> Chart:
     stay = [100 * float(np.mean([chunk[name]["exact"] for chunk in before])) for name in names]
     then = [100 * float(np.mean([chunk[name].get("finished", chunk[name])["exact"] for chunk in before])) for name in names]
     lines = [Line("rounded", bits, stay), Line("rounded, then trained through it", bits, then)]
-    return Chart("What rounding leaves exact", "bits a number", "% of the exact chunks", lines, log_x=True)
+    return Chart("What rounding leaves exact", "bits a number", "% of the exact chunks", lines, log_x=2)
 
 
 def report(bench: Bench, ledger: Ledger) -> None:

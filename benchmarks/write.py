@@ -438,7 +438,7 @@ def picture(rows: Sequence[Measured], title: str) -> Chart:
         values = [pins for _, pins in points]
         x, y = [seconds for seconds, _ in points], [pins.value for pins in values]
         drawn.append(Line(way, x, y, [pins.low for pins in values], [pins.high for pins in values]))
-    return Chart(title, "seconds to write a chunk", "correction pins in 100 tokens", drawn, log_x=True)
+    return Chart(title, "seconds to write a chunk", "correction pins in 100 tokens", drawn, log_x=2)
 
 
 def report(bench: Bench, ledger: Ledger, rows: Sequence[Contender]) -> None:

@@ -170,7 +170,7 @@ plt.show()
 # ## The judge, and pins
 #
 # The judge decodes what was stored, one token at a time, with the true token fed at each position. Where the model's first choice is not
-# the true token it notes a *correction pin*: (position, token). Where the true token leads by 0.05 logits or less it notes a *safety pin*,
+# the true token it notes a *correction pin*: (position, token). Where the true token leads by 0.1 logits or less it notes a *safety pin*,
 # so that another machine's rounding cannot tip it. `decode` then has only vectors and pins, and is exact by induction: as long as all so
 # far is right, its context is the one that was judged.
 #

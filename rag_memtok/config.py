@@ -84,7 +84,7 @@ class Memorize:
     draft: Literal["auto", "float32", "bfloat16"] = "auto"
     seconds_per_chunk: float = 3.0
     codec: str = ""
-    tau: float = 0.05
+    tau: float = 0.1
     max_pins: int = -1
     keep_text: bool = True
     seed: int = 0

@@ -174,7 +174,7 @@ def draw_evaluation(rows: Sequence["Row"], writings: Sequence["Writing"], folder
     flat = [row for row in alone if not row.tokens_per_vector]
     ends = (min(factors.values(), default=1.0), max(factors.values(), default=1.0))
     lines += [Line(row.reader, ends, (100 * row.f1.mean,) * 2, dashed=True) for row in flat]
-    draw(Chart("The gold chunk alone", "text positions for one of the memory", "F1, per cent", lines, log_x=True), compression)
+    draw(Chart("The gold chunk alone", "text positions for one of the memory", "F1, per cent", lines, log_x=2), compression)
     inside = [row for row in rows if row.setting == "among"]
     names = {label(row) for row in inside}
     reading = sorted((row for row in (*alone, *inside) if label(row) in names), key=lambda row: row.k)

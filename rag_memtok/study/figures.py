@@ -21,13 +21,13 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One chart: what its axes measure (with units), and its lines."""
+    """One chart: what its axes measure (with units), and its lines; `log_x` is the base of a logarithmic x axis, 0: a linear one."""
 
     title: str
     x_label: str
     y_label: str
     lines: Sequence[Line]
-    log_x: bool = False
+    log_x: int = 0
     log_y: bool = False
 
 
@@ -48,7 +48,7 @@ def draw(chart: Chart, path: Path) -> None:
         if line.low:
             axes.fill_between(line.x, line.low, line.high, alpha=0.15, color=drawn.get_color(), linewidth=0)
     axes.set(title=chart.title, xlabel=chart.x_label, ylabel=chart.y_label)
-    axes.set_xscale("log", base=2) if chart.log_x else None
+    axes.set_xscale("log", base=chart.log_x) if chart.log_x else None
     axes.set_yscale("log") if chart.log_y else None
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)

@@ -272,10 +272,10 @@ def charts(trials: Sequence[Trial]) -> dict[str, Chart]:
     if len({trial.weights for trial in trials}) > 1:
         lines = [sized([row for row in rows if row.corpus == corpus]) for corpus in dict.fromkeys(row.corpus for row in rows)]
         most = max(row.texts for row in rows)
-        found["figure2.png"] = Chart("Memorised texts", "parameters (millions)", f"texts exact, of {most}", lines, log_x=True)
+        found["figure2.png"] = Chart("Memorised texts", "parameters (millions)", f"texts exact, of {most}", lines, log_x=2)
     models = sorted({(trial.parameters, trial.model, trial.weights) for trial in trials})
     lines = [by_length(name, [trial for trial in trials if trial.weights == weights]) for _, name, weights in models]
-    found["figure3.png"] = Chart("Accuracy against length", "tokens of the text", "accuracy, teacher-forced", lines, log_x=True)
+    found["figure3.png"] = Chart("Accuracy against length", "tokens of the text", "accuracy, teacher-forced", lines, log_x=2)
     return found
 
 
