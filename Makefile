@@ -45,7 +45,7 @@ faults-long: .venv/.dev ## every step, every byte, 2,000 random kills: hours
 audit: .venv/.dev ## known holes in what is installed, by pip-audit; not in .ci/run, since it asks the network
 	@$(BIN)/python -c 'import pip_audit' 2>/dev/null || { \
 		echo 'pip-audit is not installed: $(PIP) pip-audit, then run make audit again' >&2; exit 1; }
-	$(BIN)/python -m pip_audit --requirement constraints.txt --no-deps --disable-pip
+	$(BIN)/python -m pip_audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 check: .venv/.dev ## lint, format, types, and the rules of the house
 	$(BIN)/ruff check .
