@@ -1,6 +1,7 @@
 """One thread, no network, and the toy models that several files use."""
 
 import os
+import signal
 
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
@@ -10,6 +11,7 @@ import toy  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started this in the background had Ctrl-C ignored
 settings.register_profile("quick", deadline=None, derandomize=True)  # a law that fails, fails for everybody
 settings.load_profile("quick")
 

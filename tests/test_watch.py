@@ -107,7 +107,10 @@ def test_ctrl_c_ends_the_command_with_what_was_done(config, tmp_path, sent):
         (tmp_path / "docs" / "b.txt").write_text("The fan is loud.")
         assert "watching" in command.stderr.readline()
         command.send_signal(sent)
-        out, err = command.communicate(timeout=60)
+        try:
+            out, err = command.communicate(timeout=60)
+        finally:
+            command.kill()
     assert command.returncode == 0 and out.endswith("watched: 1 files written (1 chunks), 0 removed, in 2 rounds; all of it is stored\n")
     assert "Traceback" not in err
     proven(config)

@@ -9,6 +9,7 @@ import argparse
 import itertools
 import json
 import logging
+import signal
 import os
 import sys
 import tempfile
@@ -155,6 +156,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write NAME.json and NAME.md as well")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
     logging.disable(logging.CRITICAL)  # thousands of warnings of damage that was made on purpose
     chosen = [name for name in FAULTS if options.only in name]
     rows = []
