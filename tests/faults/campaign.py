@@ -9,8 +9,8 @@ import argparse
 import itertools
 import json
 import logging
-import signal
 import os
+import signal
 import sys
 import tempfile
 import time
