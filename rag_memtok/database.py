@@ -84,11 +84,15 @@ def open_database(folder: Path, write: bool) -> Iterator["Database"]:
 
 def admitted(db: sqlite3.Connection, folder: Path, write: bool) -> None:
     """Checks a connection, and the whole file once more if a kill left a journal: by then it has been rolled back."""
-    hot = (folder / f"{DATABASE}-journal").exists()
+    journal = folder / f"{DATABASE}-journal"
+    hot = journal.exists()
     with transaction(db, "DEFERRED"):
         admit(db, folder)
         if hot and write and (lines := db.execute("PRAGMA quick_check(1)").fetchall()) != [(b"ok",)]:
             raise StoreDamaged(f"{folder / DATABASE}: {lines[0][0].decode(errors='replace')}", remedy=ANOTHER_STORE)
+    if write and journal.exists():  # begun by a write that was killed before it counted: SQLite would leave it until the next one
+        db.execute("PRAGMA journal_mode = TRUNCATE")
+        db.execute("PRAGMA journal_mode = DELETE")  # deletes it, under a lock
     if not write:
         db.execute("PRAGMA query_only = ON")
 
