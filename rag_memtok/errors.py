@@ -22,6 +22,7 @@ Codes without an exception: 0 done, 1 a bug (a traceback), 3 some inputs skipped
 An expected failure of one chunk is a Verdict, never an exception.
 """
 
+import errno
 import unicodedata
 from typing import ClassVar
 
@@ -39,7 +40,9 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: Python's own error, torch's for a device, or those without a class, of torch's and oneDNN's on a CPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    told = ("can't allocate memory", "could not create a primitive", "could not execute a primitive")
+    told = ("can't allocate memory", "not enough memory", "bad_alloc", "could not create a", "could not execute a primitive")
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(words in str(error) for words in told)
 
 
