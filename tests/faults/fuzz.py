@@ -3,6 +3,7 @@
 A coverage-guided fuzzer would go deeper; these inputs are mutations of good ones, which reach as far as most of the code.
 """
 
+import functools
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -45,9 +46,10 @@ def for_seconds(name: str, seconds: float, law: Callable[..., None], *values: st
     """Tries `law` on ever new values for so long; one Trial a round."""
     end, number, tries = time.monotonic() + seconds, 0, [0]
 
-    def counted(*given_values: object) -> None:
+    @functools.wraps(law)  # whose signature Hypothesis reads
+    def counted(*given_values: object, **named_values: object) -> None:
         tries[0] += 1
-        law(*given_values)
+        law(*given_values, **named_values)
 
     while time.monotonic() < end:
         number += 1
@@ -58,7 +60,7 @@ def for_seconds(name: str, seconds: float, law: Callable[..., None], *values: st
             seed(number)(quiet(given(*values)(counted)))()
         except Exception as error:
             wrong.append("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
-        for one in range(tries[0] - before):
+        for one in range(max(tries[0] - before, len(wrong))):
             yield Trial(f"{name}, round {number}", "read or refused", tuple(wrong) if not one else ())
 
 

@@ -5,6 +5,7 @@ import re
 import resource
 import signal
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -163,6 +164,7 @@ def rows_at_once(world: World, batch: int, more: int) -> tuple[int, int]:
     settings = replace(world.config(world.folder / "none").memorize, batch=batch, steps=1)
 
     def work() -> None:
+        warnings.simplefilter("ignore")  # oneDNN tells that it will do without; in a test that would be an error
         limited(resource.RLIMIT_AS, mapped() + more)
         rows = []
         written = list(memorize(model, template, tasks, settings, lambda progress: rows.append(progress.rows)))
