@@ -12,14 +12,13 @@ Cost with the embedded model: about 20 CPU seconds a chunk of 128 tokens, for at
 import argparse
 import json
 import lzma
-import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
+from measure import code_length, pin_price
 
 from rag_memtok import config, terminal
 from rag_memtok.chunks import split
@@ -54,30 +53,23 @@ def general(text: str) -> Iterator[Size]:
     yield Size("xz -9e", 8.0 * len(lzma.compress(raw, lzma.FORMAT_ALONE, preset=9 | lzma.PRESET_EXTREME)))
 
 
-def code_length(lm: LM, template: Template, tokens: Sequence[int]) -> float:
-    """Bits in which the LM alone codes `tokens` and the end: minus the logarithm of their probability, to base 2."""
-    with reference_profile(lm) as exactly, torch.inference_mode():
-        hidden = exactly.hidden(exactly.embed([*template.prefix, *tokens])[None])[0, len(template.prefix) - 1 :]
-        targets = torch.tensor([*tokens, template.end], device=exactly.device)
-        return float(torch.nn.functional.cross_entropy(exactly.logits(hidden), targets, reduction="sum")) / math.log(2)
-
-
 def kept(lm: LM, template: Template, way: str, vectors: np.ndarray, codec: str, tokens: Sequence[int]) -> Size:
     """A memory as it would be stored: packed, read back, judged, with the pins it then needs."""
     packed = CODECS[codec].pack(vectors) if len(vectors) else b""
     stored = CODECS[codec].unpack(packed, vectors.shape) if len(vectors) else vectors
     _, verdict = judge(lm, template, Memory(stored), tokens, config.Memorize().tau)
-    price = math.ceil(math.log2(len(tokens) + 1)) + math.ceil(math.log2(len(lm.table)))
-    pins = float(price * (verdict.corrections + verdict.safeties))
+    pins = float(pin_price(lm, len(tokens)) * (verdict.corrections + verdict.safeties))
     return Size(way, 8.0 * len(packed) + pins, pins, verdict.corrections)
 
 
 def sizes(lm: LM, template: Template, text: str, tokens: Sequence[int], written: np.ndarray, untrained: np.ndarray) -> list[Size]:
     """Every way, for one text."""
     nothing = np.zeros((0, lm.width), dtype=np.float32)
+    with reference_profile(lm) as exactly:
+        alone = code_length(exactly, tokens)
     return [
         *general(text),
-        Size("LM, code length", code_length(lm, template, tokens)),
+        Size("LM, code length", alone),
         kept(lm, template, "no memory + pins", nothing, "float16", tokens),
         kept(lm, template, "pooled, untrained, float16 + pins", untrained, "float16", tokens),
         kept(lm, template, "memory, float16 + pins", written, "float16", tokens),

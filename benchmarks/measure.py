@@ -6,6 +6,7 @@ Imported by the scripts beside it, each of which says how it is run; by itself i
 import argparse
 import hashlib
 import json
+import math
 import platform
 import random
 import resource
@@ -28,6 +29,7 @@ from rag_memtok.layout import Task
 from rag_memtok.lm import LM, in_dtype, load
 from rag_memtok.memorize import WINDOW, Batch, Clock, Progress, Row, Written, advanced, by_length, drafted, fitting, started
 from rag_memtok.nouns import sha256_of_tokens
+from rag_memtok.prepare import GUESSED_TOKENS_PER_VECTOR
 from rag_memtok.prompts import Template
 from rag_memtok.recipes import Recipe
 from rag_memtok.scoreboard import put_markdown
@@ -47,7 +49,6 @@ KINDS = {
 HELD_OUT = 0.25  # of each text, its beginning, is for tuning and never measured
 DRAWS = 1000
 MINUTE = 60.0
-GUESSED_TOKENS_PER_VECTOR = 8
 
 
 # --- chunks
@@ -131,6 +132,11 @@ def code_length(lm: LM, tokens: Sequence[int]) -> float:
         hidden = lm.hidden(lm.embed([opening, *tokens])[None])[0]
         targets = torch.tensor([*tokens, lm.eos], device=lm.device)
         return float(torch.nn.functional.cross_entropy(lm.logits(hidden), targets, reduction="sum")) / float(np.log(2))
+
+
+def pin_price(lm: LM, tokens: int) -> int:
+    """Bits that a pin is charged in a text of so many tokens: its position, the end's among them, and its word."""
+    return math.ceil(math.log2(tokens + 1)) + math.ceil(math.log2(len(lm.table)))
 
 
 # --- writing

@@ -46,13 +46,13 @@ from measure import (
 from rag_memtok.chunks import split
 from rag_memtok.config import Documents, Memorize
 from rag_memtok.documents import read, scan
-from rag_memtok.ingest import judged_record
 from rag_memtok.layout import Task
 from rag_memtok.lm import LM
 from rag_memtok.memorize import memorize
 from rag_memtok.nouns import sha256_of_text
 from rag_memtok.prompts import template_named
 from rag_memtok.study.figures import Chart, Line, draw
+from rag_memtok.writing import judged_record
 
 CHUNK_TOKENS = 128
 
@@ -168,7 +168,7 @@ def piece(lm: LM, arguments: Namespace, plan: Plan, chunks: Sequence[Sized], ind
     tasks = [Task(str(index), chunks[index].tokens, plan.vectors[index]) for index in indices]
     results = []
     for one in memorize(lm, template, tasks, settings, heartbeat(plan.key)):
-        verdict = judged_record(lm, template, settings, one, None).verdict
+        verdict = judged_record(lm, template, settings, one).verdict
         found = {"index": int(one.task.key), "tokens": verdict.tokens, "vectors": one.task.vectors, "steps": one.steps}
         results.append(found | {"exact": verdict.kind == "exact", "corrections": verdict.corrections})
     return {"chunks": results}

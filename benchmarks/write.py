@@ -25,7 +25,6 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil, log2
 from typing import Any
 
 import numpy as np
@@ -49,6 +48,7 @@ from measure import (
     open_ledger,
     options,
     peak_bytes,
+    pin_price,
     put_table,
     samples,
     save_json,
@@ -60,7 +60,6 @@ from measure import (
 
 from rag_memtok.config import Memorize
 from rag_memtok.errors import UsageError
-from rag_memtok.ingest import judged_record
 from rag_memtok.layout import Task, pooled, task_of
 from rag_memtok.lm import LM
 from rag_memtok.memorize import Written, drafted, memorize
@@ -69,6 +68,7 @@ from rag_memtok.prompts import template_named
 from rag_memtok.recipes import Recipe, cross_entropy, recipe_named
 from rag_memtok.study.figures import Chart, Line, draw
 from rag_memtok.terminal import put, say
+from rag_memtok.writing import judged_record
 
 OURS = "margin"
 PUBLIC = ("sastre2025", "kuratov2025", "cramming2026")
@@ -247,7 +247,7 @@ def result(bench: Bench, settings: Memorize, written: Written) -> dict[str, Any]
     """What the judge says of the packed bytes."""
     index, sample = int(written.task.key.partition(" ")[0]), written.task.tokens
     template = template_named(settings.template, bench.lm)
-    record = judged_record(bench.lm, template, settings, written, None)
+    record = judged_record(bench.lm, template, settings, written)
     return {"index": index, "tokens": len(sample), "vectors": record.shape[0], "pin_bits": pin_bits(bench.lm, record)} | verdict_of(record)
 
 
@@ -264,7 +264,7 @@ def verdict_of(record: Record) -> dict[str, Any]:
 
 def pin_bits(lm: LM, record: Record) -> int:
     """What the pins of a chunk are charged: its position and its word for each."""
-    return len(record.pins) * (ceil(log2(record.tokens + 1)) + ceil(log2(len(lm.table))))
+    return len(record.pins) * pin_price(lm, record.tokens)
 
 
 def floors(bench: Bench, indices: Sequence[int]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from rag_memtok.inject import Passage, answer_tokens, fitting, inject
 from rag_memtok.lm import LM
 from rag_memtok.nouns import Answer, Hit, Memory, Record, Source, sha256_of_tokens
 from rag_memtok.prompts import Template, frame
-from rag_memtok.reconstruct import decode, decode_batch
+from rag_memtok.reconstruct import decode_checked
 from rag_memtok.retrieve import Embedder, Index, content_words, search
 from rag_memtok.store import Store
 
@@ -169,16 +169,16 @@ def _text(session: Session, record: Record) -> Passage | None:
 
 def _decoded(session: Session, records: Sequence[Record]) -> list[Passage | None]:
     """Decodes all memories in one batch; one that comes out wrong there is decoded alone, as the judge does."""
-    limit = max((record.tokens for record in records), default=0)
     coded = [record for record in records if record.codec != TEXT_ONLY]
-    fast = dict(
-        zip(
-            (record.chunk_id for record in coded),
-            decode_batch(session.lm, session.template, [memory_of(record) for record in coded], limit),
-            strict=True,
-        )
+    found = decode_checked(
+        session.lm,
+        session.template,
+        [memory_of(record) for record in coded],
+        [record.tokens for record in coded],
+        lambda index, one: sha256_of_tokens(one.tokens) == coded[index].tokens_sha256,
     )
-    return [_proven(session, record, fast.get(record.chunk_id)) for record in records]
+    tokens = {record.chunk_id: one.tokens for record, one in zip(coded, found, strict=True)}
+    return [_proven(session, record, tokens.get(record.chunk_id)) for record in records]
 
 
 def _proven(session: Session, record: Record, tokens: Sequence[int] | None) -> Passage | None:
@@ -186,9 +186,6 @@ def _proven(session: Session, record: Record, tokens: Sequence[int] | None) -> P
         return session.lm.encode(record.packed.decode())
     if sha256_of_tokens(tokens) == record.tokens_sha256:
         return tokens
-    exactly = decode(session.lm, session.template, memory_of(record), record.tokens + 1).tokens
-    if sha256_of_tokens(exactly) == record.tokens_sha256:
-        return exactly
     session.on_warning(f"left out: memory {record.chunk_id[:12]} no longer decodes to its text; run rag-memtok verify")
     return None
 

@@ -22,7 +22,7 @@ from rag_memtok.ingest import TEXT_ONLY
 from rag_memtok.lm import LM, reference_profile
 from rag_memtok.nouns import PROVEN, Record, StoredDocument, Verdict, sha256_of_text, sha256_of_tokens
 from rag_memtok.prompts import Template
-from rag_memtok.reconstruct import Decoded, decode, decode_together
+from rag_memtok.reconstruct import Decoded, decode, decode_checked
 from rag_memtok.store import Store
 
 T = TypeVar("T")
@@ -115,22 +115,26 @@ def recite_together(store: Store, lm: LM, template: Template, chunk_ids: Sequenc
     for chunk_id in chunk_ids:
         with suppress(StoreDamaged):
             records[chunk_id] = store.record(chunk_id)
-    coded = [record for record in records.values() if record.codec != TEXT_ONLY]
-    limit = max((record.tokens for record in coded), default=0)
+    coded = [one for one in records.values() if one.codec != TEXT_ONLY]
+    memories, lengths = list(map(memory_of, coded)), [record.tokens for record in coded]
     with reference_profile(lm) as exactly:
-        decoded = decode_together(exactly, template, [memory_of(record) for record in coded], limit)
-    fast = {record.chunk_id: _verified(lm, record, one) for record, one in zip(coded, decoded, strict=True)}
-    return [one if (one := fast.get(chunk_id)) and one.verdict.proven else recite(store, lm, template, chunk_id) for chunk_id in chunk_ids]
+        decoded = decode_checked(exactly, template, memories, lengths, lambda index, one: came_back(coded[index], one))
+    found = {record.chunk_id: _verified(lm, record, one) for record, one in zip(coded, decoded, strict=True)}
+    return [found.get(chunk_id) or recite(store, lm, template, chunk_id) for chunk_id in chunk_ids]
+
+
+def came_back(record: Record, decoded: Decoded) -> bool:
+    """Whether what came out of a memory is what was stored: the tokens and then the end."""
+    return decoded.ended and sha256_of_tokens(decoded.tokens) == record.tokens_sha256
 
 
 def _verified(lm: LM, record: Record, decoded: Decoded) -> Recited:
     """What came out of a memory, compared with the hashes of its tokens and its text."""
-    chunk_id = record.chunk_id
     today = replace(record.verdict, margin=decoded.margin)
-    if not decoded.ended or sha256_of_tokens(decoded.tokens) != record.tokens_sha256:
+    if not came_back(record, decoded):
         wrong = f"decodes to {len(decoded.tokens)} tokens that are not the {record.tokens} that were stored"
-        return Recited(chunk_id, replace(today, kind="mismatch", reason=wrong), None, decoded.tokens)
-    right = _compared(chunk_id, lm.decode(decoded.tokens), today)
+        return Recited(record.chunk_id, replace(today, kind="mismatch", reason=wrong), None, decoded.tokens)
+    right = _compared(record.chunk_id, lm.decode(decoded.tokens), today)
     return replace(right, tokens=decoded.tokens) if right.verdict.kind in ("assisted", "mismatch") else right
 
 
@@ -153,9 +157,8 @@ def drawn(chunk_ids: Sequence[str], share: float, seed: int) -> list[str]:
     """A share of the chunks, at least one, drawn with `seed`, in their order."""
     if not 0 < share <= 1:
         raise UsageError(f"--sample is {share:.0%}; valid: over 0% to 100%")
-    if not chunk_ids:
-        return []
-    chosen = set(random.Random(seed).sample(sorted(chunk_ids), max(1, math.ceil(share * len(chunk_ids)))))
+    count = min(len(chunk_ids), max(1, math.ceil(share * len(chunk_ids))))
+    chosen = set(random.Random(seed).sample(sorted(chunk_ids), count))
     return [chunk_id for chunk_id in chunk_ids if chunk_id in chosen]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from rag_memtok.errors import StoreDamaged, UsageError
+from rag_memtok.errors import StoreDamaged, named
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,4 @@ def codec_named(name: str) -> Codec:
     Raises:
         UsageError: there is none of that name.
     """
-    if name not in CODECS:
-        raise UsageError(f"no codec {name!r}; there are {', '.join(CODECS)}")
-    return CODECS[name]
+    return named("codec", CODECS, name)

@@ -72,7 +72,8 @@ class Memorize:
 
     `tokens_per_vector` 0 means auto: the largest that a known model holds, else a short calibration. `seconds_per_chunk` 0 means no
     bound. `max_pins` is the most correction pins a chunk may have (-1: no limit). `tau` is the margin, in logits, under which a right
-    token is pinned all the same, for safety. `draft` is what most steps are computed in: auto is bfloat16 where the hardware has it.
+    token is pinned all the same, for safety. `processes` write at the same time, each with a copy of the model: one for each GPU, or for
+    a few cores. `draft` is what most steps are computed in: auto is bfloat16 where the hardware has it.
     """
 
     write: Literal["", "exact", "readable"] = ""
@@ -81,6 +82,7 @@ class Memorize:
     tokens_per_vector: int = 0
     steps: int = 300
     batch: int = 8
+    processes: int = 1
     draft: Literal["auto", "float32", "bfloat16"] = "auto"
     seconds_per_chunk: float = 3.0
     codec: str = ""
@@ -93,6 +95,7 @@ class Memorize:
         require(0 <= self.tokens_per_vector <= 8192, "memorize.tokens_per_vector", self.tokens_per_vector, "0 (auto) to 8192")
         require(1 <= self.steps <= 1_000_000, "memorize.steps", self.steps, "1 to 1000000")
         require(1 <= self.batch <= 4096, "memorize.batch", self.batch, "1 to 4096")
+        require(1 <= self.processes <= 1024, "memorize.processes", self.processes, "1 to 1024")
         require(0 <= self.seconds_per_chunk < 1e6, "memorize.seconds_per_chunk", self.seconds_per_chunk, "0 (no bound) to 1000000")
         require(0 <= self.tau <= 100, "memorize.tau", self.tau, "0 to 100")
         require(self.max_pins >= -1, "memorize.max_pins", self.max_pins, "-1 (no limit) or more")

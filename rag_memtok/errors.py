@@ -24,7 +24,10 @@ An expected failure of one chunk is a Verdict, never an exception.
 
 import errno
 import unicodedata
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, TypeVar
+
+T = TypeVar("T")
 
 
 def escaped(text: str) -> str:
@@ -61,6 +64,17 @@ class UsageError(RagMemtokError):
     """An option or argument out of its range."""
 
     exit_code, name = 2, "usage"
+
+
+def named(kind: str, table: Mapping[str, T], name: str) -> T:
+    """Returns the row `name` of a table of what there is of a `kind`.
+
+    Raises:
+        UsageError: there is none of that name; those there are are told.
+    """
+    if name not in table:
+        raise UsageError(f"no {kind} {name!r}; there are {', '.join(table)}")
+    return table[name]
 
 
 class ChunkDoesNotFit(UsageError):

@@ -3,22 +3,21 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from rag_memtok.chunks import split
-from rag_memtok.codec import codec_named
 from rag_memtok.config import Config, Memorize
 from rag_memtok.documents import Scan, Skipped, SourceFile, read
 from rag_memtok.layout import Task, task_of
 from rag_memtok.lm import LM
-from rag_memtok.memorize import Progress, Written, memorize
-from rag_memtok.nouns import Chunk, Document, Memory, Occurrence, Record, StoredDocument, Verdict, sha256_of_tokens
+from rag_memtok.memorize import Progress
+from rag_memtok.nouns import Chunk, Document, Occurrence, Record, StoredDocument, Verdict, sha256_of_tokens
 from rag_memtok.prompts import Template
-from rag_memtok.reconstruct import judge
 from rag_memtok.retrieve import Embedder
 from rag_memtok.store import Store
+from rag_memtok.writing import records
 
 TEXT_ONLY = "text"  # the codec of a chunk that the tokenizer would not give back: its bytes are its text
 
@@ -187,19 +186,18 @@ class Ingest:
             if pieces[chunk_id].tokens is None:
                 self._keep(text_only_record(pieces[chunk_id].chunk, self._key(chunk_id)))
         tasks = tasks_of((pieces[chunk_id] for chunk_id in pieces if chunk_id in missing), self.settings.tokens_per_vector)
-        for written in memorize(self.lm, self.template, tasks, self.settings, self._stepped):
-            self._judge(written)
+        for record in records(self.lm, self.template, self.config, tasks, self._stepped):
+            self._accept(record)
 
-    def _judge(self, written: Written) -> None:
+    def _accept(self, record: Record) -> None:
         """Keeps what was written, unless it needs more pins than the user allows."""
-        chunk_id = written.task.key
-        record = judged_record(self.lm, self.template, self.settings, written, self._key(chunk_id))
-        if 0 <= self.settings.max_pins < record.verdict.corrections:
-            self._refuse(chunk_id, f"a chunk needs {record.verdict.corrections} correction pins; --max-pins is {self.settings.max_pins}")
+        needed, allowed = record.verdict.corrections, self.settings.max_pins
+        if 0 <= allowed < needed:
+            self._refuse(record.chunk_id, f"a chunk needs {needed} correction pins; --max-pins is {allowed}")
             return
         self.positions += record.shape[0]
         self.text_positions += record.tokens
-        self._keep(record)
+        self._keep(replace(record, key=self._key(record.chunk_id)))
 
     def _keep(self, record: Record) -> None:
         """Commits a chunk, and every file that waited for nothing else."""
@@ -235,16 +233,6 @@ class Ingest:
 
     def _tell(self, rows: int) -> None:
         self.on_progress(standing(self.total, self.verdicts, self.steps, rows, self.began))
-
-
-def judged_record(lm: LM, template: Template, settings: Memorize, written: Written, key: np.ndarray | None) -> Record:
-    """Packs the vectors, reads them back, and judges what was read."""
-    codec, tokens = codec_named(settings.codec), written.task.tokens
-    packed = codec.pack(written.vectors)
-    shape = (written.vectors.shape[0], written.vectors.shape[1])
-    memory, verdict = judge(lm, template, Memory(codec.unpack(packed, shape)), tokens, settings.tau)
-    digest = sha256_of_tokens(tokens)
-    return Record(written.task.key, len(tokens), digest, settings.codec, packed, shape, memory.pins, verdict, key)
 
 
 def text_only_record(chunk: Chunk, key: np.ndarray | None) -> Record:

@@ -66,6 +66,10 @@ class Layout:
         placed = vectors[self.owner].gather(1, self.slot[..., None].expand(-1, -1, vectors.shape[-1]))
         return torch.where(self.is_memory[..., None], placed.to(self.fixed.dtype), self.fixed)
 
+    def means(self, values: Float[Tensor, " P"]) -> Float[Tensor, " B"]:
+        """The mean of each request's values, one for each predicted position."""
+        return torch.zeros(len(self.fixed), device=values.device).index_add(0, self.scored[0], self.weights * values)
+
 
 def lay_out(lm: LM, template: Template, tasks: Sequence[Task]) -> Layout:
     """Lays `tasks` out to be recited: the position before each token predicts it, the last one predicts the end."""

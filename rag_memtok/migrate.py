@@ -25,12 +25,13 @@ from rag_memtok.audit import audit, placed, recite
 from rag_memtok.config import Config
 from rag_memtok.disk import DATABASE, beside, sync_folder
 from rag_memtok.errors import InputRefused, StoreDamaged, UsageError
-from rag_memtok.ingest import Standing, judged_record, standing, text_only_record
+from rag_memtok.ingest import Standing, standing, text_only_record
 from rag_memtok.layout import Task, task_of
-from rag_memtok.memorize import Progress, memorize
+from rag_memtok.memorize import Progress
 from rag_memtok.nouns import Chunk, sha256_of_text
 from rag_memtok.prepare import Equipment, Load, Say, calibrated
 from rag_memtok.store import Store, create, open_store
+from rag_memtok.writing import records
 
 MIGRATING, OLD = ".migrating", ".old"
 PROVED = "migrated_from"  # in the manifest of a new store that is proved: it may be switched to
@@ -66,11 +67,9 @@ class Migration:
         """Writes every memory the new store lacks, then every document."""
         missing = self.new.missing(placed(self.old))
         self.total = len(missing)
-        lm, template, settings = self.equipment.lm, self.equipment.template, self.settings.memorize
-        for written in memorize(lm, template, self._tasks(missing), settings, self._stepped):
-            chunk_id = written.task.key
-            record = judged_record(lm, template, settings, written, self._key(chunk_id))
-            self.new.put(record, self.old.text(chunk_id))
+        lm, template = self.equipment.lm, self.equipment.template
+        for record in records(lm, template, self.settings, self._tasks(missing), self._stepped):
+            self.new.put(replace(record, key=self._key(record.chunk_id)), self.old.text(record.chunk_id))
             self.verdicts[record.verdict.kind] += 1
             self._tell(0)
         self._place()

@@ -36,6 +36,9 @@ MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="Toke
 SecondsPerChunk = Annotated[
     float | None, typer.Option("--seconds-per-chunk", help="Seconds a chunk, at most; 0: no bound.", show_default="3")
 ]
+Processes = Annotated[
+    int | None, typer.Option("--processes", help="Processes that write, each with the model; one a GPU.", show_default="1")
+]
 Trust = Annotated[bool, typer.Option("--trust-store", envvar="RAG_MEMTOK_TRUST_STORE", help="Read a store that was not made here.")]
 
 

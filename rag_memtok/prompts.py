@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rag_memtok.errors import UsageError
+from rag_memtok.errors import named
 from rag_memtok.lm import LM
 
 DOCUMENT = "Document:\n"
@@ -71,39 +71,38 @@ class Frame:
         return len(self.opening) + len(self.question) + len(self.closing)
 
 
-def render(lm: LM, content: str) -> tuple[list[str], int]:
-    """Renders one user message, the reply beginning, as the model's chat template has it; splits it at every MARK.
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A user message as the model's chat template has it, the reply beginning: the `stretches` between its MARKs.
 
-    Returns the stretches between the marks and the token that ends the reply. Without a chat template the plain form is the message itself.
+    `lead` is what the template puts between the assistant's header and a reply, mostly nothing; `end` the token that ends the reply.
     """
+
+    stretches: tuple[str, ...]
+    lead: str
+    end: int
+
+
+def render(lm: LM, content: str) -> Rendered:
+    """Renders one user message. Without a chat template the plain form is the message itself."""
     if lm.tokenizer.chat_template is None:
         bos = lm.tokenizer.bos_token or ""
-        return (bos + content + GAP).split(MARK), lm.eos
+        return Rendered(tuple((bos + content + GAP).split(MARK)), "", lm.eos)
     options: dict[str, Any] = {"tokenize": False, "date_string": PINNED_DATE}
     user = {"role": "user", "content": content}
-    rendered = lm.tokenizer.apply_chat_template([user], add_generation_prompt=True, **options)
-    turn = lm.tokenizer.apply_chat_template([user, {"role": "assistant", "content": MARK}], **options)
-    ending = lm.encode_frame(str(turn).rpartition(MARK)[2].lstrip())
-    return str(rendered).split(MARK), ending[0] if ending else lm.eos
-
-
-def lead(lm: LM) -> str:
-    """What the model's chat template puts between the assistant's header and a reply; mostly nothing."""
-    if lm.tokenizer.chat_template is None:
-        return ""
-    options: dict[str, Any] = {"tokenize": False, "date_string": PINNED_DATE}
-    user = {"role": "user", "content": ""}
-    header = str(lm.tokenizer.apply_chat_template([user], add_generation_prompt=True, **options))
+    rendered = str(lm.tokenizer.apply_chat_template([user], add_generation_prompt=True, **options))
     turn = str(lm.tokenizer.apply_chat_template([user, {"role": "assistant", "content": MARK}], **options))
-    return turn.removeprefix(header).partition(MARK)[0] if turn.startswith(header) else ""
+    ending = lm.encode_frame(turn.rpartition(MARK)[2].lstrip())
+    lead = turn.removeprefix(rendered).partition(MARK)[0] if turn.startswith(rendered) else ""
+    return Rendered(tuple(rendered.split(MARK)), lead, ending[0] if ending else lm.eos)
 
 
 def frame(lm: LM) -> Frame:
     """The frame in which `ask` puts documents and a question."""
     content = f"{DOCUMENT}{MARK}{GAP}{DOCUMENT}{MARK}{GAP}{QUESTION}{MARK}{INSTRUCTION}"
-    stretches, end = render(lm, content)
-    opening, between, question, closing = (tuple(lm.encode_frame(stretch)) for stretch in stretches)
-    return Frame(opening, between, question, closing, end, lead(lm))
+    rendered = render(lm, content)
+    opening, between, question, closing = (tuple(lm.encode_frame(stretch)) for stretch in rendered.stretches)
+    return Frame(opening, between, question, closing, rendered.end, rendered.lead)
 
 
 def bare(lm: LM) -> Template:
@@ -113,9 +112,9 @@ def bare(lm: LM) -> Template:
 
 def cue(lm: LM) -> Template:
     """The memory stands where `ask` puts a document, and is asked to be repeated."""
-    stretches, end = render(lm, f"{DOCUMENT}{MARK}{GAP}{REPEAT}")
-    prefix, suffix = (tuple(lm.encode_frame(stretch)) for stretch in stretches)
-    return Template("cue", prefix, suffix, end)
+    rendered = render(lm, f"{DOCUMENT}{MARK}{GAP}{REPEAT}")
+    prefix, suffix = (tuple(lm.encode_frame(stretch)) for stretch in rendered.stretches)
+    return Template("cue", prefix, suffix, rendered.end)
 
 
 def sastre2025(lm: LM) -> Template:
@@ -137,6 +136,4 @@ def template_named(name: str, lm: LM) -> Template:
     Raises:
         UsageError: there is none of that name.
     """
-    if name not in TEMPLATES:
-        raise UsageError(f"no template {name!r}; there are {', '.join(TEMPLATES)}")
-    return TEMPLATES[name](lm)
+    return named("template", TEMPLATES, name)(lm)

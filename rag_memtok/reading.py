@@ -32,6 +32,17 @@ class Taught:
     shares: Float[Tensor, "A K"]
 
 
+def likeliest(logits: Float[Tensor, "P V"]) -> tuple[Int[Tensor, "P K"], Float[Tensor, "P K"]]:
+    """The TOP likeliest words at each position and their shares, which sum to 1: what a student is to learn."""
+    best = logits.topk(min(TOP, logits.shape[-1]))
+    return best.indices, best.values.softmax(-1)
+
+
+def divergence(known: Float[Tensor, "P V"], words: Int[Tensor, "P K"], shares: Float[Tensor, "P K"]) -> Float[Tensor, " P"]:
+    """KL(teacher || student) in nats over the teacher's `words`; `known` are the student's log-probabilities. 0 where all shares are 0."""
+    return torch.xlogy(shares, shares).sum(-1) - (shares * known.gather(1, words)).sum(-1)
+
+
 @torch.no_grad()
 def taught(lm: LM, frame: Frame, passage: Sequence[int], asked: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Taught]:
     """What `lm` says to each (question, answer) with the tokens of `passage` in the frame, the answer's words fed.
@@ -44,9 +55,7 @@ def taught(lm: LM, frame: Frame, passage: Sequence[int], asked: Sequence[tuple[S
         some = asked[start : start + TOGETHER]
         requests = [Request(0, 0, before, (*frame.question, *q, *frame.closing), (*a, frame.end)) for q, a in some]
         layout = laid_out(lm, requests)
-        hidden = lm.hidden(layout.fixed)[layout.scored]
-        shares, words = lm.logits(hidden).softmax(-1).topk(TOP)
-        shares = shares / shares.sum(-1, keepdim=True)
+        words, shares = likeliest(lm.logits(lm.hidden(layout.fixed)[layout.scored]))
         sizes = [len(request.answer) for request in requests]
         pieces = zip(some, requests, words.split(sizes), shares.split(sizes), strict=True)
         found += [Taught(tuple(q), request.answer, w, s) for (q, _), request, w, s in pieces]
@@ -59,12 +68,10 @@ def distances(lm: LM, requests: Sequence[tuple[Request, Taught]], vectors: Float
     Cost: one forward pass over the requests, and V logits for each position of an answer.
     """
     layout = laid_out(lm, [request for request, _ in requests])
-    scores = lm.logits(lm.hidden(layout.inputs(vectors))[layout.scored])
+    known = lm.logits(lm.hidden(layout.inputs(vectors))[layout.scored]).log_softmax(-1)
     words = torch.cat([one.words for _, one in requests])
     shares = torch.cat([one.shares for _, one in requests])
-    logs = scores.gather(1, words) - scores.logsumexp(-1, keepdim=True)
-    nats = (shares * (shares.clamp_min(1e-9).log() - logs)).sum(-1)
-    return torch.zeros(len(requests), device=lm.device).index_add(0, layout.scored[0], nats * layout.weights)
+    return layout.means(divergence(known, words, shares))
 
 
 class Reading:

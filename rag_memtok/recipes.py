@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rag_memtok.config import Memorize
-from rag_memtok.errors import UsageError
+from rag_memtok.errors import named
 from rag_memtok.lm import LM
 
 
@@ -170,6 +170,4 @@ def recipe_named(name: str) -> Recipe:
     Raises:
         UsageError: there is none of that name.
     """
-    if name not in RECIPES:
-        raise UsageError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
-    return RECIPES[name]
+    return named("recipe", RECIPES, name)

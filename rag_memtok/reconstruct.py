@@ -4,7 +4,7 @@
 context of both is the text so far, so that the second is exact by induction if the first was right.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -114,6 +114,20 @@ def decode_batch(lm: LM, template: Template, memories: Sequence[Memory], limit: 
     Cost: as many cached steps as the longest text has tokens, each over all rows.
     """
     return [one.tokens for one in decode_together(lm, template, memories, limit)]
+
+
+def decode_checked(
+    lm: LM, template: Template, memories: Sequence[Memory], lengths: Sequence[int], right: Callable[[int, Decoded], bool]
+) -> list[Decoded]:
+    """Decodes several memories at once; one that does not come out `right` (its index, what came out) is decoded alone, as the judge does.
+
+    Args:
+        lengths: how many tokens each should have.
+
+    Cost: that of `decode_together`, and of `decode` for each that needs it.
+    """
+    found = decode_together(lm, template, memories, max(lengths, default=0))
+    return [one if right(index, one) else decode(lm, template, memories[index], lengths[index] + 1) for index, one in enumerate(found)]
 
 
 def decode_together(lm: LM, template: Template, memories: Sequence[Memory], limit: int) -> list[Decoded]:

@@ -1,4 +1,4 @@
-"""What is done with a store, as commands: status, list, show, config, rm, export, import, migrate. Parse, one library call, print."""
+"""What is done with a store, as commands: status list show config rm export import migrate adapt. Parse, one library call, print."""
 
 import os
 from dataclasses import asdict
@@ -149,6 +149,7 @@ def migrate(
     threads: options.Threads = None,
     tokens_per_vector: options.TokensPerVector = None,
     seconds_per_chunk: options.SecondsPerChunk = None,
+    processes: options.Processes = None,
     drop_old: Annotated[bool, typer.Option("--drop-old", help="Remove the old store in the end; else it is kept in DIR.old.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -158,7 +159,7 @@ def migrate(
     dials = settings(
         store=store, collection=collection, model__id=model, model__revision=revision, model__dtype=dtype,
         model__device=device, model__threads=threads, memorize__tokens_per_vector=tokens_per_vector,
-        memorize__seconds_per_chunk=seconds_per_chunk,
+        memorize__seconds_per_chunk=seconds_per_chunk, memorize__processes=processes,
     )  # fmt: skip
     with terminal.bar("chunks") as show_bar:
         on_progress = lambda at: show_bar(at.done, at.chunks, terminal.standing_note(at))  # noqa: E731

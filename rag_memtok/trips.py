@@ -42,6 +42,7 @@ def ingest(
     steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps a chunk, at most.", show_default="300")] = None,
     seconds_per_chunk: options.SecondsPerChunk = None,
     batch: Annotated[int | None, typer.Option("--batch", help="Chunks written together.", show_default="8")] = None,
+    processes: options.Processes = None,
     max_pins: Annotated[int | None, typer.Option("--max-pins", help="Refuse a chunk with more correction pins.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the writer.", show_default="0")] = None,
     no_text: Annotated[bool, typer.Option("--no-text", help="Keep no text: dense retrieval only.")] = False,
@@ -58,7 +59,8 @@ def ingest(
         model__threads=threads, retrieve__embedder=embedder, documents__exclude=exclude or None, documents__chunk_tokens=chunk_tokens,
         memorize__tokens_per_vector=tokens_per_vector, memorize__write=write, memorize__recipe=recipe, memorize__template=template,
         memorize__codec=codec, memorize__steps=steps, memorize__seconds_per_chunk=seconds_per_chunk, memorize__batch=batch,
-        memorize__max_pins=max_pins, memorize__seed=seed, memorize__keep_text=False if no_text else None,
+        memorize__processes=processes, memorize__max_pins=max_pins, memorize__seed=seed,
+        memorize__keep_text=False if no_text else None,
     )  # fmt: skip
     if dry_run:
         found = pipeline.estimate(paths, dials)

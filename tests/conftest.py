@@ -1,7 +1,9 @@
 """One thread, no network, and the toy models that several files use."""
 
+import io
 import os
 import signal
+import sys
 
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
@@ -9,6 +11,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 import toy  # noqa: E402
 from hypothesis import settings  # noqa: E402
+
+from rag_memtok import cli  # noqa: E402
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started this in the background had Ctrl-C ignored
@@ -20,6 +24,24 @@ settings.load_profile("quick")
 def user_folder(tmp_path_factory):
     """A configuration folder of the tests' own: what is made here is known by a secret that is kept there."""
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("user"))
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """Runs a command in this process, one thread, none of the caller's settings; returns its exit code, stdout and stderr."""
+    for name in [name for name in os.environ if name.startswith("RAG_MEMTOK_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RAG_MEMTOK_MODEL_THREADS", "1")
+    monkeypatch.setenv("RAG_MEMTOK_MODEL_DEVICE", "cpu")
+
+    def command(*words, stdin=""):
+        words = [str(word) for word in words]
+        monkeypatch.setattr(sys, "argv", ["rag-memtok", *words])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        code = cli.run(lambda: cli.app(words, prog_name="rag-memtok", standalone_mode=False))
+        return code, *capsys.readouterr()
+
+    return command
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import toy
 from rag_memtok import lora
 from rag_memtok.adapt import training as adapting
 from rag_memtok.adapt.checkpoint import state_of
-from rag_memtok.adapt.lessons import Deck, Exercise, Page, Teacher, losses, packed, padded, unpacked, with_others
+from rag_memtok.adapt.lessons import Deck, Exercise, Page, Teacher, laid, losses, packed, unpacked, with_others
 from rag_memtok.adapt.training import Training, adapt, passes, split, taught
 from rag_memtok.config import Adapt
 from rag_memtok.cues import cues
@@ -70,10 +70,10 @@ def test_lessons_come_back_from_their_file_and_only_whole(toy_lm, pages, exercis
 
 def test_what_is_scored_are_the_answers_tokens_alone(toy_lm):
     prompts = [toy_lm.embed([5, 6, 7]), toy_lm.embed([8])]
-    batch = padded(toy_lm, prompts, [(10, 11), (12, 13, 14)])
+    batch = laid(toy_lm, prompts, [(10, 11), (12, 13, 14)])
     assert batch.targets.tolist() == [10, 11, 12, 13, 14]
-    assert [one.tolist() for one in batch.where] == [[0, 0, 1, 1, 1], [2, 3, 0, 1, 2]]
-    assert torch.equal(batch.embeddings[1, 1:3], toy_lm.embed([12, 13]))
+    assert [one.tolist() for one in batch.scored] == [[0, 0, 1, 1, 1], [2, 3, 0, 1, 2]]
+    assert torch.equal(batch.fixed[1, 1:3], toy_lm.embed([12, 13]))
     assert batch.weights.tolist() == pytest.approx([0.5, 0.5, 1 / 3, 1 / 3, 1 / 3])
 
 

@@ -3,7 +3,6 @@
 RAG_MEMTOK_REGENERATE=1 pytest tests/test_cli.py -k help    writes the golden help anew; read the diff before you commit it
 """
 
-import io
 import json
 import os
 import re
@@ -30,22 +29,10 @@ QUESTION = "What colour is the lamp?"
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Runs a command in this process, in a folder of its own; returns its exit code, stdout and stderr."""
+def run(monkeypatch, command_line, tmp_path):
+    """Runs a command in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("RAG_MEMTOK_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("RAG_MEMTOK_MODEL_THREADS", "1")
-    monkeypatch.setenv("RAG_MEMTOK_MODEL_DEVICE", "cpu")
-
-    def command(*words, stdin=""):
-        words = [str(word) for word in words]
-        monkeypatch.setattr(sys, "argv", ["rag-memtok", *words])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        code = cli.run(lambda: cli.app(words, prog_name="rag-memtok", standalone_mode=False))
-        return code, *capsys.readouterr()
-
-    return command
+    return command_line
 
 
 def written(folder, documents):

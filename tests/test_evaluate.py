@@ -312,7 +312,7 @@ def test_nats_are_those_of_the_text_alone(material):
 
 def test_what_is_timed_is_spread():
     assert spread([Prompt([], (number,)) for number in range(10)], 3)[1].question == (3,)
-    assert len(spread([Prompt([], (1,))], 3)) == 1 and spread([], 3) == []
+    assert len(spread([Prompt([], (1,))], 3)) == 1 and spread([], 3) == ()
 
 
 # --- the whole

@@ -1,6 +1,7 @@
 """Whole trips on a folder of documents, with the toy model: ingest, status, ask, verify, restore, remove; and what stops them half way."""
 
 import itertools
+import multiprocessing
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,12 @@ import toy
 
 from rag_memtok import pipeline
 from rag_memtok.config import Config, updated
-from rag_memtok.errors import InputRefused, ModelUnavailable, NoStore, NoUsableMemory, StoreLocked, UsageError, WrongModel
+from rag_memtok.errors import InputRefused, ModelUnavailable, NoStore, NoUsableMemory, OutOfMemory, StoreLocked, UsageError, WrongModel
+from rag_memtok.layout import Task
 from rag_memtok.nouns import PROVEN
+from rag_memtok.prompts import template_named
 from rag_memtok.store import open_store
+from rag_memtok.writing import dealt, records
 
 DOCUMENTS = {
     "lamp.md": "# Lamp\n\nThe lamp of the harbour was repaired in March.\n\nIts keeper, Aldo Ruiz, wrote a letter.\n",
@@ -284,6 +288,64 @@ def test_alone_and_on_one_thread_two_ingests_are_bit_identical(small, tmp_path):
         pipeline.ingest([small.documents], updated(small.config, {"store": str(store), "memorize.batch": 1, "model.threads": 1}))
     one, two = map(content_of, stores)
     assert one == two
+
+
+# --- several processes
+
+
+@pytest.fixture
+def crew(first, tmp_path):
+    """The settings of `first`, written by two processes into a store that is not there yet."""
+    return updated(first.config, {"store": str(tmp_path / "crew"), "memorize.processes": 2, "memorize.batch": 1, "model.threads": 1})
+
+
+def test_who_writes_a_memory_makes_no_difference(first, crew, tmp_path):
+    seen = []
+    done = pipeline.ingest([first.documents], crew, on_progress=seen.append)
+    alone = updated(crew, {"store": str(tmp_path / "alone"), "memorize.processes": 1})
+    assert dict(done.verdicts) == dict(pipeline.ingest([first.documents], alone).verdicts)
+    assert content_of(tmp_path / "crew") == content_of(tmp_path / "alone")
+    assert seen[-1].done == done.chunks and max(one.rows for one in seen) == 2
+    assert multiprocessing.active_children() == []
+
+
+def test_what_a_process_cannot_do_is_raised_by_the_caller(toy_lm, crew):
+    nowhere = updated(crew, {"model.id": "./nowhere"})
+    tasks = [Task(str(number), (70, 71, 72), 1) for number in range(3)]
+    with pytest.raises(ModelUnavailable, match="nowhere") as caught:
+        list(records(toy_lm, template_named("bare", toy_lm), nowhere, tasks, lambda progress: None))
+    assert caught.value.remedy and "Traceback" in caught.value.__notes__[0]
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_was_killed_is_told_and_the_next_run_goes_on(first, crew, tmp_path):
+    def kill(standing):
+        for child in multiprocessing.active_children()[:1]:
+            child.kill()
+
+    with pytest.raises(OutOfMemory, match="signal 9"):
+        pipeline.ingest([first.documents], crew, on_progress=kill)
+    assert multiprocessing.active_children() == []
+    pipeline.ingest([first.documents], crew)
+    assert ids_in(tmp_path / "crew") == ids_in(first.store)
+    proves_everything(crew)
+
+
+def test_an_interrupt_ends_every_process(first, crew):
+    def interrupt(standing):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.ingest([first.documents], crew, on_progress=interrupt)
+    assert multiprocessing.active_children() == []
+
+
+def test_the_shares_are_alike_and_the_threads_are_shared(crew):
+    tasks = [Task(str(length), (70,) * length, 1) for length in (1, 9, 5, 7, 3)]
+    shares = dealt(tasks, updated(crew, {"model.threads": 4}), "bare", 2)
+    assert [[len(task.tokens) for task in share.tasks] for share in shares] == [[9, 5, 1], [7, 3]]
+    assert [share.config.model.threads for share in shares] == [2, 2]
+    assert [share.number for share in dealt(tasks[:1], crew, "bare", 3)] == [0]
 
 
 def test_progress_counts_up_to_all(small):

@@ -1,6 +1,5 @@
 """The every-day commands, through the command line: list, show, config, chat, export, import, migrate, completion."""
 
-import io
 import json
 import math
 import os
@@ -34,24 +33,12 @@ def ready(tmp_path_factory, model_folder):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path, ready):
-    """Runs a command in this process, in a folder with a store; returns its exit code, stdout and stderr."""
+def run(monkeypatch, command_line, tmp_path, ready):
+    """Runs a command in a folder with a store."""
     shutil.copytree(ready / ".rag-memtok", tmp_path / ".rag-memtok")
     monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("RAG_MEMTOK_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("RAG_MEMTOK_MODEL_THREADS", "1")
-    monkeypatch.setenv("RAG_MEMTOK_MODEL_DEVICE", "cpu")
     monkeypatch.setenv("RAG_MEMTOK_ASK_MAX_NEW_TOKENS", "3")
-
-    def command(*words, stdin=""):
-        words = [str(word) for word in words]
-        monkeypatch.setattr(sys, "argv", ["rag-memtok", *words])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        code = cli.run(lambda: cli.app(words, prog_name="rag-memtok", standalone_mode=False))
-        return code, *capsys.readouterr()
-
-    return command
+    return command_line
 
 
 # --- list

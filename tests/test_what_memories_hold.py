@@ -49,7 +49,7 @@ def test_the_code_length_is_the_models_loss(toy_lm):
     ids = torch.tensor([[toy_lm.bos, *tokens, toy_lm.eos]])
     with torch.no_grad():
         loss = float(toy_lm.model(ids, labels=ids).loss) * (len(tokens) + 1)
-    assert compression.code_length(toy_lm, template_named("bare", toy_lm), tokens) == pytest.approx(loss / math.log(2), rel=1e-4)
+    assert compression.code_length(toy_lm, tokens) == pytest.approx(loss / math.log(2), rel=1e-4)
 
 
 def test_a_memory_is_charged_its_bytes_and_its_pins(toy_lm):

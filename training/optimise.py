@@ -1,4 +1,8 @@
-"""Muon for the layers' matrices, AdamW for the rest, spread over data-parallel processes; the schedule by wall clock."""
+"""Muon for the layers' matrices, AdamW for the rest, spread over data-parallel processes; the schedule by wall clock.
+
+Muon grows every direction of a matrix alike, and attention whose queries and keys have grown so is sharp for vectors that are no words:
+nothing can be written into its input by descent. So their size is bounded.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +21,7 @@ class Schedule:
     warmup: int = 50
     stable: float = 0.6
     last: float = 0.05
+    bound: float = 0.055  # root mean square of a query or key matrix, at most
 
     def factor(self, steps_here: int, done: float) -> float:
         """What the learning rates are multiplied by; `steps_here` counts from the last (re)start."""
@@ -34,7 +39,9 @@ class Optimiser:
         """Splits the parameters by shape."""
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.schedule = schedule
-        self.matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+        named = dict(model.model.layers.named_parameters())
+        self.matrices = [p for p in named.values() if p.ndim == 2]
+        self.sharp = [p for name, p in named.items() if name.endswith(("q_proj.weight", "k_proj.weight"))]
         known = set(map(id, self.matrices))
         self.others = [p for p in model.parameters() if id(p) not in known]
         mine = self.matrices[self.rank :: self.world]
@@ -53,6 +60,8 @@ class Optimiser:
         self.adam.step()
         for owner in range(self.world if self.world > 1 else 0):
             share([p.data for p in self.matrices[owner :: self.world]], self.world, lambda flat, o=owner: dist.broadcast(flat, o), 1.0)
+        for p in self.sharp:
+            p.data.mul_((self.schedule.bound / p.data.square().mean().sqrt()).clamp(max=1.0))
         for p in self.matrices + self.others:
             p.grad = None
 

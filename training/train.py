@@ -112,11 +112,12 @@ def begin(run: Run) -> tuple[nn.Module, models.State]:
 
 def loss_of(model: nn.Module, trunk: nn.Module, batch: Batch, device: str) -> Tensor:
     """Weighted mean cross-entropy in nats; logits are computed for what is scored alone."""
+    scored = batch.scored
     with torch.autocast(device, dtype=torch.bfloat16):
         hidden = trunk(input_ids=batch.ids.to(device), use_cache=False).last_hidden_state
-        logits = model.lm_head(hidden[batch.scored.to(device)])
-    nats = F.cross_entropy(logits.float(), batch.targets[batch.scored].to(device), reduction="none")
-    weights = batch.weights[batch.scored].to(device)
+        logits = model.lm_head(hidden[scored.to(device)])
+    nats = F.cross_entropy(logits.float(), batch.targets[scored].to(device), reduction="none")
+    weights = batch.weights[scored].to(device)
     return (nats * weights).sum() / weights.sum()
 
 

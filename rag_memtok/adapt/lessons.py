@@ -18,11 +18,12 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from rag_memtok.inject import Passage, answer_batch, inject
+from rag_memtok.layout import Layout, Request, laid_out
 from rag_memtok.lm import LM
 from rag_memtok.lora import Kind
 from rag_memtok.prompts import MARK, Frame, render
+from rag_memtok.reading import TOP, divergence, likeliest
 
-TOP = 20  # words of the frozen model that are learned at each position
 ROWS = 16  # prompts answered together
 LONGEST = 32  # tokens of an answer
 MOST = 5  # chunks in a prompt
@@ -120,7 +121,7 @@ class Teacher:
         asked = self.lm.encode(exercise.question.strip())
         if passages:
             return inject(self.lm, self.frame, passages, asked)
-        before, after = (self.lm.encode_frame(part) for part in render(self.lm, MARK)[0])
+        before, after = (self.lm.encode_frame(part) for part in render(self.lm, MARK).stretches)
         return self.lm.embed([*before, *asked, *after])
 
     def lessons(self, exercises: Sequence[Exercise], gold: float, seed: int) -> list[Lesson]:
@@ -153,54 +154,28 @@ class Teacher:
     def _scored(
         self, exercises: Sequence[Exercise], prompts: Sequence[Float[Tensor, "_ d"]], answers: Sequence[tuple[int, ...]]
     ) -> Iterator[Lesson]:
-        batch = padded(self.lm, prompts, answers)
-        logits = self.lm.logits(self.lm.hidden(batch.embeddings)[batch.where])
-        best = logits.topk(min(TOP, logits.shape[-1]))
-        chances = best.values.softmax(-1).cpu().numpy()
-        words, start = best.indices.cpu().numpy().astype(np.int32), 0
+        layout = laid(self.lm, prompts, answers)
+        best, shares = likeliest(self.lm.logits(self.lm.hidden(layout.fixed)[layout.scored]))
+        words, chances, start = best.cpu().numpy().astype(np.int32), shares.cpu().numpy(), 0
         for exercise, answer in zip(exercises, answers, strict=True):
             stop = start + len(answer)
             yield Lesson(exercise, "model", answer, words[start:stop], chances[start:stop])
             start = stop
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Right-padded prompts with their answers: `where` (row, position) predicts each of `targets`; `weights` of a row sum to 1."""
-
-    embeddings: Float[Tensor, "B S d"]
-    where: tuple[Int[Tensor, " P"], Int[Tensor, " P"]]
-    targets: Int[Tensor, " P"]
-    weights: Float[Tensor, " P"]
-
-
-def padded(lm: LM, prompts: Sequence[Float[Tensor, "_ d"]], answers: Sequence[tuple[int, ...]]) -> Batch:
+def laid(lm: LM, prompts: Sequence[Float[Tensor, "_ d"]], answers: Sequence[tuple[int, ...]]) -> Layout:
     """Lays prompts and answers out for teacher forcing."""
-    rows = [torch.cat([prompt, lm.embed(answer[:-1])]) for prompt, answer in zip(prompts, answers, strict=True)]
-    longest = max(map(len, rows))
-    starts = [len(prompt) - 1 for prompt in prompts]
-    places = [start + offset for start, answer in zip(starts, answers, strict=True) for offset in range(len(answer))]
-    numbers = [row for row, answer in enumerate(answers) for _ in answer]
-    weights = [1 / len(answer) for answer in answers for _ in answer]
-    as_index = lambda values: torch.tensor(values, dtype=torch.long, device=lm.device)  # noqa: E731
-    return Batch(
-        torch.stack([torch.nn.functional.pad(row, (0, 0, 0, longest - len(row))) for row in rows]),
-        (as_index(numbers), as_index(places)),
-        as_index([token for answer in answers for token in answer]),
-        torch.tensor(weights, device=lm.device),
-    )
+    return laid_out(lm, [Request(0, 0, prompt, (), answer) for prompt, answer in zip(prompts, answers, strict=True)])
 
 
 def losses(lm: LM, prompts: Sequence[Float[Tensor, "_ d"]], lessons: Sequence[Lesson]) -> Float[Tensor, " B"]:
     """Of each lesson, per token of its answer: the cross-entropy, and KL(frozen model with the text || `lm`) over its likeliest words."""
-    batch = padded(lm, prompts, [lesson.answer for lesson in lessons])
-    known = lm.logits(lm.hidden(batch.embeddings)[batch.where]).log_softmax(-1)
+    layout = laid(lm, prompts, [lesson.answer for lesson in lessons])
+    known = lm.logits(lm.hidden(layout.fixed)[layout.scored]).log_softmax(-1)
     words = torch.from_numpy(np.concatenate([lesson.words for lesson in lessons])).to(lm.device, torch.long)
     chances = torch.from_numpy(np.concatenate([lesson.chances for lesson in lessons])).to(lm.device)
-    surprise = -known.gather(1, batch.targets[:, None])[:, 0]
-    divergence = torch.xlogy(chances, chances).sum(-1) - (chances * known.gather(1, words)).sum(-1)
-    each = torch.zeros(len(lessons), device=lm.device)
-    return each.index_add(0, batch.where[0], batch.weights * (surprise + divergence))
+    surprise = -known.gather(1, layout.targets[:, None])[:, 0]
+    return layout.means(surprise + divergence(known, words, chances))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,6 +30,7 @@ from rag_memtok.lm import LM
 from rag_memtok.lora import Bond, Kind
 from rag_memtok.memorize import drafted
 from rag_memtok.prompts import digest_of, frame
+from rag_memtok.study.corpora import spread
 from rag_memtok.study.scores import answerable, score
 
 SHARD = 256  # exercises answered by the teacher between two files
@@ -179,7 +180,7 @@ def chosen(exercises: Sequence[Exercise], pages: Sequence[Page], keys: Sequence[
     found = with_others([one for one in exercises if one.page in here], [page for page in pages if page.key in here], seed)
     if not found:
         raise UsageError(f"no question is about any of {len(keys)} chunks", remedy="give more with --data, or ingest more documents")
-    return found if not 0 < most < len(found) else [found[index * len(found) // most] for index in range(most)]
+    return list(spread(found, most or len(found)))
 
 
 def taught(teacher: Teacher, exercises: Sequence[Exercise], settings: Adapt, work: Path, tell: Tell) -> list[Lesson]:

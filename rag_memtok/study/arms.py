@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from rag_memtok.errors import UsageError
+from rag_memtok.errors import named
 from rag_memtok.inject import Passage
 from rag_memtok.layout import Task, pooled
 from rag_memtok.lm import LM
 from rag_memtok.prompts import Template
-from rag_memtok.reconstruct import decode, decode_batch
+from rag_memtok.reconstruct import Decoded, decode_checked
 from rag_memtok.retrieve import content_words
 from rag_memtok.study.cases import Case, Corpus
 from rag_memtok.study.memories import Kept, Tokens
@@ -171,10 +171,7 @@ def arms_named(names: Sequence[str]) -> dict[str, Arm]:
     Raises:
         UsageError: there is none of that name.
     """
-    for name in names:
-        if name not in ARMS:
-            raise UsageError(f"no reader {name!r}; there are {', '.join(ARMS)}")
-    return {name: ARMS[name] for name in names}
+    return {name: named("reader", ARMS, name) for name in names}
 
 
 def all_decoded(lm: LM, template: Template, kept: Mapping[str, Kept], tokens: Mapping[str, Tokens], batch: int) -> dict[str, Tokens]:
@@ -182,9 +179,12 @@ def all_decoded(lm: LM, template: Template, kept: Mapping[str, Kept], tokens: Ma
     order = sorted(kept, key=lambda chunk_id: len(tokens[chunk_id]))
     found: dict[str, Tokens] = {}
     for begin in range(0, len(order), batch):
-        ids = order[begin : begin + batch]
-        fast = decode_batch(lm, template, [kept[one].memory for one in ids], max(len(tokens[one]) for one in ids))
-        for one, some in zip(ids, fast, strict=True):
-            exactly = some if some == tokens[one] else decode(lm, template, kept[one].memory, len(tokens[one]) + 1).tokens
-            found[one] = exactly
+        texts = {one: tokens[one] for one in order[begin : begin + batch]}
+        expected = list(texts.values())
+
+        def right(index: int, one: Decoded, expected: Sequence[Tokens] = expected) -> bool:
+            return one.tokens == expected[index]
+
+        decoded = decode_checked(lm, template, [kept[one].memory for one in texts], [*map(len, expected)], right)
+        found |= {one: some.tokens for one, some in zip(texts, decoded, strict=True)}
     return found

@@ -4,11 +4,13 @@ import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rag_memtok.config import Documents
 from rag_memtok.documents import read, scan
 from rag_memtok.errors import InputRefused, UsageError
 
+T = TypeVar("T")
 ENGLISH = frozenset("the of and to in is that for it was with as on are this by be not or from at".split())
 SPANISH = frozenset("de la que el en y los del se las por un para con una su al lo como no".split())
 
@@ -74,10 +76,10 @@ def cut(texts: Iterable[str], length: int) -> list[str]:
     return list(dict.fromkeys(stretch for stretch in stretches if stretch.strip()))
 
 
-def spread(texts: Sequence[str], limit: int) -> tuple[str, ...]:
-    """At most `limit` of `texts`, evenly spaced, in order."""
-    count = min(limit, len(texts))
-    return tuple(texts[index * len(texts) // count] for index in range(count))
+def spread(items: Sequence[T], limit: int) -> tuple[T, ...]:
+    """At most `limit` of `items`, evenly spaced, in order."""
+    count = min(limit, len(items))
+    return tuple(items[index * len(items) // count] for index in range(count))
 
 
 def language(text: str) -> frozenset[str]:

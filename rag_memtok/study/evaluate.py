@@ -24,6 +24,7 @@ from rag_memtok.recipes import recipe_of
 from rag_memtok.reconstruct import decode_batch
 from rag_memtok.study.arms import ARMS, BESIDE, Arm, Material, all_decoded, arms_named
 from rag_memtok.study.cases import Case, Corpus, alone, among, corpus
+from rag_memtok.study.corpora import spread
 from rag_memtok.study.memories import Kept, OnStage, Pace, written
 from rag_memtok.study.outcome import Cell, Disturbance, Evaluation, Setting, Writing
 from rag_memtok.study.questions import load_questions
@@ -146,7 +147,7 @@ class Run:
     on_stage: OnStage
     materials: dict[int, Material] = field(default_factory=dict)
     writings: list[Writing] = field(default_factory=list)
-    timed: list[tuple[Replies, list[Prompt]]] = field(default_factory=list)
+    timed: list[tuple[Replies, Sequence[Prompt]]] = field(default_factory=list)
 
     @property
     def arms(self) -> dict[str, Arm]:
@@ -283,12 +284,6 @@ def without_last(case: Case) -> Case:
     """The case without the least likely of its other chunks."""
     gone = len(case.ids) - 1 if case.place != len(case.ids) - 1 else len(case.ids) - 2
     return Case(case.question, (*case.ids[:gone], *case.ids[gone + 1 :]), case.place - (gone < case.place))
-
-
-def spread(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
-    """At most `count` of them, evenly over all."""
-    fewer = min(count, len(prompts))
-    return [prompts[index * len(prompts) // fewer] for index in range(fewer)]
 
 
 def writing(compression: int, kept: Mapping[str, Kept], text_positions: int) -> Writing:

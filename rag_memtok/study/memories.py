@@ -19,13 +19,13 @@ from safetensors.numpy import save
 from rag_memtok.answer import memory_of
 from rag_memtok.config import Memorize
 from rag_memtok.disk import write_whole
-from rag_memtok.ingest import judged_record
 from rag_memtok.layout import task_of
 from rag_memtok.lm import LM
 from rag_memtok.memorize import Written, memorize
 from rag_memtok.nouns import Memory, Pin, Verdict
 from rag_memtok.prompts import Template
 from rag_memtok.recipes import recipe_named, recipe_of
+from rag_memtok.writing import judged_record
 
 FORMAT = "1"
 WHAT_DECIDES = ("steps", "batch", "draft", "seconds_per_chunk", "codec", "tau", "seed")  # dials that a memory depends on
@@ -108,7 +108,7 @@ def _written(lm: LM, template: Template, texts: Mapping[str, Tokens], settings: 
 
 def judged(lm: LM, template: Template, settings: Memorize, one: Written) -> Kept:
     """Packs, reads back and judges, as an ingest does."""
-    record = judged_record(lm, template, settings, one, key=None)
+    record = judged_record(lm, template, settings, one)
     return Kept(memory_of(record), record.verdict, one.steps, one.seconds)
 
 
