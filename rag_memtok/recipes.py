@@ -28,7 +28,7 @@ class Recipe:
     objective: "Objective"
     start: Literal["pooled", "random", "mean"] = "pooled"
     optimiser: Literal["adam", "sgd"] = "adam"
-    lr: float = 2.4
+    lr: float = 1.0
     scaled: bool = True
     betas: tuple[float, float] = (0.9, 0.9)
     first_lr: float = 0.0
@@ -97,8 +97,8 @@ def margin_hinge(delta: float, power: float) -> Objective:
     """The loss `relu(delta - margin) ** p`: nothing for what is right already, most for what is furthest behind.
 
     `p` is `power` for four fifths of a row's budget and then falls to 1. With p 1 every wrong token pulls alike, and those that started
-    far behind come last, one by one; with 3 they come together, in half the steps. But a row that will not hold its text is better off
-    with p 1, which gives up the hopeless tokens and gets the others right (benchmarks/log.md).
+    far behind come last, one by one; with 2 or 3 they come together, in half the steps. But with 3 those that are hopeless pull hardest, and
+    a row that will not hold its text is better off with p 1, which gives up the hopeless tokens and gets the others right (benchmarks/log.md).
 
     The rival word is found without gradient; the gradient then needs two rows of the output layer for each position that still counts, not
     all V.
@@ -146,8 +146,8 @@ CRAMMING = Recipe(
 )  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
-    "margin": Recipe(margin_hinge(0.5, power=3.0)),
-    "readable": Recipe(margin_hinge(0.5, power=3.0), reading=1.0, template="cue"),
+    "margin": Recipe(margin_hinge(0.5, power=2.0)),
+    "readable": Recipe(margin_hinge(0.5, power=2.0), reading=1.0, template="cue"),
     "cross-entropy": Recipe(cross_entropy),
     "sastre2025": SASTRE,
     "sastre2025-code": replace(SASTRE, lr=5.0, first_lr=0.0, warmup=0, memory_word=True),

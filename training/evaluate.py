@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from training.examples import Example, all_dev, best_sentence
-from training.frame import EOS, EOT, PAD, REFUSAL, Frame
+from training.frame import BOS, EOS, EOT, PAD, REFUSAL, Frame
 from training.metrics import best, exact, f1, normalise
 
 Reader = Callable[[list[tuple[list[str], str]]], list[str]]  # (passages, question) of each case -> answers
@@ -31,6 +31,7 @@ def bits_per_byte(model: nn.Module, frame: Frame, stream: np.ndarray, length: in
     nats, size = 0.0, 0
     for start in np.linspace(0, len(stream) - length - 1, windows).astype(int):
         ids = torch.from_numpy(stream[start : start + length].astype(np.int64))[None].to(model.device)
+        ids[:, 0] = BOS  # as in training
         logits = model(input_ids=ids).logits[0, :-1].float()
         nats += F.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
         size += len(frame.decode(ids[0, 1:].tolist()).encode())
