@@ -45,29 +45,29 @@ print(f"{model.parameters / 1e6:.1f} million parameters, {len(model.table)} word
 # %% [markdown]
 # ## The chunk
 #
-# One paragraph of the sample handbook. Eight vectors are to hold it: about five tokens in each.
+# One paragraph of the sample handbook. Ten vectors are to hold it: about four tokens in each.
 
 # %%
 handbook = Path("../data/docs/handbook.md").read_text(encoding="utf-8")
 text = next(paragraph for paragraph in handbook.split("\n\n") if paragraph.startswith("Fill the water trap"))
-task = Task(key="one chunk", tokens=tuple(model.encode(text)), vectors=8)
+task = Task(key="one chunk", tokens=tuple(model.encode(text)), vectors=10)
 words = [model.decode([token]) for token in task.tokens] + ["(end)"]
 print(f"{len(task.tokens)} tokens: {'|'.join(words)}")
 
 # %% [markdown]
 # ## Writing
 #
-# The text is laid out once: BOS, eight empty places, the text. The position *before* each token predicts it, and the last position predicts
-# the end. What is trained is what goes into the eight places, and nothing else: the model's own weights never change.
+# The text is laid out once: BOS, ten empty places, the text. The position *before* each token predicts it, and the last position predicts
+# the end. What is trained is what goes into the ten places, and nothing else: the model's own weights never change.
 #
 # We ask less than usual. Cross-entropy pushes every token towards probability 1, for ever. To say a text word for word it is enough that
-# each right token is *ahead of every other word*. So we measure its lead, the **margin** in logits, and the loss is `relu(0.3 - margin)`:
-# a token that leads by 0.3 costs nothing, and the vectors are spent on those that do not.
+# each right token is *ahead of every other word*. So we measure its lead, the **margin** in logits, and the loss is `relu(0.5 - margin)`,
+# squared: a token that leads by 0.5 costs nothing, and the vectors are spent on those that do not.
 
 # %%
 recipe = RECIPES["margin"]
 layout = lay_out(model, template, [task])
-vectors = pooled(model, task)[None].requires_grad_(True)  # start: the chunk's own token embeddings, averaged over eight stretches
+vectors = pooled(model, task)[None].requires_grad_(True)  # start: the chunk's own token embeddings, averaged over ten stretches
 optimiser = torch.optim.Adam([vectors], betas=recipe.betas)
 unit = float(model.table.std())  # learning rates are in units of the embeddings' own scale
 tried, losses, margins = [], [], []
@@ -109,7 +109,7 @@ plt.show()
 # ## Token by token
 #
 # The same run, one row for each token of the text. Blue leads, red is behind, white is undecided; the blue side has the finer scale, since
-# nothing pushes a token that leads by 0.3 any further. A dot marks the step from which a token stays right. Those that come last are words
+# nothing pushes a token that leads by 0.5 any further. A dot marks the step from which a token stays right. Those that come last are words
 # that the model, left to itself, would not have said there.
 
 # %%

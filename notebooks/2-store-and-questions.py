@@ -55,14 +55,14 @@ def table(names, rows):
 # %% [markdown]
 # ## Three documents
 #
-# Four tokens a vector, where the default for this model is eight: with twice the vectors fewer steps are enough for most chunks.
+# Two tokens a vector, where the default for this model is four: with twice the vectors fewer steps are enough for most chunks.
 
 # %%
 folder = Path(tempfile.mkdtemp())
 for name in ("testbench.toml", "letter-oskelund.txt", "release-notes.md"):
     shutil.copy(Path("../data/docs") / name, folder)
 
-quick = {"memorize.tokens_per_vector": 4, "memorize.steps": 100, "memorize.seconds_per_chunk": 0.0, "model.threads": 1}
+quick = {"memorize.tokens_per_vector": 2, "memorize.steps": 100, "memorize.seconds_per_chunk": 0.0, "model.threads": 1}
 dials = config.load({"store": str(folder / "store"), "retrieve.k": 2, "ask.max_new_tokens": 20, **quick}, {}, folder)
 done = pipeline.ingest([folder], dials)
 print(f"{done.files} files, {done.chunks} chunks, {done.positions} vectors instead of {done.text_positions} tokens")

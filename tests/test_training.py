@@ -1,5 +1,6 @@
 """The recipe of the embedded models: its frame, its scores, its data's cleanliness, and (slow) every script on a slice."""
 
+import copy
 import importlib
 import json
 import lzma
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +23,7 @@ from rag_memtok.config import Memorize  # noqa: E402
 from rag_memtok.lm import LM  # noqa: E402
 from rag_memtok.prompts import bare  # noqa: E402
 from training import cuts, facts, frame, metrics, reader, sources, tokenizer  # noqa: E402
+from training.optimise import Optimiser, Schedule  # noqa: E402
 
 DATA = Path(os.environ.get("RAG_MEMTOK_DATA", "/nonexistent"))
 SENTENCES = [
@@ -161,6 +164,16 @@ def small_data(root: Path) -> Path:
                     row |= {"impossible": True, "answers": ["unanswerable"]}
                 out.write(json.dumps(row) + "\n")
     return root
+
+
+def test_queries_and_keys_stay_within_their_bound(toy_lm: LM) -> None:
+    model = copy.deepcopy(toy_lm.model).requires_grad_(True)
+    optimiser = Optimiser(model, Schedule(muon=1.0, warmup=1, bound=0.055))
+    model(input_ids=torch.tensor([[5, 6, 7]]), labels=torch.tensor([[5, 6, 7]])).loss.backward()
+    optimiser.step(0, 0.0)
+    sizes = {name: float(weight.detach().square().mean().sqrt()) for name, weight in model.named_parameters() if weight.ndim == 2}
+    bounded = [size for name, size in sizes.items() if "q_proj" in name or "k_proj" in name]
+    assert bounded == pytest.approx([0.055] * 4) and sizes["model.layers.0.self_attn.v_proj.weight"] > 0.055
 
 
 @pytest.mark.slow
