@@ -172,7 +172,7 @@ def draw_evaluation(rows: Sequence["Row"], writings: Sequence["Writing"], folder
     factors = {one.tokens_per_vector: one.factor for one in writings}
     lines = [line_of(name, some, lambda row: factors[row.tokens_per_vector]) for name, some in grouped(alone, lambda row: row.reader)]
     flat = [row for row in alone if not row.tokens_per_vector]
-    ends = (min(factors.values(), default=1.0), max(factors.values(), default=1.0))
+    ends = (1.0, max(factors.values(), default=1.0))  # from the text itself on
     lines += [Line(row.reader, ends, (100 * row.f1.mean,) * 2, dashed=True) for row in flat]
     draw(Chart("The gold chunk alone", "text positions for one of the memory", "F1, per cent", lines, log_x=2), compression)
     inside = [row for row in rows if row.setting == "among"]
