@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rag_memtok import binding, lm, retrieve
 from rag_memtok.calibrate import Calibration, calibrate, known, seconds_per_chunk
 from rag_memtok.codec import codec_named
-from rag_memtok.config import Config
+from rag_memtok.config import Config, Memorize
 from rag_memtok.ingest import PlannedFile
 from rag_memtok.layout import task_of
 from rag_memtok.prompts import Template, template_named
@@ -83,10 +83,17 @@ def cost(model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], sett
     if not longest:
         return 0.0
     recorded = known(model, template, settings.documents.chunk_tokens)
-    steps = min(settings.memorize.steps, recorded.steps if recorded else settings.memorize.steps)
+    steps = expected_steps(settings.memorize, recorded)
     per_vector = settings.memorize.tokens_per_vector or (recorded.tokens_per_vector if recorded else GUESSED_TOKENS_PER_VECTOR)
     vectors = task_of("", tuple(longest), per_vector).vectors
     return seconds_per_chunk(model, template, longest, vectors, steps, settings.memorize)
+
+
+def expected_steps(settings: Memorize, recorded: Calibration | None) -> int:
+    """How many steps a chunk takes: as many as are known to make it exact, or all where it is also to be read."""
+    if recorded is None or recipe_named(recipe_of(settings)).reading:
+        return settings.steps
+    return min(settings.steps, recorded.steps)
 
 
 def calibrated(model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], settings: Config, say: Say) -> Calibration:

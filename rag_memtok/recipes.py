@@ -97,8 +97,8 @@ def margin_hinge(delta: float, power: float) -> Objective:
     """The loss `relu(delta - margin) ** p`: nothing for what is right already, most for what is furthest behind.
 
     `p` is `power` for four fifths of a row's budget and then falls to 1. With p 1 every wrong token pulls alike, and those that started
-    far behind come last, one by one; with 2 or 3 they come together, in half the steps. But with 3 those that are hopeless pull hardest, and
-    a row that will not hold its text is better off with p 1, which gives up the hopeless tokens and gets the others right (benchmarks/log.md).
+    far behind come last, one by one; with 2 or 3 they come together, in half the steps. But with 3 the hopeless ones pull hardest, and a
+    row that will not hold its text is better off with p 1, which gives them up and gets the others right (benchmarks/log.md).
 
     The rival word is found without gradient; the gradient then needs two rows of the output layer for each position that still counts, not
     all V.

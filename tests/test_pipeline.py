@@ -11,10 +11,12 @@ import torch
 import toy
 
 from rag_memtok import pipeline
-from rag_memtok.config import Config, updated
+from rag_memtok.calibrate import Calibration
+from rag_memtok.config import Config, Memorize, updated
 from rag_memtok.errors import InputRefused, ModelUnavailable, NoStore, NoUsableMemory, OutOfMemory, StoreLocked, UsageError, WrongModel
 from rag_memtok.layout import Task
 from rag_memtok.nouns import PROVEN
+from rag_memtok.prepare import expected_steps
 from rag_memtok.prompts import template_named
 from rag_memtok.store import open_store
 from rag_memtok.writing import dealt, records
@@ -243,6 +245,12 @@ def test_without_a_number_of_threads_torch_keeps_its_own(small):
     before = torch.get_num_threads()
     pipeline.ingest([small.documents], updated(small.config, {"model.threads": 0}))
     assert torch.get_num_threads() == before == 1
+
+
+def test_a_memory_that_is_to_be_read_is_expected_to_take_all_steps():
+    recorded = Calibration(4, "known", 110)
+    assert [expected_steps(Memorize(steps=steps), recorded) for steps in (50, 300)] == [50, 110]
+    assert expected_steps(Memorize(write="readable"), recorded) == expected_steps(Memorize(), None) == 300
 
 
 def test_an_estimate_writes_nothing(small):
