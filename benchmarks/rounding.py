@@ -276,7 +276,8 @@ def parsed(words: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--model", default="mini", help="mini, a folder or a hub id")
     parser.add_argument("--lengths", type=numbers, default=(64, 128), help="of the chunks, in tokens (64,128)")
     parser.add_argument("--tokens-per-vector", type=int, default=0, metavar="N", help="(what is known of the model)")
-    parser.add_argument("--tau", type=float, default=0.05, help="logits under which a right token is pinned for safety (0.05)")
+    tau = Memorize().tau
+    parser.add_argument("--tau", type=float, default=tau, help=f"logits under which a right token is pinned for safety ({tau})")
     parser.add_argument("--finish-steps", type=int, default=200, metavar="N", help="the most steps through the rounding (200)")
     parser.add_argument(
         "--finish-rate", type=float, default=0.3, metavar="X", help="their learning rate, in the embeddings' deviation (0.3)"
