@@ -7,11 +7,12 @@ not depend on who writes it: at one chunk a batch and one thread its bits are th
 import multiprocessing
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from typing import cast
 
 import torch
 
@@ -80,25 +81,15 @@ def _together(shares: Sequence[Share], on_step: Callable[[Progress], None]) -> I
     """Starts a process for each share and yields what comes; all end when this does."""
     crew = dict(map(_started, shares))
     latest: dict[Connection, Progress] = {}
-    waiting = set(crew)
     try:
-        while waiting:
-            for pipe in wait(list(waiting)):
-                assert isinstance(pipe, Connection)
-                try:
-                    said = pipe.recv()
-                except EOFError:
-                    waiting.discard(pipe)
-                    latest.pop(pipe, None)
-                    _ended(crew[pipe])
-                    continue
-                if isinstance(said, Exception):
-                    raise said
-                if isinstance(said, Record):
-                    yield said
-                else:
-                    latest[pipe] = said
-                    on_step(_sum(latest.values()))
+        for pipe, said in _heard(crew):
+            if isinstance(said, Exception):
+                raise said
+            if isinstance(said, Record):
+                yield said
+            else:
+                latest[pipe] = said
+                on_step(_sum([latest[one] for one in latest if not one.closed]))
     finally:
         for process in crew.values():
             process.terminate()
@@ -106,9 +97,19 @@ def _together(shares: Sequence[Share], on_step: Callable[[Progress], None]) -> I
             process.join()
 
 
-def _sum(all_of_them: Iterable[Progress]) -> Progress:
+def _heard(crew: Mapping[Connection, SpawnProcess]) -> Iterator[tuple[Connection, Record | Progress | Exception]]:
+    """What the processes say, as it comes; a pipe whose process has ended is closed."""
+    while waiting := [pipe for pipe in crew if not pipe.closed]:
+        for pipe in cast(list[Connection], wait(waiting)):
+            try:
+                yield pipe, pipe.recv()
+            except EOFError:
+                pipe.close()
+                _ended(crew[pipe])
+
+
+def _sum(each: Sequence[Progress]) -> Progress:
     """Where several processes stand together: their rows, and the most steps and seconds."""
-    each = list(all_of_them)
     return Progress(sum(p.rows for p in each), sum(p.right for p in each), max(p.steps for p in each), max(p.seconds for p in each))
 
 
@@ -124,10 +125,9 @@ def _started(share: Share) -> tuple[Connection, SpawnProcess]:
 def _ended(process: SpawnProcess) -> None:
     """Raises OutOfMemory if a process that says nothing any more did not end by itself: mostly the system has killed it for its memory."""
     process.join()
-    if process.exitcode:
-        raise OutOfMemory(
-            f"a process that wrote memories was ended by signal {-process.exitcode}", remedy="fewer --processes, or a smaller --batch"
-        )
+    if code := process.exitcode:
+        how = f"signal {-code}" if code < 0 else f"code {code}"
+        raise OutOfMemory(f"a process that wrote memories ended with {how}", remedy="fewer --processes, or a smaller --batch")
 
 
 def work(share: Share, pipe: Connection) -> None:
