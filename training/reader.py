@@ -31,14 +31,14 @@ from rag_memtok.memorize import memorize
 from rag_memtok.nouns import Chunk, Document, Segment
 from rag_memtok.prepare import calibrated
 from rag_memtok.prompts import Template, digest_of, template_named
-from rag_memtok.recipes import recipe_named
+from rag_memtok.recipes import recipe_named, recipe_of
 from rag_memtok.views import training_note
 from training.prepare import question_rows
 from training.sources import hash01
 from training.tasks import Sources
 
 SHARD = 32
-DECIDE = ("recipe", "steps", "seconds_per_chunk", "codec", "tokens_per_vector", "seed")  # dials that a memory depends on
+DECIDE = ("steps", "seconds_per_chunk", "codec", "tokens_per_vector", "seed")  # dials that a memory depends on
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def written(
     """
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, np.ndarray] = {}
-    dials = [getattr(settings, name) for name in DECIDE]
+    dials = [recipe_of(settings), *(getattr(settings, name) for name in DECIDE)]
     shards = [some[start : start + SHARD] for start in range(0, len(some), SHARD)]
     began, ready = time.monotonic(), 0
     mine = [shard for number, shard in enumerate(shards) if number % part[1] == part[0]]
@@ -173,7 +173,7 @@ def main() -> None:
     args = parsed()
     config = settings_of(args)
     lm = load(config.model)
-    template = template_named(recipe_named(config.memorize.recipe).template or config.memorize.template, lm)
+    template = template_named(recipe_named(recipe_of(config.memorize)).template or config.memorize.template, lm)
     some = chosen(lm, args.data, args.chunks, config.documents.chunk_tokens, config.adapt.questions, args.seed)
     say(f"{len(some)} chunks, {sum(len(one.exercises) for one in some)} questions")
     found = calibrated(lm, template, [one.tokens for one in some[:64]], config, say)
