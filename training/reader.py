@@ -71,15 +71,15 @@ def contexts(data: Path, seed: int) -> Iterator[tuple[str, list[dict]]]:
 def asked_of(lm: LM, context: str, rows: Sequence[dict], capacity: int, made: int, seed: int) -> Asked | None:
     """The chunk of a context that answers most of its questions, cut as an ingest cuts; None if there is none."""
     document = Document("", "context.txt", "context.txt", context, (Segment(0, "line 1"),), "text/1")
-    found = []
+    found: list[tuple[int, Asked]] = []
     for chunk in split(document, capacity, lambda text: len(lm.encode(text))):
         given = [row for row in rows if row["answers"][0] is None or any(answer in chunk.text for answer in row["answers"])]
         tokens = tuple(lm.encode(chunk.text))
         if given and len(tokens) > capacity // 3 and lm.decode(tokens) == chunk.text:
             answers = [(UNSAID,) if row["answers"][0] is None else tuple(row["answers"]) for row in given]
             exercises = [Exercise(chunk.id, row["question"], golds) for row, golds in zip(given, answers, strict=True)]
-            found.append(Asked(chunk, tokens, (*exercises, *by_rule(chunk.id, chunk.text, made, seed))))
-    return max(found, key=lambda one: len(one.exercises), default=None)
+            found.append((len(given), Asked(chunk, tokens, (*exercises, *by_rule(chunk.id, chunk.text, made, seed)))))
+    return max(found, key=lambda one: one[0], default=(0, None))[1]
 
 
 def chosen(lm: LM, data: Path, count: int, capacity: int, made: int, seed: int) -> list[Asked]:
