@@ -38,6 +38,7 @@ from training.sources import hash01
 from training.tasks import Sources
 
 SHARD = 32
+NONE: np.ndarray = np.zeros((0, 0), dtype=np.float32)  # a reader of text has no use for a memory
 DECIDE = ("steps", "seconds_per_chunk", "codec", "tokens_per_vector", "seed")  # dials that a memory depends on
 
 
@@ -168,6 +169,17 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def memories_of(lm: LM, template: Template, some: Sequence[Asked], config: Config, args: argparse.Namespace) -> dict[str, np.ndarray]:
+    """The memories of `some`; with --write-only those of this process's part alone."""
+    found = calibrated(lm, template, [one.tokens for one in some[:64]], config, say)
+    settings = updated(config, {"memorize.tokens_per_vector": found.tokens_per_vector}).memorize
+    number, _, parts = args.part.partition("/")
+    vectors = written(lm, template, some, settings, args.out / "memories", (int(number), int(parts)))
+    if not args.write_only and int(parts) > 1:
+        vectors = written(lm, template, some, settings, args.out / "memories", (0, 1))
+    return vectors
+
+
 def main() -> None:
     """Chooses chunks, writes their memories, trains, prints what was measured."""
     args = parsed()
@@ -176,15 +188,9 @@ def main() -> None:
     template = template_named(recipe_named(recipe_of(config.memorize)).template or config.memorize.template, lm)
     some = chosen(lm, args.data, args.chunks, config.documents.chunk_tokens, config.adapt.questions, args.seed)
     say(f"{len(some)} chunks, {sum(len(one.exercises) for one in some)} questions")
-    found = calibrated(lm, template, [one.tokens for one in some[:64]], config, say)
-    memories = updated(config, {"memorize.tokens_per_vector": found.tokens_per_vector}).memorize
-    number, _, parts = args.part.partition("/")
-    vectors = written(lm, template, some, memories, args.out / "memories", (int(number), int(parts)))
+    vectors = memories_of(lm, template, some, config, args) if args.kind == "memory" else {one.chunk.id: NONE for one in some}
     if args.write_only:
         return
-    missing = [one for one in some if one.chunk.id not in vectors]
-    if missing:
-        vectors |= written(lm, template, some, memories, args.out / "memories", (0, 1))
     pages = [Page(one.chunk.id, one.tokens, vectors[one.chunk.id]) for one in some]
     last = [0.0]
     folder = args.out / ("adapter" if args.kind == "memory" else "adapter-text")
