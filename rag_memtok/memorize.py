@@ -103,12 +103,11 @@ class Batch:
     seed: int
     rows: list[Row] = field(default_factory=list)
     layout: Layout | None = None
-    unit: float = 1.0
+    table_unit: float = 1.0
     reading: Reading | None = None
 
     def __post_init__(self) -> None:
-        if self.recipe.scaled:
-            self.unit = float(self.lm.table.float().std())
+        self.table_unit = float(self.lm.table.float().std())
         if self.recipe.reading:
             self.reading = Reading(self.lm, frame(self.lm), self.seed, self.recipe.cues)
 
@@ -181,7 +180,13 @@ class Batch:
             gradient = gradient * min(1.0, self.recipe.clip / (float(gradient.norm()) + 1e-12))
         rate = self.recipe.lr_at(row.step - 1, self.steps)
         direction = gradient if self.recipe.optimiser == "sgd" else self._adam(row, gradient)
-        row.vectors = row.vectors * (1 - rate * self.recipe.decay) - rate * self.unit * direction
+        row.vectors = row.vectors * (1 - rate * self.recipe.decay) - rate * self._unit(row) * direction
+
+    def _unit(self, row: Row) -> float:
+        """What a learning rate of 1 is for a row, in the units of an embedding's elements."""
+        if self.recipe.unit == "vectors":
+            return float(row.vectors.square().mean().sqrt())
+        return self.table_unit if self.recipe.unit == "table" else 1.0
 
     def _adam(self, row: Row, gradient: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
         """Adam's direction. Source: Kingma & Ba 2015, algorithm 1; epsilon 1e-8."""

@@ -18,18 +18,23 @@ from rag_memtok.lm import LM
 class Recipe:
     """A way of writing.
 
-    `lr` is in units of the embedding table's standard deviation where `scaled`, else in its own. `margin` (logits): a row is done when
-    every right token leads by this; 0 stops at the first step where every argmax is right. `steps` 0 takes the config's. `draft`: whether
-    most steps may be taken in bfloat16. `decay`: AdamW's, a vector shrinks by `lr * decay` a step. `memory_word`: each vector is a word of
-    the vocabulary as well, see `memory_word_entropy`, which then takes the place of `objective`. `reading`: the weight of being read
-    (reading.py, `cues` questions a step) beside being recited; such a row uses all its steps.
+    `lr` is in units of the root mean square of the row's own vectors as they are (`unit` "vectors": see below), of the embedding table's
+    standard deviation ("table"), or in its own ("one"). `margin` (logits): a row is done when every right token leads by this; 0 stops at
+    the first step where every argmax is right. `steps` 0 takes the config's. `draft`: whether most steps may be taken in bfloat16. `decay`:
+    AdamW's, a vector shrinks by `lr * decay` a step. `memory_word`: each vector is a word of the vocabulary as well, see
+    `memory_word_entropy`, which then takes the place of `objective`. `reading`: the weight of being read (reading.py, `cues` questions a
+    step) beside being recited; such a row uses all its steps.
+
+    A rate relative to the vectors lets them grow as far as they are worth, and they want to: a long vector is hardly changed by what the
+    layers add to it, and many more tokens fit. In units of the table the same takes a rate, and a warm-up to it, chosen for each length.
+    Source of the idea: You et al. 2020, arXiv:1904.00962 (LAMB's trust ratio).
     """
 
     objective: "Objective"
     start: Literal["pooled", "random", "mean"] = "pooled"
     optimiser: Literal["adam", "sgd"] = "adam"
-    lr: float = 1.0
-    scaled: bool = True
+    lr: float = 0.7
+    unit: Literal["vectors", "table", "one"] = "vectors"
     betas: tuple[float, float] = (0.9, 0.9)
     first_lr: float = 0.0
     last_lr: float = 0.0
@@ -128,26 +133,26 @@ def _lead(logits: Float[Tensor, "P V"], targets: Int[Tensor, " P"]) -> tuple[Flo
 # token that is added to the vocabulary. Both start where transformers puts an added token, at the mean of the embeddings. Two things are
 # ours: the best vector measured is kept, not the last one, and the numbers are fp32, not fp16.
 SASTRE = Recipe(
-    cross_entropy, start="mean", optimiser="sgd", scaled=False, lr=1.0, first_lr=0.2, warmup=100, cosine=False, clip=0.0, margin=0.0,
+    cross_entropy, start="mean", optimiser="sgd", unit="one", lr=1.0, first_lr=0.2, warmup=100, cosine=False, clip=0.0, margin=0.0,
     steps=3000, template="sastre2025", draft=False,
 )  # fmt: skip
 
 # Kuratov et al. 2025, arXiv:2502.13063, and its public code. There a run also ends after 2000 steps without a better accuracy, and neither
 # the text's first token nor its end is scored; here all are, as for every recipe.
 KURATOV = Recipe(
-    cross_entropy, start="random", scaled=False, lr=0.01, warmup=0, cosine=False, clip=0.0, margin=0.0, steps=5000, template="kuratov2025",
+    cross_entropy, start="random", unit="one", lr=0.01, warmup=0, cosine=False, clip=0.0, margin=0.0, steps=5000, template="kuratov2025",
     draft=False, decay=0.01,
 )  # fmt: skip
 
 # Tarasov et al. 2026, Progressive Cramming, the optimiser: lr 0.1 for embeddings of about 0.02, falling to 0.001, weight decay 0.01.
 CRAMMING = Recipe(
-    cross_entropy, start="random", lr=5.0, last_lr=0.05, warmup=100, clip=0.0, margin=0.0, steps=10_000, template="kuratov2025",
-    draft=False, decay=0.0002,
+    cross_entropy, start="random", unit="table", lr=5.0, last_lr=0.05, warmup=100, clip=0.0, margin=0.0, steps=10_000,
+    template="kuratov2025", draft=False, decay=0.0002,
 )  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
     "margin": Recipe(margin_hinge(0.5, power=2.0)),
-    "readable": Recipe(margin_hinge(0.5, power=2.0), reading=1.0, template="cue"),
+    "readable": Recipe(margin_hinge(0.5, power=2.0), lr=0.5, reading=1.0, template="cue"),
     "cross-entropy": Recipe(cross_entropy),
     "sastre2025": SASTRE,
     "sastre2025-code": replace(SASTRE, lr=5.0, first_lr=0.0, warmup=0, memory_word=True),
