@@ -160,6 +160,15 @@ class Batch:
         """The share of its budget, steps or seconds, that a row has used."""
         return min(1.0, max(row.step / self.steps, row.seconds / self.seconds if self.seconds else 0.0))
 
+    def expected_steps(self, row: Row) -> int:
+        """How many steps a row will have had at its end, all or as many as its seconds allow: what the learning rate falls over.
+
+        Where the seconds suffice for all steps the clock has no say in what is written.
+        """
+        if not self.seconds or not row.seconds:
+            return self.steps
+        return min(self.steps, max(row.step, round(self.seconds * row.step / row.seconds)))
+
     def _note(self, row: Row, margins: Float[Tensor, " T"], measured: Float[Tensor, "M d"]) -> None:
         """Keeps what was measured if it is the best so far: of readable memories that hold alike the last, which was read the most."""
         wrong, smallest = int((margins <= 0).sum()), float(margins.min())
@@ -178,7 +187,7 @@ class Batch:
             return
         if self.recipe.clip:
             gradient = gradient * min(1.0, self.recipe.clip / (float(gradient.norm()) + 1e-12))
-        rate = self.recipe.lr_at(row.step - 1, self.steps)
+        rate = self.recipe.lr_at(row.step - 1, self.expected_steps(row))
         direction = gradient if self.recipe.optimiser == "sgd" else self._adam(row, gradient)
         row.vectors = row.vectors * (1 - rate * self.recipe.decay) - rate * self._unit(row) * direction
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rag_memtok.codec import CODECS
 from rag_memtok.config import Memorize
 from rag_memtok.errors import ChunkDoesNotFit, UsageError
-from rag_memtok.memorize import Progress, Task, by_length, lay_out, memorize, pooled
+from rag_memtok.memorize import Batch, Progress, Task, by_length, lay_out, memorize, pooled, started
 from rag_memtok.nouns import Memory
 from rag_memtok.prompts import TEMPLATES, template_named
 from rag_memtok.recipes import RECIPES, cross_entropy, recipe_named
@@ -260,3 +260,15 @@ def test_a_row_of_the_layout_is_prefix_memory_suffix_text(toy_lm, shapes, name):
         assert layout.targets[mine].tolist() == [*task.tokens, template.end]
         assert places[mine].tolist() == list(range(len(expected) - len(task.tokens) - 1, len(expected)))
         assert torch.isclose(layout.weights[mine].sum(), torch.tensor(1.0))
+
+
+def test_the_rate_falls_over_the_steps_that_the_seconds_allow(toy_lm):
+    recipe = RECIPES["margin"]
+    batch = Batch(toy_lm, template_named("bare", toy_lm), recipe, steps=300, seconds=2.0, seed=0)
+    row = started(toy_lm, recipe, task_of(8, 2), 0)
+    row.step, row.seconds = 20, 1.0  # a twentieth of a second each: 40 in all
+    assert batch.expected_steps(row) == 40
+    row.seconds = 0.1  # 400 would fit
+    assert batch.expected_steps(row) == 300
+    row.step, row.seconds = 50, 2.5  # already over
+    assert batch.expected_steps(row) == 50
