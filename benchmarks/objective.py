@@ -137,6 +137,8 @@ def variants() -> dict[str, Variant]:
     found = {
         "cross-entropy": usual,
         "ours": ours,
+        "cross-entropy, rate of the table": replace(usual, unit="table", lr=1.0),
+        "ours, rate of the table": replace(ours, unit="table", lr=1.0),
         "cross-entropy, rate x0.3": replace(usual, lr=0.3 * usual.lr),
         "cross-entropy, rate x3": replace(usual, lr=3 * usual.lr),
         "cross-entropy, wrong x3": replace(usual, objective=weighted(3.0)),

@@ -55,7 +55,7 @@ def table(names, rows):
 # %% [markdown]
 # ## Three documents
 #
-# Two tokens a vector, where the default for this model is four: with twice the vectors fewer steps are enough for most chunks.
+# Two tokens a vector, where the default for this model is eight: with more vectors fewer steps are enough for most chunks.
 
 # %%
 folder = Path(tempfile.mkdtemp())

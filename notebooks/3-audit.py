@@ -48,7 +48,7 @@ shutil.copy("../data/docs/testbench.toml", folder)
 
 
 def dials(store):
-    """Two tokens a vector: twice the vectors of the default, so that few steps are enough."""
+    """Two tokens a vector: four times the vectors of the default, so that few steps are enough."""
     quick = {"memorize.tokens_per_vector": 2, "memorize.steps": 100, "memorize.seconds_per_chunk": 0.0, "model.threads": 1}
     return config.load({"store": str(folder / store), **quick}, {}, folder)
 
