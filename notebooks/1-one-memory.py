@@ -69,7 +69,6 @@ recipe = RECIPES["margin"]
 layout = lay_out(model, template, [task])
 vectors = pooled(model, task)[None].requires_grad_(True)  # start: the chunk's own token embeddings, averaged over ten stretches
 optimiser = torch.optim.Adam([vectors], betas=recipe.betas)
-unit = float(model.table.std())  # learning rates are in units of the embeddings' own scale
 tried, losses, margins = [], [], []
 
 for step in range(300):
@@ -82,6 +81,7 @@ for step in range(300):
         break
     (vectors.grad,) = torch.autograd.grad(loss.mean(), vectors)
     torch.nn.utils.clip_grad_norm_([vectors], recipe.clip)
+    unit = float(vectors.detach().square().mean().sqrt())  # the rate is relative to the vectors as they are: they may grow
     optimiser.param_groups[0]["lr"] = recipe.lr_at(step, 300) * unit
     optimiser.step()
 
