@@ -280,7 +280,7 @@ def parsed(words: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--tau", type=float, default=tau, help=f"logits under which a right token is pinned for safety ({tau})")
     parser.add_argument("--finish-steps", type=int, default=200, metavar="N", help="the most steps through the rounding (200)")
     parser.add_argument(
-        "--finish-rate", type=float, default=0.3, metavar="X", help="their learning rate, in the embeddings' deviation (0.3)"
+        "--finish-rate", type=float, default=0.3, metavar="X", help="their learning rate, in the vectors' root mean square (0.3)"
     )
     return parser.parse_args(words)
 

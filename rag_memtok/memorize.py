@@ -103,11 +103,12 @@ class Batch:
     seed: int
     rows: list[Row] = field(default_factory=list)
     layout: Layout | None = None
-    table_unit: float = 1.0
+    unit: float = 1.0
     reading: Reading | None = None
 
     def __post_init__(self) -> None:
-        self.table_unit = float(self.lm.table.float().std())
+        if self.recipe.unit == "table":
+            self.unit = float(self.lm.table.float().std())
         if self.recipe.reading:
             self.reading = Reading(self.lm, frame(self.lm), self.seed, self.recipe.cues)
 
@@ -165,9 +166,7 @@ class Batch:
 
         Where the seconds suffice for all steps the clock has no say in what is written.
         """
-        if not self.seconds or not row.seconds:
-            return self.steps
-        return min(self.steps, max(row.step, round(self.seconds * row.step / row.seconds)))
+        return round(row.step / self._spent(row))
 
     def _note(self, row: Row, margins: Float[Tensor, " T"], measured: Float[Tensor, "M d"]) -> None:
         """Keeps what was measured if it is the best so far: of readable memories that hold alike the last, which was read the most."""
@@ -193,9 +192,7 @@ class Batch:
 
     def _unit(self, row: Row) -> float:
         """What a learning rate of 1 is for a row, in the units of an embedding's elements."""
-        if self.recipe.unit == "vectors":
-            return float(row.vectors.square().mean().sqrt())
-        return self.table_unit if self.recipe.unit == "table" else 1.0
+        return float(row.vectors.square().mean().sqrt()) if self.recipe.unit == "vectors" else self.unit
 
     def _adam(self, row: Row, gradient: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
         """Adam's direction. Source: Kingma & Ba 2015, algorithm 1; epsilon 1e-8."""
