@@ -28,6 +28,7 @@ WINDOW = 16  # batches' worth of chunks sorted by length together
 DRAFT_SHARE = 0.9  # of a chunk's seconds, and of the steps where all are taken; the rest is for the LM's own arithmetic
 UNMEASURED = (1 << 30, 0.0)
 RESTARTS = 2  # after a loss that is not a number
+LONGEST = 1024.0  # root mean square of a row: float16 ends at 65,504, and what is longer holds no more
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,11 +189,9 @@ class Batch:
             gradient = gradient * min(1.0, self.recipe.clip / (float(gradient.norm()) + 1e-12))
         rate = self.recipe.lr_at(row.step - 1, self.expected_steps(row))
         direction = gradient if self.recipe.optimiser == "sgd" else self._adam(row, gradient)
-        row.vectors = row.vectors * (1 - rate * self.recipe.decay) - rate * self._unit(row) * direction
-
-    def _unit(self, row: Row) -> float:
-        """What a learning rate of 1 is for a row, in the units of an embedding's elements."""
-        return float(row.vectors.square().mean().sqrt()) if self.recipe.unit == "vectors" else self.unit
+        unit = root_mean_square(row.vectors) if self.recipe.unit == "vectors" else self.unit
+        moved = row.vectors * (1 - rate * self.recipe.decay) - rate * unit * direction
+        row.vectors = moved * (LONGEST / max(LONGEST, root_mean_square(moved)))
 
     def _adam(self, row: Row, gradient: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
         """Adam's direction. Source: Kingma & Ba 2015, algorithm 1; epsilon 1e-8."""
@@ -208,6 +207,11 @@ class Batch:
             row.step = self.steps
         row.vectors = random_start(self.lm, row.task, self.seed + row.restarts) if row.best_vectors is None else row.best_vectors
         row.first, row.second = torch.zeros_like(row.vectors), torch.zeros_like(row.vectors)
+
+
+def root_mean_square(vectors: Float[Tensor, "M d"]) -> float:
+    """Of all their elements."""
+    return float(vectors.square().mean().sqrt())
 
 
 def fitting(lm: LM, template: Template, tasks: Iterable[Task]) -> Iterator[Task]:

@@ -242,10 +242,10 @@ def test_a_readers_chunks_answer_their_questions_and_are_written_once(tmp_path: 
     assert sum(one.question == "Who lit it?" for one in asked) == 3 and not any(one.question == "Who else?" for one in asked)
     assert all(one.page in {chunk.chunk.id for chunk in some} for one in asked)
     settings = Memorize(template="bare", tokens_per_vector=8, steps=3, codec="float16", batch=4)
-    first = reader.written(toy_lm, bare(toy_lm), some, settings, tmp_path / "memories", (0, 1))
+    first = reader.written(toy_lm, bare(toy_lm), some, settings, (8, 4), tmp_path / "memories", (0, 1))
     (file,) = (tmp_path / "memories").iterdir()
     stamp = file.stat().st_mtime_ns
-    again = reader.written(toy_lm, bare(toy_lm), some, settings, tmp_path / "memories", (0, 1))
+    again = reader.written(toy_lm, bare(toy_lm), some, settings, (8, 4), tmp_path / "memories", (0, 1))
     assert file.stat().st_mtime_ns == stamp
     assert set(first) == {one.chunk.id for one in some} and all(np.array_equal(first[key], again[key]) for key in first)
-    assert reader.written(toy_lm, bare(toy_lm), some, settings, tmp_path / "memories", (1, 2)) == {}
+    assert reader.written(toy_lm, bare(toy_lm), some, settings, (8, 4), tmp_path / "memories", (1, 2)) == {}

@@ -10,7 +10,8 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -95,24 +96,33 @@ def chosen(lm: LM, data: Path, count: int, capacity: int, made: int, seed: int) 
 
 
 def written(
-    lm: LM, template: Template, some: Sequence[Asked], settings: Memorize, folder: Path, part: tuple[int, int]
+    lm: LM,
+    template: Template,
+    some: Sequence[Asked],
+    settings: Memorize,
+    compressions: Sequence[int],
+    folder: Path,
+    part: tuple[int, int],
 ) -> dict[str, np.ndarray]:
     """The memories of `some`, by chunk id, as they are stored; those of this process's part that no file has are written.
+
+    The files take turns at `compressions` (tokens a vector): a reader has to know them all.
 
     Cost: what `memorize` costs; they are not judged, for a reader learns from what there is.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, np.ndarray] = {}
-    dials = [recipe_of(settings), *(getattr(settings, name) for name in DECIDE)]
-    shards = [some[start : start + SHARD] for start in range(0, len(some), SHARD)]
+    shards = [(some[start : start + SHARD], one) for start, one in zip(range(0, len(some), SHARD), cycle(compressions), strict=False)]
     began, ready = time.monotonic(), 0
     mine = [shard for number, shard in enumerate(shards) if number % part[1] == part[0]]
-    for number, shard in enumerate(mine):
+    for number, (shard, compression) in enumerate(mine):
+        here = replace(settings, tokens_per_vector=compression)
+        dials = [recipe_of(here), *(getattr(here, name) for name in DECIDE)]
         file = folder / f"{digest_of((lm.identity, template.digest, dials, [one.chunk.id for one in shard]))[:24]}.safetensors"
         if file.is_file():
             ready += 1
         else:
-            write_whole(file, shard_of(lm, template, shard, settings))
+            write_whole(file, shard_of(lm, template, shard, here))
             done = number + 1 - ready
             left = (time.monotonic() - began) / done * (len(mine) - number - 1)
             say(f"memories: {SHARD * (number + 1)} of {SHARD * len(mine)}, {left / 60:.0f} min left")
@@ -160,6 +170,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--questions", type=int, default=3, help="made by rule of each chunk, beside those of the data")
     parser.add_argument("--kind", default="memory", choices=("memory", "text"))
+    parser.add_argument("--tokens-per-vector", type=int, nargs="*", help="compressions that take turns (auto: one, what is known)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--part", default="0/1", help="of the writing: this process's number / how many there are")
     parser.add_argument("--write-only", action="store_true")
@@ -171,13 +182,10 @@ def parsed() -> argparse.Namespace:
 
 def memories_of(lm: LM, template: Template, some: Sequence[Asked], config: Config, args: argparse.Namespace) -> dict[str, np.ndarray]:
     """The memories of `some`; with --write-only those of this process's part alone."""
-    found = calibrated(lm, template, [one.tokens for one in some[:64]], config, say)
-    settings = updated(config, {"memorize.tokens_per_vector": found.tokens_per_vector}).memorize
+    compressions = args.tokens_per_vector or [calibrated(lm, template, [one.tokens for one in some[:64]], config, say).tokens_per_vector]
     number, _, parts = args.part.partition("/")
-    vectors = written(lm, template, some, settings, args.out / "memories", (int(number), int(parts)))
-    if not args.write_only and int(parts) > 1:
-        vectors = written(lm, template, some, settings, args.out / "memories", (0, 1))
-    return vectors
+    part = (int(number), int(parts)) if args.write_only else (0, 1)
+    return written(lm, template, some, config.memorize, compressions, args.out / "memories", part)
 
 
 def main() -> None:
