@@ -15,8 +15,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from rag_memtok import config
-from rag_memtok.errors import DeviceUnavailable, InputRefused, ModelUnavailable
+from rag_memtok.attention import lean
+from rag_memtok.errors import InputRefused, ModelUnavailable
 from rag_memtok.fourbit import NF4, dense, dense_config, packing
+from rag_memtok.hardware import device_named, keep_freed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -166,25 +168,25 @@ def reference_profile(lm: LM) -> Iterator[LM]:
 
 
 def in_dtype(lm: LM, dtype: torch.dtype) -> LM:
-    """A copy of `lm` that computes in `dtype`. Cost: the weights once more. In bfloat16 on a CPU eager attention is the quicker one."""
+    """A copy of `lm` that computes in `dtype`, on a CPU in lean attention if that is bfloat16. Cost: the weights once more."""
     weights = {name: value.to(dtype) for name, value in dense(lm.model).items()}
     model: Any = type(lm.model)(dense_config(lm.model))
     model = model.to(device=lm.device, dtype=dtype)
     model.load_state_dict(weights)
     model.tie_weights()
     if lm.device.type == "cpu":
-        model.set_attn_implementation("eager")
+        model.set_attn_implementation(_lean() if dtype == torch.bfloat16 else "eager")
     return LM(model.eval().requires_grad_(False), lm.tokenizer, lm.identity, lm.family)
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 are computed as such, and so are quicker than in fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("arm_bf16"))
-    return False
+def _lean() -> str:
+    """The name under which transformers knows lean attention."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+    AttentionInterface.register("lean", lean)
+    AttentionMaskInterface.register("lean", eager_mask)
+    return "lean"
 
 
 def load(settings: config.Model) -> LM:
@@ -196,7 +198,9 @@ def load(settings: config.Model) -> LM:
         DeviceUnavailable: the device asked for is not there.
         UsageError: 4-bit weights without bitsandbytes.
     """
-    device = _device(settings.device)
+    device = device_named(settings.device)
+    if device.type == "cpu":
+        keep_freed()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     folder = _folder(settings)
@@ -222,15 +226,6 @@ def wrap(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", name: s
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     identity = Identity(name, "", digest.hexdigest(), _hash_tokenizer(tokenizer), dtype)
     return LM(model, tokenizer, identity, FAMILIES[model.config.model_type])
-
-
-def _device(name: str) -> torch.device:
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
-    if not present[name]:
-        raise DeviceUnavailable(f"there is no {name} device here", remedy="--device auto takes what there is")
-    return torch.device(name)
 
 
 def _folder(settings: config.Model) -> Path:

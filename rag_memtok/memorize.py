@@ -18,8 +18,9 @@ from torch import Tensor
 
 from rag_memtok.config import Memorize
 from rag_memtok.errors import ChunkDoesNotFit, OutOfMemory, out_of_memory
+from rag_memtok.hardware import has_bfloat16
 from rag_memtok.layout import Layout, Task, lay_out, mean_start, pooled, random_start
-from rag_memtok.lm import LM, has_bfloat16, in_dtype
+from rag_memtok.lm import LM, in_dtype
 from rag_memtok.prompts import Template, frame
 from rag_memtok.reading import Reading
 from rag_memtok.recipes import Recipe, memory_word_entropy, recipe_named, recipe_of
