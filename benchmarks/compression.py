@@ -21,11 +21,12 @@ import numpy as np
 from measure import code_length, pin_price
 
 from rag_memtok import config, terminal
+from rag_memtok.arithmetic import reference_profile
 from rag_memtok.chunks import split
 from rag_memtok.codec import CODECS
 from rag_memtok.documents import read, scan
 from rag_memtok.layout import pooled, task_of
-from rag_memtok.lm import LM, load, reference_profile
+from rag_memtok.lm import LM, load
 from rag_memtok.memorize import memorize
 from rag_memtok.nouns import Memory
 from rag_memtok.prompts import Template, template_named

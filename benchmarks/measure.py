@@ -22,12 +22,13 @@ import numpy as np
 import torch
 
 from rag_memtok import config
+from rag_memtok.arithmetic import draft_of, drafted
 from rag_memtok.calibrate import known
 from rag_memtok.config import Memorize
 from rag_memtok.errors import RagMemtokError, UsageError
 from rag_memtok.layout import Task
-from rag_memtok.lm import LM, in_dtype, load
-from rag_memtok.memorize import WINDOW, Batch, Clock, Progress, Row, Written, advanced, by_length, drafted, fitting, started
+from rag_memtok.lm import LM, load
+from rag_memtok.memorize import WINDOW, Batch, Clock, Progress, Row, Written, advanced, by_length, fitting, started
 from rag_memtok.nouns import sha256_of_tokens
 from rag_memtok.prepare import GUESSED_TOKENS_PER_VECTOR
 from rag_memtok.prompts import Template
@@ -149,7 +150,7 @@ def write_with(
 
     What `between` puts into `row.vectors` is what is measured next.
     """
-    stages = [in_dtype(lm, torch.bfloat16)] if recipe.draft and drafted(lm, settings.draft) else []
+    stages = [draft_of(lm, settings.draft)] if recipe.draft and drafted(lm, settings.draft) else []
     for stage in stages:
         rows = (row.from_best() for row in _staged(stage, template, recipe, rows, settings, between))
     return (row.written() for row in _staged(lm, template, recipe, rows, settings, between))

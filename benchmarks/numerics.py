@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rag_memtok import lm, prepare
+from rag_memtok import arithmetic, prepare
 from rag_memtok.answer import memory_of
 from rag_memtok.config import Config, Model
 from rag_memtok.ingest import TEXT_ONLY
@@ -204,7 +204,7 @@ def main() -> None:
     with open_store(options.store, write=False) as opened:
         manifest = opened.manifest
     model, template = prepare.decoder(manifest, replace(Config(), model=Model(id=options.model, device="cpu", threads=1)))
-    with lm.reference_profile(model) as exactly:
+    with arithmetic.reference_profile(model) as exactly:
         cases = [
             replace(case, logits=logits_of(exactly, template, [case], 0, True)[0])
             for case in cases_of(options.store, exactly, template, options.chunks)
@@ -229,7 +229,7 @@ def measured(model: LM, template: Template, cases: Sequence[Case], wanted: Seque
         kind = (profile.device, profile.dtype)
         if kind not in models:
             models.clear()  # one copy of the weights at a time
-            models[kind] = on_device(lm.in_dtype(model, DTYPES[profile.dtype]), profile.device)
+            models[kind] = on_device(arithmetic.in_dtype(model, DTYPES[profile.dtype]), profile.device)
         found, done = measure(models[kind], template, cases, profile), done + 1
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, **asdict(found)}) + "\n")

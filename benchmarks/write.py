@@ -58,11 +58,12 @@ from measure import (
     work_through,
 )
 
+from rag_memtok.arithmetic import drafted
 from rag_memtok.config import Memorize
 from rag_memtok.errors import UsageError
 from rag_memtok.layout import Task, pooled, task_of
 from rag_memtok.lm import LM
-from rag_memtok.memorize import Written, drafted, memorize
+from rag_memtok.memorize import Written, memorize
 from rag_memtok.nouns import Record
 from rag_memtok.prompts import template_named
 from rag_memtok.recipes import Recipe, cross_entropy, recipe_named

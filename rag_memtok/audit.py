@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from rag_memtok.answer import memory_of
+from rag_memtok.arithmetic import reference_profile
 from rag_memtok.binding import REQUIRED
 from rag_memtok.config import Documents
 from rag_memtok.documents import Scan, read
 from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.ingest import TEXT_ONLY
-from rag_memtok.lm import LM, reference_profile
+from rag_memtok.lm import LM
 from rag_memtok.nouns import PROVEN, Record, StoredDocument, Verdict, sha256_of_text, sha256_of_tokens
 from rag_memtok.prompts import Template
 from rag_memtok.reconstruct import Decoded, decode, decode_checked
@@ -80,10 +81,8 @@ class Audit:
     def exit_code(self) -> int:
         """0 all that was asked for is proven; 13 damaged; 5 mismatch; 6 not everything was, or could be, proved."""
         kinds = {finding.kind for finding in self.findings}
-        if "damaged" in kinds:
-            return 13
-        if "mismatch" in kinds:
-            return 5
+        if kinds & {"damaged", "mismatch"}:
+            return 13 if "damaged" in kinds else 5
         partly = self.interrupted or not self.chunks or (self.decodes and self.checked < self.chunks)
         return 6 if partly or kinds - {"fragile"} else 0
 

@@ -73,7 +73,8 @@ class Memorize:
     `tokens_per_vector` 0 means auto: the largest that a known model holds, else a short calibration. `seconds_per_chunk` 0 means no
     bound. `max_pins` is the most correction pins a chunk may have (-1: no limit). `tau` is the margin, in logits, under which a right
     token is pinned all the same, for safety. `processes` write at the same time, each with a copy of the model: one for each GPU, or for
-    a few cores. `draft` is what most steps are computed in: auto is bfloat16 where the hardware has it.
+    a few cores. `draft` is what most steps are computed in: auto is bfloat16 where the hardware has it; compiled is bfloat16 in layers that
+    torch compiles first, for a minute and with a C++ compiler: worth it for hundreds of chunks.
     """
 
     write: Literal["", "exact", "readable"] = ""
@@ -83,7 +84,7 @@ class Memorize:
     steps: int = 300
     batch: int = 8
     processes: int = 1
-    draft: Literal["auto", "float32", "bfloat16"] = "auto"
+    draft: Literal["auto", "float32", "bfloat16", "compiled"] = "auto"
     seconds_per_chunk: float = 30.0
     codec: str = ""
     tau: float = 0.1

@@ -1,10 +1,9 @@
 """The frozen causal LM: found, loaded, hashed, run. The only home of transformers (imported when a model is loaded: it costs seconds)."""
 
-import contextlib
 import errno
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from rag_memtok import config
-from rag_memtok.attention import lean
 from rag_memtok.errors import InputRefused, ModelUnavailable
-from rag_memtok.fourbit import NF4, dense, dense_config, packing
+from rag_memtok.fourbit import NF4, packing
 from rag_memtok.hardware import device_named, keep_freed
 
 if TYPE_CHECKING:
@@ -147,46 +145,6 @@ class LM:
     def scores(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
         """The logits in the model's own dtype: cheaper in a draft, and enough to find a rival."""
         return self.model.get_output_embeddings()(hidden)
-
-
-@contextlib.contextmanager
-def reference_profile(lm: LM) -> Iterator[LM]:
-    """Gives `lm` in the arithmetic of the judge: fp32 over the weights as stored, TF32 off, eager attention.
-
-    Cost: nothing for an fp32 model; for another dtype a copy of the weights in fp32 while the context is open.
-    """
-    exactly = lm if lm.table.dtype == torch.float32 else in_dtype(lm, torch.float32)
-    attention = exactly.model.config._attn_implementation
-    precision = torch.get_float32_matmul_precision()
-    exactly.model.set_attn_implementation("eager")
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield exactly
-    finally:
-        exactly.model.set_attn_implementation(attention)
-        torch.set_float32_matmul_precision(precision)
-
-
-def in_dtype(lm: LM, dtype: torch.dtype) -> LM:
-    """A copy of `lm` that computes in `dtype`, on a CPU in lean attention if that is bfloat16. Cost: the weights once more."""
-    weights = {name: value.to(dtype) for name, value in dense(lm.model).items()}
-    model: Any = type(lm.model)(dense_config(lm.model))
-    model = model.to(device=lm.device, dtype=dtype)
-    model.load_state_dict(weights)
-    model.tie_weights()
-    if lm.device.type == "cpu":
-        model.set_attn_implementation(_lean() if dtype == torch.bfloat16 else "eager")
-    return LM(model.eval().requires_grad_(False), lm.tokenizer, lm.identity, lm.family)
-
-
-def _lean() -> str:
-    """The name under which transformers knows lean attention."""
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, eager_mask
-
-    AttentionInterface.register("lean", lean)
-    AttentionMaskInterface.register("lean", eager_mask)
-    return "lean"
 
 
 def load(settings: config.Model) -> LM:

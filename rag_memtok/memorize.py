@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rag_memtok.arithmetic import draft_of, drafted
 from rag_memtok.config import Memorize
 from rag_memtok.errors import ChunkDoesNotFit, OutOfMemory, out_of_memory
-from rag_memtok.hardware import has_bfloat16
 from rag_memtok.layout import Layout, Task, lay_out, mean_start, pooled, random_start
-from rag_memtok.lm import LM, in_dtype
+from rag_memtok.lm import LM
 from rag_memtok.prompts import Template, frame
 from rag_memtok.reading import Reading
 from rag_memtok.recipes import Recipe, memory_word_entropy, recipe_named, recipe_of
@@ -266,15 +266,10 @@ def memorize(
     limits = (recipe.steps or settings.steps, settings.seconds_per_chunk, settings.seed)
     if recipe.draft and drafted(lm, settings.draft):
         steps = int(DRAFT_SHARE * limits[0]) if recipe.reading else limits[0]
-        draft = Batch(in_dtype(lm, torch.bfloat16), template, recipe, steps, DRAFT_SHARE * limits[1], limits[2])
+        draft = Batch(draft_of(lm, settings.draft), template, recipe, steps, DRAFT_SHARE * limits[1], limits[2])
         rows = (row.from_best() for row in advanced(draft, rows, settings.batch, clock))
     for row in advanced(Batch(lm, template, recipe, *limits), rows, settings.batch, clock):
         yield row.written()
-
-
-def drafted(lm: LM, wish: str) -> bool:
-    """Whether most steps are taken in bfloat16: only for an fp32 LM, and by default only where the hardware computes in it."""
-    return lm.table.dtype == torch.float32 and (wish == "bfloat16" or (wish == "auto" and has_bfloat16(lm.device)))
 
 
 @dataclass(slots=True)

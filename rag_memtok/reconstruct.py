@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rag_memtok.arithmetic import reference_profile
 from rag_memtok.continuation import Continuation
-from rag_memtok.lm import LM, reference_profile
+from rag_memtok.lm import LM
 from rag_memtok.nouns import Memory, Pin, Verdict, VerdictKind
 from rag_memtok.prompts import Template
 

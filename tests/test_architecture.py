@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rag_memtok"
 FLOORS = [
     "nouns errors config",
     "extract loaders documents chunks cues codec",
-    "hardware attention fourbit lm continuation prompts recipes layout reading memorize calibrate reconstruct writing inject lora",
+    "hardware fourbit lm arithmetic continuation prompts recipes layout reading memorize calibrate reconstruct writing inject lora",
     "disk schema database check store retrieve",
     "trust binding ingest adapters answer audit report restore browse",
     "prepare migrate bundle pipeline watch housekeeping",
@@ -25,7 +25,7 @@ FLOORS = [
 ]
 ORDER = [name for floor in FLOORS for name in floor.split()]
 HOMES = {
-    "transformers": {"lm"},
+    "transformers": {"lm", "arithmetic"},
     "huggingface_hub": {"lm", "retrieve"},
     "faiss": {"retrieve"},
     "sentence_transformers": {"retrieve"},
@@ -45,7 +45,7 @@ HOMES = {
     "langchain_core": {"langchain"},
     "llama_index": {"llamaindex"},
 }
-LAZY = {"trips", "shelf", "trials", "watch", "extract", "fourbit", "lm", "lora", "retrieve", "study.figures"}
+LAZY = {"trips", "shelf", "trials", "watch", "extract", "fourbit", "lm", "arithmetic", "lora", "retrieve", "study.figures"}
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "np.load", "numpy.load", "pickle.load", "pickle.loads"}
 MAX_LINES, MAX_FUNCTION, MEDIAN, NINETIETH, MAX_TRACKED = 320, 80, 12, 40, 44 * 2**20

@@ -1,7 +1,10 @@
 """The frozen LM: what it encodes, that a cached and padded decode is the same LM, and what is refused at loading."""
 
 import json
+import platform
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from rag_memtok import config, lm
+from rag_memtok import arithmetic, config, hardware, lm
+from rag_memtok.arithmetic import reference_profile
 from rag_memtok.continuation import Continuation
 from rag_memtok.errors import DeviceUnavailable, InputRefused, ModelUnavailable, UsageError
-from rag_memtok.lm import FAMILIES, reference_profile
+from rag_memtok.lm import FAMILIES
 
 CLOSE = 1e-4
 
@@ -318,3 +322,51 @@ def test_the_threads_asked_for_are_taken(model_folder):
 def test_the_families_are_tried():
     assert {toy.lm_of(kind).model.config.model_type for kind in toy.MODELS} <= set(FAMILIES)
     assert toy.lm_of("llama").family.rotary and not toy.lm_of("gpt2").family.rotary
+
+
+def test_lean_attention_is_eager_attention(any_lm):
+    """The same hidden states and gradients up to rounding, for every model class, grouped heads or not."""
+    draft, generator = arithmetic.in_dtype(any_lm, torch.bfloat16), torch.Generator().manual_seed(0)
+    assert draft.model.config._attn_implementation == "lean"
+    inputs, weights = (torch.randn(3, 9, any_lm.width, generator=generator) for _ in range(2))
+    found = []
+    for name in ("lean", "eager"):
+        draft.model.set_attn_implementation(name)
+        leaf = (inputs * 0.05).requires_grad_(True)
+        hidden = draft.hidden(leaf).float()
+        found.append((hidden.detach(), torch.autograd.grad((hidden * weights).sum(), leaf)[0]))
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_freed_memory_is_kept_where_the_c_library_can():
+    """On glibc it is asked for; elsewhere nothing happens."""
+    assert hardware.keep_freed() == (sys.platform == "linux" and platform.libc_ver()[0] == "glibc")
+
+
+COMPILING = """
+import torch, toy
+from rag_memtok import arithmetic
+from rag_memtok.errors import UsageError
+
+lm = toy.lm_of("llama")
+draft, quick = (arithmetic.draft_of(lm, wish) for wish in ("bfloat16", "compiled"))
+for batch, length in ((1, 7), (4, 33)):
+    inputs = 0.05 * torch.randn(batch, length, lm.width, generator=torch.Generator().manual_seed(length))
+    expected = draft.hidden(inputs).float()
+    assert (quick.hidden(inputs).float() - expected).norm() < 0.02 * expected.norm()
+torch.compiler.reset()
+torch._inductor.config.cpp.cxx = ("no-such-compiler",)
+torch._inductor.config.force_disable_caches = True
+try:
+    arithmetic.draft_of(lm, "compiled")
+except UsageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_compiled_layers_are_the_same_layers():
+    """For more than one shape, and refused in a sentence where nothing can be compiled. In a process without the tests' checks of types."""
+    run = subprocess.run([sys.executable, "-c", COMPILING], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert run.returncode == 0 and "does not compile here" in run.stdout, run.stdout + run.stderr[-2000:]

@@ -7,7 +7,7 @@ import pytest
 import small
 import torch
 
-from rag_memtok import lm, pipeline, prepare
+from rag_memtok import arithmetic, pipeline, prepare
 from rag_memtok.store import open_store
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -22,7 +22,7 @@ def made(tmp_path_factory, model_folder):
     pipeline.ingest([small.written(folder / "docs")], config)
     with open_store(folder / "store", write=False) as store:
         model, template = prepare.decoder(store.manifest, config)
-    with lm.reference_profile(model) as exactly:
+    with arithmetic.reference_profile(model) as exactly:
         cases = numerics.cases_of(folder / "store", exactly, template, 4)
         referred = [numerics.replace(case, logits=numerics.logits_of(exactly, template, [case], 0, True)[0]) for case in cases]
     return model, template, referred
@@ -31,7 +31,7 @@ def made(tmp_path_factory, model_folder):
 def found(made, **changes):
     model, template, cases = made
     profile = numerics.replace(numerics.REFERENCE, **changes)
-    return numerics.measure(lm.in_dtype(model, numerics.DTYPES[profile.dtype]), template, cases, profile)
+    return numerics.measure(arithmetic.in_dtype(model, numerics.DTYPES[profile.dtype]), template, cases, profile)
 
 
 def test_the_reference_with_its_weights_elsewhere_in_memory_differs_by_rounding_at_most(made):

@@ -22,13 +22,13 @@ from rag_memtok import lora
 from rag_memtok.adapt.card import card
 from rag_memtok.adapt.checkpoint import State, state_of
 from rag_memtok.adapt.lessons import LONGEST, Deck, Exercise, Lesson, Page, Teacher, losses, packed, unpacked, with_others
+from rag_memtok.arithmetic import drafted
 from rag_memtok.config import Adapt
 from rag_memtok.disk import ADAPTER_WORK, write_whole
 from rag_memtok.errors import OutOfMemory, UsageError
 from rag_memtok.inject import answer_batch
 from rag_memtok.lm import LM
 from rag_memtok.lora import Bond, Kind
-from rag_memtok.memorize import drafted
 from rag_memtok.prompts import digest_of, frame
 from rag_memtok.study.corpora import spread
 from rag_memtok.study.scores import answerable, score
