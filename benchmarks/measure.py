@@ -173,9 +173,9 @@ def rows_of(lm: LM, template: Template, recipe: Recipe, tasks: Iterable[Task], s
     return (started(lm, recipe, task, settings.seed) for task in by_length(fitting(lm, template, tasks), WINDOW * settings.batch))
 
 
-def usual_tokens_per_vector(lm: LM, template: Template, asked: int) -> int:
+def usual_tokens_per_vector(lm: LM, template: Template, asked: int, steps: int) -> int:
     """What is `asked` for, else what is known of this model, else a guess, which is told."""
-    recorded = known(lm, template, 128)
+    recorded = known(lm, template, 128, Memorize(steps=steps))
     if not asked and not recorded:
         say(f"nothing is known of {lm.identity.id} in template {template.name}: {GUESSED_TOKENS_PER_VECTOR} tokens a vector are taken")
     return asked or (recorded.tokens_per_vector if recorded else GUESSED_TOKENS_PER_VECTOR)

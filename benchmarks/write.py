@@ -496,7 +496,7 @@ def main(words: Sequence[str] | None = None) -> None:
     texts = texts_of(arguments.texts)
     chunks = samples(lm, texts, arguments.lengths, arguments.chunks, seed=arguments.seed)
     held_out = samples(lm, texts, arguments.lengths, arguments.tuning_chunks, held_out=True, seed=arguments.seed)
-    usual = usual_tokens_per_vector(lm, template_named(arguments.template, lm), arguments.tokens_per_vector)
+    usual = usual_tokens_per_vector(lm, template_named(arguments.template, lm), arguments.tokens_per_vector, arguments.steps)
     bench = Bench(lm, arguments, usual, chunks, held_out, recipes(arguments.recipes))
     names = ("chunks", "lengths", "steps", "batch", "group", "template", "codec", "seed", "tuning_chunks")
     chosen = {name: getattr(arguments, name) for name in names}

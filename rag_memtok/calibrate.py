@@ -11,6 +11,7 @@ from rag_memtok.layout import Task, task_of
 from rag_memtok.lm import LM
 from rag_memtok.memorize import memorize
 from rag_memtok.prompts import Template
+from rag_memtok.recipes import recipe_of
 
 LEVELS = (2, 4, 8, 16, 32, 64, 128)
 SAMPLE = 8
@@ -27,12 +28,17 @@ class Calibration:
     steps: int
 
 
-def known(lm: LM, template: Template, chunk_tokens: int) -> Calibration | None:
-    """The recorded calibration of this model, template and chunk length, if there is one."""
-    for row in json.loads(KNOWN.read_text(encoding="utf-8")):
-        if (row["weights_sha256"], row["template"], row["chunk_tokens"]) == (lm.identity.weights_sha256, template.name, chunk_tokens):
-            return Calibration(row["tokens_per_vector"], f"known for {row['model']}", row["steps"])
-    return None
+def known(lm: LM, template: Template, chunk_tokens: int, settings: Memorize) -> Calibration | None:
+    """The recorded calibration of this model, template, chunk length and recipe, if there is one.
+
+    Of several that for the most tokens a vector whose budget of steps (`within`) is granted; the least, if none is.
+    """
+    wanted = (lm.identity.weights_sha256, template.name, chunk_tokens, recipe_of(settings))
+    rows = json.loads(KNOWN.read_text(encoding="utf-8"))
+    here = [row for row in rows if (row["weights_sha256"], row["template"], row["chunk_tokens"], row["recipe"]) == wanted]
+    here.sort(key=lambda row: row["tokens_per_vector"])
+    granted = [row for row in here if row["within"] <= settings.steps] or here[:1]
+    return Calibration(granted[-1]["tokens_per_vector"], f"known for {granted[-1]['model']}", granted[-1]["steps"]) if granted else None
 
 
 def calibrate(

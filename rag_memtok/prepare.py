@@ -82,7 +82,7 @@ def cost(model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], sett
     longest = max(chunks, key=len, default=())
     if not longest:
         return 0.0
-    recorded = known(model, template, settings.documents.chunk_tokens)
+    recorded = known(model, template, settings.documents.chunk_tokens, settings.memorize)
     steps = expected_steps(settings.memorize, recorded)
     per_vector = settings.memorize.tokens_per_vector or (recorded.tokens_per_vector if recorded else GUESSED_TOKENS_PER_VECTOR)
     vectors = task_of("", tuple(longest), per_vector).vectors
@@ -100,7 +100,7 @@ def calibrated(model: lm.LM, template: Template, chunks: Sequence[Sequence[int]]
     """How many tokens a vector gets: as told, as known for this model, else as found out now."""
     if settings.memorize.tokens_per_vector:
         return Calibration(settings.memorize.tokens_per_vector, "given", 0)
-    if recorded := known(model, template, settings.documents.chunk_tokens):
+    if recorded := known(model, template, settings.documents.chunk_tokens, settings.memorize):
         return recorded
     say("finding out how many tokens a vector of this model can hold; --tokens-per-vector skips this")
     chosen = calibrate(model, template, chunks, settings.memorize, say)

@@ -1,6 +1,7 @@
 """Whole trips on a folder of documents, with the toy model: ingest, status, ask, verify, restore, remove; and what stops them half way."""
 
 import itertools
+import json
 import multiprocessing
 import shutil
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ import pytest
 import torch
 import toy
 
-from rag_memtok import pipeline
+from rag_memtok import calibrate, lm, pipeline
 from rag_memtok.calibrate import Calibration
-from rag_memtok.config import Config, Memorize, updated
+from rag_memtok.config import Config, Memorize, Model, updated
 from rag_memtok.errors import InputRefused, ModelUnavailable, NoStore, NoUsableMemory, OutOfMemory, StoreLocked, UsageError, WrongModel
 from rag_memtok.layout import Task
 from rag_memtok.nouns import PROVEN
@@ -524,3 +525,19 @@ def test_an_unknown_model_is_calibrated_and_the_store_says_so(small):
     assert done.tokens_per_vector == int(manifest["tokens_per_vector"]) in (2, 4, 8)
     assert "calibrated" in manifest["tokens_per_vector_origin"] and any("exact" in line for line in said)
     proves_everything(config)
+
+
+def test_what_is_known_of_the_embedded_model_follows_from_the_steps_and_the_recipe():
+    """More steps fit more tokens into a vector; fewer than any record has take the least; what nobody measured is not known."""
+    model = lm.load(Model(id="mini", threads=1))
+    template = template_named("bare", model)
+    found = {steps: calibrate.known(model, template, 128, Memorize(steps=steps)) for steps in (60, 300, 399, 400, 1000)}
+    chosen = [
+        row["tokens_per_vector"]
+        for row in json.loads(calibrate.KNOWN.read_text())
+        if (row["template"], row["recipe"]) == ("bare", "margin")
+    ]
+    assert len(chosen) > 1 and found[60].tokens_per_vector == found[300].tokens_per_vector == min(chosen)
+    assert found[1000].tokens_per_vector == max(chosen)
+    assert calibrate.known(model, template, 96, Memorize()) is None
+    assert calibrate.known(model, template, 128, Memorize(recipe="cross-entropy")) is None
