@@ -21,6 +21,7 @@ import measure  # noqa: E402
 import objective  # noqa: E402
 import planned  # noqa: E402
 import rounding  # noqa: E402
+import speed  # noqa: E402
 import write  # noqa: E402
 
 from rag_memtok.config import Memorize  # noqa: E402
@@ -88,6 +89,13 @@ def test_every_kind_of_the_sample_documents_has_room_for_the_longest_chunks(toy_
 
 
 # --- costs
+
+
+def test_the_speed_of_a_step_is_measured_for_every_draft_and_batch(capsys):
+    speed.main("--shape toy --drafts bfloat16,float32 --batches 1,2 --length 12 --rounds 1 --steps 1 --threads 1".split())
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if re.match(r"^\| (bf|fl)", line)]
+    assert [(row[0].strip(), int(row[1])) for row in rows] == [(draft, size) for draft in ("bfloat16", "float32") for size in (1, 2)]
+    assert all(float(row[2]) > 0 and abs(float(row[2]) * float(row[3]) - 1000) < 20 for row in rows)
 
 
 def test_the_cost_of_a_step_is_the_one_that_the_profiler_counts():
