@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from rag_memtok.adapt.lessons import Exercise, Page
+from rag_memtok.adapt.lessons import LONGEST, ROWS, Exercise, Page, Teacher
 from rag_memtok.adapt.training import Progress, adapt
 from rag_memtok.adapt.trip import UNSAID, by_rule
 from rag_memtok.binding import completed
@@ -26,13 +26,15 @@ from rag_memtok.chunks import split
 from rag_memtok.codec import codec_named
 from rag_memtok.config import Config, Memorize, updated
 from rag_memtok.disk import write_whole
+from rag_memtok.inject import answer_batch
 from rag_memtok.layout import task_of
 from rag_memtok.lm import LM, load
 from rag_memtok.memorize import memorize
 from rag_memtok.nouns import Chunk, Document, Segment
 from rag_memtok.prepare import calibrated
-from rag_memtok.prompts import Template, digest_of, template_named
+from rag_memtok.prompts import Template, digest_of, frame, template_named
 from rag_memtok.recipes import recipe_named, recipe_of
+from rag_memtok.study.scores import answerable, score
 from rag_memtok.views import training_note
 from training.prepare import question_rows
 from training.sources import hash01
@@ -93,6 +95,22 @@ def chosen(lm: LM, data: Path, count: int, capacity: int, made: int, seed: int) 
         if len(found) == count:
             break
     return list(found.values())
+
+
+def understood(lm: LM, some: Sequence[Asked], least: float) -> list[Asked]:
+    """`some` with only those questions that the frozen model answers from the text with an F1 of `least`: it cannot teach the others.
+
+    Cost: a greedy answer to each question.
+    """
+    teacher = Teacher(lm, frame(lm), {})
+    every = sorted(((one, exercise) for one in some for exercise in one.exercises), key=lambda pair: len(pair[0].tokens))
+    kept: dict[str, list[Exercise]] = defaultdict(list)
+    for batch in (every[start : start + ROWS] for start in range(0, len(every), ROWS)):
+        answers = answer_batch(lm, teacher.frame, [teacher.prompt(exercise, [one.tokens]) for one, exercise in batch], LONGEST)
+        for (one, exercise), said in zip(batch, answers, strict=True):
+            if score(lm.decode(said).strip(), answerable(exercise.answers)).f1 >= least:
+                kept[one.chunk.id].append(exercise)
+    return [replace(one, exercises=tuple(kept[one.chunk.id])) for one in some if kept[one.chunk.id]]
 
 
 def written(
@@ -169,6 +187,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--questions", type=int, default=3, help="made by rule of each chunk, beside those of the data")
+    parser.add_argument("--least", type=float, default=0.5, help="F1 of the frozen model with the text, for a question to teach (0.5)")
     parser.add_argument("--kind", default="memory", choices=("memory", "text"))
     parser.add_argument("--tokens-per-vector", type=int, nargs="*", help="compressions that take turns (auto: one, what is known)")
     parser.add_argument("--seed", type=int, default=0)
@@ -199,6 +218,8 @@ def main() -> None:
     vectors = memories_of(lm, template, some, config, args) if args.kind == "memory" else {one.chunk.id: NONE for one in some}
     if args.write_only:
         return
+    some = understood(lm, some, args.least)
+    say(f"{len(some)} chunks with {sum(len(one.exercises) for one in some)} questions that the model answers from the text")
     pages = [Page(one.chunk.id, one.tokens, vectors[one.chunk.id]) for one in some]
     last = [0.0]
     folder = args.out / ("adapter" if args.kind == "memory" else "adapter-text")
