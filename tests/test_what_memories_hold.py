@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
-from benchmarks import compression, embeddings  # noqa: E402
+import compression  # noqa: E402
+import embeddings  # noqa: E402
+
 from rag_memtok.config import Memorize  # noqa: E402
 from rag_memtok.layout import Task  # noqa: E402
 from rag_memtok.memorize import memorize  # noqa: E402
