@@ -67,7 +67,7 @@ def calibrate(
 def try_level(lm: LM, template: Template, sample: Sequence[tuple[int, ...]], settings: Memorize, level: int) -> tuple[float, int]:
     """The share of `sample` that is exact at `level` tokens a vector, and the median steps of all."""
     tasks = [task_of(str(index), tokens, level) for index, tokens in enumerate(sample)]
-    written = list(memorize(lm, template, tasks, replace(settings, seconds_per_chunk=0.0)))
+    written = list(memorize(lm, template, tasks, _trial(settings, settings.steps)))
     steps = sorted(one.steps for one in written)
     return sum(one.wrong == 0 for one in written) / len(written), steps[len(steps) // 2]
 
@@ -76,6 +76,11 @@ def seconds_per_chunk(lm: LM, template: Template, tokens: Sequence[int], vectors
     """Measures what a chunk will cost here: two steps of a full batch, times `steps`, bounded by the setting."""
     tasks = [Task(str(index), tuple(tokens), vectors) for index in range(settings.batch)]
     began = time.monotonic()
-    list(memorize(lm, template, tasks, replace(settings, steps=2, seconds_per_chunk=0.0)))
+    list(memorize(lm, template, tasks, _trial(settings, 2)))
     estimate = (time.monotonic() - began) / 2 * steps / settings.batch
     return min(estimate, settings.seconds_per_chunk) if settings.seconds_per_chunk else estimate
+
+
+def _trial(settings: Memorize, steps: int) -> Memorize:
+    """The settings of a trial: no bound of seconds, and nothing is compiled for so little."""
+    return replace(settings, steps=steps, seconds_per_chunk=0.0, draft="bfloat16" if settings.draft == "compiled" else settings.draft)
