@@ -19,7 +19,7 @@ from itertools import product
 import torch
 from measure import guarded, load_model, machine, matmul_rate, numbers, peak_bytes, put_table, say, step_flops
 
-from rag_memtok.arithmetic import draft_of
+from rag_memtok.arithmetic import draft_of, in_dtype
 from rag_memtok.layout import task_of
 from rag_memtok.lm import LM
 from rag_memtok.memorize import Batch, started
@@ -74,10 +74,17 @@ def of_shape(lm: LM, shape: str) -> LM:
     return replace(lm, model=model.eval().requires_grad_(False))
 
 
+def computing(lm: LM, draft: str) -> LM:
+    """`lm` as the writer computes with it: as it is where it has that dtype already."""
+    if draft == "compiled":
+        return draft_of(lm, draft)
+    return lm if lm.table.dtype == DTYPES[draft] else in_dtype(lm, DTYPES[draft])
+
+
 def cells(lm: LM, arguments: Namespace) -> list[Cell]:
     """A cell for each draft and each number of rows."""
     template, recipe = template_named("bare", lm), replace(RECIPES["margin"], margin=float("inf"))
-    lms = {draft: lm if DTYPES[draft] == lm.table.dtype and draft != "compiled" else draft_of(lm, draft) for draft in arguments.drafts}
+    lms = {draft: computing(lm, draft) for draft in arguments.drafts}
     generator = torch.Generator().manual_seed(0)
     found = []
     for draft, rows in product(lms, arguments.batches):
@@ -95,7 +102,7 @@ def table(found: Sequence[Cell], rates: dict[str, float]) -> list[list[str]]:
     lines = []
     for cell in found:
         row = cell.batch.rows[0]
-        positions = 1 + row.task.vectors + len(row.task.tokens)
+        positions = cell.batch.template.overhead - 1 + row.task.vectors + len(row.task.tokens)
         flops = step_flops(cell.batch.lm, positions, len(row.task.tokens) + 1, vocabulary_passes=1) / cell.best
         lines.append(
             [

@@ -1,4 +1,4 @@
-"""The frozen causal LM: found, loaded, hashed, run. The only home of transformers (imported when a model is loaded: it costs seconds)."""
+"""The frozen causal LM: found, loaded, hashed, run. The home of transformers (imported when a model is loaded: it costs seconds)."""
 
 import errno
 import hashlib

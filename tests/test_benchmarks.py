@@ -98,6 +98,14 @@ def test_the_speed_of_a_step_is_measured_for_every_draft_and_batch(capsys):
     assert all(float(row[2]) > 0 and abs(float(row[2]) * float(row[3]) - 1000) < 20 for row in rows)
 
 
+def test_a_draft_computes_in_its_own_dtype_whatever_the_model_has(toy_lm):
+    shaped = speed.of_shape(toy_lm, "toy")
+    for model in (toy_lm, shaped):
+        for draft in ("float32", "bfloat16"):
+            assert speed.computing(model, draft).table.dtype == speed.DTYPES[draft]
+    assert speed.computing(toy_lm, "float32") is toy_lm and speed.computing(shaped, "bfloat16") is shaped
+
+
 def test_the_cost_of_a_step_is_the_one_that_the_profiler_counts():
     """Dense products forward and backward, of a model whose attention is written out; norms and the like are not counted by either."""
     from torch.utils.flop_counter import FlopCounterMode

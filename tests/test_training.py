@@ -241,6 +241,7 @@ def test_a_readers_chunks_answer_their_questions_and_are_written_once(tmp_path: 
     asked = [exercise for one in some for exercise in one.exercises]
     assert sum(one.question == "Who lit it?" for one in asked) == 3 and not any(one.question == "Who else?" for one in asked)
     assert all(one.page in {chunk.chunk.id for chunk in some} for one in asked)
+    assert reader.understood(toy_lm, some, 0.0) == some and reader.understood(toy_lm, some, 1.1) == []
     settings = Memorize(template="bare", tokens_per_vector=8, steps=3, codec="float16", batch=4)
     first = reader.written(toy_lm, bare(toy_lm), some, settings, (8, 4), tmp_path / "memories", (0, 1))
     (file,) = (tmp_path / "memories").iterdir()
