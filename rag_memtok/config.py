@@ -140,7 +140,8 @@ class Adapt:
     """How an adapter is trained, to read memories or, for comparison, texts (`kind`).
 
     It ends after `steps` or `minutes` (0: no bound), or when the loss on chunks set aside has not fallen `patience` times. `questions` are
-    made by rule of each chunk; `gold` is the share of questions with a known answer that learn it, not the model's own.
+    made by rule of each chunk; of those with a known answer only they count that the model answers from the text with an F1 of `least`,
+    for it cannot teach the others, and the share `gold` of them learns the known answer, not the model's own.
     """
 
     kind: Literal["memory", "text"] = "memory"
@@ -151,6 +152,7 @@ class Adapt:
     rank: int = 16
     questions: int = 6
     gold: float = 0.5
+    least: float = 0.5
     patience: int = 4
     seed: int = 0
 
@@ -162,6 +164,7 @@ class Adapt:
         require(1 <= self.rank <= 512, "adapt.rank", self.rank, "1 to 512")
         require(0 <= self.questions <= 1000, "adapt.questions", self.questions, "0 to 1000")
         require(0 <= self.gold <= 1, "adapt.gold", self.gold, "0 to 1")
+        require(0 <= self.least <= 1, "adapt.least", self.least, "0 to 1")
         require(1 <= self.patience <= 1000, "adapt.patience", self.patience, "1 to 1000")
 
 

@@ -12,8 +12,8 @@ import toy
 from rag_memtok import lora
 from rag_memtok.adapt import training as adapting
 from rag_memtok.adapt.checkpoint import state_of
-from rag_memtok.adapt.lessons import Deck, Exercise, Page, Teacher, laid, losses, packed, unpacked, with_others
-from rag_memtok.adapt.training import Training, adapt, passes, split, taught
+from rag_memtok.adapt.lessons import Deck, Exercise, Page, Teacher, laid, losses, others, packed, unpacked
+from rag_memtok.adapt.training import Training, adapt, lessons_about, passes, split, taught
 from rag_memtok.config import Adapt
 from rag_memtok.cues import cues
 from rag_memtok.errors import UsageError
@@ -21,7 +21,7 @@ from rag_memtok.layout import pooled, task_of
 from rag_memtok.nouns import sha256_of_text
 from rag_memtok.prompts import bare, frame
 
-QUICK = Adapt(steps=24, batch=4, rank=4, lr=3e-3)
+QUICK = Adapt(steps=24, batch=4, rank=4, lr=3e-3, least=0.0)  # the toy understands nothing
 TEXTS = [
     f"The keeper of lamp {n} wrote a letter number {7 * n} in March.\ncolour: {c}"
     for n, c in enumerate("red green blue grey black".split())
@@ -51,19 +51,37 @@ def teacher_of(lm, pages):
 def test_a_lesson_is_the_frozen_models_answer_to_the_text_or_a_known_one(toy_lm, pages):
     asked, told = Exercise(pages[0].key, "What colour?"), Exercise(pages[0].key, "What colour?", ("red",))
     model, gold = teacher_of(toy_lm, pages).lessons([asked, told], gold=1.0, seed=0)
-    assert gold.origin == "gold" and toy_lm.decode(gold.answer[:-1]) == "red" and not gold.chances.any()
-    assert gold.answer[-1] == frame(toy_lm).end
+    assert gold.origin == "gold" and toy_lm.decode(gold.answer[:-1]) == "red" and gold.answer[-1] == frame(toy_lm).end
+    assert gold.words.shape == (len(gold.answer), 20) and np.allclose(gold.chances.sum(1), 1)
+    assert (gold.words[0] == model.words[0]).all()  # the same prompt, and nothing said yet
     assert model.origin == "model" and model.words.shape == (len(model.answer), 20)
     assert (model.words[:, 0] == model.answer).all() and np.allclose(model.chances.sum(1), 1)
     again = teacher_of(toy_lm, pages).lessons([told], gold=0.0, seed=0)[0]
     assert again.origin == "model" and again.answer == model.answer
 
 
+def test_only_what_the_teacher_gets_right_is_taught(toy_lm, pages, tmp_path):
+    """The model's own answer as the known one is understood, another is not, and without a known one there is nothing to be wrong."""
+    teacher, key = teacher_of(toy_lm, pages), pages[0].key
+    own = toy_lm.decode(
+        [token for token in teacher.lessons([Exercise(key, "What colour?")], 0.0, 0)[0].answer if token != teacher.frame.end]
+    )
+    asked = [Exercise(key, "What colour?", (own,)), Exercise(key, "What colour?", ("nothing of the kind",)), Exercise(key, "What colour?")]
+    assert own.strip() and [lesson.f1 for lesson in teacher.lessons(asked, 0.0, 0)] == [1.0, 0.0, 1.0]
+    taught_to = (0, teacher, replace(QUICK, least=0.5), tmp_path, lambda progress: None)
+    found = lessons_about([key], asked, *taught_to)
+    assert [lesson.exercise for lesson in found if lesson.exercise.page] == [asked[0], asked[2]]
+    with pytest.raises(UsageError, match="answers none of 1 questions"):
+        lessons_about([key], asked[1:2], *taught_to)
+    with pytest.raises(UsageError, match="no question about"):
+        lessons_about([pages[1].key], asked, *taught_to)
+
+
 def test_lessons_come_back_from_their_file_and_only_whole(toy_lm, pages, exercises):
     lessons = teacher_of(toy_lm, pages).lessons(exercises[:4], gold=0.5, seed=0)
     content = packed(lessons)
     back = unpacked(content, exercises[:4])
-    assert [(a.answer, a.origin) for a in back] == [(b.answer, b.origin) for b in lessons]
+    assert [(a.answer, a.origin, a.f1) for a in back] == [(b.answer, b.origin, pytest.approx(b.f1)) for b in lessons]
     assert all(np.array_equal(a.chances, b.chances) for a, b in zip(back, lessons, strict=True))
     assert unpacked(content[:-9], exercises[:4]) is None and unpacked(content, exercises[:3]) is None
 
@@ -96,7 +114,7 @@ def test_the_divergence_is_none_from_the_text_itself(toy_lm, pages):
 
 
 def test_prompts_have_their_own_page_among_others_and_never_one_kept_apart(toy_lm, pages, exercises):
-    asked = with_others(exercises * 4, pages, seed=0)
+    asked = [*exercises * 4, *others(exercises * 4, [one.key for one in pages], seed=0)]
     assert {bool(one.apart) for one in asked} == {True, False} and sum(not one.page for one in asked) == 3
     assert all(one.apart != one.page for one in asked if one.page)
     teacher = teacher_of(toy_lm, pages)

@@ -16,7 +16,7 @@ from rag_memtok.disk import ADAPTER, STALE
 from rag_memtok.errors import InputRefused, UsageError, WrongModel
 from rag_memtok.store import open_store
 
-QUICK = {"adapt.steps": 3, "adapt.batch": 4, "adapt.rank": 4, "adapt.lr": 0.05, "adapt.questions": 2, "adapt.gold": 1.0}
+QUICK = {"adapt.steps": 3, "adapt.batch": 4, "adapt.rank": 4, "adapt.lr": 0.05, "adapt.questions": 2, "adapt.gold": 1.0, "adapt.least": 0.0}
 
 
 @pytest.fixture(scope="module")

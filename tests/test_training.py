@@ -227,7 +227,7 @@ def test_a_reply_is_led_as_the_chat_template_says(made: frame.Frame, folder: Pat
     assert made.decode(list(made.recital("Anna").ids)) == "Anna"
 
 
-def test_a_readers_chunks_answer_their_questions_and_are_written_once(tmp_path: Path, toy_lm: LM) -> None:
+def test_a_readers_chunks_are_of_train_questions_that_the_model_answers_and_are_written_once(tmp_path: Path, toy_lm: LM) -> None:
     """Chunks of train questions alone, each with the questions it answers; memories already in a file are not written again."""
     (tmp_path / "qa").mkdir()
     for source in (*sources.SPAN_QUESTIONS, *sources.FREE_QUESTIONS, sources.UNANSWERABLE):
@@ -236,17 +236,18 @@ def test_a_readers_chunks_answer_their_questions_and_are_written_once(tmp_path: 
         rows += [{"context": context, "question": "Who else?", "answers": ["keeper"], "split": "dev"}]
         with lzma.open(tmp_path / "qa" / f"{source}.jsonl.xz", "wt") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
-    some = reader.chosen(toy_lm, tmp_path, 3, 64, made=1, seed=0)
-    assert len({one.chunk.id for one in some}) == 3
-    asked = [exercise for one in some for exercise in one.exercises]
-    assert sum(one.question == "Who lit it?" for one in asked) == 3 and not any(one.question == "Who else?" for one in asked)
-    assert all(one.page in {chunk.chunk.id for chunk in some} for one in asked)
-    assert reader.understood(toy_lm, some, 0.0) == some and reader.understood(toy_lm, some, 1.1) == []
+    some = reader.chosen(toy_lm, tmp_path, 3, 64, least=0.0, seed=0)
+    assert len({one.key for one in some}) == 3
+    assert [exercise.question for one in some for exercise in one.exercises] == ["Who lit it?"] * 3
+    assert all(exercise.page == one.key for one in some for exercise in one.exercises)
+    assert reader.chosen(toy_lm, tmp_path, 3, 64, least=1.1, seed=0) == []
+    assert reader.kept(tmp_path / "chosen.jsonl", toy_lm, lambda: some) == some
+    assert reader.kept(tmp_path / "chosen.jsonl", toy_lm, lambda: []) == some
     settings = Memorize(template="bare", tokens_per_vector=8, steps=3, codec="float16", batch=4)
     first = reader.written(toy_lm, bare(toy_lm), some, settings, (8, 4), tmp_path / "memories", (0, 1))
     (file,) = (tmp_path / "memories").iterdir()
     stamp = file.stat().st_mtime_ns
     again = reader.written(toy_lm, bare(toy_lm), some, settings, (8, 4), tmp_path / "memories", (0, 1))
     assert file.stat().st_mtime_ns == stamp
-    assert set(first) == {one.chunk.id for one in some} and all(np.array_equal(first[key], again[key]) for key in first)
+    assert set(first) == {one.key for one in some} and all(np.array_equal(first[key], again[key]) for key in first)
     assert reader.written(toy_lm, bare(toy_lm), some, settings, (8, 4), tmp_path / "memories", (1, 2)) == {}

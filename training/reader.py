@@ -1,24 +1,26 @@
 """Trains the adapter that ships with the embedded model, on train questions alone: `python -m training.reader DATA --out OUT`.
 
-First the chunks' memories are written (OUT/memories, 32 in a file, done files are kept), then the adapter is trained (OUT/adapter). The
-same command again goes on. Two processes can share the writing: `--part 0/2 --write-only` and `--part 1/2 --write-only`.
+First chunks are chosen of which the frozen model answers something from the text (OUT/chosen.jsonl), then their memories are written
+(OUT/memories, 32 in a file, done files are kept), then the adapter is trained (OUT/adapter). The same command again goes on. Two processes
+can share the writing: `--until chosen` once, then `--until written --part 0/2` and `--until written --part 1/2`.
 """
 
 import argparse
+import json
 import random
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from rag_memtok.adapt.lessons import LONGEST, ROWS, Exercise, Page, Teacher
+from rag_memtok.adapt.lessons import Exercise, Page, Teacher
 from rag_memtok.adapt.training import Progress, adapt
 from rag_memtok.adapt.trip import UNSAID, by_rule
 from rag_memtok.binding import completed
@@ -26,21 +28,20 @@ from rag_memtok.chunks import split
 from rag_memtok.codec import codec_named
 from rag_memtok.config import Config, Memorize, updated
 from rag_memtok.disk import write_whole
-from rag_memtok.inject import answer_batch
 from rag_memtok.layout import task_of
 from rag_memtok.lm import LM, load
 from rag_memtok.memorize import memorize
-from rag_memtok.nouns import Chunk, Document, Segment
+from rag_memtok.nouns import Document, Segment
 from rag_memtok.prepare import calibrated
 from rag_memtok.prompts import Template, digest_of, frame, template_named
 from rag_memtok.recipes import recipe_named, recipe_of
-from rag_memtok.study.scores import answerable, score
 from rag_memtok.views import training_note
 from training.prepare import question_rows
 from training.sources import hash01
 from training.tasks import Sources
 
 SHARD = 32
+TOGETHER = 64  # chunks asked about between two lines of progress
 NONE: np.ndarray = np.zeros((0, 0), dtype=np.float32)  # a reader of text has no use for a memory
 DECIDE = ("steps", "seconds_per_chunk", "codec", "tokens_per_vector", "seed")  # dials that a memory depends on
 
@@ -49,7 +50,8 @@ DECIDE = ("steps", "seconds_per_chunk", "codec", "tokens_per_vector", "seed")  #
 class Asked:
     """A chunk of a training context, and what is asked about it."""
 
-    chunk: Chunk
+    key: str
+    text: str
     tokens: tuple[int, ...]
     exercises: tuple[Exercise, ...]
 
@@ -72,45 +74,52 @@ def contexts(data: Path, seed: int) -> Iterator[tuple[str, list[dict]]]:
         yield context, grouped[source][context]
 
 
-def asked_of(lm: LM, context: str, rows: Sequence[dict], capacity: int, made: int, seed: int) -> Asked | None:
+def asked_of(lm: LM, context: str, rows: Sequence[dict], capacity: int) -> Asked | None:
     """The chunk of a context that answers most of its questions, cut as an ingest cuts; None if there is none."""
     document = Document("", "context.txt", "context.txt", context, (Segment(0, "line 1"),), "text/1")
-    found: list[tuple[int, Asked]] = []
+    found: list[Asked] = []
     for chunk in split(document, capacity, lambda text: len(lm.encode(text))):
         given = [row for row in rows if row["answers"][0] is None or any(answer in chunk.text for answer in row["answers"])]
         tokens = tuple(lm.encode(chunk.text))
         if given and len(tokens) > capacity // 3 and lm.decode(tokens) == chunk.text:
             answers = [(UNSAID,) if row["answers"][0] is None else tuple(row["answers"]) for row in given]
-            exercises = [Exercise(chunk.id, row["question"], golds) for row, golds in zip(given, answers, strict=True)]
-            found.append((len(given), Asked(chunk, tokens, (*exercises, *by_rule(chunk.id, chunk.text, made, seed)))))
-    return max(found, key=lambda one: one[0], default=(0, None))[1]
+            asked = {row["question"]: Exercise(chunk.id, row["question"], golds) for row, golds in zip(given, answers, strict=True)}
+            found.append(Asked(chunk.id, chunk.text, tokens, tuple(asked.values())))
+    return max(found, key=lambda one: len(one.exercises), default=None)
 
 
-def chosen(lm: LM, data: Path, count: int, capacity: int, made: int, seed: int) -> list[Asked]:
-    """The first `count` different chunks of `contexts` that answer something."""
-    found: dict[str, Asked] = {}
-    for context, rows in contexts(data, seed):
-        if (one := asked_of(lm, context, rows, capacity, made, seed)) is not None:
-            found.setdefault(one.chunk.id, one)
-        if len(found) == count:
-            break
-    return list(found.values())
+def chosen(lm: LM, data: Path, count: int, capacity: int, least: float, seed: int) -> list[Asked]:
+    """The first `count` different chunks of `contexts` with those of their questions that `lm` answers from the text with an F1 of `least`.
 
-
-def understood(lm: LM, some: Sequence[Asked], least: float) -> list[Asked]:
-    """`some` with only those questions that the frozen model answers from the text with an F1 of `least`: it cannot teach the others.
-
-    Cost: a greedy answer to each question.
+    Cost: a greedy answer to each question of the data about the chunks that it looks at, some two for each that is chosen.
     """
-    teacher = Teacher(lm, frame(lm), {})
-    every = sorted(((one, exercise) for one in some for exercise in one.exercises), key=lambda pair: len(pair[0].tokens))
-    kept: dict[str, list[Exercise]] = defaultdict(list)
-    for batch in (every[start : start + ROWS] for start in range(0, len(every), ROWS)):
-        answers = answer_batch(lm, teacher.frame, [teacher.prompt(exercise, [one.tokens]) for one, exercise in batch], LONGEST)
-        for (one, exercise), said in zip(batch, answers, strict=True):
-            if score(lm.decode(said).strip(), answerable(exercise.answers)).f1 >= least:
-                kept[one.chunk.id].append(exercise)
-    return [replace(one, exercises=tuple(kept[one.chunk.id])) for one in some if kept[one.chunk.id]]
+    found: dict[str, Asked] = {}
+    every = (one for context, rows in contexts(data, seed) if (one := asked_of(lm, context, rows, capacity)) is not None)
+    while len(found) < count and (some := list(islice(every, TOGETHER))):
+        teacher = Teacher(lm, frame(lm), {one.key: Page(one.key, one.tokens, NONE) for one in some})
+        lessons = teacher.lessons([exercise for one in some for exercise in one.exercises], 0.0, seed)
+        known = {lesson.exercise for lesson in lessons if lesson.f1 >= least}
+        for one in some:
+            if kept := tuple(exercise for exercise in one.exercises if exercise in known):
+                found.setdefault(one.key, replace(one, exercises=kept))
+        say(f"chunks chosen: {min(len(found), count)} of {count}")
+    return list(found.values())[:count]
+
+
+def kept(file: Path, lm: LM, choose: Callable[[], list[Asked]]) -> list[Asked]:
+    """What the file holds; where there is none what `choose` gives is kept there."""
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rows = [{"key": one.key, "text": one.text, "asked": [(e.question, e.answers) for e in one.exercises]} for one in choose()]
+        write_whole(file, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    with file.open(encoding="utf-8") as lines:
+        return [asked_in(lm, json.loads(line)) for line in lines]
+
+
+def asked_in(lm: LM, row: dict) -> Asked:
+    """A line of such a file."""
+    exercises = tuple(Exercise(row["key"], question, tuple(answers)) for question, answers in row["asked"])
+    return Asked(row["key"], row["text"], tuple(lm.encode(row["text"])), exercises)
 
 
 def written(
@@ -136,7 +145,7 @@ def written(
     for number, (shard, compression) in enumerate(mine):
         here = replace(settings, tokens_per_vector=compression)
         dials = [recipe_of(here), *(getattr(here, name) for name in DECIDE)]
-        file = folder / f"{digest_of((lm.identity, template.digest, dials, [one.chunk.id for one in shard]))[:24]}.safetensors"
+        file = folder / f"{digest_of((lm.identity, template.digest, dials, [one.key for one in shard]))[:24]}.safetensors"
         if file.is_file():
             ready += 1
         else:
@@ -152,7 +161,7 @@ def written(
 def shard_of(lm: LM, template: Template, shard: Sequence[Asked], settings: Memorize) -> bytes:
     """The memories of a few chunks, packed and read back by the codec, in one file."""
     codec, vectors, wrong = codec_named(settings.codec), {}, 0
-    for one in memorize(lm, template, [task_of(a.chunk.id, a.tokens, settings.tokens_per_vector) for a in shard], settings):
+    for one in memorize(lm, template, [task_of(a.key, a.tokens, settings.tokens_per_vector) for a in shard], settings):
         shape = (one.vectors.shape[0], one.vectors.shape[1])
         vectors[one.task.key] = np.ascontiguousarray(codec.unpack(codec.pack(one.vectors), shape), dtype=np.float32)
         wrong += one.wrong > 0
@@ -186,13 +195,12 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--chunks", type=int, default=2000)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--questions", type=int, default=3, help="made by rule of each chunk, beside those of the data")
-    parser.add_argument("--least", type=float, default=0.5, help="F1 of the frozen model with the text, for a question to teach (0.5)")
+    parser.add_argument("--questions", type=int, default=6, help="made by rule of each chunk, beside those of the data")
     parser.add_argument("--kind", default="memory", choices=("memory", "text"))
     parser.add_argument("--tokens-per-vector", type=int, nargs="*", help="compressions that take turns (auto: one, what is known)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--part", default="0/1", help="of the writing: this process's number / how many there are")
-    parser.add_argument("--write-only", action="store_true")
+    parser.add_argument("--until", default="trained", choices=("chosen", "written", "trained"))
     parser.add_argument(
         "--set", action="append", default=[], metavar="DIAL=VALUE", help="such as adapt.minutes=30 or memorize.template=cue"
     )
@@ -200,10 +208,10 @@ def parsed() -> argparse.Namespace:
 
 
 def memories_of(lm: LM, template: Template, some: Sequence[Asked], config: Config, args: argparse.Namespace) -> dict[str, np.ndarray]:
-    """The memories of `some`; with --write-only those of this process's part alone."""
+    """The memories of `some`; with `--until written` those of this process's part alone."""
     compressions = args.tokens_per_vector or [calibrated(lm, template, [one.tokens for one in some[:64]], config, say).tokens_per_vector]
     number, _, parts = args.part.partition("/")
-    part = (int(number), int(parts)) if args.write_only else (0, 1)
+    part = (int(number), int(parts)) if args.until == "written" else (0, 1)
     return written(lm, template, some, config.memorize, compressions, args.out / "memories", part)
 
 
@@ -213,17 +221,19 @@ def main() -> None:
     config = settings_of(args)
     lm = load(config.model)
     template = template_named(recipe_named(recipe_of(config.memorize)).template or config.memorize.template, lm)
-    some = chosen(lm, args.data, args.chunks, config.documents.chunk_tokens, config.adapt.questions, args.seed)
-    say(f"{len(some)} chunks, {sum(len(one.exercises) for one in some)} questions")
-    vectors = memories_of(lm, template, some, config, args) if args.kind == "memory" else {one.chunk.id: NONE for one in some}
-    if args.write_only:
+    dials = (args.chunks, config.documents.chunk_tokens, config.adapt.least, args.seed)
+    some = kept(args.out / "chosen.jsonl", lm, lambda: chosen(lm, args.data, *dials))
+    if args.until == "chosen":
         return
-    some = understood(lm, some, args.least)
-    say(f"{len(some)} chunks with {sum(len(one.exercises) for one in some)} questions that the model answers from the text")
-    pages = [Page(one.chunk.id, one.tokens, vectors[one.chunk.id]) for one in some]
+    vectors = memories_of(lm, template, some, config, args) if args.kind == "memory" else {one.key: NONE for one in some}
+    if args.until == "written":
+        return
+    exercises = [e for one in some for e in (*one.exercises, *by_rule(one.key, one.text, config.adapt.questions, args.seed))]
+    say(f"{len(some)} chunks, {len(exercises)} questions")
+    pages = [Page(one.key, one.tokens, vectors[one.key]) for one in some]
     last = [0.0]
     folder = args.out / ("adapter" if args.kind == "memory" else "adapter-text")
-    bond = adapt(lm, template.digest, pages, [e for one in some for e in one.exercises], config.adapt, folder, lambda at: show(last, at))
+    bond = adapt(lm, template.digest, pages, exercises, config.adapt, folder, lambda at: show(last, at))
     say(f"{folder}: {bond.steps} steps; {dict(bond.dev)}; {dict(bond.trained_on)}")
 
 

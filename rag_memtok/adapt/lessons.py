@@ -1,7 +1,7 @@
 """Questions about chunks -> lessons for a reader: a prompt of memories (or texts), and what the frozen model answers with the text.
 
-A lesson's answer is the frozen model's own with the chunk's text alone before it, and with it the TOP likeliest words at each of its
-positions (distillation), or else a known answer. Its prompt has the chunk among others, drawn anew for every step. A few lessons ask what
+A lesson's answer is the frozen model's own with the chunk's text alone before it, or a known one; with it come the model's TOP likeliest
+words at each of its positions (distillation). Its prompt has the chunk among others, drawn anew for every step. A few lessons ask what
 the chunk does not say, and a few have no document at all: what the model says then is to stay as it was.
 """
 
@@ -22,7 +22,8 @@ from rag_memtok.layout import Layout, Request, laid_out
 from rag_memtok.lm import LM
 from rag_memtok.lora import Kind
 from rag_memtok.prompts import MARK, Frame, render
-from rag_memtok.reading import TOP, divergence, likeliest
+from rag_memtok.reading import divergence, likeliest
+from rag_memtok.study.scores import answerable, score
 
 ROWS = 16  # prompts answered together
 LONGEST = 32  # tokens of an answer
@@ -55,7 +56,8 @@ class Exercise:
 class Lesson:
     """An exercise with what is to be said: a known answer (`origin` "gold") or the frozen model's own ("model").
 
-    `answer` ends with the end token unless it was cut; `words` and their `chances` (all 0 in a gold lesson) are the model's at each token.
+    `answer` ends with the end token unless it was cut; `words` and their `chances` are the model's at each token. `f1` is of the model's
+    own answer against the known ones: how well it understands what it is to teach (1 where none is known).
     """
 
     exercise: Exercise
@@ -63,6 +65,7 @@ class Lesson:
     answer: tuple[int, ...]
     words: Int[np.ndarray, "A K"]
     chances: Float[np.ndarray, "A K"]
+    f1: float
 
 
 def packed(lessons: Sequence[Lesson]) -> bytes:
@@ -74,6 +77,7 @@ def packed(lessons: Sequence[Lesson]) -> bytes:
             "answers": np.array([token for lesson in lessons for token in lesson.answer], dtype=np.int32),
             "words": np.concatenate([lesson.words for lesson in lessons]),
             "chances": np.concatenate([lesson.chances for lesson in lessons]),
+            "f1": np.array([lesson.f1 for lesson in lessons], dtype=np.float32),
         }
     )
 
@@ -83,29 +87,28 @@ def unpacked(content: bytes, exercises: Sequence[Exercise]) -> list[Lesson] | No
     try:
         parts = load(content)
         ends = np.cumsum(parts["lengths"]).tolist()
-        bounds = list(zip([0, *ends], ends, parts["gold"].tolist(), exercises, strict=False))
+        bounds = list(zip([0, *ends], ends, parts["gold"].tolist(), parts["f1"].tolist(), exercises, strict=False))
         if len(parts["lengths"]) != len(exercises) or {len(parts[name]) for name in ("answers", "words", "chances")} != {ends[-1]}:
             return None
     except (SafetensorError, KeyError, IndexError):
         return None
     answers, words, chances = parts["answers"].tolist(), parts["words"], parts["chances"]
     return [
-        Lesson(exercise, "gold" if gold else "model", tuple(answers[start:stop]), words[start:stop], chances[start:stop])
-        for start, stop, gold, exercise in bounds
+        Lesson(exercise, "gold" if gold else "model", tuple(answers[start:stop]), words[start:stop], chances[start:stop], f1)
+        for start, stop, gold, f1, exercise in bounds
     ]
 
 
-def with_others(exercises: Sequence[Exercise], pages: Sequence[Page], seed: int) -> list[Exercise]:
-    """`exercises`, and so many more that ask of another page or of none as ABSENT and UNRELATED say."""
+def others(exercises: Sequence[Exercise], keys: Sequence[str], seed: int) -> list[Exercise]:
+    """Beside `exercises` so many that ask them of another of the pages `keys`, or of none, as ABSENT and UNRELATED say."""
     rng = random.Random(f"{seed}:others")
-    absent = rng.sample(exercises, round(ABSENT * len(exercises))) if len(pages) > 1 else []
+    absent = rng.sample(exercises, round(ABSENT * len(exercises))) if len(keys) > 1 else []
     unrelated = rng.sample(exercises, -(-round(100 * UNRELATED * len(exercises)) // 100))
-    keys = [page.key for page in pages]
     elsewhere = [
         Exercise(rng.choice([key for key in rng.sample(keys, min(8, len(keys))) if key != one.page] or [""]), one.question, (), one.page)
         for one in absent
     ]
-    return [*exercises, *elsewhere, *(Exercise("", one.question) for one in unrelated)]
+    return [*elsewhere, *(Exercise("", one.question) for one in unrelated)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,25 +128,22 @@ class Teacher:
         return self.lm.embed([*before, *asked, *after])
 
     def lessons(self, exercises: Sequence[Exercise], gold: float, seed: int) -> list[Lesson]:
-        """Lessons of `exercises`; of those with known answers the share `gold` learns one of them.
+        """Lessons of `exercises`; of those with known answers the share `gold` learns the first of them.
 
-        Cost: a greedy answer and a forward pass over each prompt that is not gold, ROWS of like length together.
+        Cost: a greedy answer and a forward pass over each prompt, ROWS of like length together.
         """
         made: dict[int, Lesson] = {}
-        drawn = [bool(one.answers) and random.Random(f"{seed}:{one.page}:{one.question}").random() < gold for one in exercises]
-        prompts: dict[int, Float[Tensor, "_ d"]] = {}
-        for number, one in enumerate(exercises):
-            if drawn[number]:
-                nothing = np.zeros((len(tokens := self.said(one.answers[0])), TOP))
-                made[number] = Lesson(one, "gold", tokens, nothing.astype(np.int32), nothing.astype(np.float32))
-            else:
-                prompts[number] = self.prompt(one, [self.pages[one.page].tokens] if one.page else [])
-        order = sorted(prompts, key=lambda number: -len(prompts[number]))
+        prompts = [self.prompt(one, [self.pages[one.page].tokens] if one.page else []) for one in exercises]
+        order = sorted(range(len(exercises)), key=lambda number: -len(prompts[number]))
         for batch in (order[start : start + ROWS] for start in range(0, len(order), ROWS)):
-            answers = answer_batch(self.lm, self.frame, [prompts[number] for number in batch], LONGEST)
-            ended = [(*tokens, self.frame.end) if len(tokens) < LONGEST else tokens for tokens in answers]
-            for number, lesson in zip(batch, self._scored([exercises[n] for n in batch], [prompts[n] for n in batch], ended), strict=True):
-                made[number] = lesson
+            asked, shown = [exercises[number] for number in batch], [prompts[number] for number in batch]
+            own = answer_batch(self.lm, self.frame, shown, LONGEST)
+            known = [bool(one.answers) and random.Random(f"{seed}:{one.page}:{one.question}").random() < gold for one in asked]
+            answers = [
+                self.said(one.answers[0]) if told else (*tokens, self.frame.end) if len(tokens) < LONGEST else tokens
+                for one, told, tokens in zip(asked, known, own, strict=True)
+            ]
+            made |= zip(batch, self._scored(asked, shown, known, answers, own), strict=True)
         return [made[number] for number in range(len(exercises))]
 
     def said(self, text: str) -> tuple[int, ...]:
@@ -152,14 +152,20 @@ class Teacher:
 
     @torch.inference_mode()
     def _scored(
-        self, exercises: Sequence[Exercise], prompts: Sequence[Float[Tensor, "_ d"]], answers: Sequence[tuple[int, ...]]
+        self,
+        exercises: Sequence[Exercise],
+        prompts: Sequence[Float[Tensor, "_ d"]],
+        known: Sequence[bool],
+        answers: Sequence[tuple[int, ...]],
+        own: Sequence[tuple[int, ...]],
     ) -> Iterator[Lesson]:
         layout = laid(self.lm, prompts, answers)
         best, shares = likeliest(self.lm.logits(self.lm.hidden(layout.fixed)[layout.scored]))
         words, chances, start = best.cpu().numpy().astype(np.int32), shares.cpu().numpy(), 0
-        for exercise, answer in zip(exercises, answers, strict=True):
+        for exercise, gold, answer, said in zip(exercises, known, answers, own, strict=True):
             stop = start + len(answer)
-            yield Lesson(exercise, "model", answer, words[start:stop], chances[start:stop])
+            f1 = score(self.lm.decode(said).strip(), answerable(exercise.answers)).f1 if exercise.answers else 1.0
+            yield Lesson(exercise, "gold" if gold else "model", answer, words[start:stop], chances[start:stop], f1)
             start = stop
 
 

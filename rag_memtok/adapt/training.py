@@ -21,7 +21,7 @@ from torch import Tensor
 from rag_memtok import lora
 from rag_memtok.adapt.card import card
 from rag_memtok.adapt.checkpoint import State, state_of
-from rag_memtok.adapt.lessons import LONGEST, Deck, Exercise, Lesson, Page, Teacher, losses, packed, unpacked, with_others
+from rag_memtok.adapt.lessons import LONGEST, Deck, Exercise, Lesson, Page, Teacher, losses, others, packed, unpacked
 from rag_memtok.arithmetic import drafted
 from rag_memtok.config import Adapt
 from rag_memtok.disk import ADAPTER_WORK, write_whole
@@ -170,17 +170,26 @@ def passes(hand: Sequence[tuple[Lesson, Tensor]]) -> list[list[tuple[Lesson, Ten
     return groups
 
 
-def chosen(exercises: Sequence[Exercise], pages: Sequence[Page], keys: Sequence[str], most: int, seed: int) -> list[Exercise]:
-    """The exercises about the pages `keys`, and others as `with_others` adds them; at most `most` (0: all), evenly.
+def lessons_about(
+    keys: Sequence[str], exercises: Sequence[Exercise], most: int, teacher: Teacher, settings: Adapt, work: Path, tell: Tell
+) -> list[Lesson]:
+    """Lessons about the pages `keys`, none that the teacher itself gets wrong, evenly at most `most` (0: all); and those of `others`.
 
     Raises:
         UsageError: there are none.
     """
     here = set(keys)
-    found = with_others([one for one in exercises if one.page in here], [page for page in pages if page.key in here], seed)
-    if not found:
-        raise UsageError(f"no question is about any of {len(keys)} chunks", remedy="give more with --data, or ingest more documents")
-    return list(spread(found, most or len(found)))
+    asked = [one for one in exercises if one.page in here]
+    understood = [lesson for lesson in taught(teacher, asked, settings, work, tell) if lesson.f1 >= settings.least]
+    if not understood:
+        problem = (
+            f"no question about any of {len(keys)} chunks"
+            if not asked
+            else f"the model answers none of {len(asked)} questions from the text"
+        )
+        raise UsageError(problem, remedy="give more with --data, or ingest more documents")
+    own = list(spread(understood, most or len(understood)))
+    return own + taught(teacher, others([lesson.exercise for lesson in own], keys, settings.seed), settings, work, tell)
 
 
 def taught(teacher: Teacher, exercises: Sequence[Exercise], settings: Adapt, work: Path, tell: Tell) -> list[Lesson]:
@@ -221,7 +230,7 @@ def adapt(
         template_sha256: of the pages' memories.
 
     Raises:
-        UsageError: fewer than two pages, or no question about some of them.
+        UsageError: fewer than two pages, or no question about some of them that the model answers from the text.
         OutOfMemory: a batch does not fit.
 
     Cost: a greedy answer of `lm` to each exercise, then `settings.steps` forward and backward passes over `settings.batch` prompts.
@@ -235,7 +244,7 @@ def adapt(
     teacher = Teacher(lm, frame(lm), by_key)
     decks = []
     for keys, most in zip(split(pages), (0, DEV_LESSONS), strict=True):
-        lessons = taught(teacher, chosen(exercises, pages, keys, most, settings.seed), settings, work, tell)
+        lessons = lessons_about(keys, exercises, most, teacher, settings, work, tell)
         decks.append(Deck(teacher, keys, lessons, settings.kind, settings.seed))
     train, dev = decks
     training = Training(teacher, settings, train, dev, work, run, tell, state_of(lm, settings))
@@ -247,7 +256,7 @@ def adapt(
     return write(training, template_sha256, folder)
 
 
-DECIDE = ("kind", "steps", "batch", "lr", "rank", "gold", "seed")  # dials that make another run of it
+DECIDE = ("kind", "steps", "batch", "lr", "rank", "gold", "least", "seed")  # dials that make another run of it
 
 
 def write(training: Training, template_sha256: str, folder: Path) -> Bond:
