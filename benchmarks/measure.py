@@ -159,7 +159,7 @@ def write_with(
 def _staged(
     lm: LM, template: Template, recipe: Recipe, rows: Iterable[Row], settings: Memorize, between: Callable[[Row], None]
 ) -> Iterator[Row]:
-    batch = Batch(lm, template, recipe, recipe.steps or settings.steps, settings.seconds_per_chunk, settings.seed)
+    batch = Batch(lm, template, recipe, settings.steps or recipe.steps, settings.seconds_per_chunk, settings.seed)
 
     def stepped(progress: Progress) -> None:
         for row in batch.rows:

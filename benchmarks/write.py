@@ -128,7 +128,6 @@ def contender(bench: Bench, name: str, variant: str, vectors: str, recipe: Recip
     settings = Memorize(
         template=recipe.template or arguments.template,
         codec=arguments.codec,
-        steps=arguments.steps,
         batch=1 if alone else arguments.batch,
         draft="float32" if alone else "auto",
         seconds_per_chunk=0.0,
@@ -152,8 +151,9 @@ def first_rows(bench: Bench) -> list[Contender]:
     """Every row that needs no tuning."""
     rows = []
     for vectors in bench.arguments.vectors:
-        rows += [contender(bench, OURS, "ours" if not steps else f"ours, {steps} steps", vectors, recipe_named(OURS), steps)
-                 for steps in (0, *bench.arguments.budgets)]  # fmt: skip
+        ours, usual = recipe_named(OURS), bench.arguments.steps
+        rows += [contender(bench, OURS, "ours", vectors, ours, usual)]
+        rows += [contender(bench, OURS, f"ours, {steps} steps", vectors, ours, steps) for steps in bench.arguments.budgets]
         for name, recipe in bench.public.items():
             rows += [contender(bench, name, variant, vectors, recipe) for variant in (PUBLISHED, ENGINE)]
     return rows

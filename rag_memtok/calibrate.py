@@ -11,7 +11,7 @@ from rag_memtok.layout import Task, task_of
 from rag_memtok.lm import LM
 from rag_memtok.memorize import memorize
 from rag_memtok.prompts import Template
-from rag_memtok.recipes import recipe_of
+from rag_memtok.recipes import recipe_of, steps_of
 
 LEVELS = (2, 4, 8, 16, 32, 64, 128)
 SAMPLE = 8
@@ -37,7 +37,7 @@ def known(lm: LM, template: Template, chunk_tokens: int, settings: Memorize) -> 
     rows = json.loads(KNOWN.read_text(encoding="utf-8"))
     here = [row for row in rows if (row["weights_sha256"], row["template"], row["chunk_tokens"], row["recipe"]) == wanted]
     here.sort(key=lambda row: row["tokens_per_vector"])
-    granted = [row for row in here if row["within"] <= settings.steps] or here[:1]
+    granted = [row for row in here if row["within"] <= steps_of(settings)] or here[:1]
     return Calibration(granted[-1]["tokens_per_vector"], f"known for {granted[-1]['model']}", granted[-1]["steps"]) if granted else None
 
 
@@ -67,7 +67,7 @@ def calibrate(
 def try_level(lm: LM, template: Template, sample: Sequence[tuple[int, ...]], settings: Memorize, level: int) -> tuple[float, int]:
     """The share of `sample` that is exact at `level` tokens a vector, and the median steps of all."""
     tasks = [task_of(str(index), tokens, level) for index, tokens in enumerate(sample)]
-    written = list(memorize(lm, template, tasks, _trial(settings, settings.steps)))
+    written = list(memorize(lm, template, tasks, _trial(settings, steps_of(settings))))
     steps = sorted(one.steps for one in written)
     return sum(one.wrong == 0 for one in written) / len(written), steps[len(steps) // 2]
 

@@ -68,7 +68,7 @@ class Memorize:
     """How memories are written. An empty `write`, `template` or `codec` is the store's, or for a new store "exact", "bare" and "float16".
 
     `write`: "exact" memories come back as their text; "readable" ones also answer when they stand in a prompt, and cost more steps. An
-    empty `recipe` is the one for that.
+    empty `recipe` is the one for that. `steps` are the most that a chunk takes; 0: the recipe's own number.
 
     `tokens_per_vector` 0 means auto: the largest that a known model holds, else a short calibration. `seconds_per_chunk` 0 means no
     bound. `max_pins` is the most correction pins a chunk may have (-1: no limit). `tau` is the margin, in logits, under which a right
@@ -81,7 +81,7 @@ class Memorize:
     recipe: str = ""
     template: str = ""
     tokens_per_vector: int = 0
-    steps: int = 300
+    steps: int = 0
     batch: int = 8
     processes: int = 1
     draft: Literal["auto", "float32", "bfloat16", "compiled"] = "auto"
@@ -94,7 +94,7 @@ class Memorize:
 
     def __post_init__(self) -> None:
         require(0 <= self.tokens_per_vector <= 8192, "memorize.tokens_per_vector", self.tokens_per_vector, "0 (auto) to 8192")
-        require(1 <= self.steps <= 1_000_000, "memorize.steps", self.steps, "1 to 1000000")
+        require(0 <= self.steps <= 1_000_000, "memorize.steps", self.steps, "0 (the recipe's own) to 1000000")
         require(1 <= self.batch <= 4096, "memorize.batch", self.batch, "1 to 4096")
         require(1 <= self.processes <= 1024, "memorize.processes", self.processes, "1 to 1024")
         require(0 <= self.seconds_per_chunk < 1e6, "memorize.seconds_per_chunk", self.seconds_per_chunk, "0 (no bound) to 1000000")

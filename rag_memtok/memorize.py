@@ -263,7 +263,7 @@ def memorize(
     recipe = recipe or recipe_named(recipe_of(settings))
     clock = Clock(on_step)
     rows = (started(lm, recipe, task, settings.seed) for task in by_length(fitting(lm, template, tasks), WINDOW * settings.batch))
-    limits = (recipe.steps or settings.steps, settings.seconds_per_chunk, settings.seed)
+    limits = (settings.steps or recipe.steps, settings.seconds_per_chunk, settings.seed)
     if recipe.draft and drafted(lm, settings.draft):
         steps = int(DRAFT_SHARE * limits[0]) if recipe.reading else limits[0]
         draft = Batch(draft_of(lm, settings.draft), template, recipe, steps, DRAFT_SHARE * limits[1], limits[2])

@@ -10,7 +10,7 @@ from rag_memtok.config import Config, Memorize
 from rag_memtok.ingest import PlannedFile
 from rag_memtok.layout import task_of
 from rag_memtok.prompts import Template, template_named
-from rag_memtok.recipes import recipe_named, recipe_of
+from rag_memtok.recipes import recipe_named, recipe_of, steps_of
 from rag_memtok.retrieve import Embedder
 
 GUESSED_TOKENS_PER_VECTOR = 8  # for an estimate, before a calibration
@@ -92,8 +92,8 @@ def cost(model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], sett
 def expected_steps(settings: Memorize, recorded: Calibration | None) -> int:
     """How many steps a chunk takes: as many as are known to make it exact, or all where it is also to be read."""
     if recorded is None or recipe_named(recipe_of(settings)).reading:
-        return settings.steps
-    return min(settings.steps, recorded.steps)
+        return steps_of(settings)
+    return min(steps_of(settings), recorded.steps)
 
 
 def calibrated(model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], settings: Config, say: Say) -> Calibration:

@@ -20,10 +20,10 @@ class Recipe:
 
     `lr` is in units of the root mean square of the row's own vectors as they are (`unit` "vectors": see below), of the embedding table's
     standard deviation ("table"), or in its own ("one"). `margin` (logits): a row is done when every right token leads by this; 0 stops at
-    the first step where every argmax is right. `steps` 0 takes the config's. `draft`: whether most steps may be taken in bfloat16. `decay`:
-    AdamW's, a vector shrinks by `lr * decay` a step. `memory_word`: each vector is a word of the vocabulary as well, see
-    `memory_word_entropy`, which then takes the place of `objective`. `reading`: the weight of being read (reading.py, `cues` questions a
-    step) beside being recited; such a row uses all its steps.
+    the first step where every argmax is right. `steps` are the most that a row takes where the config says nothing else. `draft`: whether
+    most of them may be in bfloat16. `decay`: AdamW's, a vector shrinks by `lr * decay` a step. `memory_word`: each vector is a word of
+    the vocabulary as well, see `memory_word_entropy`, which then takes the place of `objective`. `reading`: the weight of being read
+    (reading.py, `cues` questions a step) beside being recited; such a row uses all its steps.
 
     A rate relative to the vectors lets them grow as far as they are worth, and they want to: a long vector is hardly changed by what the
     layers add to it, and many more tokens fit. In units of the table the same takes a rate, and a warm-up to it, chosen for each length.
@@ -42,7 +42,7 @@ class Recipe:
     cosine: bool = True
     clip: float = 1.0
     margin: float = 0.1
-    steps: int = 0
+    steps: int = 500
     template: str = ""
     draft: bool = True
     reading: float = 0.0
@@ -154,7 +154,7 @@ CRAMMING = Recipe(
 
 RECIPES: dict[str, Recipe] = {
     "margin": Recipe(margin_hinge(0.5, power=2.0)),
-    "readable": Recipe(margin_hinge(0.5, power=2.0), lr=0.5, reading=1.0, template="cue"),
+    "readable": Recipe(margin_hinge(0.5, power=2.0), lr=0.5, reading=1.0, steps=300, template="cue"),
     "cross-entropy": Recipe(cross_entropy),
     "sastre2025": SASTRE,
     "sastre2025-code": replace(SASTRE, lr=5.0, first_lr=0.0, warmup=0, memory_word=True),
@@ -169,6 +169,11 @@ WAYS = {"exact": "margin", "readable": "readable"}  # what --write takes where n
 def recipe_of(settings: Memorize) -> str:
     """The name of the recipe that `settings` ask for."""
     return settings.recipe or WAYS[settings.write or "exact"]
+
+
+def steps_of(settings: Memorize) -> int:
+    """The most steps a row takes: as told, else the recipe's own."""
+    return settings.steps or recipe_named(recipe_of(settings)).steps
 
 
 def recipe_named(name: str) -> Recipe:

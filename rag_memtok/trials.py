@@ -35,7 +35,9 @@ def eval_(
         str | None, typer.Option("--write", help="exact, or readable: memories that also answer.", show_default="exact")
     ] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="Another way of writing, by name.", show_default="by --write")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps a chunk, at most.", show_default="300")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Optimiser steps a chunk, at most.", show_default="500, 300 to be read")
+    ] = None,
     seconds_per_chunk: options.SecondsPerChunk = None,
     max_new_tokens: options.MaxNewTokens = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of what is drawn.")] = 0,

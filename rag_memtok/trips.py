@@ -39,7 +39,9 @@ def ingest(
     recipe: Annotated[str | None, typer.Option("--recipe", help="Another way of writing, by name.", show_default="by --write")] = None,
     template: Annotated[str | None, typer.Option("--template", help="bare or cue.", show_default="the store's, or bare")] = None,
     codec: Annotated[str | None, typer.Option("--codec", help="How vectors are stored.", show_default="the store's, or float16")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps a chunk, at most.", show_default="300")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Optimiser steps a chunk, at most.", show_default="500, 300 to be read")
+    ] = None,
     seconds_per_chunk: options.SecondsPerChunk = None,
     batch: Annotated[int | None, typer.Option("--batch", help="Chunks written together.", show_default="8")] = None,
     processes: options.Processes = None,

@@ -86,7 +86,7 @@ def test_every_dial_has_a_type(dial, tmp_path):
         ("documents.chunk_tokens", 3, "4 to 8192"),
         ("documents.chunk_tokens", 8193, "4 to 8192"),
         ("memorize.tokens_per_vector", -1, "0 .auto. to 8192"),
-        ("memorize.steps", 0, "1 to 1000000"),
+        ("memorize.steps", -1, "0 (the recipe's own) to 1000000"),
         ("memorize.steps", 10**9, "1 to 1000000"),
         ("memorize.batch", 0, "1 to 4096"),
         ("memorize.seconds_per_chunk", -0.5, "0 .no bound. to 1000000"),

@@ -141,10 +141,11 @@ def test_a_text_that_does_not_fit_is_counted_with_what_is_right(toy_lm):
     assert (row.exact, row.free, row.margin) == (0, 0, None)
 
 
-@pytest.mark.parametrize(("recipe", "steps", "budget"), [("sastre2025", 0, 3000), ("sastre2025", 50, 50), ("sastre2025", 9000, 3000)])
-def test_a_recipes_own_number_of_steps_is_a_bound(recipe, steps, budget):
+@pytest.mark.parametrize(
+    ("recipe", "steps", "budget"), [("sastre2025", 0, 3000), ("sastre2025", 50, 50), ("margin", 0, RECIPES["margin"].steps)]
+)
+def test_a_text_takes_the_recipes_own_number_of_steps_unless_told(recipe, steps, budget):
     assert Protocol(recipe, steps=steps).budget == budget
-    assert Protocol("margin").budget == Memorize().steps and Protocol("margin", steps=7).budget == 7
 
 
 # --- going on

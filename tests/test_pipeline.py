@@ -19,6 +19,7 @@ from rag_memtok.layout import Task
 from rag_memtok.nouns import PROVEN
 from rag_memtok.prepare import expected_steps
 from rag_memtok.prompts import template_named
+from rag_memtok.recipes import RECIPES
 from rag_memtok.store import open_store
 from rag_memtok.writing import dealt, records
 
@@ -250,8 +251,9 @@ def test_without_a_number_of_threads_torch_keeps_its_own(small):
 
 def test_a_memory_that_is_to_be_read_is_expected_to_take_all_steps():
     recorded = Calibration(4, "known", 110)
-    assert [expected_steps(Memorize(steps=steps), recorded) for steps in (50, 300)] == [50, 110]
-    assert expected_steps(Memorize(write="readable"), recorded) == expected_steps(Memorize(), None) == 300
+    assert [expected_steps(Memorize(steps=steps), recorded) for steps in (50, 300, 0)] == [50, 110, 110]
+    assert expected_steps(Memorize(write="readable"), recorded) == RECIPES["readable"].steps
+    assert expected_steps(Memorize(), None) == RECIPES["margin"].steps
 
 
 def test_an_estimate_writes_nothing(small):
@@ -531,13 +533,13 @@ def test_what_is_known_of_the_embedded_model_follows_from_the_steps_and_the_reci
     """More steps fit more tokens into a vector; fewer than any record has take the least; what nobody measured is not known."""
     model = lm.load(Model(id="mini", threads=1))
     template = template_named("bare", model)
-    found = {steps: calibrate.known(model, template, 128, Memorize(steps=steps)) for steps in (60, 300, 1000)}
+    found = {steps: calibrate.known(model, template, 128, Memorize(steps=steps)) for steps in (0, 60, 300, 1000)}
     chosen = [
         row["tokens_per_vector"]
         for row in json.loads(calibrate.KNOWN.read_text())
         if (row["template"], row["recipe"]) == ("bare", "margin")
     ]
     assert len(chosen) > 1 and found[60].tokens_per_vector == found[300].tokens_per_vector == min(chosen)
-    assert found[1000].tokens_per_vector == max(chosen)
+    assert found[1000].tokens_per_vector == found[0].tokens_per_vector == max(chosen)
     assert calibrate.known(model, template, 96, Memorize()) is None
     assert calibrate.known(model, template, 128, Memorize(recipe="cross-entropy")) is None

@@ -34,7 +34,7 @@ from rag_memtok.memorize import memorize
 from rag_memtok.nouns import Document, Segment
 from rag_memtok.prepare import calibrated
 from rag_memtok.prompts import Template, digest_of, frame, template_named
-from rag_memtok.recipes import recipe_named, recipe_of
+from rag_memtok.recipes import recipe_named, recipe_of, steps_of
 from rag_memtok.views import training_note
 from training.prepare import question_rows
 from training.sources import hash01
@@ -43,7 +43,7 @@ from training.tasks import Sources
 SHARD = 32
 TOGETHER = 64  # chunks asked about between two lines of progress
 NONE: np.ndarray = np.zeros((0, 0), dtype=np.float32)  # a reader of text has no use for a memory
-DECIDE = ("steps", "seconds_per_chunk", "codec", "tokens_per_vector", "seed")  # dials that a memory depends on
+DECIDE = ("seconds_per_chunk", "codec", "tokens_per_vector", "seed")  # dials that a memory depends on
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def written(
     mine = [shard for number, shard in enumerate(shards) if number % part[1] == part[0]]
     for number, (shard, compression) in enumerate(mine):
         here = replace(settings, tokens_per_vector=compression)
-        dials = [recipe_of(here), *(getattr(here, name) for name in DECIDE)]
+        dials = [recipe_of(here), steps_of(here), *(getattr(here, name) for name in DECIDE)]
         file = folder / f"{digest_of((lm.identity, template.digest, dials, [one.key for one in shard]))[:24]}.safetensors"
         if file.is_file():
             ready += 1

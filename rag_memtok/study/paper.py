@@ -43,9 +43,8 @@ class Protocol:
 
     @property
     def budget(self) -> int:
-        """The most steps a text may take: the recipe's number is a bound."""
-        own = recipe_named(self.recipe).steps
-        return min(own, self.steps) if own and self.steps else own or self.steps or Memorize().steps
+        """The most steps a text may take."""
+        return self.steps or recipe_named(self.recipe).steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +140,11 @@ def run(
 def tried(lm: LM, corpus: Corpus, texts: Sequence[str], protocol: Protocol, gauge: "Gauge") -> Iterator[Trial]:
     """Writes and decodes `texts`, in the order in which they are done."""
     by_id = {sha256_of_text(text): text for text in texts}
-    recipe = replace(recipe_named(protocol.recipe), steps=protocol.budget)
+    recipe = recipe_named(protocol.recipe)
     template = template_named(recipe.template or "bare", lm)
     codec = codec_named(protocol.codec)
     tasks = [Task(text_id, tuple(lm.encode(text)), protocol.vectors) for text_id, text in by_id.items()]
-    settings = Memorize(seconds_per_chunk=0.0, batch=protocol.batch, seed=protocol.seed)
+    settings = Memorize(steps=protocol.steps, seconds_per_chunk=0.0, batch=protocol.batch, seed=protocol.seed)
     for written in memorize(lm, template, tasks, settings, gauge.step, recipe):
         tokens = written.task.tokens
         memory = Memory(codec.unpack(codec.pack(written.vectors), written.vectors.shape))
