@@ -22,7 +22,7 @@ from rag_memtok.errors import ChunkDoesNotFit, OutOfMemory, out_of_memory
 from rag_memtok.layout import Layout, Task, lay_out, mean_start, pooled, random_start
 from rag_memtok.lm import LM
 from rag_memtok.prompts import Template, frame
-from rag_memtok.reading import Reading
+from rag_memtok.reading import Reading, Teacher
 from rag_memtok.recipes import Recipe, memory_word_entropy, recipe_named, recipe_of
 
 WINDOW = 16  # batches' worth of chunks sorted by length together
@@ -103,16 +103,14 @@ class Batch:
     steps: int
     seconds: float
     seed: int
+    reading: Reading | None = None
     rows: list[Row] = field(default_factory=list)
     layout: Layout | None = None
     unit: float = 1.0
-    reading: Reading | None = None
 
     def __post_init__(self) -> None:
         if self.recipe.unit == "table":
             self.unit = float(self.lm.table.float().std())
-        if self.recipe.reading:
-            self.reading = Reading(self.lm, frame(self.lm), self.seed, self.recipe.cues)
 
     def step(self) -> list[Row]:
         """Measures every row, moves those that are not done, and returns (and lets go of) those that are."""
@@ -132,8 +130,6 @@ class Batch:
         spent = (time.monotonic() - began) / len(self.rows)
         for row in self.rows:
             row.seconds += spent
-        if self.reading:
-            self.reading.forget(row.task for row in done)
         if done:
             self.rows = [row for row in self.rows if row not in done]
             self.layout = None
@@ -263,12 +259,19 @@ def memorize(
     recipe = recipe or recipe_named(recipe_of(settings))
     clock = Clock(on_step)
     rows = (started(lm, recipe, task, settings.seed) for task in by_length(fitting(lm, template, tasks), WINDOW * settings.batch))
-    limits = (settings.steps or recipe.steps, settings.seconds_per_chunk, settings.seed)
+    limits = (settings.steps or recipe.steps, settings.seconds_per_chunk)
+    teacher = Teacher(lm, frame(lm), settings.seed)
+
+    def batch(one: LM, steps: int, seconds: float) -> Batch:
+        reading = Reading(one, teacher, recipe.cues) if recipe.reading else None
+        return Batch(one, template, recipe, steps, seconds, settings.seed, reading)
+
     if recipe.draft and drafted(lm, settings.draft):
         steps = int(DRAFT_SHARE * limits[0]) if recipe.reading else limits[0]
-        draft = Batch(draft_of(lm, settings.draft), template, recipe, steps, DRAFT_SHARE * limits[1], limits[2])
+        draft = batch(draft_of(lm, settings.draft), steps, DRAFT_SHARE * limits[1])
         rows = (row.from_best() for row in advanced(draft, rows, settings.batch, clock))
-    for row in advanced(Batch(lm, template, recipe, *limits), rows, settings.batch, clock):
+    for row in advanced(batch(lm, *limits), rows, settings.batch, clock):
+        teacher.forget(row.task)
         yield row.written()
 
 

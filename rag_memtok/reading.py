@@ -5,26 +5,31 @@ next words, word for word of those answers, are as likely with the memory in the
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from rag_memtok.cues import cues
-from rag_memtok.layout import Request, Task, laid_out
+from rag_memtok.inject import answer_batch, inject
+from rag_memtok.layout import Layout, Request, Task, laid_out
 from rag_memtok.lm import LM
 from rag_memtok.prompts import Frame
 
 TOP = 20  # words of the teacher's distribution that are kept
-POOL = 32  # cues of a chunk
-TOGETHER = 8  # cues that the teacher answers in one pass
+POOL = 64  # cues of a chunk
+TOGETHER = 16  # cues that the teacher answers at a time
+LONGEST = 16  # tokens of its answers
+
+Prompts = Sequence[Float[Tensor, "_ d"]]
+Answers = Sequence[tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Taught:
-    """A question, its answer (end included), and at each of its positions the teacher's TOP words and their shares (sum 1)."""
+    """A question, and the teacher's answer, end included unless it was cut: at each position the TOP likeliest words and their shares."""
 
     question: tuple[int, ...]
     answer: tuple[int, ...]
@@ -32,34 +37,32 @@ class Taught:
     shares: Float[Tensor, "A K"]
 
 
-def likeliest(logits: Float[Tensor, "P V"]) -> tuple[Int[Tensor, "P K"], Float[Tensor, "P K"]]:
-    """The TOP likeliest words at each position and their shares, which sum to 1: what a student is to learn."""
+def own_answers(lm: LM, frame: Frame, prompts: Prompts, longest: int) -> list[tuple[int, ...]]:
+    """What `lm` says to `prompts`, the end included where it came within `longest` tokens. Cost: that of `answer_batch`."""
+    return [(*said, frame.end) if len(said) < longest else said for said in answer_batch(lm, frame, prompts, longest)]
+
+
+def laid(lm: LM, prompts: Prompts, answers: Answers) -> Layout:
+    """Lays prompts and answers out for teacher forcing."""
+    return laid_out(lm, [Request(0, 0, prompt, (), answer) for prompt, answer in zip(prompts, answers, strict=True)])
+
+
+@torch.no_grad()
+def likeliest(lm: LM, prompts: Prompts, answers: Answers) -> list[tuple[Int[Tensor, "A K"], Float[Tensor, "A K"]]]:
+    """At each position of each answer the TOP likeliest words after its prompt, and their shares, which sum to 1: what is to be learned.
+
+    Cost: one forward pass over prompts and answers.
+    """
+    layout = laid(lm, prompts, answers)
+    logits = lm.logits(lm.hidden(layout.fixed)[layout.scored])
     best = logits.topk(min(TOP, logits.shape[-1]))
-    return best.indices, best.values.softmax(-1)
+    sizes = [len(answer) for answer in answers]
+    return list(zip(best.indices.split(sizes), best.values.softmax(-1).split(sizes), strict=True))
 
 
 def divergence(known: Float[Tensor, "P V"], words: Int[Tensor, "P K"], shares: Float[Tensor, "P K"]) -> Float[Tensor, " P"]:
     """KL(teacher || student) in nats over the teacher's `words`; `known` are the student's log-probabilities. 0 where all shares are 0."""
     return torch.xlogy(shares, shares).sum(-1) - (shares * known.gather(1, words)).sum(-1)
-
-
-@torch.no_grad()
-def taught(lm: LM, frame: Frame, passage: Sequence[int], asked: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Taught]:
-    """What `lm` says to each (question, answer) with the tokens of `passage` in the frame, the answer's words fed.
-
-    Cost: one forward pass over frame, passage, question and answer for each.
-    """
-    before = lm.embed((*frame.opening, *passage))
-    found: list[Taught] = []
-    for start in range(0, len(asked), TOGETHER):
-        some = asked[start : start + TOGETHER]
-        requests = [Request(0, 0, before, (*frame.question, *q, *frame.closing), (*a, frame.end)) for q, a in some]
-        layout = laid_out(lm, requests)
-        words, shares = likeliest(lm.logits(lm.hidden(layout.fixed)[layout.scored]))
-        sizes = [len(request.answer) for request in requests]
-        pieces = zip(some, requests, words.split(sizes), shares.split(sizes), strict=True)
-        found += [Taught(tuple(q), request.answer, w, s) for (q, _), request, w, s in pieces]
-    return found
 
 
 def distances(lm: LM, requests: Sequence[tuple[Request, Taught]], vectors: Float[Tensor, "R M d"]) -> Float[Tensor, " N"]:
@@ -74,13 +77,54 @@ def distances(lm: LM, requests: Sequence[tuple[Request, Taught]], vectors: Float
     return layout.means(divergence(known, words, shares))
 
 
-class Reading:
-    """The readable half of the writer's objective: draws cues for the rows of a batch, step by step, and says how far the memories are."""
+@dataclass(slots=True, eq=False)
+class Teacher:
+    """The model that reads the text: what it says to a chunk's cues is found out once and kept until the chunk is written."""
 
-    def __init__(self, lm: LM, frame: Frame, seed: int, each: int = 2) -> None:
-        """`each`: cues of a row in a step."""
-        self.lm, self.frame, self.seed, self.each = lm, frame, seed, each
-        self.pools: dict[str, list[Taught]] = {}
+    lm: LM
+    frame: Frame
+    seed: int
+    pools: dict[str, list[Taught]] = field(default_factory=dict)
+
+    def pool(self, task: Task) -> list[Taught]:
+        """The cues of a chunk with the model's answers. Cost, once: POOL greedy answers, and a forward pass over each."""
+        if task.key not in self.pools:
+            asked = [self.lm.encode(cue) for cue in cues(self.lm.decode(task.tokens), POOL, self.seed)]
+            self.pools[task.key] = self.answers(task.tokens, asked)
+        return self.pools[task.key]
+
+    def answers(self, passage: Sequence[int], asked: Sequence[Sequence[int]]) -> list[Taught]:
+        """What the model says to each question, with the tokens of `passage` before it."""
+        found: list[Taught] = []
+        for start in range(0, len(asked), TOGETHER):
+            some = asked[start : start + TOGETHER]
+            prompts = [inject(self.lm, self.frame, [passage], question) for question in some]
+            said = own_answers(self.lm, self.frame, prompts, LONGEST)
+            known = likeliest(self.lm, prompts, said)
+            found += [Taught(tuple(one), answer, *top) for one, answer, top in zip(some, said, known, strict=True)]
+        return found
+
+    def drawn(self, task: Task, step: int, each: int) -> list[Taught]:
+        """The cues of a step, at most `each`; every one comes once before any comes twice."""
+        pool = self.pool(task)
+        order = random.Random(f"{self.seed}:{task.key}:{step * each // max(1, len(pool))}").sample(range(len(pool)), len(pool))
+        return [pool[order[(step * each + turn) % len(pool)]] for turn in range(min(each, len(pool)))]
+
+    def forget(self, task: Task) -> None:
+        """Lets go of a task that is written."""
+        self.pools.pop(task.key, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The readable half of the writer's objective: says how far the answers of `lm` from the memories are from the teacher's.
+
+    `each`: cues of a row in a step. `lm` may be a draft of the teacher's model.
+    """
+
+    lm: LM
+    teacher: Teacher
+    each: int = 2
 
     def __call__(self, rows: Mapping[int, tuple[Task, int]], vectors: Float[Tensor, "R M d"]) -> Float[Tensor, ""]:
         """The sum over rows of each row's mean divergence, in nats.
@@ -88,25 +132,13 @@ class Reading:
         Args:
             rows: index in `vectors` -> (task, the step it is at): which cues are drawn depends on nothing else.
         """
-        requests = [(self._request(index, task, one), one) for index, (task, step) in rows.items() for one in self._drawn(task, step)]
-        if not requests:
+        asked = [
+            (self._request(i, task, one), one) for i, (task, step) in rows.items() for one in self.teacher.drawn(task, step, self.each)
+        ]
+        if not asked:
             return vectors.sum() * 0
-        return distances(self.lm, requests, vectors).sum() / self.each
-
-    def forget(self, tasks: Iterable[Task]) -> None:
-        """Lets go of tasks that are written."""
-        for task in tasks:
-            self.pools.pop(task.key, None)
+        return distances(self.lm, asked, vectors).sum() / self.each
 
     def _request(self, row: int, task: Task, one: Taught) -> Request:
-        after = (*self.frame.question, *one.question, *self.frame.closing)
-        return Request(row, task.vectors, self.lm.embed(self.frame.opening), after, one.answer)
-
-    def _drawn(self, task: Task, step: int) -> list[Taught]:
-        if task.key not in self.pools:
-            made = cues(self.lm.decode(task.tokens), POOL, self.seed)
-            pairs = [(self.lm.encode(cue.question), self.lm.encode(self.frame.lead + cue.answer)) for cue in made]
-            self.pools[task.key] = taught(self.lm, self.frame, task.tokens, pairs)
-        pool = self.pools[task.key]
-        order = random.Random(f"{self.seed}:{task.key}:{step * self.each // max(1, len(pool))}").sample(range(len(pool)), len(pool))
-        return [pool[order[(step * self.each + turn) % len(pool)]] for turn in range(min(self.each, len(pool)))]
+        frame = self.teacher.frame
+        return Request(row, task.vectors, self.lm.embed(frame.opening), (*frame.question, *one.question, *frame.closing), one.answer)

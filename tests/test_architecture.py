@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rag_memtok"
 FLOORS = [
     "nouns errors config",
     "extract loaders documents chunks cues codec",
-    "hardware fourbit lm arithmetic continuation prompts recipes layout reading memorize calibrate reconstruct writing inject lora",
+    "hardware fourbit lm arithmetic continuation prompts recipes layout inject reading memorize calibrate reconstruct writing lora",
     "disk schema database check store retrieve",
     "trust binding ingest adapters answer audit report restore browse",
     "prepare migrate bundle pipeline watch housekeeping",

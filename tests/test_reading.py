@@ -7,11 +7,11 @@ import toy
 
 from rag_memtok.config import Memorize
 from rag_memtok.cues import cues
-from rag_memtok.inject import inject
+from rag_memtok.inject import answer_tokens, inject
 from rag_memtok.layout import Request, pooled, task_of
 from rag_memtok.memorize import memorize
 from rag_memtok.prompts import frame, template_named
-from rag_memtok.reading import TOP, Reading, distances, taught
+from rag_memtok.reading import LONGEST, POOL, TOGETHER, TOP, Reading, Teacher, distances
 
 TEXT = (
     "The lamp of the harbour was repaired in March, and its keeper wrote a letter. Colour: red and green. "
@@ -25,25 +25,25 @@ def task(toy_lm):
 
 
 @pytest.fixture
-def asked(toy_lm):
-    return [(toy_lm.encode(cue.question), toy_lm.encode(cue.answer)) for cue in cues(TEXT, 11, 0)]
+def teacher(toy_lm):
+    return Teacher(toy_lm, frame(toy_lm), seed=0)
 
 
-def test_the_teacher_says_what_the_model_says_in_the_prompt_that_ask_builds(toy_lm, task, asked):
-    words = frame(toy_lm)
-    for (question, answer), one in zip(asked, taught(toy_lm, words, task.tokens, asked), strict=True):
-        prompt = inject(toy_lm, words, [task.tokens], question)
-        row = torch.cat([prompt, toy_lm.embed(answer)])[None]
+def test_the_teacher_says_what_the_model_says_in_the_prompt_that_ask_builds(toy_lm, task, teacher):
+    asked = [toy_lm.encode(cue) for cue in cues(TEXT, TOGETHER + 3, 0)]
+    for question, one in zip(asked, teacher.answers(task.tokens, asked), strict=True):
+        prompt = inject(toy_lm, teacher.frame, [task.tokens], question)
+        said = tuple(answer_tokens(toy_lm, teacher.frame, prompt, LONGEST))
+        assert one.answer == ((*said, teacher.frame.end) if len(said) < LONGEST else said)
+        row = torch.cat([prompt, toy_lm.embed(one.answer[:-1])])[None]
         expected = toy_lm.logits(toy_lm.hidden(row))[0, len(prompt) - 1 :].softmax(-1)
         shares, top = expected.topk(TOP)
-        assert one.answer == (*answer, words.end)
         assert torch.equal(one.words, top)
         torch.testing.assert_close(one.shares, shares / shares.sum(-1, keepdim=True), rtol=1e-3, atol=1e-5)
 
 
-def test_the_distance_is_zero_for_the_text_itself_and_not_for_noise(toy_lm, task, asked):
-    words = frame(toy_lm)
-    known = taught(toy_lm, words, task.tokens, asked)
+def test_the_distance_is_zero_for_the_text_itself_and_not_for_noise(toy_lm, task, teacher):
+    words, known = teacher.frame, teacher.pool(task)
     text = toy_lm.embed(task.tokens)[None]
     noise = torch.randn(text.shape, generator=torch.Generator().manual_seed(0))
     before = toy_lm.embed(words.opening)
@@ -61,19 +61,18 @@ def test_every_row_is_asked_the_same_whoever_stands_beside_it(toy_lm, task):
     vectors = torch.stack([torch.nn.functional.pad(one, (0, 0, 0, widest - len(one))) for one in memories])
 
     def losses(rows):
-        return float(Reading(toy_lm, frame(toy_lm), seed=3)(rows, vectors))
+        return float(Reading(toy_lm, Teacher(toy_lm, frame(toy_lm), seed=3))(rows, vectors))
 
     both = losses({0: (task, 5), 1: (other, 2)})
     assert both == pytest.approx(losses({0: (task, 5)}) + losses({1: (other, 2)}), rel=1e-5)
 
 
-def test_all_cues_of_a_chunk_come_before_one_comes_again(toy_lm, task):
-    reading = Reading(toy_lm, frame(toy_lm), seed=0, each=2)
-    drawn = [id(one) for step in range(40) for one in reading._drawn(task, step)]
-    pool = len(reading.pools[task.key])
-    assert len(set(drawn[:pool])) == pool
-    reading.forget([task])
-    assert not reading.pools
+def test_all_cues_of_a_chunk_come_before_one_comes_again_and_are_answered_once(task, teacher):
+    drawn = [id(one) for step in range(40) for one in teacher.drawn(task, step, each=2)]
+    pool = teacher.pool(task)
+    assert teacher.pool(task) is pool and len(set(drawn[: len(pool)])) == len(pool) == POOL
+    teacher.forget(task)
+    assert not teacher.pools
 
 
 def test_a_readable_memory_is_exact_and_nearer_to_the_text(toy_lm, task):
@@ -83,7 +82,7 @@ def test_a_readable_memory_is_exact_and_nearer_to_the_text(toy_lm, task):
         settings = Memorize(recipe=recipe, steps=100, seconds_per_chunk=0.0, draft="float32")
         (written,) = memorize(toy_lm, template, [task], settings)
         assert written.wrong == 0
-        reading = Reading(toy_lm, frame(toy_lm), seed=1, each=24)  # other cues than those it was written with
+        reading = Reading(toy_lm, Teacher(toy_lm, frame(toy_lm), seed=1), each=24)  # other cues than those it was written with
         found[recipe] = float(reading({0: (task, 0)}, torch.from_numpy(written.vectors)[None]))
         assert written.steps == 100 or recipe == "margin"
     assert found["readable"] < 0.8 * found["margin"]

@@ -19,7 +19,7 @@ STEPS = 4
 def batch_of(one, name, *tasks):
     recipe = RECIPES[name]
     template = template_named(recipe.template, one)
-    return Batch(one, template, recipe, recipe.steps, 0.0, 0, [started(one, recipe, task, 0) for task in tasks])
+    return Batch(one, template, recipe, recipe.steps, 0.0, 0, rows=[started(one, recipe, task, 0) for task in tasks])
 
 
 def vectors_after(one, name, task, steps):

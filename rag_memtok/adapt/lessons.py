@@ -6,7 +6,7 @@ the chunk does not say, and a few have no document at all: what the model says t
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,12 +17,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor
 
-from rag_memtok.inject import Passage, answer_batch, inject
-from rag_memtok.layout import Layout, Request, laid_out
+from rag_memtok.inject import Passage, inject
 from rag_memtok.lm import LM
 from rag_memtok.lora import Kind
 from rag_memtok.prompts import MARK, Frame, render
-from rag_memtok.reading import divergence, likeliest
+from rag_memtok.reading import divergence, laid, likeliest, own_answers
 from rag_memtok.study.scores import answerable, score
 
 ROWS = 16  # prompts answered together
@@ -137,41 +136,24 @@ class Teacher:
         order = sorted(range(len(exercises)), key=lambda number: -len(prompts[number]))
         for batch in (order[start : start + ROWS] for start in range(0, len(order), ROWS)):
             asked, shown = [exercises[number] for number in batch], [prompts[number] for number in batch]
-            own = answer_batch(self.lm, self.frame, shown, LONGEST)
-            known = [bool(one.answers) and random.Random(f"{seed}:{one.page}:{one.question}").random() < gold for one in asked]
-            answers = [
-                self.said(one.answers[0]) if told else (*tokens, self.frame.end) if len(tokens) < LONGEST else tokens
-                for one, told, tokens in zip(asked, known, own, strict=True)
-            ]
-            made |= zip(batch, self._scored(asked, shown, known, answers, own), strict=True)
+            own = own_answers(self.lm, self.frame, shown, LONGEST)
+            told = [bool(one.answers) and random.Random(f"{seed}:{one.page}:{one.question}").random() < gold for one in asked]
+            answers = [self.said(one.answers[0]) if known else said for one, known, said in zip(asked, told, own, strict=True)]
+            for number, one, known, answer, said, (words, shares) in zip(
+                batch, asked, told, answers, own, likeliest(self.lm, shown, answers), strict=True
+            ):
+                top = (words.cpu().numpy().astype(np.int32), shares.cpu().numpy())
+                made[number] = Lesson(one, "gold" if known else "model", answer, *top, self.understood(one, said))
         return [made[number] for number in range(len(exercises))]
 
     def said(self, text: str) -> tuple[int, ...]:
         """An answer as the model would say it, the end included."""
         return (*self.lm.encode(self.frame.lead + text.strip())[: LONGEST - 1], self.frame.end)
 
-    @torch.inference_mode()
-    def _scored(
-        self,
-        exercises: Sequence[Exercise],
-        prompts: Sequence[Float[Tensor, "_ d"]],
-        known: Sequence[bool],
-        answers: Sequence[tuple[int, ...]],
-        own: Sequence[tuple[int, ...]],
-    ) -> Iterator[Lesson]:
-        layout = laid(self.lm, prompts, answers)
-        best, shares = likeliest(self.lm.logits(self.lm.hidden(layout.fixed)[layout.scored]))
-        words, chances, start = best.cpu().numpy().astype(np.int32), shares.cpu().numpy(), 0
-        for exercise, gold, answer, said in zip(exercises, known, answers, own, strict=True):
-            stop = start + len(answer)
-            f1 = score(self.lm.decode(said).strip(), answerable(exercise.answers)).f1 if exercise.answers else 1.0
-            yield Lesson(exercise, "gold" if gold else "model", answer, words[start:stop], chances[start:stop], f1)
-            start = stop
-
-
-def laid(lm: LM, prompts: Sequence[Float[Tensor, "_ d"]], answers: Sequence[tuple[int, ...]]) -> Layout:
-    """Lays prompts and answers out for teacher forcing."""
-    return laid_out(lm, [Request(0, 0, prompt, (), answer) for prompt, answer in zip(prompts, answers, strict=True)])
+    def understood(self, exercise: Exercise, said: Sequence[int]) -> float:
+        """The F1 of an answer against the known ones; 1 where none is known."""
+        text = self.lm.decode([token for token in said if token != self.frame.end]).strip()
+        return score(text, answerable(exercise.answers)).f1 if exercise.answers else 1.0
 
 
 def losses(lm: LM, prompts: Sequence[Float[Tensor, "_ d"]], lessons: Sequence[Lesson]) -> Float[Tensor, " B"]:

@@ -101,8 +101,8 @@ def placed_texts(store: Store, model: lm.LM, template: Template) -> Iterator[tup
 
 
 def by_rule(key: str, text: str, count: int, seed: int) -> list[Exercise]:
-    """Questions about a chunk, made by rule."""
-    return [Exercise(key, cue.question, (cue.answer,)) for cue in cues(text, count, seed)]
+    """Questions about a chunk, made by rule: others than those that its memory was written with."""
+    return [Exercise(key, cue) for cue in cues(text, count, f"adapt {seed}")]
 
 
 def given_in(data: Path, texts: Mapping[str, str]) -> tuple[list[Exercise], int]:
