@@ -154,7 +154,7 @@ CRAMMING = Recipe(
 
 RECIPES: dict[str, Recipe] = {
     "margin": Recipe(margin_hinge(0.5, power=2.0)),
-    "readable": Recipe(margin_hinge(0.5, power=2.0), lr=0.5, reading=1.0, steps=300, template="cue"),
+    "readable": Recipe(margin_hinge(0.5, power=2.0), lr=0.5, reading=3.0, steps=300, template="cue"),
     "cross-entropy": Recipe(cross_entropy),
     "sastre2025": SASTRE,
     "sastre2025-code": replace(SASTRE, lr=5.0, first_lr=0.0, warmup=0, memory_word=True),

@@ -2,11 +2,10 @@
 
 import json
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag_memtok.cues import ASKING, CUES, WORD, cues
+from rag_memtok.cues import ASKING, WORD, cues, sentences
 
 TEXT = (
     "The lamp of the harbour was repaired in March 1907, and its keeper Ana de la Cruz wrote a letter. Nobody knows where the letter "
@@ -14,31 +13,28 @@ TEXT = (
     "Maximum load: 18 kilograms\n- **Colour**: dark green\n| Filter | F-2290 |\nport = 8080\nsee https://example.org/a\n"
     "La empanada lleva cebolla, huevo y aceitunas; se hornea media hora en un horno de barro."
 )
-FRAMES = {word for asking in ASKING for word in asking.split()} | {"are", "the", "does", "it", "say", "for", "one"}
 
 
-@pytest.mark.parametrize("kind", CUES)
-def test_a_cue_of_each_kind_has_words_of_the_text(kind):
-    found = cues(TEXT, 12, seed=0, kinds=(kind,))
-    assert len(found) == 12
+def test_a_cue_is_a_question_word_and_words_of_one_sentence_in_their_order():
+    found = cues(TEXT, 60, seed=0)
+    assert len(found) == 60 and {len(cue.split()) for cue in found} >= {2, 4, 6}
+    of_each = [WORD.findall(TEXT[start:stop]) for start, stop in sentences(TEXT)]
     for cue in found:
-        own = [word for word in WORD.findall(cue) if word not in FRAMES]
-        assert own and all(word in TEXT for word in own), cue
+        asking = max((one for one in ASKING if cue.startswith(f"{one} ")), key=len)
+        own = WORD.findall(cue.removeprefix(asking))
+        assert cue.endswith("?") and own and any(is_within(own, words) for words in of_each), cue
 
 
-def test_names_and_fields_are_found_in_their_several_shapes():
-    names = " ".join(cues(TEXT, 40, seed=0, kinds=("name",)))
-    assert "Ana de la Cruz?" in names and "Maximum?" in names and "of?" not in names
-    fields = " ".join(cues(TEXT, 30, seed=0, kinds=("field",)))
-    assert (
-        all(one in fields for one in ("Maximum load?", '"18 kilograms"', "Colour?", "Filter?", "port?", '"8080"')) and "https" not in fields
-    )
+def is_within(own, words):
+    """Whether the first list is part of the second, in its order."""
+    left = iter(words)
+    return all(word in left for word in own)
 
 
 def test_text_and_seed_decide_and_are_all_that_does():
     assert cues(TEXT, 8, seed=3) == cues(TEXT, 8, seed=3) != cues(TEXT, 8, seed=4)
     assert len(set(cues(TEXT, 40, seed=3))) == 40
-    assert not set(cues(TEXT, 20, seed=3, kinds=("words",))) & set(cues(TEXT, 20, seed="adapt 3", kinds=("words",)))
+    assert not set(cues(TEXT, 20, seed=3)) & set(cues(TEXT, 20, seed="adapt 3"))
 
 
 @given(st.text(max_size=300), st.integers(0, 5))
@@ -48,4 +44,4 @@ def test_any_text_will_do(text, seed):
 
 
 def test_a_table_of_numbers_is_asked_about_too():
-    assert len(cues(json.dumps({"name": "pump", "litres": 4}) + "\n" + "1;2;3\n" * 5, 6, seed=0)) == 6
+    assert len(cues(json.dumps({"name": "pump", "litres": 4}) + "\n" + "1;2;3\n" * 5, 6, seed=0)) >= 4

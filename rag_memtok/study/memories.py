@@ -27,7 +27,7 @@ from rag_memtok.prompts import Template
 from rag_memtok.recipes import recipe_named, recipe_of
 from rag_memtok.writing import judged_record
 
-FORMAT = "1"
+FORMAT = "2"
 WHAT_DECIDES = ("steps", "batch", "draft", "seconds_per_chunk", "codec", "tau", "seed")  # dials that a memory depends on
 Tokens = tuple[int, ...]
 
