@@ -32,7 +32,7 @@ answers from the text.
 
 ## Data
 {of("chunks")} chunks. Lessons: {of("model")} with the frozen model's own answer to the text (distilled: its words, and its 20
-likeliest at each), {of("gold")} with a known answer (given, or made by rule), {of("absent")} about another chunk, {of("unrelated")} without
+likeliest at each), {of("gold")} with a known answer, {of("absent")} about another chunk, {of("unrelated")} without
 a document. Each prompt has its chunk among up to five, shuffled. {bond.steps} steps.
 
 ## Measured
