@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rag_memtok import lora
-from rag_memtok.adapters import Adapter
+from rag_memtok.adapters import SHIPPED, Adapter
 from rag_memtok.codec import codec_named
 from rag_memtok.config import Config
 from rag_memtok.errors import NoUsableMemory, StoreDamaged, UsageError
@@ -26,7 +26,7 @@ from rag_memtok.retrieve import Embedder, Index, content_words, search
 from rag_memtok.store import Store
 
 FOLLOW_UP = 2  # content words: a question of no more may lean on the one before it
-ENOUGH = 0.9  # of what `decode` reaches: from there on `memory` is what --read auto takes
+ENOUGH = 0.9  # of what the text reaches: from there on `memory` is what --read auto takes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,24 +56,21 @@ class Readable:
     passage: Passage
 
 
-def choose_reader(asked: str, manifest: Mapping[str, str], adapter: Adapter | None = None) -> tuple[str, str]:
+def choose_reader(asked: str, manifest: Mapping[str, str], adapter: Adapter | None, k: int) -> tuple[str, str]:
     """Returns the reader and why.
 
-    `auto` reads memories directly only where that was measured to be good enough: with an adapter that reads them, or without one where
-    they were written to be read.
+    `auto` reads memories directly only where that was measured to be good enough for so many (`k`) in a prompt: alone, or among others.
     """
     if asked != "auto":
         return asked, "asked for"
-    if adapter is not None and adapter.reads("memory"):
-        share = adapter.bond.dev.get("share", 0.0)
-        measured = f"with the adapter in {adapter.folder} reading memories directly measured {share:.0%} of reading their text"
-        return ("memory", measured) if share >= ENOUGH else ("decode", f"{measured}, under {ENOUGH:.0%}")
-    if manifest.get("write") != "readable":
+    if manifest.get("write") != "readable" and (adapter is None or adapter.folder == SHIPPED):
         return "decode", "these memories were written to be decoded, not to be read: the frozen model cannot use them directly"
-    share = float(manifest.get("memory_share_of_decode", 0))
-    if share < ENOUGH:
-        return "decode", f"reading memories directly measured {share:.0%} of decoding them first, under {ENOUGH:.0%}"
-    return "memory", f"these memories are readable: {share:.0%} of what decoding them first gives"
+    if adapter is None or not adapter.reads("memory"):
+        return "decode", "how well these memories are read directly was not measured: rag-memtok adapt does; --read memory reads them"
+    share = adapter.bond.dev.get("share_alone" if k == 1 else "share", 0.0)
+    among = "one memory" if k == 1 else "memories among others"
+    measured = f"with the adapter in {adapter.folder} reading {among} directly measured {share:.0%} of reading the text"
+    return ("memory", measured) if share >= ENOUGH else ("decode", f"{measured}, under {ENOUGH:.0%}")
 
 
 def with_adapter(session: Session, adapter: Adapter | None) -> Session:
@@ -82,7 +79,7 @@ def with_adapter(session: Session, adapter: Adapter | None) -> Session:
     Raises:
         WrongModel, InputRefused: see `lora.adapted`.
     """
-    reader, _ = choose_reader(session.config.ask.read, session.store.manifest, adapter)
+    reader, _ = choose_reader(session.config.ask.read, session.store.manifest, adapter, session.config.retrieve.k)
     if adapter is None or not adapter.reads(reader):
         return replace(session, adapter=adapter)
     return replace(session, adapter=adapter, reading=lora.adapted(session.lm, adapter.folder, session.template.digest))
@@ -111,7 +108,7 @@ def answer(session: Session, question: str, on_text: Callable[[str], None] = lam
         raise NoUsableMemory(
             "nothing in the store has to do with this question", remedy="ask in the words of the documents, or ingest what holds the answer"
         )
-    reader, reason = choose_reader(session.config.ask.read, session.store.manifest, session.adapter)
+    reader, reason = choose_reader(session.config.ask.read, session.store.manifest, session.adapter, session.config.retrieve.k)
     readable = read(session, hits, reader)
     if not readable:
         raise NoUsableMemory("none of the memories found could be read", remedy="rag-memtok verify names what is damaged")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import toy
 
 from rag_memtok import adapters, lora, pipeline
 from rag_memtok.adapt import trip
+from rag_memtok.adapters import SHIPPED
 from rag_memtok.answer import ENOUGH, answer, choose_reader
 from rag_memtok.config import updated
 from rag_memtok.disk import ADAPTER, STALE
@@ -44,12 +46,12 @@ def config(taught, tmp_path):
     return small.dials(tmp_path / "store", taught[0].model.id)
 
 
-def fitting(config, share):
-    """Says that the adapter measured `share`."""
+def fitting(config, share, alone=0.0):
+    """Says that the adapter measured `share` among others, and `alone`."""
     path = f"{config.store}/{ADAPTER}/{lora.BOND}"
     with open(path, encoding="utf-8") as file:
         bond = json.load(file)
-    bond["dev"]["share"] = share
+    bond["dev"] |= {"share": share, "share_alone": alone}
     with open(path, "w", encoding="utf-8") as file:
         json.dump(bond, file)
 
@@ -83,7 +85,17 @@ def test_auto_takes_it_only_where_it_measured_well_and_loads_it_only_then(config
     with pipeline.session(config) as session:
         assert session.adapter is not None and session.reading is None
         assert answer(session, "When was the lamp repaired?").reader == "decode"
-        assert "under 90%" in choose_reader("auto", session.store.manifest, session.adapter)[1]
+        assert "under 90%" in choose_reader("auto", session.store.manifest, session.adapter, 3)[1]
+
+
+def test_one_memory_alone_is_judged_by_what_was_measured_alone(config):
+    fitting(config, ENOUGH - 0.01, ENOUGH)
+    with pipeline.session(config) as session:
+        manifest, adapter = session.store.manifest, session.adapter
+    assert [choose_reader("auto", manifest, adapter, k)[0] for k in (1, 2)] == ["memory", "decode"]
+    assert choose_reader("auto", manifest, replace(adapter, folder=SHIPPED), 1)[0] == "decode"  # written only to be decoded
+    assert choose_reader("auto", {**manifest, "write": "readable"}, replace(adapter, folder=SHIPPED), 1)[0] == "memory"
+    assert "not measured" in choose_reader("auto", {**manifest, "write": "readable"}, None, 1)[1]
 
 
 @pytest.mark.parametrize(

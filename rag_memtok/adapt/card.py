@@ -19,7 +19,7 @@ def card(bond: Bond) -> str:
     rows = [("the frozen model, reading the text", "text")]
     rows += [(f"the frozen model, reading {what}", "before")] if bond.kind == "memory" else []
     rows += [(f"with this adapter, reading {what}", "after")]
-    table = "\n".join(f"| {name} | {100 * dev[key]:.1f} |" for name, key in rows)
+    table = "\n".join(f"| {name} | {100 * dev[f'{key}_alone']:.1f} | {100 * dev[key]:.1f} |" for name, key in rows)
     return f"""---
 library_name: peft
 base_model: {bond.model.split(" ")[0]}
@@ -39,8 +39,8 @@ a document. Each prompt has its chunk among up to five, shuffled. {bond.steps} s
 On {of("chunks_aside")} chunks that were set aside before training and never trained on; {of("questions_aside")} questions,
 one to five chunks in the prompt. Loss over {of("lessons_aside")} lessons: {dev["loss_before"]:.3f} before, {dev["loss_after"]:.3f} after.
 
-| reader | F1 |
-|---|--:|
+| reader | F1, one chunk in the prompt | F1, one to five |
+|---|--:|--:|
 {table}
 
 F1 is against the known answers; where there are none, against the frozen model's own answer to the chunk's text alone.

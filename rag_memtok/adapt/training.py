@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import compress
 from pathlib import Path
 from statistics import fmean
 
@@ -142,16 +143,19 @@ class Training:
 
     def f1(self, lm: LM, kind: Kind) -> list[float]:
         """Of each answerable lesson set aside, the F1 of the answer of `lm`, as the frozen model's words or the known answers have it."""
-        asked = [(lesson, pages) for lesson, pages in self.dev_hand() if pages and not lesson.exercise.apart][:DEV_ANSWERS]
-        hand = [(lesson, self.dev.prompt(lesson, pages, kind)) for lesson, pages in asked]
-        found = []
+        hand = [(lesson, self.dev.prompt(lesson, pages, kind)) for lesson, pages in self.answerable()]
+        found: dict[int, float] = {}
         for done, part in enumerate(passes(hand)):
             answers = answer_batch(lm, self.teacher.frame, [prompt for _, prompt in part], LONGEST)
             for (lesson, _), said in zip(part, answers, strict=True):
                 own = lm.decode([token for token in lesson.answer if token != self.teacher.frame.end]).strip()
-                found.append(score(lm.decode(said).strip(), answerable(lesson.exercise.answers or (own,))).f1)
+                found[id(lesson)] = score(lm.decode(said).strip(), answerable(lesson.exercise.answers or (own,))).f1
             self.tell(Progress("measuring", done, len(hand)))
-        return found
+        return [found[id(lesson)] for lesson, _ in hand]
+
+    def answerable(self) -> list[tuple[Lesson, list[str]]]:
+        """The lessons set aside whose chunk is in their prompt, at most DEV_ANSWERS."""
+        return [(lesson, pages) for lesson, pages in self.dev_hand() if pages and not lesson.exercise.apart][:DEV_ANSWERS]
 
     def _save(self) -> None:
         if time.monotonic() - self.saved > SAVE_SECONDS:
@@ -264,8 +268,9 @@ def write(training: Training, template_sha256: str, folder: Path) -> Bond:
     lm, state, kind = training.teacher.lm, training.state, training.settings.kind
     lora.set_weights(state.student, lora.rounded(state.student))
     f1s = {"text": training.f1(lm, "text"), "before": training.f1(lm, kind), "after": training.f1(state.student, kind)}
-    dev: Mapping[str, float] = {name: round(fmean(found), 4) if found else 0.0 for name, found in f1s.items()}
-    dev = {**dev, "loss_before": state.first_loss, "loss_after": training.dev_loss(), "share": dev["after"] / max(dev["text"], FLOOR)}
+    alone = [len(pages) == 1 for _, pages in training.answerable()]
+    dev = means(f1s, [True for _ in alone]) | {f"{name}_alone": mean for name, mean in means(f1s, alone).items()}
+    dev |= {"loss_before": state.first_loss, "loss_after": training.dev_loss()}
     counts = {
         "chunks": len(training.train.keys), "chunks_aside": len(training.dev.keys), "lessons_aside": len(training.dev.lessons),
         "questions_aside": len(f1s["after"]), **lesson_counts(training.train.lessons),
@@ -280,6 +285,13 @@ def write(training: Training, template_sha256: str, folder: Path) -> Bond:
         write_whole(folder / name, content)
     shutil.rmtree(training.work)
     return bond
+
+
+def means(f1s: Mapping[str, Sequence[float]], which: Sequence[bool]) -> dict[str, float]:
+    """The mean F1 of every reader over `which` of the questions, and the `share` of the text's that the adapter gets."""
+    found = {name: list(compress(of, which)) for name, of in f1s.items()}
+    made = {name: round(fmean(of), 4) if of else 0.0 for name, of in found.items()}
+    return {**made, "share": made["after"] / max(made["text"], FLOOR)}
 
 
 def lesson_counts(lessons: Sequence[Lesson]) -> dict[str, int]:
