@@ -222,7 +222,7 @@ def main() -> None:
     lm = load(config.model)
     template = template_named(recipe_named(recipe_of(config.memorize)).template or config.memorize.template, lm)
     dials = (args.chunks, config.documents.chunk_tokens, config.adapt.least, args.seed)
-    some = kept(args.out / "chosen.jsonl", lm, lambda: chosen(lm, args.data, *dials))
+    some = kept(args.out / "chosen.jsonl", lm, lambda: chosen(lm, args.data, *dials))[: args.chunks]
     if args.until == "chosen":
         return
     vectors = memories_of(lm, template, some, config, args) if args.kind == "memory" else {one.key: NONE for one in some}

@@ -6,7 +6,7 @@ the chunk does not say, and a few have no document at all: what the model says t
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -135,16 +135,18 @@ class Teacher:
         prompts = [self.prompt(one, [self.pages[one.page].tokens] if one.page else []) for one in exercises]
         order = sorted(range(len(exercises)), key=lambda number: -len(prompts[number]))
         for batch in (order[start : start + ROWS] for start in range(0, len(order), ROWS)):
-            asked, shown = [exercises[number] for number in batch], [prompts[number] for number in batch]
-            own = own_answers(self.lm, self.frame, shown, LONGEST)
-            told = [bool(one.answers) and random.Random(f"{seed}:{one.page}:{one.question}").random() < gold for one in asked]
-            answers = [self.said(one.answers[0]) if known else said for one, known, said in zip(asked, told, own, strict=True)]
-            for number, one, known, answer, said, (words, shares) in zip(
-                batch, asked, told, answers, own, likeliest(self.lm, shown, answers), strict=True
-            ):
-                top = (words.cpu().numpy().astype(np.int32), shares.cpu().numpy())
-                made[number] = Lesson(one, "gold" if known else "model", answer, *top, self.understood(one, said))
+            some = self._some([exercises[number] for number in batch], [prompts[number] for number in batch], gold, seed)
+            made |= zip(batch, some, strict=True)
         return [made[number] for number in range(len(exercises))]
+
+    def _some(self, asked: Sequence[Exercise], prompts: Sequence[Float[Tensor, "_ d"]], gold: float, seed: int) -> Iterator[Lesson]:
+        own = own_answers(self.lm, self.frame, prompts, LONGEST)
+        known = [bool(one.answers) and random.Random(f"{seed}:{one.page}:{one.question}").random() < gold for one in asked]
+        answers = [self.said(one.answers[0]) if told else said for one, told, said in zip(asked, known, own, strict=True)]
+        top = likeliest(self.lm, prompts, answers)
+        for one, told, answer, said, (words, shares) in zip(asked, known, answers, own, top, strict=True):
+            found = (words.cpu().numpy().astype(np.int32), shares.cpu().numpy())
+            yield Lesson(one, "gold" if told else "model", answer, *found, self.understood(one, said))
 
     def said(self, text: str) -> tuple[int, ...]:
         """An answer as the model would say it, the end included."""
