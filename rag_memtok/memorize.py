@@ -8,7 +8,7 @@ always measured in the LM's own arithmetic.
 import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import numpy as np
@@ -27,6 +27,7 @@ from rag_memtok.recipes import Recipe, memory_word_entropy, recipe_named, recipe
 
 WINDOW = 16  # batches' worth of chunks sorted by length together
 DRAFT_SHARE = 0.9  # of a chunk's seconds, and of the steps where all are taken; the rest is for the LM's own arithmetic
+READING_SHARE = 0.9  # of the steps and seconds of what is to be read; the rest is for reciting alone
 UNMEASURED = (1 << 30, 0.0)
 RESTARTS = 2  # after a loss that is not a number
 LONGEST = 1024.0  # root mean square of a row: float16 ends at 65,504, and what is longer holds no more
@@ -257,22 +258,34 @@ def memorize(
     Source: Sastre & Rosa 2025, arXiv:2506.15001 (the idea); memory.md, section 5 (the objective).
     """
     recipe = recipe or recipe_named(recipe_of(settings))
-    clock = Clock(on_step)
-    rows = (started(lm, recipe, task, settings.seed) for task in by_length(fitting(lm, template, tasks), WINDOW * settings.batch))
-    limits = (settings.steps or recipe.steps, settings.seconds_per_chunk)
-    teacher = Teacher(lm, frame(lm), settings.seed)
-
-    def batch(one: LM, steps: int, seconds: float) -> Batch:
-        reading = Reading(one, teacher, recipe.cues) if recipe.reading else None
-        return Batch(one, template, recipe, steps, seconds, settings.seed, reading)
-
-    if recipe.draft and drafted(lm, settings.draft):
-        steps = int(DRAFT_SHARE * limits[0]) if recipe.reading else limits[0]
-        draft = batch(draft_of(lm, settings.draft), steps, DRAFT_SHARE * limits[1])
-        rows = (row.from_best() for row in advanced(draft, rows, settings.batch, clock))
-    for row in advanced(batch(lm, *limits), rows, settings.batch, clock):
+    clock, teacher = Clock(on_step), Teacher(lm, frame(lm), settings.seed)
+    rows: Iterator[Row] = (
+        started(lm, recipe, task, settings.seed) for task in by_length(fitting(lm, template, tasks), WINDOW * settings.batch)
+    )
+    for number, stage in enumerate(stages(lm, template, recipe, settings, teacher)):
+        rows = advanced(stage, map(Row.from_best, rows) if number else rows, settings.batch, clock)
+    for row in rows:
         teacher.forget(row.task)
         yield row.written()
+
+
+def stages(lm: LM, template: Template, recipe: Recipe, settings: Memorize, teacher: Teacher) -> Iterator[Batch]:
+    """What a row goes through: a draft where the hardware has one, the LM's own arithmetic, and what is to be read is recited alone last.
+
+    That last stage starts where the memory reads best, takes small steps, and ends as soon as all is right: it costs little of the reading.
+    """
+    steps, seconds = settings.steps or recipe.steps, settings.seconds_per_chunk
+
+    def stage(one: LM, part: Recipe, of_steps: float, of_seconds: float) -> Batch:
+        reading = Reading(one, teacher, part.cues) if part.reading else None
+        return Batch(one, template, part, max(1, int(of_steps * steps)), of_seconds * seconds, settings.seed, reading)
+
+    share = READING_SHARE if recipe.reading else 1.0
+    if recipe.draft and drafted(lm, settings.draft):
+        yield stage(draft_of(lm, settings.draft), recipe, DRAFT_SHARE * share if recipe.reading else 1.0, DRAFT_SHARE * share)
+    yield stage(lm, recipe, share, share)
+    if recipe.reading:
+        yield stage(lm, replace(recipe, reading=0.0, lr=recipe.last_lr, warmup=0, cosine=False), 1.0, 1.0)
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ class Recipe:
     the first step where every argmax is right. `steps` are the most that a row takes where the config says nothing else. `draft`: whether
     most of them may be in bfloat16. `decay`: AdamW's, a vector shrinks by `lr * decay` a step. `memory_word`: each vector is a word of
     the vocabulary as well, see `memory_word_entropy`, which then takes the place of `objective`. `reading`: the weight of being read
-    (reading.py, `cues` questions a step) beside being recited; such a row uses all its steps.
+    (reading.py, `cues` questions a step) beside being recited; such a row uses all its steps but the last, which recite alone at `last_lr`.
 
     A rate relative to the vectors lets them grow as far as they are worth, and they want to: a long vector is hardly changed by what the
     layers add to it, and many more tokens fit. In units of the table the same takes a rate, and a warm-up to it, chosen for each length.
@@ -154,7 +154,7 @@ CRAMMING = Recipe(
 
 RECIPES: dict[str, Recipe] = {
     "margin": Recipe(margin_hinge(0.5, power=2.0)),
-    "readable": Recipe(margin_hinge(0.5, power=2.0), lr=0.5, reading=3.0, steps=300, template="cue"),
+    "readable": Recipe(margin_hinge(0.5, power=2.0), lr=0.5, last_lr=0.03, reading=3.0, steps=300, template="cue"),
     "cross-entropy": Recipe(cross_entropy),
     "sastre2025": SASTRE,
     "sastre2025-code": replace(SASTRE, lr=5.0, first_lr=0.0, warmup=0, memory_word=True),
