@@ -1,6 +1,7 @@
 """Chunks to write, laid out as one batch of input embeddings: where vectors stand, what is scored, and how vectors start."""
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,16 @@ class Task:
 def task_of(key: str, tokens: tuple[int, ...], tokens_per_vector: int) -> Task:
     """The task of writing `tokens`: a vector for every `tokens_per_vector` of them, rounded up, and one at least."""
     return Task(key, tokens, max(1, -(-len(tokens) // tokens_per_vector)))
+
+
+def by_length(tasks: Iterable[Task], window: int) -> Iterator[Task]:
+    """The tasks, sorted by length within windows of `window`: neighbours pad little, and the first result comes soon."""
+    heap: list[tuple[int, int, Task]] = []
+    for order, task in enumerate(tasks):
+        heapq.heappush(heap, (-len(task.tokens), order, task))
+        if len(heap) >= window:
+            yield from (heapq.heappop(heap)[2] for _ in range(len(heap)))
+    yield from (heapq.heappop(heap)[2] for _ in range(len(heap)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

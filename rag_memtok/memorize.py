@@ -5,7 +5,6 @@ result does not depend on its neighbours beyond rounding. Where the hardware com
 always measured in the LM's own arithmetic.
 """
 
-import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from torch import Tensor
 from rag_memtok.arithmetic import draft_of, drafted
 from rag_memtok.config import Memorize
 from rag_memtok.errors import ChunkDoesNotFit, OutOfMemory, out_of_memory
-from rag_memtok.layout import Layout, Task, lay_out, mean_start, pooled, random_start
+from rag_memtok.layout import Layout, Task, by_length, lay_out, mean_start, pooled, random_start
 from rag_memtok.lm import LM
 from rag_memtok.prompts import Template, frame
 from rag_memtok.reading import Reading, Teacher
@@ -227,16 +226,6 @@ def fitting(lm: LM, template: Template, tasks: Iterable[Task]) -> Iterator[Task]
                 remedy=f"--chunk-tokens {max(4, room)} or fewer",
             )
         yield task
-
-
-def by_length(tasks: Iterable[Task], window: int) -> Iterator[Task]:
-    """The tasks, sorted by length within windows of `window`: neighbours pad little, and the first result comes soon."""
-    heap: list[tuple[int, int, Task]] = []
-    for order, task in enumerate(tasks):
-        heapq.heappush(heap, (-len(task.tokens), order, task))
-        if len(heap) >= window:
-            yield from (heapq.heappop(heap)[2] for _ in range(len(heap)))
-    yield from (heapq.heappop(heap)[2] for _ in range(len(heap)))
 
 
 def memorize(
