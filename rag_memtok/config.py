@@ -85,7 +85,7 @@ class Memorize:
     batch: int = 8
     processes: int = 1
     draft: Literal["auto", "float32", "bfloat16", "compiled"] = "auto"
-    seconds_per_chunk: float = 30.0
+    seconds_per_chunk: float = 90.0
     codec: str = ""
     tau: float = 0.1
     max_pins: int = -1

@@ -34,7 +34,7 @@ Adapter = Annotated[
 ]
 MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="Tokens of the answer, at most.", show_default="64")]
 SecondsPerChunk = Annotated[
-    float | None, typer.Option("--seconds-per-chunk", help="Seconds a chunk, at most; 0: no bound.", show_default="30")
+    float | None, typer.Option("--seconds-per-chunk", help="Seconds a chunk, at most; 0: no bound.", show_default="90")
 ]
 Processes = Annotated[
     int | None, typer.Option("--processes", help="Processes that write, each with the model; one a GPU.", show_default="1")
