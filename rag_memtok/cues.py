@@ -23,7 +23,7 @@ TRIES = 6  # for each cue wanted
 def cues(text: str, count: int, seed: int | str) -> tuple[str, ...]:
     """At most `count` different questions about `text`; fewer where it has not so many. Text and seed decide them all."""
     rng = random.Random(f"{seed}:{text}")
-    of_each = [words for start, stop in sentences(text) if (words := WORD.findall(text[start:stop]))]
+    of_each = [words for sentence in SENTENCE_END.split(text) if (words := WORD.findall(sentence))]
     found: dict[str, None] = {}
     for _ in range(TRIES * count if of_each else 0):
         if len(found) == count:
@@ -39,10 +39,3 @@ def asked(words: list[str], rng: random.Random) -> str | None:
     stretch = words[max(0, at - rng.randint(0, BEFORE)) : at + rng.randint(2, AFTER)]
     kept = [word for word in stretch if rng.random() < (KEPT_SHORT if len(word) <= SHORT else KEPT)]
     return f"{rng.choice(ASKING)} {' '.join(kept[:MOST])}?" if kept else None
-
-
-def sentences(text: str) -> tuple[tuple[int, int], ...]:
-    """Where the sentences of `text` begin and end, in characters; a line ends one. Only white space stands between them."""
-    ends = [*SENTENCE_END.finditer(text)]
-    starts, stops = [0, *(end.end() for end in ends)], [*(end.start() for end in ends), len(text)]
-    return tuple((start, stop) for start, stop in zip(starts, stops, strict=True) if text[start:stop].strip())

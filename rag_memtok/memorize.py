@@ -20,7 +20,7 @@ from rag_memtok.config import Memorize
 from rag_memtok.errors import ChunkDoesNotFit, OutOfMemory, out_of_memory
 from rag_memtok.layout import Layout, Task, by_length, lay_out, mean_start, pooled, random_start
 from rag_memtok.lm import LM
-from rag_memtok.prompts import Template, frame
+from rag_memtok.prompts import Template
 from rag_memtok.reading import Reading, Teacher
 from rag_memtok.recipes import Recipe, memory_word_entropy, recipe_named, recipe_of
 
@@ -247,7 +247,7 @@ def memorize(
     Source: Sastre & Rosa 2025, arXiv:2506.15001 (the idea); memory.md, section 5 (the objective).
     """
     recipe = recipe or recipe_named(recipe_of(settings))
-    clock, teacher = Clock(on_step), Teacher(lm, frame(lm), settings.seed)
+    clock, teacher = Clock(on_step), Teacher(lm, settings.seed)
     rows: Iterator[Row] = (
         started(lm, recipe, task, settings.seed) for task in by_length(fitting(lm, template, tasks), WINDOW * settings.batch)
     )

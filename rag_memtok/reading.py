@@ -7,6 +7,7 @@ next words, word for word of those answers, are as likely with the memory in the
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +17,7 @@ from rag_memtok.cues import cues
 from rag_memtok.inject import answer_batch, inject
 from rag_memtok.layout import Layout, Request, Task, laid_out
 from rag_memtok.lm import LM
-from rag_memtok.prompts import Frame
+from rag_memtok.prompts import Frame, frame
 
 TOP = 20  # words of the teacher's distribution that are kept
 POOL = 64  # cues of a chunk
@@ -61,7 +62,7 @@ def likeliest(lm: LM, prompts: Prompts, answers: Answers) -> list[tuple[Int[Tens
 
 
 def divergence(known: Float[Tensor, "P V"], words: Int[Tensor, "P K"], shares: Float[Tensor, "P K"]) -> Float[Tensor, " P"]:
-    """KL(teacher || student) in nats over the teacher's `words`; `known` are the student's log-probabilities. 0 where all shares are 0."""
+    """KL(teacher || student) in nats over the teacher's `words`; `known` are the student's log-probabilities."""
     return torch.xlogy(shares, shares).sum(-1) - (shares * known.gather(1, words)).sum(-1)
 
 
@@ -77,14 +78,18 @@ def distances(lm: LM, requests: Sequence[tuple[Request, Taught]], vectors: Float
     return layout.means(divergence(known, words, shares))
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Teacher:
     """The model that reads the text: what it says to a chunk's cues is found out once and kept until the chunk is written."""
 
     lm: LM
-    frame: Frame
     seed: int
     pools: dict[str, list[Taught]] = field(default_factory=dict)
+
+    @cached_property
+    def frame(self) -> Frame:
+        """The frame in which it is asked; a model that is only to recite never needs one."""
+        return frame(self.lm)
 
     def pool(self, task: Task) -> list[Taught]:
         """The cues of a chunk with the model's answers. Cost, once: POOL greedy answers, and a forward pass over each."""

@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag_memtok.cues import ASKING, WORD, cues, sentences
+from rag_memtok.cues import ASKING, SENTENCE_END, WORD, cues
 
 TEXT = (
     "The lamp of the harbour was repaired in March 1907, and its keeper Ana de la Cruz wrote a letter. Nobody knows where the letter "
@@ -18,7 +18,7 @@ TEXT = (
 def test_a_cue_is_a_question_word_and_words_of_one_sentence_in_their_order():
     found = cues(TEXT, 60, seed=0)
     assert len(found) == 60 and {len(cue.split()) for cue in found} >= {2, 4, 6}
-    of_each = [WORD.findall(TEXT[start:stop]) for start, stop in sentences(TEXT)]
+    of_each = [WORD.findall(sentence) for sentence in SENTENCE_END.split(TEXT)]
     for cue in found:
         asking = max((one for one in ASKING if cue.startswith(f"{one} ")), key=len)
         own = WORD.findall(cue.removeprefix(asking))

@@ -10,7 +10,7 @@ from rag_memtok.cues import cues
 from rag_memtok.inject import answer_tokens, inject
 from rag_memtok.layout import Request, pooled, task_of
 from rag_memtok.memorize import Clock, Row, advanced, memorize, stages
-from rag_memtok.prompts import frame, template_named
+from rag_memtok.prompts import template_named
 from rag_memtok.reading import LONGEST, POOL, TOGETHER, TOP, Reading, Teacher, distances
 from rag_memtok.recipes import RECIPES
 
@@ -27,7 +27,7 @@ def task(toy_lm):
 
 @pytest.fixture
 def teacher(toy_lm):
-    return Teacher(toy_lm, frame(toy_lm), seed=0)
+    return Teacher(toy_lm, seed=0)
 
 
 def test_the_teacher_says_what_the_model_says_in_the_prompt_that_ask_builds(toy_lm, task, teacher):
@@ -62,7 +62,7 @@ def test_every_row_is_asked_the_same_whoever_stands_beside_it(toy_lm, task):
     vectors = torch.stack([torch.nn.functional.pad(one, (0, 0, 0, widest - len(one))) for one in memories])
 
     def losses(rows):
-        return float(Reading(toy_lm, Teacher(toy_lm, frame(toy_lm), seed=3))(rows, vectors))
+        return float(Reading(toy_lm, Teacher(toy_lm, seed=3))(rows, vectors))
 
     both = losses({0: (task, 5), 1: (other, 2)})
     assert both == pytest.approx(losses({0: (task, 5)}) + losses({1: (other, 2)}), rel=1e-5)
@@ -83,7 +83,7 @@ def test_a_readable_memory_is_exact_and_nearer_to_the_text(toy_lm, task):
         settings = Memorize(recipe=recipe, steps=100, seconds_per_chunk=0.0, draft="float32")
         (written,) = memorize(toy_lm, template, [task], settings)
         assert written.wrong == 0
-        reading = Reading(toy_lm, Teacher(toy_lm, frame(toy_lm), seed=1), each=24)  # other cues than those it was written with
+        reading = Reading(toy_lm, Teacher(toy_lm, seed=1), each=24)  # other cues than those it was written with
         found[recipe] = float(reading({0: (task, 0)}, torch.from_numpy(written.vectors)[None]))
         assert 90 < written.steps <= 100 or recipe == "margin"
     assert found["readable"] < 0.8 * found["margin"]
@@ -102,7 +102,7 @@ def test_what_is_to_be_read_is_recited_alone_last(toy_lm, task):
     settings = Memorize(recipe="readable", steps=100, seconds_per_chunk=0.0, draft="float32")
     template, recipe = template_named("cue", toy_lm), RECIPES["readable"]
     (written,) = memorize(toy_lm, template, [task], settings)
-    *_, reading, last = stages(toy_lm, template, recipe, settings, Teacher(toy_lm, frame(toy_lm), 0))
+    *_, reading, last = stages(toy_lm, template, recipe, settings, Teacher(toy_lm, 0))
     assert (reading.steps, last.steps) == (90, 100) and reading.reading and not last.reading
     vectors = torch.from_numpy(written.vectors)
     noise = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1)) * vectors.std()

@@ -141,9 +141,9 @@ class Training:
         """The lessons set aside, always with the same prompts."""
         return [self.dev.dealt(lesson, f"dev:{number}") for number, lesson in enumerate(self.dev.lessons)]
 
-    def f1(self, lm: LM, kind: Kind) -> list[float]:
-        """Of each answerable lesson set aside, the F1 of the answer of `lm`, as the frozen model's words or the known answers have it."""
-        hand = [(lesson, self.dev.prompt(lesson, pages, kind)) for lesson, pages in self.answerable()]
+    def f1(self, asked: Sequence[tuple[Lesson, list[str]]], lm: LM, kind: Kind) -> list[float]:
+        """Of each lesson the F1 of the answer of `lm`, as the frozen model's words or the known answers have it."""
+        hand = [(lesson, self.dev.prompt(lesson, pages, kind)) for lesson, pages in asked]
         found: dict[int, float] = {}
         for done, part in enumerate(passes(hand)):
             answers = answer_batch(lm, self.teacher.frame, [prompt for _, prompt in part], LONGEST)
@@ -186,11 +186,8 @@ def lessons_about(
     asked = [one for one in exercises if one.page in here]
     understood = [lesson for lesson in taught(teacher, asked, settings, work, tell) if lesson.f1 >= settings.least]
     if not understood:
-        problem = (
-            f"no question about any of {len(keys)} chunks"
-            if not asked
-            else f"the model answers none of {len(asked)} questions from the text"
-        )
+        wrong = f"the model answers none of {len(asked)} questions from the text"
+        problem = wrong if asked else f"no question about any of {len(keys)} chunks"
         raise UsageError(problem, remedy="give more with --data, or ingest more documents")
     own = list(spread(understood, most or len(understood)))
     return own + taught(teacher, others([lesson.exercise for lesson in own], keys, settings.seed), settings, work, tell)
@@ -267,13 +264,15 @@ def write(training: Training, template_sha256: str, folder: Path) -> Bond:
     """Rounds the weights, measures them as they are stored, and writes the adapter: what it is bound to last."""
     lm, state, kind = training.teacher.lm, training.state, training.settings.kind
     lora.set_weights(state.student, lora.rounded(state.student))
-    f1s = {"text": training.f1(lm, "text"), "before": training.f1(lm, kind), "after": training.f1(state.student, kind)}
-    alone = [len(pages) == 1 for _, pages in training.answerable()]
+    readers: dict[str, tuple[LM, Kind]] = {"text": (lm, "text"), "before": (lm, kind), "after": (state.student, kind)}
+    asked = training.answerable()
+    f1s = {name: training.f1(asked, *reader) for name, reader in readers.items()}
+    alone = [len(pages) == 1 for _, pages in asked]
     dev = means(f1s, [True for _ in alone]) | {f"{name}_alone": mean for name, mean in means(f1s, alone).items()}
     dev |= {"loss_before": state.first_loss, "loss_after": training.dev_loss()}
     counts = {
         "chunks": len(training.train.keys), "chunks_aside": len(training.dev.keys), "lessons_aside": len(training.dev.lessons),
-        "questions_aside": len(f1s["after"]), **lesson_counts(training.train.lessons),
+        "questions_aside": len(asked), **lesson_counts(training.train.lessons),
     }  # fmt: skip
     bond = Bond(
         kind=kind, model=f"{lm.identity.id} {lm.identity.revision}".strip(), weights_sha256=lm.identity.weights_sha256,
