@@ -4,6 +4,7 @@ memory   the vectors themselves, as soft tokens
 decode   the memories decoded to text first: what a store without text can always do, at the price of the decode
 text     the kept text: plain retrieval-augmented generation, to compare with
 
+Several passages stand together in one prompt, or apart in one each, where the surest answer is kept: what is better depends on the model.
 An adapter (lora.py) may help to read memories. It is on while an answer is made and at no other time: `decode` decodes without it.
 """
 
@@ -17,7 +18,7 @@ from rag_memtok.codec import codec_named
 from rag_memtok.config import Config
 from rag_memtok.errors import NoUsableMemory, StoreDamaged, UsageError
 from rag_memtok.ingest import TEXT_ONLY
-from rag_memtok.inject import Passage, answer_tokens, fitting, inject
+from rag_memtok.inject import Passage, answer_batch, answer_tokens, fitting, inject, surest
 from rag_memtok.lm import LM
 from rag_memtok.nouns import Answer, Hit, Memory, Record, Source, sha256_of_tokens
 from rag_memtok.prompts import Template, frame
@@ -25,6 +26,8 @@ from rag_memtok.reconstruct import decode_checked
 from rag_memtok.retrieve import Embedder, Index, content_words, search
 from rag_memtok.store import Store
 
+BATCH = 16  # prompts that are answered at a time
+SHORTER = "fewer --max-new-tokens or a shorter question"
 FOLLOW_UP = 2  # content words: a question of no more may lean on the one before it
 ENOUGH = 0.9  # of what the text reaches: from there on `memory` is what --read auto takes
 
@@ -56,6 +59,28 @@ class Readable:
     passage: Passage
 
 
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What was said: its tokens, the passages that were read for it, those it is from, and the positions of all prompts."""
+
+    tokens: tuple[int, ...]
+    used: Sequence[Readable]
+    cited: Sequence[Readable]
+    positions: int
+
+
+def reads_apart(session: Session) -> bool:
+    """Whether each of several passages gets a prompt of its own: as asked for; `auto`: where the model was measured to be better so."""
+    asked = session.config.ask.passages
+    return session.config.retrieve.k > 1 and (asked == "apart" or (asked == "auto" and session.lm.reads_apart))
+
+
+def reader_of(session: Session, adapter: Adapter | None) -> tuple[str, str]:
+    """The reader that answers with `adapter` at hand, and why."""
+    config = session.config
+    return choose_reader(config.ask.read, session.store.manifest, adapter, 1 if reads_apart(session) else config.retrieve.k)
+
+
 def choose_reader(asked: str, manifest: Mapping[str, str], adapter: Adapter | None, k: int) -> tuple[str, str]:
     """Returns the reader and why.
 
@@ -79,7 +104,7 @@ def with_adapter(session: Session, adapter: Adapter | None) -> Session:
     Raises:
         WrongModel, InputRefused: see `lora.adapted`.
     """
-    reader, _ = choose_reader(session.config.ask.read, session.store.manifest, adapter, session.config.retrieve.k)
+    reader, _ = reader_of(session, adapter)
     if adapter is None or not adapter.reads(reader):
         return replace(session, adapter=adapter)
     return replace(session, adapter=adapter, reading=lora.adapted(session.lm, adapter.folder, session.template.digest))
@@ -108,7 +133,7 @@ def answer(session: Session, question: str, on_text: Callable[[str], None] = lam
         raise NoUsableMemory(
             "nothing in the store has to do with this question", remedy="ask in the words of the documents, or ingest what holds the answer"
         )
-    reader, reason = choose_reader(session.config.ask.read, session.store.manifest, session.adapter, session.config.retrieve.k)
+    reader, reason = reader_of(session, session.adapter)
     readable = read(session, hits, reader)
     if not readable:
         raise NoUsableMemory("none of the memories found could be read", remedy="rag-memtok verify names what is damaged")
@@ -196,17 +221,35 @@ def _generated(
     on_text: Callable[[str], None],
 ) -> Answer:
     on = session.reading is not None and session.adapter is not None and session.adapter.reads(reader[0])
-    lm, words = (session.reading if on and session.reading else session.lm), frame(session.lm)
-    room = fitting(lm, words, [one.passage for one in readable], asked, session.config.ask.max_new_tokens)
+    lm = session.reading if on and session.reading else session.lm
+    apart = reads_apart(session)
+    response = (_apart if apart else _together)(session, lm, asked, readable, on_text)
+    return Answer(
+        answer=lm.decode(response.tokens).strip(),
+        sources=tuple(source_of(one) for one in response.cited),
+        reader=f"{reader[0]} + adapter" if on else reader[0],
+        reader_reason=reader[1],
+        passages="apart" if apart else "together",
+        context_positions=sum(len(one.passage) for one in response.used),
+        prompt_positions=response.positions,
+        text_positions=sum(one.record.tokens or len(one.passage) for one in response.used),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _together(session: Session, lm: LM, asked: Sequence[int], readable: Sequence[Readable], on_text: Callable[[str], None]) -> Response:
+    """One prompt with all that fit, the best one last: what stands nearest to the question is read best."""
+    words, limit = frame(session.lm), session.config.ask.max_new_tokens
+    room = fitting(lm, words, [one.passage for one in readable], asked, limit)
     if not room:
-        raise NoUsableMemory("not even one memory fits into the context", remedy="fewer --max-new-tokens or a shorter question")
+        raise NoUsableMemory("not even one memory fits into the context", remedy=SHORTER)
     if room < len(readable):
         session.on_warning(f"only {room} of {len(readable)} memories fit into the context of {lm.context} positions")
     used = readable[:room]
-    prompt = inject(lm, words, [one.passage for one in used], asked)
+    prompt = inject(lm, words, [one.passage for one in reversed(used)], asked)
     tokens: list[int] = []
     shown = ""
-    for token in answer_tokens(lm, words, prompt, session.config.ask.max_new_tokens):
+    for token in answer_tokens(lm, words, prompt, limit):
         tokens.append(token)
         text = lm.decode(tokens)
         if not text.endswith("\ufffd"):  # half a character: wait for the rest
@@ -214,16 +257,22 @@ def _generated(
             shown = text
     if rest := lm.decode(tokens)[len(shown) :]:  # the answer ends within a character
         on_text(rest)
-    return Answer(
-        answer=lm.decode(tokens).strip(),
-        sources=tuple(source_of(one) for one in used),
-        reader=f"{reader[0]} + adapter" if on else reader[0],
-        reader_reason=reader[1],
-        context_positions=sum(len(one.passage) for one in used),
-        prompt_positions=len(prompt),
-        text_positions=sum(one.record.tokens or len(one.passage) for one in used),
-        seconds=time.monotonic() - began,
-    )
+    return Response(tuple(tokens), used, used, len(prompt))
+
+
+def _apart(session: Session, lm: LM, asked: Sequence[int], readable: Sequence[Readable], on_text: Callable[[str], None]) -> Response:
+    """A prompt for each; the surest answer is kept, and cited is what it was read from."""
+    words, limit = frame(session.lm), session.config.ask.max_new_tokens
+    used = [one for one in readable if fitting(lm, words, [one.passage], asked, limit)]
+    if not used:
+        raise NoUsableMemory("none of the memories fits into the context", remedy=SHORTER)
+    if len(used) < len(readable):
+        session.on_warning(f"only {len(used)} of {len(readable)} memories fit into the context of {lm.context} positions")
+    prompts = [inject(lm, words, [one.passage], asked) for one in used]
+    said = [one for start in range(0, len(prompts), BATCH) for one in answer_batch(lm, words, prompts[start : start + BATCH], limit)]
+    kept = surest([one.sureness for one in said])
+    on_text(lm.decode(said[kept].tokens))
+    return Response(said[kept].tokens, used, [used[kept]], sum(map(len, prompts)))
 
 
 def quotations(session: Session, question: str) -> list[tuple[str, Source]]:

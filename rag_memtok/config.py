@@ -123,9 +123,14 @@ class Retrieve:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """How questions are answered. `adapter` is "auto" (the store's, or the one shipped with the model), "none", or a folder."""
+    """How questions are answered. `adapter` is "auto" (the store's, or the one shipped with the model), "none", or a folder.
+
+    `passages`: all in one prompt, or each in its own, where the surest answer is kept; "auto" is what was measured to be better for the
+    model, else together.
+    """
 
     read: Literal["auto", "memory", "decode", "text"] = "auto"
+    passages: Literal["auto", "together", "apart"] = "auto"
     adapter: str = "auto"
     max_new_tokens: int = 64
     max_question_tokens: int = 256

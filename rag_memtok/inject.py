@@ -1,6 +1,8 @@
 """Question + memories -> input embeddings, and the greedy answer to them."""
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ def inject(lm: LM, frame: Frame, passages: Sequence[Passage], question: Sequence
     """The prompt's input embeddings: `passages`, each as tokens or as soft tokens, in the frame, then the question.
 
     Args:
-        passages: one or more, best first; they stand in this order.
+        passages: one or more; they stand in this order.
         question: its tokens.
     """
     stretches: list[Passage] = [frame.opening]
@@ -57,7 +59,15 @@ def answer_tokens(lm: LM, frame: Frame, prompt: Float[Tensor, "S d"], limit: int
         run.feed([token])
 
 
-def answer_batch(lm: LM, frame: Frame, prompts: Sequence[Float[Tensor, "_ d"]], limit: int) -> list[tuple[int, ...]]:
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer's tokens, and how sure the model was: the mean log-probability of its tokens, the end included, in nats."""
+
+    tokens: tuple[int, ...]
+    sureness: float
+
+
+def answer_batch(lm: LM, frame: Frame, prompts: Sequence[Float[Tensor, "_ d"]], limit: int) -> list[Said]:
     """The greedy answers to several prompts at once, each at most `limit` tokens.
 
     Cost: one pass over as many rows of the longest prompt, then as many cached steps as the longest answer has tokens, each over all rows.
@@ -65,13 +75,26 @@ def answer_batch(lm: LM, frame: Frame, prompts: Sequence[Float[Tensor, "_ d"]], 
     stops = lm.stops | {frame.end}
     run = Continuation(lm, prompts)
     answers: list[list[int]] = [[] for _ in prompts]
+    nats: list[list[float]] = [[] for _ in prompts]
     going = set(range(len(prompts)))
     for position in range(limit):
-        chosen = run.logits.argmax(-1).tolist()
+        best = run.logits.argmax(-1, keepdim=True)
+        chosen, known = best[:, 0].tolist(), run.logits.log_softmax(-1).gather(1, best)[:, 0].tolist()
+        for row in going:
+            nats[row].append(known[row])
         going -= {row for row in going if chosen[row] in stops}
         for row in going:
             answers[row].append(chosen[row])
         if not going or position == limit - 1:
             break
         run.feed(chosen)
-    return [tuple(answer) for answer in answers]
+    return [Said(tuple(answer), math.fsum(some) / len(some)) for answer, some in zip(answers, nats, strict=True)]
+
+
+def surest(sureness: Sequence[float]) -> int:
+    """Which answer to keep of those to the same question from one passage each, best passage first.
+
+    Its sureness counts, and the passage's rank by Zipf's law (1, 1/2, 1/3, ...): the likeliest under p(passage | question) p(answer |
+    passage, question), the answer's length left out. Source: Lewis et al. 2020, arXiv:2005.11401 (RAG-Sequence).
+    """
+    return max(range(len(sureness)), key=lambda place: sureness[place] - math.log(1 + place))

@@ -93,6 +93,11 @@ class LM:
         return int(self.model.config.max_position_embeddings)
 
     @property
+    def reads_apart(self) -> bool:
+        """Whether it answers better from one passage at a time, as far as its makers measured: `rag_memtok_passages` in its config.json."""
+        return getattr(self.model.config, "rag_memtok_passages", "") == "apart"
+
+    @property
     def parameters(self) -> int:
         """How many numbers are in the model, tied ones once, packed ones each."""
         return self.model.num_parameters()

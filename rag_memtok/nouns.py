@@ -189,13 +189,15 @@ class Answer:
     """An answer with its sources and what it cost.
 
     `context_positions` are the positions the retrieved memories took in the prompt, `text_positions` those their text takes;
-    `prompt_positions` is the whole prompt. `seconds` is wall clock.
+    `prompt_positions` is the whole prompt. Where passages are read `apart` these are sums over the prompts, and the one source is that of
+    the answer kept. `seconds` is wall clock.
     """
 
     answer: str
     sources: tuple[Source, ...]
     reader: str
     reader_reason: str
+    passages: Literal["together", "apart"]
     context_positions: int
     prompt_positions: int
     text_positions: int

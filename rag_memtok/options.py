@@ -29,6 +29,12 @@ Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="gitignore-
 Prune = Annotated[bool, typer.Option("--prune", help="Remove from the store what is gone from the folders.")]
 K = Annotated[int | None, typer.Option("-k", "--k", help="How many memories to use.", show_default="3")]
 Read = Annotated[str | None, typer.Option("--read", help="memory, decode, text or auto.", show_default="auto")]
+Passages = Annotated[
+    str | None,
+    typer.Option(
+        "--passages", help="Several memories: together in a prompt, apart (the surest answer is kept) or auto.", show_default="auto"
+    ),
+]
 Adapter = Annotated[
     str | None, typer.Option("--adapter", help="An adapter's folder, none, or auto: the store's, or the model's.", show_default="auto")
 ]

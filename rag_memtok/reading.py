@@ -40,7 +40,8 @@ class Taught:
 
 def own_answers(lm: LM, frame: Frame, prompts: Prompts, longest: int) -> list[tuple[int, ...]]:
     """What `lm` says to `prompts`, the end included where it came within `longest` tokens. Cost: that of `answer_batch`."""
-    return [(*said, frame.end) if len(said) < longest else said for said in answer_batch(lm, frame, prompts, longest)]
+    said = [one.tokens for one in answer_batch(lm, frame, prompts, longest)]
+    return [(*tokens, frame.end) if len(tokens) < longest else tokens for tokens in said]
 
 
 def laid(lm: LM, prompts: Prompts, answers: Answers) -> Layout:

@@ -72,6 +72,7 @@ AMONG: tuple[Column, ...] = (
     ("left out", lambda row: str(row.dropped)),
     *SIZES,
 )
+APART: tuple[Column, ...] = (*COMMON, AMONG[2], *QUALITY, *SIZES)
 BESIDE: tuple[Column, ...] = (
     ("before the gold text", lambda row: row.reader),
     COMMON[1],
@@ -116,7 +117,8 @@ def put_evaluation(found: "Evaluation", rows: Sequence["Row"], shifts: Sequence[
         terminal.put("\nmemories\n")
         put_markdown(WRITTEN, [writing_line(one) for one in found.writings])
     put_rows("the gold chunk alone", ALONE, [row for row in rows if row.setting == "alone"])
-    put_rows("the gold chunk among others", AMONG, [row for row in rows if row.setting == "among"])
+    put_rows("the gold chunk among others, in one prompt", AMONG, [row for row in rows if row.setting == "among"])
+    put_rows("the gold chunk among others, apart: the surest answer", APART, [row for row in rows if row.setting == "apart"])
     put_sources([row for row in rows if row.setting == "alone" and row.sources])
     put_rows("something irrelevant before the gold text", BESIDE, [row for row in rows if row.setting == "beside"])
     if shifts:

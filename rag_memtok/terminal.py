@@ -192,6 +192,8 @@ def put_answer(found: "Answer", streamed: bool) -> None:
         f"reader {found.reader}; {found.seconds:.1f} s"
     )
     say(f"reader {found.reader}: {found.reader_reason}")
+    if found.passages == "apart":
+        say("each memory was read by itself, and the surest answer kept; --passages together puts all into one prompt")
 
 
 def put_audit(found: "Audit") -> None:

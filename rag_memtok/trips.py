@@ -126,6 +126,7 @@ def ask(
     embedder: options.Embedder = None,
     k: options.K = None,
     read: options.Read = None,
+    passages: options.Passages = None,
     adapter: options.Adapter = None,
     max_new_tokens: options.MaxNewTokens = None,
     trust_store: options.Trust = False,
@@ -136,7 +137,8 @@ def ask(
 
     dials = settings(
         store=store, collection=collection, model__id=model, model__dtype=dtype, model__device=device, model__threads=threads,
-        retrieve__embedder=embedder, retrieve__k=k, ask__read=read, ask__adapter=adapter, ask__max_new_tokens=max_new_tokens,
+        retrieve__embedder=embedder, retrieve__k=k, ask__read=read, ask__passages=passages, ask__adapter=adapter,
+        ask__max_new_tokens=max_new_tokens,
     )  # fmt: skip
     if question != "-" and not question.strip():
         raise UsageError("the question is empty", remedy='rag-memtok ask "When does the warranty end?"')
@@ -167,6 +169,7 @@ def chat(
     embedder: options.Embedder = None,
     k: options.K = None,
     read: options.Read = None,
+    passages: options.Passages = None,
     adapter: options.Adapter = None,
     max_new_tokens: options.MaxNewTokens = None,
     trust_store: options.Trust = False,
@@ -180,7 +183,8 @@ def chat(
 
     dials = settings(
         store=store, collection=collection, model__id=model, model__dtype=dtype, model__device=device, model__threads=threads,
-        retrieve__embedder=embedder, retrieve__k=k, ask__read=read, ask__adapter=adapter, ask__max_new_tokens=max_new_tokens,
+        retrieve__embedder=embedder, retrieve__k=k, ask__read=read, ask__passages=passages, ask__adapter=adapter,
+        ask__max_new_tokens=max_new_tokens,
     )  # fmt: skip
     with pipeline.session(dials, terminal.say, trust_store) as session:
         try:

@@ -109,8 +109,8 @@ def test_a_dry_run_writes_nothing(run, model_folder, tmp_path):
 
 CONTRACTS = {
     ("ask", QUESTION, "--max-new-tokens", "3"): {
-        "answer": str, "sources": list, "reader": str, "reader_reason": str, "context_positions": int, "prompt_positions": int,
-        "text_positions": int, "seconds": float,
+        "answer": str, "sources": list, "reader": str, "reader_reason": str, "passages": str, "context_positions": int,
+        "prompt_positions": int, "text_positions": int, "seconds": float,
     },
     ("status",): {
         "chunks": int, "documents": int, "exact": int, "pinned": int, "assisted": int, "model": str, "format": int, "generation": int,

@@ -13,11 +13,11 @@ from test_lora import trained
 from rag_memtok import lm
 from rag_memtok.config import Config, updated
 from rag_memtok.errors import InputRefused, UsageError
-from rag_memtok.inject import answer_batch, answer_tokens, inject
+from rag_memtok.inject import answer_batch, answer_tokens, inject, surest
 from rag_memtok.prompts import frame, template_named
 from rag_memtok.study import arms, memories, outcome
 from rag_memtok.study.arms import ARMS, BESIDE, Material, all_decoded, overlap, split
-from rag_memtok.study.cases import Case, alone, among, corpus
+from rag_memtok.study.cases import Case, alone, among, corpus, retrieved
 from rag_memtok.study.evaluate import Study, evaluate, spread, without_last
 from rag_memtok.study.questions import load_questions
 from rag_memtok.study.replies import Prompt, Replies, batches, kv_bytes, nats
@@ -160,6 +160,13 @@ def test_the_gold_chunk_stands_first_in_the_middle_and_last_in_turn(material):
     assert [case.ids for case in alone(material.corpus)] == [(gold,) for gold in material.corpus.gold]
 
 
+def test_apart_they_are_ranked_as_a_retriever_finds_them(material):
+    read = material.corpus
+    assert set(read.before) <= {0, 1, 2} and len(set(read.before)) > 1
+    for case, before, gold, others in zip(retrieved(read, 2), read.before, read.gold, read.others, strict=True):
+        assert case.place == min(before, 1) and case.ids[case.place] == gold and case.ids[1 - case.place] == others[0]
+
+
 def test_what_finds_no_room_is_the_least_likely_other():
     assert without_last(Case(0, ("gold", "near", "far"), 0)) == Case(0, ("gold", "near"), 0)
     assert without_last(Case(0, ("near", "far", "gold"), 2)) == Case(0, ("near", "gold"), 1)
@@ -272,7 +279,20 @@ def test_a_batch_answers_as_one_by_one_do(material):
     prompts = [Prompt(ARMS["text"].passages(material, case), material.corpus.asked[case.question]) for case in among(material.corpus, 2)]
     rows = [inject(material.lm, words, prompt.passages, prompt.question) for prompt in prompts]
     alone = [tuple(answer_tokens(material.lm, words, row, 6)) for row in rows]
-    assert answer_batch(material.lm, words, rows, 6) == alone
+    assert [one.tokens for one in answer_batch(material.lm, words, rows, 6)] == alone
+
+
+def test_of_several_prompts_the_surest_answer_is_given(material):
+    words, texts = frame(material.lm), material.corpus.tokens
+    prompts = [Prompt([texts[one]], material.corpus.asked[0]) for one in texts]
+    said = answer_batch(material.lm, words, [inject(material.lm, words, one.passages, one.question) for one in prompts], 4)
+    answers = [material.lm.decode(one.tokens).strip() for one in said]
+    assert len(set(answers)) > 1
+    replies = Replies(material.lm, words, 4, None)
+    ranked = [
+        answers[place] for place in (surest([one.sureness for one in said]), len(said) - 1 - surest([one.sureness for one in said[::-1]]))
+    ]
+    assert replies.to([prompts, prompts[::-1]], "all", lambda stage: None) == ranked
 
 
 def test_batches_hold_everything_once_and_the_longest_first():
@@ -283,7 +303,7 @@ def test_batches_hold_everything_once_and_the_longest_first():
 
 
 def test_a_torn_answer_is_given_again(material, tmp_path):
-    prompts = [Prompt([tokens], (9,)) for tokens in material.corpus.tokens.values()]
+    prompts = [[Prompt([tokens], (9,))] for tokens in material.corpus.tokens.values()]
     file, quiet = tmp_path / "answers.jsonl", lambda stage: None
     said = Replies(material.lm, frame(material.lm), 4, file).to(prompts, "all", quiet)
     whole = file.read_bytes()
@@ -323,16 +343,17 @@ def test_every_cell_is_there(found):
     assert len(set(cells)) == len(cells)
     assert {cell[0] for cell in cells if cell[1] == "alone"} == set(PLAIN)
     assert {cell[0] for cell in cells if cell[1] == "among"} == {name for name in PLAIN if ARMS[name].several}
+    assert {cell[0] for cell in cells if cell[1] == "apart"} == {name for name in PLAIN if ARMS[name].several}
     assert {cell[0] for cell in cells if cell[1] == "beside"} == {name for name, arm in BESIDE.items() if not arm.adapter}
     assert all(len(cell.answers) == len(cell.scores) == len(ROWS) for cell in found[0].cells)
     assert all((cell.cost is not None and cell.cost.kv_bytes > 0) == (cell.setting != "beside") for cell in found[0].cells)
 
 
 def test_decode_answers_as_the_text_does(found):
-    answers = {(cell.reader, cell.k): cell.answers for cell in found[0].cells if cell.setting != "beside"}
-    assert answers["decode", 1] == answers["text", 1] and answers["decode", 3] == answers["text", 3]
+    answers = {(cell.reader, cell.setting): cell.answers for cell in found[0].cells if cell.setting != "beside"}
+    assert all(answers["decode", setting] == answers["text", setting] for setting in ("alone", "among", "apart"))
     nothing = next(cell for cell in found[0].cells if cell.reader == "nothing")
-    assert nothing.answers == answers["text", 1]
+    assert nothing.answers == answers["text", "alone"]
 
 
 def test_the_table_compares_with_the_text(found):

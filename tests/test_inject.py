@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rag_memtok.config import Memorize
 from rag_memtok.continuation import Continuation
-from rag_memtok.inject import answer_tokens, fitting, inject
+from rag_memtok.inject import answer_batch, answer_tokens, fitting, inject, surest
 from rag_memtok.memorize import Task, memorize
 from rag_memtok.prompts import Frame, frame, template_named
 from rag_memtok.reconstruct import prompt
@@ -98,3 +98,20 @@ def test_an_answer_is_lazy(toy_lm, speaking):
     soft, tokens = speaking
     going = answer_tokens(toy_lm, ending(5), soft, 20)
     assert next(going) == tokens[0] == int(Continuation(toy_lm, [soft]).logits[0].argmax())
+
+
+def test_how_sure_an_answer_was_is_the_mean_of_its_tokens_and_its_end(toy_lm, speaking):
+    soft, tokens = speaking
+    whole = torch.cat([soft, toy_lm.embed(tokens)])
+    known = toy_lm.logits(toy_lm.hidden(whole[None])[0]).log_softmax(-1)[len(soft) - 1 :]
+    end = max(toy_lm.stops, key=lambda stop: known[-1, stop])
+    nats = [float(known[place, token]) for place, token in enumerate((*tokens, end))]
+    for limit, counted in ((20, nats), (3, nats[:3])):
+        (said,) = answer_batch(toy_lm, ending(end), [soft], limit)
+        assert said.tokens == tokens[:limit] and said.sureness == pytest.approx(sum(counted) / len(counted), abs=1e-4)
+
+
+def test_the_surest_answer_is_kept_unless_its_passage_stands_far_behind():
+    assert surest([-2.0]) == 0 and surest([-1.0, -1.0, -1.0]) == 0
+    assert surest([-1.0, -0.2]) == 1 and surest([-1.0, -0.4]) == 0  # log 2 is 0.69
+    assert surest([-3.0, -3.0, -1.5]) == 2 and surest([-2.5, -3.0, -1.5]) == 0  # log 3 is 1.1

@@ -12,14 +12,17 @@ import torch
 import toy
 
 from rag_memtok import calibrate, lm, pipeline
+from rag_memtok.answer import read
 from rag_memtok.calibrate import Calibration
 from rag_memtok.config import Config, Memorize, Model, updated
 from rag_memtok.errors import InputRefused, ModelUnavailable, NoStore, NoUsableMemory, OutOfMemory, StoreLocked, UsageError, WrongModel
+from rag_memtok.inject import answer_batch, answer_tokens, inject, surest
 from rag_memtok.layout import Task
 from rag_memtok.nouns import PROVEN
 from rag_memtok.prepare import expected_steps
-from rag_memtok.prompts import template_named
+from rag_memtok.prompts import frame, template_named
 from rag_memtok.recipes import RECIPES
+from rag_memtok.retrieve import search
 from rag_memtok.store import open_store
 from rag_memtok.writing import dealt, records
 
@@ -159,6 +162,49 @@ def test_decoding_gives_the_answer_that_the_text_gives(first):
         assert (decoded.answer, decoded.prompt_positions, decoded.sources) == (text.answer, text.prompt_positions, text.sources)
 
 
+@pytest.mark.parametrize("reader", ["decode", "memory"])
+def test_apart_the_surest_of_single_answers_is_kept_with_its_one_source(first, reader):
+    question, dials = "Who is the keeper of the lamp?", updated(first.config, {"ask.read": reader, "retrieve.k": 4})
+    together = pipeline.ask(question, dials)
+    pieces = []
+    found = pipeline.ask(question, updated(dials, {"ask.passages": "apart"}), pieces.append)
+    assert (found.passages, together.passages) == ("apart", "together") and len(pieces) == 1 and pieces[0].strip() == found.answer
+    assert len(found.sources) == 1 < len(together.sources) and found.sources[0] in together.sources
+    assert (found.context_positions, found.text_positions) == (together.context_positions, together.text_positions)
+    assert found.prompt_positions > together.prompt_positions
+    with pipeline.session(dials) as session:
+        hits = search(session.store, session.index, session.embedder, question, session.config.retrieve)
+        singles = [read(session, [hit], reader)[0] for hit in hits]
+        prompts = [inject(session.lm, frame(session.lm), [one.passage], session.lm.encode(question)) for one in singles]
+        said = answer_batch(session.lm, frame(session.lm), prompts, dials.ask.max_new_tokens)
+        kept = surest([one.sureness for one in said])
+        assert found.answer == session.lm.decode(said[kept].tokens).strip() and found.sources[0].chunk == hits[kept].chunk_id
+
+
+def test_one_passage_is_neither_together_nor_apart(first):
+    one = updated(first.config, {"retrieve.k": 1, "ask.passages": "apart"})
+    assert pipeline.ask("Who is the keeper of the lamp?", one).passages == "together"
+
+
+def test_together_the_best_passage_stands_nearest_to_the_question(first):
+    question, dials = "Who is the keeper of the lamp?", updated(first.config, {"ask.read": "text", "retrieve.k": 3})
+    with pipeline.session(dials) as session:
+        hits = search(session.store, session.index, session.embedder, question, session.config.retrieve)
+        passages = [read(session, [hit], "text")[0].passage for hit in hits]
+        prompt = inject(session.lm, frame(session.lm), passages[::-1], session.lm.encode(question))
+        said = session.lm.decode(list(answer_tokens(session.lm, frame(session.lm), prompt, dials.ask.max_new_tokens))).strip()
+    assert pipeline.ask(question, dials).answer == said
+
+
+def test_a_model_may_say_how_it_reads_best(first, tmp_path):
+    model = Path(shutil.copytree(first.config.model.id, tmp_path / "model"))
+    described = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**described, "rag_memtok_passages": "apart"}))
+    dials = updated(first.config, {"model.id": str(model), "retrieve.k": 3})
+    assert pipeline.ask("Who is the keeper of the lamp?", dials).passages == "apart"
+    assert pipeline.ask("Who is the keeper of the lamp?", updated(dials, {"ask.passages": "together"})).passages == "together"
+
+
 def test_the_same_text_twice_is_one_memory_with_two_places(first):
     with open_store(first.store, write=False) as store:
         both = [store.document_chunks(str(first.documents), name) for name in ("copy.txt", "again.txt")]
@@ -183,6 +229,8 @@ def test_as_many_memories_as_fit_are_used_and_that_is_said(first):
     assert 0 < len(found.sources) < len(ids_in(first.store)) and any("fit into the context" in line for line in said)
     with pytest.raises(NoUsableMemory, match="not even one"):
         pipeline.ask("lamp", updated(config, {"ask.max_new_tokens": 500}))
+    with pytest.raises(NoUsableMemory, match="none of the memories fits"):
+        pipeline.ask("lamp", updated(config, {"ask.max_new_tokens": 500, "ask.passages": "apart"}))
 
 
 # --- again

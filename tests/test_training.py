@@ -193,8 +193,9 @@ def test_scripts_on_a_slice(tmp_path: Path) -> None:
     script("train", packed, run, *tiny, "--max-steps", 10, "--workers", 1)  # the road of the GPU, on this device
     assert "from step 10" in script("train", packed, run, *tiny, "--max-steps", 2)
     script("train", packed, run, *tiny, "--stage", "read", "--weights", run / "pretrain", "--max-steps", 2)
-    script("export", run / "read", packed, out)
+    script("export", run / "read", packed, out, "--passages", "apart")
     assert all(path.stat().st_size <= 15_000_000 for path in out.iterdir())
+    assert json.loads((out / "config.json").read_text())["rag_memtok_passages"] == "apart"
     assert str(tmp_path) not in "".join(path.read_text() for path in out.glob("*.json"))
     scores = script("evaluate", out, data, "--val", packed / "val.bin", "--questions", 2, "--baseline", "--sources", "nq_swap")
     assert "bits per byte" in scores

@@ -24,13 +24,15 @@ def strip(path: Path) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
-def export(checkpoint: Path, tokenizer: Path, out: Path, name: str, shard: str = "15MB") -> None:
-    """Writes weights, tokenizer and configs, with `name` as the model's id (if any); what was in `out` goes."""
+def export(checkpoint: Path, tokenizer: Path, out: Path, name: str, passages: str | None = None, shard: str = "15MB") -> None:
+    """Writes weights, tokenizer and configs, with `name` as the model's id and how it reads `passages` (if any); what was in `out` goes."""
     shutil.rmtree(out, ignore_errors=True)
     model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16)
     model.config.eos_token_id = [EOS, EOT]
     if name:
         model.config.rag_memtok_id = name
+    if passages:
+        model.config.rag_memtok_passages = passages
     model.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=[EOS, EOT], pad_token_id=PAD, do_sample=False)
     model.save_pretrained(out, max_shard_size=shard)
     save_tokenizer(Tokenizer.from_file(str(tokenizer)), out, model.config.max_position_embeddings)
@@ -45,9 +47,12 @@ def main() -> None:
     parser.add_argument("packed", type=Path, help="the folder with tokenizer.json")
     parser.add_argument("out", type=Path)
     parser.add_argument("--id", default="", help="the model's name, kept in config.json")
+    parser.add_argument(
+        "--passages", choices=("together", "apart"), help="how it was measured to read several passages better, kept there, too"
+    )
     parser.add_argument("--card", type=Path, help="becomes README.md")
     args = parser.parse_args()
-    export(args.checkpoint, args.packed / "tokenizer.json", args.out, args.id)
+    export(args.checkpoint, args.packed / "tokenizer.json", args.out, args.id, args.passages)
     if args.card:
         shutil.copy(args.card, args.out / "README.md")
     for path in sorted(args.out.iterdir()):

@@ -149,7 +149,7 @@ class Training:
             answers = answer_batch(lm, self.teacher.frame, [prompt for _, prompt in part], LONGEST)
             for (lesson, _), said in zip(part, answers, strict=True):
                 own = lm.decode([token for token in lesson.answer if token != self.teacher.frame.end]).strip()
-                found[id(lesson)] = score(lm.decode(said).strip(), answerable(lesson.exercise.answers or (own,))).f1
+                found[id(lesson)] = score(lm.decode(said.tokens).strip(), answerable(lesson.exercise.answers or (own,))).f1
             self.tell(Progress("measuring", done, len(hand)))
         return [found[id(lesson)] for lesson, _ in hand]
 

@@ -23,7 +23,8 @@ class Corpus:
     """Questions with their gold chunks, and every chunk of their documents by its id.
 
     `gold` is the id of each question's chunk; `others` the ids of chunks without its answer, the likeliest to be retrieved first;
-    `wrong` one of them, drawn at random. `whole` says whether the gold chunk has the answer in one piece.
+    `before` how many of these would be retrieved before the gold chunk; `wrong` one of them, drawn at random. `whole` says whether the gold
+    chunk has the answer in one piece.
     """
 
     questions: tuple[Question, ...]
@@ -32,6 +33,7 @@ class Corpus:
     tokens: dict[str, Tokens]
     gold: tuple[str, ...]
     others: tuple[tuple[str, ...], ...]
+    before: tuple[int, ...]
     wrong: tuple[str, ...]
     whole: tuple[bool, ...]
 
@@ -86,6 +88,10 @@ def corpus(lm: LM, embedder: Embedder | None, questions: Sequence[Question], cap
         tokens=tokens,
         gold=gold,
         others=tuple(tuple(some[:most]) for some in without),
+        before=tuple(
+            sum(order.index(other) < order.index(one) for other in some[:most])
+            for one, order, some in zip(gold, ranked, without, strict=True)
+        ),
         wrong=tuple(random.Random(f"{seed}:{number}").choice(some) for number, some in enumerate(without)),
         whole=tuple(whole for _, whole in found),
     )
@@ -145,6 +151,16 @@ def among(corpus: Corpus, k: int) -> list[Case]:
     for number, (gold, others) in enumerate(zip(corpus.gold, corpus.others, strict=True)):
         beside = others[: k - 1]
         place = (0, len(beside) // 2, len(beside))[number % len(PLACES)]
+        cases.append(Case(number, (*beside[:place], gold, *beside[place:]), place))
+    return cases
+
+
+def retrieved(corpus: Corpus, k: int) -> list[Case]:
+    """Every question with its gold chunk among k - 1 others: where the retriever puts it, last where it would not be found."""
+    cases = []
+    for number, (gold, others, before) in enumerate(zip(corpus.gold, corpus.others, corpus.before, strict=True)):
+        beside = others[: k - 1]
+        place = min(before, len(beside))
         cases.append(Case(number, (*beside[:place], gold, *beside[place:]), place))
     return cases
 

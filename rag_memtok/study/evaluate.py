@@ -1,7 +1,8 @@
 """Questions with gold answers -> how good each way of reading is: the same questions, chunks and model for all.
 
 alone     the gold chunk by itself
-among     the gold chunk with k - 1 others: first, in the middle, last, in turn
+among     the gold chunk with k - 1 others in one prompt: first, in the middle, last, in turn
+apart     the same chunks in a prompt each, as they would be retrieved; the surest answer is kept
 beside    the gold text with something irrelevant before it; and unrelated texts' perplexity: off-topic harm
 """
 
@@ -23,7 +24,7 @@ from rag_memtok.prompts import frame
 from rag_memtok.recipes import recipe_of
 from rag_memtok.reconstruct import decode_batch
 from rag_memtok.study.arms import ARMS, BESIDE, Arm, Material, all_decoded, arms_named
-from rag_memtok.study.cases import Case, Corpus, alone, among, corpus
+from rag_memtok.study.cases import Case, Corpus, alone, among, corpus, retrieved
 from rag_memtok.study.corpora import spread
 from rag_memtok.study.memories import Kept, OnStage, Pace, written
 from rag_memtok.study.outcome import Cell, Disturbance, Evaluation, Setting, Writing
@@ -147,7 +148,7 @@ class Run:
     on_stage: OnStage
     materials: dict[int, Material] = field(default_factory=dict)
     writings: list[Writing] = field(default_factory=list)
-    timed: list[tuple[Replies, Sequence[Prompt]]] = field(default_factory=list)
+    timed: list[tuple[Replies, Sequence[Sequence[Prompt]]]] = field(default_factory=list)
 
     @property
     def arms(self) -> dict[str, Arm]:
@@ -185,6 +186,7 @@ class Run:
                 say(f"k = {k} is left out: there are {len(self.corpus.texts)} chunks")
                 continue
             planned += self._planned(several, "among", k, among(self.corpus, k))
+            planned += self._planned(several, "apart", k, retrieved(self.corpus, k))
         irrelevant = {name: arm for name, arm in BESIDE.items() if arm.adapter in self._reading_memories()}
         return planned + self._planned(irrelevant, "beside", 1, alone(self.corpus))
 
@@ -201,8 +203,8 @@ class Run:
         material = self.materials[planned.tokens_per_vector or next(iter(self.materials))]
         prompts, dropped = [], 0
         for case in planned.cases:
-            prompt, left = self._fitted(planned, material, case, replies)
-            prompts.append(prompt)
+            parts, left = self._parts(planned, material, case, replies)
+            prompts.append(parts)
             dropped += len(case.ids) - left
         said = replies.to(prompts, name_of(planned), self.on_stage)
         if planned.setting != "beside":
@@ -216,15 +218,24 @@ class Run:
             k=planned.k,
             answers=tuple(said),
             scores=tuple(score(answer, right) for answer, right in zip(said, golds, strict=True)),
-            context=tuple(prompt.context for prompt in prompts),
-            prompt=tuple(prompt.positions(replies.frame) for prompt in prompts),
+            context=tuple(sum(prompt.context for prompt in parts) for parts in prompts),
+            prompt=tuple(sum(prompt.positions(replies.frame) for prompt in parts) for parts in prompts),
             dropped=dropped,
         )
+
+    def _parts(self, planned: Planned, material: Material, case: Case, replies: Replies) -> tuple[list[Prompt], int]:
+        """The prompts of a case, one or (apart) one for each of its chunks, and how many chunks are in them."""
+        cases = [Case(case.question, (one,), 0) for one in case.ids] if planned.setting == "apart" else [case]
+        fitted = [self._fitted(planned, material, one, replies) for one in cases]
+        parts = [prompt for prompt, _ in fitted]
+        if planned.reader == "decode":
+            parts[0] = replace(parts[0], unpack=self._decoding(material, case))
+        return parts, sum(left for _, left in fitted)
 
     def _fitted(self, planned: Planned, material: Material, case: Case, replies: Replies) -> tuple[Prompt, int]:
         """The prompt of a case and how many chunks are in it: where there is no room the least likely of the others are left out."""
         while True:
-            prompt = self._prompt(planned, material, case)
+            prompt = Prompt(planned.arm.passages(material, case), self.corpus.asked[case.question])
             if prompt.positions(replies.frame) + replies.limit <= self.tools.lm.context:
                 return prompt, len(case.ids)
             if len(case.ids) == 1:
@@ -235,13 +246,10 @@ class Run:
                 raise UsageError(f"{where}; the model has {self.tools.lm.context}", remedy="fewer --chunk-tokens or --max-new-tokens")
             case = without_last(case)
 
-    def _prompt(self, planned: Planned, material: Material, case: Case) -> Prompt:
-        unpack = None
-        if planned.reader == "decode":
-            memories = [material.kept[one].memory for one in case.ids]
-            longest = max(len(self.corpus.tokens[one]) for one in case.ids)
-            unpack = lambda: decode_batch(self.tools.lm, self.tools.template, memories, longest)  # noqa: E731
-        return Prompt(planned.arm.passages(material, case), self.corpus.asked[case.question], unpack)
+    def _decoding(self, material: Material, case: Case) -> Callable[[], object]:
+        memories = [material.kept[one].memory for one in case.ids]
+        longest = max(len(self.corpus.tokens[one]) for one in case.ids)
+        return lambda: decode_batch(self.tools.lm, self.tools.template, memories, longest)
 
     def with_costs(self, cells: Sequence[Cell]) -> list[Cell]:
         """The cells with what their answers cost."""
@@ -276,7 +284,9 @@ class Run:
 def name_of(planned: Planned) -> str:
     """A cell in a few words, for progress."""
     at = f" at {planned.tokens_per_vector}" if planned.tokens_per_vector else ""
-    where = {"alone": "", "among": f" among {planned.k}", "beside": " beside the gold text"}[planned.setting]
+    where = {"alone": "", "among": f" among {planned.k}", "apart": f" apart of {planned.k}", "beside": " beside the gold text"}[
+        planned.setting
+    ]
     return f"answers: {planned.reader}{at}{where}"
 
 

@@ -9,7 +9,7 @@ from rag_memtok.study.cases import PLACES, place_name
 from rag_memtok.study.replies import Cost
 from rag_memtok.study.scores import Interval, Score, interval, paired
 
-Setting = Literal["alone", "among", "beside"]
+Setting = Literal["alone", "among", "apart", "beside"]
 TEXTS = ("text", "text+adapter")
 
 
@@ -17,7 +17,7 @@ TEXTS = ("text", "text+adapter")
 class Cell:
     """All questions, read in one way. `tokens_per_vector` 0: does not depend on it. `dropped`: other chunks that found no room, in all.
 
-    Settings: the gold chunk `alone`; `among` k - 1 others; the gold text with something irrelevant `beside` it.
+    Settings: the gold chunk `alone`; `among` k - 1 others; each of these k `apart`; the gold text with something irrelevant `beside` it.
     """
 
     reader: str
@@ -145,7 +145,7 @@ def row(found: Evaluation, cell: Cell) -> Row:
         refused=interval([one.refused for one in scores], groups),
         numbers=interval([one.numbers for one in scores], groups),
         names=interval([one.names for one in scores], groups),
-        places=means_by([place_name(number) for number in range(len(scores))], cell.f1, PLACES) if cell.k > 1 else {},
+        places=means_by([place_name(number) for number in range(len(scores))], cell.f1, PLACES) if cell.setting == "among" else {},
         sources=means_by(found.sources, cell.f1, sorted(set(found.sources))) if any(found.sources) else {},
         context=fmean(cell.context),
         prompt=fmean(cell.prompt),

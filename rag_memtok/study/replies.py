@@ -4,7 +4,8 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from rag_memtok.continuation import Continuation
 from rag_memtok.disk import write_whole
-from rag_memtok.inject import Passage, answer_batch, embedded, inject
+from rag_memtok.inject import Passage, answer_batch, embedded, inject, surest
 from rag_memtok.lm import LM
 from rag_memtok.prompts import GAP, Frame, digest_of
 from rag_memtok.study.memories import OnStage, Pace
@@ -26,7 +27,8 @@ ROWS, POSITIONS = 16, 8192  # of a batch, at most
 class Prompt:
     """What stands in a prompt beside the frame: passages in their order, and the question's tokens.
 
-    `unpack` is what has to be done before there are such passages, for its time; it is called by `costs` alone.
+    `unpack` is what has to be done before there are such passages, for its time; it is called by `costs` alone. A question is asked in one
+    prompt or, where passages are read apart, in several.
     """
 
     passages: Sequence[Passage]
@@ -53,6 +55,14 @@ class Cost:
     kv_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, and how sure the model was (`inject.Said`)."""
+
+    answer: str
+    sureness: float
+
+
 @dataclass(slots=True, eq=False)
 class Replies:
     """Answers by one LM, at most `limit` tokens each. `file`: those there are, a JSON line each; their keys name the LM."""
@@ -61,42 +71,44 @@ class Replies:
     frame: Frame
     limit: int
     file: Path | None
-    known: dict[str, str] = field(default_factory=dict)
+    known: dict[str, Reply] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for line in self.file.read_bytes().splitlines() if self.file and self.file.is_file() else []:
             try:
                 row = json.loads(line)
-                self.known[row["key"]] = row["answer"]
+                self.known[row["key"]] = Reply(row["answer"], row["sureness"])
             except (ValueError, KeyError, TypeError):  # torn when the run was killed: answered again
                 continue
 
-    def to(self, prompts: Sequence[Prompt], name: str, on_stage: OnStage) -> list[str]:
-        """Answers `prompts`; equal ones, and those that the file has, only once.
+    def to(self, questions: Sequence[Sequence[Prompt]], name: str, on_stage: OnStage) -> list[str]:
+        """Answers each question's prompts, and keeps the surest answer; equal prompts, and those that the file has, are answered only once.
 
         Cost: what `answer_batch` costs, in batches of at most 16 rows and 8192 positions.
         """
-        keys = [self._key(prompt) for prompt in prompts]
-        missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in self.known}
-        pace = Pace(name, len(prompts), on_stage, ready=len(prompts) - len(missing))
+        keys = [[self._key(prompt) for prompt in prompts] for prompts in questions]
+        asked = dict(zip(chain(*keys), chain(*questions), strict=True))
+        missing = {key: prompt for key, prompt in asked.items() if key not in self.known}
+        pace = Pace(name, len(asked), on_stage, ready=len(asked) - len(missing))
         for batch in batches(missing, lambda prompt: prompt.positions(self.frame)):
-            texts = self._answered(list(batch.values()))
-            self._keep(dict(zip(batch, texts, strict=True)))
+            self._keep(dict(zip(batch, self._answered(list(batch.values())), strict=True)))
             pace.tick(len(batch))
-        return [self.known[key] for key in keys]
+        found = [[self.known[key] for key in some] for some in keys]
+        return [some[surest([one.sureness for one in some])].answer for some in found]
 
-    def _answered(self, prompts: Sequence[Prompt]) -> list[str]:
+    def _answered(self, prompts: Sequence[Prompt]) -> list[Reply]:
         rows = [inject(self.lm, self.frame, prompt.passages, prompt.question) for prompt in prompts]
-        return [self.lm.decode(tokens).strip() for tokens in answer_batch(self.lm, self.frame, rows, self.limit)]
+        said = answer_batch(self.lm, self.frame, rows, self.limit)
+        return [Reply(self.lm.decode(one.tokens).strip(), one.sureness) for one in said]
 
-    def _keep(self, answers: Mapping[str, str]) -> None:
+    def _keep(self, answers: Mapping[str, Reply]) -> None:
         self.known |= answers
         if self.file:
             if not self.file.exists():
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(self.file, b"")
             with self.file.open("a", encoding="utf-8") as file:
-                file.writelines("\n" + json.dumps({"key": key, "answer": answer}) for key, answer in answers.items())
+                file.writelines("\n" + json.dumps({"key": key, **asdict(reply)}) for key, reply in answers.items())
 
     def _key(self, prompt: Prompt) -> str:
         identity = self.lm.identity
@@ -121,16 +133,16 @@ def batches(prompts: Mapping[str, Prompt], length: Callable[[Prompt], int]) -> l
     return made
 
 
-def costs(replies: Sequence[Replies], prompts: Sequence[Sequence[Prompt]], on_stage: OnStage) -> list[Cost]:
-    """Measures each group of `prompts` with its `replies`: medians, batch 1, the groups in turn so that noise hits all alike.
+def costs(replies: Sequence[Replies], questions: Sequence[Sequence[Sequence[Prompt]]], on_stage: OnStage) -> list[Cost]:
+    """Measures each group of `questions` with its `replies`: medians, one at a time, the groups in turn so that noise hits all alike.
 
-    Cost: each prompt once, and one more to warm up.
+    Cost: each question once, and one more to warm up.
     """
-    found: list[list[Cost]] = [[] for _ in prompts]
-    longest = max(map(len, prompts), default=0)
-    pace = Pace("timing", sum(map(len, prompts)), on_stage)
+    found: list[list[Cost]] = [[] for _ in questions]
+    longest = max(map(len, questions), default=0)
+    pace = Pace("timing", sum(map(len, questions)), on_stage)
     for turn in range(longest):
-        for index, group in enumerate(prompts):
+        for index, group in enumerate(questions):
             if turn < len(group):
                 if not turn and not index:
                     timed(replies[index], group[turn])
@@ -151,21 +163,23 @@ def typical(some: Sequence[Cost]) -> Cost:
     )
 
 
-def timed(replies: Replies, prompt: Prompt) -> Cost:
-    """What one prompt costs, alone in its batch."""
+def timed(replies: Replies, prompts: Sequence[Prompt]) -> Cost:
+    """What one question costs, alone: all its prompts in a batch, until each has its answer."""
     lm, stops = replies.lm, replies.lm.stops | {replies.frame.end}
     first = time.perf_counter()
-    if prompt.unpack:
-        prompt.unpack()
+    for prompt in prompts:
+        if prompt.unpack:
+            prompt.unpack()
     began = time.perf_counter()
-    run = Continuation(lm, [inject(lm, replies.frame, prompt.passages, prompt.question)])
-    token = int(run.logits[0].argmax())  # waits for the device
+    run = Continuation(lm, [inject(lm, replies.frame, prompt.passages, prompt.question) for prompt in prompts])
+    tokens = run.logits.argmax(-1).tolist()  # waits for the device
     taken_in = time.perf_counter()
-    size = kv_bytes(run)
+    size, going = kv_bytes(run), set(range(len(prompts)))
     for _ in range(replies.limit - 1):
-        if token in stops:
+        going -= {row for row in going if tokens[row] in stops}
+        if not going:
             break
-        token = int(run.feed([token])[0].argmax())
+        tokens = run.feed(tokens).argmax(-1).tolist()
     said = time.perf_counter()
     return Cost(1000 * (began - first), 1000 * (taken_in - began), 1000 * (said - taken_in), size)
 
