@@ -270,8 +270,9 @@ def _apart(session: Session, lm: LM, asked: Sequence[int], readable: Sequence[Re
         session.on_warning(f"only {len(used)} of {len(readable)} memories fit into the context of {lm.context} positions")
     prompts = [inject(lm, words, [one.passage], asked) for one in used]
     said = [one for start in range(0, len(prompts), BATCH) for one in answer_batch(lm, words, prompts[start : start + BATCH], limit)]
-    kept = surest([one.sureness for one in said])
-    on_text(lm.decode(said[kept].tokens))
+    answers = [lm.decode(one.tokens) for one in said]
+    kept = surest([(text, one.sureness) for text, one in zip(answers, said, strict=True)])
+    on_text(answers[kept])
     return Response(said[kept].tokens, used, [used[kept]], sum(map(len, prompts)))
 
 

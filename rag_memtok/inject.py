@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rag_memtok.continuation import Continuation
 from rag_memtok.lm import LM
-from rag_memtok.prompts import Frame
+from rag_memtok.prompts import Frame, refuses
 
 Passage = Sequence[int] | Float[np.ndarray, "_ d"]  # of any number of vectors each
 
@@ -91,10 +91,16 @@ def answer_batch(lm: LM, frame: Frame, prompts: Sequence[Float[Tensor, "_ d"]], 
     return [Said(tuple(answer), math.fsum(some) / len(some)) for answer, some in zip(answers, nats, strict=True)]
 
 
-def surest(sureness: Sequence[float]) -> int:
-    """Which answer to keep of those to the same question from one passage each, best passage first.
+def surest(answers: Sequence[tuple[str, float]]) -> int:
+    """Which of `answers` (text, sureness) to the same question to keep, each from a passage of its own, the best passage first.
 
-    Its sureness counts, and the passage's rank by Zipf's law (1, 1/2, 1/3, ...): the likeliest under p(passage | question) p(answer |
-    passage, question), the answer's length left out. Source: Lewis et al. 2020, arXiv:2005.11401 (RAG-Sequence).
+    The likeliest under p(passage | question) p(answer | passage, question), where the first falls with the passage's rank by Zipf's law (1,
+    1/2, 1/3, ...) and the second does without the answer's length. That one passage does not say counts only if none does. Source: Lewis et
+    al. 2020, arXiv:2005.11401 (RAG-Sequence).
     """
-    return max(range(len(sureness)), key=lambda place: sureness[place] - math.log(1 + place))
+
+    def worth(place: int) -> tuple[bool, float]:
+        text, sureness = answers[place]
+        return not refuses(text), sureness - math.log(1 + place)
+
+    return max(range(len(answers)), key=worth)

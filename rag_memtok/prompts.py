@@ -9,6 +9,7 @@ A template is data. Its digest is in the manifest: a memory written in one is no
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,14 @@ REPEAT = "Repeat the document."
 QUESTION = "Question:\n"
 REFUSAL = "not in the documents"
 INSTRUCTION = f"\nAnswer from the documents in a few words. If they do not say, answer: {REFUSAL}."
+REFUSED = re.compile(r"\W*(not in (the )?documents?\b|$)", re.IGNORECASE)
 MARK = "\ue0f0"  # private use: stands for what is not our words while a chat template is rendered
 PINNED_DATE = "1 January 2026"  # some chat templates write today's date; a frame must not change overnight
+
+
+def refuses(answer: str) -> bool:
+    """Whether `answer` says, as INSTRUCTION asks, that the documents do not say; no words at all do, too."""
+    return REFUSED.match(answer) is not None
 
 
 def digest_of(parts: Sequence[object]) -> str:

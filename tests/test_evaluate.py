@@ -288,10 +288,9 @@ def test_of_several_prompts_the_surest_answer_is_given(material):
     said = answer_batch(material.lm, words, [inject(material.lm, words, one.passages, one.question) for one in prompts], 4)
     answers = [material.lm.decode(one.tokens).strip() for one in said]
     assert len(set(answers)) > 1
+    pairs = [(answer, one.sureness) for answer, one in zip(answers, said, strict=True)]
     replies = Replies(material.lm, words, 4, None)
-    ranked = [
-        answers[place] for place in (surest([one.sureness for one in said]), len(said) - 1 - surest([one.sureness for one in said[::-1]]))
-    ]
+    ranked = [answers[surest(pairs)], answers[::-1][surest(pairs[::-1])]]
     assert replies.to([prompts, prompts[::-1]], "all", lambda stage: None) == ranked
 
 

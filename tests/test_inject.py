@@ -112,6 +112,15 @@ def test_how_sure_an_answer_was_is_the_mean_of_its_tokens_and_its_end(toy_lm, sp
 
 
 def test_the_surest_answer_is_kept_unless_its_passage_stands_far_behind():
-    assert surest([-2.0]) == 0 and surest([-1.0, -1.0, -1.0]) == 0
-    assert surest([-1.0, -0.2]) == 1 and surest([-1.0, -0.4]) == 0  # log 2 is 0.69
-    assert surest([-3.0, -3.0, -1.5]) == 2 and surest([-2.5, -3.0, -1.5]) == 0  # log 3 is 1.1
+    def kept(*sureness):
+        return surest([("words", one) for one in sureness])
+
+    assert kept(-2.0) == 0 and kept(-1.0, -1.0, -1.0) == 0
+    assert kept(-1.0, -0.2) == 1 and kept(-1.0, -0.4) == 0  # log 2 is 0.69
+    assert kept(-3.0, -3.0, -1.5) == 2 and kept(-2.5, -3.0, -1.5) == 0  # log 3 is 1.1
+
+
+def test_that_one_passage_does_not_say_counts_only_if_none_does():
+    assert surest([("Not in the documents.", -0.01), ("", -0.01), ("18 kilograms", -3.0)]) == 2
+    assert surest([("Not in the documents.", -0.01), ("not in the documents", -0.02)]) == 0
+    assert surest([("not in the document room", -0.1), ("Not indeed", -2.0)]) == 1

@@ -177,8 +177,9 @@ def test_apart_the_surest_of_single_answers_is_kept_with_its_one_source(first, r
         singles = [read(session, [hit], reader)[0] for hit in hits]
         prompts = [inject(session.lm, frame(session.lm), [one.passage], session.lm.encode(question)) for one in singles]
         said = answer_batch(session.lm, frame(session.lm), prompts, dials.ask.max_new_tokens)
-        kept = surest([one.sureness for one in said])
-        assert found.answer == session.lm.decode(said[kept].tokens).strip() and found.sources[0].chunk == hits[kept].chunk_id
+        answers = [session.lm.decode(one.tokens) for one in said]
+        kept = surest([(text, one.sureness) for text, one in zip(answers, said, strict=True)])
+        assert found.answer == answers[kept].strip() and found.sources[0].chunk == hits[kept].chunk_id
 
 
 def test_one_passage_is_neither_together_nor_apart(first):

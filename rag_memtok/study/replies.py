@@ -94,7 +94,7 @@ class Replies:
             self._keep(dict(zip(batch, self._answered(list(batch.values())), strict=True)))
             pace.tick(len(batch))
         found = [[self.known[key] for key in some] for some in keys]
-        return [some[surest([one.sureness for one in some])].answer for some in found]
+        return [some[surest([(one.answer, one.sureness) for one in some])].answer for some in found]
 
     def _answered(self, prompts: Sequence[Prompt]) -> list[Reply]:
         rows = [inject(self.lm, self.frame, prompt.passages, prompt.question) for prompt in prompts]
