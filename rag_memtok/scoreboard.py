@@ -81,6 +81,13 @@ BESIDE: tuple[Column, ...] = (
 )
 
 
+F1 = "F1, per cent"
+SEVERAL = {  # setting -> a picture's name and title
+    "among": ("quality-against-k", "The gold chunk among others, in one prompt"),
+    "apart": ("quality-against-k-apart", "The gold chunk among others, each in its own prompt"),
+}
+
+
 def put_markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     """A table in Markdown whose columns are aligned for the eye, too; the first one to the left."""
     widths = [max(len(cell) for cell in column) for column in zip(header, *lines, strict=True)]
@@ -164,25 +171,32 @@ def put_sources(rows: Sequence["Row"]) -> None:
 
 
 def draw_evaluation(rows: Sequence["Row"], writings: Sequence["Writing"], folder: Path) -> list[Path]:
-    """Draws quality against compression, and quality against k; returns the files.
+    """Draws quality against compression, and quality against k, in one prompt and apart; returns the files.
 
     Raises:
         UsageError: matplotlib is not installed.
     """
-    compression, several = folder / "quality-against-compression.png", folder / "quality-against-k.png"
     alone = [row for row in rows if row.setting == "alone"]
     factors = {one.tokens_per_vector: one.factor for one in writings}
     lines = [line_of(name, some, lambda row: factors[row.tokens_per_vector]) for name, some in grouped(alone, lambda row: row.reader)]
     flat = [row for row in alone if not row.tokens_per_vector]
     ends = (1.0, max(factors.values(), default=1.0))  # from the text itself on
     lines += [Line(row.reader, ends, (100 * row.f1.mean,) * 2, dashed=True) for row in flat]
-    draw(Chart("The gold chunk alone", "text positions for one of the memory", "F1, per cent", lines, log_x=2), compression)
-    inside = [row for row in rows if row.setting == "among"]
+    charts = {"quality-against-compression": Chart("The gold chunk alone", "text positions for one of the memory", F1, lines, log_x=2)}
+    for setting, (name, title) in SEVERAL.items():
+        inside = [row for row in rows if row.setting == setting]
+        charts[name] = Chart(title, "chunks", F1, against_k(alone, inside))
+    files = {folder / f"{name}.png": chart for name, chart in charts.items()}
+    for path, chart in files.items():
+        draw(chart, path)
+    return list(files)
+
+
+def against_k(alone: Sequence["Row"], inside: Sequence["Row"]) -> list[Line]:
+    """A line for each reader that is among several, from one chunk on."""
     names = {label(row) for row in inside}
     reading = sorted((row for row in (*alone, *inside) if label(row) in names), key=lambda row: row.k)
-    curves = [line_of(name, some, lambda row: float(row.k)) for name, some in grouped(reading, label, flat=True)]
-    draw(Chart("The gold chunk among others", "chunks in the prompt", "F1, per cent", curves), several)
-    return [compression, several]
+    return [line_of(name, some, lambda row: float(row.k)) for name, some in grouped(reading, label, flat=True)]
 
 
 def label(row: "Row") -> str:

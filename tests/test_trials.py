@@ -19,12 +19,13 @@ def test_the_table_the_file_and_the_pictures(run, model_folder, tmp_path):  # no
     assert code == 0 and out.startswith(f"{model_folder}, template bare, recipe margin: 4 questions (1 that the documents do not answer)")
     titles = [line for line in out.splitlines() if line and not line.startswith("|")]
     assert titles[1:3] == ["memories", "the gold chunk alone"] and titles[-1].startswith("unrelated texts")
-    assert sum(line.startswith("| memory ") for line in out.splitlines()) == 4 + 2 + 2 + 2  # alone, among; sources; beside; before
+    assert sum(line.startswith("| memory ") for line in out.splitlines()) == 6 + 2 + 2 + 2  # alone, among, apart; sources; beside; before
     assert "4 questions about 3 chunks; 3 chunks to write" in err
     everything = json.loads((tmp_path / "all.json").read_text())
     assert len(everything["cells"][0]["answers"]) == 4 and everything["rows"][0]["f1"].keys() == {"mean", "low", "high"}
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
         "quality-against-compression.png",
+        "quality-against-k-apart.png",
         "quality-against-k.png",
     ]
     code, out, err = run(*words, "--json")
