@@ -17,11 +17,11 @@ help: ## say what can be made
 demo: .venv/.package ## install, then ingest the sample documents, ask, verify; leaves .venv/bin/rag-memtok
 	rm -rf $(STORE)
 	$(RAG) ingest data/docs --exclude 'library/' --store $(STORE)
-	$(RAG) ask "When will the open day be?" -k 1 --store $(STORE)
+	$(RAG) ask "When will the open day be?" --store $(STORE)
 	@echo '  (meeting-2026-03-12.md says: Saturday 13 June)'
-	$(RAG) ask "How many kilograms of seed can the KD-7 dry at a time?" -k 1 --store $(STORE)
+	$(RAG) ask "How many kilograms of seed can the KD-7 dry at a time?" --store $(STORE)
 	@echo '  (handbook.md says: 18 kilograms)'
-	$(RAG) ask "What does a replacement fan motor cost?" -k 1 --store $(STORE)
+	$(RAG) ask "What does a replacement fan motor cost?" --store $(STORE)
 	@echo '  (handbook.md says: 118 euros)'
 	$(RAG) verify --store $(STORE)
 	$(RAG) ingest data/docs --exclude 'library/' --store $(STORE)
