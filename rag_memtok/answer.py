@@ -27,7 +27,6 @@ from rag_memtok.retrieve import Embedder, Index, content_words, search
 from rag_memtok.store import Store
 
 BATCH = 16  # prompts that are answered at a time
-SHORTER = "fewer --max-new-tokens or a shorter question"
 FOLLOW_UP = 2  # content words: a question of no more may lean on the one before it
 ENOUGH = 0.9  # of what the text reaches: from there on `memory` is what --read auto takes
 
@@ -222,7 +221,7 @@ def _generated(
 ) -> Answer:
     on = session.reading is not None and session.adapter is not None and session.adapter.reads(reader[0])
     lm = session.reading if on and session.reading else session.lm
-    apart = reads_apart(session)
+    apart = reads_apart(session) and len(readable) > 1
     response = (_apart if apart else _together)(session, lm, asked, readable, on_text)
     return Answer(
         answer=lm.decode(response.tokens).strip(),
@@ -240,12 +239,8 @@ def _generated(
 def _together(session: Session, lm: LM, asked: Sequence[int], readable: Sequence[Readable], on_text: Callable[[str], None]) -> Response:
     """One prompt with all that fit, the best one last: what stands nearest to the question is read best."""
     words, limit = frame(session.lm), session.config.ask.max_new_tokens
-    room = fitting(lm, words, [one.passage for one in readable], asked, limit)
-    if not room:
-        raise NoUsableMemory("not even one memory fits into the context", remedy=SHORTER)
-    if room < len(readable):
-        session.on_warning(f"only {room} of {len(readable)} memories fit into the context of {lm.context} positions")
-    used = readable[:room]
+    used = readable[: fitting(lm, words, [one.passage for one in readable], asked, limit)]
+    _tell_what_fits(session, len(used), len(readable))
     prompt = inject(lm, words, [one.passage for one in reversed(used)], asked)
     tokens: list[int] = []
     shown = ""
@@ -264,16 +259,20 @@ def _apart(session: Session, lm: LM, asked: Sequence[int], readable: Sequence[Re
     """A prompt for each; the surest answer is kept, and cited is what it was read from."""
     words, limit = frame(session.lm), session.config.ask.max_new_tokens
     used = [one for one in readable if fitting(lm, words, [one.passage], asked, limit)]
-    if not used:
-        raise NoUsableMemory("none of the memories fits into the context", remedy=SHORTER)
-    if len(used) < len(readable):
-        session.on_warning(f"only {len(used)} of {len(readable)} memories fit into the context of {lm.context} positions")
+    _tell_what_fits(session, len(used), len(readable))
     prompts = [inject(lm, words, [one.passage], asked) for one in used]
     said = [one for start in range(0, len(prompts), BATCH) for one in answer_batch(lm, words, prompts[start : start + BATCH], limit)]
     answers = [lm.decode(one.tokens) for one in said]
     kept = surest([(text, one.sureness) for text, one in zip(answers, said, strict=True)])
     on_text(answers[kept])
     return Response(said[kept].tokens, used, [used[kept]], sum(map(len, prompts)))
+
+
+def _tell_what_fits(session: Session, fit: int, found: int) -> None:
+    if not fit:
+        raise NoUsableMemory("not even one memory fits into the context", remedy="fewer --max-new-tokens or a shorter question")
+    if fit < found:
+        session.on_warning(f"only {fit} of {found} memories fit into the context of {session.lm.context} positions")
 
 
 def quotations(session: Session, question: str) -> list[tuple[str, Source]]:

@@ -1,7 +1,7 @@
 """Questions -> the chunks that hold their answers, and other chunks to stand beside them: what every way of reading is given alike."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,20 +147,20 @@ def alone(corpus: Corpus) -> list[Case]:
 
 def among(corpus: Corpus, k: int) -> list[Case]:
     """Every question with its gold chunk among k - 1 others (fewer where there are no more): first, in the middle or last, in turn."""
-    cases = []
-    for number, (gold, others) in enumerate(zip(corpus.gold, corpus.others, strict=True)):
-        beside = others[: k - 1]
-        place = (0, len(beside) // 2, len(beside))[number % len(PLACES)]
-        cases.append(Case(number, (*beside[:place], gold, *beside[place:]), place))
-    return cases
+    return placed(corpus, k, lambda number, last: (0, last // 2, last)[number % len(PLACES)])
 
 
 def retrieved(corpus: Corpus, k: int) -> list[Case]:
-    """Every question with its gold chunk among k - 1 others: where the retriever puts it, last where it would not be found."""
+    """The same chunks for every question, the gold one where the retriever puts it: last where it would not be found."""
+    return placed(corpus, k, lambda number, last: min(corpus.before[number], last))
+
+
+def placed(corpus: Corpus, k: int, place_of: Callable[[int, int], int]) -> list[Case]:
+    """Every question with its gold chunk among k - 1 others, at the place that `place_of` gives for its number and the last place."""
     cases = []
-    for number, (gold, others, before) in enumerate(zip(corpus.gold, corpus.others, corpus.before, strict=True)):
+    for number, (gold, others) in enumerate(zip(corpus.gold, corpus.others, strict=True)):
         beside = others[: k - 1]
-        place = min(before, len(beside))
+        place = place_of(number, len(beside))
         cases.append(Case(number, (*beside[:place], gold, *beside[place:]), place))
     return cases
 

@@ -284,10 +284,8 @@ class Run:
 def name_of(planned: Planned) -> str:
     """A cell in a few words, for progress."""
     at = f" at {planned.tokens_per_vector}" if planned.tokens_per_vector else ""
-    where = {"alone": "", "among": f" among {planned.k}", "apart": f" apart of {planned.k}", "beside": " beside the gold text"}[
-        planned.setting
-    ]
-    return f"answers: {planned.reader}{at}{where}"
+    where = {"alone": "", "among": f" among {planned.k}", "apart": f", {planned.k} apart", "beside": " beside the gold text"}
+    return f"answers: {planned.reader}{at}{where[planned.setting]}"
 
 
 def without_last(case: Case) -> Case:
