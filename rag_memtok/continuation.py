@@ -17,14 +17,22 @@ class Continuation:
     plainest decode there is.
     """
 
-    def __init__(self, lm: LM, rows: Sequence[Float[Tensor, "_ d"]]) -> None:
-        """Runs the prompt. Cost: one forward pass over the longest row."""
+    cache: Any = None  # transformers', once something was run
+
+    def __init__(self, lm: LM, rows: Sequence[Float[Tensor, "_ d"]], shared: Float[Tensor, "_ d"] | None = None) -> None:
+        """Runs the prompts: `shared`, if any, stands before every row and is run once.
+
+        Cost: one forward pass over the longest row, for each row, and one over `shared`.
+        """
         longest = max(len(row) for row in rows)
-        self.lm, self.cache = lm, None
+        self.lm, self.padding, self.length = lm, None, 0
+        if shared is not None:
+            self._run(shared[None])
+            self.cache.batch_repeat_interleave(len(rows))
+        self.shared = self.length
         batch = torch.stack([torch.nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
         padding = torch.tensor([longest - len(row) for row in rows], device=lm.device)
         self.padding = padding if int(padding.max()) else None
-        self.length = 0
         self.logits = self._run(batch)
 
     def feed(self, tokens: Sequence[int]) -> Float[Tensor, "B V"]:
@@ -38,7 +46,7 @@ class Continuation:
         start, self.length = self.length, self.length + embeddings.shape[1]
         if self.padding is not None:
             places = torch.arange(self.length, device=self.lm.device)[None]
-            options["attention_mask"] = (places >= self.padding[:, None]).long()
+            options["attention_mask"] = ((places < self.shared) | (places >= self.shared + self.padding[:, None])).long()
             options["position_ids"] = (places[:, start:] - self.padding[:, None]).clamp(min=0)
         output = self.lm.model.base_model(
             inputs_embeds=embeddings.to(self.lm.table.dtype), past_key_values=self.cache, use_cache=True, **options

@@ -47,16 +47,35 @@ def fitting(lm: LM, frame: Frame, passages: Sequence[Passage], question: Sequenc
     return len(passages)
 
 
+def greedy(
+    lm: LM, frame: Frame, prompts: Sequence[Float[Tensor, "_ d"]], limit: int, shared: Float[Tensor, "_ d"] | None = None
+) -> Iterator[tuple[list[int], list[int | None], Float[Tensor, "B V"]]]:
+    """Lets the model go on after several prompts at once, each to its end, at most `limit` tokens.
+
+    At each position: the rows that still speak, every row's next token (None: the end), and the logits that it is chosen by.
+
+    Args:
+        shared: stands before every prompt, and is taken in once.
+
+    Cost: one pass over as many rows of the longest prompt, then a cached step a token, each over all rows.
+    """
+    stops = lm.stops | {frame.end}
+    run = Continuation(lm, prompts, shared)
+    going = list(range(len(prompts)))
+    for position in range(limit):
+        chosen = run.logits.argmax(-1).tolist()
+        yield going, [None if token in stops else token for token in chosen], run.logits
+        going = [row for row in going if chosen[row] not in stops]
+        if not going or position == limit - 1:
+            return
+        run.feed(chosen)
+
+
 def answer_tokens(lm: LM, frame: Frame, prompt: Float[Tensor, "S d"], limit: int) -> Iterator[int]:
     """The greedy answer, a token at a time, at most `limit`. Cost: one pass over the prompt, then one cached step a token."""
-    stops = lm.stops | {frame.end}
-    run = Continuation(lm, [prompt])
-    for _ in range(limit):
-        token = int(run.logits[0].argmax())
-        if token in stops:
-            return
-        yield token
-        run.feed([token])
+    for _, (token,), _ in greedy(lm, frame, [prompt], limit):
+        if token is not None:
+            yield token
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +87,15 @@ class Said:
 
 
 def answer_batch(lm: LM, frame: Frame, prompts: Sequence[Float[Tensor, "_ d"]], limit: int) -> list[Said]:
-    """The greedy answers to several prompts at once, each at most `limit` tokens.
-
-    Cost: one pass over as many rows of the longest prompt, then as many cached steps as the longest answer has tokens, each over all rows.
-    """
-    stops = lm.stops | {frame.end}
-    run = Continuation(lm, prompts)
+    """The greedy answers to several prompts at once, each at most `limit` tokens. Cost: that of `greedy`."""
     answers: list[list[int]] = [[] for _ in prompts]
     nats: list[list[float]] = [[] for _ in prompts]
-    going = set(range(len(prompts)))
-    for position in range(limit):
-        best = run.logits.argmax(-1, keepdim=True)
-        chosen, known = best[:, 0].tolist(), run.logits.log_softmax(-1).gather(1, best)[:, 0].tolist()
+    for going, tokens, logits in greedy(lm, frame, prompts, limit):
+        known = logits.log_softmax(-1).amax(-1).tolist()
         for row in going:
             nats[row].append(known[row])
-        going -= {row for row in going if chosen[row] in stops}
-        for row in going:
-            answers[row].append(chosen[row])
-        if not going or position == limit - 1:
-            break
-        run.feed(chosen)
+            if (token := tokens[row]) is not None:
+                answers[row].append(token)
     return [Said(tuple(answer), math.fsum(some) / len(some)) for answer, some in zip(answers, nats, strict=True)]
 
 

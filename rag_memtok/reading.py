@@ -14,18 +14,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rag_memtok.cues import cues
-from rag_memtok.inject import answer_batch, inject
-from rag_memtok.layout import Layout, Request, Task, laid_out
+from rag_memtok.inject import greedy
+from rag_memtok.layout import Request, Task, laid_out
 from rag_memtok.lm import LM
 from rag_memtok.prompts import Frame, frame
 
 TOP = 20  # words of the teacher's distribution that are kept
 POOL = 64  # cues of a chunk
-TOGETHER = 16  # cues that the teacher answers at a time
+TOGETHER = 64  # cues that the teacher answers at a time
 LONGEST = 16  # tokens of its answers
-
-Prompts = Sequence[Float[Tensor, "_ d"]]
-Answers = Sequence[tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,28 +35,10 @@ class Taught:
     shares: Float[Tensor, "A K"]
 
 
-def own_answers(lm: LM, frame: Frame, prompts: Prompts, longest: int) -> list[tuple[int, ...]]:
-    """What `lm` says to `prompts`, the end included where it came within `longest` tokens. Cost: that of `answer_batch`."""
-    said = [one.tokens for one in answer_batch(lm, frame, prompts, longest)]
-    return [(*tokens, frame.end) if len(tokens) < longest else tokens for tokens in said]
-
-
-def laid(lm: LM, prompts: Prompts, answers: Answers) -> Layout:
-    """Lays prompts and answers out for teacher forcing."""
-    return laid_out(lm, [Request(0, 0, prompt, (), answer) for prompt, answer in zip(prompts, answers, strict=True)])
-
-
-@torch.no_grad()
-def likeliest(lm: LM, prompts: Prompts, answers: Answers) -> list[tuple[Int[Tensor, "A K"], Float[Tensor, "A K"]]]:
-    """At each position of each answer the TOP likeliest words after its prompt, and their shares, which sum to 1: what is to be learned.
-
-    Cost: one forward pass over prompts and answers.
-    """
-    layout = laid(lm, prompts, answers)
-    logits = lm.logits(lm.hidden(layout.fixed)[layout.scored])
+def likeliest(logits: Float[Tensor, "P V"]) -> tuple[Int[Tensor, "P K"], Float[Tensor, "P K"]]:
+    """The TOP likeliest words at each position, and their shares, which sum to 1: what is to be learned."""
     best = logits.topk(min(TOP, logits.shape[-1]))
-    sizes = [len(answer) for answer in answers]
-    return list(zip(best.indices.split(sizes), best.values.softmax(-1).split(sizes), strict=True))
+    return best.indices, best.values.softmax(-1)
 
 
 def divergence(known: Float[Tensor, "P V"], words: Int[Tensor, "P K"], shares: Float[Tensor, "P K"]) -> Float[Tensor, " P"]:
@@ -93,22 +72,32 @@ class Teacher:
         return frame(self.lm)
 
     def pool(self, task: Task) -> list[Taught]:
-        """The cues of a chunk with the model's answers. Cost, once: POOL greedy answers, and a forward pass over each."""
+        """The cues of a chunk with the model's answers. Cost, once: POOL greedy answers."""
         if task.key not in self.pools:
             asked = [self.lm.encode(cue) for cue in cues(self.lm.decode(task.tokens), POOL, self.seed)]
             self.pools[task.key] = self.answers(task.tokens, asked)
         return self.pools[task.key]
 
     def answers(self, passage: Sequence[int], asked: Sequence[Sequence[int]]) -> list[Taught]:
-        """What the model says to each question, with the tokens of `passage` before it."""
-        found: list[Taught] = []
-        for start in range(0, len(asked), TOGETHER):
-            some = asked[start : start + TOGETHER]
-            prompts = [inject(self.lm, self.frame, [passage], question) for question in some]
-            said = own_answers(self.lm, self.frame, prompts, LONGEST)
-            known = likeliest(self.lm, prompts, said)
-            found += [Taught(tuple(one), answer, *top) for one, answer, top in zip(some, said, known, strict=True)]
-        return found
+        """What the model says to each question, with the tokens of `passage` before it; these are taken in once for TOGETHER questions."""
+        shared = self.lm.embed([*self.frame.opening, *passage])
+        return [one for start in range(0, len(asked), TOGETHER) for one in self._told(shared, asked[start : start + TOGETHER])]
+
+    def _told(self, shared: Float[Tensor, "_ d"], asked: Sequence[Sequence[int]]) -> list[Taught]:
+        frame = self.frame
+        prompts = [self.lm.embed([*frame.question, *question, *frame.closing]) for question in asked]
+        answers: list[list[int]] = [[] for _ in asked]
+        best: list[list[tuple[Tensor, Tensor]]] = [[] for _ in asked]
+        for going, tokens, logits in greedy(self.lm, frame, prompts, LONGEST, shared):
+            words, shares = likeliest(logits)
+            for row in going:
+                token = tokens[row]
+                answers[row].append(frame.end if token is None else token)
+                best[row].append((words[row], shares[row]))
+        return [
+            Taught(tuple(question), tuple(answer), *map(torch.stack, zip(*some, strict=True)))
+            for question, answer, some in zip(asked, answers, best, strict=True)
+        ]
 
     def drawn(self, task: Task, step: int, each: int) -> list[Taught]:
         """The cues of a step, at most `each`; every one comes once before any comes twice."""

@@ -12,7 +12,7 @@ import toy
 from rag_memtok import lora
 from rag_memtok.adapt import training as adapting
 from rag_memtok.adapt.checkpoint import state_of
-from rag_memtok.adapt.lessons import Deck, Exercise, Page, Teacher, losses, others, packed, unpacked
+from rag_memtok.adapt.lessons import Deck, Exercise, Page, Teacher, laid, losses, others, packed, unpacked
 from rag_memtok.adapt.training import Training, adapt, lessons_about, passes, split, taught
 from rag_memtok.config import Adapt
 from rag_memtok.cues import cues
@@ -20,7 +20,6 @@ from rag_memtok.errors import UsageError
 from rag_memtok.layout import pooled, task_of
 from rag_memtok.nouns import sha256_of_text
 from rag_memtok.prompts import bare, frame
-from rag_memtok.reading import laid
 
 QUICK = Adapt(steps=24, batch=4, rank=4, lr=3e-3, least=0.0)  # the toy understands nothing
 TEXTS = [

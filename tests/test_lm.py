@@ -84,6 +84,15 @@ def test_a_row_of_a_padded_batch_is_the_row_alone(any_lm, lengths, seed):
             assert torch.allclose(here[index], there[0], atol=CLOSE)
 
 
+@pytest.mark.parametrize("lengths", [[4], [3, 9, 1], [5, 5]])
+def test_what_is_shared_is_as_if_it_stood_before_every_row(any_lm, lengths):
+    (shared,), rows = rows_of(any_lm, [6], seed=1), rows_of(any_lm, lengths)
+    once, each = Continuation(any_lm, rows, shared), Continuation(any_lm, [torch.cat([shared, row]) for row in rows])
+    assert torch.allclose(once.logits, each.logits, atol=CLOSE)
+    for tokens in ([9] * len(rows), list(range(len(rows)))):
+        assert torch.allclose(once.feed(tokens), each.feed(tokens), atol=CLOSE)
+
+
 def test_the_input_embeddings_of_tokens_are_those_the_model_uses(any_lm):
     tokens = [1, 70, 300, 8]
     with torch.inference_mode():

@@ -17,11 +17,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor
 
-from rag_memtok.inject import Passage, inject
+from rag_memtok.inject import Passage, answer_batch, inject
+from rag_memtok.layout import Layout, Request, laid_out
 from rag_memtok.lm import LM
 from rag_memtok.lora import Kind
 from rag_memtok.prompts import MARK, Frame, render
-from rag_memtok.reading import divergence, laid, likeliest, own_answers
+from rag_memtok.reading import divergence, likeliest
 from rag_memtok.study.scores import answerable, score
 
 ROWS = 16  # prompts answered together
@@ -140,13 +141,27 @@ class Teacher:
         return [made[number] for number in range(len(exercises))]
 
     def _some(self, asked: Sequence[Exercise], prompts: Sequence[Float[Tensor, "_ d"]], gold: float, seed: int) -> Iterator[Lesson]:
-        own = own_answers(self.lm, self.frame, prompts, LONGEST)
+        own = self._own(prompts)
         known = [bool(one.answers) and random.Random(f"{seed}:{one.page}:{one.question}").random() < gold for one in asked]
         answers = [self.said(one.answers[0]) if told else said for one, told, said in zip(asked, known, own, strict=True)]
-        top = likeliest(self.lm, prompts, answers)
-        for one, told, answer, said, (words, shares) in zip(asked, known, answers, own, top, strict=True):
-            found = (words.cpu().numpy().astype(np.int32), shares.cpu().numpy())
-            yield Lesson(one, "gold" if told else "model", answer, *found, self.understood(one, said))
+        for one, told, answer, said, top in zip(asked, known, answers, own, self._top(prompts, answers), strict=True):
+            yield Lesson(one, "gold" if told else "model", answer, *top, self.understood(one, said))
+
+    def _own(self, prompts: Sequence[Float[Tensor, "_ d"]]) -> list[tuple[int, ...]]:
+        """What the model says, the end included where it came in time."""
+        said = [one.tokens for one in answer_batch(self.lm, self.frame, prompts, LONGEST)]
+        return [(*tokens, self.frame.end) if len(tokens) < LONGEST else tokens for tokens in said]
+
+    @torch.no_grad()
+    def _top(
+        self, prompts: Sequence[Float[Tensor, "_ d"]], answers: Sequence[tuple[int, ...]]
+    ) -> list[tuple[Int[np.ndarray, "A K"], Float[np.ndarray, "A K"]]]:
+        """The model's likeliest words at each position of each answer, and their shares."""
+        layout = laid(self.lm, prompts, answers)
+        words, shares = likeliest(self.lm.logits(self.lm.hidden(layout.fixed)[layout.scored]))
+        sizes = [len(answer) for answer in answers]
+        parts = zip(words.cpu().split(sizes), shares.cpu().split(sizes), strict=True)
+        return [(some.numpy().astype(np.int32), chances.numpy()) for some, chances in parts]
 
     def said(self, text: str) -> tuple[int, ...]:
         """An answer as the model would say it, the end included."""
@@ -156,6 +171,11 @@ class Teacher:
         """The F1 of an answer against the known ones; 1 where none is known."""
         text = self.lm.decode([token for token in said if token != self.frame.end]).strip()
         return score(text, answerable(exercise.answers)).f1 if exercise.answers else 1.0
+
+
+def laid(lm: LM, prompts: Sequence[Float[Tensor, "_ d"]], answers: Sequence[tuple[int, ...]]) -> Layout:
+    """Lays prompts and answers out for teacher forcing."""
+    return laid_out(lm, [Request(0, 0, prompt, (), answer) for prompt, answer in zip(prompts, answers, strict=True)])
 
 
 def losses(lm: LM, prompts: Sequence[Float[Tensor, "_ d"]], lessons: Sequence[Lesson]) -> Float[Tensor, " B"]:
