@@ -64,15 +64,15 @@ ALONE: tuple[Column, ...] = (
     ("names", lambda row: percent(row.names.mean)),
     *SIZES,
 )
+SEVERAL_CHUNKS: tuple[Column, ...] = (*COMMON, ("k", lambda row: str(row.k)))
 AMONG: tuple[Column, ...] = (
-    *COMMON,
-    ("k", lambda row: str(row.k)),
+    *SEVERAL_CHUNKS,
     *QUALITY,
     *((place, lambda row, place=place: percent(row.places.get(place, math.nan))) for place in ("first", "middle", "last")),
     ("left out", lambda row: str(row.dropped)),
     *SIZES,
 )
-APART: tuple[Column, ...] = (*COMMON, AMONG[2], *QUALITY, *SIZES)
+APART: tuple[Column, ...] = (*SEVERAL_CHUNKS, *QUALITY, *SIZES)
 BESIDE: tuple[Column, ...] = (
     ("before the gold text", lambda row: row.reader),
     COMMON[1],
@@ -82,7 +82,7 @@ BESIDE: tuple[Column, ...] = (
 
 
 F1 = "F1, per cent"
-SEVERAL = {  # setting -> a picture's name and title
+PICTURES = {  # setting -> a picture's name and title
     "among": ("quality-against-k", "The gold chunk among others, in one prompt"),
     "apart": ("quality-against-k-apart", "The gold chunk among others, each in its own prompt"),
 }
@@ -183,7 +183,7 @@ def draw_evaluation(rows: Sequence["Row"], writings: Sequence["Writing"], folder
     ends = (1.0, max(factors.values(), default=1.0))  # from the text itself on
     lines += [Line(row.reader, ends, (100 * row.f1.mean,) * 2, dashed=True) for row in flat]
     charts = {"quality-against-compression": Chart("The gold chunk alone", "text positions for one of the memory", F1, lines, log_x=2)}
-    for setting, (name, title) in SEVERAL.items():
+    for setting, (name, title) in PICTURES.items():
         inside = [row for row in rows if row.setting == setting]
         charts[name] = Chart(title, "chunks", F1, against_k(alone, inside))
     files = {folder / f"{name}.png": chart for name, chart in charts.items()}
