@@ -47,21 +47,15 @@ def fitting(lm: LM, frame: Frame, passages: Sequence[Passage], question: Sequenc
     return len(passages)
 
 
-def greedy(
-    lm: LM, frame: Frame, prompts: Sequence[Float[Tensor, "_ d"]], limit: int, shared: Float[Tensor, "_ d"] | None = None
-) -> Iterator[tuple[list[int], list[int | None], Float[Tensor, "B V"]]]:
-    """Lets the model go on after several prompts at once, each to its end, at most `limit` tokens.
+def greedy(run: Continuation, frame: Frame, limit: int) -> Iterator[tuple[list[int], list[int | None], Float[Tensor, "B V"]]]:
+    """Lets every row of `run` go on to its end, at most `limit` tokens.
 
     At each position: the rows that still speak, every row's next token (None: the end), and the logits that it is chosen by.
 
-    Args:
-        shared: stands before every prompt, and is taken in once.
-
-    Cost: one pass over as many rows of the longest prompt, then a cached step a token, each over all rows.
+    Cost: a cached step a token but the first, each over all rows.
     """
-    stops = lm.stops | {frame.end}
-    run = Continuation(lm, prompts, shared)
-    going = list(range(len(prompts)))
+    stops = run.lm.stops | {frame.end}
+    going = list(range(len(run.logits)))
     for position in range(limit):
         chosen = run.logits.argmax(-1).tolist()
         yield going, [None if token in stops else token for token in chosen], run.logits
@@ -73,7 +67,7 @@ def greedy(
 
 def answer_tokens(lm: LM, frame: Frame, prompt: Float[Tensor, "S d"], limit: int) -> Iterator[int]:
     """The greedy answer, a token at a time, at most `limit`. Cost: one pass over the prompt, then one cached step a token."""
-    for _, (token,), _ in greedy(lm, frame, [prompt], limit):
+    for _, (token,), _ in greedy(Continuation(lm, [prompt]), frame, limit):
         if token is not None:
             yield token
 
@@ -87,10 +81,13 @@ class Said:
 
 
 def answer_batch(lm: LM, frame: Frame, prompts: Sequence[Float[Tensor, "_ d"]], limit: int) -> list[Said]:
-    """The greedy answers to several prompts at once, each at most `limit` tokens. Cost: that of `greedy`."""
+    """The greedy answers to several prompts at once, each at most `limit` tokens.
+
+    Cost: one pass over as many rows of the longest prompt, then as many cached steps as the longest answer has tokens, each over all rows.
+    """
     answers: list[list[int]] = [[] for _ in prompts]
     nats: list[list[float]] = [[] for _ in prompts]
-    for going, tokens, logits in greedy(lm, frame, prompts, limit):
+    for going, tokens, logits in greedy(Continuation(lm, prompts), frame, limit):
         known = logits.log_softmax(-1).amax(-1).tolist()
         for row in going:
             nats[row].append(known[row])

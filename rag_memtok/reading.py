@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rag_memtok.continuation import Continuation
 from rag_memtok.cues import cues
 from rag_memtok.inject import greedy
 from rag_memtok.layout import Request, Task, laid_out
@@ -39,6 +40,23 @@ def likeliest(logits: Float[Tensor, "P V"]) -> tuple[Int[Tensor, "P K"], Float[T
     """The TOP likeliest words at each position, and their shares, which sum to 1: what is to be learned."""
     best = logits.topk(min(TOP, logits.shape[-1]))
     return best.indices, best.values.softmax(-1)
+
+
+def told(run: Continuation, frame: Frame, longest: int) -> list[tuple[tuple[int, ...], Int[Tensor, "A K"], Float[Tensor, "A K"]]]:
+    """What the model says in each row of `run`, the end included where it came within `longest` tokens, and the `likeliest` words there.
+
+    Cost: that of `greedy`.
+    """
+    answers: list[list[int]] = [[] for _ in run.logits]
+    best: list[list[tuple[Tensor, Tensor]]] = [[] for _ in run.logits]
+    for going, tokens, logits in greedy(run, frame, longest):
+        words, shares = likeliest(logits)
+        for row in going:
+            token = tokens[row]
+            answers[row].append(frame.end if token is None else token)
+            best[row].append((words[row], shares[row]))
+    found = ((torch.stack(words), torch.stack(shares)) for words, shares in (zip(*some, strict=True) for some in best))
+    return [(tuple(answer), words, shares) for answer, (words, shares) in zip(answers, found, strict=True)]
 
 
 def divergence(known: Float[Tensor, "P V"], words: Int[Tensor, "P K"], shares: Float[Tensor, "P K"]) -> Float[Tensor, " P"]:
@@ -84,20 +102,9 @@ class Teacher:
         return [one for start in range(0, len(asked), TOGETHER) for one in self._told(shared, asked[start : start + TOGETHER])]
 
     def _told(self, shared: Float[Tensor, "_ d"], asked: Sequence[Sequence[int]]) -> list[Taught]:
-        frame = self.frame
-        prompts = [self.lm.embed([*frame.question, *question, *frame.closing]) for question in asked]
-        answers: list[list[int]] = [[] for _ in asked]
-        best: list[list[tuple[Tensor, Tensor]]] = [[] for _ in asked]
-        for going, tokens, logits in greedy(self.lm, frame, prompts, LONGEST, shared):
-            words, shares = likeliest(logits)
-            for row in going:
-                token = tokens[row]
-                answers[row].append(frame.end if token is None else token)
-                best[row].append((words[row], shares[row]))
-        return [
-            Taught(tuple(question), tuple(answer), *map(torch.stack, zip(*some, strict=True)))
-            for question, answer, some in zip(asked, answers, best, strict=True)
-        ]
+        prompts = [self.lm.embed([*self.frame.question, *question, *self.frame.closing]) for question in asked]
+        found = told(Continuation(self.lm, prompts, shared), self.frame, LONGEST)
+        return [Taught(tuple(question), *one) for question, one in zip(asked, found, strict=True)]
 
     def drawn(self, task: Task, step: int, each: int) -> list[Taught]:
         """The cues of a step, at most `each`; every one comes once before any comes twice."""

@@ -17,12 +17,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor
 
-from rag_memtok.inject import Passage, answer_batch, inject
+from rag_memtok.continuation import Continuation
+from rag_memtok.inject import Passage, inject
 from rag_memtok.layout import Layout, Request, laid_out
 from rag_memtok.lm import LM
 from rag_memtok.lora import Kind
 from rag_memtok.prompts import MARK, Frame, render
-from rag_memtok.reading import divergence, likeliest
+from rag_memtok.reading import divergence, likeliest, told
 from rag_memtok.study.scores import answerable, score
 
 ROWS = 16  # prompts answered together
@@ -130,7 +131,7 @@ class Teacher:
     def lessons(self, exercises: Sequence[Exercise], gold: float, seed: int) -> list[Lesson]:
         """Lessons of `exercises`; of those with known answers the share `gold` learns the first of them.
 
-        Cost: a greedy answer and a forward pass over each prompt, ROWS of like length together.
+        Cost: a greedy answer to each prompt, and a forward pass over those with a known one, ROWS of like length together.
         """
         made: dict[int, Lesson] = {}
         prompts = [self.prompt(one, [self.pages[one.page].tokens] if one.page else []) for one in exercises]
@@ -141,27 +142,29 @@ class Teacher:
         return [made[number] for number in range(len(exercises))]
 
     def _some(self, asked: Sequence[Exercise], prompts: Sequence[Float[Tensor, "_ d"]], gold: float, seed: int) -> Iterator[Lesson]:
-        own = self._own(prompts)
-        known = [bool(one.answers) and random.Random(f"{seed}:{one.page}:{one.question}").random() < gold for one in asked]
-        answers = [self.said(one.answers[0]) if told else said for one, told, said in zip(asked, known, own, strict=True)]
-        for one, told, answer, said, top in zip(asked, known, answers, own, self._top(prompts, answers), strict=True):
-            yield Lesson(one, "gold" if told else "model", answer, *top, self.understood(one, said))
-
-    def _own(self, prompts: Sequence[Float[Tensor, "_ d"]]) -> list[tuple[int, ...]]:
-        """What the model says, the end included where it came in time."""
-        said = [one.tokens for one in answer_batch(self.lm, self.frame, prompts, LONGEST)]
-        return [(*tokens, self.frame.end) if len(tokens) < LONGEST else tokens for tokens in said]
+        own = told(Continuation(self.lm, prompts), self.frame, LONGEST)
+        golds = {
+            place: self.said(one.answers[0])
+            for place, one in enumerate(asked)
+            if one.answers and random.Random(f"{seed}:{one.page}:{one.question}").random() < gold
+        }
+        known = dict(zip(golds, self._known([prompts[place] for place in golds], list(golds.values())), strict=True))
+        for place, one in enumerate(asked):
+            answer, words, shares = known.get(place, own[place])
+            found = (words.cpu().numpy().astype(np.int32), shares.cpu().numpy())
+            yield Lesson(one, "gold" if place in known else "model", answer, *found, self.understood(one, own[place][0]))
 
     @torch.no_grad()
-    def _top(
+    def _known(
         self, prompts: Sequence[Float[Tensor, "_ d"]], answers: Sequence[tuple[int, ...]]
-    ) -> list[tuple[Int[np.ndarray, "A K"], Float[np.ndarray, "A K"]]]:
-        """The model's likeliest words at each position of each answer, and their shares."""
+    ) -> list[tuple[tuple[int, ...], Int[Tensor, "A K"], Float[Tensor, "A K"]]]:
+        """Each answer with the model's likeliest words at its positions. Cost: one forward pass over prompts and answers."""
+        if not answers:
+            return []
         layout = laid(self.lm, prompts, answers)
         words, shares = likeliest(self.lm.logits(self.lm.hidden(layout.fixed)[layout.scored]))
         sizes = [len(answer) for answer in answers]
-        parts = zip(words.cpu().split(sizes), shares.cpu().split(sizes), strict=True)
-        return [(some.numpy().astype(np.int32), chances.numpy()) for some, chances in parts]
+        return list(zip(answers, words.split(sizes), shares.split(sizes), strict=True))
 
     def said(self, text: str) -> tuple[int, ...]:
         """An answer as the model would say it, the end included."""

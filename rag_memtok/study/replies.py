@@ -15,7 +15,7 @@ import torch
 
 from rag_memtok.continuation import Continuation
 from rag_memtok.disk import write_whole
-from rag_memtok.inject import Passage, answer_batch, embedded, inject, surest
+from rag_memtok.inject import Passage, answer_batch, embedded, greedy, inject, surest
 from rag_memtok.lm import LM
 from rag_memtok.prompts import GAP, Frame, digest_of
 from rag_memtok.study.memories import OnStage, Pace
@@ -165,21 +165,16 @@ def typical(some: Sequence[Cost]) -> Cost:
 
 def timed(replies: Replies, prompts: Sequence[Prompt]) -> Cost:
     """What one question costs, alone: all its prompts in a batch, until each has its answer."""
-    lm, stops = replies.lm, replies.lm.stops | {replies.frame.end}
     first = time.perf_counter()
     for prompt in prompts:
         if prompt.unpack:
             prompt.unpack()
     began = time.perf_counter()
-    run = Continuation(lm, [inject(lm, replies.frame, prompt.passages, prompt.question) for prompt in prompts])
-    tokens = run.logits.argmax(-1).tolist()  # waits for the device
-    taken_in = time.perf_counter()
-    size, going = kv_bytes(run), set(range(len(prompts)))
-    for _ in range(replies.limit - 1):
-        going -= {row for row in going if tokens[row] in stops}
-        if not going:
-            break
-        tokens = run.feed(tokens).argmax(-1).tolist()
+    run = Continuation(replies.lm, [inject(replies.lm, replies.frame, prompt.passages, prompt.question) for prompt in prompts])
+    run.logits[0, 0].item()  # waits for the device
+    taken_in, size = time.perf_counter(), kv_bytes(run)
+    for _ in greedy(run, replies.frame, replies.limit):
+        pass
     said = time.perf_counter()
     return Cost(1000 * (began - first), 1000 * (taken_in - began), 1000 * (said - taken_in), size)
 

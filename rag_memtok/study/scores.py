@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from rag_memtok.prompts import refuses
+from rag_memtok.prompts import REFUSAL
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -62,7 +62,8 @@ def f1(prediction: str, gold: str) -> float:
 
 def is_refusal(text: str) -> bool:
     """Whether `text` says that the documents do not say. No words at all do, too."""
-    return refuses(text) or normalise(text) in ("", "unanswerable")
+    said = normalise(text)
+    return said in ("", "unanswerable") or said.startswith(normalise(REFUSAL))
 
 
 def answerable(golds: Sequence[str]) -> tuple[str, ...]:
