@@ -5,6 +5,7 @@ ask      question -> Hits -> Memories -> input embeddings -> Answer
 verify   store -> Memory' -> Verdict; chunks joined -> document
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from rag_memtok.prepare import Load, Say, quiet
 from rag_memtok.prompts import template_named
 from rag_memtok.restore import Restored, restore_documents
 from rag_memtok.store import Store, Summary, create, open_store
+from rag_memtok.writing import of_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +167,13 @@ def estimate(paths: Sequence[Path], config: Config) -> Estimate:
     if not todo.changed:
         return Estimate(0, todo.unchanged, todo.vanished, todo.skipped, 0, 0.0)
     binding.require_same_settings(manifest, config)
-    settings = binding.completed(config, manifest)
+    settings = of_one(binding.completed(config, manifest))
     loaded = prepare.load(settings)
     planned, skipped = plan(loaded.lm, todo.changed, settings)
     chunks = {piece.chunk.id for file in planned for piece in file.pieces} - written
     each = prepare.cost(loaded.lm, loaded.template, prepare.tokens_in(planned), settings) if chunks else 0.0
-    return Estimate(len(planned), todo.unchanged, todo.vanished, (*todo.skipped, *skipped), len(chunks), each * len(chunks))
+    seconds = each * math.ceil(len(chunks) / settings.memorize.processes)
+    return Estimate(len(planned), todo.unchanged, todo.vanished, (*todo.skipped, *skipped), len(chunks), seconds)
 
 
 # --- ask

@@ -56,18 +56,24 @@ def records(lm: LM, template: Template, config: Config, tasks: Iterable[Task], o
 
     Cost: that of `memorize` and `judge`; with more than one process each loads the model.
     """
-    count = config.memorize.processes
-    if count == 1:
+    if config.memorize.processes == 1:
         return _here(lm, template, config.memorize, tasks, on_step)
-    shares = dealt(tasks, config, template.name, count)
+    shares = dealt(tasks, config, template.name)
     return _together(shares, on_step)
 
 
-def dealt(tasks: Iterable[Task], config: Config, template: str, count: int) -> list[Share]:
+def of_one(config: Config) -> Config:
+    """What one of its processes is told: its share of the threads."""
+    if config.memorize.processes == 1:
+        return config
+    threads = max(1, (config.model.threads or torch.get_num_threads()) // config.memorize.processes)
+    return replace(config, model=replace(config.model, threads=threads))
+
+
+def dealt(tasks: Iterable[Task], config: Config, template: str) -> list[Share]:
     """The tasks in shares of about the same work, and the threads with them; none is empty."""
     ordered = sorted(tasks, key=lambda task: -len(task.tokens))
-    threads = max(1, (config.model.threads or torch.get_num_threads()) // count)
-    config = replace(config, model=replace(config.model, threads=threads))
+    config, count = of_one(config), config.memorize.processes
     hands = [tuple(ordered[number::count]) for number in range(count)]
     return [Share(number, config, template, hand) for number, hand in enumerate(hands) if hand]
 

@@ -24,7 +24,7 @@ from rag_memtok.prompts import frame, template_named
 from rag_memtok.recipes import RECIPES
 from rag_memtok.retrieve import search
 from rag_memtok.store import open_store
-from rag_memtok.writing import dealt, records
+from rag_memtok.writing import dealt, of_one, records
 
 DOCUMENTS = {
     "lamp.md": "# Lamp\n\nThe lamp of the harbour was repaired in March.\n\nIts keeper, Aldo Ruiz, wrote a letter.\n",
@@ -402,10 +402,11 @@ def test_an_interrupt_ends_every_process(first, crew):
 
 def test_the_shares_are_alike_and_the_threads_are_shared(crew):
     tasks = [Task(str(length), (70,) * length, 1) for length in (1, 9, 5, 7, 3)]
-    shares = dealt(tasks, updated(crew, {"model.threads": 4}), "bare", 2)
+    shares = dealt(tasks, updated(crew, {"model.threads": 4, "memorize.processes": 2}), "bare")
     assert [[len(task.tokens) for task in share.tasks] for share in shares] == [[9, 5, 1], [7, 3]]
     assert [share.config.model.threads for share in shares] == [2, 2]
-    assert [share.number for share in dealt(tasks[:1], crew, "bare", 3)] == [0]
+    assert [share.number for share in dealt(tasks[:1], updated(crew, {"memorize.processes": 3}), "bare")] == [0]
+    assert of_one(updated(crew, {"memorize.processes": 1, "model.threads": 0})).model.threads == 0
 
 
 def test_progress_counts_up_to_all(small):

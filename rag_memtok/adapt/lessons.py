@@ -29,7 +29,7 @@ from rag_memtok.study.scores import answerable, score
 ROWS = 16  # prompts answered together
 LONGEST = 32  # tokens of an answer
 MOST = 5  # chunks in a prompt
-ALONE = 0.4  # of the lessons have no other chunk beside theirs
+ALONE = 0.4  # of the lessons have no other chunk beside theirs, where the model is not one that reads them apart
 NEAR = 8  # chunks before and after in the list, from which half of the distractors are drawn
 ABSENT, UNRELATED = 0.08, 0.05  # shares of lessons whose question is about another chunk, and that have no document
 
@@ -200,6 +200,7 @@ class Deck:
     lessons: Sequence[Lesson]
     kind: Kind
     seed: int
+    alone: float = ALONE
 
     def hand(self, step: int, size: int) -> list[tuple[Lesson, list[str]]]:
         """The lessons of a step, each with the pages of its prompt; every lesson comes once before any comes twice."""
@@ -212,11 +213,14 @@ class Deck:
         return random.Random(f"{self.seed}:{turn}").sample(range(len(self.lessons)), len(self.lessons))
 
     def dealt(self, lesson: Lesson, occasion: str) -> tuple[Lesson, list[str]]:
-        """A lesson with the pages of its prompt, shuffled: its own and up to MOST - 1 others, as far as the context reaches."""
+        """A lesson with the pages of its prompt, shuffled: its own and up to MOST - 1 others, as far as the context reaches.
+
+        `alone` is the share of lessons that have none.
+        """
         page, rng = lesson.exercise.page, random.Random(f"{self.seed}:{occasion}")
         if not page:
             return lesson, []
-        wanted = 1 if rng.random() < ALONE else rng.randint(2, MOST)
+        wanted = 1 if rng.random() < self.alone else rng.randint(2, MOST)
         at = self.keys.index(page)
         near = self.keys[max(0, at - NEAR) : at + NEAR + 1]
         pages = [page]

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import compress
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor
 from rag_memtok import lora
 from rag_memtok.adapt.card import card
 from rag_memtok.adapt.checkpoint import State, state_of
-from rag_memtok.adapt.lessons import LONGEST, Deck, Exercise, Lesson, Page, Teacher, losses, others, packed, unpacked
+from rag_memtok.adapt.lessons import ALONE, LONGEST, Deck, Exercise, Lesson, Page, Teacher, losses, others, packed, unpacked
 from rag_memtok.arithmetic import drafted
 from rag_memtok.config import Adapt
 from rag_memtok.disk import ADAPTER_WORK, write_whole
@@ -133,13 +133,13 @@ class Training:
     @torch.no_grad()
     def dev_loss(self) -> float:
         """The mean loss on lessons about chunks set aside, in the LM's own arithmetic."""
-        hand = [(lesson, self.dev.prompt(lesson, pages)) for lesson, pages in self.dev_hand()]
+        hand = [(lesson, self.dev.prompt(lesson, pages)) for lesson, pages in self.dev_hand(self.dev)]
         found = [losses(self.state.student, [prompt for _, prompt in part], [lesson for lesson, _ in part]) for part in passes(hand)]
         return float(torch.cat(found).mean())
 
-    def dev_hand(self) -> list[tuple[Lesson, list[str]]]:
-        """The lessons set aside, always with the same prompts."""
-        return [self.dev.dealt(lesson, f"dev:{number}") for number, lesson in enumerate(self.dev.lessons)]
+    def dev_hand(self, deck: Deck) -> list[tuple[Lesson, list[str]]]:
+        """The lessons of a deck set aside, always with the same prompts."""
+        return [deck.dealt(lesson, f"dev:{number}") for number, lesson in enumerate(deck.lessons)]
 
     def f1(self, asked: Sequence[tuple[Lesson, list[str]]], lm: LM, kind: Kind) -> list[float]:
         """Of each lesson the F1 of the answer of `lm`, as the frozen model's words or the known answers have it."""
@@ -154,8 +154,9 @@ class Training:
         return [found[id(lesson)] for lesson, _ in hand]
 
     def answerable(self) -> list[tuple[Lesson, list[str]]]:
-        """The lessons set aside whose chunk is in their prompt, at most DEV_ANSWERS."""
-        return [(lesson, pages) for lesson, pages in self.dev_hand() if pages and not lesson.exercise.apart][:DEV_ANSWERS]
+        """The lessons set aside whose chunk is in their prompt, some with others however it learns, at most DEV_ANSWERS."""
+        hand = self.dev_hand(replace(self.dev, alone=ALONE))
+        return [(lesson, pages) for lesson, pages in hand if pages and not lesson.exercise.apart][:DEV_ANSWERS]
 
     def _save(self) -> None:
         if time.monotonic() - self.saved > SAVE_SECONDS:
@@ -246,7 +247,7 @@ def adapt(
     decks = []
     for keys, most in zip(split(pages), (0, DEV_LESSONS), strict=True):
         lessons = lessons_about(keys, exercises, most, teacher, settings, work, tell)
-        decks.append(Deck(teacher, keys, lessons, settings.kind, settings.seed))
+        decks.append(Deck(teacher, keys, lessons, settings.kind, settings.seed, 1.0 if lm.reads_apart else ALONE))
     train, dev = decks
     training = Training(teacher, settings, train, dev, work, run, tell, state_of(lm, settings))
     training.state.resume(work / "checkpoint.safetensors", run)
