@@ -18,7 +18,7 @@ from rag_memtok.codec import codec_named
 from rag_memtok.config import Config
 from rag_memtok.errors import NoUsableMemory, StoreDamaged, UsageError
 from rag_memtok.ingest import TEXT_ONLY
-from rag_memtok.inject import Passage, answer_batch, answer_tokens, fitting, inject, surest
+from rag_memtok.inject import BATCH, Passage, answer_batch, answer_tokens, fitting, inject, surest
 from rag_memtok.lm import LM
 from rag_memtok.nouns import Answer, Hit, Memory, Record, Source, sha256_of_tokens
 from rag_memtok.prompts import Template, frame
@@ -26,7 +26,6 @@ from rag_memtok.reconstruct import decode_checked
 from rag_memtok.retrieve import Embedder, Index, content_words, search
 from rag_memtok.store import Store
 
-BATCH = 16  # prompts that are answered at a time
 FOLLOW_UP = 2  # content words: a question of no more may lean on the one before it
 ENOUGH = 0.9  # of what the text reaches: from there on `memory` is what --read auto takes
 

@@ -13,6 +13,7 @@ from rag_memtok.continuation import Continuation
 from rag_memtok.lm import LM
 from rag_memtok.prompts import Frame, refuses
 
+BATCH = 16  # prompts answered at a time
 Passage = Sequence[int] | Float[np.ndarray, "_ d"]  # of any number of vectors each
 
 

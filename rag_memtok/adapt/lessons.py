@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from rag_memtok.continuation import Continuation
-from rag_memtok.inject import Passage, inject
+from rag_memtok.inject import BATCH, Passage, inject
 from rag_memtok.layout import Layout, Request, laid_out
 from rag_memtok.lm import LM
 from rag_memtok.lora import Kind
@@ -26,7 +26,6 @@ from rag_memtok.prompts import MARK, Frame, render
 from rag_memtok.reading import divergence, likeliest, told
 from rag_memtok.study.scores import answerable, score
 
-ROWS = 16  # prompts answered together
 LONGEST = 32  # tokens of an answer
 MOST = 5  # chunks in a prompt
 ALONE = 0.4  # of the lessons have no other chunk beside theirs, where the model is not one that reads them apart
@@ -131,12 +130,12 @@ class Teacher:
     def lessons(self, exercises: Sequence[Exercise], gold: float, seed: int) -> list[Lesson]:
         """Lessons of `exercises`; of those with known answers the share `gold` learns the first of them.
 
-        Cost: a greedy answer to each prompt, and a forward pass over those with a known one, ROWS of like length together.
+        Cost: a greedy answer to each prompt, and a forward pass over those with a known one, BATCH of like length together.
         """
         made: dict[int, Lesson] = {}
         prompts = [self.prompt(one, [self.pages[one.page].tokens] if one.page else []) for one in exercises]
         order = sorted(range(len(exercises)), key=lambda number: -len(prompts[number]))
-        for batch in (order[start : start + ROWS] for start in range(0, len(order), ROWS)):
+        for batch in (order[start : start + BATCH] for start in range(0, len(order), BATCH)):
             some = self._some([exercises[number] for number in batch], [prompts[number] for number in batch], gold, seed)
             made |= zip(batch, some, strict=True)
         return [made[number] for number in range(len(exercises))]

@@ -15,12 +15,12 @@ import torch
 
 from rag_memtok.continuation import Continuation
 from rag_memtok.disk import write_whole
-from rag_memtok.inject import Passage, answer_batch, embedded, greedy, inject, surest
+from rag_memtok.inject import BATCH, Passage, answer_batch, embedded, greedy, inject, surest
 from rag_memtok.lm import LM
 from rag_memtok.prompts import GAP, Frame, digest_of
 from rag_memtok.study.memories import OnStage, Pace
 
-ROWS, POSITIONS = 16, 8192  # of a batch, at most
+POSITIONS = 8192  # of a batch, at most, beside its BATCH prompts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +127,7 @@ def batches(prompts: Mapping[str, Prompt], length: Callable[[Prompt], int]) -> l
     order = sorted(prompts, key=lambda key: -length(prompts[key]))
     made: list[dict[str, Prompt]] = []
     while order:
-        rows = max(1, min(ROWS, POSITIONS // max(1, length(prompts[order[0]]))))
+        rows = max(1, min(BATCH, POSITIONS // max(1, length(prompts[order[0]]))))
         made.append({key: prompts[key] for key in order[:rows]})
         del order[:rows]
     return made
