@@ -132,13 +132,13 @@ class Variant:
 
 def variants() -> dict[str, Variant]:
     """Everything that is compared. The first is what everybody uses, the second what this package does."""
-    ours, usual = RECIPES["margin"], Recipe(cross_entropy)
+    ours, usual = RECIPES["margin"], RECIPES["cross-entropy"]
     third = hinge(3.0, 0.5)
     found = {
         "cross-entropy": usual,
         "ours": ours,
-        "cross-entropy, rate of the table": replace(usual, unit="table", lr=1.0),
-        "ours, rate of the table": replace(ours, unit="table", lr=1.0),
+        "cross-entropy, rate of the table": replace(usual, unit="table", lr=1.0, settle=False),
+        "ours, rate of the table": replace(ours, unit="table", lr=1.0, settle=False),
         "cross-entropy, rate x0.3": replace(usual, lr=0.3 * usual.lr),
         "cross-entropy, rate x3": replace(usual, lr=3 * usual.lr),
         "cross-entropy, wrong x3": replace(usual, objective=weighted(3.0)),

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rag_memtok.errors import ChunkDoesNotFit
 from rag_memtok.lm import LM
 from rag_memtok.nouns import sha256_of_text
 from rag_memtok.prompts import Template
@@ -25,6 +26,23 @@ class Task:
 def task_of(key: str, tokens: tuple[int, ...], tokens_per_vector: int) -> Task:
     """The task of writing `tokens`: a vector for every `tokens_per_vector` of them, rounded up, and one at least."""
     return Task(key, tokens, max(1, -(-len(tokens) // tokens_per_vector)))
+
+
+def fitting(lm: LM, template: Template, tasks: Iterable[Task]) -> Iterator[Task]:
+    """The tasks, none of them longer than the context.
+
+    Raises:
+        ChunkDoesNotFit: overhead + M + T exceeds the LM's context.
+    """
+    for task in tasks:
+        needed = template.overhead + task.vectors + len(task.tokens)
+        if needed > lm.context:
+            room = lm.context - template.overhead - task.vectors - 8
+            raise ChunkDoesNotFit(
+                f"{len(task.tokens)} tokens and {task.vectors} vectors take {needed} positions; {lm.identity.id} has {lm.context}",
+                remedy=f"--chunk-tokens {max(4, room)} or fewer",
+            )
+        yield task
 
 
 def by_length(tasks: Iterable[Task], window: int) -> Iterator[Task]:

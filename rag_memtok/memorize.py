@@ -17,8 +17,8 @@ from torch import Tensor
 
 from rag_memtok.arithmetic import draft_of, drafted
 from rag_memtok.config import Memorize
-from rag_memtok.errors import ChunkDoesNotFit, OutOfMemory, out_of_memory
-from rag_memtok.layout import Layout, Task, by_length, lay_out, mean_start, pooled, random_start
+from rag_memtok.errors import OutOfMemory, out_of_memory
+from rag_memtok.layout import Layout, Task, by_length, fitting, lay_out, mean_start, pooled, random_start
 from rag_memtok.lm import LM
 from rag_memtok.prompts import Template
 from rag_memtok.reading import Reading, Teacher
@@ -56,7 +56,10 @@ class Progress:
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A task being written: where its optimiser stands, and the best it has had (wrong tokens, minus the smallest margin)."""
+    """A task being written: where its optimiser stands, the share of its tokens that are wrong, the best it has had.
+
+    `best`: wrong tokens, minus the smallest margin.
+    """
 
     task: Task
     vectors: Float[Tensor, "M d"]
@@ -65,6 +68,7 @@ class Row:
     step: int = 0
     seconds: float = 0.0
     restarts: int = 0
+    wrong: float = 1.0
     best: tuple[int, float] = UNMEASURED
     best_vectors: Float[Tensor, "M d"] | None = None
 
@@ -169,6 +173,7 @@ class Batch:
     def _note(self, row: Row, margins: Float[Tensor, " T"], measured: Float[Tensor, "M d"]) -> None:
         """Keeps what was measured if it is the best so far: of readable memories that hold alike the last, which was read the most."""
         wrong, smallest = int((margins <= 0).sum()), float(margins.min())
+        row.wrong = wrong / len(margins)
         if self.reading and (wrong, -min(smallest, self.recipe.margin)) <= (row.best[0], -min(-row.best[1], self.recipe.margin)):
             row.best = UNMEASURED
         row.note(wrong, smallest, measured)
@@ -184,7 +189,7 @@ class Batch:
             return
         if self.recipe.clip:
             gradient = gradient * min(1.0, self.recipe.clip / (float(gradient.norm()) + 1e-12))
-        rate = self.recipe.lr_at(row.step - 1, self.expected_steps(row))
+        rate = self.recipe.lr_at(row.step - 1, self.expected_steps(row)) * self.recipe.stride(row.wrong)
         direction = gradient if self.recipe.optimiser == "sgd" else self._adam(row, gradient)
         unit = root_mean_square(row.vectors) if self.recipe.unit == "vectors" else self.unit
         moved = row.vectors * (1 - rate * self.recipe.decay) - rate * unit * direction
@@ -209,23 +214,6 @@ class Batch:
 def root_mean_square(vectors: Float[Tensor, "M d"]) -> float:
     """Of all their elements."""
     return float(vectors.square().mean().sqrt())
-
-
-def fitting(lm: LM, template: Template, tasks: Iterable[Task]) -> Iterator[Task]:
-    """The tasks, none of them longer than the context.
-
-    Raises:
-        ChunkDoesNotFit: overhead + M + T exceeds the LM's context.
-    """
-    for task in tasks:
-        needed = template.overhead + task.vectors + len(task.tokens)
-        if needed > lm.context:
-            room = lm.context - template.overhead - task.vectors - 8
-            raise ChunkDoesNotFit(
-                f"{len(task.tokens)} tokens and {task.vectors} vectors take {needed} positions; {lm.identity.id} has {lm.context}",
-                remedy=f"--chunk-tokens {max(4, room)} or fewer",
-            )
-        yield task
 
 
 def memorize(

@@ -13,6 +13,8 @@ from rag_memtok.config import Memorize
 from rag_memtok.errors import named
 from rag_memtok.lm import LM
 
+SETTLED = 0.1  # of the learning rate, where all is right
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -20,10 +22,11 @@ class Recipe:
 
     `lr` is in units of the root mean square of the row's own vectors as they are (`unit` "vectors": see below), of the embedding table's
     standard deviation ("table"), or in its own ("one"). `margin` (logits): a row is done when every right token leads by this; 0 stops at
-    the first step where every argmax is right. `steps` are the most that a row takes where the config says nothing else. `draft`: whether
-    most of them may be in bfloat16. `decay`: AdamW's, a vector shrinks by `lr * decay` a step. `memory_word`: each vector is a word of
-    the vocabulary as well, see `memory_word_entropy`, which then takes the place of `objective`. `reading`: the weight of being read
-    (reading.py, `cues` questions a step) beside being recited; such a row uses all its steps but the last, which recite alone at `last_lr`.
+    the first step where every argmax is right. `settle`: the rate falls with what is left to do, too, see `stride`. `steps` are the most
+    that a row takes where the config says nothing else. `draft`: whether most of them may be in bfloat16. `decay`: AdamW's, a vector
+    shrinks by `lr * decay` a step. `memory_word`: each vector is a word of the vocabulary as well, see `memory_word_entropy`, which then
+    takes the place of `objective`. `reading`: the weight of being read (reading.py, `cues` questions a step) beside being recited; such a
+    row uses all its steps but the last, which recite alone at `last_lr`.
 
     A rate relative to the vectors lets them grow as far as they are worth, and they want to: a long vector is hardly changed by what the
     layers add to it, and many more tokens fit. In units of the table the same takes a rate, and a warm-up to it, chosen for each length.
@@ -40,6 +43,7 @@ class Recipe:
     last_lr: float = 0.0
     warmup: int = 10
     cosine: bool = True
+    settle: bool = False
     clip: float = 1.0
     margin: float = 0.1
     steps: int = 500
@@ -61,6 +65,15 @@ class Recipe:
             return self.lr
         share = 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup)))
         return self.last_lr + (self.lr - self.last_lr) * share
+
+    def stride(self, wrong: float) -> float:
+        """The part of the learning rate that a row takes of whose tokens the share `wrong` is wrong.
+
+        The least loss is known, 0, so strides may shrink as it is neared, not with the clock alone: the root of that share falls about as
+        the distance does under a squared hinge. Source of the idea: Polyak 1987, Introduction to Optimization (step sizes for a known
+        minimum).
+        """
+        return max(SETTLED, math.sqrt(wrong)) if self.settle else 1.0
 
 
 Scored = tuple[Float[Tensor, " P"], Float[Tensor, " P"]]
@@ -153,9 +166,9 @@ CRAMMING = Recipe(
 )  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
-    "margin": Recipe(margin_hinge(0.5, power=2.0)),
+    "margin": Recipe(margin_hinge(0.5, power=2.0), lr=1.0, settle=True),
     "readable": Recipe(margin_hinge(0.5, power=2.0), lr=0.5, last_lr=0.03, reading=3.0, steps=300, template="cue"),
-    "cross-entropy": Recipe(cross_entropy),
+    "cross-entropy": Recipe(cross_entropy, lr=1.0, settle=True),
     "sastre2025": SASTRE,
     "sastre2025-code": replace(SASTRE, lr=5.0, first_lr=0.0, warmup=0, memory_word=True),
     "kuratov2025": KURATOV,

@@ -17,7 +17,7 @@ from rag_memtok.errors import ChunkDoesNotFit, UsageError
 from rag_memtok.memorize import Batch, Progress, Task, by_length, lay_out, memorize, pooled, started
 from rag_memtok.nouns import Memory
 from rag_memtok.prompts import TEMPLATES, template_named
-from rag_memtok.recipes import RECIPES, cross_entropy, recipe_named
+from rag_memtok.recipes import RECIPES, SETTLED, cross_entropy, recipe_named
 from rag_memtok.reconstruct import judge
 
 
@@ -260,6 +260,20 @@ def test_a_row_of_the_layout_is_prefix_memory_suffix_text(toy_lm, shapes, name):
         assert layout.targets[mine].tolist() == [*task.tokens, template.end]
         assert places[mine].tolist() == list(range(len(expected) - len(task.tokens) - 1, len(expected)))
         assert torch.isclose(layout.weights[mine].sum(), torch.tensor(1.0))
+
+
+def test_strides_shrink_with_the_share_of_wrong_tokens(toy_lm):
+    """Two rows at the same place with the same gradient: the one with a quarter of its tokens wrong moves half as far."""
+    recipe = replace(recipe_named("margin"), warmup=0, clip=0.0)
+    batch = Batch(toy_lm, template_named("bare", toy_lm), recipe, 100, 0.0, 0)
+    moved = {}
+    for wrong in (1.0, 0.25, 0.0):
+        row = started(toy_lm, recipe, task_of(8, 2, 0), 0)
+        row.step, row.wrong, before = 1, wrong, row.vectors.clone()
+        batch._move(row, torch.ones_like(row.vectors))
+        moved[wrong] = float((row.vectors - before).norm())
+    assert moved[0.25] == pytest.approx(moved[1.0] / 2, rel=1e-4) and moved[0.0] == pytest.approx(SETTLED * moved[1.0], rel=1e-4)
+    assert replace(recipe, settle=False).stride(0.0) == 1.0
 
 
 def test_the_rate_falls_over_the_steps_that_the_seconds_allow(toy_lm):
