@@ -189,7 +189,7 @@ class Batch:
             return
         if self.recipe.clip:
             gradient = gradient * min(1.0, self.recipe.clip / (float(gradient.norm()) + 1e-12))
-        rate = self.recipe.lr_at(row.step - 1, self.expected_steps(row)) * self.recipe.stride(row.wrong)
+        rate = self.recipe.lr_at(row.step - 1, self.expected_steps(row), row.wrong)
         direction = gradient if self.recipe.optimiser == "sgd" else self._adam(row, gradient)
         unit = root_mean_square(row.vectors) if self.recipe.unit == "vectors" else self.unit
         moved = row.vectors * (1 - rate * self.recipe.decay) - rate * unit * direction

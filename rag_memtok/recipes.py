@@ -22,7 +22,7 @@ class Recipe:
 
     `lr` is in units of the root mean square of the row's own vectors as they are (`unit` "vectors": see below), of the embedding table's
     standard deviation ("table"), or in its own ("one"). `margin` (logits): a row is done when every right token leads by this; 0 stops at
-    the first step where every argmax is right. `settle`: the rate falls with what is left to do, too, see `stride`. `steps` are the most
+    the first step where every argmax is right. `settle`: the rate falls with what is left to do, too, see `lr_at`. `steps` are the most
     that a row takes where the config says nothing else. `draft`: whether most of them may be in bfloat16. `decay`: AdamW's, a vector
     shrinks by `lr * decay` a step. `memory_word`: each vector is a word of the vocabulary as well, see `memory_word_entropy`, which then
     takes the place of `objective`. `reading`: the weight of being read (reading.py, `cues` questions a step) beside being recited; such a
@@ -54,26 +54,26 @@ class Recipe:
     decay: float = 0.0
     memory_word: bool = False
 
-    def lr_at(self, step: int, steps: int) -> float:
-        """The learning rate of step `step` (from 0) of `steps`: linear to `lr`, then level or half a cosine to `last_lr`.
+    def lr_at(self, step: int, steps: int, wrong: float = 1.0) -> float:
+        """The learning rate of step `step` (from 0) of `steps`, where the share `wrong` of the row's tokens is wrong.
 
-        The first step has `first_lr`; if that is 0, which would move nothing, the rate of the second.
+        By the clock: linear to `lr`, then level or half a cosine to `last_lr`. The first step has `first_lr`; if that is 0, which would
+        move nothing, the rate of the second.
+
+        With `settle` also by what is left, whichever is less: `lr` times the root of `wrong`, SETTLED at least. The least loss is known, 0,
+        so strides may shrink as it is neared; the root of that share falls about as the distance does under a squared hinge. Source of the
+        idea: Polyak 1987, Introduction to Optimization (step sizes for a known minimum).
         """
+        by_clock = self._by_clock(step, steps)
+        return min(by_clock, self.lr * max(SETTLED, math.sqrt(wrong))) if self.settle else by_clock
+
+    def _by_clock(self, step: int, steps: int) -> float:
         if step < self.warmup:
             return self.first_lr + (self.lr - self.first_lr) * (step if self.first_lr else step + 1) / self.warmup
         if not self.cosine:
             return self.lr
         share = 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup)))
         return self.last_lr + (self.lr - self.last_lr) * share
-
-    def stride(self, wrong: float) -> float:
-        """The part of the learning rate that a row takes of whose tokens the share `wrong` is wrong.
-
-        The least loss is known, 0, so strides may shrink as it is neared, not with the clock alone: the root of that share falls about as
-        the distance does under a squared hinge. Source of the idea: Polyak 1987, Introduction to Optimization (step sizes for a known
-        minimum).
-        """
-        return max(SETTLED, math.sqrt(wrong)) if self.settle else 1.0
 
 
 Scored = tuple[Float[Tensor, " P"], Float[Tensor, " P"]]
