@@ -166,9 +166,9 @@ CRAMMING = Recipe(
 )  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
-    "margin": Recipe(margin_hinge(0.5, power=2.0), lr=1.0, settle=True),
+    "margin": Recipe(margin_hinge(0.5, power=2.0), lr=0.85, settle=True),
     "readable": Recipe(margin_hinge(0.5, power=2.0), lr=0.5, last_lr=0.03, reading=3.0, steps=300, template="cue"),
-    "cross-entropy": Recipe(cross_entropy, lr=1.0, settle=True),
+    "cross-entropy": Recipe(cross_entropy, lr=0.85, settle=True),
     "sastre2025": SASTRE,
     "sastre2025-code": replace(SASTRE, lr=5.0, first_lr=0.0, warmup=0, memory_word=True),
     "kuratov2025": KURATOV,
