@@ -263,6 +263,9 @@ def test_a_model_that_reads_apart_is_taught_so(toy_lm, pages, exercises, tmp_pat
     apart = adapt(lm, bare(lm).digest, pages, exercises, QUICK, tmp_path / "apart")
     assert (tmp_path / "apart" / lora.WEIGHTS).read_bytes() != (tmp_path / "together" / lora.WEIGHTS).read_bytes()
     assert apart.dev["before"] == together.dev["before"]  # measured alike: alone and among others
+    assert [bond.trained_on["together"] for bond in (together, apart)] == [5, 1]
+    assert "its chunk alone" in (tmp_path / "apart" / "README.md").read_text()
+    assert "its chunk among up to five" in (tmp_path / "together" / "README.md").read_text()
 
 
 def test_one_that_reads_text_is_trained_the_same_way(toy_lm, pages, exercises, tmp_path):

@@ -15,6 +15,7 @@ LIMITS = """
 def card(bond: Bond) -> str:
     """The card as Markdown, with the front matter that hubs read."""
     dev, of = bond.dev, lambda count: bond.trained_on.get(count, 0)
+    company = "alone, as this model reads best" if of("together") == 1 else "among up to five, shuffled"
     what = "memories (soft tokens)" if bond.kind == "memory" else "text passages"
     rows = [("the frozen model, reading the text", "text")]
     rows += [(f"the frozen model, reading {what}", "before")] if bond.kind == "memory" else []
@@ -33,7 +34,7 @@ answers from the text.
 ## Data
 {of("chunks")} chunks. Lessons: {of("model")} with the frozen model's own answer to the text (distilled: its words, and its 20
 likeliest at each), {of("gold")} with a known answer, {of("absent")} about another chunk, {of("unrelated")} without
-a document. Each prompt has its chunk among up to five, shuffled. {bond.steps} steps.
+a document. Each prompt has its chunk {company}. {bond.steps} steps.
 
 ## Measured
 On {of("chunks_aside")} chunks that were set aside before training and never trained on; {of("questions_aside")} questions,

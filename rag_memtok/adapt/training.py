@@ -22,7 +22,7 @@ from torch import Tensor
 from rag_memtok import lora
 from rag_memtok.adapt.card import card
 from rag_memtok.adapt.checkpoint import State, state_of
-from rag_memtok.adapt.lessons import ALONE, LONGEST, Deck, Exercise, Lesson, Page, Teacher, losses, others, packed, unpacked
+from rag_memtok.adapt.lessons import ALONE, LONGEST, MOST, Deck, Exercise, Lesson, Page, Teacher, losses, others, packed, unpacked
 from rag_memtok.arithmetic import drafted
 from rag_memtok.config import Adapt
 from rag_memtok.disk import ADAPTER_WORK, write_whole
@@ -273,7 +273,7 @@ def write(training: Training, template_sha256: str, folder: Path) -> Bond:
     dev |= {"loss_before": state.first_loss, "loss_after": training.dev_loss()}
     counts = {
         "chunks": len(training.train.keys), "chunks_aside": len(training.dev.keys), "lessons_aside": len(training.dev.lessons),
-        "questions_aside": len(asked), **lesson_counts(training.train.lessons),
+        "questions_aside": len(asked), "together": 1 if training.train.alone == 1 else MOST, **lesson_counts(training.train.lessons),
     }  # fmt: skip
     bond = Bond(
         kind=kind, model=f"{lm.identity.id} {lm.identity.revision}".strip(), weights_sha256=lm.identity.weights_sha256,
