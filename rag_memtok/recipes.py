@@ -36,7 +36,7 @@ class Recipe:
     objective: "Objective"
     start: Literal["pooled", "random", "mean"] = "pooled"
     optimiser: Literal["adam", "sgd"] = "adam"
-    lr: float = 0.7
+    lr: float = 0.85
     unit: Literal["vectors", "table", "one"] = "vectors"
     betas: tuple[float, float] = (0.9, 0.9)
     first_lr: float = 0.0
@@ -166,9 +166,9 @@ CRAMMING = Recipe(
 )  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
-    "margin": Recipe(margin_hinge(0.5, power=2.0), lr=0.85, settle=True),
+    "margin": Recipe(margin_hinge(0.5, power=2.0), settle=True),
     "readable": Recipe(margin_hinge(0.5, power=2.0), lr=0.5, last_lr=0.03, reading=3.0, steps=300, template="cue"),
-    "cross-entropy": Recipe(cross_entropy, lr=0.85, settle=True),
+    "cross-entropy": Recipe(cross_entropy, settle=True),
     "sastre2025": SASTRE,
     "sastre2025-code": replace(SASTRE, lr=5.0, first_lr=0.0, warmup=0, memory_word=True),
     "kuratov2025": KURATOV,
