@@ -13,7 +13,7 @@ from rag_memtok.config import Memorize
 from rag_memtok.errors import named
 from rag_memtok.lm import LM
 
-SETTLED = 0.1  # of the learning rate, where all is right
+SETTLED = 0.2  # of the learning rate, where all is right
 
 
 @dataclass(frozen=True, slots=True)
