@@ -1,7 +1,6 @@
 """How many tokens one vector of a model can hold: looked up for known models, else tried on a few chunks."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,11 +72,15 @@ def try_level(lm: LM, template: Template, sample: Sequence[tuple[int, ...]], set
 
 
 def seconds_per_chunk(lm: LM, template: Template, tokens: Sequence[int], vectors: int, steps: int, settings: Memorize) -> float:
-    """Measures what a chunk will cost here: two steps of a full batch, times `steps`, bounded by the setting."""
+    """Measures what a chunk will cost here: the second step of a full batch, times `steps`, bounded by the setting.
+
+    The first warms up; what follows the second is in the LM's own arithmetic, as few of a chunk's steps are.
+    """
     tasks = [Task(str(index), tuple(tokens), vectors) for index in range(settings.batch)]
-    began = time.monotonic()
-    list(memorize(lm, template, tasks, _trial(settings, 2)))
-    estimate = (time.monotonic() - began) / 2 * steps / settings.batch
+    seconds = [0.0]
+    list(memorize(lm, template, tasks, _trial(settings, 2), lambda progress: seconds.append(progress.seconds)))
+    *_, before, after = seconds[:3]  # of one step alone, if that was enough
+    estimate = (after - before) * steps / settings.batch
     return min(estimate, settings.seconds_per_chunk) if settings.seconds_per_chunk else estimate
 
 

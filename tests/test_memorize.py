@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
+from rag_memtok.calibrate import seconds_per_chunk
 from rag_memtok.codec import CODECS
 from rag_memtok.config import Memorize
 from rag_memtok.errors import ChunkDoesNotFit, UsageError
@@ -287,3 +288,10 @@ def test_the_rate_falls_over_the_steps_that_the_seconds_allow(toy_lm):
     assert batch.expected_steps(row) == 300
     row.step, row.seconds = 50, 2.5  # already over
     assert batch.expected_steps(row) == 50
+
+
+def test_what_a_chunk_will_cost_grows_with_its_steps_and_is_bounded(toy_lm):
+    template = template_named("bare", toy_lm)
+    few, many = (seconds_per_chunk(toy_lm, template, [70, 71, 72], 1, steps, settings(batch=2)) for steps in (1, 1000))
+    assert 0 < few < many
+    assert seconds_per_chunk(toy_lm, template, [70, 71, 72], 1, 10**9, settings(seconds_per_chunk=7.0)) == 7.0
