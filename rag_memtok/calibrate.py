@@ -72,13 +72,13 @@ def try_level(lm: LM, template: Template, sample: Sequence[tuple[int, ...]], set
 
 
 def seconds_per_chunk(lm: LM, template: Template, tokens: Sequence[int], vectors: int, steps: int, settings: Memorize) -> float:
-    """Measures what a chunk will cost here: the second step of a full batch, times `steps`, bounded by the setting.
+    """Measures what a chunk will cost here: the second of three steps of a full batch, times `steps`, bounded by the setting.
 
     The first warms up; what follows the second is in the LM's own arithmetic, as few of a chunk's steps are.
     """
     tasks = [Task(str(index), tuple(tokens), vectors) for index in range(settings.batch)]
     seconds = [0.0]
-    list(memorize(lm, template, tasks, _trial(settings, 2), lambda progress: seconds.append(progress.seconds)))
+    list(memorize(lm, template, tasks, _trial(settings, 3), lambda progress: seconds.append(progress.seconds)))
     *_, before, after = seconds[:3]  # of one step alone, if that was enough
     estimate = (after - before) * steps / settings.batch
     return min(estimate, settings.seconds_per_chunk) if settings.seconds_per_chunk else estimate
