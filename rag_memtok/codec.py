@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from rag_memtok.errors import StoreDamaged, named
 
@@ -15,6 +17,11 @@ class Codec:
 
     pack: Callable[[Float[np.ndarray, "M d"]], bytes]
     unpack: Callable[[bytes, tuple[int, int]], Float[np.ndarray, "M d"]]
+
+    def rounded(self, vectors: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
+        """As they come back from their bytes."""
+        packed = self.pack(vectors.cpu().numpy())
+        return torch.tensor(self.unpack(packed, (vectors.shape[0], vectors.shape[1])), device=vectors.device)
 
 
 def as_dtype(name: str) -> Codec:
@@ -76,6 +83,37 @@ def unpack_int8(packed: bytes, shape: tuple[int, int]) -> Float[np.ndarray, "M d
     return numbers.reshape(shape).astype(np.float32) * scales[:, None].astype(np.float32)
 
 
+GROUP = 32  # numbers that share a scale in four bits
+HALF_BYTE = 7  # the largest of four bits with a sign, zero in the middle
+SMALLEST_HALF, LARGEST_HALF = np.float32(2.0**-14), np.float32(2.0**15)  # scales of normal float16
+
+
+def pack_int4(vectors: Float[np.ndarray, "M d"]) -> bytes:
+    """Scales of GROUP numbers each, little-endian float16, then a number in half a byte: 4.5 bits each. A row is filled up with zeros."""
+    groups = in_groups(finite(vectors, float(LARGEST_HALF) * HALF_BYTE))
+    wanted = np.clip(np.abs(groups).max(axis=1, initial=0) / HALF_BYTE, SMALLEST_HALF, LARGEST_HALF)
+    scales = wanted.astype("<f2")
+    scales = np.where(scales.astype(np.float32) < wanted, np.nextafter(scales, np.float16(np.inf)), scales).astype("<f2")
+    codes = (np.rint(groups / scales.astype(np.float32)[:, None]) + HALF_BYTE).astype(np.uint8)
+    return scales.tobytes() + (codes[:, ::2] | codes[:, 1::2] << 4).tobytes()
+
+
+def unpack_int4(packed: bytes, shape: tuple[int, int]) -> Float[np.ndarray, "M d"]:
+    """The inverse, up to the rounding."""
+    rows, width = shape
+    groups = rows * -(-width // GROUP)
+    require_bytes(packed, shape, groups * (2 + GROUP // 2))
+    scales = np.frombuffer(packed, "<f2", groups).astype(np.float32)
+    halves = np.frombuffer(packed, np.uint8, offset=2 * groups).reshape(groups, GROUP // 2)
+    codes = np.stack([halves & 15, halves >> 4], axis=-1).reshape(groups, GROUP).astype(np.float32) - HALF_BYTE
+    return (codes * scales[:, None]).reshape(rows, -1)[:, :width].astype(np.float32)
+
+
+def in_groups(vectors: Float[np.ndarray, "M d"]) -> Float[np.ndarray, "N g"]:
+    """The numbers of every row, GROUP at a time."""
+    return np.pad(vectors, ((0, 0), (0, -vectors.shape[1] % GROUP))).reshape(-1, GROUP)
+
+
 def require_bytes(packed: bytes, shape: tuple[int, int], size: int) -> None:
     """Raises StoreDamaged unless `packed` has `size` bytes."""
     if len(packed) != size:
@@ -87,6 +125,7 @@ CODECS: dict[str, Codec] = {
     "float16": as_dtype("<f2"),
     "bfloat16": Codec(pack_bfloat16, unpack_bfloat16),
     "int8": Codec(pack_int8, unpack_int8),
+    "int4": Codec(pack_int4, unpack_int4),
 }
 
 

@@ -2,7 +2,7 @@
 
 Many chunks share a batch; each row has its own optimiser state, its own clock and its own end, and the next chunk takes its place. A row's
 result does not depend on its neighbours beyond rounding. Where the hardware computes in bfloat16 most steps are a draft in it; the end is
-always measured in the LM's own arithmetic.
+always measured in the LM's own arithmetic, and on the vectors as the codec will give them back.
 """
 
 import time
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rag_memtok.arithmetic import draft_of, drafted
+from rag_memtok.codec import Codec, codec_named
 from rag_memtok.config import Memorize
 from rag_memtok.errors import OutOfMemory, out_of_memory
 from rag_memtok.layout import Layout, Task, by_length, fitting, lay_out, mean_start, pooled, random_start
@@ -99,7 +100,11 @@ def started(lm: LM, recipe: Recipe, task: Task, seed: int) -> Row:
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """The rows that share a forward pass, and how a step is taken: at most `steps` of a row, and `seconds` (0: no bound)."""
+    """The rows that share a forward pass, and how a step is taken: at most `steps` of a row, and `seconds` (0: no bound).
+
+    With a `codec` everything is measured on the vectors as they come back from it, and the gradient found there moves the unrounded ones.
+    Source: the straight-through estimator, Bengio et al. 2013, arXiv:1308.3432.
+    """
 
     lm: LM
     template: Template
@@ -107,6 +112,7 @@ class Batch:
     steps: int
     seconds: float
     seed: int
+    codec: Codec | None = None
     reading: Reading | None = None
     rows: list[Row] = field(default_factory=list)
     layout: Layout | None = None
@@ -142,7 +148,8 @@ class Batch:
     def _measure(self, layout: Layout) -> tuple[Float[Tensor, "B M d"], Float[Tensor, "B M d"], Float[Tensor, " P"]]:
         """Vectors, the gradient of each row's own mean loss, and the margins, position by position."""
         widest = max(row.task.vectors for row in self.rows)
-        vectors = torch.stack([torch.nn.functional.pad(row.vectors, (0, 0, 0, widest - len(row.vectors))) for row in self.rows])
+        each = [self.codec.rounded(row.vectors) if self.codec else row.vectors for row in self.rows]
+        vectors = torch.stack([torch.nn.functional.pad(one, (0, 0, 0, widest - len(one))) for one in each])
         vectors.requires_grad_(True)
         hidden = self.lm.hidden(layout.inputs(vectors))[layout.scored]
         spent = torch.tensor([self._spent(row) for row in self.rows], device=self.lm.device)[layout.scored[0]]
@@ -252,10 +259,11 @@ def stages(lm: LM, template: Template, recipe: Recipe, settings: Memorize, teach
     That last stage starts where the memory reads best, takes small steps, and ends as soon as all is right: it costs little of the reading.
     """
     steps, seconds = settings.steps or recipe.steps, settings.seconds_per_chunk
+    codec = codec_named(settings.codec) if settings.codec and recipe.through else None
 
     def stage(one: LM, part: Recipe, of_steps: float, of_seconds: float) -> Batch:
         reading = Reading(one, teacher, part.cues) if part.reading else None
-        return Batch(one, template, part, max(1, int(of_steps * steps)), of_seconds * seconds, settings.seed, reading)
+        return Batch(one, template, part, max(1, int(of_steps * steps)), of_seconds * seconds, settings.seed, codec, reading)
 
     share = READING_SHARE if recipe.reading else 1.0
     if recipe.draft and drafted(lm, settings.draft):

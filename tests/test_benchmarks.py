@@ -20,7 +20,6 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import measure  # noqa: E402
 import objective  # noqa: E402
 import planned  # noqa: E402
-import rounding  # noqa: E402
 import speed  # noqa: E402
 import write  # noqa: E402
 
@@ -35,7 +34,7 @@ SCRIPTS = {
     "write": "--recipes cross-entropy --vectors one --chunks 2 --lengths 2,3 --tuning-chunks 1 --budgets 2 --group 1 --steps 3 "
     "--tokens-per-vector 2",
     "objective": "--chunks 2 --seeds 1 --vectors 1,2 --longest 4 --steps 20",
-    "rounding": "--chunks 2 --lengths 4 --tokens-per-vector 2 --finish-steps 3 --batch 1 --steps 60",
+    "rounding": "--chunks 2 --lengths 4 --tokens-per-vector 2 --batch 1 --steps 60",
     "planned": "--chunks 1 --tokens-per-vector 40 --batch 1 --steps 3",
 }
 TEXT = {"a": " ".join(toy.SENTENCES * 4), "b": measure.number_table(30)}
@@ -211,35 +210,6 @@ def test_with_nothing_between_steps_it_writes_what_the_package_writes(toy_lm):
     ours = {one.task.key: one for one in measure.write_with(toy_lm, template, RECIPES["margin"], rows, settings, lambda row: None)}
     for one in memorize(toy_lm, template, tasks, settings):
         assert np.array_equal(one.vectors, ours[one.task.key].vectors) and one.steps == ours[one.task.key].steps
-
-
-# --- rounding
-
-
-@given(rows=st.integers(1, 3), width=st.sampled_from([1, 31, 32, 33, 100]), scale=st.floats(1e-6, 1e6), seed=st.integers(0, 9))
-def test_four_bits_come_back_near_and_pack_to_the_same_bytes(rows, width, scale, seed):
-    vectors = (scale * np.random.default_rng(seed).normal(size=(rows, width))).astype(np.float32)
-    packed = rounding.pack_int4(vectors)
-    back = rounding.unpack_int4(packed, vectors.shape)
-    assert len(packed) == rows * -(-width // 32) * 18 and back.shape == vectors.shape and back.dtype == np.float32
-    step = min(2.0**15, max(np.abs(vectors).max() / 7, 2.0**-14))
-    assert np.abs(back - np.clip(vectors, -7 * 2**15, 7 * 2**15)).max() <= 0.501 * step * 1.001
-    assert rounding.pack_int4(back) == packed
-
-
-def test_training_through_the_rounding_mends_what_rounding_broke(toy_lm):
-    template, codec = template_named("bare", toy_lm), rounding.codecs()["int4"]
-    bench = rounding.Bench(toy_lm, template, rounding.parsed([]), 4, ())
-    recipe = replace(RECIPES["margin"], margin=0.0, draft=False)
-    settings = Memorize(seconds_per_chunk=0.0, draft="float32")
-    written = list(memorize(toy_lm, template, tasks_of(toy_lm, 6, 16, 4), settings, recipe=recipe))
-    broken = [one for one in written if not bench.judged(one, codec)["exact"]]
-    assert len(broken) >= 2, "four bits break nothing here: the test says nothing"
-    mended = rounding.finished(toy_lm, template, broken, codec, replace(recipe, lr=0.3, warmup=0, steps=200), settings)
-    assert sum(bench.judged(one, codec)["exact"] for one in mended) >= len(broken) - 1
-    for one in mended:
-        assert codec.pack(one.vectors) == codec.pack(codec.unpack(codec.pack(one.vectors), one.vectors.shape))
-        assert np.array_equal(codec.unpack(codec.pack(one.vectors), one.vectors.shape), one.vectors)
 
 
 # --- planning

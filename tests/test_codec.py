@@ -29,17 +29,23 @@ def test_packing_twice_changes_nothing(codec, given_vectors):
     assert codec.pack(back) == packed
 
 
-# How far a number of a memory may be off, as a share of itself and of the largest number of its row.
-TOLERANCES = {"float32": (0, 0), "float16": (2**-11, 2**-24), "bfloat16": (2**-8, 0), "int8": (0, 0.5001 / 127)}
+# How far a number of a memory may be off: as a share of itself, as one of the largest number of its row, and at all events.
+TOLERANCES = {
+    "float32": (0, 0, 0),
+    "float16": (2**-11, 2**-24, 2**-24),
+    "bfloat16": (2**-8, 0, 2**-24),
+    "int8": (0, 0.5001 / 127, 2**-24),
+    "int4": (0, 0.501 / 7, 2**-15),
+}
 
 
 @pytest.mark.parametrize("name", CODECS)
 @given(given_vectors=arrays(np.float32, (3, 5), elements=st.floats(-4, 4, width=32, allow_subnormal=False)))
 def test_it_keeps_numbers_of_a_memory_to_its_tolerance(name, given_vectors):
-    of_itself, of_its_row = TOLERANCES[name]
+    of_itself, of_its_row, at_least = TOLERANCES[name]
     back = CODECS[name].unpack(CODECS[name].pack(given_vectors), given_vectors.shape)
     largest = np.abs(given_vectors).max(axis=1, keepdims=True)
-    assert (np.abs(back - given_vectors) <= of_itself * np.abs(given_vectors) + of_its_row * largest + 2**-24).all()
+    assert (np.abs(back - given_vectors) <= of_itself * np.abs(given_vectors) + of_its_row * largest + at_least).all()
 
 
 @each_codec
@@ -65,10 +71,20 @@ def test_int8_is_a_scale_a_row_and_then_a_byte_a_number():
     assert numbers.tolist() == [127, -32, 0, -127, 1, 2]
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "int8"])
+@given(rows=st.integers(1, 3), width=st.sampled_from([1, 31, 32, 33, 100]), scale=st.floats(1e-6, 1e6), seed=st.integers(0, 9))
+def test_int4_has_a_scale_for_32_numbers_and_then_half_a_byte_a_number(rows, width, scale, seed):
+    some = (scale * np.random.default_rng(seed).normal(size=(rows, width))).astype(np.float32)
+    packed = CODECS["int4"].pack(some)
+    back = CODECS["int4"].unpack(packed, some.shape)
+    step = min(2.0**15, max(np.abs(some).max() / 7, 2.0**-14))
+    assert len(packed) == rows * -(-width // 32) * 18
+    assert np.abs(back - np.clip(some, -7 * 2**15, 7 * 2**15)).max() <= 0.501 * step * 1.001
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "int8", "int4"])
 def test_what_is_no_number_becomes_zero(name):
     back = CODECS[name].unpack(CODECS[name].pack(np.array([[np.nan, 1.0]], dtype=np.float32)), (1, 2))
-    assert back[0, 0] == 0 and abs(back[0, 1] - 1) < 2**-15
+    assert back[0, 0] == 0 and abs(back[0, 1] - 1) < 2**-10
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +106,19 @@ def test_a_stored_memory_is_judged_and_decodes_with_its_pins(toy_lm, written, na
         assert verdict.proven and decoded.ended and decoded.tokens == memory.task.tokens
         assert (verdict.kind == "exact") == (verdict.corrections == 0)
     assert verdict.corrections > 0  # the last one needs pins, whatever the codec
+
+
+def test_what_is_written_for_a_codec_is_exact_as_it_comes_back_from_it(toy_lm):
+    template, codec = template_named("bare", toy_lm), CODECS["int4"]
+    tasks = [Task(str(index), tuple(range(30 + 7 * index, 46 + 7 * index)), 4) for index in range(6)]
+
+    def exact(named: str) -> list[bool]:
+        written = memorize(toy_lm, template, tasks, Memorize(seconds_per_chunk=0.0, codec=named))
+        stored = [(one, codec.unpack(codec.pack(one.vectors), one.vectors.shape)) for one in written]
+        return [judge(toy_lm, template, Memory(vectors), one.task.tokens, 0.0)[1].kind == "exact" for one, vectors in stored]
+
+    assert sum(exact("float32")) <= 4, "four bits break nothing here: the test says nothing"
+    assert all(exact("int4"))
 
 
 def test_float32_keeps_every_bit():

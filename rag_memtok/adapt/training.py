@@ -239,7 +239,8 @@ def adapt(
     """
     by_key = {page.key: page for page in pages}
     contents = [(page.key, sha256(page.vectors.tobytes()).hexdigest()) for page in pages]
-    run = digest_of((lm.identity, template_sha256, contents, [*exercises], *(getattr(settings, name) for name in DECIDE)))
+    lone = 1.0 if lm.reads_apart else ALONE
+    run = digest_of((lm.identity, template_sha256, contents, [*exercises], lone, *(getattr(settings, name) for name in DECIDE)))
     work = folder / ADAPTER_WORK
     for one in (folder, work):
         one.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -247,7 +248,7 @@ def adapt(
     decks = []
     for keys, most in zip(split(pages), (0, DEV_LESSONS), strict=True):
         lessons = lessons_about(keys, exercises, most, teacher, settings, work, tell)
-        decks.append(Deck(teacher, keys, lessons, settings.kind, settings.seed, 1.0 if lm.reads_apart else ALONE))
+        decks.append(Deck(teacher, keys, lessons, settings.kind, settings.seed, lone))
     train, dev = decks
     training = Training(teacher, settings, train, dev, work, run, tell, state_of(lm, settings))
     training.state.resume(work / "checkpoint.safetensors", run)
