@@ -38,7 +38,7 @@ from rag_memtok.config import Config, Model
 from rag_memtok.ingest import TEXT_ONLY
 from rag_memtok.lm import LM
 from rag_memtok.nouns import Memory, sha256_of_tokens
-from rag_memtok.prompts import Template
+from rag_memtok.prompts import Template, digest_of
 from rag_memtok.reconstruct import decode, prompt
 from rag_memtok.store import open_store
 from rag_memtok.study.figures import Chart, Line, draw
@@ -216,7 +216,8 @@ def main() -> None:
 
 def measured(model: LM, template: Template, cases: Sequence[Case], wanted: Sequence[Profile], path: Path) -> Iterator[Found]:
     """Every profile in turn; those in the file already are taken from there if they are of the same memories."""
-    key = sha256_of_tokens([token for case in cases for token in case.tokens])[:16] + model.identity.weights_sha256[:16]
+    memories = [(case.tokens, case.memory.vectors.tobytes(), case.memory.pins) for case in cases]
+    key = digest_of((memories, template.digest, model.identity.weights_sha256))[:32]
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     known = {tuple(row["profile"].values()): row for row in rows if row["key"] == key}
     began, done, models = time.monotonic(), 0, dict[tuple[str, str], LM]()

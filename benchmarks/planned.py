@@ -253,6 +253,7 @@ def main(words: Sequence[str] | None = None) -> None:
     chunks = sized_chunks(lm, arguments.texts or DOCS, arguments.chunks)
     planned = plans(chunks, arguments.tokens_per_vector)
     chosen = {name: getattr(arguments, name) for name in ("chunks", "steps", "batch", "template", "codec", "tokens_per_vector")}
+    chosen["texts"] = str(arguments.texts or DOCS)
     ledger = open_ledger(arguments.out.with_suffix(".jsonl"), about(lm, rules=[rule.formula for rule in RULES], **chosen))
     work_through(units(lm, arguments, planned, chunks), ledger, until)
     report(lm, arguments, ledger, planned)

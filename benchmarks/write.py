@@ -74,6 +74,7 @@ from rag_memtok.writing import judged_record
 OURS = "margin"
 PUBLIC = ("sastre2025", "kuratov2025", "cramming2026")
 RATES = (0.1, 0.3, 1.0, 3.0, 10.0)  # factors of a recipe's own learning rate
+WIDER = {"kuratov2025": (30.0, 100.0, 300.0, 1000.0)}  # it does best beyond ten times its own
 WARMUPS = (0, 20, 100)
 ONE, USUAL = "one", "usual"  # vectors of a chunk
 PUBLISHED, ENGINE = "published", "engine"  # both with the recipe's own steps
@@ -165,7 +166,7 @@ def trials(bench: Bench) -> list[Contender]:
         contender(bench, name, f"x{rate:g} warm-up {warmup}", vectors, tuned(recipe, rate, warmup), bench.arguments.steps)
         for vectors in bench.arguments.vectors
         for name, recipe in bench.public.items()
-        for rate in RATES
+        for rate in (*RATES, *WIDER.get(name, ()))
         for warmup in WARMUPS
     ]
 
@@ -218,7 +219,7 @@ def measured_units(bench: Bench, rows: Sequence[Contender]) -> list[Unit]:
         size = 1 if alone else arguments.group
         for start in range(0, total, size):
             indices = range(start, min(start + size, total))
-            unit = Unit(f"chunks/{row.key}/{start}", row.key, partial(written_and_judged, bench, row, indices))
+            unit = Unit(f"chunks/{row.key}/{start}-{indices[-1]}", row.key, partial(written_and_judged, bench, row, indices))
             pieces.append((start, order, unit))
     for start in range(0, len(bench.chunks), arguments.group):
         indices = range(start, min(start + arguments.group, len(bench.chunks)))

@@ -36,7 +36,11 @@ def in_dtype(lm: LM, dtype: torch.dtype) -> LM:
     """A copy of `lm` that computes in `dtype`, on a CPU in lean attention if that is bfloat16. Cost: the weights once more."""
     weights = {name: value.to(dtype) for name, value in dense(lm.model).items()}
     model: Any = type(lm.model)(dense_config(lm.model))
+    computed = {name: value for name, value in model.named_buffers() if name not in weights}
     model = model.to(device=lm.device, dtype=dtype)
+    for name, value in computed.items():  # the rotary frequencies: rounded to bfloat16 they lose their place within some hundred positions
+        module, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(module), attribute, value.to(lm.device))
     model.load_state_dict(weights)
     model.tie_weights()
     if lm.device.type == "cpu":

@@ -63,7 +63,10 @@ def started(lm: LM, rank: int, seed: int) -> LM:
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _injected(lm, settings)
+        student = _injected(lm, settings)
+    for parameter in weights(student).values():
+        parameter.data = parameter.data.float()  # AdamW's steps are nothing in half precision
+    return student
 
 
 def _is_linear(lm: LM, module: torch.nn.Module) -> bool:

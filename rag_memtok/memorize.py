@@ -59,7 +59,7 @@ class Progress:
 class Row:
     """A task being written: where its optimiser stands, the share of its tokens that are wrong, the best it has had.
 
-    `best`: wrong tokens, minus the smallest margin.
+    `best`: wrong tokens, minus the smallest margin; `improved`: the step at which they last got fewer.
     """
 
     task: Task
@@ -69,6 +69,7 @@ class Row:
     step: int = 0
     seconds: float = 0.0
     restarts: int = 0
+    improved: int = 0
     wrong: float = 1.0
     best: tuple[int, float] = UNMEASURED
     best_vectors: Float[Tensor, "M d"] | None = None
@@ -181,6 +182,7 @@ class Batch:
         """Keeps what was measured if it is the best so far: of readable memories that hold alike the last, which was read the most."""
         wrong, smallest = int((margins <= 0).sum()), float(margins.min())
         row.wrong = wrong / len(margins)
+        row.improved = row.step if wrong < row.best[0] else row.improved
         if self.reading and (wrong, -min(smallest, self.recipe.margin)) <= (row.best[0], -min(-row.best[1], self.recipe.margin)):
             row.best = UNMEASURED
         row.note(wrong, smallest, measured)
@@ -188,7 +190,8 @@ class Batch:
     def _finished(self, row: Row) -> bool:
         wrong, negative_margin = row.best
         right = wrong == 0 and -negative_margin >= self.recipe.margin
-        return (right and not self.reading) or self._spent(row) >= 1
+        stuck = 0 < self.recipe.patience <= row.step - row.improved
+        return (right and not self.reading) or stuck or self._spent(row) >= 1
 
     def _move(self, row: Row, gradient: Float[Tensor, "M d"]) -> None:
         if not torch.isfinite(gradient).all():

@@ -95,7 +95,7 @@ def render(lm: LM, content: str) -> Rendered:
     if lm.tokenizer.chat_template is None:
         bos = lm.tokenizer.bos_token or ""
         return Rendered(tuple((bos + content + GAP).split(MARK)), "", lm.eos)
-    options: dict[str, Any] = {"tokenize": False, "date_string": PINNED_DATE}
+    options: dict[str, Any] = {"tokenize": False, "date_string": PINNED_DATE, "enable_thinking": False}
     user = {"role": "user", "content": content}
     rendered = str(lm.tokenizer.apply_chat_template([user], add_generation_prompt=True, **options))
     turn = str(lm.tokenizer.apply_chat_template([user, {"role": "assistant", "content": MARK}], **options))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rag_memtok.continuation import Continuation
 from rag_memtok.cues import cues
+from rag_memtok.errors import ChunkDoesNotFit
 from rag_memtok.inject import greedy
 from rag_memtok.layout import Request, Task, laid_out
 from rag_memtok.lm import LM
@@ -93,8 +94,19 @@ class Teacher:
         """The cues of a chunk with the model's answers. Cost, once: POOL greedy answers."""
         if task.key not in self.pools:
             asked = [self.lm.encode(cue) for cue in cues(self.lm.decode(task.tokens), POOL, self.seed)]
+            self._require_room(task, max(map(len, asked), default=0))
             self.pools[task.key] = self.answers(task.tokens, asked)
         return self.pools[task.key]
+
+    def _require_room(self, task: Task, longest: int) -> None:
+        frame = self.frame
+        needed = len(frame.opening) + len(task.tokens) + len(frame.question) + longest + len(frame.closing) + LONGEST
+        if needed > self.lm.context:
+            what = f"a chunk of {len(task.tokens)} tokens and a question about it take {needed} positions"
+            raise ChunkDoesNotFit(
+                f"{what}; {self.lm.identity.id} has {self.lm.context}",
+                remedy=f"--chunk-tokens {max(4, len(task.tokens) - needed + self.lm.context - 8)} or fewer",
+            )
 
     def answers(self, passage: Sequence[int], asked: Sequence[Sequence[int]]) -> list[Taught]:
         """What the model says to each question, with the tokens of `passage` before it; these are taken in once for TOGETHER questions."""
@@ -109,8 +121,12 @@ class Teacher:
     def drawn(self, task: Task, step: int, each: int) -> list[Taught]:
         """The cues of a step, at most `each`; every one comes once before any comes twice."""
         pool = self.pool(task)
-        order = random.Random(f"{self.seed}:{task.key}:{step * each // max(1, len(pool))}").sample(range(len(pool)), len(pool))
-        return [pool[order[(step * each + turn) % len(pool)]] for turn in range(min(each, len(pool)))]
+        turns = range(step * each, step * each + min(each, len(pool)))
+        return [pool[self._order(task, turn // len(pool))[turn % len(pool)]] for turn in turns]
+
+    def _order(self, task: Task, round_: int) -> list[int]:
+        count = len(self.pool(task))
+        return random.Random(f"{self.seed}:{task.key}:{round_}").sample(range(count), count)
 
     def forget(self, task: Task) -> None:
         """Lets go of a task that is written."""
@@ -134,12 +150,12 @@ class Reading:
         Args:
             rows: index in `vectors` -> (task, the step it is at): which cues are drawn depends on nothing else.
         """
-        asked = [
-            (self._request(i, task, one), one) for i, (task, step) in rows.items() for one in self.teacher.drawn(task, step, self.each)
-        ]
+        drawn = {i: self.teacher.drawn(task, step, self.each) for i, (task, step) in rows.items()}
+        asked = [(self._request(i, rows[i][0], one), one) for i, some in drawn.items() for one in some]
         if not asked:
             return vectors.sum() * 0
-        return distances(self.lm, asked, vectors).sum() / self.each
+        shares = torch.tensor([1 / len(some) for some in drawn.values() for _ in some], device=vectors.device)
+        return (distances(self.lm, asked, vectors) * shares).sum()
 
     def _request(self, row: int, task: Task, one: Taught) -> Request:
         frame = self.teacher.frame

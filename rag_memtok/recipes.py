@@ -20,14 +20,15 @@ SETTLED = 0.2  # of the learning rate, where all is right
 class Recipe:
     """A way of writing.
 
-    `lr` is in units of the root mean square of the row's own vectors as they are (`unit` "vectors": see below), of the embedding table's
-    standard deviation ("table"), or in its own ("one"). `margin` (logits): a row is done when every right token leads by this; 0 stops at
-    the first step where every argmax is right. `settle`: the rate falls with what is left to do, too, see `lr_at`. `steps` are the most
-    that a row takes where the config says nothing else. `draft`: whether most of them may be in bfloat16. `through`: whether the loss is
-    that of the vectors as they will be stored, so that a row ends right as it comes back. `decay`: AdamW's, a vector shrinks by
-    `lr * decay` a step. `memory_word`: each vector is a word of the vocabulary as well, see `memory_word_entropy`, which then
-    takes the place of `objective`. `reading`: the weight of being read (reading.py, `cues` questions a step) beside being recited; such a
-    row uses all its steps but the last, which recite alone at `last_lr`.
+    `lr` is in units of the root mean square of the row's own vectors as they are (`unit` "vectors": see below), of the embedding
+    table's standard deviation ("table"), or in its own ("one"). `margin` (logits): a row is done when every right token leads by this;
+    0 stops at the first step where every argmax is right. `settle`: the rate falls with what is left to do, too, see `lr_at`. `steps`
+    are the most that a row takes where the config says nothing else. `draft`: whether most of them may be in bfloat16. `through`:
+    whether the loss is that of the vectors as they will be stored, so that a row ends right as it comes back. `decay`: AdamW's, a
+    vector shrinks by `lr * decay` a step. `patience`: a row ends after so many steps without a wrong token less (0: it does not).
+    `memory_word`: each vector is a word of the vocabulary as well, see `memory_word_entropy`, which then takes the place of
+    `objective`. `reading`: the weight of being read (reading.py, `cues` questions a step) beside being recited; such a row uses all its
+    steps but the last, which recite alone at `last_lr`.
 
     A rate relative to the vectors lets them grow as far as they are worth, and they want to: a long vector is hardly changed by what the
     layers add to it, and many more tokens fit. In units of the table the same takes a rate, and a warm-up to it, chosen for each length.
@@ -54,6 +55,7 @@ class Recipe:
     reading: float = 0.0
     cues: int = 2
     decay: float = 0.0
+    patience: int = 0
     memory_word: bool = False
 
     def lr_at(self, step: int, steps: int, wrong: float = 1.0) -> float:
@@ -154,14 +156,15 @@ SASTRE = Recipe(
     steps=3000, template="sastre2025", draft=False, through=False,
 )  # fmt: skip
 
-# Kuratov et al. 2025, arXiv:2502.13063, and its public code. There a run also ends after 2000 steps without a better accuracy, and neither
-# the text's first token nor its end is scored; here all are, as for every recipe.
+# Kuratov et al. 2025, arXiv:2502.13063, and its public code. There neither the text's first token nor its end is scored; here all are, as
+# for every recipe.
 KURATOV = Recipe(
     cross_entropy, start="random", unit="one", lr=0.01, warmup=0, cosine=False, clip=0.0, margin=0.0, steps=5000, template="kuratov2025",
-    draft=False, through=False, decay=0.01,
+    draft=False, through=False, decay=0.01, patience=2000,
 )  # fmt: skip
 
-# Tarasov et al. 2026, Progressive Cramming, the optimiser: lr 0.1 for embeddings of about 0.02, falling to 0.001, weight decay 0.01.
+# Tarasov et al. 2026, Progressive Cramming: its optimiser, on the whole text at once, not on a token more at a time. Its lr is 0.1 for
+# embeddings of about 0.02, falling to 0.001, weight decay 0.01.
 CRAMMING = Recipe(
     cross_entropy, start="random", unit="table", lr=5.0, last_lr=0.05, warmup=100, clip=0.0, margin=0.0, steps=10_000,
     template="kuratov2025", draft=False, through=False, decay=0.0002,

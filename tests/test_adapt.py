@@ -9,7 +9,7 @@ import pytest
 import torch
 import toy
 
-from rag_memtok import lora
+from rag_memtok import arithmetic, lora
 from rag_memtok.adapt import training as adapting
 from rag_memtok.adapt.checkpoint import state_of
 from rag_memtok.adapt.lessons import Deck, Exercise, Page, Teacher, laid, losses, others, packed, unpacked
@@ -241,6 +241,22 @@ def test_it_stops_early_and_keeps_the_best(toy_lm, pages, exercises, tmp_path):
     training.finish()
     assert state.step < 32 and state.waited == 2
     assert training.dev_loss() == pytest.approx(state.best_loss)
+
+
+def test_a_half_precision_model_learns_as_well(toy_lm, pages, exercises, tmp_path):
+    half = arithmetic.in_dtype(toy_lm, torch.float16)
+    teacher, keys = teacher_of(half, pages), [one.key for one in pages]
+    decks = [Deck(teacher, keys, teacher.lessons(exercises, 1.0, 0), "memory", 0) for _ in range(2)]
+    settings = replace(QUICK, lr=2e-2)
+    training = Training(teacher, settings, *decks, tmp_path, "run", lambda progress: None, state_of(half, settings))
+    training.finish()
+    assert all(one.isfinite().all() for one in training.state.best.values())
+    assert training.state.best_loss < 0.9 * training.state.first_loss
+
+
+def test_a_loss_that_is_no_number_is_told(toy_lm):
+    with pytest.raises(UsageError, match="nan after 0 steps"):
+        state_of(toy_lm, QUICK).note(float("nan"))
 
 
 def test_minutes_bound_a_run(toy_lm, pages, exercises, tmp_path):

@@ -348,6 +348,12 @@ def test_lean_attention_is_eager_attention(any_lm):
         assert (ours - theirs).norm() < 0.02 * theirs.norm()
 
 
+def test_a_draft_keeps_what_is_computed_in_fp32(toy_lm):
+    """Rotary frequencies in bfloat16 would put a token some hundred positions on in another place."""
+    own, drafts = (dict(one.model.named_buffers()) for one in (toy_lm, arithmetic.in_dtype(toy_lm, torch.bfloat16)))
+    assert own and all(torch.equal(drafts[name], value) and drafts[name].dtype == torch.float32 for name, value in own.items())
+
+
 def test_freed_memory_is_kept_where_the_c_library_can():
     """On glibc it is asked for; elsewhere nothing happens."""
     assert hardware.keep_freed() == (sys.platform == "linux" and platform.libc_ver()[0] == "glibc")

@@ -70,6 +70,13 @@ def test_every_recipe_writes_in_every_template(toy_lm, recipe, template):
     assert (written.wrong, verdict.kind) == (0, "exact")
 
 
+def test_a_row_that_gets_no_better_ends_where_its_recipe_has_no_patience(toy_lm):
+    template, short = template_named("bare", toy_lm), replace(RECIPES["margin"], patience=15)
+    (long,) = memorize(toy_lm, template, [task_of(60, 1)], settings(steps=300))
+    (written,) = memorize(toy_lm, template, [task_of(60, 1)], settings(steps=300), recipe=short)
+    assert long.steps == 300 and 15 < written.steps < 250 and written.wrong > 0
+
+
 def test_what_does_not_fit_into_its_vectors_is_told_as_wrong(toy_lm):
     template = template_named("bare", toy_lm)
     (written,) = memorize(toy_lm, template, [task_of(60, 1)], settings(steps=15))

@@ -1,6 +1,7 @@
 """benchmarks/numerics.py on a toy: fp32 moves logits by rounding alone, bf16 by much more, and pins make up for it."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,4 +61,12 @@ def test_what_was_measured_is_not_measured_again(made, tmp_path):
     again = list(numerics.measured(model, template, cases, wanted, tmp_path / "out.jsonl"))
     assert first == again and len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
     assert len(numerics.chart(first, numerics.pinned_at(cases)).lines) == 2
+
+
+def test_other_memories_of_the_same_text_are_measured_anew(made, tmp_path):
+    model, template, cases = made
+    others = [numerics.replace(case, memory=replace(case.memory, vectors=case.memory.vectors + 1)) for case in cases]
+    for some in (cases, others):
+        list(numerics.measured(model, template, some, [numerics.REFERENCE], tmp_path / "out.jsonl"))
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
     torch.set_num_threads(1)

@@ -157,6 +157,13 @@ def test_the_training_task_of_reciting_is_the_cue_template(trained_with, passage
     assert template.end == training.EOT == frame(one).end
 
 
+def test_a_model_that_thinks_aloud_is_asked_not_to():
+    thinks = toy.CHAT + "{% if add_generation_prompt and enable_thinking is not false %}<think>{% endif %}"
+    asked = [{"role": "user", "content": "Why?"}]
+    assert toy.lm_of(chat=thinks).tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True).endswith("<think>")
+    assert frame(toy.lm_of(chat=thinks)).closing == frame(toy.lm_of()).closing
+
+
 def test_what_the_chat_template_puts_before_a_reply_leads_it():
     led = toy.CHAT.replace(
         "'<|end_header_id|>\n\n' + message['content']",

@@ -7,6 +7,7 @@ import toy
 
 from rag_memtok.config import Memorize
 from rag_memtok.cues import cues
+from rag_memtok.errors import ChunkDoesNotFit
 from rag_memtok.inject import answer_tokens, inject
 from rag_memtok.layout import Request, pooled, task_of
 from rag_memtok.memorize import Clock, Row, advanced, memorize, stages
@@ -74,6 +75,28 @@ def test_all_cues_of_a_chunk_come_before_one_comes_again_and_are_answered_once(t
     assert teacher.pool(task) is pool and len(set(drawn[: len(pool)])) == len(pool) == POOL
     teacher.forget(task)
     assert not teacher.pools
+
+
+def test_an_odd_number_of_cues_is_gone_through_just_as_evenly(task, teacher):
+    odd = teacher.pool(task)[:5]
+    teacher.pools[task.key] = odd
+    drawn = [odd.index(one) for step in range(5) for one in teacher.drawn(task, step, each=2)]
+    assert sorted(drawn[:5]) == sorted(drawn[5:]) == list(range(5))
+
+
+def test_a_chunk_of_few_cues_weighs_as_much_as_any(toy_lm, task, teacher):
+    vectors = pooled(toy_lm, task)[None]
+    (one,) = teacher.pools[task.key] = teacher.pool(task)[:1]
+    found = [float(Reading(toy_lm, teacher, each)({0: (task, 0)}, vectors)) for each in (1, 2)]
+    assert found[0] > 0 and found[0] == pytest.approx(found[1])
+
+
+def test_a_chunk_that_leaves_no_room_for_a_question_is_refused(toy_lm):
+    room = toy_lm.context - template_named("cue", toy_lm).overhead - 1
+    long = task_of("long", tuple(toy_lm.encode(TEXT * 20))[: room - 10], 8)
+    assert len(long.tokens) == room - 10, "the text is too short: the test says nothing"
+    with pytest.raises(ChunkDoesNotFit, match="a question about it"):
+        Teacher(toy_lm, seed=0).pool(long)
 
 
 def test_a_readable_memory_is_exact_and_nearer_to_the_text(toy_lm, task):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rag_memtok import lora
 from rag_memtok.config import Adapt
+from rag_memtok.errors import UsageError
 from rag_memtok.lm import LM
 
 
@@ -29,7 +30,13 @@ class State:
     waited: int = 0
 
     def note(self, loss: float) -> None:
-        """Keeps the weights if `loss` (on dev) is the lowest so far."""
+        """Keeps the weights if `loss` (on dev) is the lowest so far.
+
+        Raises:
+            UsageError: it is not a number.
+        """
+        if not math.isfinite(loss):
+            raise UsageError(f"the loss is {loss} after {self.step} steps", remedy="a smaller --lr, or --dtype float32")
         self.first_loss = loss if self.step == 0 else self.first_loss
         self.waited = 0 if loss < self.best_loss else self.waited + 1
         if loss < self.best_loss:
