@@ -23,13 +23,13 @@ REPEAT = "Repeat the document."
 QUESTION = "Question:\n"
 REFUSAL = "not in the documents"
 INSTRUCTION = f"\nAnswer from the documents in a few words. If they do not say, answer: {REFUSAL}."
-REFUSED = re.compile(r"\W*(not in (the )?documents?\b|$)", re.IGNORECASE)
+REFUSED = re.compile(r"[\W_]*(not\W+in\W+(the\W+)?documents?(?![^\W_])|(unanswerable[\W_]*)?$)", re.IGNORECASE)
 MARK = "\ue0f0"  # private use: stands for what is not our words while a chat template is rendered
 PINNED_DATE = "1 January 2026"  # some chat templates write today's date; a frame must not change overnight
 
 
 def refuses(answer: str) -> bool:
-    """Whether `answer` says, as INSTRUCTION asks, that the documents do not say; no words at all do, too."""
+    """Whether `answer` says that the documents do not say: as INSTRUCTION asks, as files of questions do, or with no words at all."""
     return REFUSED.match(answer) is not None
 
 

@@ -12,7 +12,9 @@ from tokenizers import processors
 
 from rag_memtok import lm
 from rag_memtok.errors import UsageError
-from rag_memtok.prompts import TEMPLATES, frame, template_named
+from rag_memtok.inject import surest
+from rag_memtok.prompts import TEMPLATES, frame, refuses, template_named
+from rag_memtok.study.scores import answerable, score
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for training
 
@@ -114,6 +116,35 @@ def test_the_digest_is_of_everything_a_memory_depends_on(toy_lm):
 def test_an_unknown_template_is_refused_with_those_there_are(toy_lm):
     with pytest.raises(UsageError, match="verse.*bare.*cue.*sastre2025"):
         template_named("verse", toy_lm)
+
+
+REFUSING = [
+    "",
+    "\n",
+    "...",
+    "not in the documents",
+    "Not in the documents: sorry",
+    "NOT IN THE DOCUMENT.",
+    "not in documents",
+    "*Not in the  documents*",
+]
+REFUSING += ["_not in\nthe documents_", "Not, in the documents", "unanswerable", "Unanswerable."]
+SAYING = [
+    "Rome",
+    "A",
+    "nothing",
+    "not in documentsX",
+    "not in the documentary",
+    "It is not in the documents",
+    "unanswerable questions",
+    "notin documents",
+]
+
+
+@pytest.mark.parametrize("answer", [*REFUSING, *SAYING])
+def test_what_is_kept_as_an_answer_is_scored_as_one(answer):
+    assert refuses(answer) == (answer in REFUSING) == (score(answer, []).refused == 1.0) == (answerable([answer]) == ())
+    assert surest([(answer, -0.01), ("Rome", -3.0)]) == (answer in REFUSING)
 
 
 # --- the frame the embedded models are trained in is the one that `ask` uses

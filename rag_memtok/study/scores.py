@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from rag_memtok.prompts import REFUSAL
+from rag_memtok.prompts import refuses
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -60,20 +60,14 @@ def f1(prediction: str, gold: str) -> float:
     return 2 * same / (len(said) + len(right))
 
 
-def is_refusal(text: str) -> bool:
-    """Whether `text` says that the documents do not say. No words at all do, too."""
-    said = normalise(text)
-    return said in ("", "unanswerable") or said.startswith(normalise(REFUSAL))
-
-
 def answerable(golds: Sequence[str]) -> tuple[str, ...]:
     """The right answers that are answers: none where the documents do not say."""
-    return tuple(gold for gold in golds if not is_refusal(gold))
+    return tuple(gold for gold in golds if not refuses(gold))
 
 
 def score(prediction: str, golds: Sequence[str]) -> Score:
     """Scores an answer against `golds`, the best of them counting; none: the documents do not say, and only a refusal is right."""
-    said = "" if is_refusal(prediction) else prediction
+    said = "" if refuses(prediction) else prediction
     wanted = list(golds) or [""]
     return Score(
         em=max(exact(said, gold) for gold in wanted),
