@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from rag_memtok.study.scores import exact, f1, normalise
 from training.examples import Example, all_dev, best_sentence
 from training.frame import BOS, EOS, EOT, PAD, REFUSAL, Frame
-from training.metrics import best, exact, f1, normalise
 
 Reader = Callable[[list[tuple[list[str], str]]], list[str]]  # (passages, question) of each case -> answers
 
@@ -66,8 +66,9 @@ def tally(examples: list[Example], answers: list[str]) -> dict[str, dict[str, fl
     """Per source: exact match, F1 and how often the answer was a refusal, in per cent."""
     groups = defaultdict(list)
     for example, answer in zip(examples, answers, strict=True):
-        golds, refused = list(example.answers), normalise(answer) == normalise(REFUSAL)
-        groups[example.source].append((best(exact, answer, golds), best(f1, answer, golds), float(refused)))
+        golds, refused = example.answers, normalise(answer) == normalise(REFUSAL)
+        scores = (max(score(answer, gold) for gold in golds) for score in (exact, f1))
+        groups[example.source].append((*scores, float(refused)))
     return {source: {"n": len(rows)} | means(rows, ("em", "f1", "refused")) for source, rows in groups.items()}
 
 
