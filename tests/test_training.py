@@ -201,6 +201,15 @@ def test_scripts_on_a_slice(tmp_path: Path) -> None:
     same_embeddings(tmp_path / "retriever")
 
 
+def test_the_export_that_is_documented_is_the_one_that_ships() -> None:
+    """The model's name and how it reads are in its config.json because the command says them."""
+    shipped = json.loads((ROOT / "rag_memtok/mini/lm/config.json").read_text())
+    said = f"--id {shipped['rag_memtok_id']} --passages {shipped['rag_memtok_passages']} "
+    for path in ("training/README.md", "training/export.py"):
+        (command,) = (line for line in (ROOT / path).read_text().splitlines() if "python -m training.export" in line)
+        assert said in command
+
+
 def same_embeddings(folder: Path) -> None:
     """sentence-transformers and plain numpy give the same vectors."""
     from safetensors.numpy import load_file

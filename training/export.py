@@ -1,4 +1,6 @@
-"""Writes a checkpoint as the folder that ships: `python -m training.export CHECKPOINT PACKED OUT --id mini-1 --card CARD.md`.
+"""Writes a checkpoint as the folder that ships.
+
+    python -m training.export CHECKPOINT PACKED OUT --id mini-1 --passages apart --card CARD.md
 
 bf16 safetensors in shards of at most 15 MB, tokenizer with the chat template, generation config; no local path in any file.
 """
