@@ -119,6 +119,17 @@ def test_only_the_doors_import_within_functions(name):
     assert not within or name in LAZY, f"{name} imports within a function, line {within[0].lineno}"
 
 
+def test_the_tables_that_contributing_names_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    printed = re.findall(r"^ +(\w+)\.py .*\btable ([A-Z]+)", text, re.MULTILINE)
+    wanted = re.findall(r"^\|.*`([A-Z]+)`.*\| `(?:study/)?(\w+)\.py` \|", text, re.MULTILINE)
+    named = {*printed, *((file, table) for table, file in wanted)}
+    assert len(named) > 5
+    for file, table in sorted(named):
+        (source,) = (path for name, path in FILES.items() if name.rpartition(".")[2] == file)
+        assert re.search(rf"^{table}\b.* = ", source.read_text(encoding="utf-8"), re.MULTILINE), f"{file}.py has no {table}"
+
+
 def test_the_first_floor_needs_no_third_party():
     for name in ("errors", "config"):
         assert {module.split(".")[0] for _, module in imports(TREES[name])} <= {*sys.stdlib_module_names, "rag_memtok"}
