@@ -3,7 +3,6 @@
     RagMemtokError
     |-- UsageError           2   an option or argument out of its range
     |   `-- ChunkDoesNotFit  2   a chunk and its memory exceed the LM's context
-    |-- TooManyPins          4   more correction pins than --max-pins allows
     |-- NoUsableMemory       7   nothing in the store can answer
     |-- NoStore             10   there is no store at this path
     |-- StoreLocked         11   another process writes to the store
@@ -17,8 +16,8 @@
     |-- PermissionRefused   23   the operating system refused access
     `-- InputRefused        24   nothing to read, or something this program will not open
 
-Codes without an exception: 0 done, 1 a bug (a traceback), 3 some inputs skipped, 5 verify found a mismatch, 6 not fully proved,
-128+N ended by signal N.
+Codes without an exception: 0 done, 1 a bug (a traceback), 3 some inputs skipped, 4 more correction pins than --max-pins allows, 5 verify
+found a mismatch, 6 not fully proved, 128+N ended by signal N.
 An expected failure of one chunk is a Verdict, never an exception.
 """
 
@@ -79,12 +78,6 @@ def named(kind: str, table: Mapping[str, T], name: str) -> T:
 
 class ChunkDoesNotFit(UsageError):
     """A chunk and its memory exceed the LM's context."""
-
-
-class TooManyPins(RagMemtokError):
-    """More correction pins than the limit the user set."""
-
-    exit_code, name = 4, "too-many-pins"
 
 
 class NoUsableMemory(RagMemtokError):

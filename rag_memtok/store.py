@@ -204,12 +204,6 @@ class Store:
         with self._db.reading():
             return tuple(row[1] for row in self._db.rows("chunks", "TRUE ORDER BY number", skip_damaged=True))
 
-    def set_verdict(self, chunk_id: str, verdict: Verdict) -> None:
-        """Replaces what the judge found of a chunk."""
-        with self._db.writing():
-            number = self._db.row("chunks", "id = ?", chunk_id)[0]
-            self._db.insert("verdicts", (number, *verdict_row(verdict)))
-
     def collect(self, files: Sequence[tuple[str, str]] = ()) -> int:
         """Removes the documents of `files` (root, file) and every chunk without an occurrence; returns how many chunks went.
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from rag_memtok import errors
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rag_memtok"
 HOMES = {
@@ -146,6 +148,14 @@ def test_nothing_that_runs_foreign_code(path):
                 safe = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
                 assert keyword.arg != "trust_remote_code" or safe, f"line {node.lineno}: trust_remote_code"
                 assert keyword.arg != "shell" or safe, f"line {node.lineno}: shell"
+
+
+def test_every_exception_is_drawn_with_its_code_and_made_somewhere():
+    own = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.RagMemtokError)]
+    drawn = re.findall(r"-- (\w+) +(\d+) ", errors.__doc__)
+    assert sorted(drawn) == sorted((one.__name__, str(one.exit_code)) for one in own if one is not errors.RagMemtokError)
+    sources = [path.read_text(encoding="utf-8") for name, path in FILES.items() if name != "errors"]
+    assert not [name for name, _ in drawn if not any(f"{name}(" in source for source in sources)]
 
 
 def test_files_and_functions_are_short():

@@ -300,14 +300,10 @@ def test_a_file_is_replaced_whole_or_not_at_all(copy):
         assert (store.documents(), store.document_chunks(ROOT, "a.txt"), store.state) == before
 
 
-def test_verdicts_and_manifest_can_be_changed(copy):
-    chunk_id = sha256_of_text("apple one ")
+def test_the_manifest_can_be_changed(copy):
     with open_store(copy, write=True) as store:
-        store.set_verdict(chunk_id, Verdict("fragile", 5, 1, 1, 0.01, "margin"))
         store.set_manifest("adapter", "stale")
-        assert store.record(chunk_id).verdict == Verdict("fragile", 5, 1, 1, 0.01, "margin")
-        assert store.summary().verdicts == {"pinned": 2, "fragile": 1} and store.manifest["adapter"] == "stale"
-        assert store.check() == ()
+        assert store.manifest["adapter"] == "stale" and store.check() == ()
 
 
 @pytest.mark.parametrize("terms", [['"'], ["AND", "apple"], ["(", "*", "NEAR(", "apple"], ["a:b", "\0", "apple\0"], [], ["x"] * 3000])
