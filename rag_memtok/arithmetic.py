@@ -45,7 +45,7 @@ def in_dtype(lm: LM, dtype: torch.dtype) -> LM:
     model.tie_weights()
     if lm.device.type == "cpu":
         model.set_attn_implementation(_lean() if dtype == torch.bfloat16 else "eager")
-    return LM(model.eval().requires_grad_(False), lm.tokenizer, lm.identity, lm.family)
+    return LM(model.eval().requires_grad_(False), lm.tokenizer, lm.identity)
 
 
 def drafted(lm: LM, wish: str) -> bool:

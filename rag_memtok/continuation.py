@@ -22,8 +22,10 @@ class Continuation:
     def __init__(self, lm: LM, rows: Sequence[Float[Tensor, "_ d"]], shared: Float[Tensor, "_ d"] | None = None) -> None:
         """Runs the prompts: `shared`, if any, stands before every row and is run once.
 
-        Cost: one forward pass over the longest row, for each row, and one over `shared`.
+        Cost: one forward pass over the longest row, for each row, and one over `shared` (for each row if attention slides).
         """
+        if shared is not None and getattr(lm.model.config, "sliding_window", None):  # padding after it would push it out of the window
+            rows, shared = [torch.cat([shared, row]) for row in rows], None
         longest = max(len(row) for row in rows)
         self.lm, self.padding, self.length = lm, None, 0
         if shared is not None:

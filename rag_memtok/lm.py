@@ -24,23 +24,8 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parent / "mini" / "lm"
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 UNWANTED = ["*/*", "consolidated*"]
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")  # transformers' names of the model classes that are tried
 UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5"}
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """What differs between model classes. `rotary`: positions are relative, so a memory written at one place can be read at another."""
-
-    rotary: bool
-
-
-FAMILIES: dict[str, Family] = {
-    "llama": Family(rotary=True),
-    "mistral": Family(rotary=True),
-    "qwen2": Family(rotary=True),
-    "qwen3": Family(rotary=True),
-    "gpt2": Family(rotary=False),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +49,6 @@ class LM:
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     identity: Identity
-    family: Family
 
     @property
     def device(self) -> torch.device:
@@ -177,18 +161,7 @@ def load(settings: config.Model) -> LM:
         tokenizer_sha256=_hash_tokenizer(tokenizer),
         dtype=dtype,
     )
-    return LM(model if dtype == NF4 else model.to(device), tokenizer, identity, FAMILIES[described["model_type"]])
-
-
-def wrap(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", name: str) -> LM:
-    """Makes an LM of a model that is in memory already, frozen from here on; its weight hash is over the parameters."""
-    model.eval().requires_grad_(False)
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(key.encode() + value.detach().float().cpu().numpy().tobytes())
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    identity = Identity(name, "", digest.hexdigest(), _hash_tokenizer(tokenizer), dtype)
-    return LM(model, tokenizer, identity, FAMILIES[model.config.model_type])
+    return LM(model if dtype == NF4 else model.to(device), tokenizer, identity)
 
 
 def _folder(settings: config.Model) -> Path:

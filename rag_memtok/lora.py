@@ -80,7 +80,7 @@ def _injected(lm: LM, settings: Any) -> LM:
 
     shared = {id(tensor): tensor for tensor in (*lm.model.parameters(), *lm.model.buffers())}
     model: Any = inject_adapter_in_model(settings, copy.deepcopy(lm.model, shared))
-    return LM(model.eval(), lm.tokenizer, lm.identity, lm.family)
+    return LM(model.eval(), lm.tokenizer, lm.identity)
 
 
 def weights(lm: LM) -> dict[str, torch.nn.Parameter]:

@@ -52,7 +52,7 @@ def toy_lm():
 
 @pytest.fixture(scope="session", params=list(toy.MODELS))
 def any_lm(request):
-    """A toy of each class, tied and untied: Llama, GPT-2."""
+    """A toy of each class of FAMILIES; Llama and GPT-2 tied and untied."""
     return toy.lm_of(request.param)
 
 

@@ -59,7 +59,7 @@ def rows_of(one, lengths, seed=0):
 
 
 def test_a_cached_decode_is_the_full_forward_pass(any_lm):
-    (prompt,) = rows_of(any_lm, [7])
+    (prompt,) = rows_of(any_lm, [17])
     tokens = [9, 30, 200, 41]
     run = Continuation(any_lm, [prompt])
     found = [run.logits[0]] + [run.feed([token])[0] for token in tokens]
@@ -70,7 +70,7 @@ def test_a_cached_decode_is_the_full_forward_pass(any_lm):
     assert torch.allclose(whole, built_in, atol=CLOSE)
 
 
-@given(lengths=st.lists(st.integers(1, 12), min_size=2, max_size=4), seed=st.integers(0, 99))
+@given(lengths=st.lists(st.integers(1, 18), min_size=2, max_size=4), seed=st.integers(0, 99))
 @settings(max_examples=10)
 def test_a_row_of_a_padded_batch_is_the_row_alone(any_lm, lengths, seed):
     rows = rows_of(any_lm, lengths, seed)
@@ -117,7 +117,7 @@ def test_it_is_frozen_and_its_hash_is_of_its_weights():
     assert one.identity.weights_sha256 != other.identity.weights_sha256
     with torch.no_grad():
         same.table[5, 5] += 1e-3
-    assert lm.wrap(same.model, same.tokenizer, "x").identity.weights_sha256 != one.identity.weights_sha256
+    assert toy.wrap(same.model, same.tokenizer, "x").identity.weights_sha256 != one.identity.weights_sha256
 
 
 def test_another_tokenizer_or_chat_template_is_another_identity():
@@ -155,7 +155,7 @@ def test_a_model_of_another_dtype_is_judged_in_fp32_over_its_own_weights(kind, d
     rounded = toy.lm_of(kind, dtype=dtype)
     widened = toy.MODELS[kind](len(rounded.tokenizer))
     widened.load_state_dict({name: value.float() for name, value in rounded.model.state_dict().items()})
-    reference = lm.wrap(widened, rounded.tokenizer, "widened")
+    reference = toy.wrap(widened, rounded.tokenizer, "widened")
     (prompt,) = rows_of(reference, [6])
     with reference_profile(rounded) as exactly:
         assert exactly.table.dtype == torch.float32
@@ -175,7 +175,6 @@ def test_a_folder_gives_the_model_that_was_saved(any_lm, tmp_path):
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert torch.allclose(Continuation(loaded, [prompt]).logits, Continuation(any_lm, [prompt]).logits, atol=CLOSE)
     assert loaded.encode("café <|eot_id|>") == any_lm.encode("café <|eot_id|>")
-    assert loaded.family == any_lm.family
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
 
 
@@ -222,7 +221,7 @@ def test_the_models_of_the_papers_first_table_are_taken_by_their_hub_ids(name, k
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     hub(tmp_path, name, kind, changes)
     loaded, built = lm.load(config.Model(id=name, device="cpu")), toy.lm_of(kind)
-    assert (loaded.identity.id, loaded.family, loaded.tied) == (name, built.family, built.tied)
+    assert (loaded.identity.id, loaded.tied) == (name, built.tied)
     before, after = built.model.state_dict(), loaded.model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     (prompt,) = rows_of(loaded, [5])
@@ -329,15 +328,14 @@ def test_the_threads_asked_for_are_taken(model_folder):
 
 
 def test_the_families_are_tried():
-    assert {toy.lm_of(kind).model.config.model_type for kind in toy.MODELS} <= set(FAMILIES)
-    assert toy.lm_of("llama").family.rotary and not toy.lm_of("gpt2").family.rotary
+    assert {toy.lm_of(kind).model.config.model_type for kind in toy.MODELS} == set(FAMILIES)
 
 
 def test_lean_attention_is_eager_attention(any_lm):
     """The same hidden states and gradients up to rounding, for every model class, grouped heads or not."""
     draft, generator = arithmetic.in_dtype(any_lm, torch.bfloat16), torch.Generator().manual_seed(0)
     assert draft.model.config._attn_implementation == "lean"
-    inputs, weights = (torch.randn(3, 9, any_lm.width, generator=generator) for _ in range(2))
+    inputs, weights = (torch.randn(3, 20, any_lm.width, generator=generator) for _ in range(2))
     found = []
     for name in ("lean", "eager"):
         draft.model.set_attn_implementation(name)

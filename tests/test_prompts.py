@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import processors
 
-from rag_memtok import lm
 from rag_memtok.errors import UsageError
 from rag_memtok.inject import surest
 from rag_memtok.prompts import TEMPLATES, frame, refuses, template_named
@@ -162,7 +161,7 @@ def trained_with(tmp_path_factory):
     folder.mkdir()
     tokenizer.save(tokenizer.train(list(toy.SENTENCES) * 20, 400), folder)
     words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return training.Frame(folder / "tokenizer.json"), lm.wrap(toy.llama(len(words)), words, "trained"), training
+    return training.Frame(folder / "tokenizer.json"), toy.wrap(toy.llama(len(words)), words, "trained"), training
 
 
 texts = st.text(max_size=20) | st.sampled_from(["a\n\nb", "<|eot_id|>", "\n", " leading", "trailing "])

@@ -1,12 +1,24 @@
 """Toy models built in the test process: 2 layers, d = 128, `initializer_range=0.1`, so that 16 random tokens fit into M = 4 in a moment."""
 
 import functools
+import hashlib
 
 import torch
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from rag_memtok import lm
 
@@ -58,6 +70,18 @@ def llama(words: int, seed: int = 0, tied: bool = True) -> LlamaForCausalLM:
     )  # fmt: skip
 
 
+def cousin(config: type, words: int, seed: int = 0, **more: object) -> PreTrainedModel:
+    """A random model of a class whose shape is told as Llama's is."""
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(
+        config(
+            vocab_size=words, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=WIDTH // 4, max_position_embeddings=CONTEXT, initializer_range=0.1, bos_token_id=1,
+            eos_token_id=0, pad_token_id=2, **more,
+        )
+    )  # fmt: skip
+
+
 def gpt2(words: int, seed: int = 0, tied: bool = True) -> GPT2LMHeadModel:
     """A random GPT-2."""
     torch.manual_seed(seed)
@@ -74,13 +98,26 @@ MODELS = {
     "llama-untied": functools.partial(llama, tied=False),
     "gpt2": gpt2,
     "gpt2-untied": functools.partial(gpt2, tied=False),
+    "mistral-untied": functools.partial(cousin, MistralConfig, sliding_window=16),
+    "qwen2": functools.partial(cousin, Qwen2Config, tie_word_embeddings=True),
+    "qwen3": functools.partial(cousin, Qwen3Config, tie_word_embeddings=True),
 }
+
+
+def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str) -> lm.LM:
+    """Makes an LM of a model that is in memory already, frozen from here on; its weight hash is over the parameters."""
+    model.eval().requires_grad_(False)
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode() + value.detach().float().cpu().numpy().tobytes())
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return lm.LM(model, tokenizer, lm.Identity(name, "", digest.hexdigest(), lm._hash_tokenizer(tokenizer), dtype))
 
 
 def lm_of(kind: str = "llama", seed: int = 0, chat: str | None = CHAT, dtype: torch.dtype = torch.float32) -> lm.LM:
     """An LM of one of MODELS."""
     words = tokenizer(chat)
-    return lm.wrap(MODELS[kind](len(words), seed=seed).to(dtype), words, f"toy-{kind}")
+    return wrap(MODELS[kind](len(words), seed=seed).to(dtype), words, f"toy-{kind}")
 
 
 def save(folder, seed: int = 0, chat: str | None = CHAT, lossy: bool = False, kind: str = "llama"):
