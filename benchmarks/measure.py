@@ -291,12 +291,12 @@ class Interval:
         return f"{factor * self.value:.{digits}f} ({factor * self.low:.{digits}f} to {factor * self.high:.{digits}f})"
 
 
-def bootstrap(count: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -> Interval:
+def bootstrap(count: int, statistic: Callable[[np.ndarray], float]) -> Interval:
     """The `statistic` of all indices 0 to count - 1, and the 2.5 % and 97.5 % quantiles of it over draws with replacement.
 
     Source: Efron & Tibshirani 1993, chapter 13 (the percentile interval).
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     drawn = np.array([statistic(generator.integers(count, size=count)) for _ in range(DRAWS)])
     drawn = drawn[~np.isnan(drawn)]
     low, high = np.quantile(drawn, [0.025, 0.975], method="nearest") if len(drawn) else (np.nan, np.nan)
@@ -367,10 +367,10 @@ def put_table(title: str, table: Table) -> None:
     put("")
 
 
-def options(description: str, out: str, chunks: int = 64) -> argparse.ArgumentParser:
+def options(description: str, out: str) -> argparse.ArgumentParser:
     """The options that all scripts have."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chunks", type=int, default=chunks, metavar="N", help=f"how many chunks ({chunks})")
+    parser.add_argument("--chunks", type=int, default=64, metavar="N", help="how many chunks (64)")
     parser.add_argument("--seconds", type=float, default=float("inf"), metavar="S", help="begin no work after this time (no bound)")
     parser.add_argument("--steps", type=int, default=300, help="the most steps of a chunk (300)")
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="chunks written together (16)")

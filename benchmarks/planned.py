@@ -51,6 +51,7 @@ from rag_memtok.lm import LM
 from rag_memtok.memorize import memorize
 from rag_memtok.nouns import sha256_of_text
 from rag_memtok.prompts import template_named
+from rag_memtok.study.corpora import spread
 from rag_memtok.study.figures import Chart, Line, draw
 from rag_memtok.writing import judged_record
 
@@ -128,8 +129,7 @@ def sized_chunks(lm: LM, folder: Path, count: int) -> list[Sized]:
     }
     encoded = [tuple(lm.encode(text)) for text in sorted(texts, key=sha256_of_text)]
     by_length = sorted((tokens for tokens in encoded if tokens), key=len)
-    chosen = [by_length[index * len(by_length) // count] for index in range(count)] if count < len(by_length) else by_length
-    return [Sized(tokens, code_length(lm, tokens)) for tokens in chosen]
+    return [Sized(tokens, code_length(lm, tokens)) for tokens in spread(by_length, count)]
 
 
 # --- the work
@@ -177,10 +177,10 @@ def piece(lm: LM, arguments: Namespace, plan: Plan, chunks: Sequence[Sized], ind
 def units(lm: LM, arguments: Namespace, planned: Sequence[Plan], chunks: Sequence[Sized]) -> list[Unit]:
     """Some chunks of every plan, then the next ones: a run that is cut short compares like with like."""
     count = arguments.batch
-    spread = [range(start, len(chunks), -(-len(chunks) // count)) for start in range(-(-len(chunks) // count))]
+    parts = [range(start, len(chunks), -(-len(chunks) // count)) for start in range(-(-len(chunks) // count))]
     return [
         Unit(f"chunks/{plan.key}/{number}", plan.key, partial(piece, lm, arguments, plan, chunks, indices))
-        for number, indices in enumerate(spread)
+        for number, indices in enumerate(parts)
         for plan in planned
     ]
 

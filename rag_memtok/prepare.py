@@ -78,7 +78,7 @@ def introduction(model: lm.LM, seconds: float) -> str:
 
 
 def cost(model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], settings: Config) -> float:
-    """Seconds that the longest of `chunks` would take here, from two real steps."""
+    """Seconds that the longest of `chunks` would take here, from three real steps, of which the second counts."""
     longest = max(chunks, key=len, default=())
     if not longest:
         return 0.0

@@ -19,6 +19,7 @@ from rag_memtok.config import Documents
 from rag_memtok.documents import read, scan
 from rag_memtok.errors import InputRefused, UsageError
 from rag_memtok.nouns import Document, Segment
+from rag_memtok.study.corpora import spread
 from rag_memtok.study.scores import answerable
 
 FIELDS = "context (or file), question, answers"
@@ -56,10 +57,8 @@ def load_questions(path: Path, documents: Path | None = None, limit: int = 0) ->
     if not found:
         raise UsageError(f"{path} has no questions", remedy=f"rows of {FIELDS}, one a line, or a SQuAD file")
     rows = list(zip(line_numbers(path, len(found)), found, strict=True))
-    if 0 < limit < len(rows):
-        rows = [rows[index * len(rows) // limit] for index in range(limit)]
     known: dict[str, tuple[Document, ...]] = {}
-    return [question_of(path, number, row, documents or path.parent, known) for number, row in rows]
+    return [question_of(path, number, row, documents or path.parent, known) for number, row in spread(rows, limit or len(rows))]
 
 
 def rows_of(path: Path) -> Iterator[Mapping[str, Any]]:

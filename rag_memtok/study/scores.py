@@ -90,7 +90,7 @@ def copied(found_in: Callable[[str], list[str]], prediction: str, golds: Sequenc
     return max((sum(one in said for one in found) / len(found) for found in wanted), default=None)
 
 
-def interval(values: Sequence[float | None], groups: Sequence[Hashable], seed: int = 0) -> Interval:
+def interval(values: Sequence[float | None], groups: Sequence[Hashable]) -> Interval:
     """The mean of what is not None, and its 95 % percentile bootstrap interval.
 
     Args:
@@ -101,7 +101,7 @@ def interval(values: Sequence[float | None], groups: Sequence[Hashable], seed: i
     sums, counts = _by_group(values, groups)
     if not counts.sum():
         return Interval(float("nan"), float("nan"), float("nan"))
-    draws = np.random.default_rng(seed).integers(0, len(sums), (RESAMPLES, len(sums)))
+    draws = np.random.default_rng(0).integers(0, len(sums), (RESAMPLES, len(sums)))
     drawn = counts[draws].sum(axis=1)
     means = sums[draws].sum(axis=1)[drawn > 0] / drawn[drawn > 0]
     low, high = (float(bound) for bound in np.quantile(means, [0.025, 0.975]))
@@ -118,6 +118,6 @@ def _by_group(values: Sequence[float | None], groups: Sequence[Hashable]) -> tup
     return sums, counts
 
 
-def paired(ours: Sequence[float], theirs: Sequence[float], groups: Sequence[Hashable], seed: int = 0) -> Interval:
+def paired(ours: Sequence[float], theirs: Sequence[float], groups: Sequence[Hashable]) -> Interval:
     """The mean of `ours` minus `theirs`, question by question, with its interval."""
-    return interval([one - other for one, other in zip(ours, theirs, strict=True)], groups, seed)
+    return interval([one - other for one, other in zip(ours, theirs, strict=True)], groups)
