@@ -210,6 +210,13 @@ def test_the_export_that_is_documented_is_the_one_that_ships() -> None:
         assert said in command
 
 
+def test_notice_names_all_weights_with_their_cards() -> None:
+    """And each card its licence."""
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "rag_memtok").rglob("*.safetensors")}
+    assert folders and all(f"{folder}/README.md" in (ROOT / "NOTICE").read_text() for folder in folders)
+    assert all("license: cc-by-sa-4.0" in (ROOT / folder / "README.md").read_text() for folder in folders)
+
+
 def same_embeddings(folder: Path) -> None:
     """sentence-transformers and plain numpy give the same vectors."""
     from safetensors.numpy import load_file
