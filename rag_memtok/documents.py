@@ -78,6 +78,28 @@ def native_of(name: str) -> str:
     return re.sub(r"\\(\\|x[0-9a-f]{2})", lambda found: "\\" if found[1] == "\\" else chr(0xDC00 + int(found[1][1:], 16)), name)
 
 
+def joined(root: str, file: str) -> str:
+    """Returns the whole name of a file."""
+    return f"{root.rstrip('/')}/{file}"
+
+
+def located(path: str) -> str:
+    """Returns where a file or folder is, or was: links on the way there are followed, and a link to a folder, but not one to a file."""
+    if os.path.isdir(path):
+        return os.path.realpath(path)
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
+def is_gone(root: str, file: str) -> bool:
+    """Whether there is no such file any more. One that the system does not let us look for may still be there."""
+    try:
+        return stat.S_ISDIR(os.lstat(native_of(joined(root, file))).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+
+
 def shown(name: str) -> str:
     """Returns `name` for a message: control characters and others that could disturb a terminal are escaped."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in name)
@@ -142,10 +164,7 @@ def _found(paths: Sequence[Path], exclude: GitIgnoreSpec, store: Path | None) ->
             raise InputRefused(f"{shown(path)} does not exist", remedy=_supported()) from error
         except OSError:
             is_folder = False  # `_examined` finds the same and says so
-        if is_folder:
-            folders.add(os.path.realpath(path))
-        else:
-            files.add(os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)))
+        (folders if is_folder else files).add(located(path))
     roots = {folder for folder in folders if not any(_within(folder, other) for other in folders - {folder})}
     for root in sorted(roots):
         yield from ((root, found, False) for found in _walk(root, exclude, store))

@@ -9,7 +9,7 @@ import numpy as np
 
 from rag_memtok.chunks import split
 from rag_memtok.config import Config, Memorize
-from rag_memtok.documents import Scan, Skipped, SourceFile, read
+from rag_memtok.documents import Scan, Skipped, SourceFile, is_gone, read
 from rag_memtok.layout import Task, task_of
 from rag_memtok.lm import LM
 from rag_memtok.memorize import Progress
@@ -93,7 +93,7 @@ class Ingested:
 
 
 def survey(scan: Scan, roots: Iterable[str], known: Callable[[str], Mapping[str, str]]) -> Survey:
-    """Compares the files found with those in the store.
+    """Compares the files found with those in the store. A file that was not looked at, as it is excluded now, has not vanished.
 
     Args:
         roots: the folders given; only under these can a file be called vanished.
@@ -104,7 +104,10 @@ def survey(scan: Scan, roots: Iterable[str], known: Callable[[str], Mapping[str,
     changed = tuple(file for file in scan.files if stored[file.root].get(file.file) != file.sha256)
     seen = {(file.root, file.file) for file in scan.files}
     vanished = tuple(
-        (root, file) for root in sorted(given) for file in stored[root] if (root, file) not in seen and not _hidden(root, file, scan)
+        (root, file)
+        for root in sorted(given)
+        for file in stored[root]
+        if (root, file) not in seen and not _hidden(root, file, scan) and is_gone(root, file)
     )
     return Survey(changed, len(scan.files) - len(changed), vanished, scan.skipped)
 

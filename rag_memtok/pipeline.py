@@ -18,7 +18,7 @@ from rag_memtok.answer import Session, answer, with_adapter
 from rag_memtok.audit import Audit, against, audit, incomparable, quick
 from rag_memtok.config import Config
 from rag_memtok.disk import ADAPTER, DATABASE, folder_of
-from rag_memtok.documents import Scan, Skipped, name_of, scan
+from rag_memtok.documents import Scan, Skipped, joined, located, name_of, scan
 from rag_memtok.errors import UsageError
 from rag_memtok.ingest import Ingest, Ingested, PlannedFile, Standing, Survey, plan, survey
 from rag_memtok.nouns import Answer
@@ -89,8 +89,8 @@ def ingest(
         return _ingest_into_new(folder, found, config, on_progress, say, load)
     with open_store(folder, write=True) as store:
         todo = survey(found, map(name_of, roots), store.file_hashes)
-        removed = _pruned(store, todo) if prune else 0
         if not todo.changed:
+            removed = _pruned(store, todo) if prune else 0
             store.collect()
             return _nothing_new(todo, removed, int(store.manifest.get("tokens_per_vector", 0)))
         binding.require_same_settings(store.manifest, config)
@@ -99,6 +99,7 @@ def ingest(
         binding.require_same(store.manifest, loaded.lm, loaded.template)
         binding.require_same_embedder(store.manifest, loaded.embedder)
         planned, skipped = plan(loaded.lm, todo.changed, settings)
+        removed = _pruned(store, todo) if prune else 0  # not before: what is refused removes nothing
         work = Ingest(store, loaded.lm, loaded.template, loaded.embedder, settings, on_progress)
         return _written(work, planned, todo, skipped, removed)
 
@@ -287,13 +288,11 @@ def remove(path: Path, config: Config) -> tuple[str, ...]:
     Raises:
         UsageError: the store has nothing of that path.
     """
-    wanted = name_of(os.path.abspath(path))
+    wanted = name_of(located(os.fspath(path)))
     with open_store(store_folder(config), write=True) as store:
-        stored = {(document.root, document.file) for document in store.documents(skip_damaged=True)}
-        gone = sorted(
-            (root, file) for root, file in stored if f"{root}/{file}" == wanted or f"{root}/{file}".startswith(wanted.rstrip("/") + "/")
-        )
+        stored = {(one.root, one.file): joined(one.root, one.file) for one in store.documents(skip_damaged=True)}
+        gone = sorted(names for names, whole in stored.items() if whole == wanted or whole.startswith(wanted.rstrip("/") + "/"))
         if not gone:
             raise UsageError(f"the store has nothing of {path}", remedy="rag-memtok list names what it has")
         store.collect(gone)
-    return tuple(f"{root}/{file}" for root, file in gone)
+    return tuple(joined(root, file) for root, file in gone)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import multiprocessing
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from rag_memtok.config import Config, Memorize, Model, updated
 from rag_memtok.errors import InputRefused, ModelUnavailable, NoStore, NoUsableMemory, OutOfMemory, StoreLocked, UsageError, WrongModel
 from rag_memtok.inject import answer_batch, answer_tokens, inject, surest
 from rag_memtok.layout import Task
-from rag_memtok.nouns import PROVEN
+from rag_memtok.nouns import PROVEN, StoredDocument
 from rag_memtok.prepare import expected_steps
 from rag_memtok.prompts import frame, template_named
 from rag_memtok.recipes import RECIPES
@@ -275,6 +276,49 @@ def test_a_deleted_file_is_told_and_goes_with_prune(small):
     assert pipeline.ingest([small.documents], small.config, prune=True).removed == 0
     proves_everything(small.config)
     assert b"The lamp" not in (small.store / "store.db").read_bytes()
+
+
+def test_an_ingest_that_is_refused_prunes_nothing(small, tmp_path):
+    pipeline.ingest([small.documents], small.config)
+    (small.documents / "a.txt").unlink()
+    (small.documents / "c.txt").write_text("A third text.")
+    before = content_of(small.store)
+    other = str(toy.save(tmp_path / "other", seed=1))
+    changes = [({"documents.chunk_tokens": 32}, UsageError), ({"model.id": "/no/such"}, ModelUnavailable), ({"model.id": other}, WrongModel)]
+    for change, error in changes:
+        with pytest.raises(error):
+            pipeline.ingest([small.documents], updated(small.config, change), prune=True)
+        assert content_of(small.store) == before
+    assert pipeline.ingest([small.documents], small.config, prune=True).removed == 1
+
+
+def test_what_is_excluded_now_or_cannot_be_looked_for_is_not_gone(small):
+    write(small.documents, {"deep/c.txt": "A third text.", "deep/d.txt": "A fourth text."})
+    pipeline.ingest([small.documents], small.config)
+    (small.documents / "deep" / "d.txt").unlink()
+    for exclude in ("a.txt", "deep/"):
+        done = pipeline.ingest([small.documents], updated(small.config, {"documents.exclude": [exclude]}))
+        assert [file for _, file in done.vanished] == ["deep/d.txt"]
+    (small.documents / ".gitignore").write_text("b.txt\n")
+    if os.geteuid():
+        (small.documents / "deep").chmod(0)
+        assert pipeline.ingest([small.documents], small.config, prune=True).removed == 0
+        (small.documents / "deep").chmod(0o700)
+    shutil.rmtree(small.documents / "deep")
+    done = pipeline.ingest([small.documents], small.config, prune=True)
+    assert sorted(file for _, file in done.vanished) == ["deep/c.txt", "deep/d.txt"] and len(ids_in(small.store)) == 2
+
+
+def test_a_file_is_forgotten_through_a_link_as_it_was_ingested_through_one(small, tmp_path):
+    (tmp_path / "link").symlink_to(small.documents)
+    (small.documents / "alias.txt").symlink_to("a.txt")
+    pipeline.ingest([tmp_path / "link"], small.config)
+    assert pipeline.remove(tmp_path / "link" / "b.txt", small.config) == (f"{small.documents}/b.txt",)
+    assert pipeline.remove(tmp_path / "link" / "alias.txt", small.config) == (f"{small.documents}/alias.txt",)
+    assert pipeline.remove(tmp_path / "link", small.config) == (f"{small.documents}/a.txt",)
+    with open_store(small.store, write=True) as store:  # as an ingest of the root of all folders keeps it
+        store.replace_file("/", "etc/a.txt", [StoredDocument("/", "etc/a.txt", "etc/a.txt", "0" * 64, "0" * 64, 0, 0, "text/1")], [])
+    assert pipeline.remove(Path("/etc/a.txt"), small.config) == ("/etc/a.txt",)
 
 
 def test_removing_a_file_or_a_folder_forgets_it(small):
