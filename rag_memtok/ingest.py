@@ -9,7 +9,7 @@ import numpy as np
 
 from rag_memtok.chunks import split
 from rag_memtok.config import Config, Memorize
-from rag_memtok.documents import Scan, Skipped, SourceFile, is_gone, read
+from rag_memtok.documents import Scan, Skipped, SourceFile, is_gone, joined, read
 from rag_memtok.layout import Task, task_of
 from rag_memtok.lm import LM
 from rag_memtok.memorize import Progress
@@ -162,6 +162,7 @@ class Ingest:
     files: dict[int, PlannedFile] = field(default_factory=dict)
     waiting: dict[int, set[str]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
+    before: dict[str, set[tuple[str, str, str]]] = field(default_factory=dict)
     verdicts: Counter[str] = field(default_factory=Counter)
     over_limit: list[Skipped] = field(default_factory=list)
     total: int = 0
@@ -182,6 +183,8 @@ class Ingest:
         self.files = dict(enumerate(files))
         self.waiting = {index: {piece.chunk.id for piece in file.pieces} & missing for index, file in self.files.items()}
         self.texts = {chunk_id: pieces[chunk_id].chunk.text for chunk_id in missing}
+        for one in self.store.documents(skip_damaged=True):
+            self.before.setdefault(joined(one.root, one.file), set()).add((one.root, one.file, one.file_sha256))
         self.total = len(missing)
         for index in [index for index, left in self.waiting.items() if not left]:
             self._commit_file(index)
@@ -223,9 +226,14 @@ class Ingest:
         file = self.files[index]
         documents = [stored_document(file.source, document, pieces) for document, pieces in file.documents]
         places = [place for document, pieces in file.documents for place in places_of(document, pieces)]
-        self.store.replace_file(file.source.root, file.source.file, documents, places)
+        self.store.replace_file(file.source.root, file.source.file, documents, places, self._outdated(file.source))
         self.completed += 1
         del self.waiting[index]
+
+    def _outdated(self, source: SourceFile) -> list[tuple[str, str]]:
+        """The same file as it was when it was ingested with another folder: its old text must not answer any more."""
+        known = self.before.get(joined(source.root, source.file), ())
+        return [(root, file) for root, file, sha256 in known if root != source.root and sha256 != source.sha256]
 
     def _key(self, chunk_id: str) -> np.ndarray:
         return self.embedder.encode([self.texts[chunk_id]], query=False)[0]

@@ -27,6 +27,7 @@ from rag_memtok.nouns import Occurrence, Record, StoredDocument, Verdict
 from rag_memtok.schema import ANOTHER_STORE, COLUMNS, PARTS, Problem, name_bytes, pack_pins, problem, reset_words, unpack_pins, verdict_row
 
 __all__ = ["ADAPTER", "INDEX", "Problem", "Store", "Summary", "create", "open_store"]
+Files = Sequence[tuple[str, str]]  # (root, file)
 
 
 @contextmanager
@@ -127,8 +128,10 @@ class Store:
             found = {chunk_id: self._occurrences(where, chunk_id, skip_damaged=True) for chunk_id in chunk_ids}
         return {chunk_id: tuple(sorted(places, key=lambda one: (one.root, one.path, one.ordinal))) for chunk_id, places in found.items()}
 
-    def replace_file(self, root: str, file: str, documents: Sequence[StoredDocument], occurrences: Sequence[Occurrence]) -> None:
-        """Puts a file's new documents and their chunks' places in the place of its old ones, at once.
+    def replace_file(
+        self, root: str, file: str, documents: Sequence[StoredDocument], occurrences: Sequence[Occurrence], outdated: Files = ()
+    ) -> None:
+        """Puts a file's new documents and their chunks' places in the place of its old ones, and of those of `outdated`, at once.
 
         Raises:
             ValueError, KeyError: a document without exactly its chunks 0, 1, ..., or the other way round (a bug of the caller).
@@ -142,7 +145,8 @@ class Store:
             if (document.root, document.file, ordinals) != (root, file, list(range(document.chunks))):
                 raise ValueError(f"{document.path!a} is not whole, or not of {file!a}")
         with self._db.writing():
-            self._drop_file(root, file)
+            for one in ((root, file), *outdated):
+                self._drop_file(*one)
             for document in documents:
                 number = self._db.next_number("documents")
                 self._db.insert("documents", (number, *(getattr(document, name) for name in COLUMNS["documents"][1:])))
@@ -204,7 +208,7 @@ class Store:
         with self._db.reading():
             return tuple(row[1] for row in self._db.rows("chunks", "TRUE ORDER BY number", skip_damaged=True))
 
-    def collect(self, files: Sequence[tuple[str, str]] = ()) -> int:
+    def collect(self, files: Files = ()) -> int:
         """Removes the documents of `files` (root, file) and every chunk without an occurrence; returns how many chunks went.
 
         It is one transaction, so that a kill leaves all of them or, in the store's files, nothing.

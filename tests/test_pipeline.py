@@ -266,6 +266,17 @@ def test_an_edited_file_replaces_its_old_chunks_and_keeps_what_stayed(small):
     assert (done.files, done.chunks, done.reused) == (1, 0, 1)
 
 
+def test_an_edited_file_replaces_what_was_ingested_of_it_with_another_folder(small):
+    write(small.documents, {"deep/c.txt": "The door is red.", "deep/d.txt": "The door is old."})
+    pipeline.ingest([small.documents / "deep"], small.config)
+    (small.documents / "deep" / "c.txt").write_text("The door is blue.")
+    pipeline.ingest([small.documents], small.config)
+    with open_store(small.store, write=False) as store:
+        known = {(Path(one.root).name, one.file) for one in store.documents()}
+        assert known == {("docs", name) for name in ("a.txt", "b.txt", "deep/c.txt", "deep/d.txt")} | {("deep", "d.txt")}
+        assert "The door is red." not in {store.text(chunk_id) for chunk_id in store.chunk_ids()}
+
+
 def test_a_deleted_file_is_told_and_goes_with_prune(small):
     pipeline.ingest([small.documents], small.config)
     (small.documents / "a.txt").unlink()
@@ -284,7 +295,11 @@ def test_an_ingest_that_is_refused_prunes_nothing(small, tmp_path):
     (small.documents / "c.txt").write_text("A third text.")
     before = content_of(small.store)
     other = str(toy.save(tmp_path / "other", seed=1))
-    changes = [({"documents.chunk_tokens": 32}, UsageError), ({"model.id": "/no/such"}, ModelUnavailable), ({"model.id": other}, WrongModel)]
+    changes = [
+        ({"documents.chunk_tokens": 32}, UsageError),
+        ({"model.id": "/no/such"}, ModelUnavailable),
+        ({"model.id": other}, WrongModel),
+    ]
     for change, error in changes:
         with pytest.raises(error):
             pipeline.ingest([small.documents], updated(small.config, change), prune=True)
