@@ -29,6 +29,8 @@ KEPT = {
     "memorize.codec": "codec",
 }
 
+KEEP_TEXT = "keep_text"  # kept as well
+
 # What every store's manifest has; a row that is gone leaves no checksum behind that could be wrong.
 REQUIRED = frozenset({*BOUND, *KEPT.values(), "model", "template", "embedder", "embedder_sha256", "tau"})
 
@@ -48,7 +50,8 @@ def completed(config: Config, manifest: Mapping[str, str]) -> Config:
     template = config.memorize.template or manifest.get("template", "bare")
     codec = config.memorize.codec or manifest.get("codec", CODEC)
     kept: Memorize = replace(config.memorize, template=template, tokens_per_vector=tokens_per_vector, codec=codec)
-    memorize = replace(kept, write=kept.write or manifest.get("write", "exact"))  # type: ignore[arg-type]
+    keep_text = kept.keep_text and keeps_text(manifest) is not False
+    memorize = replace(kept, write=kept.write or manifest.get("write", "exact"), keep_text=keep_text)  # type: ignore[arg-type]
     chunk_tokens = config.documents.chunk_tokens or int(manifest.get("chunk_tokens", CHUNK_TOKENS))
     retrieve: Retrieve = replace(config.retrieve, embedder=config.retrieve.embedder or manifest.get("embedder", "mini"))
     documents = replace(config.documents, chunk_tokens=chunk_tokens)
@@ -68,8 +71,14 @@ def manifest_of(lm: LM, template: Template, embedder: Embedder, config: Config) 
         "tau": str(config.memorize.tau),
         "seed": str(config.memorize.seed),
         "write": config.memorize.write or "exact",
+        KEEP_TEXT: str(config.memorize.keep_text),
         **installed(),
     }
+
+
+def keeps_text(manifest: Mapping[str, str]) -> bool | None:
+    """Whether the store keeps its chunks' text; None for a new one, and for one that was made before that was written down."""
+    return None if KEEP_TEXT not in manifest else manifest[KEEP_TEXT] != "False"
 
 
 def bound_to(lm: LM, template: Template) -> dict[str, str]:
@@ -142,3 +151,5 @@ def require_same_settings(manifest: Mapping[str, str], config: Config) -> None:
                 f"{dial} is {told!r}; this store was made with {kept}",
                 remedy="leave the setting out to take the store's, or name another --store or --collection",
             )
+    if keeps_text(manifest) and not config.memorize.keep_text:  # the other way round nothing was told: to keep text is the default
+        raise UsageError("--no-text keeps no text; this store keeps it", remedy="leave it out, or name another --store or --collection")

@@ -145,8 +145,8 @@ def migrate(folder: Path, config: Config, drop_old: bool, load: Load, on_progres
 
 def _settings_for(config: Config, manifest: Mapping[str, str]) -> Config:
     """Settings for the new model: what a store keeps is kept, what hangs on the model is told or found anew."""
-    kept = {key: manifest[key] for key in ("embedder", "template", "chunk_tokens", "codec") if key in manifest}
-    documents, memorize = replace(config.documents, chunk_tokens=0), replace(config.memorize, codec="")
+    kept = {key: manifest[key] for key in ("embedder", "template", "chunk_tokens", "codec", "write") if key in manifest}
+    documents, memorize = replace(config.documents, chunk_tokens=0), replace(config.memorize, codec="", write="")
     retrieve = replace(config.retrieve, embedder="")
     return binding.completed(replace(config, documents=documents, memorize=memorize, retrieve=retrieve), kept)
 
@@ -172,12 +172,13 @@ def _written(
 
 
 def _manifest_for(old: Store, equipment: Equipment, settings: Config, text_of: Callable[[str], str], say: Say) -> dict[str, str]:
-    """The new store's manifest. Who made the old one made its texts, so that is not changed."""
+    """The new store's manifest. Who made the old one made its texts, so that is not changed, nor is whether there are any."""
     sample = [] if settings.memorize.tokens_per_vector else [equipment.lm.encode(text_of(one)) for one in _longest(old)]
     chosen = calibrated(equipment.lm, equipment.template, sample, settings, say)
     settings = replace(settings, memorize=replace(settings.memorize, tokens_per_vector=chosen.tokens_per_vector))
     made = binding.manifest_of(equipment.lm, equipment.template, equipment.embedder, settings)
-    kept = {key: value for key, value in old.manifest.items() if key in (trust.MAKER, "embedder", "embedder_sha256")}
+    del made[binding.KEEP_TEXT]
+    kept = {key: value for key, value in old.manifest.items() if key in (trust.MAKER, "embedder", "embedder_sha256", binding.KEEP_TEXT)}
     return made | kept | {"tokens_per_vector_origin": chosen.origin}
 
 

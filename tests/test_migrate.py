@@ -133,8 +133,21 @@ def test_a_store_without_text_is_decoded_with_its_old_model(tmp_path, model_fold
     proven(to(config, other))
     assert pipeline.restore(tmp_path / "back", to(config, other)).failed == ()
     assert (tmp_path / "back" / "lamp.md").read_bytes() == (tmp_path / "docs" / "lamp.md").read_bytes()
+    again = written(tmp_path / "docs", {"lamp.md": "The lamp of the harbour is new."})
+    assert pipeline.ingest([again], dials(tmp_path / "store", other)).files == 1
     assert not any(b"harbour" in path.read_bytes() for path in (tmp_path / "store").iterdir())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "docs", "store"]
+
+
+def test_memories_that_can_be_read_are_written_to_be_read_for_the_new_model_too(tmp_path, model_folder, other):
+    config = dials(tmp_path / "store", model_folder, memorize__write="readable", memorize__steps=20)
+    pipeline.ingest([written(tmp_path / "docs", {"a.txt": "The lamp is red."})], config)
+    told = updated(to(config, other), {"memorize.write": ""})
+    housekeeping.migrate(told)
+    manifest = pipeline.status(told).manifest
+    assert [manifest[key] for key in ("model", "write", "recipe", "template")] == [str(other), "readable", "readable", "cue"]
+    assert manifest["keep_text"] == "True"
+    proven(told)
 
 
 def test_a_kill_in_the_middle_loses_nothing_and_the_next_run_goes_on(early, other, tmp_path):

@@ -520,6 +520,30 @@ def test_without_text_the_memories_answer_and_the_text_is_nowhere(small):
     assert (small.store.parent / "back" / "a.txt").read_text() == one
 
 
+def test_a_store_that_was_made_without_text_never_gets_any(small):
+    without = updated(small.config, {"memorize.keep_text": False})
+    pipeline.ingest([small.documents], without)
+    (small.documents / "a.txt").write_text("The lamp is blue.")
+    assert pipeline.ingest([small.documents], small.config).files == 1  # as watch does, which cannot say --no-text
+    assert not any(b"The lamp" in path.read_bytes() for path in small.store.rglob("*") if path.is_file())
+    (small.documents / "a.txt").write_text("The lamp is green.")
+    assert pipeline.ingest([small.documents], without).files == 1
+
+
+def test_a_store_with_text_refuses_to_keep_none_unless_it_is_too_old_to_know(small):
+    without = updated(small.config, {"memorize.keep_text": False})
+    pipeline.ingest([small.documents], small.config)
+    (small.documents / "a.txt").write_text("The lamp is blue.")
+    for trip in (pipeline.ingest, pipeline.estimate):
+        with pytest.raises(UsageError, match="this store keeps it"):
+            trip([small.documents], without)
+    with open_store(small.store, write=True) as store:
+        store._db.execute("DELETE FROM manifest WHERE key = 'keep_text'")
+    pipeline.ingest([small.documents], without)
+    assert b"The lamp is blue" not in (small.store / "store.db").read_bytes() and b"The fan" in (small.store / "store.db").read_bytes()
+    proves_everything(small.config)
+
+
 def test_text_that_the_tokenizer_does_not_give_back_is_kept_as_text(tmp_path):
     documents = write(tmp_path / "docs", {"capital.txt": "The Lamp.", "small.txt": "the lamp is red."})
     config = dials(tmp_path / "store", toy.save(tmp_path / "lossy", lossy=True))
