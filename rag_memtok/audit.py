@@ -16,8 +16,6 @@ from typing import TypeVar
 from rag_memtok.answer import memory_of
 from rag_memtok.arithmetic import reference_profile
 from rag_memtok.binding import REQUIRED
-from rag_memtok.config import Documents
-from rag_memtok.documents import Scan, read
 from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.ingest import TEXT_ONLY
 from rag_memtok.lm import LM
@@ -292,28 +290,3 @@ def incomparable(store: Store, reasons: Sequence[str]) -> Audit:
     return Audit(
         {"incomparable": len(everything)}, len(everything), 0, len(store.documents(skip_damaged=True)), 0, 0, (finding,), PROFILE, "", 0.0
     )
-
-
-def against(store: Store, scan: Scan, settings: Documents) -> list[Finding]:
-    """Compares the stored documents with files read again: same text, or how they differ. What cannot be read, cannot be compared."""
-    stored = {(document.file, document.path): document for document in store.documents(skip_damaged=True)}
-    unread = {item.path: item.reason for item in scan.skipped}
-    findings = []
-    for source in scan.files:
-        reading = read(source, settings)
-        unread |= {item.path: item.reason for item in reading.skipped}
-        for document in reading.documents:
-            known = stored.pop((document.file, document.path), None)
-            if known is None:
-                findings.append(Finding("mismatch", document.path, "is not in the store"))
-            elif known.extractor != document.extractor:
-                reason = f"was extracted by {known.extractor}, here by {document.extractor}"
-                findings.append(Finding("incomparable", document.path, reason))
-            elif known.sha256 != document.sha256:
-                findings.append(Finding("mismatch", document.path, "has another text than the stored one"))
-    for file, path in stored:
-        if why := unread.get(path) or unread.get(file):
-            findings.append(Finding("incomparable", path, f"cannot be read here: {why}"))
-        else:
-            findings.append(Finding("mismatch", path, "is in the store, not in the folder"))
-    return findings

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from rag_memtok import adapters, binding, lm, prepare, report, retrieve, trust
 from rag_memtok.answer import Session, answer, with_adapter
-from rag_memtok.audit import Audit, against, audit, incomparable, quick
+from rag_memtok.audit import Audit, audit, incomparable, quick
+from rag_memtok.compare import against, root_for
 from rag_memtok.config import Config
 from rag_memtok.disk import ADAPTER, DATABASE, folder_of
 from rag_memtok.documents import Scan, Skipped, joined, located, name_of, scan
@@ -234,13 +235,15 @@ def verify(
     Args:
         structure_only: checksums and completeness alone, without a model; proves nothing about decoding.
         share: of the chunks, drawn with `seed`; 1 is all.
-        folder: files to compare the documents with, read again.
+        folder: files to compare the documents with, read again: a folder that was ingested, or a copy of the only one.
         batch: chunks decoded together, 1 being the reference profile; several times quicker, and the audit says so.
         page: a file for the audit as HTML; it quotes the documents where something failed.
     """
     if page is not None and not page.parent.is_dir():
         raise UsageError(f"there is no folder {page.parent} for the report", remedy=f"mkdir -p {page.parent}")
+    files = None if folder is None else scan([folder], config.documents, Path(config.store))
     with open_store(store_folder(config), write=False) as store:
+        root = "" if folder is None else root_for(store, folder)
         model, now = None, binding.installed()
         if structure_only:
             found = quick(store)
@@ -251,9 +254,8 @@ def verify(
             now |= binding.bound_to(model, template)
             different = binding.differences(store.manifest, model, template)
             found = incomparable(store, different) if different else audit(store, model, template, share, seed, on_chunk, batch)
-        if folder is not None:
-            compared = against(store, scan([folder], config.documents, Path(config.store)), config.documents)
-            found = replace(found, findings=(*found.findings, *compared))
+        if files is not None:
+            found = replace(found, findings=(*found.findings, *against(store, root, files, config.documents)))
         if page is not None:
             report.write(page, store, found, now, model)
         return found

@@ -250,13 +250,17 @@ def verify(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the sample.")] = 0,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Chunks decoded together; 1 is the reference profile.")] = 1,
     against: Annotated[Path | None, typer.Option("--against", help="Compare the documents with this folder.")] = None,
+    exclude: options.Exclude = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write the audit as an HTML page, too.")] = None,
     json: options.Json = False,
 ) -> None:
     """Prove that nothing was lost: decode every memory, rejoin every document, compare."""
     from rag_memtok import pipeline
 
-    dials = settings(store=store, collection=collection, model__id=model, model__device=device, model__threads=threads)
+    dials = settings(
+        store=store, collection=collection, model__id=model, model__device=device, model__threads=threads,
+        documents__exclude=exclude or None,
+    )  # fmt: skip
     with terminal.bar("chunks") as show:
         found = pipeline.verify(dials, quick, share_of(sample), seed, against, lambda done, total: show(done, total, ""), report, batch)
     if json:

@@ -13,7 +13,7 @@ from rag_memtok import lm, pipeline
 from rag_memtok.audit import audit, drawn, quick, recite, sampled, weakened
 from rag_memtok.codec import codec_named
 from rag_memtok.config import Config, updated
-from rag_memtok.errors import StoreDamaged, UsageError
+from rag_memtok.errors import InputRefused, StoreDamaged, UsageError
 from rag_memtok.nouns import PROVEN, Pin, sha256_of_text
 from rag_memtok.prompts import template_named
 from rag_memtok.schema import insert
@@ -352,6 +352,27 @@ def test_files_that_changed_since_are_found_against_the_folder(planted, tmp_path
         ("new.txt", "is not in the store"),
     }
     assert found.exit_code == 5
+
+
+def test_two_folders_are_compared_each_with_its_own_documents(original, tmp_path):
+    config = updated(original[1], {"store": str(tmp_path / "two")})
+    folders = [tmp_path / name for name in ("one", "two-docs")]
+    for folder in folders:
+        (folder / "library").mkdir(parents=True)
+        (folder / "library" / "left-out.txt").write_text("This was never ingested.")
+        (folder / "README.md").write_text(f"This is {folder.name}.")
+    (folders[1] / "more.txt").write_text("The fan is old.")
+    without = updated(config, {"documents.exclude": ["library/"]})
+    pipeline.ingest(folders, without)
+    for folder in folders:
+        assert pipeline.verify(without, structure_only=True, folder=folder).findings == ()
+    with pytest.raises(UsageError, match=f"there are {folders[0]}, {folders[1]}"):
+        pipeline.verify(without, folder=original[0] / "docs", on_chunk=lambda done, total: pytest.fail("decoded before it was refused"))
+    with pytest.raises(InputRefused):
+        pipeline.verify(without, folder=tmp_path / "none", on_chunk=lambda done, total: pytest.fail("decoded before it was refused"))
+    (folders[1] / "README.md").write_text("Another text.")
+    told = {(one.subject, one.reason) for one in pipeline.verify(config, structure_only=True, folder=folders[1]).findings}
+    assert told == {("library/left-out.txt", "is not in the store"), ("README.md", "has another text than the stored one")}
 
 
 def test_a_sample_is_drawn_by_its_seed_and_never_empty():

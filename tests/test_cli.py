@@ -214,6 +214,9 @@ def test_four_if_more_pins_are_needed_than_allowed(run, model_folder, tmp_path):
 
 def test_five_six_and_thirteen_of_verify(run, store, model_folder, tmp_path):
     assert run("verify", "--against", written(tmp_path / "other", {"lamp.txt": "Another."}))[0] == 5
+    written(tmp_path / "other", DOCUMENTS | {"left-out.txt": "Never ingested."})
+    assert run("verify", "--quick", "--against", "other")[0] == 5
+    assert run("verify", "--quick", "--against", "other", "--exclude", "left-*")[0] == 0
     assert run("verify", "--sample", "50%")[0] == 6
     assert run("verify", "--model", toy.save(tmp_path / "other-model", seed=1))[0] == 6
     assert run("verify", "--quick")[0] == 0

@@ -16,8 +16,8 @@ from pathlib import Path
 import files
 import pytest
 
-from rag_memtok.audit import against
 from rag_memtok.chunks import split
+from rag_memtok.compare import against, root_for
 from rag_memtok.config import Documents
 from rag_memtok.documents import read, scan
 from rag_memtok.extract import KINDS, Limits, extracted, extractor, missing
@@ -233,6 +233,8 @@ def test_another_version_of_the_extractor_is_incomparable(tmp_path):
             older = replace(stored, extractor="pdf/1 pypdf 4.0.0", sha256=source.sha256) if "older" in source.file else stored
             store.replace_file(source.root, source.file, [older], [])
         (docs / "broken.pdf").write_bytes(b"no PDF any more")
-        told = {finding.subject: (finding.kind, finding.reason) for finding in against(store, scan([docs], DIALS), DIALS)}
+        told = {
+            finding.subject: (finding.kind, finding.reason) for finding in against(store, root_for(store, docs), scan([docs], DIALS), DIALS)
+        }
     assert set(told) == {"older.pdf", "broken.pdf"} and {kind for kind, _ in told.values()} == {"incomparable"}
     assert "by pdf/1 pypdf 4.0.0, here by" in told["older.pdf"][1] and "not a readable pdf" in told["broken.pdf"][1]
