@@ -50,7 +50,7 @@ def size(columns: Sequence[str]) -> str:
 
 
 def problems(db: sqlite3.Connection, store_id: str, structural: bool = True) -> Iterator[Problem]:
-    """Yields everything wrong that can be seen without a model; with `structural` also what SQLite's own check finds.
+    """Yields everything wrong that can be seen without a model; with `structural` also by SQLite's own check and in the word index.
 
     Cost: reads all of the database, a few rows in memory at a time; `structural` does so once more.
     """
@@ -58,8 +58,15 @@ def problems(db: sqlite3.Connection, store_id: str, structural: bool = True) -> 
         yield from guarded("store.db", structure(db))
     for table in COLUMNS:
         yield from guarded(table, checksums(db, store_id, table))
-    for table, questions in (("chunks", parts(db)), ("documents", places(db)), ("words", words(db))):
+    for table, questions in (("chunks", parts(db)), ("documents", places(db))):
         yield from guarded(table, questions)
+    if structural:
+        yield from index(db)
+
+
+def index(db: sqlite3.Connection) -> Iterator[Problem]:
+    """Yields what is wrong in the word index. Cost: reads all texts."""
+    yield from guarded("words", words(db))
 
 
 def guarded(table: str, found: Iterator[Problem]) -> Iterator[Problem]:

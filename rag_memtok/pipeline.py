@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from rag_memtok.compare import against, root_for
 from rag_memtok.config import Config
 from rag_memtok.disk import ADAPTER, DATABASE, folder_of
 from rag_memtok.documents import Scan, Skipped, joined, located, name_of, scan
-from rag_memtok.errors import UsageError
+from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.ingest import Ingest, Ingested, PlannedFile, Standing, Survey, plan, survey
 from rag_memtok.nouns import Answer
 from rag_memtok.prepare import Load, Say, quiet
@@ -89,6 +89,9 @@ def ingest(
     if not (folder / DATABASE).exists():
         return _ingest_into_new(folder, found, config, on_progress, say, load)
     with open_store(folder, write=True) as store:
+        with suppress(StoreDamaged):  # of which the texts cannot be read either, as an ingest of their files may mend
+            if store.mend_words():
+                say("the word index was damaged; it was made anew from the kept texts")
         todo = survey(found, map(name_of, roots), store.file_hashes)
         if not todo.changed:
             removed = _pruned(store, todo) if prune else 0

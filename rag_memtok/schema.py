@@ -224,7 +224,7 @@ def build(db: sqlite3.Connection) -> None:
 
 
 def reset_words(db: sqlite3.Connection) -> None:
-    """Empties the word index. FTS5 cannot drop a table it cannot read: it first gets the inner rows of an empty one."""
+    """Makes the word index anew from the texts. FTS5 cannot drop a table it cannot read: it first gets the inner rows of an empty one."""
     with closing(sqlite3.connect(":memory:")) as fresh:
         fresh.execute(WORDS)
         for table in ("words_config", "words_data"):
@@ -233,6 +233,7 @@ def reset_words(db: sqlite3.Connection) -> None:
             db.executemany(f"INSERT INTO {table} VALUES (?, ?)", rows)
     db.execute("DROP TABLE words")
     db.execute(WORDS)
+    db.execute("INSERT INTO words (rowid, text) SELECT chunk, text FROM texts")
 
 
 def objects(db: sqlite3.Connection) -> set[tuple[bytes, ...]]:

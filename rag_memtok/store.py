@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from rag_memtok.check import Summary, problems, summarise
+from rag_memtok.check import Summary, index, problems, summarise
 from rag_memtok.database import RESERVED, Database, create, open_database
 from rag_memtok.disk import ADAPTER, DATABASE, INDEX, NEW, mark, outdate_adapter, translated
 from rag_memtok.errors import StoreDamaged
@@ -262,11 +262,14 @@ class Store:
         with self._db.reading():
             return tuple(number for (number,) in self._db.execute(query, (quoted, limit)))
 
-    def rebuild_words(self) -> None:
-        """Makes the word index anew from the kept texts: mends what `check` says of the table "words". Cost: reads all texts."""
-        with self._db.writing():
-            reset_words(self._db.connection)
-            self._db.execute("INSERT INTO words (rowid, text) SELECT chunk, text FROM texts")
+    def mend_words(self) -> bool:
+        """Makes the word index anew from the kept texts if `check` finds anything in the table "words". Cost: reads all texts."""
+        with translated(self.folder):
+            damaged = any(index(self._db.connection))
+        if damaged:
+            with self._db.writing():
+                reset_words(self._db.connection)
+        return damaged
 
     # --- within
 

@@ -140,6 +140,18 @@ def test_after_damage_the_others_answer_and_ingest_mends(planted, original):
     assert pipeline.verify(config).exit_code == 0
 
 
+@pytest.mark.parametrize("change", ["UPDATE words SET text = 'other' WHERE rowid = 1", "DELETE FROM words WHERE rowid = 2"])
+def test_a_damaged_word_index_is_mended_by_ingest_without_a_model(planted, original, change):
+    _, config, sql = planted
+    sql(change)
+    assert pipeline.verify(config, structure_only=True).exit_code == 13
+    said, gone = [], updated(config, {"model.id": "/no/such/model"})
+    done = pipeline.ingest([original[0] / "docs"], gone, say=said.append)
+    assert (done.files, done.unchanged) == (0, 3) and len(said) == 1 and "word index" in said[0]
+    assert pipeline.verify(config, structure_only=True).findings == ()
+    assert pipeline.ingest([original[0] / "docs"], gone, say=said.append).files == 0 and len(said) == 1
+
+
 def test_a_lost_memory_is_damage(planted):
     _, config, sql = planted
     ((number,),) = sql("SELECT number FROM chunks WHERE id = ?", id_of("fan.txt"))
