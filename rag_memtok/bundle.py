@@ -11,6 +11,7 @@ documents' text: only its owner can read it. Export and import hold the whole st
 import hashlib
 import json
 import math
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -51,11 +52,13 @@ def export(store: Store, file: Path) -> Bundled:
     """Writes the whole store into one file, readable by its owner alone.
 
     Raises:
-        UsageError: there is a file of that name.
+        UsageError: there is a file of that name, or no folder for it.
         StoreDamaged: a row is not what was written.
     """
     if file.exists():
         raise UsageError(f"{file} is in the way", remedy="name a new file")
+    if not file.parent.is_dir():
+        raise UsageError(f"there is no folder {file.parent} for the export", remedy=f"mkdir -p {shlex.quote(str(file.parent))}")
     with store.snapshot():
         parts = _parts(store)
         counts = len(store.documents()), len(store.chunk_ids())

@@ -91,20 +91,33 @@ def translated(error: BaseException) -> RagMemtokError | None:
     if out_of_memory(error):
         return OutOfMemory("out of memory", remedy="a smaller --batch, fewer --chunk-tokens, or a smaller --model")
     if isinstance(error, PermissionError):
-        return PermissionRefused(f"{error.filename}: {error.strerror}", remedy="check the permissions of that path")
+        return PermissionRefused(told(error), remedy="check the permissions of that path")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
-        return DiskFailure(f"{error.filename}: {error.strerror}", remedy="free some space, or name another --store")
+        return DiskFailure(told(error), remedy="free some space, or name another --store")
     return None
+
+
+def told(error: OSError) -> str:
+    """What the system says of a file; of one that is open it does not say the name."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
 
 
 def main() -> None:
     """Runs a command and exits with its code."""
     signal.signal(signal.SIGTERM, terminate)
+    open_streams()
     try:
         code = run(lambda: app(standalone_mode=False))
     except KeyboardInterrupt as again:  # while the first one was told
         code = interrupted(again)
     sys.exit(code)
+
+
+def open_streams() -> None:
+    """Gives the process the standard streams it was started without: nothing to read, and what is written is lost."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
 
 
 def interrupted(error: KeyboardInterrupt) -> int:
@@ -129,7 +142,7 @@ def run(command: Callable[[], Any]) -> int:
     except typer.Abort:
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again while it ends
+        terminal.discard()
         return 141
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # typer does not say where it is from

@@ -131,6 +131,7 @@ def scan(paths: Sequence[Path], settings: Documents, store: Path | None = None) 
             skipped.add(result)
         else:
             files[result.root, result.file] = result
+    skipped = {item for item in skipped if (item.root, item.path) not in files}  # named as well as found: read all the same
     ordered = tuple(sorted(skipped, key=lambda item: (item.root, item.path, item.reason)))
     if not files:
         raise _nothing(paths, ordered)
@@ -156,7 +157,7 @@ def _supported() -> str:
 
 def _found(paths: Sequence[Path], exclude: GitIgnoreSpec, store: Path | None) -> Iterator[tuple[str, str | Skipped, bool]]:
     """Yields (root, name in it or why it is skipped, whether it was named itself) for all there is under `paths`."""
-    folders, files = set(), set()
+    folders, files = set[str](), set[str]()
     for path in map(os.fspath, paths):
         try:
             is_folder = stat.S_ISDIR(os.stat(path).st_mode)

@@ -23,6 +23,7 @@ def status(store: options.Store = None, collection: options.Collection = None, j
     terminal.put_json(
         {"chunks": found.summary.chunks, "documents": found.summary.documents, "exact": verdicts.get("exact", 0),
          "pinned": verdicts.get("pinned", 0), "assisted": verdicts.get("assisted", 0), "text_only": verdicts.get("text-only", 0),
+         "damaged": verdicts.get("damaged", 0), "unfinished": found.summary.orphans, "adapter": found.adapter,
          "model": manifest["model"], "format": int(manifest["format"]), "generation": found.generation,
          "tokens_per_vector": int(manifest["tokens_per_vector"]), "bytes": found.bytes}
     )  # fmt: skip

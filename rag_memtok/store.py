@@ -145,8 +145,8 @@ class Store:
             if (document.root, document.file, ordinals) != (root, file, list(range(document.chunks))):
                 raise ValueError(f"{document.path!a} is not whole, or not of {file!a}")
         with self._db.writing():
-            for one in ((root, file), *outdated):
-                self._drop_file(*one)
+            for names in ((root, file), *outdated):
+                self._drop_file(*names)
             for document in documents:
                 number = self._db.next_number("documents")
                 self._db.insert("documents", (number, *(getattr(document, name) for name in COLUMNS["documents"][1:])))

@@ -5,17 +5,18 @@ Answers go to stdout, talk to stderr. Names and texts from documents are shown w
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from rag_memtok.errors import RagMemtokError, escaped
+from rag_memtok.errors import DiskFailure, RagMemtokError, escaped
 
 if TYPE_CHECKING:
     from rag_memtok.audit import Audit
@@ -40,12 +41,32 @@ def say(message: str) -> None:
 
 def put(text: str, end: str = "\n") -> None:
     """Part of the answer: escaped on a terminal, as it is in a pipe."""
-    print(escaped(text) if sys.stdout.isatty() else text, end=end, flush=True)
+    _write(escaped(text) if sys.stdout.isatty() else text, end)
 
 
 def put_json(value: object) -> None:
     """One JSON value on a line. JSON has no infinity: the margin of a memory that has none is null."""
-    print(json.dumps(finite(value), ensure_ascii=False, allow_nan=False), flush=True)
+    _write(json.dumps(finite(value), ensure_ascii=False, allow_nan=False), "\n")
+
+
+def _write(text: str, end: str) -> None:
+    """Writes to standard output.
+
+    Raises:
+        DiskFailure: it takes no more. What comes after is lost without a word.
+    """
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard()
+        raise DiskFailure(f"standard output: {error.strerror}", remedy="free space where it leads, or let it lead elsewhere") from error
+
+
+def discard() -> None:
+    """Lets standard output lead nowhere, or Python would complain of what it could not write while it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def finite(value: Any) -> Any:
@@ -60,7 +81,8 @@ def finite(value: Any) -> Any:
 def put_error(error: RagMemtokError, as_json: bool) -> None:
     """What happened, to what, and what to do next."""
     if as_json:
-        put_json({"error": {"name": error.name, "exit_code": error.exit_code, "message": str(error), "remedy": error.remedy}})
+        with suppress(DiskFailure):  # standard error has it all the same
+            put_json({"error": {"name": error.name, "exit_code": error.exit_code, "message": str(error), "remedy": error.remedy}})
     say(f"error: {error}")
     if error.remedy:
         say(f"  next: {error.remedy}")

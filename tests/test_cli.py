@@ -114,6 +114,7 @@ CONTRACTS = {
     },
     ("status",): {
         "chunks": int, "documents": int, "exact": int, "pinned": int, "assisted": int, "model": str, "format": int, "generation": int,
+        "damaged": int, "unfinished": int, "adapter": str,
     },
     ("verify",): {"counts": dict, "documents": int, "profile": str, "failing": list},
 }  # fmt: skip
@@ -137,6 +138,11 @@ def test_the_numbers_of_json_are_those_of_the_store(run, store):
     assert audit["counts"] == {"exact": 2} and audit["documents"] == 2 and audit["failing"] == []
     with open_store(store, write=False) as opened:
         assert status["generation"] == opened.generation and status["format"] == 1
+    with closing(sqlite3.connect(store / "store.db")) as db, db:
+        db.execute("UPDATE verdicts SET margin = margin + 1 WHERE chunk = 1")
+        db.execute("DELETE FROM occurrences WHERE chunk = 2")
+    status = json.loads(run("status", "--json")[1])
+    assert (status["exact"], status["damaged"], status["unfinished"], status["adapter"]) == (0, 1, 1, "")
 
 
 # --- exit codes
@@ -181,13 +187,14 @@ def told(result, code, name, *, as_json):
         (("ingest", ".rag-memtok"), 24, "input-refused"),
         (("ingest", "new", "--recipe", "soup"), 2, "usage"),
         (("ingest", "new", "--chunk-tokens", "1"), 2, "usage"),
+        (("export", "no/folder/x.safetensors"), 2, "usage"),
     ],
 )
 def test_an_error_says_what_and_what_to_do(run, store, tmp_path_factory, tmp_path, words, code, name, as_json):
     written(tmp_path / "new", {"a.txt": "New."})
     if "OTHER" in words:
         words = [str(toy.save(tmp_path_factory.mktemp("other"), seed=1)) if word == "OTHER" else word for word in words]
-    if as_json and words[0] in ("ingest", "ask", "verify", "status"):
+    if as_json and words[0] in ("ingest", "ask", "verify", "status", "export"):
         words = [*words, "--json"]
     told(run(*words), code, name, as_json=as_json)
 
@@ -335,6 +342,11 @@ def process(*words, **options):
     return subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
+def ended(words, folder, **options):
+    program = [sys.executable, "-c", "from rag_memtok.cli import main; main()", *words]
+    return subprocess.run(program, cwd=folder, text=True, **options)
+
+
 def test_help_loads_neither_torch_nor_transformers():
     script = """
 import atexit, sys
@@ -351,6 +363,21 @@ def test_a_closed_stdout_is_quiet(store):
     with process("status", cwd=store.parent) as command:
         command.stdout.close()
         assert (command.wait(60), command.stderr.read()) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+@pytest.mark.parametrize("words, code", [(("status",), 20), (("status", "--json"), 20), (("status", "--json", "--store", "none"), 10)])
+def test_a_stdout_that_takes_nothing_is_named(store, words, code):
+    with open("/dev/full", "w") as full:
+        done = ended(words, store.parent, stdout=full, stderr=subprocess.PIPE)
+    says = "standard output: " if code == 20 else "there is no store"
+    assert done.returncode == code and done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 2, done.stderr
+
+
+@pytest.mark.parametrize("closed, words, code", [(1, ("status",), 0), (2, ("status", "--store", "none"), 10), (0, ("ask", "-"), 0)])
+def test_a_stream_that_was_never_open_is_as_one_that_leads_nowhere(store, closed, words, code):
+    done = ended(words, store.parent, preexec_fn=lambda: os.close(closed), capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
 @pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

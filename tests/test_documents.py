@@ -298,6 +298,8 @@ def test_other_types_are_skipped_in_a_folder_and_tried_when_named(folder):
         "unknown": "no loader for a name without a suffix",
     }
     assert scan([folder], Documents(exclude=("*.png", "*.weird", "unknown"))).skipped == ()
+    both = scan([folder, folder / "notes.weird"], DIALS)
+    assert "notes.weird" in names(both) and "notes.weird" not in reasons(both)
     (source,) = scan([folder / "notes.weird"], DIALS).files
     (document,) = read(source, DIALS).documents
     assert (document.text, document.extractor) == ("text", "text/1")
