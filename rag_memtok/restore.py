@@ -46,7 +46,7 @@ def restore_documents(store: Store, lm: LM, template: Template, to: Path, on_chu
             continue
         text = "".join(recited[place.chunk_id].text or "" for place in store.document_chunks(document.root, document.path))
         name = document.path if restores_exactly(document.extractor) else document.path + ".txt"
-        written.append(_write_new(to / folder_of(document.root, roots), name, text.encode()))
+        written.append(_write_new(to, folder_of(document.root, roots), name, text.encode()))
     return Restored(tuple(written), tuple(failed))
 
 
@@ -54,18 +54,32 @@ def folder_of(root: str, roots: list[str]) -> str:
     """The folder for a root's documents: "" for the only one, else its last name, numbered where two share it."""
     if len(roots) == 1:
         return ""
-    name = Path(root).name or "root"
-    namesakes = [other for other in roots if (Path(other).name or "root") == name]
+    name = _last_name(root)
+    namesakes = [other for other in roots if _last_name(other) == name]
     return name if len(namesakes) == 1 else f"{name}-{namesakes.index(root) + 1}"
 
 
-def _write_new(folder: Path, name: str, data: bytes) -> Path:
-    """Writes a document, never outside `folder`, whatever its name says: the store may be somebody else's."""
-    target = folder / os.fsdecode(native_of(name))
-    if not target.resolve().is_relative_to(folder.resolve()):
-        raise InputRefused(f"the document {name!a} would be written outside {folder}", remedy="do not trust this store")
+def _last_name(root: str) -> str:
+    """A root's last name, "root" for one that has none: ".." leads out of the folder that is restored into."""
+    name = Path(root).name
+    return "root" if name in ("", ".", "..") else name
+
+
+def _write_new(to: Path, folder: str, name: str, data: bytes) -> Path:
+    """Writes a document into a folder of `to`, never outside it, whatever the names say: the store may be somebody else's."""
+    target = to / folder / os.fsdecode(native_of(name))
+    if not _lies_in(target, to.resolve() / folder):
+        raise InputRefused(f"the document {name!a} would be written outside {to / folder}", remedy="do not trust this store")
     if target.exists() and target.read_bytes() != data:
         raise UsageError(f"{target} is in the way and has other content", remedy="restore into a new folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(data)
     return target
+
+
+def _lies_in(target: Path, folder: Path) -> bool:
+    """Whether `target` is in `folder`, links followed; what no file can be called is nowhere."""
+    try:
+        return folder in target.resolve().parents
+    except ValueError:
+        return False

@@ -1,0 +1,69 @@
+"""The documents written back: never outside the folder, and whatever is not there is named."""
+
+import numpy as np
+import pytest
+
+from rag_memtok.binding import REQUIRED
+from rag_memtok.errors import InputRefused
+from rag_memtok.ingest import text_only_record
+from rag_memtok.nouns import Chunk, Occurrence, StoredDocument, sha256_of_text
+from rag_memtok.prompts import template_named
+from rag_memtok.restore import folder_of, restore_documents
+from rag_memtok.store import create, open_store
+
+
+def store_of(folder, *documents):
+    """A store, as anyone could have made it, of documents (root, path, text, extractor) that are each one chunk kept as text."""
+    create(folder, dict.fromkeys(REQUIRED, "1"))
+    with open_store(folder, write=True) as store:
+        for root, path, text, *extractor in documents:
+            chunk, digest = Chunk(text, 0, len(text), "line 1"), sha256_of_text(text)
+            store.put(text_only_record(chunk, np.ones(4, dtype=np.float32)), text)
+            document = StoredDocument(root, path, path, digest, digest, 1, len(text), *(extractor or ["text/1"]))
+            store.replace_file(root, path, [document], [Occurrence(root, path, 0, chunk.id, 0, len(text), "line 1")])
+    return folder
+
+
+@pytest.fixture
+def restored(toy_lm):
+    """Restores a store into a folder."""
+
+    def run(folder, to):
+        with open_store(folder, write=False) as store:
+            return restore_documents(store, toy_lm, template_named("bare", toy_lm), to, lambda done, total: None)
+
+    return run
+
+
+def files_in(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("root", ["/a/..", "..", "/a/../..", "/", ""])
+def test_a_root_without_a_name_leads_nowhere_else(restored, tmp_path, root):
+    store = store_of(tmp_path / "store", (root, ".ssh/authorized_keys", "a key\n"), ("/b", "lamp.md", "The lamp.\n"))
+    (tmp_path / "home").mkdir()
+    restored(store, tmp_path / "home" / "to")
+    assert files_in(tmp_path / "home") == {"to/root/.ssh/authorized_keys": "a key\n", "to/b/lamp.md": "The lamp.\n"}
+
+
+@pytest.mark.parametrize("path", ["../lamp.md", "/tmp/lamp.md", "../b-2/lamp.md", "lamp\0.md", r"lamp\x41.md", "link/lamp.md", "", "."])
+@pytest.mark.parametrize("roots", [1, 2])
+def test_a_path_that_leads_out_is_refused(restored, tmp_path, path, roots):
+    store = store_of(tmp_path / "store", ("/a/b", path, "mine\n"), *[("/c/b", "fan.md", "The fan.\n")][: roots - 1])
+    inside = tmp_path / "home" / "to" / folder_of("/a/b", ["/a/b", "/c/b"][:roots])
+    inside.mkdir(parents=True)
+    (inside / "link").symlink_to(tmp_path)
+    with pytest.raises(InputRefused, match="outside"):
+        restored(store, tmp_path / "home" / "to")
+    assert files_in(tmp_path / "home") == {}
+
+
+def test_a_folder_put_in_place_of_a_roots_is_not_followed(restored, tmp_path):
+    store = store_of(tmp_path / "store", ("/a", "lamp.md", "The lamp.\n"), ("/b", "fan.md", "The fan.\n"))
+    (tmp_path / "to").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "to" / "a").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputRefused):
+        restored(store, tmp_path / "to")
+    assert files_in(tmp_path / "elsewhere") == {}
