@@ -22,7 +22,7 @@ from rag_memtok.inject import BATCH, Passage, answer_batch, answer_tokens, fitti
 from rag_memtok.lm import LM
 from rag_memtok.nouns import Answer, Hit, Memory, Record, Source, sha256_of_tokens
 from rag_memtok.prompts import Template, frame
-from rag_memtok.reconstruct import decode_checked
+from rag_memtok.reconstruct import decode_checked, require_decodable
 from rag_memtok.retrieve import Embedder, Index, content_words, search
 from rag_memtok.store import Store
 
@@ -165,15 +165,28 @@ def read(session: Session, hits: Sequence[Hit], reader: str) -> list[Readable]:
 
 def _record(session: Session, hit: Hit) -> Record | None:
     try:
-        return session.store.record(hit.chunk_id)
+        record = session.store.record(hit.chunk_id)
+        if record.codec != TEXT_ONLY:
+            memory_for(session.lm, session.template, record)
+        return record
     except StoreDamaged as error:
-        session.on_warning(f"left out: {error}")
+        session.on_warning(f"left out: memory {hit.chunk_id[:12]}: {error}")
         return None
 
 
 def memory_of(record: Record) -> Memory:
     """The memory as it was judged: read back from its packed bytes."""
     return Memory(codec_named(record.codec).unpack(record.packed, record.shape), record.pins)
+
+
+def memory_for(lm: LM, template: Template, record: Record) -> Memory:
+    """`memory_of`, for a record of a store that may be somebody else's.
+
+    Raises:
+        StoreDamaged: it is nothing that `lm` can decode.
+    """
+    require_decodable(lm, template, record)
+    return memory_of(record)
 
 
 def _vectors(session: Session, record: Record) -> Passage | None:

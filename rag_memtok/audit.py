@@ -3,7 +3,6 @@
 The kept text is never read: emptying its table changes no verdict.
 """
 
-import hashlib
 import math
 import random
 import time
@@ -13,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from rag_memtok.answer import memory_of
+from rag_memtok.answer import memory_for
 from rag_memtok.arithmetic import reference_profile
 from rag_memtok.binding import REQUIRED
 from rag_memtok.errors import StoreDamaged, UsageError
@@ -21,7 +20,7 @@ from rag_memtok.ingest import TEXT_ONLY
 from rag_memtok.lm import LM
 from rag_memtok.nouns import PROVEN, Record, StoredDocument, Verdict, sha256_of_text, sha256_of_tokens
 from rag_memtok.prompts import Template
-from rag_memtok.reconstruct import Decoded, decode, decode_checked
+from rag_memtok.reconstruct import Decoded, decode, decode_checked, verdict_of
 from rag_memtok.store import Store
 
 T = TypeVar("T")
@@ -87,35 +86,41 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class Recited:
-    """One chunk's verdict today, its text if it came back, and what came out where that is worth a look: a mismatch, an assisted one."""
+    """One chunk's verdict today, its text if it came back; of a mismatch or an assisted one what came out and where pins corrected it."""
 
     chunk_id: str
     verdict: Verdict
     text: str | None
     tokens: tuple[int, ...] = ()
+    corrections: tuple[int, ...] = ()
 
 
 def recite(store: Store, lm: LM, template: Template, chunk_id: str) -> Recited:
     """Decodes one memory and compares what comes out with the hashes of its tokens and its text."""
     try:
         record = store.record(chunk_id)
+        if record.codec == TEXT_ONLY:
+            return _compared(chunk_id, record.packed.decode(errors="replace"), Verdict("text-only", 0))
+        memory = memory_for(lm, template, record)
     except StoreDamaged as error:
         return Recited(chunk_id, Verdict("damaged", 0, reason=str(error)), None)
-    if record.codec == TEXT_ONLY:
-        return _compared(chunk_id, record.packed.decode(errors="replace"), Verdict("text-only", 0))
-    return _verified(lm, record, decode(lm, template, memory_of(record), record.tokens + 1))
+    return _verified(lm, record, decode(lm, template, memory, record.tokens + 1))
 
 
 def recite_together(store: Store, lm: LM, template: Template, chunk_ids: Sequence[str]) -> list[Recited]:
     """`recite` for several chunks at once: the fast path. What does not come back right there is a suspicion, and is recited alone."""
-    records = {}
+    coded, memories = [], []
     for chunk_id in chunk_ids:
         with suppress(StoreDamaged):
-            records[chunk_id] = store.record(chunk_id)
-    coded = [one for one in records.values() if one.codec != TEXT_ONLY]
-    memories, lengths = list(map(memory_of, coded)), [record.tokens for record in coded]
+            if (record := store.record(chunk_id)).codec != TEXT_ONLY:
+                memories.append(memory_for(lm, template, record))
+                coded.append(record)
+
+    def as_good(index: int, one: Decoded) -> bool:
+        return came_back(coded[index], one) and len(one.corrections) <= coded[index].verdict.corrections
+
     with reference_profile(lm) as exactly:
-        decoded = decode_checked(exactly, template, memories, lengths, lambda index, one: came_back(coded[index], one))
+        decoded = decode_checked(exactly, template, memories, [record.tokens for record in coded], as_good)
     found = {record.chunk_id: _verified(lm, record, one) for record, one in zip(coded, decoded, strict=True)}
     return [found.get(chunk_id) or recite(store, lm, template, chunk_id) for chunk_id in chunk_ids]
 
@@ -126,13 +131,14 @@ def came_back(record: Record, decoded: Decoded) -> bool:
 
 
 def _verified(lm: LM, record: Record, decoded: Decoded) -> Recited:
-    """What came out of a memory, compared with the hashes of its tokens and its text."""
-    today = replace(record.verdict, margin=decoded.margin)
+    """What came out of a memory, compared with the hashes of its tokens and its text. What the store says of it is not asked."""
+    today = verdict_of(decoded, record.pins)
     if not came_back(record, decoded):
         wrong = f"decodes to {len(decoded.tokens)} tokens that are not the {record.tokens} that were stored"
-        return Recited(record.chunk_id, replace(today, kind="mismatch", reason=wrong), None, decoded.tokens)
+        return Recited(record.chunk_id, replace(today, kind="mismatch", reason=wrong), None, decoded.tokens, decoded.corrections)
     right = _compared(record.chunk_id, lm.decode(decoded.tokens), today)
-    return replace(right, tokens=decoded.tokens) if right.verdict.kind in ("assisted", "mismatch") else right
+    looked_at = right.verdict.kind in ("assisted", "mismatch")
+    return replace(right, tokens=decoded.tokens, corrections=decoded.corrections) if looked_at else right
 
 
 def _compared(chunk_id: str, text: str, verdict: Verdict) -> Recited:
@@ -247,10 +253,7 @@ def proven_document(store: Store, document: StoredDocument, recited: Mapping[str
         return None  # `_structure` names it
     if any(chunk_id not in recited or recited[chunk_id].text is None for chunk_id in chunks):
         return None
-    digest = hashlib.sha256()
-    for chunk_id in chunks:
-        digest.update((recited[chunk_id].text or "").encode())
-    return digest.hexdigest() == document.sha256
+    return sha256_of_text("".join(recited[chunk_id].text or "" for chunk_id in chunks)) == document.sha256
 
 
 def _structure(store: Store, told: Collection[str] = ()) -> Iterator[Finding]:
@@ -258,12 +261,9 @@ def _structure(store: Store, told: Collection[str] = ()) -> Iterator[Finding]:
     for problem in store.check():
         if problem.chunk_id not in told:
             yield Finding("damaged", problem.file or "store.db", str(problem))
-    try:
-        lost = sorted(REQUIRED - store.manifest.keys())
-    except StoreDamaged:
-        return  # told above
-    if lost:
-        yield Finding("damaged", "store.db", f"the manifest lost {', '.join(lost)}")
+    with suppress(StoreDamaged):  # told above
+        if lost := sorted(REQUIRED - store.manifest.keys()):
+            yield Finding("damaged", "store.db", f"the manifest lost {', '.join(lost)}")
 
 
 def _chunk_findings(store: Store, recited: Iterable[Recited]) -> Iterator[Finding]:
@@ -285,8 +285,6 @@ def quick(store: Store) -> Audit:
 
 def incomparable(store: Store, reasons: Sequence[str]) -> Audit:
     """The audit that cannot be held: the model at hand is not the one the memories were written for."""
-    everything = placed(store)
+    chunks, documents = len(placed(store)), len(store.documents(skip_damaged=True))
     finding = Finding("incomparable", store.manifest.get("model", ""), "; ".join(reasons))
-    return Audit(
-        {"incomparable": len(everything)}, len(everything), 0, len(store.documents(skip_damaged=True)), 0, 0, (finding,), PROFILE, "", 0.0
-    )
+    return Audit({"incomparable": chunks}, chunks, 0, documents, 0, 0, (finding,), PROFILE, "", 0.0)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from rag_memtok.answer import memory_of
+from rag_memtok.answer import memory_for
 from rag_memtok.audit import recite, weakened
 from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.ingest import TEXT_ONLY
@@ -119,9 +119,10 @@ def _tokens(lm: LM, template: Template, record: Record, text: str | None) -> tup
     """The tokens of what was decoded, right or not."""
     if record.codec == TEXT_ONLY:
         return ()
-    memory = memory_of(record)
+    memory = memory_for(lm, template, record)
     tokens = lm.encode(text) if text is not None else list(decode(lm, template, memory, record.tokens + 1).tokens)
-    pins = {pin.position: pin.kind for pin in record.pins}
+    pinned = {pin.position for pin in record.pins}
     leads = margins(lm, template, memory, tokens)
     texts = [lm.decode([token]) for token in tokens] + [lm.decode([template.end])]
-    return tuple(ShownToken(word, lead, pins.get(place, "")) for place, (word, lead) in enumerate(zip(texts, leads, strict=True)))
+    needed = ["" if place not in pinned else "correction" if lead <= 0 else "safety" for place, lead in enumerate(leads)]
+    return tuple(map(ShownToken, texts, leads, needed))

@@ -13,9 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rag_memtok.arithmetic import reference_profile
+from rag_memtok.codec import CODECS
 from rag_memtok.continuation import Continuation
+from rag_memtok.errors import StoreDamaged
 from rag_memtok.lm import LM
-from rag_memtok.nouns import Memory, Pin, Verdict, VerdictKind
+from rag_memtok.nouns import Memory, Pin, Record, Verdict, VerdictKind
 from rag_memtok.prompts import Template
 
 ASSISTED_SHARE = 0.05  # more correction pins than this share of the tokens: not called a memory
@@ -23,17 +25,39 @@ ASSISTED_SHARE = 0.05  # more correction pins than this share of the tokens: not
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Tokens that came out, whether the end token did, and the smallest lead of an argmax that was not pinned (logits; inf if none)."""
+    """Tokens that came out, whether the end token did, and the smallest lead of an argmax that was not pinned (logits; inf if none).
+
+    `corrections` are the positions where a pin gave what the argmax did not.
+    """
 
     tokens: tuple[int, ...]
     ended: bool
     margin: float
+    corrections: tuple[int, ...] = ()
 
 
 def prompt(lm: LM, template: Template, memory: Memory) -> Float[Tensor, "_ d"]:
     """The input embeddings after which the text begins."""
     vectors = torch.from_numpy(memory.vectors).to(lm.device, lm.table.dtype)
     return torch.cat([lm.embed(template.prefix), vectors, lm.embed(template.suffix)])
+
+
+def require_decodable(lm: LM, template: Template, record: Record) -> None:
+    """Refuses what could not even be tried. Right checksums do not rule it out: whoever makes a store makes those, too.
+
+    Raises:
+        StoreDamaged: an unknown codec, a wrong width, a pin that is no word of the LM, more tokens than its context holds.
+    """
+    (rows, width), words = record.shape, len(lm.table)
+    faults = {
+        f"it is packed as {record.codec!a}; there are {', '.join(CODECS)}": record.codec not in CODECS,
+        f"it has {rows} vectors of {width}; those of this model are of {lm.width}": rows < 1 or width != lm.width,
+        f"a pin is none of the {words} words": any(pin.position < 0 or not 0 <= pin.token < words for pin in record.pins),
+        f"{record.tokens} tokens do not fit into the context": not 0 <= record.tokens <= lm.context - template.overhead - rows,
+    }
+    for fault, there in faults.items():
+        if there:
+            raise StoreDamaged(fault, remedy="rag-memtok rm the file that it is of, then ingest it again")
 
 
 def kind_of(corrections: int, tokens: int) -> VerdictKind:
@@ -62,6 +86,17 @@ def judge(lm: LM, template: Template, memory: Memory, tokens: Sequence[int], tau
     corrections = sum(pin.kind == "correction" for pin in pins)
     verdict = Verdict(kind_of(corrections, len(tokens)), len(tokens), corrections, len(pins) - corrections, smallest)
     return Memory(memory.vectors, tuple(pins)), verdict
+
+
+def verdict_of(decoded: Decoded, pins: Sequence[Pin]) -> Verdict:
+    """What a right decode says of its memory here and now, whatever was stored of it: of the pins used, those that were needed correct.
+
+    On another machine than the writer's a token with a safety pin may not be the argmax any more. Then the pin did what it is for, and the
+    memory, exact where it was written, is pinned there: lossless as before, and called no more than it is.
+    """
+    tokens, corrections = len(decoded.tokens), len(decoded.corrections)
+    used = len({pin.position for pin in pins if pin.position <= tokens})
+    return Verdict(kind_of(corrections, tokens), tokens, corrections, used - corrections, decoded.margin)
 
 
 def margins(lm: LM, template: Template, memory: Memory, tokens: Sequence[int]) -> tuple[float, ...]:
@@ -94,6 +129,7 @@ def decode(lm: LM, template: Template, memory: Memory, limit: int) -> Decoded:
     """
     pins = {pin.position: pin.token for pin in memory.pins}
     tokens: list[int] = []
+    corrections: list[int] = []
     smallest = float("inf")
     with reference_profile(lm) as exactly:
         run = Continuation(exactly, [prompt(exactly, template, memory)])
@@ -102,8 +138,10 @@ def decode(lm: LM, template: Template, memory: Memory, limit: int) -> Decoded:
             if token is None:
                 values, words = run.logits[0].topk(2)
                 token, smallest = int(words[0]), min(smallest, float(values[0] - values[1]))
+            elif lead(run.logits[0], token) <= 0:
+                corrections.append(position)
             if token == template.end or position >= limit:
-                return Decoded(tuple(tokens), token == template.end, smallest)
+                return Decoded(tuple(tokens), token == template.end, smallest, tuple(corrections))
             tokens.append(token)
             run.feed([token])
     raise AssertionError("unreachable: the loop returns")
@@ -141,6 +179,7 @@ def decode_together(lm: LM, template: Template, memories: Sequence[Memory], limi
     pins = [{pin.position: pin.token for pin in memory.pins} for memory in memories]
     run = Continuation(lm, [prompt(lm, template, memory) for memory in memories])
     texts: list[list[int]] = [[] for _ in memories]
+    corrections: list[list[int]] = [[] for _ in memories]
     smallest = [float("inf")] * len(memories)
     open_rows = set(range(len(memories)))
     for position in range(limit + 1):
@@ -149,6 +188,8 @@ def decode_together(lm: LM, template: Template, memories: Sequence[Memory], limi
         for row in open_rows:
             if position in pins[row]:
                 chosen[row] = pins[row][position]
+                if lead(run.logits[row], chosen[row]) <= 0:
+                    corrections[row].append(position)
             else:
                 smallest[row] = min(smallest[row], leads[row])
         open_rows -= {row for row in open_rows if chosen[row] == template.end}
@@ -157,4 +198,4 @@ def decode_together(lm: LM, template: Template, memories: Sequence[Memory], limi
         for row in open_rows:
             texts[row].append(chosen[row])
         run.feed(chosen)
-    return [Decoded(tuple(text), row not in open_rows, smallest[row]) for row, text in enumerate(texts)]
+    return [Decoded(tuple(text), row not in open_rows, smallest[row], tuple(corrections[row])) for row, text in enumerate(texts)]

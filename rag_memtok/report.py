@@ -14,7 +14,6 @@ from rag_memtok.audit import Audit, Finding, Recited
 from rag_memtok.disk import write_privately
 from rag_memtok.errors import StoreDamaged, escaped
 from rag_memtok.lm import LM
-from rag_memtok.nouns import Pin
 from rag_memtok.reconstruct import ASSISTED_SHARE
 from rag_memtok.store import Store
 
@@ -217,13 +216,13 @@ def content(store: Store, lm: LM, one: Recited) -> tuple[str, str]:
         text = None
     if not one.tokens:
         return ("", "") if text is None else (shown(text), " · the text that was kept, not decoded")
-    pins = {pin.position: pin for pin in store.record(one.chunk_id).pins}
+    pins = {pin.position: "correction" if pin.position in one.corrections else "safety" for pin in store.record(one.chunk_id).pins}
     if text is None:
         return "".join(marked(lm, one.tokens, 0, pins)), " · what was decoded; no text is kept to compare it with"
     return "".join(diff(lm, lm.encode(text), one.tokens, pins)), ""
 
 
-def diff(lm: LM, stored: Sequence[int], decoded: Sequence[int], pins: Mapping[int, Pin]) -> Iterator[str]:
+def diff(lm: LM, stored: Sequence[int], decoded: Sequence[int], pins: Mapping[int, str]) -> Iterator[str]:
     """What was stored against what was decoded, token by token, with the pinned ones of the latter marked."""
     for change, first, last, start, end in SequenceMatcher(None, stored, decoded, autojunk=False).get_opcodes():
         if change in ("delete", "replace"):
@@ -232,12 +231,12 @@ def diff(lm: LM, stored: Sequence[int], decoded: Sequence[int], pins: Mapping[in
         yield from marked(lm, decoded[start:end], start, pins, tag)
 
 
-def marked(lm: LM, tokens: Sequence[int], offset: int, pins: Mapping[int, Pin], tag: str = "") -> Iterator[str]:
+def marked(lm: LM, tokens: Sequence[int], offset: int, pins: Mapping[int, str], tag: str = "") -> Iterator[str]:
     """Tokens as text, in `tag` if one is given; those that pins gave are marked."""
     for first, end, text in pieces(lm, tokens):
         given = [pin for position in range(first, end) if (pin := pins.get(offset + position))]
         if given:
-            yield tagged("mark", text, f' class="{given[0].kind}" title="token {offset + first}: {given[0].kind} pin"')
+            yield tagged("mark", text, f' class="{given[0]}" title="token {offset + first}: {given[0]} pin"')
         else:
             yield tagged(tag, text) if tag else shown(text)
 

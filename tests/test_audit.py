@@ -11,12 +11,13 @@ import torch
 
 from rag_memtok import lm, pipeline
 from rag_memtok.audit import audit, drawn, quick, recite, sampled, weakened
+from rag_memtok.browse import show
 from rag_memtok.codec import codec_named
 from rag_memtok.config import Config, updated
 from rag_memtok.errors import InputRefused, StoreDamaged, UsageError
 from rag_memtok.nouns import PROVEN, Pin, sha256_of_text
 from rag_memtok.prompts import template_named
-from rag_memtok.schema import insert
+from rag_memtok.schema import insert, verdict_row
 from rag_memtok.store import open_store
 
 TEXTS = {"lamp.txt": "The lamp of the harbour is red.", "fan.txt": "The fan is very loud today.", "soup.txt": "Se hornea media hora."}
@@ -63,6 +64,8 @@ def forge(folder, change):
             changed = change(records[chunk_id], records)
             insert(db, store_id, "vectors", (number, changed.codec, *changed.shape, changed.packed))
             insert(db, store_id, "pins", (number, b"".join(pin_bytes(pin) for pin in changed.pins)))
+            insert(db, store_id, "chunks", (number, chunk_id, changed.tokens, changed.tokens_sha256, 1, 1))
+            insert(db, store_id, "verdicts", (number, *verdict_row(changed.verdict)))
 
 
 def pin_bytes(pin):
@@ -172,11 +175,11 @@ def test_two_memories_swapped_in_the_file_are_damage(planted):
 # --- faults with right checksums: only the decode can find them
 
 
-def check_forged(planted, change, kind="mismatch", code=5):
+def check_forged(planted, change, kind="mismatch", code=5, batch=1):
     folder, config, _ = planted
     forge(folder, change)
     assert pipeline.verify(config, structure_only=True).findings == ()  # nothing to see without the model
-    found = pipeline.verify(config)
+    found = pipeline.verify(config, batch=batch)
     assert kinds(found) == {kind} and found.exit_code == code
     return found
 
@@ -236,6 +239,67 @@ def test_the_same_text_in_other_tokens_is_a_mismatch_too(planted, loaded):
     assert one.decode(other[:-1]) == TEXTS["fan.txt"]
     pins = tuple(Pin(position, token, "correction") for position, token in enumerate(other))
     assert check_forged(planted, of_fan(lambda record: replace(record, pins=pins))).counts == {"exact": 2, "mismatch": 1}
+
+
+# --- what the store says of itself is not believed
+
+
+def lying(record, pins):
+    """The memory without a memory: vectors of zeros, all in the pins, with a verdict that says otherwise."""
+    return replace(record, packed=bytes(len(record.packed)), pins=pins, verdict=replace(record.verdict, kind="exact", corrections=0))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_pins_that_are_called_safety_are_corrections_where_they_are_needed(planted, loaded, batch):
+    """Zeros, with every token as a pin, are lossless, and the audit says what that is worth, whatever the record says."""
+    folder, config, _ = planted
+    one, template = loaded
+    given = [*one.encode(TEXTS["fan.txt"]), template.end]
+    pins = tuple(Pin(position, token, "safety") for position, token in enumerate(given))
+    forge(folder, of_fan(lambda record: lying(record, pins)))
+    found = pipeline.verify(config, batch=batch)
+    assert (found.counts, found.exit_code, found.documents_proven) == ({"exact": 2, "assisted": 1}, 0, 3)
+    verdict = next(one.verdict for one in found.recited if one.chunk_id == id_of("fan.txt"))
+    assert verdict.tokens == len(given) - 1 and verdict.corrections > verdict.safeties
+    assert verdict.corrections + verdict.safeties == len(given) and verdict.reason == ""
+    with open_store(folder, write=False) as store:
+        tokens = show(store, one, template, id_of("fan.txt")).tokens
+    assert sum(token.pin == "correction" for token in tokens) == verdict.corrections
+
+
+def test_a_safety_pin_that_is_not_needed_is_no_correction(planted, loaded):
+    folder, config, _ = planted
+    first = loaded[0].encode(TEXTS["fan.txt"])[0]
+    forge(folder, of_fan(lambda record: replace(record, pins=(Pin(0, first, "correction"), Pin(999, first, "correction")))))
+    found = pipeline.verify(config)
+    assert found.counts == {"exact": 3} and found.exit_code == 0
+    verdict = next(one.verdict for one in found.recited if one.chunk_id == id_of("fan.txt"))
+    assert (verdict.corrections, verdict.safeties) == (0, 1)
+
+
+IMPOSSIBLE = {
+    "width": lambda record: replace(record, shape=(1, 7), packed=bytes(14)),
+    "no vectors": lambda record: replace(record, shape=(0, record.shape[1]), packed=b""),
+    "size": lambda record: replace(record, packed=record.packed[:-1]),
+    "codec": lambda record: replace(record, codec="zip"),
+    "pin": lambda record: replace(record, pins=(Pin(0, 10**6, "safety"),)),
+    "tokens": lambda record: replace(record, tokens=10**9),
+    "less than no tokens": lambda record: replace(record, tokens=-1),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("change", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_what_the_model_cannot_decode_is_damage_named_and_the_others_stand(planted, loaded, change, batch):
+    folder, config, _ = planted
+    found = check_forged(planted, of_fan(change), "damaged", 13, batch)
+    assert found.counts == {"exact": 2, "damaged": 1} and found.documents_proven == 2
+    assert [finding.subject for finding in found.findings] == ["fan.txt line 1"]
+    said = []
+    assert {one.path for one in pipeline.ask("Is the lamp or the fan loud?", config, say=said.append).sources} <= {"lamp.txt", "soup.txt"}
+    assert [line for line in said if line.startswith(f"left out: memory {id_of('fan.txt')[:12]}: ")]
+    with open_store(folder, write=False) as store, pytest.raises(StoreDamaged):
+        show(store, *loaded, id_of("fan.txt"))
 
 
 def test_a_needed_pin_that_is_gone_is_a_mismatch(tmp_path, original):
