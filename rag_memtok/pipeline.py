@@ -18,7 +18,7 @@ from rag_memtok.answer import Session, answer, with_adapter
 from rag_memtok.audit import Audit, audit, incomparable, quick
 from rag_memtok.compare import against, root_for
 from rag_memtok.config import Config
-from rag_memtok.disk import ADAPTER, DATABASE, folder_of
+from rag_memtok.disk import ADAPTER, DATABASE, folder_of, regular
 from rag_memtok.documents import Scan, Skipped, joined, located, name_of, scan
 from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.ingest import Ingest, Ingested, PlannedFile, Standing, Survey, plan, survey
@@ -244,6 +244,8 @@ def verify(
     """
     if page is not None and not page.parent.is_dir():
         raise UsageError(f"there is no folder {page.parent} for the report", remedy=f"mkdir -p {page.parent}")
+    if page is not None and os.path.lexists(page) and not regular(page):
+        raise UsageError(f"{page} is in the way of the report, and not a file", remedy="give the report another name")
     files = None if folder is None else scan([folder], config.documents, Path(config.store))
     with open_store(store_folder(config), write=False) as store:
         root = "" if folder is None else root_for(store, folder)

@@ -1,6 +1,6 @@
 """The audit as a page: one file without script or network, light or dark as the reader's system is, what failed as a diff of tokens.
 
-Documents are hostile: every text from them goes through `shown`, and the page's own policy forbids scripts and requests.
+Documents and stores are hostile: every text from them goes through `shown`, and the page's own policy forbids scripts and requests.
 """
 
 import html
@@ -11,7 +11,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from rag_memtok.audit import Audit, Finding, Recited
-from rag_memtok.disk import write_privately
+from rag_memtok.disk import write_whole
 from rag_memtok.errors import StoreDamaged, escaped
 from rag_memtok.lm import LM
 from rag_memtok.reconstruct import ASSISTED_SHARE
@@ -28,8 +28,8 @@ STYLE = Path(__file__).with_name("report.css")
 
 
 def write(path: Path, store: Store, found: Audit, now: Mapping[str, str], lm: LM | None) -> None:
-    """Writes the page, for its owner alone: it quotes the documents. See `page`."""
-    write_privately(path, page(store, found, now, lm).encode())
+    """Writes the page, for its owner alone, whoever could read what was there before: it quotes the documents. See `page`."""
+    write_whole(path, page(store, found, now, lm).encode())
 
 
 def page(store: Store, found: Audit, now: Mapping[str, str], lm: LM | None) -> str:
@@ -69,7 +69,7 @@ def more(everything: Sequence[object]) -> str:
 
 def kind(name: str) -> str:
     """A verdict with its colour."""
-    return f'<span class="kind" style="--state: var(--{name})">{name}</span>'
+    return f'<span class="kind" style="--state: var(--{shown(name)})">{shown(name)}</span>'
 
 
 # --- at a glance
@@ -203,7 +203,7 @@ def article(store: Store, lm: LM, one: Recited) -> str:
     reason = f"<p>{shown(verdict.reason)}</p>" if verdict.reason else ""
     words, said = content(store, lm, one)
     return (
-        f'<article><h3>{kind(verdict.kind)} &nbsp;{shown(where)}</h3><p class="faint">{one.chunk_id[:12]} {facts}{said}</p>{reason}'
+        f'<article><h3>{kind(verdict.kind)} &nbsp;{shown(where)}</h3><p class="faint">{shown(one.chunk_id[:12])} {facts}{said}</p>{reason}'
         f"{f'<pre>{words}</pre>' if words else ''}</article>"
     )
 

@@ -1,5 +1,6 @@
 """The audit as a page: it says what the audit found, quotes hostile documents without obeying them, and looks right in light and dark."""
 
+import os
 import re
 import shutil
 import sqlite3
@@ -12,10 +13,12 @@ import toy
 from matplotlib.image import imread
 
 from rag_memtok import cli, lm, pipeline
+from rag_memtok.audit import Recited
 from rag_memtok.codec import codec_named
 from rag_memtok.config import Config, updated
 from rag_memtok.errors import UsageError
-from rag_memtok.report import histogram, pieces, rounded_up, shown
+from rag_memtok.nouns import Verdict
+from rag_memtok.report import article, histogram, kind, pieces, rounded_up, shown
 from rag_memtok.schema import insert
 from rag_memtok.store import open_store
 
@@ -156,6 +159,36 @@ def test_no_folder_for_the_page_is_said_before_the_audit(planted):
     folder, config = planted
     with pytest.raises(UsageError, match="no folder"):
         pipeline.verify(config, page=folder / "nowhere" / "audit.html", on_chunk=lambda done, total: pytest.fail("it began"))
+
+
+@pytest.mark.parametrize("put", [lambda path: path.mkdir(), lambda path: path.symlink_to("elsewhere.html"), os.mkfifo])
+def test_what_is_no_file_is_not_replaced_and_that_is_said_before_the_audit(planted, put):
+    folder, config = planted
+    put(folder / "audit.html")
+    with pytest.raises(UsageError, match="in the way"):
+        pipeline.verify(config, page=folder / "audit.html", on_chunk=lambda done, total: pytest.fail("it began"))
+    assert not (folder / "elsewhere.html").exists()
+
+
+def test_over_a_file_that_all_could_read_the_page_is_private_again(planted):
+    folder, config = planted
+    (folder / "audit.html").write_text("old")
+    (folder / "audit.html").chmod(0o644)
+    with (folder / "audit.html").open() as reader:
+        _, source = written(folder, config)
+        assert reader.read() == "old"  # opened before, and so not the page
+    assert "Reconstruction audit" in source and (folder / "audit.html").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_verdict_and_an_id_are_quoted_too(planted):
+    """No column of a store that somebody else made can write into the page."""
+    folder, config = planted
+    evil = "<img src=x><meta http-equiv=refresh content='0;url=https://example.org'>\""
+    assert not {"img", "meta"} & set(Page(kind(evil)).tags) and Page(kind(evil)).text == evil
+    assert [name for name, _ in Page(kind(evil)).attributes] == ["class", "style"]
+    with open_store(folder / "store", write=False) as store:
+        one = Recited("<img src=x>", Verdict("damaged", 0), None)
+        assert "img" not in Page(article(store, lm.load(config.model), one)).tags
 
 
 def test_a_histogram_has_every_value_in_a_bar():
