@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from rag_memtok.check import Summary, index, problems, summarise
+from rag_memtok.check import Summary, checksums, index, problems, summarise
 from rag_memtok.database import RESERVED, Database, create, open_database
 from rag_memtok.disk import ADAPTER, DATABASE, INDEX, NEW, mark, outdate_adapter, translated
 from rag_memtok.errors import StoreDamaged
@@ -96,6 +96,11 @@ class Store:
         with self._db.reading():
             rows = self._db.rows("documents", "TRUE ORDER BY root, path", skip_damaged=skip_damaged)
         return tuple(StoredDocument(*row[1:]) for row in rows)
+
+    def damaged_documents(self) -> tuple[Problem, ...]:
+        """Those that `documents` leaves out if it skips damaged ones."""
+        with self._db.reading():
+            return tuple(checksums(self._db.connection, self.store_id, "documents"))
 
     def file_hashes(self, root: str) -> dict[str, str]:
         """The sha256 of each file under `root` as ingested. A file of which any row is damaged is left out: to ingest it again mends it.

@@ -304,5 +304,4 @@ def restore(
         done = pipeline.restore(to, dials, lambda count, total: show(count, total, ""))
     terminal.put_list("not restored", [f"{path}: {reason}" for path, reason in done.failed])
     terminal.put(f"{len(done.written)} documents written to {to}")
-    if done.failed:
-        raise typer.Exit(5)
+    raise typer.Exit(done.exit_code)

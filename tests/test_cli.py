@@ -233,7 +233,7 @@ def test_five_six_and_thirteen_of_verify(run, store, model_folder, tmp_path):
         assert code == 13 and {one["kind"] for one in json.loads(out)["failing"]} == {"damaged"}
         code, out, err = run("verify", *words)
         assert code == 13 and "damaged: " in err and "NOT PROVEN" in out
-    assert run("restore", "--to", "back")[0] == 5
+    assert run("restore", "--to", "back")[0] == 13
     code, out, err = run("ask", "lamp fan", "--max-new-tokens", 3)
     assert code == 0 and "left out: " in err
 

@@ -1,10 +1,13 @@
 """The documents written back: never outside the folder, and whatever is not there is named."""
 
+import sqlite3
+from contextlib import closing
+
 import numpy as np
 import pytest
 
 from rag_memtok.binding import REQUIRED
-from rag_memtok.errors import InputRefused
+from rag_memtok.errors import InputRefused, UsageError
 from rag_memtok.ingest import text_only_record
 from rag_memtok.nouns import Chunk, Occurrence, StoredDocument, sha256_of_text
 from rag_memtok.prompts import template_named
@@ -67,3 +70,43 @@ def test_a_folder_put_in_place_of_a_roots_is_not_followed(restored, tmp_path):
     with pytest.raises(InputRefused):
         restored(store, tmp_path / "to")
     assert files_in(tmp_path / "elsewhere") == {}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE documents SET characters = 99 WHERE path = CAST('fan.md' AS BLOB)",
+        "UPDATE chunks SET tokens = 99 WHERE number = 2",
+        "UPDATE vectors SET rows = 99 WHERE chunk = 2",
+        "DELETE FROM occurrences WHERE chunk = 2",
+    ],
+    ids=["document", "chunk", "vectors", "place"],
+)
+def test_a_document_lost_to_damage_is_named_and_the_exit_code_says_so(restored, tmp_path, damage):
+    store = store_of(tmp_path / "store", ("/a", "lamp.md", "The lamp.\n"), ("/a", "fan.md", "The fan.\n"))
+    with closing(sqlite3.connect(store / "store.db")) as db, db:
+        assert db.execute(damage).rowcount == 1
+    done = restored(store, tmp_path / "to")
+    assert files_in(tmp_path / "to") == {"lamp.md": "The lamp.\n"}
+    assert [path.rpartition("/")[2] for path, reason in done.failed] == ["fan.md"] and all(reason for _, reason in done.failed)
+    assert done.exit_code == 13
+
+
+def test_of_two_documents_of_one_name_the_very_file_gets_it_and_the_rest_goes_on(restored, tmp_path):
+    documents = (("/a", "a.html", "The page.\n", "html/1"), ("/a", "a.html.txt", "My notes.\n"), ("/a", "z.md", "The last.\n"))
+    store = store_of(tmp_path / "store", *documents, ("/a", "z.md/fan.md", "In a file.\n"))
+    for _ in range(2):  # again, over the same
+        done = restored(store, tmp_path / "to")
+        assert files_in(tmp_path / "to") == {"a.html.txt": "My notes.\n", "z.md": "The last.\n"}
+        assert {path for path, reason in done.failed if "another document" in reason} == {"a.html", "z.md/fan.md"}
+        assert done.exit_code == 5
+
+
+@pytest.mark.parametrize("path", ["notes", "notes/lamp.md/fan.md", "notes/lamp.md"])
+def test_what_was_there_before_is_not_touched(restored, tmp_path, path):
+    store = store_of(tmp_path / "store", ("/a", path, "The lamp.\n"))
+    (tmp_path / "to" / "notes").mkdir(parents=True)
+    (tmp_path / "to" / "notes" / "lamp.md").write_text("mine")
+    with pytest.raises(UsageError, match="in the way"):
+        restored(store, tmp_path / "to")
+    assert files_in(tmp_path / "to") == {"notes/lamp.md": "mine"}
