@@ -120,7 +120,7 @@ def answer(session: Session, question: str, on_text: Callable[[str], None] = lam
         before: the question before this one in a dialogue: it may help to find memories, the model never sees it.
 
     Raises:
-        UsageError: the question is empty or too long.
+        UsageError: the question is empty, too long, or no text (bytes that are not UTF-8).
         NoUsableMemory: nothing relevant is in the store, or nothing of it could be read.
     """
     began = time.monotonic()
@@ -140,6 +140,10 @@ def answer(session: Session, question: str, on_text: Callable[[str], None] = lam
 
 def _asked(session: Session, question: str) -> list[int]:
     limit = session.config.ask.max_question_tokens
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise UsageError("the question is not valid UTF-8", remedy="save the questions, or set the terminal, as UTF-8") from None
     tokens = session.lm.encode(question.strip())
     if not 0 < len(tokens) <= limit:
         raise UsageError(f"the question has {len(tokens)} tokens; valid: 1 to {limit}", remedy="ask one thing, in a sentence")
@@ -194,7 +198,11 @@ def _vectors(session: Session, record: Record) -> Passage | None:
 
 
 def _text(session: Session, record: Record) -> Passage | None:
-    text = record.packed.decode() if record.codec == TEXT_ONLY else session.store.text(record.chunk_id)
+    try:
+        text = record.packed.decode() if record.codec == TEXT_ONLY else session.store.text(record.chunk_id)
+    except StoreDamaged as error:
+        session.on_warning(f"left out: text {record.chunk_id[:12]}: {error}")
+        return None
     if text is None:
         raise UsageError("this store keeps no text (--no-text)", remedy="--read decode gets it back from the memories")
     return session.lm.encode(text)

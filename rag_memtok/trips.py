@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -144,6 +145,7 @@ def ask(
         raise UsageError("the question is empty", remedy='rag-memtok ask "When does the warranty end?"')
     streams = sys.stdout.isatty() and not json
     failed = False
+    tolerant()
     with pipeline.session(dials, terminal.say, trust_store) as session:
         for one in [question] if question != "-" else (line.strip() for line in sys.stdin if line.strip()):
             try:
@@ -219,12 +221,15 @@ def converse(session: "Session", json: bool) -> bool:
         except (NoUsableMemory, UsageError) as error:
             fine = sys.stdin.isatty()
             terminal.put_error(error, json)
+            if isinstance(error, UsageError):
+                continue  # refused: the next one cannot lean on it
         before = question
     return fine
 
 
 def asked(json: bool) -> Iterator[str]:
     """The questions: typed, with history and editing, or a line each from a pipe, which are shown so that the dialogue can be read."""
+    tolerant()
     if sys.stdin.isatty():
         with suppress(ImportError):  # a Python without it: no history, no editing
             import readline  # noqa: F401
@@ -235,7 +240,7 @@ def asked(json: bool) -> Iterator[str]:
             return
         if question:
             if not sys.stdin.isatty() and not json:
-                terminal.put(f"> {question}")
+                terminal.put(f"> {question.encode(errors='replace').decode()}")
             yield question
 
 
@@ -272,6 +277,12 @@ def verify(
     else:
         terminal.put_audit(found)
     raise typer.Exit(found.exit_code)
+
+
+def tolerant() -> None:
+    """Lets bytes of standard input that are not UTF-8 through, as Python marks them: their question is refused, not the others, too."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
 
 
 def share_of(sample: str | None) -> float:

@@ -336,8 +336,8 @@ def test_the_version(run):
 # --- processes
 
 
-def process(*words, **options):
-    environment = {**os.environ, "RAG_MEMTOK_MODEL_THREADS": "1", "RAG_MEMTOK_MODEL_DEVICE": "cpu"}
+def process(*words, extra=None, **options):
+    environment = {**os.environ, **(extra or {}), "RAG_MEMTOK_MODEL_THREADS": "1", "RAG_MEMTOK_MODEL_DEVICE": "cpu"}
     program = [sys.executable, "-c", "from rag_memtok.cli import main; main()", *map(str, words)]
     return subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
@@ -409,3 +409,28 @@ def test_an_unknown_option_is_an_error_in_json_too(run):
 def test_an_over_long_question_does_not_end_the_others(run, store, model_folder):
     code, out, err = run("ask", "-", "--store", store, "--model", model_folder, stdin=f"{'lamp ' * 400}\n{QUESTION}\n")
     assert code == 7 and "lamp.txt" in out and "tokens; valid" in err
+
+
+@pytest.mark.parametrize("words, code", [(("ask", "-"), 7), (("ask", "Is the fan \udcff loud?"), 2), (("chat",), 7)])
+def test_a_question_that_is_not_utf8_is_refused_and_the_others_are_answered(run, store, words, code):
+    code_found, out, err = run(*words, "--max-new-tokens", 3, stdin=f"Is the fan \udcff loud?\nAnd then?\n{QUESTION}\n")
+    assert code_found == code and "error: the question is not valid UTF-8" in err
+    assert out.count("  [1] lamp.txt") == (code == 7) and "  [1] fan.txt" not in out
+
+
+def test_bytes_that_are_not_utf8_do_not_end_the_reading_of_questions(store):
+    """Where the locale is not C, Python raises at them."""
+    encoding = {"PYTHONIOENCODING": "utf-8:strict"}
+    with process("ask", "-", extra=encoding, cwd=store.parent, stdin=subprocess.PIPE) as command:
+        command.stdin.buffer.write(b"Is the fan \xff loud?\n" + QUESTION.encode() + b"\n")
+        out, err = command.communicate(timeout=120)
+    assert command.returncode == 7 and "Traceback" not in err and "error: the question is not valid UTF-8" in err
+    assert "  [1] lamp.txt" in out
+
+
+def test_a_damaged_text_is_left_out_and_named(run, store):
+    with closing(sqlite3.connect(store / "store.db")) as db, db:
+        ((damaged,),) = db.execute("SELECT id FROM chunks WHERE number = 1").fetchall()
+        db.execute("UPDATE texts SET text = 'x' || text WHERE chunk = 1")
+    code, out, err = run("ask", "lamp fan red loud", "--read", "text", "--max-new-tokens", 3)
+    assert code == 0 and f"left out: text {damaged[:12]}: " in err and out.count(".txt, line 1") == 1
