@@ -92,7 +92,9 @@ def counts(found: Audit) -> str:
     pins = [one.verdict for one in found.recited]
     cells = [("chunks checked", f"{found.checked} of {found.chunks}")]
     if found.checked:
-        cells.append(("documents come back", f"{found.documents_proven} of {found.documents}"))
+        partly = found.checked < found.chunks
+        of = f"{found.documents_checked} checked, {found.documents} in all" if partly else found.documents
+        cells.append(("documents come back", f"{found.documents_proven} of {of}"))
         tokens = sum(one.tokens + 1 for one in pins)
         cells.append(("correction pins", per_token(sum(one.corrections for one in pins), tokens)))
         cells.append(("safety pins", per_token(sum(one.safeties for one in pins), tokens)))

@@ -228,7 +228,9 @@ def put_audit(found: "Audit") -> None:
     verdicts = "".join(f", {count} {kind}" for kind, count in sorted(found.counts.items()))
     rows: dict[str, object] = {"chunks": f"{found.checked} of {found.chunks} checked{verdicts}"}
     if found.checked:
-        rows["documents"] = f"{found.documents_proven} of {found.documents} rejoined and identical"
+        partly = found.checked < found.chunks
+        of, rest = (f"{found.documents_checked} checked", f", {found.documents} in all") if partly else (found.documents, "")
+        rows["documents"] = f"{found.documents_proven} of {of} rejoined and identical{rest}"
     rows |= {"profile": found.profile, "time": f"{found.seconds:.1f} s"}
     if found.sample:
         rows["sample"] = found.sample

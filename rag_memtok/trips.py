@@ -272,7 +272,8 @@ def verify(
         terminal.put_json(
             {"counts": dict(found.counts), "documents": found.documents, "profile": found.profile,
              "failing": [asdict(one) for one in found.findings], "chunks": found.chunks, "checked": found.checked,
-             "documents_proven": found.documents_proven, "sample": found.sample, "seconds": found.seconds}
+             "documents_checked": found.documents_checked, "documents_proven": found.documents_proven,
+             "sample": found.sample, "seconds": found.seconds}
         )  # fmt: skip
     else:
         terminal.put_audit(found)

@@ -135,7 +135,8 @@ def test_json_has_every_field_it_promises_on_one_line(run, store, command):
 def test_the_numbers_of_json_are_those_of_the_store(run, store):
     status, audit = (json.loads(run(command, "--json")[1]) for command in ("status", "verify"))
     assert (status["chunks"], status["documents"], status["exact"]) == (2, 2, 2)
-    assert audit["counts"] == {"exact": 2} and audit["documents"] == 2 and audit["failing"] == []
+    assert audit["counts"] == {"exact": 2} and audit["documents"] == audit["documents_checked"] == 2 and audit["failing"] == []
+    assert re.search("^documents +2 of 2 rejoined and identical$", run("verify")[1], re.M)
     with open_store(store, write=False) as opened:
         assert status["generation"] == opened.generation and status["format"] == 1
     with closing(sqlite3.connect(store / "store.db")) as db, db:
@@ -224,7 +225,8 @@ def test_five_six_and_thirteen_of_verify(run, store, model_folder, tmp_path):
     written(tmp_path / "other", DOCUMENTS | {"left-out.txt": "Never ingested."})
     assert run("verify", "--quick", "--against", "other")[0] == 5
     assert run("verify", "--quick", "--against", "other", "--exclude", "left-*")[0] == 0
-    assert run("verify", "--sample", "50%")[0] == 6
+    code, out, err = run("verify", "--sample", "50%")
+    assert code == 6 and re.search("^documents +1 of 1 checked rejoined and identical, 2 in all$", out, re.M)
     assert run("verify", "--model", toy.save(tmp_path / "other-model", seed=1))[0] == 6
     assert run("verify", "--quick")[0] == 0
     damage(store)

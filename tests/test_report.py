@@ -108,6 +108,11 @@ def test_the_page_says_what_the_audit_found(planted):
     assert (folder / "audit.html").stat().st_mode & 0o777 == 0o600
 
 
+def test_of_a_sample_the_page_counts_the_documents_that_were_checked(original, tmp_path):
+    audit, source = written(tmp_path, original[1], share=0.3)
+    assert audit.documents_checked == 1 and "1 of 1 checked, 3 in all" in Page(source).text
+
+
 def test_what_was_stored_can_be_read_off_the_difference(planted):
     """Without <ins> and with <del>, a failing chunk is what was stored; the other way round, it is what was decoded."""
     folder, config = planted
