@@ -1,6 +1,6 @@
 """The reconstruction audit: every memory is decoded from vectors and pins alone, every document rejoined, both compared by hash.
 
-The kept text is never read: emptying its table changes no verdict.
+No chunk's verdict depends on the kept text, or on what the store says of the chunk; of the text it is checked that it is there and whole.
 """
 
 import math

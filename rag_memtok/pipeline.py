@@ -161,7 +161,7 @@ def _nothing_new(todo: Survey, removed: int, tokens_per_vector: int) -> Ingested
 
 
 def estimate(paths: Sequence[Path], config: Config) -> Estimate:
-    """What `ingest` would write and, from two real steps of the writer, how long it would take here. Writes nothing."""
+    """What `ingest` would write and how long it would take here: of three real steps of the writer the second counts. Writes nothing."""
     folder = store_folder(config)
     found = scan(paths, config.documents, Path(config.store))
     roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
