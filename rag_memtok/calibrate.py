@@ -28,13 +28,14 @@ class Calibration:
 
 
 def known(lm: LM, template: Template, chunk_tokens: int, settings: Memorize) -> Calibration | None:
-    """The recorded calibration of this model, template, chunk length and recipe, if there is one.
+    """The recorded calibration of this model, template, chunk length, recipe and codec (if one is told), if there is one.
 
     Of several that for the most tokens a vector whose budget of steps (`within`) is granted; the least, if none is.
     """
     wanted = (lm.identity.weights_sha256, template.name, chunk_tokens, recipe_of(settings))
     rows = json.loads(KNOWN.read_text(encoding="utf-8"))
     here = [row for row in rows if (row["weights_sha256"], row["template"], row["chunk_tokens"], row["recipe"]) == wanted]
+    here = [row for row in here if not settings.codec or settings.codec in row["codecs"]]
     here.sort(key=lambda row: row["tokens_per_vector"])
     granted = [row for row in here if row["within"] <= steps_of(settings)] or here[:1]
     return Calibration(granted[-1]["tokens_per_vector"], f"known for {granted[-1]['model']}", granted[-1]["steps"]) if granted else None

@@ -662,7 +662,7 @@ def test_an_unknown_model_is_calibrated_and_the_store_says_so(small):
     proves_everything(config)
 
 
-def test_what_is_known_of_the_embedded_model_follows_from_the_steps_and_the_recipe():
+def test_what_is_known_of_the_embedded_model_follows_from_the_steps_the_recipe_and_the_codec():
     """More steps fit more tokens into a vector; fewer than any record has take the least; what nobody measured is not known."""
     model = lm.load(Model(id="mini", threads=1))
     template = template_named("bare", model)
@@ -674,5 +674,7 @@ def test_what_is_known_of_the_embedded_model_follows_from_the_steps_and_the_reci
     ]
     assert len(chosen) > 1 and found[60].tokens_per_vector == found[300].tokens_per_vector == min(chosen)
     assert found[1000].tokens_per_vector == found[0].tokens_per_vector == max(chosen)
+    assert calibrate.known(model, template, 128, Memorize(codec="float16")) == found[0]
+    assert calibrate.known(model, template, 128, Memorize(codec="int4")).tokens_per_vector < max(chosen)
     assert calibrate.known(model, template, 96, Memorize()) is None
     assert calibrate.known(model, template, 128, Memorize(recipe="cross-entropy")) is None
