@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import measure  # noqa: E402
 import objective  # noqa: E402
 import planned  # noqa: E402
+import rounding  # noqa: E402, F401 - by name, below
 import speed  # noqa: E402
 import write  # noqa: E402
 
