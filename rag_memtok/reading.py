@@ -122,11 +122,11 @@ class Teacher:
         """The cues of a step, at most `each`; every one comes once before any comes twice."""
         pool = self.pool(task)
         turns = range(step * each, step * each + min(each, len(pool)))
-        return [pool[self._order(task, turn // len(pool))[turn % len(pool)]] for turn in turns]
+        orders = {number: self._order(task, number, len(pool)) for number in {turn // len(pool) for turn in turns}}
+        return [pool[orders[turn // len(pool)][turn % len(pool)]] for turn in turns]
 
-    def _order(self, task: Task, round_: int) -> list[int]:
-        count = len(self.pool(task))
-        return random.Random(f"{self.seed}:{task.key}:{round_}").sample(range(count), count)
+    def _order(self, task: Task, number: int, count: int) -> list[int]:
+        return random.Random(f"{self.seed}:{task.key}:{number}").sample(range(count), count)
 
     def forget(self, task: Task) -> None:
         """Lets go of a task that is written."""
