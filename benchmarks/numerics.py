@@ -33,13 +33,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rag_memtok import arithmetic, prepare
-from rag_memtok.answer import memory_of
 from rag_memtok.config import Config, Model
-from rag_memtok.ingest import TEXT_ONLY
 from rag_memtok.lm import LM
-from rag_memtok.nouns import Memory, sha256_of_tokens
+from rag_memtok.nouns import TEXT_ONLY, Memory, sha256_of_tokens
 from rag_memtok.prompts import Template, digest_of
-from rag_memtok.reconstruct import decode, prompt
+from rag_memtok.reconstruct import decode, memory_of, prompt
 from rag_memtok.store import open_store
 from rag_memtok.study.figures import Chart, Line, draw
 

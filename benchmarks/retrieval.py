@@ -14,9 +14,10 @@ from tokenizers import Tokenizer
 from rag_memtok.chunks import split
 from rag_memtok.config import Documents, Retrieve
 from rag_memtok.documents import read, scan
-from rag_memtok.ingest import Piece, places_of, stored_document
+from rag_memtok.ingest import places_of, stored_document
 from rag_memtok.lm import EMBEDDED
 from rag_memtok.nouns import Record, Verdict
+from rag_memtok.plan import Piece
 from rag_memtok.retrieve import load_embedder, open_index, search
 from rag_memtok.store import create, open_store
 

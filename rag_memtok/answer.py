@@ -14,15 +14,13 @@ from dataclasses import dataclass, replace
 
 from rag_memtok import lora
 from rag_memtok.adapters import SHIPPED, Adapter
-from rag_memtok.codec import codec_named
 from rag_memtok.config import Config
 from rag_memtok.errors import NoUsableMemory, StoreDamaged, UsageError
-from rag_memtok.ingest import TEXT_ONLY
 from rag_memtok.inject import BATCH, Passage, answer_batch, answer_tokens, fitting, inject, surest
 from rag_memtok.lm import LM
-from rag_memtok.nouns import Answer, Hit, Memory, Record, Source, sha256_of_tokens
+from rag_memtok.nouns import TEXT_ONLY, Answer, Hit, Record, Source, sha256_of_tokens
 from rag_memtok.prompts import Template, frame
-from rag_memtok.reconstruct import decode_checked, require_decodable
+from rag_memtok.reconstruct import decode_checked, memory_for, memory_of
 from rag_memtok.retrieve import Embedder, Index, content_words, search
 from rag_memtok.store import Store
 
@@ -176,21 +174,6 @@ def _record(session: Session, hit: Hit) -> Record | None:
     except StoreDamaged as error:
         session.on_warning(f"left out: memory {hit.chunk_id[:12]}: {error}")
         return None
-
-
-def memory_of(record: Record) -> Memory:
-    """The memory as it was judged: read back from its packed bytes."""
-    return Memory(codec_named(record.codec).unpack(record.packed, record.shape), record.pins)
-
-
-def memory_for(lm: LM, template: Template, record: Record) -> Memory:
-    """`memory_of`, for a record of a store that may be somebody else's.
-
-    Raises:
-        StoreDamaged: it is nothing that `lm` can decode.
-    """
-    require_decodable(lm, template, record)
-    return memory_of(record)
 
 
 def _vectors(session: Session, record: Record) -> Passage | None:

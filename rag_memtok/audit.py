@@ -12,15 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from rag_memtok.answer import memory_for
 from rag_memtok.arithmetic import reference_profile
 from rag_memtok.binding import REQUIRED
 from rag_memtok.errors import StoreDamaged, UsageError
-from rag_memtok.ingest import TEXT_ONLY
 from rag_memtok.lm import LM
-from rag_memtok.nouns import PROVEN, Record, StoredDocument, Verdict, sha256_of_text, sha256_of_tokens
+from rag_memtok.nouns import PROVEN, TEXT_ONLY, Record, StoredDocument, Verdict, sha256_of_text, sha256_of_tokens
 from rag_memtok.prompts import Template
-from rag_memtok.reconstruct import Decoded, decode, decode_checked, verdict_of
+from rag_memtok.reconstruct import Decoded, decode, decode_checked, memory_for, verdict_of
 from rag_memtok.store import Store
 
 T = TypeVar("T")

@@ -4,14 +4,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from rag_memtok.answer import memory_for
 from rag_memtok.audit import recite, weakened
+from rag_memtok.check import Summary
 from rag_memtok.errors import StoreDamaged, UsageError
-from rag_memtok.ingest import TEXT_ONLY
 from rag_memtok.lm import LM
-from rag_memtok.nouns import Occurrence, Record, StoredDocument, Verdict
+from rag_memtok.nouns import TEXT_ONLY, Occurrence, Record, StoredDocument, Verdict
 from rag_memtok.prompts import Template
-from rag_memtok.reconstruct import decode, margins
+from rag_memtok.reconstruct import decode, margins, memory_for
 from rag_memtok.schema import PIN
 from rag_memtok.store import Store
 
@@ -126,3 +125,21 @@ def _tokens(lm: LM, template: Template, record: Record, text: str | None) -> tup
     texts = [lm.decode([token]) for token in tokens] + [lm.decode([template.end])]
     needed = ["" if place not in pinned else "correction" if lead <= 0 else "safety" for place, lead in enumerate(leads)]
     return tuple(map(ShownToken, texts, leads, needed))
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """One of several stores under a folder."""
+
+    name: str
+    model: str
+    summary: Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A dial's effective value and where it comes from: flag, variable, file, store (the dial leaves it open) or default."""
+
+    dial: str
+    value: object
+    origin: str

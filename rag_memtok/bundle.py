@@ -27,8 +27,7 @@ from rag_memtok.codec import codec_named
 from rag_memtok.database import RESERVED
 from rag_memtok.disk import beside, sync_folder, translated, write_whole
 from rag_memtok.errors import FormatMismatch, InputRefused, StoreDamaged, UsageError
-from rag_memtok.ingest import TEXT_ONLY
-from rag_memtok.nouns import Occurrence, Pin, Record, StoredDocument, Verdict, VerdictKind, sha256_of_text
+from rag_memtok.nouns import TEXT_ONLY, Occurrence, Pin, Record, StoredDocument, Verdict, VerdictKind, sha256_of_text
 from rag_memtok.store import Store, create, open_store
 
 FORMAT = "1"

@@ -1,56 +1,30 @@
 """Files -> chunks -> memories -> store. A chunk is committed when it has been judged, a file when all its chunks are."""
 
+import math
+import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
-from rag_memtok.chunks import split
+from rag_memtok import binding, prepare, retrieve, trust
 from rag_memtok.config import Config, Memorize
-from rag_memtok.documents import Scan, Skipped, SourceFile, is_gone, joined, read
-from rag_memtok.layout import Task, task_of
+from rag_memtok.disk import DATABASE
+from rag_memtok.documents import Scan, Skipped, SourceFile, joined, name_of, scan
+from rag_memtok.errors import StoreDamaged
 from rag_memtok.lm import LM
 from rag_memtok.memorize import Progress
-from rag_memtok.nouns import Chunk, Document, Occurrence, Record, StoredDocument, Verdict, sha256_of_tokens
+from rag_memtok.nouns import TEXT_ONLY, Chunk, Document, Occurrence, Record, StoredDocument, Verdict, sha256_of_tokens
+from rag_memtok.plan import Piece, PlannedFile, Survey, plan, survey, tasks_of, tokens_in
+from rag_memtok.prepare import Load, Say, quiet, store_folder
 from rag_memtok.prompts import Template
 from rag_memtok.retrieve import Embedder
-from rag_memtok.store import Store
-from rag_memtok.writing import records
-
-TEXT_ONLY = "text"  # the codec of a chunk that the tokenizer would not give back: its bytes are its text
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """What there is to do: files that are new or changed, how many are not, and (root, file) of those that are gone."""
-
-    changed: tuple[SourceFile, ...]
-    unchanged: int
-    vanished: tuple[tuple[str, str], ...]
-    skipped: tuple[Skipped, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A chunk with its tokens; `tokens` is None where the tokenizer's round trip loses something."""
-
-    chunk: Chunk
-    tokens: tuple[int, ...] | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PlannedFile:
-    """A file, read and cut."""
-
-    source: SourceFile
-    documents: tuple[tuple[Document, tuple[Piece, ...]], ...]
-
-    @property
-    def pieces(self) -> Iterator[Piece]:
-        """All its chunks in order."""
-        return (piece for _, pieces in self.documents for piece in pieces)
+from rag_memtok.store import Store, create, open_store
+from rag_memtok.writing import of_one, records
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,62 +64,6 @@ class Ingested:
     text_positions: int
     seconds: float
     tokens_per_vector: int
-
-
-def survey(scan: Scan, roots: Iterable[str], known: Callable[[str], Mapping[str, str]]) -> Survey:
-    """Compares the files found with those in the store. A file that was not looked at, as it is excluded now, has not vanished.
-
-    Args:
-        roots: the folders given; only under these can a file be called vanished.
-        known: root -> {file: sha256 of its bytes}, as stored.
-    """
-    given = set(roots)
-    stored = {root: known(root) for root in {*given, *(file.root for file in scan.files)}}
-    changed = tuple(file for file in scan.files if stored[file.root].get(file.file) != file.sha256)
-    seen = {(file.root, file.file) for file in scan.files}
-    vanished = tuple(
-        (root, file)
-        for root in sorted(given)
-        for file in stored[root]
-        if (root, file) not in seen and not _hidden(root, file, scan) and is_gone(root, file)
-    )
-    return Survey(changed, len(scan.files) - len(changed), vanished, scan.skipped)
-
-
-def _hidden(root: str, file: str, scan: Scan) -> bool:
-    """Whether the file may still be there, unreadable, or in a folder that is."""
-    return any(
-        root == skipped.root and (skipped.path == "." or file == skipped.path or file.startswith(skipped.path.rstrip("/") + "/"))
-        for skipped in scan.skipped
-    )
-
-
-def plan(lm: LM, files: Sequence[SourceFile], config: Config) -> tuple[list[PlannedFile], list[Skipped]]:
-    """Reads and cuts `files`; what cannot be read is told, never raised."""
-    planned: list[PlannedFile] = []
-    skipped: list[Skipped] = []
-    for source in files:
-        reading = read(source, config.documents)
-        skipped += reading.skipped
-        cut = tuple((document, _pieces(lm, document, config.documents.chunk_tokens)) for document in reading.documents)
-        lossy = any(piece.tokens is None for _, pieces in cut for piece in pieces)
-        if lossy and not config.memorize.keep_text:
-            skipped.append(Skipped(source.root, source.file, "the tokenizer does not give its text back, and --no-text keeps none"))
-        elif cut:
-            planned.append(PlannedFile(source, cut))
-    return planned, skipped
-
-
-def _pieces(lm: LM, document: Document, capacity: int) -> tuple[Piece, ...]:
-    chunks = split(document, capacity, lambda text: len(lm.encode(text)))
-    encoded = [(chunk, lm.encode(chunk.text)) for chunk in chunks]
-    return tuple(Piece(chunk, tuple(tokens) if lm.decode(tokens) == chunk.text else None) for chunk, tokens in encoded)
-
-
-def tasks_of(pieces: Iterable[Piece], tokens_per_vector: int) -> list[Task]:
-    """What the writer has to do, each text once."""
-    tasks = {piece.chunk.id: task_of(piece.chunk.id, piece.tokens, tokens_per_vector) for piece in pieces if piece.tokens is not None}
-    return list(tasks.values())
 
 
 @dataclass(slots=True, eq=False)
@@ -264,3 +182,131 @@ def places_of(document: Document, pieces: Sequence[Piece]) -> list[Occurrence]:
         Occurrence(document.root, document.path, ordinal, piece.chunk.id, piece.chunk.start, piece.chunk.end, piece.chunk.locator)
         for ordinal, piece in enumerate(pieces)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What an ingest would write, and what it would cost here."""
+
+    files: int
+    unchanged: int
+    vanished: tuple[tuple[str, str], ...]
+    skipped: tuple[Skipped, ...]
+    chunks: int
+    seconds: float
+
+
+def ingest(
+    paths: Sequence[Path],
+    config: Config,
+    prune: bool = False,
+    on_progress: Callable[[Standing], None] = quiet,
+    say: Say = quiet,
+    load: Load = prepare.load,
+) -> Ingested:
+    """Writes a memory for every chunk of every new or changed file under `paths`, judges it, and stores it.
+
+    What is done is committed chunk by chunk; after an interrupt the same call goes on from there.
+
+    Raises:
+        InputRefused: a path is missing, or nothing readable was found.
+        WrongModel: the store was written with another model, tokenizer, template or embedder.
+        UsageError: a setting is not the one the store was made with.
+        StoreLocked, StoreDamaged, DiskFailure, ...: see errors.py.
+    """
+    folder = store_folder(config)
+    found = scan(paths, config.documents, Path(config.store))
+    roots = [os.path.realpath(path) for path in paths if path.is_dir()]
+    if not (folder / DATABASE).exists():
+        return _ingest_into_new(folder, found, config, on_progress, say, load)
+    with open_store(folder, write=True) as store:
+        with suppress(StoreDamaged):  # of which the texts cannot be read either, as an ingest of their files may mend
+            if store.mend_words():
+                say("the word index was damaged; it was made anew from the kept texts")
+        todo = survey(found, map(name_of, roots), store.file_hashes)
+        if not todo.changed:
+            removed = _pruned(store, todo) if prune else 0
+            store.collect()
+            return _nothing_new(todo, removed, int(store.manifest.get("tokens_per_vector", 0)))
+        binding.require_same_settings(store.manifest, config)
+        settings = binding.completed(config, store.manifest)
+        loaded = load(settings)
+        binding.require_same(store.manifest, loaded.lm, loaded.template)
+        binding.require_same_embedder(store.manifest, loaded.embedder)
+        planned, skipped = plan(loaded.lm, todo.changed, settings)
+        removed = _pruned(store, todo) if prune else 0  # not before: what is refused removes nothing
+        work = Ingest(store, loaded.lm, loaded.template, loaded.embedder, settings, on_progress)
+        return _written(work, planned, todo, skipped, removed)
+
+
+def _ingest_into_new(folder: Path, found: Scan, config: Config, on_progress: Callable[[Standing], None], say: Say, load: Load) -> Ingested:
+    todo = Survey(found.files, 0, (), found.skipped)
+    settings = binding.completed(config, {})
+    loaded = load(settings)
+    model, template, embedder = loaded.lm, loaded.template, loaded.embedder
+    planned, skipped = plan(model, todo.changed, settings)
+    chunks = tokens_in(planned)
+    calibration = prepare.calibrated(model, template, chunks, settings, say)
+    settings = replace(settings, memorize=replace(settings.memorize, tokens_per_vector=calibration.tokens_per_vector))
+    if settings.model.id == "mini":
+        say(prepare.introduction(model, prepare.cost(model, template, chunks, settings)))
+    manifest = binding.manifest_of(model, template, embedder, settings) | {"tokens_per_vector_origin": calibration.origin}
+    maker = trust.maker()
+    if not trust.made_here(maker):
+        say(f"{trust.secret_path()} cannot be kept: this store will not be known as made here, and to ask it takes --trust-store")
+    create(folder, manifest | maker)
+    with open_store(folder, write=True) as store:
+        return _written(Ingest(store, model, template, embedder, settings, on_progress), planned, todo, skipped, 0)
+
+
+def _written(work: Ingest, planned: list[PlannedFile], todo: Survey, skipped: list[Skipped], removed: int) -> Ingested:
+    work.run(planned)
+    work.store.collect()
+    retrieve.open_index(work.store)
+    chunks = {piece.chunk.id for file in planned for piece in file.pieces}
+    return Ingested(
+        files=work.completed,
+        unchanged=todo.unchanged,
+        removed=removed,
+        vanished=todo.vanished,
+        skipped=(*todo.skipped, *skipped),
+        over_limit=tuple(work.over_limit),
+        chunks=work.total,
+        reused=len(chunks) - work.total,
+        verdicts=dict(work.verdicts),
+        positions=work.positions,
+        text_positions=work.text_positions,
+        seconds=time.monotonic() - work.began,
+        tokens_per_vector=work.settings.tokens_per_vector,
+    )
+
+
+def _pruned(store: Store, todo: Survey) -> int:
+    for root, file in todo.vanished:
+        store.remove_file(root, file)
+    return len(todo.vanished)
+
+
+def _nothing_new(todo: Survey, removed: int, tokens_per_vector: int) -> Ingested:
+    return Ingested(0, todo.unchanged, removed, todo.vanished, todo.skipped, (), 0, 0, {}, 0, 0, 0.0, tokens_per_vector)
+
+
+def estimate(paths: Sequence[Path], config: Config) -> Estimate:
+    """What `ingest` would write and how long it would take here: of three real steps of the writer the second counts. Writes nothing."""
+    folder = store_folder(config)
+    found = scan(paths, config.documents, Path(config.store))
+    roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
+    todo, manifest, written = Survey(found.files, 0, (), found.skipped), dict[str, str](), set[str]()
+    if (folder / DATABASE).exists():
+        with open_store(folder, write=False) as store:
+            todo, manifest, written = survey(found, roots, store.file_hashes), store.manifest, set(store.chunk_ids())
+    if not todo.changed:
+        return Estimate(0, todo.unchanged, todo.vanished, todo.skipped, 0, 0.0)
+    binding.require_same_settings(manifest, config)
+    settings = of_one(binding.completed(config, manifest))
+    loaded = prepare.load(settings)
+    planned, skipped = plan(loaded.lm, todo.changed, settings)
+    chunks = {piece.chunk.id for file in planned for piece in file.pieces} - written
+    each = prepare.cost(loaded.lm, loaded.template, tokens_in(planned), settings) if chunks else 0.0
+    seconds = each * math.ceil(len(chunks) / settings.memorize.processes)
+    return Estimate(len(planned), todo.unchanged, todo.vanished, (*todo.skipped, *skipped), len(chunks), seconds)

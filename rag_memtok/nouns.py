@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 VerdictKind = Literal["exact", "pinned", "assisted", "text-only", "fragile", "mismatch", "incomparable", "damaged"]
 PROVEN: frozenset[VerdictKind] = frozenset({"exact", "pinned", "assisted", "text-only"})
+TEXT_ONLY = "text"  # the codec of a chunk that the tokenizer would not give back: its bytes are its text
 
 
 def sha256_of_text(text: str) -> str:

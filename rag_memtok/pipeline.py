@@ -5,41 +5,53 @@ ask      question -> Hits -> Memories -> input embeddings -> Answer
 verify   store -> Memory' -> Verdict; chunks joined -> document
 """
 
-import math
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rag_memtok import adapters, binding, lm, prepare, report, retrieve, trust
+from rag_memtok import adapters, binding, browse, bundle, lm, prepare, report, retrieve, trust
+from rag_memtok import migrate as migration
 from rag_memtok.answer import Session, answer, with_adapter
 from rag_memtok.audit import Audit, audit, incomparable, quick
+from rag_memtok.browse import Collection, ListedChunk, ListedDocument, Setting, Shown
+from rag_memtok.bundle import Bundled
 from rag_memtok.compare import against, root_for
-from rag_memtok.config import Config
-from rag_memtok.disk import ADAPTER, DATABASE, folder_of, regular
-from rag_memtok.documents import Scan, Skipped, joined, located, name_of, scan
-from rag_memtok.errors import StoreDamaged, UsageError
-from rag_memtok.ingest import Ingest, Ingested, PlannedFile, Standing, Survey, plan, survey
+from rag_memtok.config import Config, dials, origins, value_of
+from rag_memtok.disk import ADAPTER, DATABASE, collections_of, regular
+from rag_memtok.documents import joined, located, name_of, scan
+from rag_memtok.errors import UsageError
+from rag_memtok.ingest import Estimate, Ingested, Standing, estimate, ingest
+from rag_memtok.migrate import Migrated
 from rag_memtok.nouns import Answer
-from rag_memtok.prepare import Load, Say, quiet
+from rag_memtok.prepare import Say, quiet, store_folder
 from rag_memtok.prompts import template_named
 from rag_memtok.restore import Restored, restore_documents
-from rag_memtok.store import Store, Summary, create, open_store
-from rag_memtok.writing import of_one
+from rag_memtok.store import Summary, open_store
 
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What an ingest would write, and what it would cost here."""
-
-    files: int
-    unchanged: int
-    vanished: tuple[tuple[str, str], ...]
-    skipped: tuple[Skipped, ...]
-    chunks: int
-    seconds: float
+__all__ = [
+    "Estimate",
+    "Ingested",
+    "Status",
+    "ask",
+    "chunks",
+    "collections",
+    "documents",
+    "effective",
+    "estimate",
+    "export",
+    "import_",
+    "ingest",
+    "migrate",
+    "remove",
+    "restore",
+    "session",
+    "show",
+    "status",
+    "store_folder",
+    "verify",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,134 +63,6 @@ class Status:
     generation: int
     bytes: int
     adapter: str = ""
-
-
-def store_folder(config: Config) -> Path:
-    """The store's folder.
-
-    Raises:
-        UsageError: a store where a folder of collections is meant, or the other way round.
-    """
-    return folder_of(Path(config.store), config.collection)
-
-
-# --- ingest
-
-
-def ingest(
-    paths: Sequence[Path],
-    config: Config,
-    prune: bool = False,
-    on_progress: Callable[[Standing], None] = quiet,
-    say: Say = quiet,
-    load: Load = prepare.load,
-) -> Ingested:
-    """Writes a memory for every chunk of every new or changed file under `paths`, judges it, and stores it.
-
-    What is done is committed chunk by chunk; after an interrupt the same call goes on from there.
-
-    Raises:
-        InputRefused: a path is missing, or nothing readable was found.
-        WrongModel: the store was written with another model, tokenizer, template or embedder.
-        UsageError: a setting is not the one the store was made with.
-        StoreLocked, StoreDamaged, DiskFailure, ...: see errors.py.
-    """
-    folder = store_folder(config)
-    found = scan(paths, config.documents, Path(config.store))
-    roots = [os.path.realpath(path) for path in paths if path.is_dir()]
-    if not (folder / DATABASE).exists():
-        return _ingest_into_new(folder, found, config, on_progress, say, load)
-    with open_store(folder, write=True) as store:
-        with suppress(StoreDamaged):  # of which the texts cannot be read either, as an ingest of their files may mend
-            if store.mend_words():
-                say("the word index was damaged; it was made anew from the kept texts")
-        todo = survey(found, map(name_of, roots), store.file_hashes)
-        if not todo.changed:
-            removed = _pruned(store, todo) if prune else 0
-            store.collect()
-            return _nothing_new(todo, removed, int(store.manifest.get("tokens_per_vector", 0)))
-        binding.require_same_settings(store.manifest, config)
-        settings = binding.completed(config, store.manifest)
-        loaded = load(settings)
-        binding.require_same(store.manifest, loaded.lm, loaded.template)
-        binding.require_same_embedder(store.manifest, loaded.embedder)
-        planned, skipped = plan(loaded.lm, todo.changed, settings)
-        removed = _pruned(store, todo) if prune else 0  # not before: what is refused removes nothing
-        work = Ingest(store, loaded.lm, loaded.template, loaded.embedder, settings, on_progress)
-        return _written(work, planned, todo, skipped, removed)
-
-
-def _ingest_into_new(folder: Path, found: Scan, config: Config, on_progress: Callable[[Standing], None], say: Say, load: Load) -> Ingested:
-    todo = Survey(found.files, 0, (), found.skipped)
-    settings = binding.completed(config, {})
-    loaded = load(settings)
-    model, template, embedder = loaded.lm, loaded.template, loaded.embedder
-    planned, skipped = plan(model, todo.changed, settings)
-    chunks = prepare.tokens_in(planned)
-    calibration = prepare.calibrated(model, template, chunks, settings, say)
-    settings = replace(settings, memorize=replace(settings.memorize, tokens_per_vector=calibration.tokens_per_vector))
-    if settings.model.id == "mini":
-        say(prepare.introduction(model, prepare.cost(model, template, chunks, settings)))
-    manifest = binding.manifest_of(model, template, embedder, settings) | {"tokens_per_vector_origin": calibration.origin}
-    maker = trust.maker()
-    if not trust.made_here(maker):
-        say(f"{trust.secret_path()} cannot be kept: this store will not be known as made here, and to ask it takes --trust-store")
-    create(folder, manifest | maker)
-    with open_store(folder, write=True) as store:
-        return _written(Ingest(store, model, template, embedder, settings, on_progress), planned, todo, skipped, 0)
-
-
-def _written(work: Ingest, planned: list[PlannedFile], todo: Survey, skipped: list[Skipped], removed: int) -> Ingested:
-    work.run(planned)
-    work.store.collect()
-    retrieve.open_index(work.store)
-    chunks = {piece.chunk.id for file in planned for piece in file.pieces}
-    return Ingested(
-        files=work.completed,
-        unchanged=todo.unchanged,
-        removed=removed,
-        vanished=todo.vanished,
-        skipped=(*todo.skipped, *skipped),
-        over_limit=tuple(work.over_limit),
-        chunks=work.total,
-        reused=len(chunks) - work.total,
-        verdicts=dict(work.verdicts),
-        positions=work.positions,
-        text_positions=work.text_positions,
-        seconds=time.monotonic() - work.began,
-        tokens_per_vector=work.settings.tokens_per_vector,
-    )
-
-
-def _pruned(store: Store, todo: Survey) -> int:
-    for root, file in todo.vanished:
-        store.remove_file(root, file)
-    return len(todo.vanished)
-
-
-def _nothing_new(todo: Survey, removed: int, tokens_per_vector: int) -> Ingested:
-    return Ingested(0, todo.unchanged, removed, todo.vanished, todo.skipped, (), 0, 0, {}, 0, 0, 0.0, tokens_per_vector)
-
-
-def estimate(paths: Sequence[Path], config: Config) -> Estimate:
-    """What `ingest` would write and how long it would take here: of three real steps of the writer the second counts. Writes nothing."""
-    folder = store_folder(config)
-    found = scan(paths, config.documents, Path(config.store))
-    roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
-    todo, manifest, written = Survey(found.files, 0, (), found.skipped), dict[str, str](), set[str]()
-    if (folder / DATABASE).exists():
-        with open_store(folder, write=False) as store:
-            todo, manifest, written = survey(found, roots, store.file_hashes), store.manifest, set(store.chunk_ids())
-    if not todo.changed:
-        return Estimate(0, todo.unchanged, todo.vanished, todo.skipped, 0, 0.0)
-    binding.require_same_settings(manifest, config)
-    settings = of_one(binding.completed(config, manifest))
-    loaded = prepare.load(settings)
-    planned, skipped = plan(loaded.lm, todo.changed, settings)
-    chunks = {piece.chunk.id for file in planned for piece in file.pieces} - written
-    each = prepare.cost(loaded.lm, loaded.template, prepare.tokens_in(planned), settings) if chunks else 0.0
-    seconds = each * math.ceil(len(chunks) / settings.memorize.processes)
-    return Estimate(len(planned), todo.unchanged, todo.vanished, (*todo.skipped, *skipped), len(chunks), seconds)
 
 
 # --- ask
@@ -303,3 +187,89 @@ def remove(path: Path, config: Config) -> tuple[str, ...]:
             raise UsageError(f"the store has nothing of {path}", remedy="rag-memtok list names what it has")
         store.collect(gone)
     return tuple(joined(root, file) for root, file in gone)
+
+
+def documents(config: Config) -> tuple[ListedDocument, ...]:
+    """The store's documents. Loads no model."""
+    with open_store(store_folder(config), write=False) as store, store.snapshot():
+        return tuple(browse.documents_of(store))
+
+
+def chunks(config: Config) -> tuple[ListedChunk, ...]:
+    """The store's chunks. Loads no model."""
+    with open_store(store_folder(config), write=False) as store, store.snapshot():
+        return tuple(browse.chunks_of(store))
+
+
+def collections(config: Config) -> tuple[Collection, ...]:
+    """The stores under the folder `config.store`, by name.
+
+    Raises:
+        UsageError: the folder is a store itself.
+    """
+    root = Path(config.store)
+    if (root / DATABASE).exists():
+        raise UsageError(f"{root} is a store itself; it holds no collections", remedy="rag-memtok list says what is in it")
+    found = []
+    for name in collections_of(root):
+        with open_store(root / name, write=False) as store:
+            manifest = store.manifest
+            found.append(Collection(name, f"{manifest.get('model')} {manifest.get('revision', '')}".strip(), store.summary()))
+    return tuple(found)
+
+
+def show(prefix: str, config: Config) -> Shown:
+    """Decodes the memory whose chunk id begins with `prefix`.
+
+    Raises:
+        UsageError: not the beginning of one chunk's id.
+        WrongModel, ...: see errors.py.
+    """
+    with open_store(store_folder(config), write=False) as store:
+        browse.find(store, prefix)  # before a model is loaded for nothing
+        model, template = prepare.decoder(store.manifest, config)
+        return browse.show(store, model, template, prefix)
+
+
+def effective(flags: Mapping[str, object], environment: Mapping[str, str], folder: Path, config: Config) -> Sequence[Setting]:
+    """Every dial; what `config` leaves open is filled in from the store, if there is one. Loads no model."""
+    store, manifest = store_folder(config), dict[str, str]()
+    if (store / DATABASE).exists():
+        with open_store(store, write=False) as opened:
+            manifest = opened.manifest
+    whole, found = binding.completed(config, manifest), origins(flags, environment, folder)
+    settings = []
+    for dial in dials():
+        value = value_of(whole, dial)
+        filled_in = bool(manifest) and value != value_of(config, dial)
+        settings.append(Setting(dial, value, "store" if filled_in else found[dial]))
+    return settings
+
+
+def export(file: Path, config: Config) -> Bundled:
+    """Writes the store into one file.
+
+    Raises:
+        UsageError: there is a file of that name.
+    """
+    with open_store(store_folder(config), write=False) as store:
+        return bundle.export(store, file)
+
+
+def import_(file: Path, config: Config, trusted: bool = False) -> Bundled:
+    """Makes a store from an exported file.
+
+    Raises:
+        InputRefused: it is not what was exported.
+        UsageError: there is a store already.
+    """
+    return bundle.import_(file, store_folder(config), trusted)
+
+
+def migrate(config: Config, drop_old: bool = False, on_progress: Callable[[Standing], None] = quiet, say: Say = quiet) -> Migrated:
+    """Rewrites every memory for the model that `config` names. Run again, it goes on where it was.
+
+    Raises:
+        WrongModel, StoreDamaged, UsageError, ...: see `migrate.migrate`.
+    """
+    return migration.migrate(store_folder(config), config, drop_old, prepare.load, on_progress, say)

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rag_memtok import binding, lm, retrieve
 from rag_memtok.calibrate import Calibration, calibrate, known, seconds_per_chunk
 from rag_memtok.codec import codec_named
 from rag_memtok.config import Config, Memorize
-from rag_memtok.ingest import PlannedFile
+from rag_memtok.disk import folder_of
 from rag_memtok.layout import task_of
 from rag_memtok.prompts import Template, template_named
 from rag_memtok.recipes import recipe_named, recipe_of, steps_of
@@ -63,12 +64,6 @@ def decoder(manifest: Mapping[str, str], config: Config) -> tuple[lm.LM, Templat
     return model, template
 
 
-def tokens_in(planned: Sequence[PlannedFile]) -> list[tuple[int, ...]]:
-    """The tokens of every planned chunk, each text once."""
-    chunks = {piece.chunk.id: piece.tokens for file in planned for piece in file.pieces if piece.tokens}
-    return list(chunks.values())
-
-
 def introduction(model: lm.LM, seconds: float) -> str:
     """What to know of the embedded model before it is used."""
     return (
@@ -107,3 +102,12 @@ def calibrated(model: lm.LM, template: Template, chunks: Sequence[Sequence[int]]
     if chosen.tokens_per_vector <= 2:
         say("at 2 tokens a vector a memory is little more than the text's own embeddings")
     return chosen
+
+
+def store_folder(config: Config) -> Path:
+    """The store's folder.
+
+    Raises:
+        UsageError: a store where a folder of collections is meant, or the other way round.
+    """
+    return folder_of(Path(config.store), config.collection)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rag_memtok.arithmetic import reference_profile
-from rag_memtok.codec import CODECS
+from rag_memtok.codec import CODECS, codec_named
 from rag_memtok.continuation import Continuation
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.lm import LM
@@ -199,3 +199,18 @@ def decode_together(lm: LM, template: Template, memories: Sequence[Memory], limi
             texts[row].append(chosen[row])
         run.feed(chosen)
     return [Decoded(tuple(text), row not in open_rows, smallest[row], tuple(corrections[row])) for row, text in enumerate(texts)]
+
+
+def memory_of(record: Record) -> Memory:
+    """The memory as it was judged: read back from its packed bytes."""
+    return Memory(codec_named(record.codec).unpack(record.packed, record.shape), record.pins)
+
+
+def memory_for(lm: LM, template: Template, record: Record) -> Memory:
+    """`memory_of`, for a record of a store that may be somebody else's.
+
+    Raises:
+        StoreDamaged: it is nothing that `lm` can decode.
+    """
+    require_decodable(lm, template, record)
+    return memory_of(record)

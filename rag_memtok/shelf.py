@@ -17,7 +17,7 @@ def status(store: options.Store = None, collection: options.Collection = None, j
 
     found = pipeline.status(settings(store=store, collection=collection))
     if not json:
-        terminal.put_status(found)
+        views.put_status(found)
         return
     verdicts, manifest = found.summary.verdicts, found.manifest
     terminal.put_json(
@@ -38,21 +38,21 @@ def list_(
     json: options.Json = False,
 ) -> None:
     """List what is in the store: documents, chunks and their verdicts. Loads no model."""
-    from rag_memtok import housekeeping
+    from rag_memtok import pipeline
 
     dials = settings(store=store, collection=collection)
     if collections:
-        stores = housekeeping.collections(dials)
+        stores = pipeline.collections(dials)
         terminal.put_json({"collections": [asdict(one) for one in stores]}) if json else views.put_collections(stores)
         return
     answer: dict[str, object] = {}
     if documents or not chunks:
-        papers = housekeeping.documents(dials)
+        papers = pipeline.documents(dials)
         answer["documents"] = [asdict(one.document) | {"verdicts": dict(one.verdicts)} for one in papers]
         if not json:
             views.put_documents(papers)
     if chunks:
-        pieces = housekeeping.chunks(dials)
+        pieces = pipeline.chunks(dials)
         answer["chunks"] = [asdict(one) for one in pieces]
         if not json:
             views.put_chunks(pieces)
@@ -70,10 +70,10 @@ def show(
     json: options.Json = False,
 ) -> None:
     """Decode one memory: its tokens, by how much each leads, its pins, and its bytes against its text's."""
-    from rag_memtok import housekeeping
+    from rag_memtok import pipeline
 
     dials = settings(store=store, collection=collection, model__id=model, model__device=device, model__threads=threads)
-    found = housekeeping.show(chunk, dials)
+    found = pipeline.show(chunk, dials)
     terminal.put_json(asdict(found)) if json else views.put_shown(found)
     if not found.verdict.proven and found.verdict.kind != "fragile":
         raise typer.Exit(5)
@@ -91,13 +91,13 @@ def config(
     json: options.Json = False,
 ) -> None:
     """Say every setting's effective value, and where it comes from: flag, variable, file, store or default."""
-    from rag_memtok import housekeeping
+    from rag_memtok import pipeline
 
     flags = {
         "store": store, "collection": collection, "model__id": model, "model__revision": revision, "model__dtype": dtype,
         "model__device": device, "model__threads": threads, "retrieve__embedder": embedder,
     }  # fmt: skip
-    found = housekeeping.effective(given(flags), os.environ, Path.cwd(), settings(**flags))
+    found = pipeline.effective(given(flags), os.environ, Path.cwd(), settings(**flags))
     terminal.put_json({one.dial: {"value": one.value, "from": one.origin} for one in found}) if json else views.put_settings(found)
 
 
@@ -120,9 +120,9 @@ def export(
     json: options.Json = False,
 ) -> None:
     """Write the whole store into one file (safetensors): to move it, to give it away. It is its documents' text."""
-    from rag_memtok import housekeeping
+    from rag_memtok import pipeline
 
-    done = housekeeping.export(file, settings(store=store, collection=collection))
+    done = pipeline.export(file, settings(store=store, collection=collection))
     terminal.put_json(asdict(done)) if json else views.put_exported(done)
 
 
@@ -134,9 +134,9 @@ def import_(
     json: options.Json = False,
 ) -> None:
     """Make a store from an exported file. What does not match its checksum is refused."""
-    from rag_memtok import housekeeping
+    from rag_memtok import pipeline
 
-    done = housekeeping.import_(file, settings(store=store, collection=collection), trust_store)
+    done = pipeline.import_(file, settings(store=store, collection=collection), trust_store)
     terminal.put_json(asdict(done)) if json else views.put_imported(done)
 
 
@@ -155,7 +155,7 @@ def migrate(
     json: options.Json = False,
 ) -> None:
     """Rewrite every memory for another model, beside the old store; prove them, then switch. Run again to resume."""
-    from rag_memtok import housekeeping
+    from rag_memtok import pipeline
 
     dials = settings(
         store=store, collection=collection, model__id=model, model__revision=revision, model__dtype=dtype,
@@ -163,8 +163,8 @@ def migrate(
         memorize__seconds_per_chunk=seconds_per_chunk, memorize__processes=processes,
     )  # fmt: skip
     with terminal.bar("chunks") as show_bar:
-        on_progress = lambda at: show_bar(at.done, at.chunks, terminal.standing_note(at))  # noqa: E731
-        done = housekeeping.migrate(dials, drop_old, on_progress, terminal.say)
+        on_progress = lambda at: show_bar(at.done, at.chunks, views.standing_note(at))  # noqa: E731
+        done = pipeline.migrate(dials, drop_old, on_progress, terminal.say)
     terminal.put_json(asdict(done)) if json else views.put_migrated(done)
 
 

@@ -19,15 +19,10 @@ from rich.text import Text
 from rag_memtok.errors import DiskFailure, RagMemtokError, escaped
 
 if TYPE_CHECKING:
-    from rag_memtok.audit import Audit
-    from rag_memtok.ingest import Ingested, Standing
-    from rag_memtok.nouns import Answer
-    from rag_memtok.pipeline import Estimate, Status
-    from rag_memtok.study.memories import Stage
+    pass
 
 EVERY = 15.0  # seconds between lines of progress where there is no terminal
 SHOWN = 20  # findings and files listed before "and N more"
-VERDICTS = ("exact", "pinned", "assisted", "text-only")
 # The background of a token that leads by at most so many logits, and one for those that lead by more.
 HEAT = ((0.05, "white on #b2182b"), (0.1, "black on #ef8a62"), (0.2, "black on #fddbc7"), (0.4, "black on #d1e5f0"))
 COOL = "white on #2166ac"
@@ -143,17 +138,6 @@ def _lines(unit: str) -> Callable[[int, int, str], None]:
     return show
 
 
-def standing_note(standing: "Standing") -> str:
-    """Exact so far, steps, time left."""
-    left = "" if standing.seconds_left is None else f", {duration(standing.seconds_left)} left"
-    return f"{standing.verdicts.get('exact', 0)} exact, step {standing.steps}{left}"
-
-
-def stage_note(stage: "Stage") -> str:
-    """What is being done, and the time left for it."""
-    return stage.name + ("" if stage.seconds_left is None else f", {duration(stage.seconds_left)} left")
-
-
 def counted(number: int, noun: str) -> str:
     """`3 chunks`, `1 chunk`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
@@ -174,87 +158,3 @@ def put_list(title: str, lines: list[str]) -> None:
         say(f"  {line}")
     if len(lines) > SHOWN:
         say(f"  and {len(lines) - SHOWN} more")
-
-
-def put_ingested(done: "Ingested") -> None:
-    """The table at the end of an ingest."""
-    put_list("skipped", [f"{one.path}: {one.reason}" for one in (*done.skipped, *done.over_limit)])
-    if done.vanished and not done.removed:
-        put_list("gone from the folder, still in the store (--prune removes them)", [file for _, file in done.vanished])
-    if not done.files and not done.removed:
-        put(f"0 new; {done.unchanged} files unchanged")
-        return
-    rows: dict[str, object] = {"files": f"{done.files} new or changed, {done.unchanged} unchanged, {done.removed} removed"}
-    rows["chunks"] = f"{done.chunks} written, {done.reused} already there"
-    rows |= {kind: done.verdicts[kind] for kind in VERDICTS if kind in done.verdicts}
-    if done.chunks:
-        rows["time"] = f"{done.seconds:.1f} s, {done.seconds / done.chunks:.2f} s a chunk"
-    if done.positions:
-        factor = done.text_positions / done.positions
-        rows["context positions"] = f"{done.positions} instead of {done.text_positions} ({factor:.1f} times fewer)"
-        rows["tokens per vector"] = done.tokens_per_vector
-    put_table(rows)
-
-
-def put_estimate(found: "Estimate") -> None:
-    """What --dry-run says."""
-    put_list("would be skipped", [f"{one.path}: {one.reason}" for one in found.skipped])
-    time_needed = f"about {duration(found.seconds)} here" if found.chunks else "no time"
-    what = f"{counted(found.chunks, 'chunk')} of {counted(found.files, 'file')} ({found.unchanged} unchanged)"
-    put(f"would write {what}, {time_needed}; nothing was written")
-
-
-def put_answer(found: "Answer", streamed: bool) -> None:
-    """The answer, unless it was streamed, its sources, and what it cost."""
-    put("" if streamed else found.answer)
-    for number, source in enumerate(found.sources, start=1):
-        put(f"  [{number}] {source.path}, {source.lines}  (score {source.score:.4f}, {source.verdict})")
-    put(
-        f"  {found.context_positions} context positions instead of {found.text_positions}; prompt {found.prompt_positions}; "
-        f"reader {found.reader}; {found.seconds:.1f} s"
-    )
-    say(f"reader {found.reader}: {found.reader_reason}")
-    if found.passages == "apart":
-        say("each memory was read by itself, and the surest answer kept; --passages together puts all into one prompt")
-
-
-def put_audit(found: "Audit") -> None:
-    """Counts, what is not proven, and one sentence."""
-    put_list("not proven", [f"{one.kind}: {one.subject}: {one.reason}" for one in found.findings])
-    if any(one.kind == "damaged" for one in found.findings):
-        say("  next: rag-memtok ingest those files again into the same --store: what is damaged is written anew")
-    if any(one.kind == "mismatch" for one in found.findings):
-        say("  next: what mismatches is whole but wrong: rag-memtok rm those files, then ingest them again")
-    verdicts = "".join(f", {count} {kind}" for kind, count in sorted(found.counts.items()))
-    rows: dict[str, object] = {"chunks": f"{found.checked} of {found.chunks} checked{verdicts}"}
-    if found.checked:
-        partly = found.checked < found.chunks
-        of, rest = (f"{found.documents_checked} checked", f", {found.documents} in all") if partly else (found.documents, "")
-        rows["documents"] = f"{found.documents_proven} of {of} rejoined and identical{rest}"
-    rows |= {"profile": found.profile, "time": f"{found.seconds:.1f} s"}
-    if found.sample:
-        rows["sample"] = found.sample
-    put_table(rows)
-    put(found.sentence)
-
-
-def put_status(found: "Status") -> None:
-    """The store at a glance."""
-    manifest, summary = found.manifest, found.summary
-    rows: dict[str, object] = {
-        "documents": summary.documents,
-        "chunks": summary.chunks,
-        **{kind: count for kind, count in sorted(summary.verdicts.items())},
-        "model": f"{manifest.get('model')} {manifest.get('revision', '')} ({manifest.get('dtype')})".replace("  ", " "),
-        "template": manifest.get("template"),
-        "tokens per vector": f"{manifest.get('tokens_per_vector')} ({manifest.get('tokens_per_vector_origin')})",
-        "embedder": manifest.get("embedder"),
-        "format": manifest.get("format"),
-        "generation": found.generation,
-        "size": f"{found.bytes / 1e6:.2f} MB (vectors {summary.bytes.get('vectors', 0)} bytes, text {summary.bytes.get('texts', 0)} bytes)",
-    }
-    if found.adapter:
-        rows["adapter"] = found.adapter
-    if summary.orphans:
-        rows["unfinished"] = f"{summary.orphans} chunks of files whose ingest did not end; run it again"
-    put_table(rows)

@@ -62,7 +62,7 @@ def eval_(
     )  # fmt: skip
     adapters = {kind: folder for kind, folder in (("memory", adapter), ("text", text_adapter)) if folder}
     with terminal.bar("done") as show:
-        on_stage = lambda at: show(at.done, at.total, terminal.stage_note(at))  # noqa: E731
+        on_stage = lambda at: show(at.done, at.total, views.stage_note(at))  # noqa: E731
         found = evaluate.evaluate(questions, dials, study, limit, documents, work, adapters, on_stage, terminal.say)
     rows, shifts = outcome.rows(found), outcome.shifts(found)
     summary = {"rows": [asdict(row) for row in rows], "shifts": [asdict(shift) for shift in shifts]}

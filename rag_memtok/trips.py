@@ -67,13 +67,13 @@ def ingest(
     )  # fmt: skip
     if dry_run:
         found = pipeline.estimate(paths, dials)
-        terminal.put_json(asdict(found)) if json else terminal.put_estimate(found)
+        terminal.put_json(asdict(found)) if json else views.put_estimate(found)
         return
     if not dials.memorize.keep_text:
         terminal.say("no text is kept: retrieval is by meaning alone, and an audit can show no differences in words")
     with terminal.bar("chunks") as show:
-        done = pipeline.ingest(paths, dials, prune, lambda at: show(at.done, at.chunks, terminal.standing_note(at)), terminal.say)
-    terminal.put_json(asdict(done)) if json else terminal.put_ingested(done)
+        done = pipeline.ingest(paths, dials, prune, lambda at: show(at.done, at.chunks, views.standing_note(at)), terminal.say)
+    terminal.put_json(asdict(done)) if json else views.put_ingested(done)
     if done.over_limit:
         raise typer.Exit(4)
     if done.skipped and not skip_ok:
@@ -102,12 +102,12 @@ def watch(
     rounds: list["Ingested"] = []
     try:
         with terminal.bar("chunks") as show:
-            for done in watching.watch(paths, dials, prune, lambda at: show(at.done, at.chunks, terminal.standing_note(at)), terminal.say):
+            for done in watching.watch(paths, dials, prune, lambda at: show(at.done, at.chunks, views.standing_note(at)), terminal.say):
                 if isinstance(done, RagMemtokError):
                     terminal.put_error(done, json)
                     continue
                 rounds.append(done)
-                terminal.put_json(asdict(done)) if json else terminal.put_ingested(done)
+                terminal.put_json(asdict(done)) if json else views.put_ingested(done)
                 terminal.say("watching; Ctrl-C ends")
     except KeyboardInterrupt:
         if not json:
@@ -156,7 +156,7 @@ def ask(
                 failed = True
                 terminal.put_error(error, json)
                 continue
-            terminal.put_json(asdict(found)) if json else terminal.put_answer(found, streams)
+            terminal.put_json(asdict(found)) if json else views.put_answer(found, streams)
     if failed:
         raise typer.Exit(NoUsableMemory.exit_code)
 
@@ -217,7 +217,7 @@ def converse(session: "Session", json: bool) -> bool:
             terminal.say("looked for together with the question before; /new forgets it")
         try:
             found = answer(session, question, on_text, before)
-            terminal.put_json({"question": question, **asdict(found)}) if json else terminal.put_answer(found, streams)
+            terminal.put_json({"question": question, **asdict(found)}) if json else views.put_answer(found, streams)
         except (NoUsableMemory, UsageError) as error:
             fine = sys.stdin.isatty()
             terminal.put_error(error, json)
@@ -276,7 +276,7 @@ def verify(
              "sample": found.sample, "seconds": found.seconds}
         )  # fmt: skip
     else:
-        terminal.put_audit(found)
+        views.put_audit(found)
     raise typer.Exit(found.exit_code)
 
 

@@ -9,19 +9,119 @@ from rag_memtok import terminal
 if TYPE_CHECKING:
     from rag_memtok.adapt.training import Progress
     from rag_memtok.adapt.trip import Adapted
-    from rag_memtok.browse import ListedChunk, ListedDocument, Shown
+    from rag_memtok.audit import Audit
+    from rag_memtok.browse import Collection, ListedChunk, ListedDocument, Setting, Shown
     from rag_memtok.bundle import Bundled
-    from rag_memtok.housekeeping import Collection, Setting
-    from rag_memtok.ingest import Ingested
+    from rag_memtok.ingest import Estimate, Ingested, Standing
     from rag_memtok.migrate import Migrated
-    from rag_memtok.study.paper import Protocol, Row, Standing
+    from rag_memtok.nouns import Answer
+    from rag_memtok.pipeline import Status
+    from rag_memtok.study import paper
+    from rag_memtok.study.memories import Stage
+    from rag_memtok.study.paper import Protocol, Row
 
 SHORT = 12  # characters of a chunk's id
+VERDICTS = ("exact", "pinned", "assisted", "text-only")
 
 
 def counted(verdicts: Mapping[str, int]) -> str:
     """Verdicts in a phrase."""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(verdicts.items())) or "nothing"
+
+
+def standing_note(standing: "Standing") -> str:
+    """Exact so far, steps, time left."""
+    left = "" if standing.seconds_left is None else f", {terminal.duration(standing.seconds_left)} left"
+    return f"{standing.verdicts.get('exact', 0)} exact, step {standing.steps}{left}"
+
+
+def stage_note(stage: "Stage") -> str:
+    """What is being done, and the time left for it."""
+    return stage.name + ("" if stage.seconds_left is None else f", {terminal.duration(stage.seconds_left)} left")
+
+
+def put_ingested(done: "Ingested") -> None:
+    """The table at the end of an ingest."""
+    terminal.put_list("skipped", [f"{one.path}: {one.reason}" for one in (*done.skipped, *done.over_limit)])
+    if done.vanished and not done.removed:
+        terminal.put_list("gone from the folder, still in the store (--prune removes them)", [file for _, file in done.vanished])
+    if not done.files and not done.removed:
+        terminal.put(f"0 new; {done.unchanged} files unchanged")
+        return
+    rows: dict[str, object] = {"files": f"{done.files} new or changed, {done.unchanged} unchanged, {done.removed} removed"}
+    rows["chunks"] = f"{done.chunks} written, {done.reused} already there"
+    rows |= {kind: done.verdicts[kind] for kind in VERDICTS if kind in done.verdicts}
+    if done.chunks:
+        rows["time"] = f"{done.seconds:.1f} s, {done.seconds / done.chunks:.2f} s a chunk"
+    if done.positions:
+        factor = done.text_positions / done.positions
+        rows["context positions"] = f"{done.positions} instead of {done.text_positions} ({factor:.1f} times fewer)"
+        rows["tokens per vector"] = done.tokens_per_vector
+    terminal.put_table(rows)
+
+
+def put_estimate(found: "Estimate") -> None:
+    """What --dry-run says."""
+    terminal.put_list("would be skipped", [f"{one.path}: {one.reason}" for one in found.skipped])
+    time_needed = f"about {terminal.duration(found.seconds)} here" if found.chunks else "no time"
+    what = f"{terminal.counted(found.chunks, 'chunk')} of {terminal.counted(found.files, 'file')} ({found.unchanged} unchanged)"
+    terminal.put(f"would write {what}, {time_needed}; nothing was written")
+
+
+def put_answer(found: "Answer", streamed: bool) -> None:
+    """The answer, unless it was streamed, its sources, and what it cost."""
+    terminal.put("" if streamed else found.answer)
+    for number, source in enumerate(found.sources, start=1):
+        terminal.put(f"  [{number}] {source.path}, {source.lines}  (score {source.score:.4f}, {source.verdict})")
+    terminal.put(
+        f"  {found.context_positions} context positions instead of {found.text_positions}; prompt {found.prompt_positions}; "
+        f"reader {found.reader}; {found.seconds:.1f} s"
+    )
+    terminal.say(f"reader {found.reader}: {found.reader_reason}")
+    if found.passages == "apart":
+        terminal.say("each memory was read by itself, and the surest answer kept; --passages together puts all into one prompt")
+
+
+def put_audit(found: "Audit") -> None:
+    """Counts, what is not proven, and one sentence."""
+    terminal.put_list("not proven", [f"{one.kind}: {one.subject}: {one.reason}" for one in found.findings])
+    if any(one.kind == "damaged" for one in found.findings):
+        terminal.say("  next: rag-memtok ingest those files again into the same --store: what is damaged is written anew")
+    if any(one.kind == "mismatch" for one in found.findings):
+        terminal.say("  next: what mismatches is whole but wrong: rag-memtok rm those files, then ingest them again")
+    verdicts = "".join(f", {count} {kind}" for kind, count in sorted(found.counts.items()))
+    rows: dict[str, object] = {"chunks": f"{found.checked} of {found.chunks} checked{verdicts}"}
+    if found.checked:
+        partly = found.checked < found.chunks
+        of, rest = (f"{found.documents_checked} checked", f", {found.documents} in all") if partly else (found.documents, "")
+        rows["documents"] = f"{found.documents_proven} of {of} rejoined and identical{rest}"
+    rows |= {"profile": found.profile, "time": f"{found.seconds:.1f} s"}
+    if found.sample:
+        rows["sample"] = found.sample
+    terminal.put_table(rows)
+    terminal.put(found.sentence)
+
+
+def put_status(found: "Status") -> None:
+    """The store at a glance."""
+    manifest, summary = found.manifest, found.summary
+    rows: dict[str, object] = {
+        "documents": summary.documents,
+        "chunks": summary.chunks,
+        **{kind: count for kind, count in sorted(summary.verdicts.items())},
+        "model": f"{manifest.get('model')} {manifest.get('revision', '')} ({manifest.get('dtype')})".replace("  ", " "),
+        "template": manifest.get("template"),
+        "tokens per vector": f"{manifest.get('tokens_per_vector')} ({manifest.get('tokens_per_vector_origin')})",
+        "embedder": manifest.get("embedder"),
+        "format": manifest.get("format"),
+        "generation": found.generation,
+        "size": f"{found.bytes / 1e6:.2f} MB (vectors {summary.bytes.get('vectors', 0)} bytes, text {summary.bytes.get('texts', 0)} bytes)",
+    }
+    if found.adapter:
+        rows["adapter"] = found.adapter
+    if summary.orphans:
+        rows["unfinished"] = f"{summary.orphans} chunks of files whose ingest did not end; run it again"
+    terminal.put_table(rows)
 
 
 def put_documents(listed: Sequence["ListedDocument"]) -> None:
@@ -129,7 +229,7 @@ def put_watched(rounds: Sequence["Ingested"]) -> None:
     terminal.put(f"watched: {files} files written ({chunks} chunks), {removed} removed, in {len(rounds)} rounds; all of it is stored")
 
 
-def trial_note(standing: "Standing") -> str:
+def trial_note(standing: "paper.Standing") -> str:
     """Which model, exact so far, time left."""
     left = "" if standing.seconds_left is None else f", at most {terminal.duration(standing.seconds_left)} left"
     return f"{standing.model}: {standing.exact} exact{left}"

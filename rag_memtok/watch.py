@@ -8,8 +8,7 @@ from pathlib import Path
 from rag_memtok import prepare
 from rag_memtok.config import Config
 from rag_memtok.errors import InputRefused, RagMemtokError, UsageError
-from rag_memtok.ingest import Ingested, Standing
-from rag_memtok.pipeline import ingest
+from rag_memtok.ingest import Ingested, Standing, ingest
 from rag_memtok.prepare import Say, quiet
 
 CALM_MS = 400  # nothing changed for so long: a save is over

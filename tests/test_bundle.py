@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from small import content_of, dials, proven, written
 
-from rag_memtok import bundle, housekeeping, pipeline, trust
+from rag_memtok import bundle, pipeline, trust
 from rag_memtok.config import updated
 from rag_memtok.disk import beside
 from rag_memtok.errors import FormatMismatch, InputRefused, UsageError
@@ -29,7 +29,7 @@ def made(tmp_path_factory, model_folder):
     folder = tmp_path_factory.mktemp("made")
     config = dials(folder / "store", model_folder)
     pipeline.ingest([written(folder / "docs")], config)
-    return config, folder / "all.safetensors", housekeeping.export(folder / "all.safetensors", config)
+    return config, folder / "all.safetensors", pipeline.export(folder / "all.safetensors", config)
 
 
 @pytest.fixture
@@ -64,17 +64,17 @@ def rewritten(file, to, change, honest=True):
 def test_a_store_comes_back_as_it_was(made, here, tmp_path):
     config, file, done = made
     assert (done.documents, done.own) == (6, True) and done.bytes == file.stat().st_size
-    found = housekeeping.import_(file, here)
+    found = pipeline.import_(file, here)
     assert (found.documents, found.chunks, found.own) == (6, done.chunks, True)
     assert content_of(tmp_path / "store") == content_of(pipeline.store_folder(config))
     proven(here)
     assert pipeline.ask(QUESTION, here).sources[0].path == "lamp.md"
-    again = housekeeping.export(tmp_path / "again.safetensors", here)
+    again = pipeline.export(tmp_path / "again.safetensors", here)
     assert again.chunks == done.chunks and opened(tmp_path / "again.safetensors")[1].keys() == opened(file)[1].keys()
 
 
 def test_an_imported_store_can_be_written_to_and_has_an_id_of_its_own(made, here, tmp_path):
-    housekeeping.import_(made[1], here)
+    pipeline.import_(made[1], here)
     (tmp_path / "new.txt").write_text("A new text.")
     pipeline.ingest([tmp_path / "new.txt"], here)
     proven(here)
@@ -84,10 +84,10 @@ def test_an_imported_store_can_be_written_to_and_has_an_id_of_its_own(made, here
 
 def test_the_file_is_private_and_not_overwritten(made, tmp_path):
     file = tmp_path / "export"
-    housekeeping.export(file, made[0])
+    pipeline.export(file, made[0])
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     with pytest.raises(UsageError, match="in the way"):
-        housekeeping.export(file, made[0])
+        pipeline.export(file, made[0])
 
 
 def test_a_store_without_text_and_one_with_text_only_chunks_come_back(tmp_path, model_folder):
@@ -95,9 +95,9 @@ def test_a_store_without_text_and_one_with_text_only_chunks_come_back(tmp_path, 
     for name, model, change in (("bare", model_folder, {"memorize__keep_text": False}), ("lossy", lossy, {})):
         config = dials(tmp_path / name / "store", model, **change)
         pipeline.ingest([written(tmp_path / name / "docs", {"a.txt": "The Lamp.", "b.txt": "the lamp is red."})], config)
-        housekeeping.export(tmp_path / f"{name}.safetensors", config)
+        pipeline.export(tmp_path / f"{name}.safetensors", config)
         moved = updated(config, {"store": str(tmp_path / name / "moved")})
-        housekeeping.import_(tmp_path / f"{name}.safetensors", moved)
+        pipeline.import_(tmp_path / f"{name}.safetensors", moved)
         assert content_of(tmp_path / name / "moved") == content_of(tmp_path / name / "store")
         proven(moved)
     assert b"The Lamp" not in (tmp_path / "bare.safetensors").read_bytes()
@@ -112,14 +112,14 @@ def test_one_changed_byte_of_the_content_is_refused_one_of_the_header_never_beli
     for place in (0, 9, 60, 200, content - 1, content, len(whole) // 2, len(whole) - 1):
         (tmp_path / "bad").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         try:
-            assert not housekeeping.import_(tmp_path / "bad", here).own and place < content  # it hit the seal: nobody's own
+            assert not pipeline.import_(tmp_path / "bad", here).own and place < content  # it hit the seal: nobody's own
             shutil.rmtree(tmp_path / "store")
         except (InputRefused, FormatMismatch):
             pass
     for cut in (0, 100, len(whole) - 1):
         (tmp_path / "bad").write_bytes(whole[:cut])
         with pytest.raises(InputRefused):
-            housekeeping.import_(tmp_path / "bad", here)
+            pipeline.import_(tmp_path / "bad", here)
     assert not (tmp_path / "store").exists() and not beside(tmp_path / "store", bundle.IMPORTING).exists()
 
 
@@ -129,14 +129,14 @@ def test_a_tampered_vector_is_refused_by_its_checksum(made, here, tmp_path):
         parts["vectors"][7] ^= 1
 
     with pytest.raises(InputRefused, match="checksum"):
-        housekeeping.import_(rewritten(made[1], tmp_path / "bad", change, honest=False), here)
+        pipeline.import_(rewritten(made[1], tmp_path / "bad", change, honest=False), here)
 
 
 def test_a_tampered_export_with_a_new_checksum_is_no_longer_ones_own(made, here, tmp_path):
     def change(content, parts, metadata):
         content["manifest"]["seed"] = "99"
 
-    assert not housekeeping.import_(rewritten(made[1], tmp_path / "bad", change), here).own
+    assert not pipeline.import_(rewritten(made[1], tmp_path / "bad", change), here).own
     with pytest.raises(InputRefused, match="not made here"):
         pipeline.ask(QUESTION, here)
 
@@ -176,32 +176,32 @@ def longer(content, parts, metadata):
 )
 def test_what_is_not_a_store_is_refused_even_with_a_right_checksum(made, here, tmp_path, change):
     with pytest.raises(InputRefused, match="not that of a store"):
-        housekeeping.import_(rewritten(made[1], tmp_path / "bad", change), here)
+        pipeline.import_(rewritten(made[1], tmp_path / "bad", change), here)
     assert not (tmp_path / "store").exists() and not beside(tmp_path / "store", bundle.IMPORTING).exists()
 
 
 def test_other_files_and_formats_are_refused(made, here, tmp_path, model_folder):
     with pytest.raises(InputRefused, match="not an export"):
-        housekeeping.import_(model_folder / "model.safetensors", here)
+        pipeline.import_(model_folder / "model.safetensors", here)
     with pytest.raises(InputRefused, match="no file"):
-        housekeeping.import_(tmp_path / "none", here)
+        pipeline.import_(tmp_path / "none", here)
     newer = rewritten(made[1], tmp_path / "newer", lambda content, parts, metadata: metadata.update(format="2"))
     with pytest.raises(FormatMismatch, match="format 2"):
-        housekeeping.import_(newer, here)
+        pipeline.import_(newer, here)
 
 
 def test_nothing_is_imported_over_something(made, here, tmp_path):
-    housekeeping.import_(made[1], here)
+    pipeline.import_(made[1], here)
     before = content_of(tmp_path / "store")
     with pytest.raises(UsageError, match="in the way"):
-        housekeeping.import_(made[1], here)
+        pipeline.import_(made[1], here)
     assert content_of(tmp_path / "store") == before
 
 
 def test_what_a_killed_import_left_is_no_obstacle(made, here, tmp_path):
     shutil.copytree(pipeline.store_folder(made[0]), beside(tmp_path / "store", bundle.IMPORTING))
     (tmp_path / "store").mkdir()
-    housekeeping.import_(made[1], here)
+    pipeline.import_(made[1], here)
     proven(here)
     assert not beside(tmp_path / "store", bundle.IMPORTING).exists()
 
@@ -210,7 +210,7 @@ def test_what_a_killed_import_left_is_no_obstacle(made, here, tmp_path):
 
 
 def test_a_foreign_store_is_verified_but_not_asked_unless_trusted(made, here, tmp_path, elsewhere):
-    assert not housekeeping.import_(made[1], here).own
+    assert not pipeline.import_(made[1], here).own
     proven(here)
     assert pipeline.restore(tmp_path / "back", here).failed == ()
     with pytest.raises(InputRefused, match="not made here") as refused:
@@ -222,18 +222,18 @@ def test_a_foreign_store_is_verified_but_not_asked_unless_trusted(made, here, tm
 
 
 def test_import_with_trust_makes_it_ones_own(made, here, tmp_path, elsewhere):
-    assert housekeeping.import_(made[1], here, trusted=True).own
+    assert pipeline.import_(made[1], here, trusted=True).own
     assert pipeline.ask(QUESTION, here).sources
     again = updated(here, {"store": str(tmp_path / "again")})
-    housekeeping.export(tmp_path / "mine", here)
-    assert housekeeping.import_(tmp_path / "mine", again).own
+    pipeline.export(tmp_path / "mine", here)
+    assert pipeline.import_(tmp_path / "mine", again).own
 
 
 def test_exporting_a_foreign_store_does_not_launder_it(made, here, tmp_path, elsewhere):
-    housekeeping.import_(made[1], here)
-    assert not housekeeping.export(tmp_path / "theirs", here).own
+    pipeline.import_(made[1], here)
+    assert not pipeline.export(tmp_path / "theirs", here).own
     again = updated(here, {"store": str(tmp_path / "again")})
-    assert not housekeeping.import_(tmp_path / "theirs", again).own
+    assert not pipeline.import_(tmp_path / "theirs", again).own
 
 
 def test_a_copied_folder_is_foreign_to_another_user(made, here, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 from small import content_of, dials, proven, written
 
-from rag_memtok import housekeeping, pipeline
+from rag_memtok import pipeline
 from rag_memtok.config import Config, updated
 from rag_memtok.errors import NoStore, UsageError
 
@@ -23,31 +23,31 @@ def root(tmp_path_factory, model_folder):
 def test_each_collection_is_a_store_of_its_own(root, model_folder):
     for name, path in (("one", "a.txt"), ("two", "b.txt")):
         config = dials(root, model_folder, collection=name)
-        assert [one.document.path for one in housekeeping.documents(config)] == [path]
+        assert [one.document.path for one in pipeline.documents(config)] == [path]
         assert proven(config).documents == 1
     assert pipeline.ask("What is the lamp?", dials(root, model_folder, collection="one")).sources[0].path == "a.txt"
-    assert [(one.name, one.summary.documents, one.model) for one in housekeeping.collections(dials(root, model_folder))] == [
+    assert [(one.name, one.summary.documents, one.model) for one in pipeline.collections(dials(root, model_folder))] == [
         ("one", 1, str(model_folder)),
         ("two", 1, str(model_folder)),
     ]
 
 
 def test_a_root_is_no_store_and_a_store_no_root(root, model_folder, tmp_path):
-    for refused in (pipeline.status, housekeeping.documents, lambda config: pipeline.ingest([written(tmp_path / "docs", ONE)], config)):
+    for refused in (pipeline.status, pipeline.documents, lambda config: pipeline.ingest([written(tmp_path / "docs", ONE)], config)):
         with pytest.raises(UsageError, match="holds collections: one, two") as error:
             refused(dials(root, model_folder))
         assert "--collection" in error.value.remedy
         with pytest.raises(UsageError, match="is a store itself"):
             refused(dials(root / "one", model_folder, collection="three"))
     with pytest.raises(UsageError, match="is a store itself"):
-        housekeeping.collections(dials(root / "one", model_folder))
+        pipeline.collections(dials(root / "one", model_folder))
     assert sorted(path.name for path in root.iterdir()) == ["one", "two"]
 
 
 def test_a_collection_that_is_not_there(root, model_folder, tmp_path):
     with pytest.raises(NoStore):
         pipeline.status(dials(root, model_folder, collection="three"))
-    assert housekeeping.collections(dials(tmp_path / "nowhere", model_folder)) == ()
+    assert pipeline.collections(dials(tmp_path / "nowhere", model_folder)) == ()
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "/tmp", "a.old", "-a", "a b", "é", "x" * 65, "a\n"])
@@ -60,7 +60,7 @@ def test_what_is_beside_a_collection_is_none(root, model_folder, tmp_path):
     (root / "two.old").mkdir()
     (root / "notes").mkdir()
     try:
-        assert [one.name for one in housekeeping.collections(dials(root, model_folder))] == ["one", "two"]
+        assert [one.name for one in pipeline.collections(dials(root, model_folder))] == ["one", "two"]
     finally:
         (root / "two.old").rmdir()
         (root / "notes").rmdir()
@@ -94,6 +94,6 @@ def test_what_is_left_open_is_taken_from_the_store(model_folder, tmp_path):
     left_open = updated(made, {"memorize.codec": "", "documents.chunk_tokens": 0, "memorize.tokens_per_vector": 0, "model.id": ""})
     written(tmp_path / "docs", {"b.txt": "Its keeper, Aldo Ruiz, wrote a letter about the fan."})
     pipeline.ingest([tmp_path / "docs"], left_open)
-    chunks = housekeeping.chunks(left_open)
+    chunks = pipeline.chunks(left_open)
     assert {one.place.path for one in chunks} == {"a.txt", "b.txt"} and max(one.verdict.tokens for one in chunks) <= 6
     assert {codec for _, _, codec, *_ in content_of(tmp_path / "store")[0].values()} == {"float32"}

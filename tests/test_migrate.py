@@ -12,7 +12,7 @@ import pytest
 import toy
 from small import content_of, dials, proven, written
 
-from rag_memtok import housekeeping, pipeline
+from rag_memtok import pipeline
 from rag_memtok.config import updated
 from rag_memtok.disk import beside
 from rag_memtok.errors import InputRefused, NoStore, StoreDamaged, StoreLocked, UsageError, WrongModel
@@ -28,14 +28,14 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[5])
 from small import dials
-from rag_memtok import housekeeping
+from rag_memtok import pipeline
 store, model, chunks, words = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 
 def die(now):
     if now:
         os.kill(os.getpid(), signal.SIGKILL)
 
-housekeeping.migrate(
+pipeline.migrate(
     dials(store, model, memorize__batch=1), on_progress=lambda at: die(at.done == chunks), say=lambda line: die(line.startswith(words))
 )
 """
@@ -102,7 +102,7 @@ def texts(content):
 
 def test_every_memory_is_rewritten_and_proven(store, other, tmp_path):
     before, steps = content_of(tmp_path / "store"), []
-    done = housekeeping.migrate(to(store, other), on_progress=steps.append)
+    done = pipeline.migrate(to(store, other), on_progress=steps.append)
     after = content_of(tmp_path / "store")
     assert done.chunks == len(before[0]) == sum(done.verdicts.values()) == steps[-1].done and texts(after) == texts(before)
     assert all(after[0][chunk_id][0] != before[0][chunk_id][0] for chunk_id in before[0])
@@ -118,18 +118,18 @@ def test_every_memory_is_rewritten_and_proven(store, other, tmp_path):
 
 
 def test_again_there_is_nothing_to_do_and_the_old_can_be_dropped(store, other, tmp_path):
-    housekeeping.migrate(to(store, other))
+    pipeline.migrate(to(store, other))
     before = content_of(tmp_path / "store")
-    again = housekeeping.migrate(to(store, other))
+    again = pipeline.migrate(to(store, other))
     assert (again.chunks, again.kept) == (0, str(tmp_path / "store.old"))
-    assert housekeeping.migrate(to(store, other), drop_old=True).kept == ""
+    assert pipeline.migrate(to(store, other), drop_old=True).kept == ""
     assert not (tmp_path / "store.old").exists() and content_of(tmp_path / "store") == before
 
 
 def test_a_store_without_text_is_decoded_with_its_old_model(tmp_path, model_folder, other):
     config = dials(tmp_path / "store", model_folder, memorize__keep_text=False)
     pipeline.ingest([written(tmp_path / "docs")], config)
-    housekeeping.migrate(to(config, other), drop_old=True)
+    pipeline.migrate(to(config, other), drop_old=True)
     proven(to(config, other))
     assert pipeline.restore(tmp_path / "back", to(config, other)).failed == ()
     assert (tmp_path / "back" / "lamp.md").read_bytes() == (tmp_path / "docs" / "lamp.md").read_bytes()
@@ -143,7 +143,7 @@ def test_memories_that_can_be_read_are_written_to_be_read_for_the_new_model_too(
     config = dials(tmp_path / "store", model_folder, memorize__write="readable", memorize__steps=20)
     pipeline.ingest([written(tmp_path / "docs", {"a.txt": "The lamp is red."})], config)
     told = updated(to(config, other), {"memorize.write": ""})
-    housekeeping.migrate(told)
+    pipeline.migrate(told)
     manifest = pipeline.status(told).manifest
     assert [manifest[key] for key in ("model", "write", "recipe", "template")] == [str(other), "readable", "readable", "cue"]
     assert manifest["keep_text"] == "True"
@@ -155,7 +155,7 @@ def test_a_kill_in_the_middle_loses_nothing_and_the_next_run_goes_on(early, othe
     proven(early)
     with open_store(tmp_path / "store.migrating", write=False) as half:
         assert len(half.chunk_ids()) == 2 and half.documents() == () and half.check() == ()
-    done = housekeeping.migrate(to(early, other))
+    done = pipeline.migrate(to(early, other))
     assert done.chunks == len(before[0]) - 2
     assert texts(content_of(tmp_path / "store")) == texts(before)
     proven(to(early, other))
@@ -169,7 +169,7 @@ def test_a_kill_at_the_switch_leaves_one_or_the_other(late, ready, other, tmp_pa
         os.rename(tmp_path / "store", tmp_path / "store.old")
         with pytest.raises(NoStore):
             pipeline.status(late)
-    done = housekeeping.migrate(to(late, other))
+    done = pipeline.migrate(to(late, other))
     assert done.chunks == 0 and texts(content_of(tmp_path / "store")) == texts(before)
     proven(to(late, other))
     assert content_of(tmp_path / "store.old") == before
@@ -178,7 +178,7 @@ def test_a_kill_at_the_switch_leaves_one_or_the_other(late, ready, other, tmp_pa
 def test_an_unproved_store_never_takes_the_place(early, other, tmp_path):
     os.rename(tmp_path / "store", tmp_path / "somewhere")
     with pytest.raises(NoStore):
-        housekeeping.migrate(to(early, other))
+        pipeline.migrate(to(early, other))
     assert (tmp_path / "store.migrating").exists() and not (tmp_path / "store").exists()
 
 
@@ -186,8 +186,8 @@ def test_what_was_removed_since_the_kill_does_not_come_back(late, ready, other, 
     with open_store(tmp_path / "store", write=True) as opened:
         opened.remove_file(str(ready["whole"] / "docs"), "lamp.md")
         opened.collect()
-    housekeeping.migrate(to(late, other), drop_old=True)
-    assert [one.document.path for one in housekeeping.documents(late)] == [
+    pipeline.migrate(to(late, other), drop_old=True)
+    assert [one.document.path for one in pipeline.documents(late)] == [
         "again.txt", "copy.txt", "soup/receta.txt", "tickets.jsonl#L1", "tickets.jsonl#L2",
     ]  # fmt: skip
     proven(to(late, other))
@@ -196,27 +196,27 @@ def test_what_was_removed_since_the_kill_does_not_come_back(late, ready, other, 
 
 def test_a_half_migration_to_a_third_model_is_refused(early, tmp_path):
     with pytest.raises(WrongModel, match="weights"):
-        housekeeping.migrate(to(early, toy.save(tmp_path / "toy-c", seed=2)))
+        pipeline.migrate(to(early, toy.save(tmp_path / "toy-c", seed=2)))
     assert pipeline.verify(early, structure_only=True).findings == ()
 
 
 def test_what_is_in_the_way_is_never_overwritten(store, other, tmp_path):
     (tmp_path / "store.old").mkdir()
     with pytest.raises(UsageError, match="store.old is in the way"):
-        housekeeping.migrate(to(store, other))
+        pipeline.migrate(to(store, other))
     proven(store)
     assert not beside(tmp_path / "store", MIGRATING).exists() and OLD == ".old"
 
 
 def test_nobody_else_writes_meanwhile(store, other, tmp_path):
     with open_store(tmp_path / "store", write=True), pytest.raises(StoreLocked):
-        housekeeping.migrate(to(store, other))
+        pipeline.migrate(to(store, other))
 
     def write(standing):
         with pytest.raises(StoreLocked):
             pipeline.remove(tmp_path, store)
 
-    housekeeping.migrate(to(store, other), on_progress=write)
+    pipeline.migrate(to(store, other), on_progress=write)
 
 
 def test_a_damaged_memory_stops_it_with_the_old_store_as_it_was(store, other, tmp_path):
@@ -226,11 +226,11 @@ def test_a_damaged_memory_stops_it_with_the_old_store_as_it_was(store, other, tm
         number = db.row("chunks", "id = ?", chunk_id)[0]
         db.execute("UPDATE texts SET text = 'other' WHERE chunk = ?", (number,))
     with pytest.raises(StoreDamaged):
-        housekeeping.migrate(to(store, other))
+        pipeline.migrate(to(store, other))
     with open_store(tmp_path / "store", write=True) as opened:  # and a false text with a right checksum
         insert(opened._db.connection, opened.store_id, "texts", (number, "other"))
     with pytest.raises(StoreDamaged, match="does not give its text"):
-        housekeeping.migrate(to(store, other))
+        pipeline.migrate(to(store, other))
     assert not (tmp_path / "store.old").exists()
 
 
@@ -240,10 +240,10 @@ def test_text_that_the_new_tokenizer_loses_is_kept_as_text_or_refused(tmp_path, 
     kept, bare = dials(tmp_path / "kept", model_folder), dials(tmp_path / "bare", model_folder, memorize__keep_text=False)
     for config in (kept, bare):
         pipeline.ingest([documents], config)
-    assert housekeeping.migrate(to(kept, lossy)).verdicts["text-only"] == 1
+    assert pipeline.migrate(to(kept, lossy)).verdicts["text-only"] == 1
     assert proven(to(kept, lossy)).counts["text-only"] == 1
     with pytest.raises(InputRefused, match="keeps no text"):
-        housekeeping.migrate(to(bare, lossy))
+        pipeline.migrate(to(bare, lossy))
     proven(bare)
 
 
@@ -251,7 +251,7 @@ def test_another_class_of_model_and_its_own_tokens_per_vector(store, tmp_path):
     gpt2 = toy.save(tmp_path / "gpt2", kind="gpt2")
     free = replace(to(store, gpt2), memorize=replace(store.memorize, tokens_per_vector=0, steps=60))
     said = []
-    housekeeping.migrate(free, say=said.append)
+    pipeline.migrate(free, say=said.append)
     proven(to(store, ""))
     manifest = pipeline.status(store).manifest
     assert "calibrated" in manifest["tokens_per_vector_origin"] and any("finding out" in line for line in said)

@@ -17,10 +17,10 @@ import pytest
 import toy
 from small import dials, written
 
-from rag_memtok import cli, config, housekeeping, lm, pipeline
-from rag_memtok.answer import looked_for, memory_of
+from rag_memtok import cli, config, lm, pipeline
+from rag_memtok.answer import looked_for
 from rag_memtok.prompts import template_named
-from rag_memtok.reconstruct import judge
+from rag_memtok.reconstruct import judge, memory_of
 from rag_memtok.store import open_store
 
 
@@ -83,7 +83,7 @@ def test_the_margins_of_show_are_the_judges(run, ready, model_folder):
     with open_store(ready / ".rag-memtok", write=False) as store:
         for chunk_id in store.chunk_ids()[:3]:
             record, text = store.record(chunk_id), store.text(chunk_id)
-            shown = housekeeping.show(chunk_id[:10], settings)
+            shown = pipeline.show(chunk_id[:10], settings)
             tokens = model.encode(text)
             memory, verdict = judge(model, template, memory_of(record), tokens, float(store.manifest["tau"]))
             unpinned = [one.margin for one in shown.tokens if not one.pin]
@@ -138,7 +138,7 @@ def test_show_of_a_memory_that_is_wrong_shows_what_comes_out(run, tmp_path):
 def test_show_of_a_text_only_chunk_is_its_text(run, tmp_path):
     settings = dials(tmp_path / "lossy-store", toy.save(tmp_path / "lossy", lossy=True))
     pipeline.ingest([written(tmp_path / "docs", {"a.txt": "The Lamp."})], settings)
-    (chunk,) = housekeeping.chunks(settings)
+    (chunk,) = pipeline.chunks(settings)
     code, out, err = run("show", chunk.chunk_id[:5], "--store", "lossy-store")
     assert code == 0 and out.endswith("\n\nThe Lamp.\n") and re.search("^verdict +text-only$", out, re.M)
 

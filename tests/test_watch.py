@@ -12,7 +12,7 @@ import time
 import pytest
 from small import dials, proven, written
 
-from rag_memtok import housekeeping, pipeline, watch
+from rag_memtok import pipeline, watch
 from rag_memtok.config import updated
 from rag_memtok.errors import InputRefused, RagMemtokError
 
@@ -26,7 +26,7 @@ def config(tmp_path, model_folder):
 
 
 def paths(config):
-    return sorted(one.document.path for one in housekeeping.documents(config))
+    return sorted(one.document.path for one in pipeline.documents(config))
 
 
 def test_each_change_is_ingested(config, tmp_path):

@@ -12,18 +12,16 @@ from pathlib import Path
 from rag_memtok import lm, prepare, trust
 from rag_memtok.adapt import training
 from rag_memtok.adapt.lessons import Exercise, Page
-from rag_memtok.answer import memory_of
 from rag_memtok.audit import recite
 from rag_memtok.config import Config
 from rag_memtok.cues import cues
 from rag_memtok.disk import ADAPTER, STALE, outdate_adapter
 from rag_memtok.errors import UsageError
-from rag_memtok.ingest import TEXT_ONLY
 from rag_memtok.lora import Bond
-from rag_memtok.nouns import Document
-from rag_memtok.pipeline import store_folder
-from rag_memtok.prepare import Say, quiet
+from rag_memtok.nouns import TEXT_ONLY, Document
+from rag_memtok.prepare import Say, quiet, store_folder
 from rag_memtok.prompts import REFUSAL, Template
+from rag_memtok.reconstruct import memory_of
 from rag_memtok.retrieve import content_words
 from rag_memtok.store import Store, open_store
 from rag_memtok.study.questions import question_of, rows_of

@@ -16,7 +16,6 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rag_memtok.answer import memory_of
 from rag_memtok.config import Memorize
 from rag_memtok.disk import write_whole
 from rag_memtok.layout import task_of
@@ -25,6 +24,7 @@ from rag_memtok.memorize import Written, memorize
 from rag_memtok.nouns import Memory, Pin, Verdict
 from rag_memtok.prompts import Template
 from rag_memtok.recipes import recipe_named, recipe_of
+from rag_memtok.reconstruct import memory_of
 from rag_memtok.writing import judged_record
 
 FORMAT = "2"
