@@ -20,18 +20,19 @@ from pathlib import Path
 import numpy as np
 from measure import code_length, pin_price
 
-from rag_memtok import config, terminal
-from rag_memtok.arithmetic import reference_profile
-from rag_memtok.chunks import split
-from rag_memtok.codec import CODECS
-from rag_memtok.documents import read, scan
-from rag_memtok.layout import pooled, task_of
-from rag_memtok.lm import LM, load
-from rag_memtok.memorize import memorize
-from rag_memtok.nouns import Memory
-from rag_memtok.prompts import Template, template_named
-from rag_memtok.reconstruct import judge
-from rag_memtok.study.corpora import from_csv, spread
+from rag_memtok import config
+from rag_memtok.cli import console
+from rag_memtok.datatypes import Memory
+from rag_memtok.documents.scan import read, scan
+from rag_memtok.documents.split import split
+from rag_memtok.evaluation.corpora import from_csv, spread
+from rag_memtok.memory.batch import pooled, task_of
+from rag_memtok.memory.codec import CODECS
+from rag_memtok.memory.optimize import memorize
+from rag_memtok.memory.reconstruct import judge
+from rag_memtok.model.lm import LM, load
+from rag_memtok.model.precision import reference_profile
+from rag_memtok.model.prompts import Template, template_named
 
 DOCS = Path(__file__).parent.parent / "data" / "docs"
 
@@ -120,7 +121,7 @@ def main() -> None:
     lm = load(config.Model(id=args.model, threads=args.threads))
     texts = from_csv(args.chunks, args.limit).texts if args.chunks else chunks_of(lm, args.docs, args.chunk_tokens, args.limit)
     found = []
-    with terminal.bar("texts") as show:
+    with console.bar("texts") as show:
         for text, rows in measured(lm, texts, args):
             found.append((text, rows))
             show(len(found), len(texts), "")
@@ -133,8 +134,8 @@ def main() -> None:
     joined = [f"{row.way}, all texts as one" for row in general("") if row.way != "utf-8"]
     for way, row in zip(joined, list(general("".join(text for text, _ in found)))[1:], strict=True):
         table.append((way, f"{row.bits / characters:.2f}", "0.00", "0.0"))
-    terminal.put(f"{lm.identity.id} {lm.identity.revision}: {len(found)} texts, {characters} characters, {tokens} tokens")
-    terminal.put_columns(table)
+    console.put(f"{lm.identity.id} {lm.identity.revision}: {len(found)} texts, {characters} characters, {tokens} tokens")
+    console.put_columns(table)
     if args.out:
         args.out.write_text(json.dumps([{"text": text, "sizes": [asdict(row) for row in rows]} for text, rows in found], indent=1))
 

@@ -22,16 +22,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rag_memtok import config, terminal
-from rag_memtok.chunks import split
-from rag_memtok.documents import read, scan
-from rag_memtok.layout import Task, task_of
-from rag_memtok.lm import LM, load
-from rag_memtok.memorize import Progress, memorize
-from rag_memtok.prompts import template_named
-from rag_memtok.recipes import recipe_named
-from rag_memtok.retrieve import load_embedder
-from rag_memtok.study.corpora import spread
+from rag_memtok import config
+from rag_memtok.cli import console
+from rag_memtok.documents.scan import read, scan
+from rag_memtok.documents.split import split
+from rag_memtok.evaluation.corpora import spread
+from rag_memtok.memory.batch import Task, task_of
+from rag_memtok.memory.optimize import Progress, memorize
+from rag_memtok.memory.recipes import recipe_named
+from rag_memtok.model.lm import LM, load
+from rag_memtok.model.prompts import template_named
+from rag_memtok.retrieval.search import load_embedder
 
 DATA = Path(__file__).parent.parent / "data"
 PASSAGE_TOKENS, TOKENS_PER_VECTOR, LEFT_OUT = 32, 8, 7
@@ -128,7 +129,7 @@ def memories(lm: LM, start: str, single: bool, steps: int, on_step: Callable[[Pr
         settings = config.Memorize(seconds_per_chunk=0.0)
         written = {one.task.key: one for one in memorize(lm, template_named("bare", lm), tasks, settings, on_step, recipe)}
         exact = sum(one.wrong == 0 for one in written.values())
-        terminal.say(f"{start} start, {'M = 1' if single else 'M = T / 8'}: {exact} of {len(written)} exact")
+        console.say(f"{start} start, {'M = 1' if single else 'M = T / 8'}: {exact} of {len(written)} exact")
         return np.stack([written[text].vectors.mean(0) for text in texts])
 
     return encode
@@ -186,14 +187,14 @@ def main() -> None:
     args = parser.parse_args()
     lm = load(config.Model(id=args.model, threads=args.threads))
     trials, found = trials_of(lm, args.limit), dict[str, dict[str, float]]()
-    with terminal.bar("ways") as show:
+    with console.bar("ways") as show:
         for name, encode in ways(lm, args.steps, lambda at: show(len(found), 8, f"step {at.steps}, {at.right} right")).items():
             found[name] = scores(encode, trials)
             show(len(found), 8, name)
     sizes = f"{len(trials.passages)} passages, {len(trials.duplicates)} duplicates, {len(trials.questions)} questions"
-    terminal.put(f"{lm.identity.id} {lm.identity.revision}: {sizes}")
+    console.put(f"{lm.identity.id} {lm.identity.revision}: {sizes}")
     columns = list(found["chance"])
-    terminal.put_columns([["way", *columns], *[[name, *(f"{row[column]:.3f}" for column in columns)] for name, row in found.items()]])
+    console.put_columns([["way", *columns], *[[name, *(f"{row[column]:.3f}" for column in columns)] for name, row in found.items()]])
     if args.out:
         args.out.write_text(json.dumps({"model": lm.identity.id, "sizes": sizes, "rows": found}, indent=1))
 

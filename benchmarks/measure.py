@@ -22,19 +22,19 @@ import numpy as np
 import torch
 
 from rag_memtok import config
-from rag_memtok.arithmetic import draft_of, drafted
-from rag_memtok.calibrate import known
+from rag_memtok.cli.console import duration, finite, put, put_error, say
+from rag_memtok.cli.tables import put_markdown
 from rag_memtok.config import Memorize
+from rag_memtok.datatypes import sha256_of_tokens
 from rag_memtok.errors import RagMemtokError, UsageError
-from rag_memtok.layout import Task
-from rag_memtok.lm import LM, load
-from rag_memtok.memorize import WINDOW, Batch, Clock, Progress, Row, Written, advanced, by_length, fitting, started
-from rag_memtok.nouns import sha256_of_tokens
-from rag_memtok.prepare import GUESSED_TOKENS_PER_VECTOR
-from rag_memtok.prompts import Template
-from rag_memtok.recipes import Recipe
-from rag_memtok.scoreboard import put_markdown
-from rag_memtok.terminal import duration, finite, put, put_error, say
+from rag_memtok.memory.batch import Task
+from rag_memtok.memory.calibrate import known
+from rag_memtok.memory.optimize import WINDOW, Batch, Clock, Progress, Row, Written, advanced, by_length, fitting, started
+from rag_memtok.memory.recipes import Recipe
+from rag_memtok.model.lm import LM, load
+from rag_memtok.model.precision import draft_of, drafted
+from rag_memtok.model.prompts import Template
+from rag_memtok.pipeline.resources import GUESSED_TOKENS_PER_VECTOR
 
 DOCS = Path(__file__).parent.parent / "data" / "docs"
 KINDS = {

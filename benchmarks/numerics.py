@@ -32,14 +32,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rag_memtok import arithmetic, prepare
 from rag_memtok.config import Config, Model
-from rag_memtok.lm import LM
-from rag_memtok.nouns import TEXT_ONLY, Memory, sha256_of_tokens
-from rag_memtok.prompts import Template, digest_of
-from rag_memtok.reconstruct import decode, memory_of, prompt
-from rag_memtok.store import open_store
-from rag_memtok.study.figures import Chart, Line, draw
+from rag_memtok.datatypes import TEXT_ONLY, Memory, sha256_of_tokens
+from rag_memtok.evaluation.figures import Chart, Line, draw
+from rag_memtok.memory.reconstruct import decode, memory_of, prompt
+from rag_memtok.model import precision
+from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import Template, digest_of
+from rag_memtok.pipeline import resources
+from rag_memtok.store.store import open_store
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TAUS = (0.0, 1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
@@ -201,8 +202,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with open_store(options.store, write=False) as opened:
         manifest = opened.manifest
-    model, template = prepare.decoder(manifest, replace(Config(), model=Model(id=options.model, device="cpu", threads=1)))
-    with arithmetic.reference_profile(model) as exactly:
+    model, template = resources.decoder(manifest, replace(Config(), model=Model(id=options.model, device="cpu", threads=1)))
+    with precision.reference_profile(model) as exactly:
         cases = [
             replace(case, logits=logits_of(exactly, template, [case], 0, True)[0])
             for case in cases_of(options.store, exactly, template, options.chunks)
@@ -228,7 +229,7 @@ def measured(model: LM, template: Template, cases: Sequence[Case], wanted: Seque
         kind = (profile.device, profile.dtype)
         if kind not in models:
             models.clear()  # one copy of the weights at a time
-            models[kind] = on_device(arithmetic.in_dtype(model, DTYPES[profile.dtype]), profile.device)
+            models[kind] = on_device(precision.in_dtype(model, DTYPES[profile.dtype]), profile.device)
         found, done = measure(models[kind], template, cases, profile), done + 1
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, **asdict(found)}) + "\n")

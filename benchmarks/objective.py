@@ -49,17 +49,17 @@ from measure import (
 )
 from torch import Tensor
 
+from rag_memtok.cli.console import duration, put, say
 from rag_memtok.config import Memorize
+from rag_memtok.datatypes import Memory
 from rag_memtok.errors import UsageError
-from rag_memtok.layout import Task
-from rag_memtok.lm import LM
-from rag_memtok.memorize import Row
-from rag_memtok.nouns import Memory
-from rag_memtok.prompts import template_named
-from rag_memtok.recipes import RECIPES, Objective, Recipe, Scored, cross_entropy
-from rag_memtok.reconstruct import judge
-from rag_memtok.study.figures import Chart, Line, draw
-from rag_memtok.terminal import duration, put, say
+from rag_memtok.evaluation.figures import Chart, Line, draw
+from rag_memtok.memory.batch import Task
+from rag_memtok.memory.optimize import Row
+from rag_memtok.memory.recipes import RECIPES, Objective, Recipe, Scored, cross_entropy
+from rag_memtok.memory.reconstruct import judge
+from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import template_named
 
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 HALF = 0.5

@@ -43,17 +43,17 @@ from measure import (
     work_through,
 )
 
-from rag_memtok.chunks import split
 from rag_memtok.config import Documents, Memorize
-from rag_memtok.documents import read, scan
-from rag_memtok.layout import Task
-from rag_memtok.lm import LM
-from rag_memtok.memorize import memorize
-from rag_memtok.nouns import sha256_of_text
-from rag_memtok.prompts import template_named
-from rag_memtok.study.corpora import spread
-from rag_memtok.study.figures import Chart, Line, draw
-from rag_memtok.writing import judged_record
+from rag_memtok.datatypes import sha256_of_text
+from rag_memtok.documents.scan import read, scan
+from rag_memtok.documents.split import split
+from rag_memtok.evaluation.corpora import spread
+from rag_memtok.evaluation.figures import Chart, Line, draw
+from rag_memtok.memory.batch import Task
+from rag_memtok.memory.optimize import memorize
+from rag_memtok.memory.workers import judged_record
+from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import template_named
 
 CHUNK_TOKENS = 128
 

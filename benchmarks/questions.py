@@ -15,10 +15,10 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from rag_memtok.chunks import split
-from rag_memtok.lm import EMBEDDED
-from rag_memtok.nouns import Document, Segment
-from rag_memtok.study.scores import answerable
+from rag_memtok.datatypes import Document, Segment
+from rag_memtok.documents.split import split
+from rag_memtok.evaluation.metrics import answerable
+from rag_memtok.model.lm import EMBEDDED
 
 SOURCES = ("squad11_train_part", "wiki_templates", "factbook_templates", "openstax_glossary")
 LONGEST = 200  # characters of an answer

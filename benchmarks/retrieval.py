@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from rag_memtok.chunks import split
 from rag_memtok.config import Documents, Retrieve
-from rag_memtok.documents import read, scan
-from rag_memtok.ingest import places_of, stored_document
-from rag_memtok.lm import EMBEDDED
-from rag_memtok.nouns import Record, Verdict
-from rag_memtok.plan import Piece
-from rag_memtok.retrieve import load_embedder, open_index, search
-from rag_memtok.store import create, open_store
+from rag_memtok.datatypes import Record, Verdict
+from rag_memtok.documents.scan import read, scan
+from rag_memtok.documents.split import split
+from rag_memtok.model.lm import EMBEDDED
+from rag_memtok.pipeline.ingest import places_of, stored_document
+from rag_memtok.pipeline.plan import Piece
+from rag_memtok.retrieval.search import load_embedder, open_index, search
+from rag_memtok.store.store import create, open_store
 
 DATA = Path(__file__).parent.parent / "data"
 

@@ -44,17 +44,17 @@ from measure import (
     work_through,
 )
 
-from rag_memtok.codec import CODECS, Codec
 from rag_memtok.config import Memorize
-from rag_memtok.layout import Task, task_of
-from rag_memtok.lm import LM
-from rag_memtok.memorize import Written, memorize
-from rag_memtok.nouns import Memory
-from rag_memtok.prompts import Template, template_named
-from rag_memtok.reconstruct import judge
-from rag_memtok.retrieve import load_embedder
-from rag_memtok.schema import pack_pins
-from rag_memtok.study.figures import Chart, Line, draw
+from rag_memtok.datatypes import Memory
+from rag_memtok.evaluation.figures import Chart, Line, draw
+from rag_memtok.memory.batch import Task, task_of
+from rag_memtok.memory.codec import CODECS, Codec
+from rag_memtok.memory.optimize import Written, memorize
+from rag_memtok.memory.reconstruct import judge
+from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import Template, template_named
+from rag_memtok.retrieval.search import load_embedder
+from rag_memtok.store.schema import pack_pins
 
 PLAIN = "float32"
 

@@ -19,12 +19,12 @@ from itertools import product
 import torch
 from measure import guarded, load_model, machine, matmul_rate, numbers, peak_bytes, put_table, say, step_flops
 
-from rag_memtok.arithmetic import draft_of, in_dtype
-from rag_memtok.layout import task_of
-from rag_memtok.lm import LM
-from rag_memtok.memorize import Batch, started
-from rag_memtok.prompts import template_named
-from rag_memtok.recipes import RECIPES
+from rag_memtok.memory.batch import task_of
+from rag_memtok.memory.optimize import Batch, started
+from rag_memtok.memory.recipes import RECIPES
+from rag_memtok.model.lm import LM
+from rag_memtok.model.precision import draft_of, in_dtype
+from rag_memtok.model.prompts import template_named
 
 SHAPES = {  # width, layers, heads, heads of keys, inner width, words
     "llama-3.2-1b": (2048, 16, 32, 8, 8192, 128256),

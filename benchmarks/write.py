@@ -58,18 +58,18 @@ from measure import (
     work_through,
 )
 
-from rag_memtok.arithmetic import drafted
+from rag_memtok.cli.console import put, say
 from rag_memtok.config import Memorize
+from rag_memtok.datatypes import Record
 from rag_memtok.errors import UsageError
-from rag_memtok.layout import Task, pooled, task_of
-from rag_memtok.lm import LM
-from rag_memtok.memorize import Written, memorize
-from rag_memtok.nouns import Record
-from rag_memtok.prompts import template_named
-from rag_memtok.recipes import Recipe, cross_entropy, recipe_named
-from rag_memtok.study.figures import Chart, Line, draw
-from rag_memtok.terminal import put, say
-from rag_memtok.writing import judged_record
+from rag_memtok.evaluation.figures import Chart, Line, draw
+from rag_memtok.memory.batch import Task, pooled, task_of
+from rag_memtok.memory.optimize import Written, memorize
+from rag_memtok.memory.recipes import Recipe, cross_entropy, recipe_named
+from rag_memtok.memory.workers import judged_record
+from rag_memtok.model.lm import LM
+from rag_memtok.model.precision import drafted
+from rag_memtok.model.prompts import template_named
 
 OURS = "margin"
 PUBLIC = ("sastre2025", "kuratov2025", "cramming2026")

@@ -27,13 +27,14 @@ import numpy as np
 import torch
 from matplotlib.colors import TwoSlopeNorm
 
-from rag_memtok import config, lm, prompts
-from rag_memtok.codec import CODECS
-from rag_memtok.layout import Task, lay_out, pooled
-from rag_memtok.memorize import memorize
-from rag_memtok.nouns import Memory
-from rag_memtok.recipes import RECIPES
-from rag_memtok.reconstruct import decode, decode_batch, judge
+from rag_memtok import config
+from rag_memtok.datatypes import Memory
+from rag_memtok.memory.batch import Task, lay_out, pooled
+from rag_memtok.memory.codec import CODECS
+from rag_memtok.memory.optimize import memorize
+from rag_memtok.memory.recipes import RECIPES
+from rag_memtok.memory.reconstruct import decode, decode_batch, judge
+from rag_memtok.model import lm, prompts
 
 RIGHT, WRONG, GREY = "#1f6f8b", "#c8553d", "#777777"
 plt.rcParams.update({"figure.dpi": 90, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"})

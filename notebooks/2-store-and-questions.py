@@ -36,10 +36,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import HTML
 
-from rag_memtok import config, pipeline
-from rag_memtok.answer import answer
+from rag_memtok import config
 from rag_memtok.errors import NoUsableMemory
-from rag_memtok.store import open_store
+from rag_memtok.pipeline import api
+from rag_memtok.pipeline.answer import answer
+from rag_memtok.store.store import open_store
 
 RIGHT, WRONG, GREY = "#1f6f8b", "#c8553d", "#777777"
 plt.rcParams.update({"figure.dpi": 90, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"})
@@ -64,7 +65,7 @@ for name in ("testbench.toml", "letter-oskelund.txt", "release-notes.md"):
 
 quick = {"memorize.tokens_per_vector": 2, "memorize.steps": 100, "memorize.seconds_per_chunk": 0.0, "model.threads": 1}
 dials = config.load({"store": str(folder / "store"), "retrieve.k": 2, "ask.max_new_tokens": 20, **quick}, {}, folder)
-done = pipeline.ingest([folder], dials)
+done = api.ingest([folder], dials)
 print(f"{done.files} files, {done.chunks} chunks, {done.positions} vectors instead of {done.text_positions} tokens")
 print("verdicts:", ", ".join(f"{count} {kind}" for kind, count in sorted(done.verdicts.items())))
 
@@ -102,7 +103,7 @@ ours = {path.name for path in folder.iterdir()}
 questions = [one for one in asked if one["file"] in ours][:6]
 readers = ("memory", "decode", "text")
 answers = {}
-with pipeline.session(dials) as session:
+with api.session(dials) as session:
     for one in questions:
         for reader in readers:
             told = replace(session, config=config.updated(dials, {"ask.read": reader}))
@@ -142,7 +143,7 @@ print("decode answered word for word as text did")
 #   the text: six questions cannot show that, the README's table of 128 does.
 
 # %%
-with pipeline.session(dials) as session:
+with api.session(dials) as session:
     found = answer(session, questions[0]["question"])
 print(f"reader {found.reader}: {found.reader_reason}")
 
@@ -174,7 +175,7 @@ plt.show()
 
 # %%
 try:
-    pipeline.ask("Wie tief ist der Marianengraben?", dials)
+    api.ask("Wie tief ist der Marianengraben?", dials)
 except NoUsableMemory as refusal:
     print(f"refused: {refusal}")
 

@@ -33,12 +33,14 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rag_memtok import config, lm, pipeline, prompts
-from rag_memtok.codec import CODECS
-from rag_memtok.nouns import Memory
-from rag_memtok.reconstruct import decode_batch
-from rag_memtok.schema import insert
-from rag_memtok.store import open_store
+from rag_memtok import config
+from rag_memtok.datatypes import Memory
+from rag_memtok.memory.codec import CODECS
+from rag_memtok.memory.reconstruct import decode_batch
+from rag_memtok.model import lm, prompts
+from rag_memtok.pipeline import api
+from rag_memtok.store.schema import insert
+from rag_memtok.store.store import open_store
 
 RIGHT, WRONG, GREY = "#1f6f8b", "#c8553d", "#777777"
 plt.rcParams.update({"figure.dpi": 90, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"})
@@ -53,7 +55,7 @@ def dials(store):
     return config.load({"store": str(folder / store), **quick}, {}, folder)
 
 
-done = pipeline.ingest([folder / "testbench.toml"], dials("whole"))
+done = api.ingest([folder / "testbench.toml"], dials("whole"))
 print(f"{done.chunks} chunks, {done.positions} vectors for {done.text_positions} tokens; verdicts: {dict(done.verdicts)}")
 
 # %% [markdown]
@@ -72,7 +74,7 @@ def tell(found):
         print(f"  {finding.kind}: {finding.subject}: {finding.reason.replace(f'{folder}/', '')}")
 
 
-tell(pipeline.verify(dials("whole")))
+tell(api.verify(dials("whole")))
 
 # %% [markdown]
 # ## One byte
@@ -87,7 +89,7 @@ with closing(sqlite3.connect(folder / "flipped" / "store.db")) as db, db:
     place = 2 * int(np.where(sizes < 1, sizes, 0).argmax()) + 1  # upper byte of the largest number under 1, which becomes some 65,000
     db.execute("UPDATE vectors SET packed = ? WHERE chunk = 2", (packed[:place] + bytes([packed[place] ^ 0x40]) + packed[place + 1 :],))
     print(f"byte {place} of {len(packed)} changed; SQLite's integrity check says: {db.execute('PRAGMA integrity_check').fetchone()[0]}")
-tell(pipeline.verify(dials("flipped")))
+tell(api.verify(dials("flipped")))
 
 # %% [markdown]
 # Every row of the store carries a sha256 of its own, so the damage is found and named before anything is decoded; the other chunks still
@@ -138,8 +140,8 @@ vectors[len(vectors) // 2 :] = 0
 with closing(sqlite3.connect(folder / "forged" / "store.db")) as db, db:
     insert(db, store_id, "vectors", (3, record.codec, *record.shape, codec.pack(vectors)))
 
-print("quick: ", pipeline.verify(dials("forged"), structure_only=True).sentence)
-tell(pipeline.verify(dials("forged")))
+print("quick: ", api.verify(dials("forged"), structure_only=True).sentence)
+tell(api.verify(dials("forged")))
 
 # %% [markdown]
 # `rag-memtok verify --report audit.html` writes the same as a page, with what was decoded beside what was stored, token by token.
@@ -213,7 +215,7 @@ def check(database, model_folder):
 # %%
 print(f"{'store':9s} {'chunk':9s} {'verify':10s} {'checker':10s}")
 for store in ("whole", "flipped", "forged"):
-    audit = pipeline.verify(dials(store))
+    audit = api.verify(dials(store))
     chunks, documents = check(folder / store / "store.db", lm.EMBEDDED)
     for one in audit.recited:
         print(f"{store:9s} {one.chunk_id[:8]:9s} {one.verdict.kind:10s} {'comes back' if chunks[one.chunk_id] else 'does not'}")

@@ -12,7 +12,7 @@ import torch  # noqa: E402
 import toy  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from rag_memtok import cli  # noqa: E402
+from rag_memtok.cli import app  # noqa: E402
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started this in the background had Ctrl-C ignored
@@ -38,7 +38,7 @@ def command_line(monkeypatch, capsys):
         words = [str(word) for word in words]
         monkeypatch.setattr(sys, "argv", ["rag-memtok", *words])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        code = cli.run(lambda: cli.app(words, prog_name="rag-memtok", standalone_mode=False))
+        code = app.run(lambda: app.app(words, prog_name="rag-memtok", standalone_mode=False))
         return code, *capsys.readouterr()
 
     return command

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from rag_memtok import pipeline
 from rag_memtok.config import Config, updated
-from rag_memtok.nouns import PROVEN
-from rag_memtok.store import open_store
+from rag_memtok.datatypes import PROVEN
+from rag_memtok.pipeline import api
+from rag_memtok.store.store import open_store
 
 DOCUMENTS = {
     "lamp.md": "# Lamp\n\nThe lamp of the harbour was repaired in March.\n\nIts keeper, Aldo Ruiz, wrote a letter.\n",
@@ -31,7 +31,7 @@ def dials(store, model, **changes) -> Config:
 
 def proven(config: Config):
     """The audit of a store in which everything is proven."""
-    found = pipeline.verify(config)
+    found = api.verify(config)
     assert found.findings == () and found.exit_code == 0
     assert found.checked == found.chunks == sum(found.counts.values()) > 0 and set(found.counts) <= PROVEN
     assert found.documents == found.documents_proven

@@ -9,17 +9,17 @@ import pytest
 import torch
 import toy
 
-from rag_memtok import arithmetic, lora
-from rag_memtok.adapt import training as adapting
+from rag_memtok.adapt import train as adapting
 from rag_memtok.adapt.checkpoint import state_of
-from rag_memtok.adapt.lessons import Deck, Exercise, Page, Teacher, laid, losses, others, packed, unpacked
-from rag_memtok.adapt.training import Training, adapt, lessons_about, passes, split, taught
+from rag_memtok.adapt.dataset import Deck, Exercise, Page, Teacher, laid, losses, others, packed, unpacked
+from rag_memtok.adapt.train import Training, adapt, lessons_about, passes, split, taught
 from rag_memtok.config import Adapt
-from rag_memtok.cues import cues
+from rag_memtok.datatypes import sha256_of_text
 from rag_memtok.errors import UsageError
-from rag_memtok.layout import pooled, task_of
-from rag_memtok.nouns import sha256_of_text
-from rag_memtok.prompts import bare, frame
+from rag_memtok.memory.batch import pooled, task_of
+from rag_memtok.memory.synthetic_questions import cues
+from rag_memtok.model import lora, precision
+from rag_memtok.model.prompts import bare, frame
 
 QUICK = Adapt(steps=24, batch=4, rank=4, lr=3e-3, least=0.0)  # the toy understands nothing
 TEXTS = [
@@ -244,7 +244,7 @@ def test_it_stops_early_and_keeps_the_best(toy_lm, pages, exercises, tmp_path):
 
 
 def test_a_half_precision_model_learns_as_well(toy_lm, pages, exercises, tmp_path):
-    half = arithmetic.in_dtype(toy_lm, torch.float16)
+    half = precision.in_dtype(toy_lm, torch.float16)
     teacher, keys = teacher_of(half, pages), [one.key for one in pages]
     decks = [Deck(teacher, keys, teacher.lessons(exercises, 1.0, 0), "memory", 0) for _ in range(2)]
     settings = replace(QUICK, lr=2e-2)

@@ -9,14 +9,15 @@ import pytest
 import small
 import toy
 
-from rag_memtok import adapters, lora, pipeline
-from rag_memtok.adapt import trip
-from rag_memtok.adapters import SHIPPED
-from rag_memtok.answer import ENOUGH, answer, choose_reader
+from rag_memtok.adapt import run
 from rag_memtok.config import updated
-from rag_memtok.disk import ADAPTER, STALE
 from rag_memtok.errors import InputRefused, UsageError, WrongModel
-from rag_memtok.store import open_store
+from rag_memtok.model import lora
+from rag_memtok.pipeline import adapters, api
+from rag_memtok.pipeline.adapters import SHIPPED
+from rag_memtok.pipeline.answer import ENOUGH, answer, choose_reader
+from rag_memtok.store.files import ADAPTER, STALE
+from rag_memtok.store.store import open_store
 
 QUICK = {"adapt.steps": 3, "adapt.batch": 4, "adapt.rank": 4, "adapt.lr": 0.05, "adapt.questions": 2, "adapt.gold": 1.0, "adapt.least": 0.0}
 
@@ -27,7 +28,7 @@ def taught(model_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("school")
     config = small.dials(folder / "store", model_folder)
     documents = small.written(folder / "docs")
-    pipeline.ingest([documents], config)
+    api.ingest([documents], config)
     data = folder / "questions.jsonl"
     rows = [
         {"question": "When was the lamp repaired?", "answers": ["March"], "file": "docs/lamp.md"},
@@ -35,7 +36,7 @@ def taught(model_folder, tmp_path_factory):
     ]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = []
-    done = trip.adapt(small.dials(folder / "store", model_folder, **QUICK), data, say=said.append)
+    done = run.adapt(small.dials(folder / "store", model_folder, **QUICK), data, say=said.append)
     return config, done, said
 
 
@@ -66,7 +67,7 @@ def test_an_adapter_is_trained_into_the_store(taught):
 def test_ask_answers_with_it_and_says_so(config):
     fitting(config, 0.95)
     said = []
-    with pipeline.session(config, said.append) as session:
+    with api.session(config, said.append) as session:
         found = answer(session, "When was the lamp repaired?")
         assert session.reading is not None and session.reading.table is session.lm.table
         assert session.reading.identity.weights_sha256 != session.lm.identity.weights_sha256
@@ -75,14 +76,14 @@ def test_ask_answers_with_it_and_says_so(config):
 
 def test_status_names_it(taught, config):
     steps = taught[1].bond.steps
-    assert pipeline.status(config).adapter.startswith(f"{steps} steps, F1 ")
+    assert api.status(config).adapter.startswith(f"{steps} steps, F1 ")
     shutil.rmtree(f"{config.store}/{ADAPTER}")
-    assert pipeline.status(config).adapter == ""
+    assert api.status(config).adapter == ""
 
 
 def test_auto_takes_it_only_where_it_measured_well_and_loads_it_only_then(config):
     fitting(config, ENOUGH - 0.01)
-    with pipeline.session(config) as session:
+    with api.session(config) as session:
         assert session.adapter is not None and session.reading is None
         assert answer(session, "When was the lamp repaired?").reader == "decode"
         assert "under 90%" in choose_reader("auto", session.store.manifest, session.adapter, 3)[1]
@@ -90,7 +91,7 @@ def test_auto_takes_it_only_where_it_measured_well_and_loads_it_only_then(config
 
 def test_one_memory_alone_is_judged_by_what_was_measured_alone(config):
     fitting(config, ENOUGH - 0.01, ENOUGH)
-    with pipeline.session(config) as session:
+    with api.session(config) as session:
         manifest, adapter = session.store.manifest, session.adapter
     assert [choose_reader("auto", manifest, adapter, k)[0] for k in (1, 2)] == ["memory", "decode"]
     assert choose_reader("auto", manifest, replace(adapter, folder=SHIPPED), 1)[0] == "decode"  # written only to be decoded
@@ -103,11 +104,11 @@ def test_one_memory_alone_is_judged_by_what_was_measured_alone(config):
 )
 def test_a_reader_that_is_asked_for(config, wanted, read, reader):
     dials = updated(config, {"ask.read": read, "ask.adapter": wanted})
-    assert pipeline.ask("When was the lamp repaired?", dials).reader == reader
+    assert api.ask("When was the lamp repaired?", dials).reader == reader
 
 
 def test_verdicts_are_those_without_it(taught, config):
-    with open_store(pipeline.store_folder(config), write=False) as store:
+    with open_store(api.store_folder(config), write=False) as store:
         before = [store.record(chunk_id).verdict for chunk_id in store.chunk_ids()]
     found = small.proven(config)
     shutil.rmtree(f"{config.store}/{ADAPTER}")
@@ -117,16 +118,16 @@ def test_verdicts_are_those_without_it(taught, config):
 
 def test_removing_a_document_makes_it_stale(config):
     fitting(config, 0.95)
-    folder = pipeline.store_folder(config) / ADAPTER
+    folder = api.store_folder(config) / ADAPTER
     (folder / "work").mkdir()
     (folder / "work" / "taught").write_bytes(b"text of a chunk")
-    with open_store(pipeline.store_folder(config), write=False) as store:
+    with open_store(api.store_folder(config), write=False) as store:
         file = next(one for one in store.documents() if one.file == "lamp.md")
-    pipeline.remove(Path(file.root) / file.file, config)
-    assert "stale" in pipeline.status(config).adapter
+    api.remove(Path(file.root) / file.file, config)
+    assert "stale" in api.status(config).adapter
     assert (folder / STALE).exists() and not (folder / "work").exists()
     said = []
-    found = pipeline.ask("What rattles?", config, say=said.append)
+    found = api.ask("What rattles?", config, say=said.append)
     assert found.reader == "decode" and "have been removed" in said[0]
     small.proven(config)
 
@@ -136,13 +137,13 @@ def test_one_for_another_model_is_left_out_or_refused(config, tmp_path):
     bond = json.loads((tmp_path / "store" / ADAPTER / lora.BOND).read_text()) | {"weights_sha256": "0" * 64}
     (tmp_path / "store" / ADAPTER / lora.BOND).write_text(json.dumps(bond))
     said = []
-    assert pipeline.ask("What rattles?", config, say=said.append).reader == "decode"
+    assert api.ask("What rattles?", config, say=said.append).reader == "decode"
     assert "left out" in said[0] and "weights" in said[0]
     named = updated(config, {"ask.adapter": str(tmp_path / "store" / ADAPTER), "ask.read": "memory"})
     with pytest.raises(WrongModel, match="weights"):
-        pipeline.ask("What rattles?", named)
+        api.ask("What rattles?", named)
     with pytest.raises(InputRefused, match="no adapter"):
-        pipeline.ask("What rattles?", updated(config, {"ask.adapter": str(tmp_path)}))
+        api.ask("What rattles?", updated(config, {"ask.adapter": str(tmp_path)}))
 
 
 def test_the_shipped_one_is_taken_where_it_fits(config, tmp_path, monkeypatch, toy_lm, taught):
@@ -150,7 +151,7 @@ def test_the_shipped_one_is_taken_where_it_fits(config, tmp_path, monkeypatch, t
     monkeypatch.setattr(adapters, "SHIPPED", tmp_path / "shipped")
     digest = taught[1].bond.template_sha256
     said = []
-    with pipeline.session(config) as session:
+    with api.session(config) as session:
         assert session.adapter is not None and session.adapter.folder == tmp_path / "shipped"
         assert adapters.find("auto", tmp_path, toy.lm_of(seed=3), digest, said.append) is None and said == []
         monkeypatch.setattr(adapters, "SHIPPED", tmp_path / "nowhere")
@@ -166,15 +167,15 @@ def test_given_questions_find_the_chunk_that_answers_them(tmp_path):
         {"question": "When was it lost?", "answers": ["June"], "context": texts["c"]},
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found, unplaced = trip.given_in(tmp_path / "rows.jsonl", texts)
-    assert [(one.page, one.answers) for one in found] == [("b", ("May",)), ("a", ()), ("c", (trip.UNSAID,))] and unplaced == 1
+    found, unplaced = run.given_in(tmp_path / "rows.jsonl", texts)
+    assert [(one.page, one.answers) for one in found] == [("b", ("May",)), ("a", ()), ("c", (run.UNSAID,))] and unplaced == 1
 
 
 def test_one_that_reads_text_needs_a_folder(config, tmp_path):
     dials = updated(config, QUICK | {"adapt.kind": "text"})
     with pytest.raises(UsageError, match="no place in the store"):
-        trip.adapt(dials)
-    done = trip.adapt(dials, out=tmp_path / "reader")
+        run.adapt(dials)
+    done = run.adapt(dials, out=tmp_path / "reader")
     text = updated(config, {"ask.adapter": done.folder, "ask.read": "text"})
-    assert pipeline.ask("What rattles?", text).reader == "text + adapter"
+    assert api.ask("What rattles?", text).reader == "text + adapter"
     assert not (tmp_path / "store" / ADAPTER / "work").exists()

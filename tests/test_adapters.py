@@ -4,8 +4,8 @@ import importlib
 
 import pytest
 
-from rag_memtok import pipeline
 from rag_memtok.config import Config, updated
+from rag_memtok.pipeline import api
 
 pytestmark = pytest.mark.filterwarnings("default")  # what foreign code deprecates is not our test
 
@@ -22,15 +22,15 @@ def session(request, tmp_path_factory, model_folder):
     dials = {"store": str(folder / "store"), "model.id": str(model_folder), "model.threads": 1, "model.device": "cpu"}
     quick = {"memorize.tokens_per_vector": 4, "memorize.seconds_per_chunk": 0.0, "memorize.keep_text": request.param}
     config = updated(Config(), {**dials, **quick, "retrieve.k": 2})
-    pipeline.ingest([folder / "docs"], config)
-    with pipeline.session(config) as opened:
+    api.ingest([folder / "docs"], config)
+    with api.session(config) as opened:
         yield opened
 
 
 def retriever_class(library, name):
     """The adapter; skipped where its extra is not installed."""
     pytest.importorskip(library, reason=f"the extra {name} is not installed")
-    return importlib.import_module(f"rag_memtok.{name}").MemtokRetriever
+    return importlib.import_module(f"rag_memtok.integrations.{name}").MemtokRetriever
 
 
 def langchain(session):

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from rag_memtok import lm, pipeline
-from rag_memtok.audit import audit, drawn, quick, recite, sampled, weakened
-from rag_memtok.browse import show
-from rag_memtok.codec import codec_named
 from rag_memtok.config import Config, updated
+from rag_memtok.datatypes import PROVEN, Pin, sha256_of_text
 from rag_memtok.errors import InputRefused, StoreDamaged, UsageError
-from rag_memtok.nouns import PROVEN, Pin, sha256_of_text
-from rag_memtok.prompts import template_named
-from rag_memtok.schema import insert, verdict_row
-from rag_memtok.store import open_store
+from rag_memtok.memory.codec import codec_named
+from rag_memtok.model import lm
+from rag_memtok.model.prompts import template_named
+from rag_memtok.pipeline import api
+from rag_memtok.pipeline.audit import audit, drawn, quick, recite, sampled, weakened
+from rag_memtok.pipeline.inspect import show
+from rag_memtok.store.schema import insert, verdict_row
+from rag_memtok.store.store import open_store
 
 TEXTS = {"lamp.txt": "The lamp of the harbour is red.", "fan.txt": "The fan is very loud today.", "soup.txt": "Se hornea media hora."}
 
@@ -31,7 +32,7 @@ def original(tmp_path_factory, model_folder):
         (folder / "docs" / name).write_text(text)
     dials = {"store": str(folder / "store"), "model.id": str(model_folder), "model.threads": 1, "model.device": "cpu"}
     config = updated(Config(), {**dials, "memorize.tokens_per_vector": 4, "memorize.seconds_per_chunk": 0.0})
-    done = pipeline.ingest([folder / "docs"], config)
+    done = api.ingest([folder / "docs"], config)
     assert done.verdicts == {"exact": 3}
     return folder, config
 
@@ -86,7 +87,7 @@ def id_of(name):
 def test_a_whole_store_is_proven_from_vectors_and_pins_alone(planted):
     _, config, sql = planted
     seen = []
-    found = pipeline.verify(config, on_chunk=lambda done, total: seen.append((done, total)))
+    found = api.verify(config, on_chunk=lambda done, total: seen.append((done, total)))
     assert (found.exit_code, found.findings, found.counts) == (0, (), {"exact": 3})
     assert (found.documents, found.documents_checked, found.documents_proven) == (3, 3, 3)
     assert seen == [(1, 3), (2, 3), (3, 3)]
@@ -104,7 +105,7 @@ def test_the_kept_text_is_no_witness(planted, loaded):
         emptied = [recite(store, *loaded, chunk_id) for chunk_id in store.chunk_ids()]
     assert falsified == emptied
     assert {one.text for one in emptied} == set(TEXTS.values()) and all(one.verdict.kind == "exact" for one in emptied)
-    found = pipeline.verify(config)
+    found = api.verify(config)
     assert found.counts == {"exact": 3} and found.documents_proven == 3
     assert kinds(found) == {"damaged"} and found.exit_code == 13
 
@@ -122,12 +123,12 @@ def test_one_flipped_bit_is_damage_named_and_the_others_stand(planted, table):
     _, config, sql = planted
     ((number,),) = sql("SELECT number FROM chunks WHERE id = ?", id_of("fan.txt"))
     flip(sql, table, "packed", number)
-    found = pipeline.verify(config)
+    found = api.verify(config)
     assert found.exit_code == 13 and found.counts == {"exact": 2, "damaged": 1}
     assert (found.documents_proven, found.documents) == (2, 3)
     assert any("fan.txt" in finding.subject + finding.reason for finding in found.findings)
     assert not any(name in finding.subject + finding.reason for finding in found.findings for name in ("lamp.txt", "soup.txt"))
-    assert pipeline.verify(config, structure_only=True).exit_code == 13
+    assert api.verify(config, structure_only=True).exit_code == 13
 
 
 def test_after_damage_the_others_answer_and_ingest_mends(planted, original):
@@ -135,31 +136,31 @@ def test_after_damage_the_others_answer_and_ingest_mends(planted, original):
     ((number,),) = sql("SELECT number FROM chunks WHERE id = ?", id_of("fan.txt"))
     flip(sql, "vectors", "packed", number)
     said = []
-    found = pipeline.ask("Is the lamp or the fan loud?", config, say=said.append)
+    found = api.ask("Is the lamp or the fan loud?", config, say=said.append)
     assert {source.path for source in found.sources} <= {"lamp.txt", "soup.txt"} and any(id_of("fan.txt")[:8] in line for line in said)
-    restored = pipeline.restore(folder.parent / "back", config)
+    restored = api.restore(folder.parent / "back", config)
     assert [path for path, _ in restored.failed] == ["fan.txt"] and len(restored.written) == 2
-    assert pipeline.ingest([original[0] / "docs"], config).chunks == 1
-    assert pipeline.verify(config).exit_code == 0
+    assert api.ingest([original[0] / "docs"], config).chunks == 1
+    assert api.verify(config).exit_code == 0
 
 
 @pytest.mark.parametrize("change", ["UPDATE words SET text = 'other' WHERE rowid = 1", "DELETE FROM words WHERE rowid = 2"])
 def test_a_damaged_word_index_is_mended_by_ingest_without_a_model(planted, original, change):
     _, config, sql = planted
     sql(change)
-    assert pipeline.verify(config, structure_only=True).exit_code == 13
+    assert api.verify(config, structure_only=True).exit_code == 13
     said, gone = [], updated(config, {"model.id": "/no/such/model"})
-    done = pipeline.ingest([original[0] / "docs"], gone, say=said.append)
+    done = api.ingest([original[0] / "docs"], gone, say=said.append)
     assert (done.files, done.unchanged) == (0, 3) and len(said) == 1 and "word index" in said[0]
-    assert pipeline.verify(config, structure_only=True).findings == ()
-    assert pipeline.ingest([original[0] / "docs"], gone, say=said.append).files == 0 and len(said) == 1
+    assert api.verify(config, structure_only=True).findings == ()
+    assert api.ingest([original[0] / "docs"], gone, say=said.append).files == 0 and len(said) == 1
 
 
 def test_a_lost_memory_is_damage(planted):
     _, config, sql = planted
     ((number,),) = sql("SELECT number FROM chunks WHERE id = ?", id_of("fan.txt"))
     sql("DELETE FROM vectors WHERE chunk = ?", number)
-    found = pipeline.verify(config)
+    found = api.verify(config)
     assert found.exit_code == 13 and found.counts == {"exact": 2, "damaged": 1}
 
 
@@ -168,7 +169,7 @@ def test_two_memories_swapped_in_the_file_are_damage(planted):
     rows = sql("SELECT chunk, codec, rows, width, packed, checksum FROM vectors ORDER BY chunk LIMIT 2")
     for (chunk, *_), (_, *content) in zip(rows, rows[::-1], strict=True):
         sql("UPDATE vectors SET codec = ?, rows = ?, width = ?, packed = ?, checksum = ? WHERE chunk = ?", *content, chunk)
-    found = pipeline.verify(config)
+    found = api.verify(config)
     assert found.exit_code == 13 and found.counts["damaged"] == 2
 
 
@@ -178,8 +179,8 @@ def test_two_memories_swapped_in_the_file_are_damage(planted):
 def check_forged(planted, change, kind="mismatch", code=5, batch=1):
     folder, config, _ = planted
     forge(folder, change)
-    assert pipeline.verify(config, structure_only=True).findings == ()  # nothing to see without the model
-    found = pipeline.verify(config, batch=batch)
+    assert api.verify(config, structure_only=True).findings == ()  # nothing to see without the model
+    found = api.verify(config, batch=batch)
     assert kinds(found) == {kind} and found.exit_code == code
     return found
 
@@ -187,7 +188,7 @@ def check_forged(planted, change, kind="mismatch", code=5, batch=1):
 def test_the_forger_forges_nothing_if_asked_to(planted):
     folder, config, _ = planted
     forge(folder, lambda record, records: record)
-    assert pipeline.verify(config).exit_code == 0
+    assert api.verify(config).exit_code == 0
 
 
 def test_two_swapped_memories_are_a_mismatch(planted):
@@ -257,7 +258,7 @@ def test_pins_that_are_called_safety_are_corrections_where_they_are_needed(plant
     given = [*one.encode(TEXTS["fan.txt"]), template.end]
     pins = tuple(Pin(position, token, "safety") for position, token in enumerate(given))
     forge(folder, of_fan(lambda record: lying(record, pins)))
-    found = pipeline.verify(config, batch=batch)
+    found = api.verify(config, batch=batch)
     assert (found.counts, found.exit_code, found.documents_proven) == ({"exact": 2, "assisted": 1}, 0, 3)
     verdict = next(one.verdict for one in found.recited if one.chunk_id == id_of("fan.txt"))
     assert verdict.tokens == len(given) - 1 and verdict.corrections > verdict.safeties
@@ -271,7 +272,7 @@ def test_a_safety_pin_that_is_not_needed_is_no_correction(planted, loaded):
     folder, config, _ = planted
     first = loaded[0].encode(TEXTS["fan.txt"])[0]
     forge(folder, of_fan(lambda record: replace(record, pins=(Pin(0, first, "correction"), Pin(999, first, "correction")))))
-    found = pipeline.verify(config)
+    found = api.verify(config)
     assert found.counts == {"exact": 3} and found.exit_code == 0
     verdict = next(one.verdict for one in found.recited if one.chunk_id == id_of("fan.txt"))
     assert (verdict.corrections, verdict.safeties) == (0, 1)
@@ -296,7 +297,7 @@ def test_what_the_model_cannot_decode_is_damage_named_and_the_others_stand(plant
     assert found.counts == {"exact": 2, "damaged": 1} and found.documents_proven == 2
     assert [finding.subject for finding in found.findings] == ["fan.txt line 1"]
     said = []
-    assert {one.path for one in pipeline.ask("Is the lamp or the fan loud?", config, say=said.append).sources} <= {"lamp.txt", "soup.txt"}
+    assert {one.path for one in api.ask("Is the lamp or the fan loud?", config, say=said.append).sources} <= {"lamp.txt", "soup.txt"}
     assert [line for line in said if line.startswith(f"left out: memory {id_of('fan.txt')[:12]}: ")]
     with open_store(folder, write=False) as store, pytest.raises(StoreDamaged):
         show(store, *loaded, id_of("fan.txt"))
@@ -305,12 +306,12 @@ def test_what_the_model_cannot_decode_is_damage_named_and_the_others_stand(plant
 def test_a_needed_pin_that_is_gone_is_a_mismatch(tmp_path, original):
     _, config = original
     config = updated(config, {"store": str(tmp_path / "store"), "memorize.steps": 1})
-    pipeline.ingest([original[0] / "docs"], config)
-    assert pipeline.verify(config).exit_code == 0
+    api.ingest([original[0] / "docs"], config)
+    assert api.verify(config).exit_code == 0
     with open_store(tmp_path / "store", write=False) as store:
         assert all(store.record(chunk_id).pins for chunk_id in store.chunk_ids())
     forge(tmp_path / "store", lambda record, records: replace(record, pins=record.pins[1:]))
-    assert pipeline.verify(config).counts == {"mismatch": 3}
+    assert api.verify(config).counts == {"mismatch": 3}
 
 
 def test_documents_whose_chunks_are_in_the_wrong_order_are_a_mismatch(tmp_path, original):
@@ -318,19 +319,19 @@ def test_documents_whose_chunks_are_in_the_wrong_order_are_a_mismatch(tmp_path, 
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "long.txt").write_text("One lamp is red. " + "Two fans are loud. " + "Three soups are hot. ")
     config = updated(config, {"store": str(tmp_path / "store"), "documents.chunk_tokens": 12})
-    pipeline.ingest([tmp_path / "docs"], config)
-    assert pipeline.verify(config).exit_code == 0
+    api.ingest([tmp_path / "docs"], config)
+    assert api.verify(config).exit_code == 0
     with open_store(tmp_path / "store", write=False) as store:
         (document,) = store.documents()
         places = store.document_chunks(document.root, document.path)
     with open_store(tmp_path / "store", write=True) as store:
         turned = [replace(place, ordinal=len(places) - 1 - place.ordinal) for place in places]
         store.replace_file(document.root, document.file, [document], turned)
-    found = pipeline.verify(config)
+    found = api.verify(config)
     assert kinds(found) == {"mismatch"} and found.exit_code == 5
     assert (found.documents_checked, found.documents_proven) == (1, 0)
     assert found.counts == {"exact": found.chunks}
-    assert pipeline.restore(tmp_path / "back", config).written == ()
+    assert api.restore(tmp_path / "back", config).written == ()
 
 
 # --- faults of the model
@@ -349,7 +350,7 @@ def test_one_changed_weight_is_incomparable_and_would_have_been_a_mismatch(plant
     shutil.copytree(model_folder, tmp_path / "changed")
     weights = tmp_path / "changed" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    found = pipeline.verify(updated(config, {"model.id": str(tmp_path / "changed")}))
+    found = api.verify(updated(config, {"model.id": str(tmp_path / "changed")}))
     assert found.exit_code == 6 and kinds(found) == {"incomparable"} and found.counts == {"incomparable": 3}
 
 
@@ -363,9 +364,9 @@ def test_together_the_same_is_proven_and_the_same_is_found(planted, loaded):
     assert "batch 1," in alone.profile and "batch 2," in together.profile and "again at batch 1" in together.profile
     forge(folder, lambda record, all: replace(record, packed=bytes(len(record.packed))) if record.chunk_id == id_of("fan.txt") else record)
     sql("UPDATE vectors SET packed = zeroblob(length(packed)) WHERE chunk = (SELECT number FROM chunks WHERE id = ?)", id_of("soup.txt"))
-    found = pipeline.verify(config, batch=8)
+    found = api.verify(config, batch=8)
     assert found.counts == {"exact": 1, "mismatch": 1, "damaged": 1} and found.exit_code == 13
-    assert found.counts == pipeline.verify(config).counts
+    assert found.counts == api.verify(config).counts
 
 
 def test_a_margin_that_shrank_is_fragile_and_no_failure(planted, loaded):
@@ -384,10 +385,10 @@ def test_a_margin_that_shrank_is_fragile_and_no_failure(planted, loaded):
 
 def test_a_part_is_never_called_all(planted):
     _, config, _ = planted
-    found = pipeline.verify(config, share=0.5)
+    found = api.verify(config, share=0.5)
     assert (found.checked, found.chunks, found.exit_code) == (2, 3, 6)
     assert found.documents_checked == 2 and "seed 0" in found.sample and "95 %" in found.sample
-    checked = pipeline.verify(config, structure_only=True)
+    checked = api.verify(config, structure_only=True)
     assert (checked.checked, checked.counts, checked.exit_code, checked.findings) == (0, {}, 0, ())  # all that was asked for
     assert checked.sentence.startswith("nothing was decoded")
 
@@ -399,15 +400,15 @@ def test_an_interrupt_ends_the_audit_with_what_was_found(planted):
         if done == 2:
             raise KeyboardInterrupt
 
-    found = pipeline.verify(config, on_chunk=interrupt)
+    found = api.verify(config, on_chunk=interrupt)
     assert found.interrupted and found.exit_code == 6 and found.checked == 2 and found.documents_proven == 2
 
 
 def test_an_empty_store_proves_nothing(planted, original):
     _, config, _ = planted
     for name in TEXTS:
-        pipeline.remove(original[0] / "docs" / name, config)
-    found = pipeline.verify(config)
+        api.remove(original[0] / "docs" / name, config)
+    found = api.verify(config)
     assert (found.chunks, found.exit_code) == (0, 6)
 
 
@@ -417,11 +418,11 @@ def test_files_that_changed_since_are_found_against_the_folder(planted, tmp_path
     folder.mkdir()
     for name, text in TEXTS.items():
         (folder / name).write_text(text)
-    assert pipeline.verify(config, folder=folder).exit_code == 0
+    assert api.verify(config, folder=folder).exit_code == 0
     (folder / "fan.txt").write_text("Another fan.")
     (folder / "lamp.txt").unlink()
     (folder / "new.txt").write_text("New.")
-    found = pipeline.verify(config, folder=folder)
+    found = api.verify(config, folder=folder)
     assert {(finding.subject, finding.reason.split(",")[0]) for finding in found.findings} == {
         ("fan.txt", "has another text than the stored one"),
         ("lamp.txt", "is in the store"),
@@ -439,15 +440,15 @@ def test_two_folders_are_compared_each_with_its_own_documents(original, tmp_path
         (folder / "README.md").write_text(f"This is {folder.name}.")
     (folders[1] / "more.txt").write_text("The fan is old.")
     without = updated(config, {"documents.exclude": ["library/"]})
-    pipeline.ingest(folders, without)
+    api.ingest(folders, without)
     for folder in folders:
-        assert pipeline.verify(without, structure_only=True, folder=folder).findings == ()
+        assert api.verify(without, structure_only=True, folder=folder).findings == ()
     with pytest.raises(UsageError, match=f"there are {folders[0]}, {folders[1]}"):
-        pipeline.verify(without, folder=original[0] / "docs", on_chunk=lambda done, total: pytest.fail("decoded before it was refused"))
+        api.verify(without, folder=original[0] / "docs", on_chunk=lambda done, total: pytest.fail("decoded before it was refused"))
     with pytest.raises(InputRefused):
-        pipeline.verify(without, folder=tmp_path / "none", on_chunk=lambda done, total: pytest.fail("decoded before it was refused"))
+        api.verify(without, folder=tmp_path / "none", on_chunk=lambda done, total: pytest.fail("decoded before it was refused"))
     (folders[1] / "README.md").write_text("Another text.")
-    told = {(one.subject, one.reason) for one in pipeline.verify(config, structure_only=True, folder=folders[1]).findings}
+    told = {(one.subject, one.reason) for one in api.verify(config, structure_only=True, folder=folders[1]).findings}
     assert told == {("library/left-out.txt", "is not in the store"), ("README.md", "has another text than the stored one")}
 
 

@@ -27,10 +27,10 @@ import write  # noqa: E402
 
 from rag_memtok.config import Memorize  # noqa: E402
 from rag_memtok.errors import UsageError  # noqa: E402
-from rag_memtok.layout import Task  # noqa: E402
-from rag_memtok.memorize import memorize  # noqa: E402
-from rag_memtok.prompts import template_named  # noqa: E402
-from rag_memtok.recipes import RECIPES  # noqa: E402
+from rag_memtok.memory.batch import Task  # noqa: E402
+from rag_memtok.memory.optimize import memorize  # noqa: E402
+from rag_memtok.memory.recipes import RECIPES  # noqa: E402
+from rag_memtok.model.prompts import template_named  # noqa: E402
 
 SCRIPTS = {
     "write": "--recipes cross-entropy --vectors one --chunks 2 --lengths 2,3 --tuning-chunks 1 --budgets 2 --group 1 --steps 3 "

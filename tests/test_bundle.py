@@ -14,11 +14,12 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from small import content_of, dials, proven, written
 
-from rag_memtok import bundle, pipeline, trust
 from rag_memtok.config import updated
-from rag_memtok.disk import beside
 from rag_memtok.errors import FormatMismatch, InputRefused, UsageError
-from rag_memtok.store import open_store
+from rag_memtok.pipeline import api, bundle
+from rag_memtok.store import ownership
+from rag_memtok.store.files import beside
+from rag_memtok.store.store import open_store
 
 QUESTION = "Who repaired the lamp of the harbour?"
 
@@ -28,8 +29,8 @@ def made(tmp_path_factory, model_folder):
     """A store and its export, to be read."""
     folder = tmp_path_factory.mktemp("made")
     config = dials(folder / "store", model_folder)
-    pipeline.ingest([written(folder / "docs")], config)
-    return config, folder / "all.safetensors", pipeline.export(folder / "all.safetensors", config)
+    api.ingest([written(folder / "docs")], config)
+    return config, folder / "all.safetensors", api.export(folder / "all.safetensors", config)
 
 
 @pytest.fixture
@@ -64,40 +65,40 @@ def rewritten(file, to, change, honest=True):
 def test_a_store_comes_back_as_it_was(made, here, tmp_path):
     config, file, done = made
     assert (done.documents, done.own) == (6, True) and done.bytes == file.stat().st_size
-    found = pipeline.import_(file, here)
+    found = api.import_(file, here)
     assert (found.documents, found.chunks, found.own) == (6, done.chunks, True)
-    assert content_of(tmp_path / "store") == content_of(pipeline.store_folder(config))
+    assert content_of(tmp_path / "store") == content_of(api.store_folder(config))
     proven(here)
-    assert pipeline.ask(QUESTION, here).sources[0].path == "lamp.md"
-    again = pipeline.export(tmp_path / "again.safetensors", here)
+    assert api.ask(QUESTION, here).sources[0].path == "lamp.md"
+    again = api.export(tmp_path / "again.safetensors", here)
     assert again.chunks == done.chunks and opened(tmp_path / "again.safetensors")[1].keys() == opened(file)[1].keys()
 
 
 def test_an_imported_store_can_be_written_to_and_has_an_id_of_its_own(made, here, tmp_path):
-    pipeline.import_(made[1], here)
+    api.import_(made[1], here)
     (tmp_path / "new.txt").write_text("A new text.")
-    pipeline.ingest([tmp_path / "new.txt"], here)
+    api.ingest([tmp_path / "new.txt"], here)
     proven(here)
-    with open_store(tmp_path / "store", write=False) as one, open_store(pipeline.store_folder(made[0]), write=False) as other:
+    with open_store(tmp_path / "store", write=False) as one, open_store(api.store_folder(made[0]), write=False) as other:
         assert one.store_id != other.store_id and {**other.manifest, **one.manifest}.keys() == one.manifest.keys()
 
 
 def test_the_file_is_private_and_not_overwritten(made, tmp_path):
     file = tmp_path / "export"
-    pipeline.export(file, made[0])
+    api.export(file, made[0])
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     with pytest.raises(UsageError, match="in the way"):
-        pipeline.export(file, made[0])
+        api.export(file, made[0])
 
 
 def test_a_store_without_text_and_one_with_text_only_chunks_come_back(tmp_path, model_folder):
     lossy = toy.save(tmp_path / "lossy", lossy=True)
     for name, model, change in (("bare", model_folder, {"memorize__keep_text": False}), ("lossy", lossy, {})):
         config = dials(tmp_path / name / "store", model, **change)
-        pipeline.ingest([written(tmp_path / name / "docs", {"a.txt": "The Lamp.", "b.txt": "the lamp is red."})], config)
-        pipeline.export(tmp_path / f"{name}.safetensors", config)
+        api.ingest([written(tmp_path / name / "docs", {"a.txt": "The Lamp.", "b.txt": "the lamp is red."})], config)
+        api.export(tmp_path / f"{name}.safetensors", config)
         moved = updated(config, {"store": str(tmp_path / name / "moved")})
-        pipeline.import_(tmp_path / f"{name}.safetensors", moved)
+        api.import_(tmp_path / f"{name}.safetensors", moved)
         assert content_of(tmp_path / name / "moved") == content_of(tmp_path / name / "store")
         proven(moved)
     assert b"The Lamp" not in (tmp_path / "bare.safetensors").read_bytes()
@@ -112,14 +113,14 @@ def test_one_changed_byte_of_the_content_is_refused_one_of_the_header_never_beli
     for place in (0, 9, 60, 200, content - 1, content, len(whole) // 2, len(whole) - 1):
         (tmp_path / "bad").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         try:
-            assert not pipeline.import_(tmp_path / "bad", here).own and place < content  # it hit the seal: nobody's own
+            assert not api.import_(tmp_path / "bad", here).own and place < content  # it hit the seal: nobody's own
             shutil.rmtree(tmp_path / "store")
         except (InputRefused, FormatMismatch):
             pass
     for cut in (0, 100, len(whole) - 1):
         (tmp_path / "bad").write_bytes(whole[:cut])
         with pytest.raises(InputRefused):
-            pipeline.import_(tmp_path / "bad", here)
+            api.import_(tmp_path / "bad", here)
     assert not (tmp_path / "store").exists() and not beside(tmp_path / "store", bundle.IMPORTING).exists()
 
 
@@ -129,16 +130,16 @@ def test_a_tampered_vector_is_refused_by_its_checksum(made, here, tmp_path):
         parts["vectors"][7] ^= 1
 
     with pytest.raises(InputRefused, match="checksum"):
-        pipeline.import_(rewritten(made[1], tmp_path / "bad", change, honest=False), here)
+        api.import_(rewritten(made[1], tmp_path / "bad", change, honest=False), here)
 
 
 def test_a_tampered_export_with_a_new_checksum_is_no_longer_ones_own(made, here, tmp_path):
     def change(content, parts, metadata):
         content["manifest"]["seed"] = "99"
 
-    assert not pipeline.import_(rewritten(made[1], tmp_path / "bad", change), here).own
+    assert not api.import_(rewritten(made[1], tmp_path / "bad", change), here).own
     with pytest.raises(InputRefused, match="not made here"):
-        pipeline.ask(QUESTION, here)
+        api.ask(QUESTION, here)
 
 
 def chunk(**changes):
@@ -176,32 +177,32 @@ def longer(content, parts, metadata):
 )
 def test_what_is_not_a_store_is_refused_even_with_a_right_checksum(made, here, tmp_path, change):
     with pytest.raises(InputRefused, match="not that of a store"):
-        pipeline.import_(rewritten(made[1], tmp_path / "bad", change), here)
+        api.import_(rewritten(made[1], tmp_path / "bad", change), here)
     assert not (tmp_path / "store").exists() and not beside(tmp_path / "store", bundle.IMPORTING).exists()
 
 
 def test_other_files_and_formats_are_refused(made, here, tmp_path, model_folder):
     with pytest.raises(InputRefused, match="not an export"):
-        pipeline.import_(model_folder / "model.safetensors", here)
+        api.import_(model_folder / "model.safetensors", here)
     with pytest.raises(InputRefused, match="no file"):
-        pipeline.import_(tmp_path / "none", here)
+        api.import_(tmp_path / "none", here)
     newer = rewritten(made[1], tmp_path / "newer", lambda content, parts, metadata: metadata.update(format="2"))
     with pytest.raises(FormatMismatch, match="format 2"):
-        pipeline.import_(newer, here)
+        api.import_(newer, here)
 
 
 def test_nothing_is_imported_over_something(made, here, tmp_path):
-    pipeline.import_(made[1], here)
+    api.import_(made[1], here)
     before = content_of(tmp_path / "store")
     with pytest.raises(UsageError, match="in the way"):
-        pipeline.import_(made[1], here)
+        api.import_(made[1], here)
     assert content_of(tmp_path / "store") == before
 
 
 def test_what_a_killed_import_left_is_no_obstacle(made, here, tmp_path):
-    shutil.copytree(pipeline.store_folder(made[0]), beside(tmp_path / "store", bundle.IMPORTING))
+    shutil.copytree(api.store_folder(made[0]), beside(tmp_path / "store", bundle.IMPORTING))
     (tmp_path / "store").mkdir()
-    pipeline.import_(made[1], here)
+    api.import_(made[1], here)
     proven(here)
     assert not beside(tmp_path / "store", bundle.IMPORTING).exists()
 
@@ -210,68 +211,68 @@ def test_what_a_killed_import_left_is_no_obstacle(made, here, tmp_path):
 
 
 def test_a_foreign_store_is_verified_but_not_asked_unless_trusted(made, here, tmp_path, elsewhere):
-    assert not pipeline.import_(made[1], here).own
+    assert not api.import_(made[1], here).own
     proven(here)
-    assert pipeline.restore(tmp_path / "back", here).failed == ()
+    assert api.restore(tmp_path / "back", here).failed == ()
     with pytest.raises(InputRefused, match="not made here") as refused:
-        pipeline.ask(QUESTION, here)
+        api.ask(QUESTION, here)
     assert "--trust-store" in refused.value.remedy
-    assert pipeline.ask(QUESTION, here, trusted=True).sources[0].path == "lamp.md"
+    assert api.ask(QUESTION, here, trusted=True).sources[0].path == "lamp.md"
     with pytest.raises(InputRefused):
-        pipeline.ask(QUESTION, here)  # once is not for ever
+        api.ask(QUESTION, here)  # once is not for ever
 
 
 def test_import_with_trust_makes_it_ones_own(made, here, tmp_path, elsewhere):
-    assert pipeline.import_(made[1], here, trusted=True).own
-    assert pipeline.ask(QUESTION, here).sources
+    assert api.import_(made[1], here, trusted=True).own
+    assert api.ask(QUESTION, here).sources
     again = updated(here, {"store": str(tmp_path / "again")})
-    pipeline.export(tmp_path / "mine", here)
-    assert pipeline.import_(tmp_path / "mine", again).own
+    api.export(tmp_path / "mine", here)
+    assert api.import_(tmp_path / "mine", again).own
 
 
 def test_exporting_a_foreign_store_does_not_launder_it(made, here, tmp_path, elsewhere):
-    pipeline.import_(made[1], here)
-    assert not pipeline.export(tmp_path / "theirs", here).own
+    api.import_(made[1], here)
+    assert not api.export(tmp_path / "theirs", here).own
     again = updated(here, {"store": str(tmp_path / "again")})
-    assert not pipeline.import_(tmp_path / "theirs", again).own
+    assert not api.import_(tmp_path / "theirs", again).own
 
 
 def test_a_copied_folder_is_foreign_to_another_user(made, here, tmp_path, monkeypatch):
-    shutil.copytree(pipeline.store_folder(made[0]), tmp_path / "store")
-    assert pipeline.ask(QUESTION, here).sources
+    shutil.copytree(api.store_folder(made[0]), tmp_path / "store")
+    assert api.ask(QUESTION, here).sources
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "other-user"))
     with pytest.raises(InputRefused, match="not made here"):
-        pipeline.ask(QUESTION, here)
+        api.ask(QUESTION, here)
     (tmp_path / "docs").mkdir()
-    pipeline.ingest([written(tmp_path / "docs", {"z.txt": "One more."})], here)  # to add to it does not make it one's own
+    api.ingest([written(tmp_path / "docs", {"z.txt": "One more."})], here)  # to add to it does not make it one's own
     with pytest.raises(InputRefused, match="not made here"):
-        pipeline.ask(QUESTION, here)
+        api.ask(QUESTION, here)
 
 
 def test_the_secret_is_private_and_stays_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    first = trust.secret()
-    assert first == trust.secret() and len(first) == trust.SECRET_BYTES
-    assert stat.S_IMODE(trust.secret_path().stat().st_mode) == 0o600
-    assert [path.name for path in trust.secret_path().parent.iterdir()] == ["owner"]
+    first = ownership.secret()
+    assert first == ownership.secret() and len(first) == ownership.SECRET_BYTES
+    assert stat.S_IMODE(ownership.secret_path().stat().st_mode) == 0o600
+    assert [path.name for path in ownership.secret_path().parent.iterdir()] == ["owner"]
 
 
 @pytest.mark.parametrize("content", ["", "zz", "00"])
 def test_without_a_whole_secret_nothing_is_ones_own(tmp_path, monkeypatch, content):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    trust.secret_path().parent.mkdir()
-    trust.secret_path().write_text(content)
-    assert not trust.made_here(trust.maker()) and not trust.is_signed("store", "", "")
+    ownership.secret_path().parent.mkdir()
+    ownership.secret_path().write_text(content)
+    assert not ownership.made_here(ownership.maker()) and not ownership.is_signed("store", "", "")
 
 
 def test_where_nothing_can_be_kept_a_store_is_made_all_the_same_and_that_is_said(tmp_path, monkeypatch, model_folder):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
-    assert trust.secret() is None and not trust.made_here(trust.maker())
+    assert ownership.secret() is None and not ownership.made_here(ownership.maker())
     config, said = dials(tmp_path / "store", model_folder), []
-    pipeline.ingest([written(tmp_path / "docs", {"a.txt": "The lamp is red."})], config, say=said.append)
+    api.ingest([written(tmp_path / "docs", {"a.txt": "The lamp is red."})], config, say=said.append)
     assert any("--trust-store" in line for line in said)
-    assert pipeline.ask("What is the lamp?", config, trusted=True).sources
+    assert api.ask("What is the lamp?", config, trusted=True).sources
 
 
 def test_a_snapshot_is_of_one_generation_though_another_writes(made, tmp_path):
@@ -289,6 +290,6 @@ def test_a_snapshot_is_of_one_generation_though_another_writes(made, tmp_path):
 
 def test_a_signature_of_a_store_is_none_of_an_export(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    nonce, _, signature = trust.maker()[trust.MAKER].partition(" ")
-    assert trust.is_signed("store", nonce, signature) and not trust.is_signed("export", nonce, signature)
+    nonce, _, signature = ownership.maker()[ownership.MAKER].partition(" ")
+    assert ownership.is_signed("store", nonce, signature) and not ownership.is_signed("export", nonce, signature)
     assert os.environ["XDG_CONFIG_HOME"] == str(tmp_path)

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from rag_memtok.chunks import lines, split
-from rag_memtok.documents import LOADERS
+from rag_memtok.datatypes import Chunk, Document, Segment
+from rag_memtok.documents.scan import LOADERS
+from rag_memtok.documents.split import lines, split
 from rag_memtok.errors import ChunkDoesNotFit, UsageError
-from rag_memtok.nouns import Chunk, Document, Segment
 
 
 def tokenizer() -> Tokenizer:

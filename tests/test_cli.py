@@ -18,12 +18,13 @@ from pathlib import Path
 import pytest
 import toy
 
-from rag_memtok import __version__, cli
-from rag_memtok.store import open_store
+from rag_memtok import __version__
+from rag_memtok.cli import app
+from rag_memtok.store.store import open_store
 
 GOLDEN = Path(__file__).parent / "golden" / "help"
 REGENERATE = bool(os.environ.get("RAG_MEMTOK_REGENERATE"))
-COMMANDS = ("", *(name for name, _, _ in cli.COMMANDS))
+COMMANDS = ("", *(name for name, _, _ in app.COMMANDS))
 DOCUMENTS = {"lamp.txt": "The lamp of the harbour is red.", "fan.txt": "The fan is very loud today."}
 QUESTION = "What colour is the lamp?"
 
@@ -48,7 +49,7 @@ def ready(tmp_path_factory, model_folder):
     folder = tmp_path_factory.mktemp("cli")
     words = ["ingest", written(folder / "docs", DOCUMENTS), "--store", folder / "store", "--model", model_folder, "--threads", 1]
     words += ["--tokens-per-vector", 4, "--seconds-per-chunk", 0, "--device", "cpu"]
-    assert cli.run(lambda: cli.app([str(word) for word in words], standalone_mode=False)) == 0
+    assert app.run(lambda: app.app([str(word) for word in words], standalone_mode=False)) == 0
     return folder
 
 
@@ -265,7 +266,7 @@ def test_names_and_texts_cannot_steer_the_terminal(run, model_folder, tmp_path):
 
 def test_a_bug_is_a_traceback(run):
     with pytest.raises(ZeroDivisionError):
-        cli.run(lambda: 1 / 0)
+        app.run(lambda: 1 / 0)
 
 
 # --- settings

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from rag_memtok.codec import CODECS, codec_named
 from rag_memtok.config import Memorize
+from rag_memtok.datatypes import Memory
 from rag_memtok.errors import StoreDamaged, UsageError
-from rag_memtok.layout import Task
-from rag_memtok.memorize import memorize
-from rag_memtok.nouns import Memory
-from rag_memtok.prompts import template_named
-from rag_memtok.reconstruct import decode, judge
+from rag_memtok.memory.batch import Task
+from rag_memtok.memory.codec import CODECS, codec_named
+from rag_memtok.memory.optimize import memorize
+from rag_memtok.memory.reconstruct import decode, judge
+from rag_memtok.model.prompts import template_named
 
 vectors = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=8), elements=st.floats(width=32, allow_nan=False))
 each_codec = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)

@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag_memtok.cues import ASKING, SENTENCE_END, WORD, cues
+from rag_memtok.memory.synthetic_questions import ASKING, SENTENCE_END, WORD, cues
 
 TEXT = (
     "The lamp of the harbour was repaired in March 1907, and its keeper Ana de la Cruz wrote a letter. Nobody knows where the letter "

@@ -10,17 +10,17 @@ import pytest
 import toy
 from test_lora import trained
 
-from rag_memtok import lm
 from rag_memtok.config import Config, updated
 from rag_memtok.errors import InputRefused, UsageError
-from rag_memtok.inject import answer_batch, answer_tokens, inject, surest
-from rag_memtok.prompts import frame, template_named
-from rag_memtok.study import arms, memories, outcome
-from rag_memtok.study.arms import ARMS, BESIDE, Material, all_decoded, overlap, split
-from rag_memtok.study.cases import Case, alone, among, corpus, retrieved
-from rag_memtok.study.evaluate import Study, evaluate, spread, without_last
-from rag_memtok.study.questions import load_questions
-from rag_memtok.study.replies import Prompt, Replies, batches, kv_bytes, nats
+from rag_memtok.evaluation import baselines, memory_cache, results
+from rag_memtok.evaluation.baselines import ARMS, BESIDE, Material, all_decoded, overlap, split
+from rag_memtok.evaluation.cases import Case, alone, among, corpus, retrieved
+from rag_memtok.evaluation.evaluate import Study, evaluate, spread, without_last
+from rag_memtok.evaluation.predictions import Prompt, Replies, batches, kv_bytes, nats
+from rag_memtok.evaluation.questions import load_questions
+from rag_memtok.model import lm
+from rag_memtok.model.inject import answer_batch, answer_tokens, inject, surest
+from rag_memtok.model.prompts import frame, template_named
 
 LAMP = "The lamp of the harbour was repaired in March. Its keeper, Aldo Ruiz, wrote a letter."
 SOUP = "The empanada has 3 onions. It is baked for half an hour."
@@ -59,7 +59,7 @@ def material(toy_lm, tmp_path_factory):
     questions = load_questions(filed(tmp_path_factory.mktemp("questions"), ROWS))
     read = corpus(toy_lm, None, questions, 48, most=2, seed=0)
     template = template_named("bare", toy_lm)
-    kept = memories.written(toy_lm, template, read.tokens, dials().memorize, None, lambda stage: None)
+    kept = memory_cache.written(toy_lm, template, read.tokens, dials().memorize, None, lambda stage: None)
     return Material(toy_lm, read, kept, all_decoded(toy_lm, template, kept, read.tokens, batch=2), seed=0)
 
 
@@ -183,36 +183,38 @@ def test_other_questions_about_the_same_texts_leave_the_same_bytes(toy_lm, tmp_p
         (tmp_path / name).mkdir()
         read = corpus(toy_lm, None, load_questions(filed(tmp_path / name, rows)), 48, most=2, seed=0)
         texts = {chunk_id: read.tokens[chunk_id] for chunk_id in read.texts}
-        memories.written(toy_lm, template_named("bare", toy_lm), texts, dials().memorize, tmp_path / name / "kept", lambda stage: None)
+        memory_cache.written(toy_lm, template_named("bare", toy_lm), texts, dials().memorize, tmp_path / name / "kept", lambda stage: None)
         left.append({path.name: path.read_bytes() for path in (tmp_path / name / "kept").iterdir()})
     assert left[0].keys() == left[1].keys() and len(left[0]) == 3
-    vectors = [[memories.kept_in(tmp_path / name / "kept" / file).memory.vectors for file in sorted(left[0])] for name in ("one", "two")]
+    vectors = [
+        [memory_cache.kept_in(tmp_path / name / "kept" / file).memory.vectors for file in sorted(left[0])] for name in ("one", "two")
+    ]
     assert all(np.array_equal(one, other) for one, other in zip(*vectors, strict=True))
 
 
 def test_the_writing_file_cannot_reach_questions():
-    names = set(inspect.getsource(memories).replace(".", " ").split())
-    assert not names & {"rag_memtok.study.questions", "load_questions", "Question", "cases", "Corpus"}
-    assert "question" not in "".join(inspect.signature(memories.written).parameters)
+    names = set(inspect.getsource(memory_cache).replace(".", " ").split())
+    assert not names & {"rag_memtok.evaluation.questions", "load_questions", "Question", "cases", "Corpus"}
+    assert "question" not in "".join(inspect.signature(memory_cache.written).parameters)
 
 
 def test_a_kept_memory_is_the_judged_one_and_a_torn_one_is_none(material, tmp_path):
     kept = next(iter(material.kept.values()))
-    memories.keep(tmp_path / "a.safetensors", kept)
-    back = memories.kept_in(tmp_path / "a.safetensors")
+    memory_cache.keep(tmp_path / "a.safetensors", kept)
+    back = memory_cache.kept_in(tmp_path / "a.safetensors")
     assert np.array_equal(back.memory.vectors, kept.memory.vectors) and back.memory.pins == kept.memory.pins
     assert (back.verdict, back.steps, back.seconds) == (kept.verdict, kept.steps, kept.seconds)
     (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-9])
-    assert memories.kept_in(tmp_path / "a.safetensors") is None and memories.kept_in(tmp_path / "gone") is None
+    assert memory_cache.kept_in(tmp_path / "a.safetensors") is None and memory_cache.kept_in(tmp_path / "gone") is None
 
 
 @pytest.mark.parametrize("dial", [{"memorize__tokens_per_vector": 8}, {"memorize__recipe": "cross-entropy"}, {"memorize__seed": 1}])
 def test_other_settings_are_another_memory(toy_lm, dial):
     template, cue = template_named("bare", toy_lm), template_named("cue", toy_lm)
-    name = memories.name_of(toy_lm, template, dials().memorize, (9, 9, 9, 9, 9))
-    assert name != memories.name_of(toy_lm, template, dials(**dial).memorize, (9, 9, 9, 9, 9))
-    assert name != memories.name_of(toy_lm, cue, dials().memorize, (9, 9, 9, 9, 9))
-    assert name != memories.name_of(toy_lm, template, dials().memorize, (9, 9, 9, 9, 8))
+    name = memory_cache.name_of(toy_lm, template, dials().memorize, (9, 9, 9, 9, 9))
+    assert name != memory_cache.name_of(toy_lm, template, dials(**dial).memorize, (9, 9, 9, 9, 9))
+    assert name != memory_cache.name_of(toy_lm, cue, dials().memorize, (9, 9, 9, 9, 9))
+    assert name != memory_cache.name_of(toy_lm, template, dials().memorize, (9, 9, 9, 9, 8))
 
 
 # --- ways of reading
@@ -268,7 +270,7 @@ def test_something_irrelevant_stands_before_the_gold_text(material):
 
 def test_an_unknown_way_of_reading_is_refused():
     with pytest.raises(UsageError, match="no reader 'telepathy'"):
-        arms.arms_named(["text", "telepathy"])
+        baselines.arms_named(["text", "telepathy"])
 
 
 # --- answers
@@ -315,7 +317,7 @@ def test_a_torn_answer_is_given_again(material, tmp_path):
 
 
 def test_the_cache_of_a_prompt_is_counted(material):
-    from rag_memtok.continuation import Continuation
+    from rag_memtok.model.generate import Continuation
 
     run = Continuation(material.lm, [material.lm.embed([1, 2, 3])])
     assert kv_bytes(run) == 3 * 2 * toy.LAYERS * 2 * (toy.WIDTH // 4) * 4  # positions, K and V, layers, heads, width of a head, bytes
@@ -356,14 +358,14 @@ def test_decode_answers_as_the_text_does(found):
 
 
 def test_the_table_compares_with_the_text(found):
-    table = outcome.rows(found[0])
+    table = results.rows(found[0])
     text = next(row for row in table if (row.reader, row.setting) == ("text", "alone"))
     assert (text.difference.mean, text.difference.low, text.difference.high) == (0, 0, 0)
     memory = next(row for row in table if (row.reader, row.setting) == ("memory", "among"))
     assert set(memory.places) == {"first", "middle", "last"} and set(memory.sources) == {"harbour", "kitchen"}
     assert memory.context < next(row for row in table if (row.reader, row.setting) == ("text", "among")).context
-    assert [shift.before for shift in outcome.shifts(found[0])] == ["nothing", "text", "memory", "random"]
-    assert outcome.shifts(found[0])[0].more.mean == 0
+    assert [shift.before for shift in results.shifts(found[0])] == ["nothing", "text", "memory", "random"]
+    assert results.shifts(found[0])[0].more.mean == 0
 
 
 def test_memories_are_counted(found):
@@ -403,7 +405,7 @@ def test_adapters_read_too(model_folder, tmp_path):
         *((reader, "beside") for reader in ("nothing+adapter", "memory+adapter")),
     }
     assert answers["text", "alone"] != answers["text+adapter", "alone"]
-    assert [shift.before for shift in outcome.shifts(found)] == [f"{what}+adapter" for what in ("nothing", "text", "memory", "random")]
+    assert [shift.before for shift in results.shifts(found)] == [f"{what}+adapter" for what in ("nothing", "text", "memory", "random")]
     assert (
         evaluate(path, settings, Study(tokens_per_vector=(8,), k=(), timed=0, unrelated=1), limit=3, adapters=adapters).cells[1].reader
         == "text+adapter"

@@ -16,13 +16,13 @@ from pathlib import Path
 import files
 import pytest
 
-from rag_memtok.chunks import split
-from rag_memtok.compare import against, root_for
 from rag_memtok.config import Documents
-from rag_memtok.documents import read, scan
-from rag_memtok.extract import KINDS, Limits, extracted, extractor, missing
-from rag_memtok.nouns import StoredDocument
-from rag_memtok.store import create, open_store
+from rag_memtok.datatypes import StoredDocument
+from rag_memtok.documents.extract import KINDS, Limits, extracted, extractor, missing
+from rag_memtok.documents.scan import read, scan
+from rag_memtok.documents.split import split
+from rag_memtok.pipeline.compare import against, root_for
+from rag_memtok.store.store import create, open_store
 
 DIALS = Documents()
 linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS has neither /proc nor a limit of memory")
@@ -129,7 +129,7 @@ def test_broken_and_hostile_files_are_skipped_with_their_reason(tmp_path, name):
 
 
 def test_halves_of_characters_become_text():
-    from rag_memtok.extract import _cleaned
+    from rag_memtok.documents.extract import _cleaned
 
     assert _cleaned("a\ud83d\ude00b\ud800c\0") == "a😀b\ufffdc\ufffd"
 

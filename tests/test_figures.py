@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from rag_memtok.errors import UsageError
-from rag_memtok.study.figures import Chart, Line, draw
+from rag_memtok.evaluation.figures import Chart, Line, draw
 
 CHART = Chart(
     "Exact",

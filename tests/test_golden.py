@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from rag_memtok import pipeline
 from rag_memtok.config import Config, updated
-from rag_memtok.schema import FORMAT
+from rag_memtok.pipeline import api
+from rag_memtok.store.schema import FORMAT
 
 STORES = Path(__file__).parent / "golden" / "stores"
 
@@ -27,18 +27,18 @@ def test_the_present_format_has_a_golden_store():
 
 
 def test_a_golden_store_verifies(golden):
-    audit = pipeline.verify(dials(golden))
+    audit = api.verify(dials(golden))
     assert (audit.exit_code, audit.findings, audit.checked) == (0, (), audit.chunks)
     assert audit.documents_proven == audit.documents == 3
 
 
 def test_a_golden_store_gives_its_documents_back(golden, tmp_path):
-    restored = pipeline.restore(tmp_path / "restored", dials(golden))
+    restored = api.restore(tmp_path / "restored", dials(golden))
     assert len(restored.written) == 3
     for path in restored.written:
         assert path.read_bytes() == (golden / "docs" / path.name).read_bytes()
 
 
 def test_a_golden_store_finds_its_words(golden):
-    found = pipeline.ask("Who wrote to the pilots?", updated(dials(golden), {"ask.max_new_tokens": 2}), trusted=True)
+    found = api.ask("Who wrote to the pilots?", updated(dials(golden), {"ask.max_new_tokens": 2}), trusted=True)
     assert found.sources[0].path == "harbour.md"

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag_memtok.config import Memorize
-from rag_memtok.continuation import Continuation
-from rag_memtok.inject import answer_batch, answer_tokens, fitting, inject, surest
-from rag_memtok.memorize import Task, memorize
-from rag_memtok.prompts import Frame, frame, template_named
-from rag_memtok.reconstruct import prompt
+from rag_memtok.memory.optimize import Task, memorize
+from rag_memtok.memory.reconstruct import prompt
+from rag_memtok.model.generate import Continuation
+from rag_memtok.model.inject import answer_batch, answer_tokens, fitting, inject, surest
+from rag_memtok.model.prompts import Frame, frame, template_named
 
 texts = st.lists(st.integers(6, 390), max_size=6)
 passages_of = st.lists(texts, min_size=1, max_size=4)
@@ -40,7 +40,7 @@ def test_vectors_go_in_as_they_are(toy_lm):
 
 
 def test_a_cue_memory_is_read_where_it_was_written(toy_lm):
-    from rag_memtok.nouns import Memory
+    from rag_memtok.datatypes import Memory
 
     template, words = template_named("cue", toy_lm), frame(toy_lm)
     memory = Memory(np.ones((2, toy.WIDTH), dtype=np.float32))

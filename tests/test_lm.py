@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from rag_memtok import arithmetic, config, hardware, lm
-from rag_memtok.arithmetic import reference_profile
-from rag_memtok.continuation import Continuation
+from rag_memtok import config
 from rag_memtok.errors import DeviceUnavailable, InputRefused, ModelUnavailable, UsageError
-from rag_memtok.lm import FAMILIES
+from rag_memtok.model import lm, precision
+from rag_memtok.model.device import keep_freed
+from rag_memtok.model.generate import Continuation
+from rag_memtok.model.lm import FAMILIES
+from rag_memtok.model.precision import reference_profile
 
 CLOSE = 1e-4
 
@@ -333,7 +335,7 @@ def test_the_families_are_tried():
 
 def test_lean_attention_is_eager_attention(any_lm):
     """The same hidden states and gradients up to rounding, for every model class, grouped heads or not."""
-    draft, generator = arithmetic.in_dtype(any_lm, torch.bfloat16), torch.Generator().manual_seed(0)
+    draft, generator = precision.in_dtype(any_lm, torch.bfloat16), torch.Generator().manual_seed(0)
     assert draft.model.config._attn_implementation == "lean"
     inputs, weights = (torch.randn(3, 20, any_lm.width, generator=generator) for _ in range(2))
     found = []
@@ -348,13 +350,13 @@ def test_lean_attention_is_eager_attention(any_lm):
 
 def test_a_draft_keeps_what_is_computed_in_fp32(toy_lm):
     """Rotary frequencies in bfloat16 would put a token some hundred positions on in another place."""
-    own, drafts = (dict(one.model.named_buffers()) for one in (toy_lm, arithmetic.in_dtype(toy_lm, torch.bfloat16)))
+    own, drafts = (dict(one.model.named_buffers()) for one in (toy_lm, precision.in_dtype(toy_lm, torch.bfloat16)))
     assert own and all(torch.equal(drafts[name], value) and drafts[name].dtype == torch.float32 for name, value in own.items())
 
 
 def test_freed_memory_is_kept_where_the_c_library_can():
     """On glibc it is asked for; elsewhere nothing happens."""
-    assert hardware.keep_freed() == (sys.platform == "linux" and platform.libc_ver()[0] == "glibc")
+    assert keep_freed() == (sys.platform == "linux" and platform.libc_ver()[0] == "glibc")
 
 
 COMPILING = """

@@ -9,14 +9,14 @@ import torch
 import toy
 from safetensors.torch import load
 
-from rag_memtok import lora
 from rag_memtok.config import Memorize
+from rag_memtok.datatypes import Memory
 from rag_memtok.errors import InputRefused, WrongModel
-from rag_memtok.layout import Task
-from rag_memtok.memorize import memorize
-from rag_memtok.nouns import Memory
-from rag_memtok.prompts import bare
-from rag_memtok.reconstruct import judge
+from rag_memtok.memory.batch import Task
+from rag_memtok.memory.optimize import memorize
+from rag_memtok.memory.reconstruct import judge
+from rag_memtok.model import lora
+from rag_memtok.model.prompts import bare
 
 
 def trained(lm, folder, seed=0, kind="memory"):

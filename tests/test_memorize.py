@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
-from rag_memtok.calibrate import seconds_per_chunk
-from rag_memtok.codec import CODECS
 from rag_memtok.config import Memorize
+from rag_memtok.datatypes import Memory
 from rag_memtok.errors import ChunkDoesNotFit, UsageError
-from rag_memtok.memorize import Batch, Progress, Task, by_length, lay_out, memorize, pooled, started
-from rag_memtok.nouns import Memory
-from rag_memtok.prompts import TEMPLATES, template_named
-from rag_memtok.recipes import RECIPES, SETTLED, cross_entropy, recipe_named
-from rag_memtok.reconstruct import judge
+from rag_memtok.memory.calibrate import seconds_per_chunk
+from rag_memtok.memory.codec import CODECS
+from rag_memtok.memory.optimize import Batch, Progress, Task, by_length, lay_out, memorize, pooled, started
+from rag_memtok.memory.recipes import RECIPES, SETTLED, cross_entropy, recipe_named
+from rag_memtok.memory.reconstruct import judge
+from rag_memtok.model.prompts import TEMPLATES, template_named
 
 
 def settings(**changes):

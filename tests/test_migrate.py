@@ -12,13 +12,13 @@ import pytest
 import toy
 from small import content_of, dials, proven, written
 
-from rag_memtok import pipeline
 from rag_memtok.config import updated
-from rag_memtok.disk import beside
 from rag_memtok.errors import InputRefused, NoStore, StoreDamaged, StoreLocked, UsageError, WrongModel
-from rag_memtok.migrate import MIGRATING, OLD
-from rag_memtok.schema import insert
-from rag_memtok.store import open_store
+from rag_memtok.pipeline import api
+from rag_memtok.pipeline.migrate import MIGRATING, OLD
+from rag_memtok.store.files import beside
+from rag_memtok.store.schema import insert
+from rag_memtok.store.store import open_store
 
 QUESTION = "Who repaired the lamp of the harbour?"
 
@@ -51,7 +51,7 @@ def other(tmp_path_factory):
 def ready(tmp_path_factory, model_folder, other):
     """A folder with documents and a store of toy A, and what a migration to toy B left that was killed after 2 chunks, and at the end."""
     whole = tmp_path_factory.mktemp("whole")
-    pipeline.ingest([written(whole / "docs")], dials(whole / "store", model_folder))
+    api.ingest([written(whole / "docs")], dials(whole / "store", model_folder))
     killed = {}
     for name, when in (("early", {"chunks": 2}), ("late", {"words": "proved"})):
         killed[name] = tmp_path_factory.mktemp(name) / "all"
@@ -102,49 +102,49 @@ def texts(content):
 
 def test_every_memory_is_rewritten_and_proven(store, other, tmp_path):
     before, steps = content_of(tmp_path / "store"), []
-    done = pipeline.migrate(to(store, other), on_progress=steps.append)
+    done = api.migrate(to(store, other), on_progress=steps.append)
     after = content_of(tmp_path / "store")
     assert done.chunks == len(before[0]) == sum(done.verdicts.values()) == steps[-1].done and texts(after) == texts(before)
     assert all(after[0][chunk_id][0] != before[0][chunk_id][0] for chunk_id in before[0])
     assert proven(to(store, other)).counts == done.verdicts
-    assert pipeline.ask(QUESTION, to(store, "")).sources[0].path == "lamp.md"  # the store's model is the new one; still one's own
+    assert api.ask(QUESTION, to(store, "")).sources[0].path == "lamp.md"  # the store's model is the new one; still one's own
     with pytest.raises(WrongModel):
-        pipeline.ask(QUESTION, store)
+        api.ask(QUESTION, store)
     assert done.kept == str(tmp_path / "store.old") and content_of(tmp_path / "store.old") == before
     proven(updated(store, {"store": done.kept}))
     assert not beside(tmp_path / "store", MIGRATING).exists()
-    manifest = pipeline.status(store).manifest
+    manifest = api.status(store).manifest
     assert (manifest["model"], manifest["migrated_from"]) == (str(other), store.model.id)
 
 
 def test_again_there_is_nothing_to_do_and_the_old_can_be_dropped(store, other, tmp_path):
-    pipeline.migrate(to(store, other))
+    api.migrate(to(store, other))
     before = content_of(tmp_path / "store")
-    again = pipeline.migrate(to(store, other))
+    again = api.migrate(to(store, other))
     assert (again.chunks, again.kept) == (0, str(tmp_path / "store.old"))
-    assert pipeline.migrate(to(store, other), drop_old=True).kept == ""
+    assert api.migrate(to(store, other), drop_old=True).kept == ""
     assert not (tmp_path / "store.old").exists() and content_of(tmp_path / "store") == before
 
 
 def test_a_store_without_text_is_decoded_with_its_old_model(tmp_path, model_folder, other):
     config = dials(tmp_path / "store", model_folder, memorize__keep_text=False)
-    pipeline.ingest([written(tmp_path / "docs")], config)
-    pipeline.migrate(to(config, other), drop_old=True)
+    api.ingest([written(tmp_path / "docs")], config)
+    api.migrate(to(config, other), drop_old=True)
     proven(to(config, other))
-    assert pipeline.restore(tmp_path / "back", to(config, other)).failed == ()
+    assert api.restore(tmp_path / "back", to(config, other)).failed == ()
     assert (tmp_path / "back" / "lamp.md").read_bytes() == (tmp_path / "docs" / "lamp.md").read_bytes()
     again = written(tmp_path / "docs", {"lamp.md": "The lamp of the harbour is new."})
-    assert pipeline.ingest([again], dials(tmp_path / "store", other)).files == 1
+    assert api.ingest([again], dials(tmp_path / "store", other)).files == 1
     assert not any(b"harbour" in path.read_bytes() for path in (tmp_path / "store").iterdir())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "docs", "store"]
 
 
 def test_memories_that_can_be_read_are_written_to_be_read_for_the_new_model_too(tmp_path, model_folder, other):
     config = dials(tmp_path / "store", model_folder, memorize__write="readable", memorize__steps=20)
-    pipeline.ingest([written(tmp_path / "docs", {"a.txt": "The lamp is red."})], config)
+    api.ingest([written(tmp_path / "docs", {"a.txt": "The lamp is red."})], config)
     told = updated(to(config, other), {"memorize.write": ""})
-    pipeline.migrate(told)
-    manifest = pipeline.status(told).manifest
+    api.migrate(told)
+    manifest = api.status(told).manifest
     assert [manifest[key] for key in ("model", "write", "recipe", "template")] == [str(other), "readable", "readable", "cue"]
     assert manifest["keep_text"] == "True"
     proven(told)
@@ -155,7 +155,7 @@ def test_a_kill_in_the_middle_loses_nothing_and_the_next_run_goes_on(early, othe
     proven(early)
     with open_store(tmp_path / "store.migrating", write=False) as half:
         assert len(half.chunk_ids()) == 2 and half.documents() == () and half.check() == ()
-    done = pipeline.migrate(to(early, other))
+    done = api.migrate(to(early, other))
     assert done.chunks == len(before[0]) - 2
     assert texts(content_of(tmp_path / "store")) == texts(before)
     proven(to(early, other))
@@ -168,8 +168,8 @@ def test_a_kill_at_the_switch_leaves_one_or_the_other(late, ready, other, tmp_pa
     if renamed:  # what a kill between the two renames leaves
         os.rename(tmp_path / "store", tmp_path / "store.old")
         with pytest.raises(NoStore):
-            pipeline.status(late)
-    done = pipeline.migrate(to(late, other))
+            api.status(late)
+    done = api.migrate(to(late, other))
     assert done.chunks == 0 and texts(content_of(tmp_path / "store")) == texts(before)
     proven(to(late, other))
     assert content_of(tmp_path / "store.old") == before
@@ -178,7 +178,7 @@ def test_a_kill_at_the_switch_leaves_one_or_the_other(late, ready, other, tmp_pa
 def test_an_unproved_store_never_takes_the_place(early, other, tmp_path):
     os.rename(tmp_path / "store", tmp_path / "somewhere")
     with pytest.raises(NoStore):
-        pipeline.migrate(to(early, other))
+        api.migrate(to(early, other))
     assert (tmp_path / "store.migrating").exists() and not (tmp_path / "store").exists()
 
 
@@ -186,8 +186,8 @@ def test_what_was_removed_since_the_kill_does_not_come_back(late, ready, other, 
     with open_store(tmp_path / "store", write=True) as opened:
         opened.remove_file(str(ready["whole"] / "docs"), "lamp.md")
         opened.collect()
-    pipeline.migrate(to(late, other), drop_old=True)
-    assert [one.document.path for one in pipeline.documents(late)] == [
+    api.migrate(to(late, other), drop_old=True)
+    assert [one.document.path for one in api.documents(late)] == [
         "again.txt", "copy.txt", "soup/receta.txt", "tickets.jsonl#L1", "tickets.jsonl#L2",
     ]  # fmt: skip
     proven(to(late, other))
@@ -196,27 +196,27 @@ def test_what_was_removed_since_the_kill_does_not_come_back(late, ready, other, 
 
 def test_a_half_migration_to_a_third_model_is_refused(early, tmp_path):
     with pytest.raises(WrongModel, match="weights"):
-        pipeline.migrate(to(early, toy.save(tmp_path / "toy-c", seed=2)))
-    assert pipeline.verify(early, structure_only=True).findings == ()
+        api.migrate(to(early, toy.save(tmp_path / "toy-c", seed=2)))
+    assert api.verify(early, structure_only=True).findings == ()
 
 
 def test_what_is_in_the_way_is_never_overwritten(store, other, tmp_path):
     (tmp_path / "store.old").mkdir()
     with pytest.raises(UsageError, match="store.old is in the way"):
-        pipeline.migrate(to(store, other))
+        api.migrate(to(store, other))
     proven(store)
     assert not beside(tmp_path / "store", MIGRATING).exists() and OLD == ".old"
 
 
 def test_nobody_else_writes_meanwhile(store, other, tmp_path):
     with open_store(tmp_path / "store", write=True), pytest.raises(StoreLocked):
-        pipeline.migrate(to(store, other))
+        api.migrate(to(store, other))
 
     def write(standing):
         with pytest.raises(StoreLocked):
-            pipeline.remove(tmp_path, store)
+            api.remove(tmp_path, store)
 
-    pipeline.migrate(to(store, other), on_progress=write)
+    api.migrate(to(store, other), on_progress=write)
 
 
 def test_a_damaged_memory_stops_it_with_the_old_store_as_it_was(store, other, tmp_path):
@@ -226,11 +226,11 @@ def test_a_damaged_memory_stops_it_with_the_old_store_as_it_was(store, other, tm
         number = db.row("chunks", "id = ?", chunk_id)[0]
         db.execute("UPDATE texts SET text = 'other' WHERE chunk = ?", (number,))
     with pytest.raises(StoreDamaged):
-        pipeline.migrate(to(store, other))
+        api.migrate(to(store, other))
     with open_store(tmp_path / "store", write=True) as opened:  # and a false text with a right checksum
         insert(opened._db.connection, opened.store_id, "texts", (number, "other"))
     with pytest.raises(StoreDamaged, match="does not give its text"):
-        pipeline.migrate(to(store, other))
+        api.migrate(to(store, other))
     assert not (tmp_path / "store.old").exists()
 
 
@@ -239,11 +239,11 @@ def test_text_that_the_new_tokenizer_loses_is_kept_as_text_or_refused(tmp_path, 
     documents = written(tmp_path / "docs", {"capital.txt": "The Lamp.", "small.txt": "the lamp is red."})
     kept, bare = dials(tmp_path / "kept", model_folder), dials(tmp_path / "bare", model_folder, memorize__keep_text=False)
     for config in (kept, bare):
-        pipeline.ingest([documents], config)
-    assert pipeline.migrate(to(kept, lossy)).verdicts["text-only"] == 1
+        api.ingest([documents], config)
+    assert api.migrate(to(kept, lossy)).verdicts["text-only"] == 1
     assert proven(to(kept, lossy)).counts["text-only"] == 1
     with pytest.raises(InputRefused, match="keeps no text"):
-        pipeline.migrate(to(bare, lossy))
+        api.migrate(to(bare, lossy))
     proven(bare)
 
 
@@ -251,7 +251,7 @@ def test_another_class_of_model_and_its_own_tokens_per_vector(store, tmp_path):
     gpt2 = toy.save(tmp_path / "gpt2", kind="gpt2")
     free = replace(to(store, gpt2), memorize=replace(store.memorize, tokens_per_vector=0, steps=60))
     said = []
-    pipeline.migrate(free, say=said.append)
+    api.migrate(free, say=said.append)
     proven(to(store, ""))
-    manifest = pipeline.status(store).manifest
+    manifest = api.status(store).manifest
     assert "calibrated" in manifest["tokens_per_vector_origin"] and any("finding out" in line for line in said)

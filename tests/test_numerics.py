@@ -8,8 +8,9 @@ import pytest
 import small
 import torch
 
-from rag_memtok import arithmetic, pipeline, prepare
-from rag_memtok.store import open_store
+from rag_memtok.model import precision
+from rag_memtok.pipeline import api, resources
+from rag_memtok.store.store import open_store
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -20,10 +21,10 @@ import numerics  # noqa: E402
 def made(tmp_path_factory, model_folder):
     folder = tmp_path_factory.mktemp("numerics")
     config = small.dials(folder / "store", model_folder, memorize__steps=40)
-    pipeline.ingest([small.written(folder / "docs")], config)
+    api.ingest([small.written(folder / "docs")], config)
     with open_store(folder / "store", write=False) as store:
-        model, template = prepare.decoder(store.manifest, config)
-    with arithmetic.reference_profile(model) as exactly:
+        model, template = resources.decoder(store.manifest, config)
+    with precision.reference_profile(model) as exactly:
         cases = numerics.cases_of(folder / "store", exactly, template, 4)
         referred = [numerics.replace(case, logits=numerics.logits_of(exactly, template, [case], 0, True)[0]) for case in cases]
     return model, template, referred
@@ -32,7 +33,7 @@ def made(tmp_path_factory, model_folder):
 def found(made, **changes):
     model, template, cases = made
     profile = numerics.replace(numerics.REFERENCE, **changes)
-    return numerics.measure(arithmetic.in_dtype(model, numerics.DTYPES[profile.dtype]), template, cases, profile)
+    return numerics.measure(precision.in_dtype(model, numerics.DTYPES[profile.dtype]), template, cases, profile)
 
 
 def test_the_reference_with_its_weights_elsewhere_in_memory_differs_by_rounding_at_most(made):

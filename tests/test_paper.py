@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag_memtok.config import Memorize
+from rag_memtok.datatypes import sha256_of_text
 from rag_memtok.errors import InputRefused, UsageError
-from rag_memtok.layout import Task
-from rag_memtok.memorize import memorize
-from rag_memtok.nouns import sha256_of_text
-from rag_memtok.prompts import template_named
-from rag_memtok.recipes import RECIPES
-from rag_memtok.study import paper
-from rag_memtok.study.corpora import Corpus, cut, from_csv, from_documents, spread, texts_of
-from rag_memtok.study.paper import Protocol, Trial
+from rag_memtok.evaluation import paper
+from rag_memtok.evaluation.corpora import Corpus, cut, from_csv, from_documents, spread, texts_of
+from rag_memtok.evaluation.paper import Protocol, Trial
+from rag_memtok.memory.batch import Task
+from rag_memtok.memory.optimize import memorize
+from rag_memtok.memory.recipes import RECIPES
+from rag_memtok.model.prompts import template_named
 
 CORPORA = (Corpus("short", ("The lamp of the harbour", "La empanada lleva")), Corpus("long", ("Question: who wrote the letter? Answer",)))
 PROTOCOL = Protocol("cross-entropy", vectors=2, steps=60, batch=4)

@@ -12,20 +12,22 @@ import pytest
 import torch
 import toy
 
-from rag_memtok import calibrate, lm, pipeline
-from rag_memtok.answer import read
-from rag_memtok.calibrate import Calibration
 from rag_memtok.config import Config, Memorize, Model, updated
+from rag_memtok.datatypes import PROVEN, StoredDocument
 from rag_memtok.errors import InputRefused, ModelUnavailable, NoStore, NoUsableMemory, OutOfMemory, StoreLocked, UsageError, WrongModel
-from rag_memtok.inject import answer_batch, answer_tokens, inject, surest
-from rag_memtok.layout import Task
-from rag_memtok.nouns import PROVEN, StoredDocument
-from rag_memtok.prepare import expected_steps
-from rag_memtok.prompts import frame, template_named
-from rag_memtok.recipes import RECIPES
-from rag_memtok.retrieve import search
-from rag_memtok.store import open_store
-from rag_memtok.writing import dealt, of_one, records
+from rag_memtok.memory import calibrate
+from rag_memtok.memory.batch import Task
+from rag_memtok.memory.calibrate import Calibration
+from rag_memtok.memory.recipes import RECIPES
+from rag_memtok.memory.workers import dealt, of_one, records
+from rag_memtok.model import lm
+from rag_memtok.model.inject import answer_batch, answer_tokens, inject, surest
+from rag_memtok.model.prompts import frame, template_named
+from rag_memtok.pipeline import api
+from rag_memtok.pipeline.answer import read
+from rag_memtok.pipeline.resources import expected_steps
+from rag_memtok.retrieval.search import search
+from rag_memtok.store.store import open_store
 
 DOCUMENTS = {
     "lamp.md": "# Lamp\n\nThe lamp of the harbour was repaired in March.\n\nIts keeper, Aldo Ruiz, wrote a letter.\n",
@@ -66,7 +68,7 @@ def first(tmp_path_factory, model_folder):
     folder = tmp_path_factory.mktemp("first")
     documents = write(folder / "docs", DOCUMENTS)
     config = dials(folder / "store", model_folder)
-    done = pipeline.ingest([documents], config)
+    done = api.ingest([documents], config)
     return Trip(documents, folder / "store", config, done)
 
 
@@ -98,7 +100,7 @@ def content_of(folder):
 
 
 def proves_everything(config):
-    found = pipeline.verify(config)
+    found = api.verify(config)
     assert found.findings == () and found.exit_code == 0
     assert found.checked == found.chunks == sum(found.counts.values()) and set(found.counts) <= PROVEN
     assert found.documents == found.documents_checked == found.documents_proven
@@ -120,7 +122,7 @@ def test_the_ingest_says_what_it_did(first):
 def test_everything_is_proven_and_counted_once(first):
     found = proves_everything(first.config)
     assert found.counts == first.done.verdicts and found.documents == 7
-    status = pipeline.status(first.config)
+    status = api.status(first.config)
     assert (status.summary.chunks, status.summary.documents, status.summary.orphans) == (found.chunks, 7, 0)
     assert status.summary.verdicts == found.counts
     assert status.bytes == sum(path.stat().st_size for path in first.store.rglob("*"))
@@ -128,23 +130,23 @@ def test_everything_is_proven_and_counted_once(first):
 
 
 def test_the_documents_come_back_byte_for_byte(first, tmp_path):
-    restored = pipeline.restore(tmp_path / "back", first.config)
+    restored = api.restore(tmp_path / "back", first.config)
     assert restored.failed == ()
     for name in ("lamp.md", "soup/receta.txt", "copy.txt", "again.txt"):
         assert (tmp_path / "back" / name).read_bytes() == (first.documents / name).read_bytes()
     assert (tmp_path / "back" / "tickets.jsonl#L2.txt").read_text() == "text: Ticket 8: <|eot_id|> in the log"
     assert len(restored.written) == len(list((tmp_path / "back").rglob("*.*"))) == 7
-    assert pipeline.restore(tmp_path / "back", first.config).written == restored.written  # again, over the same
+    assert api.restore(tmp_path / "back", first.config).written == restored.written  # again, over the same
     (tmp_path / "back" / "copy.txt").write_text("mine")
     with pytest.raises(UsageError, match="copy.txt"):
-        pipeline.restore(tmp_path / "back", first.config)
+        api.restore(tmp_path / "back", first.config)
     assert (tmp_path / "back" / "copy.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("reader", ["decode", "memory", "text", "auto"])
 def test_every_reader_answers_with_the_right_source_first(first, reader):
     pieces = []
-    found = pipeline.ask("Who repaired the lamp of the harbour in March?", updated(first.config, {"ask.read": reader}), pieces.append)
+    found = api.ask("Who repaired the lamp of the harbour in March?", updated(first.config, {"ask.read": reader}), pieces.append)
     assert isinstance(found.answer, str) and "".join(pieces).strip() == found.answer
     source = found.sources[0]
     assert source.path == "lamp.md" and source.lines == "line 3" or source.lines.startswith("lines 1")
@@ -159,21 +161,21 @@ def test_every_reader_answers_with_the_right_source_first(first, reader):
 def test_decoding_gives_the_answer_that_the_text_gives(first):
     questions = ["Who is the keeper of the lamp?", "¿Qué lleva la empanada de cebolla?", "How often does the fan turn in a minute?"]
     for question in questions:
-        decoded, text = (pipeline.ask(question, updated(first.config, {"ask.read": reader})) for reader in ("decode", "text"))
+        decoded, text = (api.ask(question, updated(first.config, {"ask.read": reader})) for reader in ("decode", "text"))
         assert (decoded.answer, decoded.prompt_positions, decoded.sources) == (text.answer, text.prompt_positions, text.sources)
 
 
 @pytest.mark.parametrize("reader", ["decode", "memory"])
 def test_apart_the_surest_of_single_answers_is_kept_with_its_one_source(first, reader):
     question, dials = "Who is the keeper of the lamp?", updated(first.config, {"ask.read": reader, "retrieve.k": 4})
-    together = pipeline.ask(question, dials)
+    together = api.ask(question, dials)
     pieces = []
-    found = pipeline.ask(question, updated(dials, {"ask.passages": "apart"}), pieces.append)
+    found = api.ask(question, updated(dials, {"ask.passages": "apart"}), pieces.append)
     assert (found.passages, together.passages) == ("apart", "together") and len(pieces) == 1 and pieces[0].strip() == found.answer
     assert len(found.sources) == 1 < len(together.sources) and found.sources[0] in together.sources
     assert (found.context_positions, found.text_positions) == (together.context_positions, together.text_positions)
     assert found.prompt_positions > together.prompt_positions
-    with pipeline.session(dials) as session:
+    with api.session(dials) as session:
         hits = search(session.store, session.index, session.embedder, question, session.config.retrieve)
         singles = [read(session, [hit], reader)[0] for hit in hits]
         prompts = [inject(session.lm, frame(session.lm), [one.passage], session.lm.encode(question)) for one in singles]
@@ -185,17 +187,17 @@ def test_apart_the_surest_of_single_answers_is_kept_with_its_one_source(first, r
 
 def test_one_passage_is_neither_together_nor_apart(first):
     one = updated(first.config, {"retrieve.k": 1, "ask.passages": "apart"})
-    assert pipeline.ask("Who is the keeper of the lamp?", one).passages == "together"
+    assert api.ask("Who is the keeper of the lamp?", one).passages == "together"
 
 
 def test_together_the_best_passage_stands_nearest_to_the_question(first):
     question, dials = "Who is the keeper of the lamp?", updated(first.config, {"ask.read": "text", "retrieve.k": 3})
-    with pipeline.session(dials) as session:
+    with api.session(dials) as session:
         hits = search(session.store, session.index, session.embedder, question, session.config.retrieve)
         passages = [read(session, [hit], "text")[0].passage for hit in hits]
         prompt = inject(session.lm, frame(session.lm), passages[::-1], session.lm.encode(question))
         said = session.lm.decode(list(answer_tokens(session.lm, frame(session.lm), prompt, dials.ask.max_new_tokens))).strip()
-    assert pipeline.ask(question, dials).answer == said
+    assert api.ask(question, dials).answer == said
 
 
 def test_a_model_may_say_how_it_reads_best(first, tmp_path):
@@ -203,8 +205,8 @@ def test_a_model_may_say_how_it_reads_best(first, tmp_path):
     described = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**described, "rag_memtok_passages": "apart"}))
     dials = updated(first.config, {"model.id": str(model), "retrieve.k": 3})
-    assert pipeline.ask("Who is the keeper of the lamp?", dials).passages == "apart"
-    assert pipeline.ask("Who is the keeper of the lamp?", updated(dials, {"ask.passages": "together"})).passages == "together"
+    assert api.ask("Who is the keeper of the lamp?", dials).passages == "apart"
+    assert api.ask("Who is the keeper of the lamp?", updated(dials, {"ask.passages": "together"})).passages == "together"
 
 
 def test_the_same_text_twice_is_one_memory_with_two_places(first):
@@ -216,23 +218,23 @@ def test_the_same_text_twice_is_one_memory_with_two_places(first):
 
 def test_what_the_store_does_not_know_is_not_answered(first, tmp_path):
     with pytest.raises(NoUsableMemory):
-        pipeline.ask("zzyzx qwrtp", first.config)
+        api.ask("zzyzx qwrtp", first.config)
     for question in ("", " \n", "why " * 400):
         with pytest.raises(UsageError, match="valid: 1 to 256"):
-            pipeline.ask(question, first.config)
+            api.ask(question, first.config)
     with pytest.raises(NoStore):
-        pipeline.ask("Anything?", updated(first.config, {"store": str(tmp_path / "none")}))
+        api.ask("Anything?", updated(first.config, {"store": str(tmp_path / "none")}))
 
 
 def test_as_many_memories_as_fit_are_used_and_that_is_said(first):
     said = []
     config = updated(first.config, {"retrieve.k": 20, "ask.max_new_tokens": 360})
-    found = pipeline.ask("lamp fan letter cebolla ticket keeper", config, say=said.append)
+    found = api.ask("lamp fan letter cebolla ticket keeper", config, say=said.append)
     assert 0 < len(found.sources) < len(ids_in(first.store)) and any("fit into the context" in line for line in said)
     with pytest.raises(NoUsableMemory, match="not even one"):
-        pipeline.ask("lamp", updated(config, {"ask.max_new_tokens": 500}))
+        api.ask("lamp", updated(config, {"ask.max_new_tokens": 500}))
     with pytest.raises(NoUsableMemory, match="not even one"):
-        pipeline.ask("lamp", updated(config, {"ask.max_new_tokens": 500, "ask.passages": "apart"}))
+        api.ask("lamp", updated(config, {"ask.max_new_tokens": 500, "ask.passages": "apart"}))
 
 
 # --- again
@@ -243,34 +245,34 @@ def test_an_unchanged_folder_writes_nothing_and_needs_no_model(trip):
     with open_store(trip.store, write=False) as store:
         state = store.state
     gone = updated(trip.config, {"model.id": "/no/such/model", "retrieve.embedder": "/no/such/embedder"})
-    done = pipeline.ingest([trip.documents], gone)
+    done = api.ingest([trip.documents], gone)
     assert (done.files, done.chunks, done.unchanged, done.verdicts) == (0, 0, 6, {})
-    assert pipeline.estimate([trip.documents], gone).chunks == 0
+    assert api.estimate([trip.documents], gone).chunks == 0
     with open_store(trip.store, write=False) as store:
         assert store.state == state
     assert content_of(trip.store) == before
 
 
 def test_an_edited_file_replaces_its_old_chunks_and_keeps_what_stayed(small):
-    pipeline.ingest([small.documents], small.config)
+    api.ingest([small.documents], small.config)
     old = ids_in(small.store)
     (small.documents / "a.txt").write_text("The lamp is blue.")
-    done = pipeline.ingest([small.documents], small.config)
+    done = api.ingest([small.documents], small.config)
     assert (done.files, done.unchanged, done.chunks) == (1, 1, 1)
     assert len(ids_in(small.store)) == 2 and len(ids_in(small.store) & old) == 1
-    found = pipeline.ask("What is the lamp?", updated(small.config, {"ask.read": "text", "retrieve.k": 1}))
+    found = api.ask("What is the lamp?", updated(small.config, {"ask.read": "text", "retrieve.k": 1}))
     assert found.sources[0].path == "a.txt"
     proves_everything(small.config)
     (small.documents / "c.txt").write_text("The lamp is blue.")  # known text, new file
-    done = pipeline.ingest([small.documents], small.config)
+    done = api.ingest([small.documents], small.config)
     assert (done.files, done.chunks, done.reused) == (1, 0, 1)
 
 
 def test_an_edited_file_replaces_what_was_ingested_of_it_with_another_folder(small):
     write(small.documents, {"deep/c.txt": "The door is red.", "deep/d.txt": "The door is old."})
-    pipeline.ingest([small.documents / "deep"], small.config)
+    api.ingest([small.documents / "deep"], small.config)
     (small.documents / "deep" / "c.txt").write_text("The door is blue.")
-    pipeline.ingest([small.documents], small.config)
+    api.ingest([small.documents], small.config)
     with open_store(small.store, write=False) as store:
         known = {(Path(one.root).name, one.file) for one in store.documents()}
         assert known == {("docs", name) for name in ("a.txt", "b.txt", "deep/c.txt", "deep/d.txt")} | {("deep", "d.txt")}
@@ -278,19 +280,19 @@ def test_an_edited_file_replaces_what_was_ingested_of_it_with_another_folder(sma
 
 
 def test_a_deleted_file_is_told_and_goes_with_prune(small):
-    pipeline.ingest([small.documents], small.config)
+    api.ingest([small.documents], small.config)
     (small.documents / "a.txt").unlink()
-    done = pipeline.ingest([small.documents], small.config)
+    done = api.ingest([small.documents], small.config)
     assert [file for _, file in done.vanished] == ["a.txt"] and done.removed == 0 and len(ids_in(small.store)) == 2
-    done = pipeline.ingest([small.documents], small.config, prune=True)
+    done = api.ingest([small.documents], small.config, prune=True)
     assert done.removed == 1 and len(ids_in(small.store)) == 1
-    assert pipeline.ingest([small.documents], small.config, prune=True).removed == 0
+    assert api.ingest([small.documents], small.config, prune=True).removed == 0
     proves_everything(small.config)
     assert b"The lamp" not in (small.store / "store.db").read_bytes()
 
 
 def test_an_ingest_that_is_refused_prunes_nothing(small, tmp_path):
-    pipeline.ingest([small.documents], small.config)
+    api.ingest([small.documents], small.config)
     (small.documents / "a.txt").unlink()
     (small.documents / "c.txt").write_text("A third text.")
     before = content_of(small.store)
@@ -302,58 +304,58 @@ def test_an_ingest_that_is_refused_prunes_nothing(small, tmp_path):
     ]
     for change, error in changes:
         with pytest.raises(error):
-            pipeline.ingest([small.documents], updated(small.config, change), prune=True)
+            api.ingest([small.documents], updated(small.config, change), prune=True)
         assert content_of(small.store) == before
-    assert pipeline.ingest([small.documents], small.config, prune=True).removed == 1
+    assert api.ingest([small.documents], small.config, prune=True).removed == 1
 
 
 def test_what_is_excluded_now_or_cannot_be_looked_for_is_not_gone(small):
     write(small.documents, {"deep/c.txt": "A third text.", "deep/d.txt": "A fourth text."})
-    pipeline.ingest([small.documents], small.config)
+    api.ingest([small.documents], small.config)
     (small.documents / "deep" / "d.txt").unlink()
     for exclude in ("a.txt", "deep/"):
-        done = pipeline.ingest([small.documents], updated(small.config, {"documents.exclude": [exclude]}))
+        done = api.ingest([small.documents], updated(small.config, {"documents.exclude": [exclude]}))
         assert [file for _, file in done.vanished] == ["deep/d.txt"]
     (small.documents / ".gitignore").write_text("b.txt\n")
     if os.geteuid():
         (small.documents / "deep").chmod(0)
-        assert pipeline.ingest([small.documents], small.config, prune=True).removed == 0
+        assert api.ingest([small.documents], small.config, prune=True).removed == 0
         (small.documents / "deep").chmod(0o700)
     shutil.rmtree(small.documents / "deep")
-    done = pipeline.ingest([small.documents], small.config, prune=True)
+    done = api.ingest([small.documents], small.config, prune=True)
     assert sorted(file for _, file in done.vanished) == ["deep/c.txt", "deep/d.txt"] and len(ids_in(small.store)) == 2
 
 
 def test_a_file_is_forgotten_through_a_link_as_it_was_ingested_through_one(small, tmp_path):
     (tmp_path / "link").symlink_to(small.documents)
     (small.documents / "alias.txt").symlink_to("a.txt")
-    pipeline.ingest([tmp_path / "link"], small.config)
-    assert pipeline.remove(tmp_path / "link" / "b.txt", small.config) == (f"{small.documents}/b.txt",)
-    assert pipeline.remove(tmp_path / "link" / "alias.txt", small.config) == (f"{small.documents}/alias.txt",)
-    assert pipeline.remove(tmp_path / "link", small.config) == (f"{small.documents}/a.txt",)
+    api.ingest([tmp_path / "link"], small.config)
+    assert api.remove(tmp_path / "link" / "b.txt", small.config) == (f"{small.documents}/b.txt",)
+    assert api.remove(tmp_path / "link" / "alias.txt", small.config) == (f"{small.documents}/alias.txt",)
+    assert api.remove(tmp_path / "link", small.config) == (f"{small.documents}/a.txt",)
     with open_store(small.store, write=True) as store:  # as an ingest of the root of all folders keeps it
         store.replace_file("/", "etc/a.txt", [StoredDocument("/", "etc/a.txt", "etc/a.txt", "0" * 64, "0" * 64, 0, 0, "text/1")], [])
-    assert pipeline.remove(Path("/etc/a.txt"), small.config) == ("/etc/a.txt",)
+    assert api.remove(Path("/etc/a.txt"), small.config) == ("/etc/a.txt",)
 
 
 def test_removing_a_file_or_a_folder_forgets_it(small):
     write(small.documents, {"deep/c.txt": "A third text.", "deep/d.txt": "The fan is loud."})
-    pipeline.ingest([small.documents], small.config)
+    api.ingest([small.documents], small.config)
     with pytest.raises(UsageError, match="e.txt"):
-        pipeline.remove(small.documents / "e.txt", small.config)
+        api.remove(small.documents / "e.txt", small.config)
     with pytest.raises(UsageError):
-        pipeline.remove(small.documents / "dee", small.config)
-    assert pipeline.remove(small.documents / "deep", small.config) == tuple(f"{small.documents}/deep/{name}.txt" for name in "cd")
+        api.remove(small.documents / "dee", small.config)
+    assert api.remove(small.documents / "deep", small.config) == tuple(f"{small.documents}/deep/{name}.txt" for name in "cd")
     assert len(ids_in(small.store)) == 2  # one of the two texts is in b.txt too
     assert (small.documents / "deep" / "c.txt").exists()
-    pipeline.remove(small.documents / "b.txt", small.config)
+    api.remove(small.documents / "b.txt", small.config)
     assert len(ids_in(small.store)) == 1
     proves_everything(small.config)
 
 
 def test_without_a_number_of_threads_torch_keeps_its_own(small):
     before = torch.get_num_threads()
-    pipeline.ingest([small.documents], updated(small.config, {"model.threads": 0}))
+    api.ingest([small.documents], updated(small.config, {"model.threads": 0}))
     assert torch.get_num_threads() == before == 1
 
 
@@ -365,12 +367,12 @@ def test_a_memory_that_is_to_be_read_is_expected_to_take_all_steps():
 
 
 def test_an_estimate_writes_nothing(small):
-    found = pipeline.estimate([small.documents], small.config)
+    found = api.estimate([small.documents], small.config)
     assert (found.files, found.chunks, found.unchanged) == (2, 2, 0) and found.seconds > 0
     assert not small.store.exists()
-    pipeline.ingest([small.documents / "a.txt"], small.config)
+    api.ingest([small.documents / "a.txt"], small.config)
     before = content_of(small.store)
-    found = pipeline.estimate([small.documents], small.config)
+    found = api.estimate([small.documents], small.config)
     assert (found.files, found.chunks, found.unchanged) == (1, 1, 1)
     assert content_of(small.store) == before
 
@@ -388,12 +390,12 @@ def test_an_interrupted_ingest_keeps_what_is_done_and_goes_on(first, model_folde
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pipeline.ingest([first.documents], config, on_progress=interrupt)
+        api.ingest([first.documents], config, on_progress=interrupt)
     kept = ids_in(tmp_path / "store")
     assert len(kept) == after + 1
-    partial = pipeline.verify(config)
+    partial = api.verify(config)
     assert not {finding.kind for finding in partial.findings} & {"mismatch", "damaged"}
-    done = pipeline.ingest([first.documents], config)
+    done = api.ingest([first.documents], config)
     assert done.chunks == first.done.chunks - len(kept)
     assert ids_in(tmp_path / "store") == ids_in(first.store)
     (_, documents, places), (_, their_documents, their_places) = content_of(tmp_path / "store"), content_of(first.store)
@@ -404,7 +406,7 @@ def test_an_interrupted_ingest_keeps_what_is_done_and_goes_on(first, model_folde
 def test_alone_and_on_one_thread_two_ingests_are_bit_identical(small, tmp_path):
     stores = [tmp_path / name for name in ("one", "two")]
     for store in stores:
-        pipeline.ingest([small.documents], updated(small.config, {"store": str(store), "memorize.batch": 1, "model.threads": 1}))
+        api.ingest([small.documents], updated(small.config, {"store": str(store), "memorize.batch": 1, "model.threads": 1}))
     one, two = map(content_of, stores)
     assert one == two
 
@@ -420,9 +422,9 @@ def crew(first, tmp_path):
 
 def test_who_writes_a_memory_makes_no_difference(first, crew, tmp_path):
     seen = []
-    done = pipeline.ingest([first.documents], crew, on_progress=seen.append)
+    done = api.ingest([first.documents], crew, on_progress=seen.append)
     alone = updated(crew, {"store": str(tmp_path / "alone"), "memorize.processes": 1})
-    assert dict(done.verdicts) == dict(pipeline.ingest([first.documents], alone).verdicts)
+    assert dict(done.verdicts) == dict(api.ingest([first.documents], alone).verdicts)
     assert content_of(tmp_path / "crew") == content_of(tmp_path / "alone")
     assert seen[-1].done == done.chunks and max(one.rows for one in seen) == 2
     assert multiprocessing.active_children() == []
@@ -443,9 +445,9 @@ def test_a_process_that_was_killed_is_told_and_the_next_run_goes_on(first, crew,
             child.kill()
 
     with pytest.raises(OutOfMemory, match="signal 9"):
-        pipeline.ingest([first.documents], crew, on_progress=kill)
+        api.ingest([first.documents], crew, on_progress=kill)
     assert multiprocessing.active_children() == []
-    pipeline.ingest([first.documents], crew)
+    api.ingest([first.documents], crew)
     assert ids_in(tmp_path / "crew") == ids_in(first.store)
     proves_everything(crew)
 
@@ -455,7 +457,7 @@ def test_an_interrupt_ends_every_process(first, crew):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pipeline.ingest([first.documents], crew, on_progress=interrupt)
+        api.ingest([first.documents], crew, on_progress=interrupt)
     assert multiprocessing.active_children() == []
 
 
@@ -470,7 +472,7 @@ def test_the_shares_are_alike_and_the_threads_are_shared(crew):
 
 def test_progress_counts_up_to_all(small):
     seen = []
-    pipeline.ingest([small.documents], small.config, on_progress=seen.append)
+    api.ingest([small.documents], small.config, on_progress=seen.append)
     assert (seen[-1].done, seen[-1].chunks) == (2, 2) and sum(seen[-1].verdicts.values()) == 2
     assert [one.done for one in seen] == sorted(one.done for one in seen)
     assert [one.steps for one in seen] == sorted(one.steps for one in seen)
@@ -478,28 +480,28 @@ def test_progress_counts_up_to_all(small):
 
 def test_a_second_writer_is_refused_and_readers_go_on(trip):
     with open_store(trip.store, write=True), pytest.raises(StoreLocked, match="process"):
-        pipeline.ingest([trip.documents], trip.config)
+        api.ingest([trip.documents], trip.config)
     with open_store(trip.store, write=True):
-        assert pipeline.status(trip.config).summary.documents == 7
+        assert api.status(trip.config).summary.documents == 7
 
 
 def test_one_bad_file_never_stops_the_rest(small):
     (small.documents / "bad.txt").write_bytes(b"caf\xe9")
     (small.documents / "picture.png").write_bytes(b"\x89PNG")
     (small.documents / "empty.txt").write_bytes(b"")
-    done = pipeline.ingest([small.documents], small.config)
+    done = api.ingest([small.documents], small.config)
     assert done.files == 2 and {one.path for one in done.skipped} >= {"bad.txt", "picture.png"}
     proves_everything(small.config)
     with pytest.raises(InputRefused):
-        pipeline.ingest([small.documents / "bad.txt"], updated(small.config, {"store": str(small.store) + "2"}))
+        api.ingest([small.documents / "bad.txt"], updated(small.config, {"store": str(small.store) + "2"}))
     assert not Path(str(small.store) + "2").exists()
 
 
 def test_nothing_is_created_where_nothing_can_be_read_or_loaded(small):
     with pytest.raises(InputRefused):
-        pipeline.ingest([small.documents / "none"], small.config)
+        api.ingest([small.documents / "none"], small.config)
     with pytest.raises(ModelUnavailable):
-        pipeline.ingest([small.documents], updated(small.config, {"model.id": "/no/such/model"}))
+        api.ingest([small.documents], updated(small.config, {"model.id": "/no/such/model"}))
     assert not small.store.exists()
 
 
@@ -508,38 +510,38 @@ def test_nothing_is_created_where_nothing_can_be_read_or_loaded(small):
 
 def test_without_text_the_memories_answer_and_the_text_is_nowhere(small):
     config = updated(small.config, {"memorize.keep_text": False})
-    pipeline.ingest([small.documents], config)
+    api.ingest([small.documents], config)
     proves_everything(config)
     assert not any(b"The lamp" in path.read_bytes() for path in small.store.rglob("*") if path.is_file())
     one = "The lamp is red."
-    found = pipeline.ask(one, updated(config, {"retrieve.k": 1}))
+    found = api.ask(one, updated(config, {"retrieve.k": 1}))
     assert found.sources[0].path == "a.txt"
     with pytest.raises(UsageError, match="keeps no text"):
-        pipeline.ask(one, updated(config, {"ask.read": "text"}))
-    assert pipeline.restore(small.store.parent / "back", config).failed == ()
+        api.ask(one, updated(config, {"ask.read": "text"}))
+    assert api.restore(small.store.parent / "back", config).failed == ()
     assert (small.store.parent / "back" / "a.txt").read_text() == one
 
 
 def test_a_store_that_was_made_without_text_never_gets_any(small):
     without = updated(small.config, {"memorize.keep_text": False})
-    pipeline.ingest([small.documents], without)
+    api.ingest([small.documents], without)
     (small.documents / "a.txt").write_text("The lamp is blue.")
-    assert pipeline.ingest([small.documents], small.config).files == 1  # as watch does, which cannot say --no-text
+    assert api.ingest([small.documents], small.config).files == 1  # as watch does, which cannot say --no-text
     assert not any(b"The lamp" in path.read_bytes() for path in small.store.rglob("*") if path.is_file())
     (small.documents / "a.txt").write_text("The lamp is green.")
-    assert pipeline.ingest([small.documents], without).files == 1
+    assert api.ingest([small.documents], without).files == 1
 
 
 def test_a_store_with_text_refuses_to_keep_none_unless_it_is_too_old_to_know(small):
     without = updated(small.config, {"memorize.keep_text": False})
-    pipeline.ingest([small.documents], small.config)
+    api.ingest([small.documents], small.config)
     (small.documents / "a.txt").write_text("The lamp is blue.")
-    for trip in (pipeline.ingest, pipeline.estimate):
+    for trip in (api.ingest, api.estimate):
         with pytest.raises(UsageError, match="this store keeps it"):
             trip([small.documents], without)
     with open_store(small.store, write=True) as store:
         store._db.execute("DELETE FROM manifest WHERE key = 'keep_text'")
-    pipeline.ingest([small.documents], without)
+    api.ingest([small.documents], without)
     assert b"The lamp is blue" not in (small.store / "store.db").read_bytes() and b"The fan" in (small.store / "store.db").read_bytes()
     proves_everything(small.config)
 
@@ -547,16 +549,16 @@ def test_a_store_with_text_refuses_to_keep_none_unless_it_is_too_old_to_know(sma
 def test_text_that_the_tokenizer_does_not_give_back_is_kept_as_text(tmp_path):
     documents = write(tmp_path / "docs", {"capital.txt": "The Lamp.", "small.txt": "the lamp is red."})
     config = dials(tmp_path / "store", toy.save(tmp_path / "lossy", lossy=True))
-    done = pipeline.ingest([documents], config)
+    done = api.ingest([documents], config)
     assert done.verdicts["text-only"] == 1 and sum(done.verdicts.values()) == 2
     assert proves_everything(config).counts["text-only"] == 1
     for reader in ("decode", "memory", "text"):
-        found = pipeline.ask("Which lamp?", updated(config, {"ask.read": reader}))
+        found = api.ask("Which lamp?", updated(config, {"ask.read": reader}))
         assert {one.path for one in found.sources} == set(("capital.txt", "small.txt"))
-    pipeline.restore(tmp_path / "back", config)
+    api.restore(tmp_path / "back", config)
     assert (tmp_path / "back" / "capital.txt").read_text() == "The Lamp."
     without = updated(config, {"memorize.keep_text": False, "store": str(tmp_path / "other")})
-    done = pipeline.ingest([documents], without)
+    done = api.ingest([documents], without)
     assert done.files == 1 and [one.path for one in done.skipped] == ["capital.txt"]
     assert b"The Lamp." not in (tmp_path / "other" / "store.db").read_bytes()
 
@@ -564,9 +566,9 @@ def test_text_that_the_tokenizer_does_not_give_back_is_kept_as_text(tmp_path):
 def test_a_chunk_with_more_pins_than_the_user_allows_keeps_its_file_out(small):
     (small.documents / "c.txt").write_text("zq 8842 WXYZ /// 3f9a")
     hard = {"memorize.steps": 1, "memorize.max_pins": 0}
-    done = pipeline.ingest([small.documents], updated(small.config, hard))
+    done = api.ingest([small.documents], updated(small.config, hard))
     assert len(done.over_limit) == 3 and done.files == 0 and "--max-pins is 0" in done.over_limit[0].reason
-    done = pipeline.ingest([small.documents], updated(small.config, {**hard, "memorize.max_pins": -1}))
+    done = api.ingest([small.documents], updated(small.config, {**hard, "memorize.max_pins": -1}))
     assert done.over_limit == () and done.files == 3 and done.verdicts.get("exact", 0) < 3
     proves_everything(small.config)
 
@@ -579,48 +581,48 @@ def test_another_model_is_refused_by_everything_and_called_incomparable(trip, tm
     (tmp_path / "new.txt").write_text("New text.")
     before = content_of(trip.store)
     for refused in (
-        lambda: pipeline.ask("Who repaired the lamp?", other),
-        lambda: pipeline.ingest([tmp_path / "new.txt"], other),
-        lambda: pipeline.restore(tmp_path / "back", other),
+        lambda: api.ask("Who repaired the lamp?", other),
+        lambda: api.ingest([tmp_path / "new.txt"], other),
+        lambda: api.restore(tmp_path / "back", other),
     ):
         with pytest.raises(WrongModel, match="weights .*in the store, .* here"):
             refused()
-    found = pipeline.verify(other)
+    found = api.verify(other)
     assert found.exit_code == 6 and [finding.kind for finding in found.findings] == ["incomparable"] and found.checked == 0
-    assert pipeline.verify(other, structure_only=True).findings == ()
+    assert api.verify(other, structure_only=True).findings == ()
     assert content_of(trip.store) == before and not (tmp_path / "back").exists()
 
 
 @pytest.mark.parametrize("change", [{"model.dtype": "bfloat16"}, {"memorize.template": "cue"}])
 def test_another_dtype_or_template_is_another_model(trip, change):
     with pytest.raises(WrongModel):
-        pipeline.ask("Who repaired the lamp?", updated(trip.config, change))
-    assert pipeline.verify(updated(trip.config, change)).exit_code == 6
+        api.ask("Who repaired the lamp?", updated(trip.config, change))
+    assert api.verify(updated(trip.config, change)).exit_code == 6
 
 
 def test_another_tokenizer_is_another_model(trip, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(trip.config.model.id, folder)
-    assert pipeline.verify(updated(trip.config, {"model.id": str(folder)})).exit_code == 0  # the same, elsewhere
+    assert api.verify(updated(trip.config, {"model.id": str(folder)})).exit_code == 0  # the same, elsewhere
     toy.tokenizer(chat=None).save_pretrained(folder)
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     with pytest.raises(WrongModel, match="the tokenizer"):
-        pipeline.ask("Who repaired the lamp?", updated(trip.config, {"model.id": str(folder)}))
+        api.ask("Who repaired the lamp?", updated(trip.config, {"model.id": str(folder)}))
 
 
 def test_another_embedder_is_refused(trip, tmp_path):
-    shutil.copytree(Path(pipeline.__file__).parent / "mini" / "retriever", tmp_path / "embedder")
+    shutil.copytree(Path(api.__file__).parent / "mini" / "retriever", tmp_path / "embedder")
     same = updated(trip.config, {"retrieve.embedder": str(tmp_path / "embedder")})
-    assert pipeline.ask("Who repaired the lamp?", same).sources
+    assert api.ask("Who repaired the lamp?", same).sources
     (tmp_path / "embedder" / "tokenizer_config.json").write_text("{}")
     with pytest.raises(WrongModel, match="embedder"):
-        pipeline.ask("Who repaired the lamp?", same)
+        api.ask("Who repaired the lamp?", same)
 
 
 def test_the_store_remembers_its_model(trip):
-    named = pipeline.ask("Who repaired the lamp?", updated(trip.config, {"model.id": "", "memorize.tokens_per_vector": 0}))
+    named = api.ask("Who repaired the lamp?", updated(trip.config, {"model.id": "", "memorize.tokens_per_vector": 0}))
     assert named.sources[0].path == "lamp.md"
-    assert pipeline.verify(updated(trip.config, {"model.id": ""})).exit_code == 0
+    assert api.verify(updated(trip.config, {"model.id": ""})).exit_code == 0
 
 
 # --- other ways of writing
@@ -636,18 +638,18 @@ def test_the_store_remembers_its_model(trip):
     ],
 )
 def test_a_store_written_in_another_way_is_proven_and_answers(small, change):
-    pipeline.ingest([small.documents], updated(small.config, change))
+    api.ingest([small.documents], updated(small.config, change))
     as_written = updated(small.config, {"model.id": "", "documents.chunk_tokens": 0})
     proves_everything(as_written)
-    assert pipeline.ask("What is the lamp?", as_written).sources[0].path == "a.txt"
+    assert api.ask("What is the lamp?", as_written).sources[0].path == "a.txt"
     (small.documents / "c.txt").write_text("One more.")
-    pipeline.ingest([small.documents], as_written)
+    api.ingest([small.documents], as_written)
     proves_everything(as_written)
 
 
 def test_a_model_without_rotary_positions_is_written_and_verified(small, tmp_path):
     config = updated(small.config, {"model.id": str(toy.save(tmp_path / "gpt2", kind="gpt2"))})
-    done = pipeline.ingest([small.documents], config)
+    done = api.ingest([small.documents], config)
     assert done.verdicts == {"exact": 2}
     proves_everything(config)
 
@@ -655,8 +657,8 @@ def test_a_model_without_rotary_positions_is_written_and_verified(small, tmp_pat
 def test_an_unknown_model_is_calibrated_and_the_store_says_so(small):
     said = []
     config = updated(small.config, {"memorize.tokens_per_vector": 0, "memorize.steps": 60})
-    done = pipeline.ingest([small.documents], config, say=said.append)
-    manifest = pipeline.status(config).manifest
+    done = api.ingest([small.documents], config, say=said.append)
+    manifest = api.status(config).manifest
     assert done.tokens_per_vector == int(manifest["tokens_per_vector"]) in (2, 4, 8)
     assert "calibrated" in manifest["tokens_per_vector_origin"] and any("exact" in line for line in said)
     proves_everything(config)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import processors
 
 from rag_memtok.errors import UsageError
-from rag_memtok.inject import surest
-from rag_memtok.prompts import TEMPLATES, frame, refuses, template_named
-from rag_memtok.study.scores import answerable, score
+from rag_memtok.evaluation.metrics import answerable, score
+from rag_memtok.model.inject import surest
+from rag_memtok.model.prompts import TEMPLATES, frame, refuses, template_named
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for training
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from questions import made, shares  # noqa: E402
 from retrieval import answerable, build, share_found  # noqa: E402
 
-from rag_memtok.lm import EMBEDDED  # noqa: E402
+from rag_memtok.model.lm import EMBEDDED  # noqa: E402
 
 
 @pytest.mark.parametrize(("exclude", "library"), [(["library/"], False), ([], True)])

@@ -6,14 +6,14 @@ import torch
 import toy
 
 from rag_memtok.config import Memorize
-from rag_memtok.cues import cues
 from rag_memtok.errors import ChunkDoesNotFit
-from rag_memtok.inject import answer_tokens, inject
-from rag_memtok.layout import Request, pooled, task_of
-from rag_memtok.memorize import Clock, Row, advanced, memorize, stages
-from rag_memtok.prompts import template_named
-from rag_memtok.reading import LONGEST, POOL, TOGETHER, TOP, Reading, Teacher, distances
-from rag_memtok.recipes import RECIPES
+from rag_memtok.memory.batch import Request, pooled, task_of
+from rag_memtok.memory.distill import LONGEST, POOL, TOGETHER, TOP, Reading, Teacher, distances
+from rag_memtok.memory.optimize import Clock, Row, advanced, memorize, stages
+from rag_memtok.memory.recipes import RECIPES
+from rag_memtok.memory.synthetic_questions import cues
+from rag_memtok.model.inject import answer_tokens, inject
+from rag_memtok.model.prompts import template_named
 
 TEXT = (
     "The lamp of the harbour was repaired in March, and its keeper wrote a letter. Colour: red and green. "

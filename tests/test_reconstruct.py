@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag_memtok.config import Memorize
-from rag_memtok.memorize import Task, memorize
-from rag_memtok.nouns import Memory, Pin
-from rag_memtok.prompts import TEMPLATES, template_named
-from rag_memtok.reconstruct import ASSISTED_SHARE, decode, decode_batch, decode_together, judge, kind_of, lead, verdict_of
+from rag_memtok.datatypes import Memory, Pin
+from rag_memtok.memory.optimize import Task, memorize
+from rag_memtok.memory.reconstruct import ASSISTED_SHARE, decode, decode_batch, decode_together, judge, kind_of, lead, verdict_of
+from rag_memtok.model.prompts import TEMPLATES, template_named
 
 WORDS = st.integers(len(toy.SPECIAL), 390)
 

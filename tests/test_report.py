@@ -12,15 +12,17 @@ import pytest
 import toy
 from matplotlib.image import imread
 
-from rag_memtok import cli, lm, pipeline
-from rag_memtok.audit import Recited
-from rag_memtok.codec import codec_named
+from rag_memtok.cli import app
 from rag_memtok.config import Config, updated
+from rag_memtok.datatypes import Verdict
 from rag_memtok.errors import UsageError
-from rag_memtok.nouns import Verdict
-from rag_memtok.report import article, histogram, kind, pieces, rounded_up, shown
-from rag_memtok.schema import insert
-from rag_memtok.store import open_store
+from rag_memtok.memory.codec import codec_named
+from rag_memtok.model import lm
+from rag_memtok.pipeline import api
+from rag_memtok.pipeline.audit import Recited
+from rag_memtok.pipeline.audit_report import article, histogram, kind, pieces, rounded_up, shown
+from rag_memtok.store.schema import insert
+from rag_memtok.store.store import open_store
 
 HOSTILE = "<script>document.title='owned'</script>\x1b[31m\u202e <img src=http://example.org/x onerror=alert(1)> \"'&amp;"
 TEXTS = {"lamp.txt": "The lamp of the harbour is red.", "<b>fan&.txt": HOSTILE, "soup.txt": "Se hornea media hora.\n"}
@@ -68,7 +70,7 @@ def original(tmp_path_factory, model_folder):
     dials = {"store": str(folder / "store"), "model.id": str(model_folder), "model.threads": 1, "model.device": "cpu"}
     quick = {"memorize.tokens_per_vector": 4, "memorize.seconds_per_chunk": 0.0, "documents.chunk_tokens": 256}
     config = updated(Config(), {**dials, **quick, "memorize.steps": 1})
-    assert pipeline.ingest([folder / "docs"], config).verdicts == {"assisted": 3}
+    assert api.ingest([folder / "docs"], config).verdicts == {"assisted": 3}
     return folder, config
 
 
@@ -90,7 +92,7 @@ def planted(original, tmp_path):
 
 
 def written(folder, config, **options):
-    audit = pipeline.verify(config, page=folder / "audit.html", **options)
+    audit = api.verify(config, page=folder / "audit.html", **options)
     return audit, (folder / "audit.html").read_text(encoding="utf-8")
 
 
@@ -142,7 +144,7 @@ def test_a_hostile_document_is_quoted_not_obeyed(planted):
 def test_without_text_what_was_decoded_is_shown_alone(original, tmp_path):
     folder, config = original
     config = updated(config, {"store": str(tmp_path / "store"), "memorize.keep_text": False})
-    pipeline.ingest([folder / "docs"], config)
+    api.ingest([folder / "docs"], config)
     _, source = written(tmp_path, config)
     assert source.count("no text is kept to compare it with") == 3 and "<del>stored, but" in source and source.count("<del>") == 1
     assert TEXTS["lamp.txt"] in Page(source).text
@@ -163,7 +165,7 @@ def test_a_quick_check_and_a_foreign_model_make_a_page_too(planted, tmp_path):
 def test_no_folder_for_the_page_is_said_before_the_audit(planted):
     folder, config = planted
     with pytest.raises(UsageError, match="no folder"):
-        pipeline.verify(config, page=folder / "nowhere" / "audit.html", on_chunk=lambda done, total: pytest.fail("it began"))
+        api.verify(config, page=folder / "nowhere" / "audit.html", on_chunk=lambda done, total: pytest.fail("it began"))
 
 
 @pytest.mark.parametrize("put", [lambda path: path.mkdir(), lambda path: path.symlink_to("elsewhere.html"), os.mkfifo])
@@ -171,7 +173,7 @@ def test_what_is_no_file_is_not_replaced_and_that_is_said_before_the_audit(plant
     folder, config = planted
     put(folder / "audit.html")
     with pytest.raises(UsageError, match="in the way"):
-        pipeline.verify(config, page=folder / "audit.html", on_chunk=lambda done, total: pytest.fail("it began"))
+        api.verify(config, page=folder / "audit.html", on_chunk=lambda done, total: pytest.fail("it began"))
     assert not (folder / "elsewhere.html").exists()
 
 
@@ -244,5 +246,5 @@ def test_chromium_shows_it_in_light_and_dark(planted, browser):
 def test_the_command_writes_the_page_and_keeps_its_exit_code(planted):
     folder, config = planted
     command = ["verify", "--store", config.store, "--model", config.model.id, "--device", "cpu", "--report", str(folder / "page.html")]
-    assert cli.run(lambda: cli.app(command, standalone_mode=False)) == 5
+    assert app.run(lambda: app.app(command, standalone_mode=False)) == 5
     assert "NOT PROVEN: 1 finding" in Page((folder / "page.html").read_text(encoding="utf-8")).text

@@ -6,13 +6,13 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from rag_memtok.binding import REQUIRED
+from rag_memtok.datatypes import Chunk, Occurrence, StoredDocument, sha256_of_text
 from rag_memtok.errors import InputRefused, UsageError
-from rag_memtok.ingest import text_only_record
-from rag_memtok.nouns import Chunk, Occurrence, StoredDocument, sha256_of_text
-from rag_memtok.prompts import template_named
-from rag_memtok.restore import folder_of, restore_documents
-from rag_memtok.store import create, open_store
+from rag_memtok.model.prompts import template_named
+from rag_memtok.pipeline.ingest import text_only_record
+from rag_memtok.pipeline.manifest import REQUIRED
+from rag_memtok.pipeline.restore import folder_of, restore_documents
+from rag_memtok.store.store import create, open_store
 
 
 def store_of(folder, *documents):

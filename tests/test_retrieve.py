@@ -15,10 +15,20 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from rag_memtok.config import Retrieve
+from rag_memtok.datatypes import Occurrence, Record, StoredDocument, Verdict, sha256_of_text
 from rag_memtok.errors import InputRefused, ModelUnavailable, WrongModel
-from rag_memtok.nouns import Occurrence, Record, StoredDocument, Verdict, sha256_of_text
-from rag_memtok.retrieve import Index, build, content_words, fuse, load_embedder, load_sentence_transformer, open_index, search, set_threads
-from rag_memtok.store import INDEX, create, open_store
+from rag_memtok.retrieval.search import (
+    Index,
+    build,
+    content_words,
+    fuse,
+    load_embedder,
+    load_sentence_transformer,
+    open_index,
+    search,
+    set_threads,
+)
+from rag_memtok.store.store import INDEX, create, open_store
 
 WORDS = ["[UNK]", "lamp", "warranty", "battery", "soup", "onion", "años", "the", "is", "what"]
 VECTORS = np.random.default_rng(0).standard_normal((len(WORDS), 16), dtype=np.float32)
@@ -175,7 +185,7 @@ FAULTS = {
 def test_a_cache_that_is_not_the_stores_is_built_anew(folder, embedder, tmp_path, fault, caplog):
     create(tmp_path / "other", {})
     fill(tmp_path / "other", embedder, TEXTS[::-1])
-    caplog.set_level(logging.INFO, "rag_memtok.retrieve")
+    caplog.set_level(logging.INFO, "rag_memtok.retrieval.search")
     whole = texts_of(found(folder, embedder, "soup"))
     found(tmp_path / "other", embedder, "soup")
     caplog.clear()

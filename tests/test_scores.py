@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag_memtok.study.scores import answerable, exact, f1, interval, normalise, paired, score
+from rag_memtok.evaluation.metrics import answerable, exact, f1, interval, normalise, paired, score
 
 # Prediction, golds, exact match, F1. The first six are from published runs of the official scorer, the others follow its rules.
 PUBLISHED = [

@@ -17,18 +17,21 @@ import pytest
 import toy
 from small import dials, written
 
-from rag_memtok import cli, config, lm, pipeline
-from rag_memtok.answer import looked_for
-from rag_memtok.prompts import template_named
-from rag_memtok.reconstruct import judge, memory_of
-from rag_memtok.store import open_store
+from rag_memtok import config
+from rag_memtok.cli import app
+from rag_memtok.memory.reconstruct import judge, memory_of
+from rag_memtok.model import lm
+from rag_memtok.model.prompts import template_named
+from rag_memtok.pipeline import api
+from rag_memtok.pipeline.answer import looked_for
+from rag_memtok.store.store import open_store
 
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory, model_folder):
     """Documents and their store, to be copied."""
     folder = tmp_path_factory.mktemp("shelf")
-    pipeline.ingest([written(folder / "docs")], dials(folder / ".rag-memtok", model_folder))
+    api.ingest([written(folder / "docs")], dials(folder / ".rag-memtok", model_folder))
     return folder
 
 
@@ -83,7 +86,7 @@ def test_the_margins_of_show_are_the_judges(run, ready, model_folder):
     with open_store(ready / ".rag-memtok", write=False) as store:
         for chunk_id in store.chunk_ids()[:3]:
             record, text = store.record(chunk_id), store.text(chunk_id)
-            shown = pipeline.show(chunk_id[:10], settings)
+            shown = api.show(chunk_id[:10], settings)
             tokens = model.encode(text)
             memory, verdict = judge(model, template, memory_of(record), tokens, float(store.manifest["tau"]))
             unpinned = [one.margin for one in shown.tokens if not one.pin]
@@ -137,8 +140,8 @@ def test_show_of_a_memory_that_is_wrong_shows_what_comes_out(run, tmp_path):
 
 def test_show_of_a_text_only_chunk_is_its_text(run, tmp_path):
     settings = dials(tmp_path / "lossy-store", toy.save(tmp_path / "lossy", lossy=True))
-    pipeline.ingest([written(tmp_path / "docs", {"a.txt": "The Lamp."})], settings)
-    (chunk,) = pipeline.chunks(settings)
+    api.ingest([written(tmp_path / "docs", {"a.txt": "The Lamp."})], settings)
+    (chunk,) = api.chunks(settings)
     code, out, err = run("show", chunk.chunk_id[:5], "--store", "lossy-store")
     assert code == 0 and out.endswith("\n\nThe Lamp.\n") and re.search("^verdict +text-only$", out, re.M)
 
@@ -293,13 +296,13 @@ def test_the_shell_completes_commands(tmp_path):
     script = tmp_path / "rag-memtok"
     script.write_text("import sys; sys.argv[0] = 'rag-memtok'\nfrom rag_memtok.cli import main\nmain()\n")
     environment = {**os.environ, "_RAG_MEMTOK_COMPLETE": "complete_bash", "COMP_WORDS": "rag-memtok mi", "COMP_CWORD": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(cli.__file__).parent.parent), environment.get("PYTHONPATH", "")])
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(app.__file__).parent.parent), environment.get("PYTHONPATH", "")])
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.split() == ["migrate"], done.stderr
 
 
 def test_every_command_has_an_example_that_begins_with_it(run):
-    for name, _, example in cli.COMMANDS:
+    for name, _, example in app.COMMANDS:
         assert example.startswith(f"rag-memtok {name} ")
         code, out, err = run(name, "--help")
         assert code == 0 and "Example: rag-memtok" in out

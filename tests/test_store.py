@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from rag_memtok.datatypes import Occurrence, Pin, Record, StoredDocument, Verdict, sha256_of_text
 from rag_memtok.errors import FormatMismatch, NoStore, PermissionRefused, StoreDamaged, StoreLocked, UsageError
-from rag_memtok.nouns import Occurrence, Pin, Record, StoredDocument, Verdict, sha256_of_text
-from rag_memtok.schema import COLUMNS
-from rag_memtok.store import create, open_store
+from rag_memtok.store.schema import COLUMNS
+from rag_memtok.store.store import create, open_store
 
 ROOT = "/documents"
 PINS = (Pin(1, 70_000, "correction"), Pin(3, 2, "safety"))

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from rag_memtok.config import Memorize  # noqa: E402
-from rag_memtok.lm import LM  # noqa: E402
-from rag_memtok.prompts import bare  # noqa: E402
+from rag_memtok.model.lm import LM  # noqa: E402
+from rag_memtok.model.prompts import bare  # noqa: E402
 from training import cuts, evaluate, examples, facts, frame, reader, sources, tokenizer  # noqa: E402
 from training.optimise import Optimiser, Schedule  # noqa: E402
 

@@ -6,8 +6,8 @@ import pytest
 from test_cli import run  # noqa: F401
 from test_evaluate import ROWS, filed
 
-from rag_memtok.scoreboard import ranged
-from rag_memtok.study.scores import Interval
+from rag_memtok.cli.tables import ranged
+from rag_memtok.evaluation.metrics import Interval
 
 QUICK = ("--chunk-tokens", 48, "--steps", 40, "--seconds-per-chunk", 0, "--max-new-tokens", 3, "--readers", "text,memory,none", "--k", 2)
 

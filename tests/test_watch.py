@@ -12,9 +12,9 @@ import time
 import pytest
 from small import dials, proven, written
 
-from rag_memtok import pipeline, watch
 from rag_memtok.config import updated
 from rag_memtok.errors import InputRefused, RagMemtokError
+from rag_memtok.pipeline import api, watch
 
 watchfiles = pytest.importorskip("watchfiles")
 
@@ -26,7 +26,7 @@ def config(tmp_path, model_folder):
 
 
 def paths(config):
-    return sorted(one.document.path for one in pipeline.documents(config))
+    return sorted(one.document.path for one in api.documents(config))
 
 
 def test_each_change_is_ingested(config, tmp_path):
@@ -99,7 +99,7 @@ def test_the_first_failure_is_raised(config, tmp_path):
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_the_command_with_what_was_done(config, tmp_path, sent):
-    pipeline.ingest([tmp_path / "docs"], config)
+    api.ingest([tmp_path / "docs"], config)
     words = ["watch", str(tmp_path / "docs"), "--store", config.store, "--threads", "1", "--device", "cpu"]
     program = [sys.executable, "-c", "from rag_memtok.cli import main; main()", *words]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:

@@ -15,9 +15,9 @@ import compression  # noqa: E402
 import embeddings  # noqa: E402
 
 from rag_memtok.config import Memorize  # noqa: E402
-from rag_memtok.layout import Task  # noqa: E402
-from rag_memtok.memorize import memorize  # noqa: E402
-from rag_memtok.prompts import template_named  # noqa: E402
+from rag_memtok.memory.batch import Task  # noqa: E402
+from rag_memtok.memory.optimize import memorize  # noqa: E402
+from rag_memtok.model.prompts import template_named  # noqa: E402
 
 TEXT = "The lamp of the harbour was repaired in March."
 

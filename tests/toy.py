@@ -20,7 +20,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from rag_memtok import lm
+from rag_memtok.model import lm
 
 SPECIAL = ("<|end_of_text|>", "<|begin_of_text|>", "<|pad|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 WIDTH, LAYERS, CONTEXT = 128, 2, 512

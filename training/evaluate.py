@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from rag_memtok.study.scores import exact, f1, normalise
+from rag_memtok.evaluation.metrics import exact, f1, normalise
 from training.examples import Example, all_dev, best_sentence
 from training.frame import BOS, EOS, EOT, PAD, REFUSAL, Frame
 

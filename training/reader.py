@@ -20,22 +20,22 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from rag_memtok.adapt.lessons import Exercise, Page, Teacher
-from rag_memtok.adapt.training import Progress, adapt
-from rag_memtok.adapt.trip import UNSAID, by_rule
-from rag_memtok.binding import completed
-from rag_memtok.chunks import split
-from rag_memtok.codec import codec_named
+from rag_memtok.adapt.dataset import Exercise, Page, Teacher
+from rag_memtok.adapt.run import UNSAID, by_rule
+from rag_memtok.adapt.train import Progress, adapt
+from rag_memtok.cli.views import training_note
 from rag_memtok.config import Config, Memorize, updated
-from rag_memtok.disk import write_whole
-from rag_memtok.layout import task_of
-from rag_memtok.lm import LM, load
-from rag_memtok.memorize import memorize
-from rag_memtok.nouns import Document, Segment
-from rag_memtok.prepare import calibrated
-from rag_memtok.prompts import Template, digest_of, frame, template_named
-from rag_memtok.recipes import recipe_named, recipe_of, steps_of
-from rag_memtok.views import training_note
+from rag_memtok.datatypes import Document, Segment
+from rag_memtok.documents.split import split
+from rag_memtok.memory.batch import task_of
+from rag_memtok.memory.codec import codec_named
+from rag_memtok.memory.optimize import memorize
+from rag_memtok.memory.recipes import recipe_named, recipe_of, steps_of
+from rag_memtok.model.lm import LM, load
+from rag_memtok.model.prompts import Template, digest_of, frame, template_named
+from rag_memtok.pipeline.manifest import completed
+from rag_memtok.pipeline.resources import calibrated
+from rag_memtok.store.files import write_whole
 from training.prepare import question_rows
 from training.sources import hash01
 from training.tasks import Sources

@@ -1,1 +1,1 @@
-"""An adapter with which the model reads memories: lessons, training, the trip of `adapt`. Start at trip.py."""
+"""An adapter with which the model reads memories: dataset, training, the trip of `adapt`. Start at run.py."""

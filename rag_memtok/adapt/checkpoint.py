@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from rag_memtok import lora
 from rag_memtok.config import Adapt
 from rag_memtok.errors import UsageError
-from rag_memtok.lm import LM
+from rag_memtok.model import lora
+from rag_memtok.model.lm import LM
 
 
 @dataclass(slots=True, eq=False)

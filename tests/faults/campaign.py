@@ -36,7 +36,7 @@ from kills import Trial  # noqa: E402
 from limits import Unable  # noqa: E402
 from world import VERBS, World  # noqa: E402
 
-from rag_memtok import terminal  # noqa: E402
+from rag_memtok.cli import console  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def row_of(name: str, bench: Bench, deadline: float) -> Row:
             outcomes[trial.outcome] += 1
             if trial.wrong:
                 losses.append(trial)
-                terminal.say(f"  LOST {trial.where}: {'; '.join(trial.wrong)[:1000]}")
+                console.say(f"  LOST {trial.where}: {'; '.join(trial.wrong)[:1000]}")
             if time.monotonic() > deadline:
                 note = "; cut short by --seconds"
                 break
@@ -166,8 +166,8 @@ def main() -> int:
         bench = Bench(World(Path(folder)), options.long)
         for number, name in enumerate(chosen, 1):
             rows.append(row_of(name, bench, deadline))
-            terminal.say(f"{number} of {len(chosen)}, {rows[-1].seconds:.0f} s: {name}: {rows[-1].tries} tries, {rows[-1].lost} lost")
-    terminal.put_columns([("fault", "tries", "outcome", "lost"), *((row.fault, row.tries, row.outcome, row.lost) for row in rows)])
+            console.say(f"{number} of {len(chosen)}, {rows[-1].seconds:.0f} s: {name}: {rows[-1].tries} tries, {rows[-1].lost} lost")
+    console.put_columns([("fault", "tries", "outcome", "lost"), *((row.fault, row.tries, row.outcome, row.lost) for row in rows)])
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         Path(f"{options.out}.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")

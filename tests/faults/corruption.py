@@ -16,12 +16,13 @@ from pathlib import Path
 from kills import Trial
 from world import World
 
-from rag_memtok import pipeline, retrieve
-from rag_memtok.audit import quick
-from rag_memtok.disk import DATABASE, INDEX
 from rag_memtok.errors import RagMemtokError, StoreDamaged
-from rag_memtok.schema import COLUMNS, KEY_COLUMNS
-from rag_memtok.store import Store, open_store
+from rag_memtok.pipeline import api
+from rag_memtok.pipeline.audit import quick
+from rag_memtok.retrieval.search import Embedder, content_words, open_index, search_words
+from rag_memtok.store.files import DATABASE, INDEX
+from rag_memtok.store.schema import COLUMNS, KEY_COLUMNS
+from rag_memtok.store.store import Store, open_store
 
 DOCUMENTS = {
     "a.txt": "The lamp is quiet.\n",
@@ -45,10 +46,10 @@ def small_store(world: World, name: str, documents: dict[str, str]) -> Path:
     """A store of these documents in small pages, with its index."""
     store = world.folder / name
     world.write(documents)
-    pipeline.ingest([world.documents], world.config(store), load=world.load)
+    api.ingest([world.documents], world.config(store), load=world.load)
     sql(store, "PRAGMA page_size = 512", "VACUUM")
     with open_store(store, write=False) as opened:
-        retrieve.open_index(opened)
+        open_index(opened)
     return store
 
 
@@ -60,7 +61,7 @@ def sql(store: Path, *statements: str) -> None:
             db.execute(statement)
 
 
-def truth_of(store: Store, embedder: retrieve.Embedder, names: Truth | None = None) -> Truth:
+def truth_of(store: Store, embedder: Embedder, names: Truth | None = None) -> Truth:
     """All that a reader is told; an answer is None where it is told of damage. `names`: ask for the chunks and documents of this one."""
     documents = store.documents() if names is None else names.lists["documents"]
     ids = store.chunk_ids() if names is None else names.lists["ids"]
@@ -89,10 +90,10 @@ def fields_of(store: Store, chunk_id: str) -> tuple:
     return record.tokens, record.tokens_sha256, record.codec, record.packed, record.shape, record.pins, record.verdict, key
 
 
-def cited(store: Store, embedder: retrieve.Embedder, question: str) -> dict[str, tuple]:
+def cited(store: Store, embedder: Embedder, question: str) -> dict[str, tuple]:
     """What an answer would cite; its order is no promise, since both indexes are caches."""
-    hits = retrieve.search_words(store, retrieve.content_words(question), 9)
-    dense = [number for number, _ in retrieve.open_index(store).nearest(embedder.encode([question], query=True)[0], 9)]
+    hits = search_words(store, content_words(question), 9)
+    dense = [number for number, _ in open_index(store).nearest(embedder.encode([question], query=True)[0], 9)]
     ids = store.ids_of([*hits, *dense])
     return {one: store.text(one) for one in ids.values()}
 

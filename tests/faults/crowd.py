@@ -10,7 +10,7 @@ import small
 from kills import Trial
 from world import Child, Scene, World
 
-from rag_memtok.store import open_store
+from rag_memtok.store.store import open_store
 
 
 def writers(scene: Scene, count: int) -> Iterator[Trial]:

@@ -18,9 +18,9 @@ from world import World
 
 from rag_memtok import config
 from rag_memtok.config import Documents
-from rag_memtok.disk import DATABASE
-from rag_memtok.documents import Reading, Skipped, read, scan
+from rag_memtok.documents.scan import Reading, Skipped, read, scan
 from rag_memtok.errors import InputRefused, UsageError
+from rag_memtok.store.files import DATABASE
 
 SEEDS = {
     "text": ("a.txt", "The lamp\r\nis \U0001f95f quiet.\n".encode()),

@@ -10,7 +10,7 @@ from pathlib import Path
 import tracer
 from world import Scene
 
-from rag_memtok.disk import CRASH_AT
+from rag_memtok.store.files import CRASH_AT
 
 
 @dataclass(frozen=True)

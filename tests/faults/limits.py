@@ -15,9 +15,9 @@ import kills
 from kills import Trial
 from world import Scene, World
 
-from rag_memtok import pipeline
-from rag_memtok.layout import task_of
-from rag_memtok.memorize import memorize
+from rag_memtok.memory.batch import task_of
+from rag_memtok.memory.optimize import memorize
+from rag_memtok.pipeline import api
 
 DISK = 4 * 2**20  # bytes of the small disk
 SAVED = "nothing that was stored is lost"
@@ -153,7 +153,7 @@ def refused(
     reader = world.start(as_whom(lambda: sum(map(len, world.broken(store)))))
     found = reader.wait()
     yield Trial(f"verify {where}", f"exit {found}", () if found == 0 else (reader.output[-300:],))
-    if pipeline.status(world.config(store)).summary.chunks != len(scene.before[0]):
+    if api.status(world.config(store)).summary.chunks != len(scene.before[0]):
         yield Trial(f"status {where}", "wrong", ("another number of chunks",))
 
 

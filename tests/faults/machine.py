@@ -11,10 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from kills import Trial
 from world import World
 
-from rag_memtok import pipeline, retrieve
 from rag_memtok.config import Retrieve
-from rag_memtok.disk import CRASH_AT, DATABASE
-from rag_memtok.store import open_store
+from rag_memtok.pipeline import api
+from rag_memtok.retrieval.search import open_index, search
+from rag_memtok.store.files import CRASH_AT, DATABASE
+from rag_memtok.store.store import open_store
 
 NAMES = st.sampled_from(["a.txt", "b.txt", "c.txt"])
 WORDS = ("lamp", "keeper", "harbour", "cebolla", "letter", "huevo")
@@ -55,14 +56,14 @@ class AgainstADictionary(RuleBasedStateMachine):
     def forget(self, name, crash_at):
         if name not in self.stored:
             return
-        code = self.run(lambda: pipeline.remove(self.world.documents / name, self.world.config(self.store)), crash_at)
+        code = self.run(lambda: api.remove(self.world.documents / name, self.world.config(self.store)), crash_at)
         assert code == 0 or (crash_at and code == -signal.SIGKILL)
         if code and name in self.told():
-            assert self.run(lambda: pipeline.remove(self.world.documents / name, self.world.config(self.store))) == 0
+            assert self.run(lambda: api.remove(self.world.documents / name, self.world.config(self.store))) == 0
         del self.stored[name]
 
     def ingested(self, prune: bool) -> None:
-        pipeline.ingest([self.world.documents], self.world.config(self.store), prune=prune, load=self.world.load)
+        api.ingest([self.world.documents], self.world.config(self.store), prune=prune, load=self.world.load)
 
     def run(self, work, crash_at: int | None = None) -> int:
         AgainstADictionary.steps += 1
@@ -81,9 +82,9 @@ class AgainstADictionary(RuleBasedStateMachine):
             return
         assert self.told() == self.stored and self.world.broken(self.store) == []
         with open_store(self.store, write=False) as store:
-            index = retrieve.open_index(store)
+            index = open_index(store)
             for word in WORDS:
-                hits = retrieve.search(store, index, self.world.equipment.embedder, f"{word}?", Retrieve(k=9, dense_weight=0.0))
+                hits = search(store, index, self.world.equipment.embedder, f"{word}?", Retrieve(k=9, dense_weight=0.0))
                 cited = {place.path for hit in hits for place in hit.occurrences if word in (store.text(hit.chunk_id) or "")}
                 assert cited == {name for name, text in self.stored.items() if word in text}
 

@@ -18,16 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import World
 
-from rag_memtok import errors, pipeline
-from rag_memtok.codec import CODECS, codec_named
+from rag_memtok import errors
 from rag_memtok.config import Documents
-from rag_memtok.documents import scan
+from rag_memtok.datatypes import Memory
+from rag_memtok.documents.scan import scan
 from rag_memtok.errors import RagMemtokError
-from rag_memtok.nouns import Memory
-from rag_memtok.prompts import template_named
-from rag_memtok.reconstruct import decode, judge
-from rag_memtok.schema import pack_pins, unpack_pins
-from rag_memtok.store import open_store
+from rag_memtok.memory.codec import CODECS, codec_named
+from rag_memtok.memory.reconstruct import decode, judge
+from rag_memtok.model.prompts import template_named
+from rag_memtok.pipeline import api
+from rag_memtok.store.schema import pack_pins, unpack_pins
+from rag_memtok.store.store import open_store
 
 HERE = Path(__file__).parent
 MATRIX = (HERE / "README.md").read_text(encoding="utf-8")
@@ -99,10 +100,10 @@ def test_files_without_permission_are_skipped_and_told(world):
 def test_a_renamed_file_keeps_its_memory_and_prune_keeps_to_the_roots_given(world, tmp_path):
     one, two = small.written(tmp_path / "one", {"a.txt": "The lamp."}), small.written(tmp_path / "two", {"b.txt": "The fan."})
     config = world.config(tmp_path / "store")
-    pipeline.ingest([one, two], config, load=world.load)
+    api.ingest([one, two], config, load=world.load)
     (one / "a.txt").rename(one / "c.txt")
     (two / "b.txt").rename(two / "gone.png")
-    done = pipeline.ingest([one], config, prune=True, load=world.load)
+    done = api.ingest([one], config, prune=True, load=world.load)
     assert (done.removed, done.chunks, done.reused) == (1, 0, 1)
     with open_store(tmp_path / "store", write=False) as store:
         assert [document.file for document in store.documents()] == ["c.txt", "b.txt"]

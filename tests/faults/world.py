@@ -21,10 +21,13 @@ from shutil import copytree, rmtree
 import small
 import toy
 
-from rag_memtok import binding, cli, pipeline, prepare, retrieve
-from rag_memtok.audit import audit, quick
-from rag_memtok.disk import DATABASE, INDEX, NEW, OURS
-from rag_memtok.store import open_store
+from rag_memtok.cli import app
+from rag_memtok.pipeline import api, resources
+from rag_memtok.pipeline.audit import audit, quick
+from rag_memtok.pipeline.manifest import completed
+from rag_memtok.retrieval.search import open_index, set_threads
+from rag_memtok.store.files import DATABASE, INDEX, NEW, OURS
+from rag_memtok.store.store import open_store
 
 FIRST = {
     "lamp.txt": "The lamp of the harbour was repaired.\n\nIts keeper wrote a Quarterdeck letter.\n",
@@ -49,22 +52,22 @@ class Verb:
 
 
 def ingest(world: "World", store: Path) -> None:
-    pipeline.ingest([world.documents], world.config(store), on_progress=world.acknowledge, load=world.load)
+    api.ingest([world.documents], world.config(store), on_progress=world.acknowledge, load=world.load)
 
 
 def prune(world: "World", store: Path) -> None:
-    pipeline.ingest([world.documents], world.config(store), prune=True, on_progress=world.acknowledge, load=world.load)
+    api.ingest([world.documents], world.config(store), prune=True, on_progress=world.acknowledge, load=world.load)
 
 
 def delete(world: "World", store: Path) -> None:
-    pipeline.remove(world.documents / "old.txt", world.config(store))
+    api.remove(world.documents / "old.txt", world.config(store))
 
 
 def index(world: "World", store: Path) -> None:
     with suppress(OSError):  # ours: a disk that refuses it leaves the index, which is as good
         (store / INDEX).unlink(missing_ok=True)
     with open_store(store, write=False) as opened:
-        retrieve.open_index(opened)
+        open_index(opened)
 
 
 # The writing of an adapter gets a row here when there is one.
@@ -115,8 +118,8 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder, self.documents, self.pid = folder, folder / "docs", os.getpid()
         self.model = toy.save(folder / "model")
-        self.equipment = prepare.load(binding.completed(self.config(folder / "none"), {}))
-        retrieve.set_threads(1)
+        self.equipment = resources.load(completed(self.config(folder / "none"), {}))
+        set_threads(1)
 
     def config(self, store: Path, **changes):
         return small.dials(store, self.model, memorize__batch=1, memorize__steps=6, documents__chunk_tokens=16, **changes)
@@ -147,7 +150,7 @@ class World:
                 os.dup2(handle, 1), os.dup2(handle, 2)
                 sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
                 os.environ.update(environment)
-                signal.signal(signal.SIGTERM, cli.terminate)
+                signal.signal(signal.SIGTERM, app.terminate)
                 code = as_main(work)
                 sys.stdout.flush(), sys.stderr.flush()
             except BaseException:
@@ -178,7 +181,7 @@ class World:
         """What an audit of the store finds; documents that are not there yet are no finding."""
         with open_store(store, write=False) as opened:
             found = audit(opened, self.equipment.lm, self.equipment.template)
-            retrieve.open_index(opened)
+            open_index(opened)
         wrong = [f"{one.kind}: {one.subject}: {one.reason}" for one in found.findings]
         if found.documents_proven != found.documents:
             wrong.append(f"{found.documents_proven} of {found.documents} documents are proven")
@@ -194,9 +197,9 @@ def as_main(work: Callable[[], object]) -> int:
     """`cli.main` around `work`, with its exit code."""
     try:
         os.write(1, b"ready\n")
-        return cli.run(work)
+        return app.run(work)
     except KeyboardInterrupt as again:
-        return cli.interrupted(again)
+        return app.interrupted(again)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ sys.path.insert(0, str(HERE.parent))
 
 import toy  # noqa: E402
 
-from rag_memtok import pipeline  # noqa: E402
 from rag_memtok.config import Config, updated  # noqa: E402
-from rag_memtok.schema import FORMAT  # noqa: E402
+from rag_memtok.pipeline import api  # noqa: E402
+from rag_memtok.store.schema import FORMAT  # noqa: E402
 
 DOCUMENTS = {
     "harbour.md": "# Harbour\r\n\r\nThe lamp of the harbour was repaired on 14 March; "
@@ -34,7 +34,7 @@ def main() -> None:
     for name, text in DOCUMENTS.items():
         (made / "docs" / name).write_bytes(text.encode())
     dials = {"store": str(made / "store"), "model.id": str(made / "model"), "model.threads": 1, "documents.chunk_tokens": 32}
-    done = pipeline.ingest([made / "docs"], updated(Config(), dials | {"memorize.tokens_per_vector": 4, "memorize.seconds_per_chunk": 0}))
+    done = api.ingest([made / "docs"], updated(Config(), dials | {"memorize.tokens_per_vector": 4, "memorize.seconds_per_chunk": 0}))
     for name in (".gitignore", "index.faiss", "lock"):
         (made / "store" / name).unlink()
     shutil.move(made, folder)

@@ -1,0 +1,156 @@
+"""The command line: which commands there are, what every one of them does with errors and signals, and the exit codes."""
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from rag_memtok import __version__
+from rag_memtok.cli import console, evaluate, manage, trips
+from rag_memtok.errors import DiskFailure, OutOfMemory, PermissionRefused, RagMemtokError, UsageError, out_of_memory
+
+
+class Ended(Exception):
+    """Carries an interrupt or a closed pipe past typer, which would end with codes of its own."""
+
+
+class Commands(TyperGroup):
+    """The commands, run so that `run` sees why one ended."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, BrokenPipeError) as error:
+            raise Ended from error
+
+
+app = typer.Typer(
+    name="rag-memtok", cls=Commands, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+
+# Name, function, example.
+COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+    ("ingest", trips.ingest, "rag-memtok ingest ./docs --exclude 'drafts/'"),
+    ("ask", trips.ask, 'rag-memtok ask "When does the warranty end?"'),
+    ("chat", trips.chat, "rag-memtok chat --k 5"),
+    ("verify", trips.verify, "rag-memtok verify --sample 5%"),
+    ("restore", trips.restore, "rag-memtok restore --to ./restored"),
+    ("watch", trips.watch, "rag-memtok watch ./docs --prune"),
+    ("status", manage.status, "rag-memtok status --json"),
+    ("list", manage.list_, "rag-memtok list --chunks"),
+    ("show", manage.show, "rag-memtok show 3fa9"),
+    ("config", manage.config, "rag-memtok config --json"),
+    ("adapt", manage.adapt, "rag-memtok adapt --data questions.jsonl --minutes 30"),
+    ("rm", manage.rm, "rag-memtok rm docs/old-handbook.md"),
+    ("export", manage.export, "rag-memtok export handbook.safetensors"),
+    ("import", manage.import_, "rag-memtok import handbook.safetensors --collection handbook"),
+    ("eval", evaluate.eval_, "rag-memtok eval questions.jsonl --work eval --out eval.json"),
+    ("migrate", manage.migrate, "rag-memtok migrate --model HuggingFaceTB/SmolLM2-360M-Instruct"),
+    ("paper", evaluate.paper, "rag-memtok paper --docs data/docs --chars 50 --figures figures"),
+)
+for name, function, example in COMMANDS:
+    app.command(name, epilog=f"Example: {example}")(function)
+
+
+def show_version(wanted: bool) -> bool:
+    """Prints the version and ends."""
+    if wanted:
+        console.put(f"rag-memtok {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Retrieval-augmented generation over memory tokens: audited, lossless, readable."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends the work as Ctrl-C does."""
+
+
+def terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """The handler of SIGTERM."""
+    raise Terminated
+
+
+def translated(error: BaseException) -> RagMemtokError | None:
+    """What the system's own errors mean; None for a bug."""
+    if isinstance(error, RagMemtokError):
+        return error
+    if hasattr(error, "format_message"):  # what typer's parser raises
+        return UsageError(error.format_message(), remedy="rag-memtok COMMAND --help lists every option")
+    if out_of_memory(error):
+        return OutOfMemory("out of memory", remedy="a smaller --batch, fewer --chunk-tokens, or a smaller --model")
+    if isinstance(error, PermissionError):
+        return PermissionRefused(told(error), remedy="check the permissions of that path")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        return DiskFailure(told(error), remedy="free some space, or name another --store")
+    return None
+
+
+def told(error: OSError) -> str:
+    """What the system says of a file; of one that is open it does not say the name."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+
+
+def main() -> None:
+    """Runs a command and exits with its code."""
+    signal.signal(signal.SIGTERM, terminate)
+    open_streams()
+    try:
+        code = run(lambda: app(standalone_mode=False))
+    except KeyboardInterrupt as again:  # while the first one was told
+        code = interrupted(again)
+    sys.exit(code)
+
+
+def open_streams() -> None:
+    """Gives the process the standard streams it was started without: nothing to read, and what is written is lost."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
+
+
+def interrupted(error: KeyboardInterrupt) -> int:
+    """The exit code of an end by SIGTERM or Ctrl-C."""
+    return 143 if isinstance(error, Terminated) else 130
+
+
+def run(command: Callable[[], Any]) -> int:
+    """Runs `command` and returns the exit code; whatever it raises on purpose is told, a bug is a traceback."""
+    try:
+        try:
+            code = command()
+        except Ended as ended:
+            raise (ended.__cause__ or ended) from None
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except typer.Exit as ended:
+        return ended.exit_code
+    except KeyboardInterrupt as interrupt:
+        console.say("interrupted; what is done is kept: run the same command again to go on")
+        return interrupted(interrupt)
+    except typer.Abort:
+        return 130
+    except BrokenPipeError:
+        console.discard()
+        return 141
+    except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # typer does not say where it is from
+            console.say(str(error))
+            return UsageError.exit_code
+        known = translated(error)
+        if known is None:
+            raise
+        console.put_error(known, "--json" in sys.argv)
+        return known.exit_code

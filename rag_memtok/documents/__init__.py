@@ -1,0 +1,1 @@
+"""Files -> text -> chunks. Start at scan.py."""

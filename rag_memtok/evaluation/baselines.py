@@ -1,0 +1,190 @@
+"""Ways of reading, to be compared: the same question and the same chunks, put into the prompt in different forms.
+
+text        the text's tokens                               memory      its memory's vectors
+decode      the memory decoded to text first                none        nothing at all
+wrong       the memory of another chunk                     random      vectors of the memory's norms, in random directions
+pooled      the text's own embeddings, averaged to as many vectors as the memory has, untrained
+sentences   the sentences that share most words with the question, at as many positions as the memories take
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from rag_memtok.errors import named
+from rag_memtok.evaluation.cases import Case, Corpus
+from rag_memtok.evaluation.memory_cache import Kept, Tokens
+from rag_memtok.memory.batch import Task, pooled
+from rag_memtok.memory.reconstruct import Decoded, decode_checked
+from rag_memtok.model.inject import Passage
+from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import Template
+from rag_memtok.retrieval.search import content_words
+
+SENTENCE = re.compile(r".+?(?:[.!?]+(?=\s|$)\s*|\n+|$)", re.DOTALL)
+SHORTER_IS_BETTER = 0.3  # of two sentences with the same words of the question: score = shared / words ** this
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Material:
+    """What there is to read: the corpus, and its memories at one compression."""
+
+    lm: LM
+    corpus: Corpus
+    kept: Mapping[str, Kept]
+    decoded: Mapping[str, Tokens]
+    seed: int
+
+    def vectors(self, chunk_id: str) -> Float[np.ndarray, "M d"]:
+        """A chunk's memory."""
+        return self.kept[chunk_id].memory.vectors
+
+    def noise(self, chunk_id: str) -> Float[np.ndarray, "M d"]:
+        """Random vectors, each as long as the memory's in its place."""
+        return of_norms(self.vectors(chunk_id), f"{self.seed}:{chunk_id}")
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A way of reading: the passages of a case.
+
+    `compressed`: it depends on the memories; `several`: it is measured among distractors, too; `adapter`: which LoRA is on, that for
+    "text" or for "memory" ("": none).
+    """
+
+    passages: Callable[[Material, Case], list[Passage]]
+    compressed: bool = True
+    several: bool = True
+    adapter: str = ""
+
+
+def text(material: Material, case: Case) -> list[Passage]:
+    """The tokens of each chunk."""
+    return [material.corpus.tokens[chunk_id] for chunk_id in case.ids]
+
+
+def memory(material: Material, case: Case) -> list[Passage]:
+    """The vectors of each chunk's memory."""
+    return [material.vectors(chunk_id) for chunk_id in case.ids]
+
+
+def decoded(material: Material, case: Case) -> list[Passage]:
+    """The tokens that each memory decodes to."""
+    return [material.decoded[chunk_id] for chunk_id in case.ids]
+
+
+def none(material: Material, case: Case) -> list[Passage]:
+    """An empty document."""
+    return [()]
+
+
+def wrong(material: Material, case: Case) -> list[Passage]:
+    """The memory of a chunk that does not hold the answer."""
+    return [material.vectors(material.corpus.wrong[case.question])]
+
+
+def noise(material: Material, case: Case) -> list[Passage]:
+    """Random vectors in the place of each memory."""
+    return [material.noise(chunk_id) for chunk_id in case.ids]
+
+
+def of_norms(vectors: Float[np.ndarray, "M d"], seed: str) -> Float[np.ndarray, "M d"]:
+    """Vectors of the same norms in directions drawn by `seed`."""
+    generator = np.random.default_rng(int(hashlib.sha256(seed.encode()).hexdigest()[:15], 16))
+    drawn = generator.standard_normal(vectors.shape)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True) / np.linalg.norm(drawn, axis=1, keepdims=True)
+    return (drawn * lengths).astype(np.float32)
+
+
+def averaged(material: Material, case: Case) -> list[Passage]:
+    """The chunks' own embeddings, averaged: where writing starts from, untrained."""
+    tasks = [Task(one, material.corpus.tokens[one], len(material.vectors(one))) for one in case.ids]
+    return [pooled(material.lm, task).cpu().numpy() for task in tasks]
+
+
+def sentences(material: Material, case: Case) -> list[Passage]:
+    """The best sentences of all the chunks, by words shared with the question, in their order; the last one is cut where the room ends."""
+    room = sum(len(material.vectors(one)) for one in case.ids)
+    asked = set(content_words(material.corpus.questions[case.question].question))
+    every = [(place, number, part) for place, one in enumerate(case.ids) for number, part in enumerate(split(material.corpus.texts[one]))]
+    chosen: dict[int, dict[int, Tokens]] = {}
+    for place, number, part in sorted(every, key=lambda one: -overlap(asked, one[2])):
+        tokens = tuple(material.lm.encode(part))[:room]
+        if tokens:
+            chosen.setdefault(place, {})[number] = tokens
+            room -= len(tokens)
+    return [[token for _, tokens in sorted(chosen[place].items()) for token in tokens] for place in sorted(chosen)]
+
+
+def split(text: str) -> list[str]:
+    """The sentences and lines of a text; joined they are the text."""
+    return SENTENCE.findall(text)
+
+
+def overlap(asked: set[str], sentence: str) -> float:
+    """How much of the question's words a sentence has for its length."""
+    return len(asked & set(content_words(sentence))) / max(1, len(sentence.split())) ** SHORTER_IS_BETTER
+
+
+ARMS: dict[str, Arm] = {
+    "text": Arm(text, compressed=False),
+    "text+adapter": Arm(text, compressed=False, adapter="text"),
+    "memory": Arm(memory),
+    "memory+adapter": Arm(memory, adapter="memory"),
+    "decode": Arm(decoded),
+    "none": Arm(none, compressed=False, several=False),
+    "wrong": Arm(wrong, several=False),
+    "random": Arm(noise, several=False),
+    "pooled": Arm(averaged),
+    "sentences": Arm(sentences),
+}
+
+
+def beside(form: Callable[[Material, Case], list[Passage]]) -> Callable[[Material, Case], list[Passage]]:
+    """The gold text with a chunk before it that has nothing to do with the question, in some form."""
+
+    def passages(material: Material, case: Case) -> list[Passage]:
+        other = Case(case.question, (material.corpus.wrong[case.question],), 0)
+        return [*form(material, other), *text(material, case)]
+
+    return passages
+
+
+# Off-topic harm: the answer from the gold text with something irrelevant before it, against the gold text alone.
+BESIDE: dict[str, Arm] = {
+    "nothing": Arm(text, compressed=False),
+    "text": Arm(beside(text), compressed=False),
+    "memory": Arm(beside(memory)),
+    "random": Arm(beside(noise)),
+    "nothing+adapter": Arm(text, compressed=False, adapter="memory"),
+    "memory+adapter": Arm(beside(memory), adapter="memory"),
+}
+
+
+def arms_named(names: Sequence[str]) -> dict[str, Arm]:
+    """The arms of these names, in this order.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    return {name: named("reader", ARMS, name) for name in names}
+
+
+def all_decoded(lm: LM, template: Template, kept: Mapping[str, Kept], tokens: Mapping[str, Tokens], batch: int) -> dict[str, Tokens]:
+    """Every memory decoded to tokens, in batches; one that comes out otherwise there is decoded alone, as the judge does."""
+    order = sorted(kept, key=lambda chunk_id: len(tokens[chunk_id]))
+    found: dict[str, Tokens] = {}
+    for begin in range(0, len(order), batch):
+        texts = {one: tokens[one] for one in order[begin : begin + batch]}
+        expected = list(texts.values())
+
+        def right(index: int, one: Decoded, expected: Sequence[Tokens] = expected) -> bool:
+            return one.tokens == expected[index]
+
+        decoded = decode_checked(lm, template, [kept[one].memory for one in texts], [*map(len, expected)], right)
+        found |= {one: some.tokens for one, some in zip(texts, decoded, strict=True)}
+    return found

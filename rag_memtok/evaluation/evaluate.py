@@ -1,0 +1,310 @@
+"""Questions with gold answers -> how good each way of reading is: the same questions, chunks and model for all.
+
+alone     the gold chunk by itself
+among     the gold chunk with k - 1 others in one prompt: first, in the middle, last, in turn
+apart     the same chunks in a prompt each, as they would be retrieved; the surest answer is kept
+beside    the gold text with something irrelevant before it; and unrelated texts' perplexity: off-topic harm
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from types import MappingProxyType
+
+from rag_memtok.config import Config, require
+from rag_memtok.errors import UsageError
+from rag_memtok.evaluation.baselines import ARMS, BESIDE, Arm, Material, all_decoded, arms_named
+from rag_memtok.evaluation.cases import Case, Corpus, alone, among, corpus, retrieved
+from rag_memtok.evaluation.corpora import spread
+from rag_memtok.evaluation.memory_cache import Kept, OnStage, Pace, written
+from rag_memtok.evaluation.metrics import score
+from rag_memtok.evaluation.predictions import Prompt, Replies, costs, nats
+from rag_memtok.evaluation.questions import load_questions
+from rag_memtok.evaluation.results import Cell, Disturbance, Evaluation, Setting, Writing
+from rag_memtok.memory.recipes import recipe_of
+from rag_memtok.memory.reconstruct import decode_batch
+from rag_memtok.model.inject import Passage
+from rag_memtok.model.lora import adapted
+from rag_memtok.model.prompts import frame
+from rag_memtok.pipeline import resources
+from rag_memtok.pipeline.manifest import completed
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What is measured: readers (none: all there are adapters for), compressions (0: auto), numbers of chunks in a prompt beside one alone.
+
+    `nearest`: other chunks are those a retriever would find, else drawn by `seed`. `timed`: questions of each cell that are timed;
+    `unrelated`: texts whose perplexity is measured.
+    """
+
+    readers: tuple[str, ...] = ()
+    tokens_per_vector: tuple[int, ...] = (0,)
+    k: tuple[int, ...] = (3, 5, 10)
+    nearest: bool = True
+    timed: int = 12
+    unrelated: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(bool(self.tokens_per_vector), "--tokens-per-vector", self.tokens_per_vector, "one number or more")
+        require(self.unrelated >= 1, "unrelated", self.unrelated, "1 or more")
+        require(all(2 <= k <= 100 for k in self.k), "--k", self.k, "2 to 100 each")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planned:
+    """A cell that is to be answered, and which material it reads."""
+
+    reader: str
+    arm: Arm
+    tokens_per_vector: int
+    setting: Setting
+    k: int
+    cases: Sequence[Case]
+
+
+def evaluate(
+    path: Path,
+    config: Config,
+    study: Study,
+    limit: int = 0,
+    documents: Path | None = None,
+    work: Path | None = None,
+    adapters: Mapping[str, Path] = MappingProxyType({}),
+    on_stage: OnStage = resources.quiet,
+    say: Callable[[str], None] = resources.quiet,
+) -> Evaluation:
+    """Measures `study` over the questions of a file, `limit` of them (0: all).
+
+    Args:
+        documents: the folder that the rows' `file` is in; by default the questions' own.
+        work: a folder for memories and answers, so that a run goes on where another one ended.
+        adapters: the folders of the LoRAs for "memory" and for "text", where there are such.
+
+    Raises:
+        InputRefused: the questions cannot be read.
+        UsageError: no such reader, none without its adapter, or a prompt longer than the model's context.
+        WrongModel: an adapter is of another model or of other memories.
+
+    Cost: a memory for each chunk and compression; an answer for each question, reader, compression and k.
+    """
+    began = time.monotonic()
+    study = replace(study, readers=readable(study.readers, adapters))
+    questions = load_questions(path, documents, limit)
+    settings = completed(config, {})
+    tools = resources.load(settings)
+    embedder = tools.embedder if study.nearest else None
+    read = corpus(tools.lm, embedder, questions, settings.documents.chunk_tokens, max(study.k, default=1) - 1, study.seed)
+    say(f"{len(questions)} questions about {len(set(read.gold))} chunks; {len(read.read)} chunks to write")
+    answers = work / "answers.jsonl" if work else None
+    models = {"": tools.lm} | {kind: adapted(tools.lm, adapters[kind], tools.template.digest) for kind in adapters}
+    replies = {kind: Replies(model, frame(tools.lm), settings.ask.max_new_tokens, answers) for kind, model in models.items()}
+    run = Run(tools, settings, study, read, replies, on_stage)
+    run.write(work / "memories" if work else None, say)
+    cells = [run.cell(planned) for planned in run.plan(say)]
+    return Evaluation(
+        model=f"{tools.lm.identity.id} {tools.lm.identity.revision}".strip(),
+        weights_sha256=tools.lm.identity.weights_sha256,
+        template=tools.template.name,
+        recipe=recipe_of(settings.memorize),
+        questions=tuple(question.question for question in questions),
+        golds=tuple(question.answers for question in questions),
+        sources=tuple(question.source for question in questions),
+        gold=read.gold,
+        whole=read.whole,
+        cells=tuple(run.with_costs(cells)),
+        writings=tuple(run.writings),
+        disturbances=tuple(run.disturbances()),
+        seconds=time.monotonic() - began,
+    )
+
+
+def readable(readers: Sequence[str], adapters: Mapping[str, Path]) -> tuple[str, ...]:
+    """The readers asked for; all that can be, if none are.
+
+    Raises:
+        UsageError: there is none of that name, or no adapter for it.
+    """
+    for name, arm in arms_named(readers).items():
+        if arm.adapter and arm.adapter not in adapters:
+            option = {"memory": "--adapter", "text": "--text-adapter"}[arm.adapter]
+            raise UsageError(f"the reader {name} needs {option} DIR", remedy="rag-memtok adapt trains one")
+    return tuple(readers) or tuple(name for name, arm in ARMS.items() if not arm.adapter or arm.adapter in adapters)
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """An evaluation under way."""
+
+    tools: resources.Equipment
+    settings: Config
+    study: Study
+    corpus: Corpus
+    replies: Mapping[str, Replies]
+    on_stage: OnStage
+    materials: dict[int, Material] = field(default_factory=dict)
+    writings: list[Writing] = field(default_factory=list)
+    timed: list[tuple[Replies, Sequence[Sequence[Prompt]]]] = field(default_factory=list)
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """The readers that were asked for."""
+        return arms_named(self.study.readers)
+
+    def write(self, folder: Path | None, say: Callable[[str], None]) -> None:
+        """The memories at each compression that some reader needs; the questions stay here."""
+        texts = {chunk_id: self.corpus.tokens[chunk_id] for chunk_id in self.corpus.read}
+        compressions = dict.fromkeys(self._chosen(one, say) for one in self.study.tokens_per_vector)
+        if not any(arm.compressed for arm in self.arms.values()):
+            self.materials[0] = Material(self.tools.lm, self.corpus, {}, {}, self.study.seed)
+            return
+        for compression in compressions:
+            memorize = replace(self.settings.memorize, tokens_per_vector=compression)
+            kept = written(self.tools.lm, self.tools.template, texts, memorize, folder, self.on_stage)
+            decoded = {}
+            if "decode" in self.arms:
+                decoded = all_decoded(self.tools.lm, self.tools.template, kept, texts, memorize.batch)
+            self.materials[compression] = Material(self.tools.lm, self.corpus, kept, decoded, self.study.seed)
+            self.writings.append(writing(compression, kept, sum(map(len, texts.values()))))
+
+    def _chosen(self, compression: int, say: Callable[[str], None]) -> int:
+        if compression:
+            return compression
+        texts = [self.corpus.tokens[chunk_id] for chunk_id in self.corpus.read]
+        return resources.calibrated(self.tools.lm, self.tools.template, texts, self.settings, say).tokens_per_vector
+
+    def plan(self, say: Callable[[str], None]) -> list[Planned]:
+        """Every cell of the table."""
+        planned = self._planned(self.arms, "alone", 1, alone(self.corpus))
+        several = {name: arm for name, arm in self.arms.items() if arm.several}
+        for k in self.study.k:
+            if k > len(self.corpus.texts):
+                say(f"k = {k} is left out: there are {len(self.corpus.texts)} chunks")
+                continue
+            planned += self._planned(several, "among", k, among(self.corpus, k))
+            planned += self._planned(several, "apart", k, retrieved(self.corpus, k))
+        irrelevant = {name: arm for name, arm in BESIDE.items() if arm.adapter in self._reading_memories()}
+        return planned + self._planned(irrelevant, "beside", 1, alone(self.corpus))
+
+    def _planned(self, arms: Mapping[str, Arm], setting: Setting, k: int, cases: Sequence[Case]) -> list[Planned]:
+        return [
+            Planned(name, arm, compression if arm.compressed else 0, setting, k, cases)
+            for name, arm in arms.items()
+            for compression in (self.materials if arm.compressed else list(self.materials)[:1])
+        ]
+
+    def cell(self, planned: Planned) -> Cell:
+        """Answers every question in one way, and scores the answers."""
+        replies = self.replies[planned.arm.adapter]
+        material = self.materials[planned.tokens_per_vector or next(iter(self.materials))]
+        prompts, dropped = [], 0
+        for case in planned.cases:
+            parts, left = self._parts(planned, material, case, replies)
+            prompts.append(parts)
+            dropped += len(case.ids) - left
+        said = replies.to(prompts, name_of(planned), self.on_stage)
+        if planned.setting != "beside":
+            self.timed.append((replies, spread(prompts, self.study.timed)))
+        golds = [question.answers for question in self.corpus.questions]
+        return Cell(
+            reader=planned.reader,
+            adapter=planned.arm.adapter,
+            tokens_per_vector=planned.tokens_per_vector,
+            setting=planned.setting,
+            k=planned.k,
+            answers=tuple(said),
+            scores=tuple(score(answer, right) for answer, right in zip(said, golds, strict=True)),
+            context=tuple(sum(prompt.context for prompt in parts) for parts in prompts),
+            prompt=tuple(sum(prompt.positions(replies.frame) for prompt in parts) for parts in prompts),
+            dropped=dropped,
+        )
+
+    def _parts(self, planned: Planned, material: Material, case: Case, replies: Replies) -> tuple[list[Prompt], int]:
+        """The prompts of a case, one or (apart) one for each of its chunks, and how many chunks are in them."""
+        cases = [Case(case.question, (one,), 0) for one in case.ids] if planned.setting == "apart" else [case]
+        fitted = [self._fitted(planned, material, one, replies) for one in cases]
+        parts = [prompt for prompt, _ in fitted]
+        if planned.reader == "decode":
+            parts[0] = replace(parts[0], unpack=self._decoding(material, case))
+        return parts, sum(left for _, left in fitted)
+
+    def _fitted(self, planned: Planned, material: Material, case: Case, replies: Replies) -> tuple[Prompt, int]:
+        """The prompt of a case and how many chunks are in it: where there is no room the least likely of the others are left out."""
+        while True:
+            prompt = Prompt(planned.arm.passages(material, case), self.corpus.asked[case.question])
+            if prompt.positions(replies.frame) + replies.limit <= self.tools.lm.context:
+                return prompt, len(case.ids)
+            if len(case.ids) == 1:
+                line = self.corpus.questions[case.question].line
+                where = (
+                    f"the prompt of question {line} takes {prompt.positions(replies.frame)} positions and {replies.limit} for the answer"
+                )
+                raise UsageError(f"{where}; the model has {self.tools.lm.context}", remedy="fewer --chunk-tokens or --max-new-tokens")
+            case = without_last(case)
+
+    def _decoding(self, material: Material, case: Case) -> Callable[[], object]:
+        memories = [material.kept[one].memory for one in case.ids]
+        longest = max(len(self.corpus.tokens[one]) for one in case.ids)
+        return lambda: decode_batch(self.tools.lm, self.tools.template, memories, longest)
+
+    def with_costs(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The cells with what their answers cost."""
+        found = iter(costs([replies for replies, _ in self.timed], [prompts for _, prompts in self.timed], self.on_stage))
+        return [cell if cell.setting == "beside" else replace(cell, cost=next(found)) for cell in cells]
+
+    def disturbances(self) -> list[Disturbance]:
+        """How well unrelated texts are predicted after nothing, another text, its memory, and random vectors of its norms."""
+        ids = self.corpus.read[: self.study.unrelated]
+        pairs = list(zip(ids, [*ids[1:], *ids[:1]], strict=True))
+        befores: list[tuple[str, int, Callable[[str], Passage]]] = [
+            ("nothing", 0, lambda other: ()),
+            ("text", 0, self.corpus.tokens.__getitem__),
+        ]
+        for compression, material in self.materials.items():
+            befores += [("memory", compression, material.vectors), ("random", compression, material.noise)]
+        adapters = self._reading_memories()
+        pace = Pace("unrelated texts", len(adapters) * len(befores), self.on_stage)
+        found = []
+        for adapter, (before, compression, passage) in product(adapters, befores):
+            lm = self.replies[adapter].lm
+            values = tuple(nats(lm, passage(other), self.corpus.tokens[one]) for one, other in pairs)
+            found.append(Disturbance(before, adapter, compression, values))
+            pace.tick()
+        return found
+
+    def _reading_memories(self) -> list[str]:
+        """The adapters with which memories are read."""
+        return list(dict.fromkeys(arm.adapter for reader, arm in self.arms.items() if reader.startswith("memory")))
+
+
+def name_of(planned: Planned) -> str:
+    """A cell in a few words, for progress."""
+    at = f" at {planned.tokens_per_vector}" if planned.tokens_per_vector else ""
+    where = {"alone": "", "among": f" among {planned.k}", "apart": f", {planned.k} apart", "beside": " beside the gold text"}
+    return f"answers: {planned.reader}{at}{where[planned.setting]}"
+
+
+def without_last(case: Case) -> Case:
+    """The case without the least likely of its other chunks."""
+    gone = len(case.ids) - 1 if case.place != len(case.ids) - 1 else len(case.ids) - 2
+    return Case(case.question, (*case.ids[:gone], *case.ids[gone + 1 :]), case.place - (gone < case.place))
+
+
+def writing(compression: int, kept: Mapping[str, Kept], text_positions: int) -> Writing:
+    """The memories at one compression, counted."""
+    verdicts = [one.verdict for one in kept.values()]
+    return Writing(
+        tokens_per_vector=compression,
+        chunks=len(kept),
+        verdicts=dict(sorted(Counter(verdict.kind for verdict in verdicts).items())),
+        corrections=sum(verdict.corrections for verdict in verdicts),
+        safeties=sum(verdict.safeties for verdict in verdicts),
+        positions=sum(len(one.memory.vectors) for one in kept.values()),
+        text_positions=text_positions,
+        steps=sum(one.steps for one in kept.values()),
+        seconds=sum(one.seconds for one in kept.values()),
+    )

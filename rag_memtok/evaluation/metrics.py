@@ -1,0 +1,123 @@
+"""How good an answer is: exact match and F1 as the SQuAD scorers compute them, what was copied right, and how sure a mean is.
+
+Sources: Rajpurkar et al. 2016, evaluate-v1.1.py (EM, F1); Rajpurkar et al. 2018, evaluate-v2.0.py (questions without an answer).
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from rag_memtok.model.prompts import refuses
+
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+WORD = re.compile(r"[^\W\d_][\w'-]*")
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Of one answer, each 0 to 1; None where it does not apply: `refused` if there is an answer, `numbers` and `names` if it has none."""
+
+    em: float
+    f1: float
+    refused: float | None
+    numbers: float | None
+    names: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with its 95 % bootstrap interval; NaN where there was nothing to average."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def normalise(text: str) -> str:
+    """Lower case, without punctuation, articles and extra spaces."""
+    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
+
+
+def exact(prediction: str, gold: str) -> float:
+    """1.0 where the two are the same once normalised."""
+    return float(normalise(prediction) == normalise(gold))
+
+
+def f1(prediction: str, gold: str) -> float:
+    """Harmonic mean of the precision and recall of words, each counted as often as it occurs; where one has no words, 1.0 if both do."""
+    said, right = normalise(prediction).split(), normalise(gold).split()
+    if not said or not right:
+        return float(said == right)
+    same = sum((Counter(said) & Counter(right)).values())
+    return 2 * same / (len(said) + len(right))
+
+
+def answerable(golds: Sequence[str]) -> tuple[str, ...]:
+    """The right answers that are answers: none where the documents do not say."""
+    return tuple(gold for gold in golds if not refuses(gold))
+
+
+def score(prediction: str, golds: Sequence[str]) -> Score:
+    """Scores an answer against `golds`, the best of them counting; none: the documents do not say, and only a refusal is right."""
+    said = "" if refuses(prediction) else prediction
+    wanted = list(golds) or [""]
+    return Score(
+        em=max(exact(said, gold) for gold in wanted),
+        f1=max(f1(said, gold) for gold in wanted),
+        refused=None if golds else float(not said),
+        numbers=copied(NUMBER.findall, said, golds),
+        names=copied(capitalised, said, golds),
+    )
+
+
+def capitalised(text: str) -> list[str]:
+    """The words of `text` that begin with a capital: names, mostly."""
+    return [word for word in WORD.findall(text) if word[0].isupper()]
+
+
+def copied(found_in: Callable[[str], list[str]], prediction: str, golds: Sequence[str]) -> float | None:
+    """The share of what is `found_in` a gold answer that the prediction has, letter by letter; the best of `golds` counts."""
+    said = set(found_in(prediction))
+    wanted = [found for gold in golds if (found := found_in(gold))]
+    return max((sum(one in said for one in found) / len(found) for found in wanted), default=None)
+
+
+def interval(values: Sequence[float | None], groups: Sequence[Hashable]) -> Interval:
+    """The mean of what is not None, and its 95 % percentile bootstrap interval.
+
+    Args:
+        groups: what is drawn together: questions about the same chunk are no independent witnesses.
+
+    Cost: RESAMPLES draws of as many numbers as there are groups.
+    """
+    sums, counts = _by_group(values, groups)
+    if not counts.sum():
+        return Interval(float("nan"), float("nan"), float("nan"))
+    draws = np.random.default_rng(0).integers(0, len(sums), (RESAMPLES, len(sums)))
+    drawn = counts[draws].sum(axis=1)
+    means = sums[draws].sum(axis=1)[drawn > 0] / drawn[drawn > 0]
+    low, high = (float(bound) for bound in np.quantile(means, [0.025, 0.975]))
+    return Interval(float(sums.sum() / counts.sum()), low, high)
+
+
+def _by_group(values: Sequence[float | None], groups: Sequence[Hashable]) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    places = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    sums, counts = np.zeros(len(places)), np.zeros(len(places))
+    for value, group in zip(values, groups, strict=True):
+        if value is not None:
+            sums[places[group]] += value
+            counts[places[group]] += 1
+    return sums, counts
+
+
+def paired(ours: Sequence[float], theirs: Sequence[float], groups: Sequence[Hashable]) -> Interval:
+    """The mean of `ours` minus `theirs`, question by question, with its interval."""
+    return interval([one - other for one, other in zip(ours, theirs, strict=True)], groups)

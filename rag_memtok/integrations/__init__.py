@@ -1,0 +1,1 @@
+"""The store as others' retriever. Imported by nothing here."""

@@ -1,0 +1,26 @@
+"""A store as a LlamaIndex retriever (extra `llamaindex`).
+
+with pipeline.session(config) as session:
+    MemtokRetriever(session).retrieve("When does the warranty end?")
+"""
+
+from dataclasses import asdict
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+
+from rag_memtok.pipeline.answer import Session, quotations
+
+
+class MemtokRetriever(BaseRetriever):
+    """Finds chunks as `ask` does. A node is the kept text, or what the memory decodes to; its metadata is the citation."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return [
+            NodeWithScore(node=TextNode(text=text, id_=source.chunk, metadata=asdict(source)), score=source.score)
+            for text, source in quotations(self.session, query_bundle.query_str)
+        ]

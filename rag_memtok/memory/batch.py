@@ -1,0 +1,154 @@
+"""Chunks to write, laid out as one batch of input embeddings: where vectors stand, what is scored, and how vectors start."""
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rag_memtok.datatypes import sha256_of_text
+from rag_memtok.errors import ChunkDoesNotFit
+from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A chunk to write: `tokens` without BOS or end, `vectors` the number of its memory tokens, `key` whatever tells it apart (its id)."""
+
+    key: str
+    tokens: tuple[int, ...]
+    vectors: int
+
+
+def task_of(key: str, tokens: tuple[int, ...], tokens_per_vector: int) -> Task:
+    """The task of writing `tokens`: a vector for every `tokens_per_vector` of them, rounded up, and one at least."""
+    return Task(key, tokens, max(1, -(-len(tokens) // tokens_per_vector)))
+
+
+def fitting(lm: LM, template: Template, tasks: Iterable[Task]) -> Iterator[Task]:
+    """The tasks, none of them longer than the context.
+
+    Raises:
+        ChunkDoesNotFit: overhead + M + T exceeds the LM's context.
+    """
+    for task in tasks:
+        needed = template.overhead + task.vectors + len(task.tokens)
+        if needed > lm.context:
+            room = lm.context - template.overhead - task.vectors - 8
+            raise ChunkDoesNotFit(
+                f"{len(task.tokens)} tokens and {task.vectors} vectors take {needed} positions; {lm.identity.id} has {lm.context}",
+                remedy=f"--chunk-tokens {max(4, room)} or fewer",
+            )
+        yield task
+
+
+def by_length(tasks: Iterable[Task], window: int) -> Iterator[Task]:
+    """The tasks, sorted by length within windows of `window`: neighbours pad little, and the first result comes soon."""
+    heap: list[tuple[int, int, Task]] = []
+    for order, task in enumerate(tasks):
+        heapq.heappush(heap, (-len(task.tokens), order, task))
+        if len(heap) >= window:
+            yield from (heapq.heappop(heap)[2] for _ in range(len(heap)))
+    yield from (heapq.heappop(heap)[2] for _ in range(len(heap)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """What is asked of a memory: what stands `before` it and `after` it, then `answer`, of which every token is predicted.
+
+    `row` says whose memory it is, `vectors` how many it has. Before it may stand words and other memories, hence embeddings.
+    """
+
+    row: int
+    vectors: int
+    before: Float[Tensor, "_ d"]
+    after: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Positions it takes: the last token of the answer is only predicted."""
+        return len(self.before) + self.vectors + len(self.after) + len(self.answer) - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """Requests as one right-padded batch.
+
+    `slot` says which vector of row `owner` stands where (`is_memory`), `scored` which (request, position) are predicted; the `weights` of
+    a request sum to 1.
+    """
+
+    fixed: Float[Tensor, "B S d"]
+    owner: Int[Tensor, " B"]
+    slot: Int[Tensor, "B S"]
+    is_memory: Bool[Tensor, "B S"]
+    scored: tuple[Int[Tensor, " P"], Int[Tensor, " P"]]
+    targets: Int[Tensor, " P"]
+    weights: Float[Tensor, " P"]
+
+    def inputs(self, vectors: Float[Tensor, "R M d"]) -> Float[Tensor, "B S d"]:
+        """The input embeddings with the rows' `vectors` in their places."""
+        placed = vectors[self.owner].gather(1, self.slot[..., None].expand(-1, -1, vectors.shape[-1]))
+        return torch.where(self.is_memory[..., None], placed.to(self.fixed.dtype), self.fixed)
+
+    def means(self, values: Float[Tensor, " P"]) -> Float[Tensor, " B"]:
+        """The mean of each request's values, one for each predicted position."""
+        return torch.zeros(len(self.fixed), device=values.device).index_add(0, self.scored[0], self.weights * values)
+
+
+def lay_out(lm: LM, template: Template, tasks: Sequence[Task]) -> Layout:
+    """Lays `tasks` out to be recited: the position before each token predicts it, the last one predicts the end."""
+    before = lm.embed(template.prefix)
+    return laid_out(
+        lm, [Request(row, task.vectors, before, template.suffix, (*task.tokens, template.end)) for row, task in enumerate(tasks)]
+    )
+
+
+def laid_out(lm: LM, requests: Sequence[Request]) -> Layout:
+    """Lays `requests` out for teacher forcing."""
+    device, length = lm.device, max(request.length for request in requests)
+    slot = torch.zeros(len(requests), length, dtype=torch.long)
+    is_memory = torch.zeros_like(slot, dtype=torch.bool)
+    fixed = torch.zeros(len(requests), length, lm.width, dtype=lm.table.dtype, device=device)
+    rows: list[int] = []
+    places: list[int] = []
+    targets: list[int] = []
+    weights: list[float] = []
+    for index, request in enumerate(requests):
+        start = len(request.before)
+        end = start + request.vectors
+        slot[index, start:end] = torch.arange(request.vectors)
+        is_memory[index, start:end] = True
+        fixed[index, :start] = request.before
+        fixed[index, end : request.length] = lm.embed((*request.after, *request.answer[:-1]))
+        answer = len(request.answer)
+        rows += [index] * answer
+        places += range(request.length - answer, request.length)
+        targets += request.answer
+        weights += [1 / answer] * answer
+    where = (torch.tensor(rows, device=device), torch.tensor(places, device=device))
+    owner = torch.tensor([request.row for request in requests], device=device)
+    words, shares = torch.tensor(targets, device=device), torch.tensor(weights, device=device)
+    return Layout(fixed, owner, slot.to(device), is_memory.to(device), where, words, shares)
+
+
+def pooled(lm: LM, task: Task) -> Float[Tensor, "M d"]:
+    """The chunk's own token embeddings, averaged over `task.vectors` stretches of equal length."""
+    embedded = lm.embed(task.tokens).float()
+    bounds = [round(i * len(task.tokens) / task.vectors) for i in range(task.vectors + 1)]
+    return torch.stack([embedded[min(a, len(task.tokens) - 1) : max(b, a + 1)].mean(0) for a, b in zip(bounds, bounds[1:], strict=False)])
+
+
+def random_start(lm: LM, task: Task, seed: int) -> Float[Tensor, "M d"]:
+    """Standard normal vectors in the embedding table's scale, seeded by (seed, chunk), never by order."""
+    generator = torch.Generator().manual_seed(int(sha256_of_text(f"{seed}:{task.key}")[:15], 16))
+    return (torch.randn(task.vectors, lm.width, generator=generator) * lm.table.float().std().cpu()).to(lm.device)
+
+
+def mean_start(lm: LM, task: Task) -> Float[Tensor, "M d"]:
+    """The mean of all embeddings, for every vector: where transformers puts a token that is added to a vocabulary."""
+    return lm.table.float().mean(0).expand(task.vectors, -1).clone()

@@ -1,0 +1,216 @@
+"""Memory -> tokens -> Verdict: the one judge. Nothing is called exact that this file has not decoded.
+
+`judge` feeds the true tokens and pins where the argmax fails or leads by too little; `decode` feeds its own. At an unpinned position the
+context of both is the text so far, so that the second is exact by induction if the first was right.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rag_memtok.datatypes import Memory, Pin, Record, Verdict, VerdictKind
+from rag_memtok.errors import StoreDamaged
+from rag_memtok.memory.codec import CODECS, codec_named
+from rag_memtok.model.generate import Continuation
+from rag_memtok.model.lm import LM
+from rag_memtok.model.precision import reference_profile
+from rag_memtok.model.prompts import Template
+
+ASSISTED_SHARE = 0.05  # more correction pins than this share of the tokens: not called a memory
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Tokens that came out, whether the end token did, and the smallest lead of an argmax that was not pinned (logits; inf if none).
+
+    `corrections` are the positions where a pin gave what the argmax did not.
+    """
+
+    tokens: tuple[int, ...]
+    ended: bool
+    margin: float
+    corrections: tuple[int, ...] = ()
+
+
+def prompt(lm: LM, template: Template, memory: Memory) -> Float[Tensor, "_ d"]:
+    """The input embeddings after which the text begins."""
+    vectors = torch.from_numpy(memory.vectors).to(lm.device, lm.table.dtype)
+    return torch.cat([lm.embed(template.prefix), vectors, lm.embed(template.suffix)])
+
+
+def require_decodable(lm: LM, template: Template, record: Record) -> None:
+    """Refuses what could not even be tried. Right checksums do not rule it out: whoever makes a store makes those, too.
+
+    Raises:
+        StoreDamaged: an unknown codec, a wrong width, a pin that is no word of the LM, more tokens than its context holds.
+    """
+    (rows, width), words = record.shape, len(lm.table)
+    faults = {
+        f"it is packed as {record.codec!a}; there are {', '.join(CODECS)}": record.codec not in CODECS,
+        f"it has {rows} vectors of {width}; those of this model are of {lm.width}": rows < 1 or width != lm.width,
+        f"a pin is none of the {words} words": any(pin.position < 0 or not 0 <= pin.token < words for pin in record.pins),
+        f"{record.tokens} tokens do not fit into the context": not 0 <= record.tokens <= lm.context - template.overhead - rows,
+    }
+    for fault, there in faults.items():
+        if there:
+            raise StoreDamaged(fault, remedy="rag-memtok rm the file that it is of, then ingest it again")
+
+
+def kind_of(corrections: int, tokens: int) -> VerdictKind:
+    """Exact without correction pins, pinned up to 5 % of the tokens, assisted above."""
+    if not corrections:
+        return "exact"
+    return "pinned" if corrections <= ASSISTED_SHARE * (tokens + 1) else "assisted"
+
+
+def judge(lm: LM, template: Template, memory: Memory, tokens: Sequence[int], tau: float) -> tuple[Memory, Verdict]:
+    """Decodes `memory` with the true `tokens` fed and returns it with the pins it needs, and the verdict.
+
+    Args:
+        memory: as read back from its packed bytes; pins it has are ignored.
+        tau: logits; a right token that leads by this or less gets a safety pin.
+
+    Cost: T + 1 cached steps at batch 1 in fp32.
+    """
+    pins: list[Pin] = []
+    smallest = float("inf")
+    for position, (token, margin) in enumerate(zip([*tokens, template.end], margins(lm, template, memory, tokens), strict=True)):
+        if margin <= tau:
+            pins.append(Pin(position, token, "correction" if margin <= 0 else "safety"))
+        else:
+            smallest = min(smallest, margin)
+    corrections = sum(pin.kind == "correction" for pin in pins)
+    verdict = Verdict(kind_of(corrections, len(tokens)), len(tokens), corrections, len(pins) - corrections, smallest)
+    return Memory(memory.vectors, tuple(pins)), verdict
+
+
+def verdict_of(decoded: Decoded, pins: Sequence[Pin]) -> Verdict:
+    """What a right decode says of its memory here and now, whatever was stored of it: of the pins used, those that were needed correct.
+
+    On another machine than the writer's a token with a safety pin may not be the argmax any more. Then the pin did what it is for, and the
+    memory, exact where it was written, is pinned there: lossless as before, and called no more than it is.
+    """
+    tokens, corrections = len(decoded.tokens), len(decoded.corrections)
+    used = len({pin.position for pin in pins if pin.position <= tokens})
+    return Verdict(kind_of(corrections, tokens), tokens, corrections, used - corrections, decoded.margin)
+
+
+def margins(lm: LM, template: Template, memory: Memory, tokens: Sequence[int]) -> tuple[float, ...]:
+    """The lead of each of `tokens`, and of the end token after them, with the tokens before it fed, in the reference profile.
+
+    Cost: T + 1 cached steps at batch 1 in fp32.
+    """
+    found = []
+    with reference_profile(lm) as exactly:
+        run = Continuation(exactly, [prompt(exactly, template, memory)])
+        for token in tokens:
+            found.append(lead(run.logits[0], token))
+            run.feed([token])
+        found.append(lead(run.logits[0], template.end))
+    return tuple(found)
+
+
+def lead(logits: Float[Tensor, " V"], token: int) -> float:
+    """How far `token` is ahead of the best other word, in logits; 0 or less: not the argmax. NaN counts as far behind."""
+    values, words = logits.topk(2)
+    rival = values[1] if int(words[0]) == token else values[0]
+    difference = float(logits[token] - rival)
+    return difference if difference == difference else float("-inf")
+
+
+def decode(lm: LM, template: Template, memory: Memory, limit: int) -> Decoded:
+    """Decodes `memory` greedily from its vectors and pins alone, in the reference profile, until the end token or `limit` tokens.
+
+    Cost: T + 1 cached steps at batch 1 in fp32.
+    """
+    pins = {pin.position: pin.token for pin in memory.pins}
+    tokens: list[int] = []
+    corrections: list[int] = []
+    smallest = float("inf")
+    with reference_profile(lm) as exactly:
+        run = Continuation(exactly, [prompt(exactly, template, memory)])
+        for position in count():
+            token = pins.get(position)
+            if token is None:
+                values, words = run.logits[0].topk(2)
+                token, smallest = int(words[0]), min(smallest, float(values[0] - values[1]))
+            elif lead(run.logits[0], token) <= 0:
+                corrections.append(position)
+            if token == template.end or position >= limit:
+                return Decoded(tuple(tokens), token == template.end, smallest, tuple(corrections))
+            tokens.append(token)
+            run.feed([token])
+    raise AssertionError("unreachable: the loop returns")
+
+
+def decode_batch(lm: LM, template: Template, memories: Sequence[Memory], limit: int) -> list[tuple[int, ...]]:
+    """Decodes several memories at once: the fast path, whose result the caller checks against the hash of the tokens.
+
+    Cost: as many cached steps as the longest text has tokens, each over all rows.
+    """
+    return [one.tokens for one in decode_together(lm, template, memories, limit)]
+
+
+def decode_checked(
+    lm: LM, template: Template, memories: Sequence[Memory], lengths: Sequence[int], right: Callable[[int, Decoded], bool]
+) -> list[Decoded]:
+    """Decodes several memories at once; one that does not come out `right` (its index, what came out) is decoded alone, as the judge does.
+
+    Args:
+        lengths: how many tokens each should have.
+
+    Cost: that of `decode_together`, and of `decode` for each that needs it.
+    """
+    found = decode_together(lm, template, memories, max(lengths, default=0))
+    return [one if right(index, one) else decode(lm, template, memories[index], lengths[index] + 1) for index, one in enumerate(found)]
+
+
+def decode_together(lm: LM, template: Template, memories: Sequence[Memory], limit: int) -> list[Decoded]:
+    """`decode` for several memories at once, in the LM's own arithmetic; margins are of each row's own unpinned positions.
+
+    Cost: as many cached steps as the longest text has tokens, each over all rows.
+    """
+    if not memories:
+        return []
+    pins = [{pin.position: pin.token for pin in memory.pins} for memory in memories]
+    run = Continuation(lm, [prompt(lm, template, memory) for memory in memories])
+    texts: list[list[int]] = [[] for _ in memories]
+    corrections: list[list[int]] = [[] for _ in memories]
+    smallest = [float("inf")] * len(memories)
+    open_rows = set(range(len(memories)))
+    for position in range(limit + 1):
+        values, words = run.logits.topk(2)
+        leads, chosen = (values[:, 0] - values[:, 1]).tolist(), words[:, 0].tolist()
+        for row in open_rows:
+            if position in pins[row]:
+                chosen[row] = pins[row][position]
+                if lead(run.logits[row], chosen[row]) <= 0:
+                    corrections[row].append(position)
+            else:
+                smallest[row] = min(smallest[row], leads[row])
+        open_rows -= {row for row in open_rows if chosen[row] == template.end}
+        if not open_rows or position == limit:
+            break
+        for row in open_rows:
+            texts[row].append(chosen[row])
+        run.feed(chosen)
+    return [Decoded(tuple(text), row not in open_rows, smallest[row], tuple(corrections[row])) for row, text in enumerate(texts)]
+
+
+def memory_of(record: Record) -> Memory:
+    """The memory as it was judged: read back from its packed bytes."""
+    return Memory(codec_named(record.codec).unpack(record.packed, record.shape), record.pins)
+
+
+def memory_for(lm: LM, template: Template, record: Record) -> Memory:
+    """`memory_of`, for a record of a store that may be somebody else's.
+
+    Raises:
+        StoreDamaged: it is nothing that `lm` can decode.
+    """
+    require_decodable(lm, template, record)
+    return memory_of(record)

@@ -1,0 +1,1 @@
+"""The frozen language model: found, loaded, prompted, run. Start at lm.py."""

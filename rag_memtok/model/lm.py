@@ -1,0 +1,243 @@
+"""The frozen causal LM: found, loaded, hashed, run. The home of transformers (imported when a model is loaded: it costs seconds)."""
+
+import errno
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from torch import Tensor
+
+from rag_memtok import config
+from rag_memtok.errors import InputRefused, ModelUnavailable
+from rag_memtok.model.device import device_named, keep_freed
+from rag_memtok.model.quantize import NF4, packing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED = Path(__file__).parent.parent / "mini" / "lm"
+WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+UNWANTED = ["*/*", "consolidated*"]
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")  # transformers' names of the model classes that are tried
+UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5"}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a memory is bound to: other weights, another tokenizer or another arithmetic, and it is noise.
+
+    `id` is what loads it; `revision` the hub's, or the version of the embedded model.
+    """
+
+    id: str
+    revision: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LM:
+    """A frozen causal LM with its tokenizer. Its parameters never require gradients and are never written to."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    identity: Identity
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.table.device
+
+    @property
+    def table(self) -> Float[Tensor, "V d"]:
+        """The input embeddings."""
+        weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
+        return weight
+
+    @property
+    def tied(self) -> bool:
+        """Whether an input embedding is its word's output row, too."""
+        return self.model.get_output_embeddings().weight is self.table
+
+    @property
+    def width(self) -> int:
+        """Returns d, the width of an input embedding."""
+        return self.table.shape[1]
+
+    @property
+    def context(self) -> int:
+        """The most positions of a sequence."""
+        return int(self.model.config.max_position_embeddings)
+
+    @property
+    def reads_apart(self) -> bool:
+        """Whether it answers better from one passage at a time, as far as its makers measured: `rag_memtok_passages` in its config.json."""
+        return getattr(self.model.config, "rag_memtok_passages", "") == "apart"
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are in the model, tied ones once, packed ones each."""
+        return self.model.num_parameters()
+
+    @property
+    def bos(self) -> int | None:
+        """The token every sequence begins with, if the tokenizer has one."""
+        return self.tokenizer.bos_token_id
+
+    @property
+    def opening(self) -> tuple[int, ...]:
+        """What the tokenizer puts before a text unless told otherwise: a BOS with Llama's, nothing with GPT-2's."""
+        return tuple(self.tokenizer("", add_special_tokens=True)["input_ids"])
+
+    @property
+    def eos(self) -> int:
+        """The token that ends a text."""
+        return self.tokenizer.eos_token_id
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """Every token that ends an answer."""
+        ends = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        return frozenset([self.eos] + ([ends] if isinstance(ends, int) else list(ends or [])))
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text in which nothing is special: `<|eot_id|>` in a document is ten characters."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+
+    def encode_frame(self, text: str) -> list[int]:
+        """Tokens of our own words around a text, in which control tokens are control tokens."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=False, verbose=False)["input_ids"]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of `tokens`, unpolished: `decode(encode(text)) == text` wherever the tokenizer is lossless."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def embed(self, tokens: Sequence[int] | Int[Tensor, "..."]) -> Float[Tensor, "... d"]:
+        """The input embeddings of `tokens`, in the model's dtype."""
+        return torch.nn.functional.embedding(torch.as_tensor(tokens, dtype=torch.long, device=self.device), self.table)
+
+    def hidden(self, embeddings: Float[Tensor, "B S d"]) -> Float[Tensor, "B S d"]:
+        """The last hidden states over `embeddings`, without a padding mask: what stands to the right of a position never reaches it."""
+        return self.model.base_model(inputs_embeds=embeddings.to(self.table.dtype), use_cache=False).last_hidden_state
+
+    def logits(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
+        """The logits over the vocabulary, in fp32."""
+        return self.scores(hidden).float()
+
+    def scores(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
+        """The logits in the model's own dtype: cheaper in a draft, and enough to find a rival."""
+        return self.model.get_output_embeddings()(hidden)
+
+
+def load(settings: config.Model) -> LM:
+    """Loads the LM that `settings` names: the embedded one, a folder, or a hub id (downloaded once, safetensors only).
+
+    Raises:
+        ModelUnavailable: no such folder or hub id, gated, offline, or a model class that is not in FAMILIES.
+        InputRefused: the folder holds pickled weights or wants to run code of its own.
+        DeviceUnavailable: the device asked for is not there.
+        UsageError: 4-bit weights without bitsandbytes.
+    """
+    device = device_named(settings.device)
+    if device.type == "cpu":
+        keep_freed()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    folder = _folder(settings)
+    described = _description(folder)
+    dtype = "float32" if settings.dtype == "auto" else settings.dtype
+    tokenizer, model = _from_folder(folder, dtype, device)
+    identity = Identity(
+        id=settings.id or "mini",
+        revision=described.get("rag_memtok_id", settings.revision),
+        weights_sha256=_hash_files(sorted(folder.glob("*.safetensors"))),
+        tokenizer_sha256=_hash_tokenizer(tokenizer),
+        dtype=dtype,
+    )
+    return LM(model if dtype == NF4 else model.to(device), tokenizer, identity)
+
+
+def _folder(settings: config.Model) -> Path:
+    if settings.id in ("", "mini"):
+        return EMBEDDED
+    path = Path(settings.id).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or settings.id.startswith((".", "~")) or settings.id.count("/") > 1:
+        raise ModelUnavailable(f"there is no model folder {settings.id}", remedy="check the path, or give a hub id such as OWNER/NAME")
+    return _download(settings)
+
+
+def _download(settings: config.Model) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(settings.id, revision=settings.revision or None, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+    except errors.GatedRepoError as error:
+        remedy = f"accept its licence on the hub page of {settings.id}, then run: hf auth login"
+        raise ModelUnavailable(f"the model {settings.id} is gated", remedy) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+        raise ModelUnavailable(f"the hub has no model {settings.id} {settings.revision}".rstrip(), "check the id and --revision") from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        remedy = "connect once to download it, or give --model a folder; the embedded model needs no network: --model mini"
+        raise ModelUnavailable(f"the model {settings.id} is not on this machine and the hub is out of reach", remedy) from error
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"{folder} holds no readable config.json", remedy="give --model a Hugging Face model folder") from error
+    if described.get("auto_map"):
+        raise InputRefused(f"the model in {folder} wants to run code of its own", remedy="use a model that transformers knows by itself")
+    if not any(folder.glob("*.safetensors")):
+        unsafe = sorted(path.name for path in folder.iterdir() if path.suffix in UNSAFE_SUFFIXES)
+        if unsafe:
+            raise InputRefused(f"{folder} has only pickled weights ({unsafe[0]})", remedy="convert them to safetensors first")
+        raise ModelUnavailable(f"{folder} holds no *.safetensors", remedy="give --model a folder with its weights")
+    if described.get("model_type") not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise ModelUnavailable(f"model class {described.get('model_type')!r} is not known here", remedy=f"use one of: {known}")
+    return described
+
+
+def _from_folder(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+        options |= packing(device) if dtype == NF4 else {"dtype": getattr(torch, dtype)}
+        found: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelUnavailable(f"the model in {folder} does not load: {reason}", remedy="is the folder complete?") from error
+    model, loaded = found
+    if missing := sorted(loaded["missing_keys"]):  # transformers would go on with random numbers in their place
+        raise ModelUnavailable(f"{folder} lacks weights: {', '.join(missing[:3])}", remedy="is the folder complete?")
+    return tokenizer, model.eval().requires_grad_(False)
+
+
+def _hash_files(paths: Sequence[Path]) -> str:
+    """One digest over the files' digests; reads about 1 GB a second."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def _hash_tokenizer(tokenizer: Any) -> str:
+    """Digest of the tokenizer's rules and its chat template."""
+    return hashlib.sha256((tokenizer.backend_tokenizer.to_str() + "\0" + str(tokenizer.chat_template)).encode()).hexdigest()

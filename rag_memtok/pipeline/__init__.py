@@ -1,0 +1,1 @@
+"""Whole trips over documents, model, store, memory and retrieval. Start at api.py."""

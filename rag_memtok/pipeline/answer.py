@@ -1,0 +1,301 @@
+"""Question -> Answer: the hits' memories are put into the prompt by a reader, and the frozen LM goes on.
+
+memory   the vectors themselves, as soft tokens
+decode   the memories decoded to text first: what a store without text can always do, at the price of the decode
+text     the kept text: plain retrieval-augmented generation, to compare with
+
+Several passages stand together in one prompt, or apart in one each, where the surest answer is kept: what is better depends on the model.
+An adapter (lora.py) may help to read memories. It is on while an answer is made and at no other time: `decode` decodes without it.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rag_memtok.config import Config
+from rag_memtok.datatypes import TEXT_ONLY, Answer, Hit, Record, Source, sha256_of_tokens
+from rag_memtok.errors import NoUsableMemory, StoreDamaged, UsageError
+from rag_memtok.memory.reconstruct import decode_checked, memory_for, memory_of
+from rag_memtok.model import lora
+from rag_memtok.model.inject import BATCH, Passage, answer_batch, answer_tokens, fitting, inject, surest
+from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import Template, frame
+from rag_memtok.pipeline.adapters import SHIPPED, Adapter
+from rag_memtok.retrieval.search import Embedder, Index, content_words, search
+from rag_memtok.store.store import Store
+
+FOLLOW_UP = 2  # content words: a question of no more may lean on the one before it
+ENOUGH = 0.9  # of what the text reaches: from there on `memory` is what --read auto takes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Session:
+    """Everything that stays loaded between questions.
+
+    `reading` is the LM with the `adapter` on: it answers where the adapter reads, and does nothing else; None: no adapter, or none needed.
+    """
+
+    store: Store
+    lm: LM
+    template: Template
+    embedder: Embedder
+    index: Index
+    config: Config
+    on_warning: Callable[[str], None] = lambda message: None
+    adapter: Adapter | None = None
+    reading: LM | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Readable:
+    """A hit whose memory could be read, with the passage a reader made of it."""
+
+    hit: Hit
+    record: Record
+    passage: Passage
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What was said: its tokens, the passages that were read for it, those it is from, and the positions of all prompts."""
+
+    tokens: tuple[int, ...]
+    used: Sequence[Readable]
+    cited: Sequence[Readable]
+    positions: int
+
+
+def reads_apart(session: Session) -> bool:
+    """Whether each of several passages gets a prompt of its own: as asked for; `auto`: where the model was measured to be better so."""
+    asked = session.config.ask.passages
+    return session.config.retrieve.k > 1 and (asked == "apart" or (asked == "auto" and session.lm.reads_apart))
+
+
+def reader_of(session: Session, adapter: Adapter | None) -> tuple[str, str]:
+    """The reader that answers with `adapter` at hand, and why."""
+    config = session.config
+    return choose_reader(config.ask.read, session.store.manifest, adapter, 1 if reads_apart(session) else config.retrieve.k)
+
+
+def choose_reader(asked: str, manifest: Mapping[str, str], adapter: Adapter | None, k: int) -> tuple[str, str]:
+    """Returns the reader and why.
+
+    `auto` reads memories directly only where that was measured to be good enough for so many (`k`) in a prompt: alone, or among others.
+    """
+    if asked != "auto":
+        return asked, "asked for"
+    if manifest.get("write") != "readable" and (adapter is None or adapter.folder == SHIPPED):
+        return "decode", "these memories were written to be decoded, not to be read: the frozen model cannot use them directly"
+    if adapter is None or not adapter.reads("memory"):
+        return "decode", "how well these memories are read directly was not measured: rag-memtok adapt does; --read memory reads them"
+    share = adapter.bond.dev.get("share_alone" if k == 1 else "share", 0.0)
+    among = "one memory" if k == 1 else "memories among others"
+    measured = f"with the adapter in {adapter.folder} reading {among} directly measured {share:.0%} of reading the text"
+    return ("memory", measured) if share >= ENOUGH else ("decode", f"{measured}, under {ENOUGH:.0%}")
+
+
+def with_adapter(session: Session, adapter: Adapter | None) -> Session:
+    """Loads `adapter` beside the session's LM, if it is on for the reader that will be chosen.
+
+    Raises:
+        WrongModel, InputRefused: see `lora.adapted`.
+    """
+    reader, _ = reader_of(session, adapter)
+    if adapter is None or not adapter.reads(reader):
+        return replace(session, adapter=adapter)
+    return replace(session, adapter=adapter, reading=lora.adapted(session.lm, adapter.folder, session.template.digest))
+
+
+def looked_for(question: str, before: str) -> str:
+    """What to search for: a question with few words of its own ("And its price?") is looked for together with the one before it."""
+    return f"{before} {question}" if before and len(content_words(question)) <= FOLLOW_UP else question
+
+
+def answer(session: Session, question: str, on_text: Callable[[str], None] = lambda text: None, before: str = "") -> Answer:
+    """Answers `question` from the store; `on_text` gets the answer piece by piece.
+
+    Args:
+        before: the question before this one in a dialogue: it may help to find memories, the model never sees it.
+
+    Raises:
+        UsageError: the question is empty, too long, or no text (bytes that are not UTF-8).
+        NoUsableMemory: nothing relevant is in the store, or nothing of it could be read.
+    """
+    began = time.monotonic()
+    asked = _asked(session, question)
+    wanted = looked_for(question, before)
+    hits = search(session.store, session.index, session.embedder, wanted, session.config.retrieve)
+    if not hits:
+        raise NoUsableMemory(
+            "nothing in the store has to do with this question", remedy="ask in the words of the documents, or ingest what holds the answer"
+        )
+    reader, reason = reader_of(session, session.adapter)
+    readable = read(session, hits, reader)
+    if not readable:
+        raise NoUsableMemory("none of the memories found could be read", remedy="rag-memtok verify names what is damaged")
+    return _generated(session, asked, readable, (reader, reason), began, on_text)
+
+
+def _asked(session: Session, question: str) -> list[int]:
+    limit = session.config.ask.max_question_tokens
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise UsageError("the question is not valid UTF-8", remedy="save the questions, or set the terminal, as UTF-8") from None
+    tokens = session.lm.encode(question.strip())
+    if not 0 < len(tokens) <= limit:
+        raise UsageError(f"the question has {len(tokens)} tokens; valid: 1 to {limit}", remedy="ask one thing, in a sentence")
+    return tokens
+
+
+def read(session: Session, hits: Sequence[Hit], reader: str) -> list[Readable]:
+    """Turns each hit into a passage for the prompt; a damaged memory is named and left out."""
+    records = [record for hit in hits if (record := _record(session, hit)) is not None]
+    by_id = {hit.chunk_id: hit for hit in hits}
+    if reader == "memory":
+        passages: list[Passage | None] = [_vectors(session, record) for record in records]
+    elif reader == "decode":
+        passages = list(_decoded(session, records))
+    else:
+        passages = [_text(session, record) for record in records]
+    return [
+        Readable(by_id[record.chunk_id], record, passage)
+        for record, passage in zip(records, passages, strict=True)
+        if passage is not None and len(passage)
+    ]
+
+
+def _record(session: Session, hit: Hit) -> Record | None:
+    try:
+        record = session.store.record(hit.chunk_id)
+        if record.codec != TEXT_ONLY:
+            memory_for(session.lm, session.template, record)
+        return record
+    except StoreDamaged as error:
+        session.on_warning(f"left out: memory {hit.chunk_id[:12]}: {error}")
+        return None
+
+
+def _vectors(session: Session, record: Record) -> Passage | None:
+    return session.lm.encode(record.packed.decode()) if record.codec == TEXT_ONLY else memory_of(record).vectors
+
+
+def _text(session: Session, record: Record) -> Passage | None:
+    try:
+        text = record.packed.decode() if record.codec == TEXT_ONLY else session.store.text(record.chunk_id)
+    except StoreDamaged as error:
+        session.on_warning(f"left out: text {record.chunk_id[:12]}: {error}")
+        return None
+    if text is None:
+        raise UsageError("this store keeps no text (--no-text)", remedy="--read decode gets it back from the memories")
+    return session.lm.encode(text)
+
+
+def _decoded(session: Session, records: Sequence[Record]) -> list[Passage | None]:
+    """Decodes all memories in one batch; one that comes out wrong there is decoded alone, as the judge does."""
+    coded = [record for record in records if record.codec != TEXT_ONLY]
+    found = decode_checked(
+        session.lm,
+        session.template,
+        [memory_of(record) for record in coded],
+        [record.tokens for record in coded],
+        lambda index, one: sha256_of_tokens(one.tokens) == coded[index].tokens_sha256,
+    )
+    tokens = {record.chunk_id: one.tokens for record, one in zip(coded, found, strict=True)}
+    return [_proven(session, record, tokens.get(record.chunk_id)) for record in records]
+
+
+def _proven(session: Session, record: Record, tokens: Sequence[int] | None) -> Passage | None:
+    if tokens is None:
+        return session.lm.encode(record.packed.decode())
+    if sha256_of_tokens(tokens) == record.tokens_sha256:
+        return tokens
+    session.on_warning(f"left out: memory {record.chunk_id[:12]} no longer decodes to its text; run rag-memtok verify")
+    return None
+
+
+def _generated(
+    session: Session,
+    asked: Sequence[int],
+    readable: Sequence[Readable],
+    reader: tuple[str, str],
+    began: float,
+    on_text: Callable[[str], None],
+) -> Answer:
+    on = session.reading is not None and session.adapter is not None and session.adapter.reads(reader[0])
+    lm = session.reading if on and session.reading else session.lm
+    apart = reads_apart(session) and len(readable) > 1
+    response = (_apart if apart else _together)(session, lm, asked, readable, on_text)
+    return Answer(
+        answer=lm.decode(response.tokens).strip(),
+        sources=tuple(source_of(one) for one in response.cited),
+        reader=f"{reader[0]} + adapter" if on else reader[0],
+        reader_reason=reader[1],
+        passages="apart" if apart else "together",
+        context_positions=sum(len(one.passage) for one in response.used),
+        prompt_positions=response.positions,
+        text_positions=sum(one.record.tokens or len(one.passage) for one in response.used),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _together(session: Session, lm: LM, asked: Sequence[int], readable: Sequence[Readable], on_text: Callable[[str], None]) -> Response:
+    """One prompt with all that fit, the best one last: what stands nearest to the question is read best."""
+    words, limit = frame(session.lm), session.config.ask.max_new_tokens
+    used = readable[: fitting(lm, words, [one.passage for one in readable], asked, limit)]
+    _tell_what_fits(session, len(used), len(readable))
+    prompt = inject(lm, words, [one.passage for one in reversed(used)], asked)
+    tokens: list[int] = []
+    shown = ""
+    for token in answer_tokens(lm, words, prompt, limit):
+        tokens.append(token)
+        text = lm.decode(tokens)
+        if not text.endswith("\ufffd"):  # half a character: wait for the rest
+            on_text(text[len(shown) :])
+            shown = text
+    if rest := lm.decode(tokens)[len(shown) :]:  # the answer ends within a character
+        on_text(rest)
+    return Response(tuple(tokens), used, used, len(prompt))
+
+
+def _apart(session: Session, lm: LM, asked: Sequence[int], readable: Sequence[Readable], on_text: Callable[[str], None]) -> Response:
+    """A prompt for each; the surest answer is kept, and cited is what it was read from."""
+    words, limit = frame(session.lm), session.config.ask.max_new_tokens
+    used = [one for one in readable if fitting(lm, words, [one.passage], asked, limit)]
+    _tell_what_fits(session, len(used), len(readable))
+    prompts = [inject(lm, words, [one.passage], asked) for one in used]
+    said = [one for start in range(0, len(prompts), BATCH) for one in answer_batch(lm, words, prompts[start : start + BATCH], limit)]
+    answers = [lm.decode(one.tokens) for one in said]
+    kept = surest([(text, one.sureness) for text, one in zip(answers, said, strict=True)])
+    on_text(answers[kept])
+    return Response(said[kept].tokens, used, [used[kept]], sum(map(len, prompts)))
+
+
+def _tell_what_fits(session: Session, fit: int, found: int) -> None:
+    if not fit:
+        raise NoUsableMemory("not even one memory fits into the context", remedy="fewer --max-new-tokens or a shorter question")
+    if fit < found:
+        session.on_warning(f"only {fit} of {found} memories fit into the context of {session.lm.context} positions")
+
+
+def quotations(session: Session, question: str) -> list[tuple[str, Source]]:
+    """The chunks that have to do with a question, best first, as text with citations: the kept text, else what the memory decodes to."""
+    hits = search(session.store, session.index, session.embedder, question, session.config.retrieve)
+    found = []
+    for hit in hits:
+        for one in read(session, [hit], "decode" if _kept(session, hit) is None else "text"):
+            found.append((_kept(session, hit) or session.lm.decode(list(one.passage)), source_of(one)))
+    return found
+
+
+def _kept(session: Session, hit: Hit) -> str | None:
+    try:
+        return session.store.text(hit.chunk_id)
+    except StoreDamaged:
+        return None
+
+
+def source_of(one: Readable) -> Source:
+    """The citation of a passage: its first place; the others are in the store."""
+    place = one.hit.occurrences[0]
+    return Source(place.path, place.locator, (place.start, place.end), one.hit.score, one.record.chunk_id, one.record.verdict.kind)

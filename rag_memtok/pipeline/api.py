@@ -1,0 +1,279 @@
+"""Whole trips: ingest, ask, verify, restore, status, remove. The only file that knows the order of things.
+
+ingest   path -> Document -> Chunk -> Memory -> bytes -> Memory' -> Verdict -> store
+ask      question -> Hits -> Memories -> input embeddings -> Answer
+verify   store -> Memory' -> Verdict; chunks joined -> document
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rag_memtok.config import Config, dials, origins, value_of
+from rag_memtok.datatypes import Answer
+from rag_memtok.documents.scan import joined, located, name_of, scan
+from rag_memtok.errors import UsageError
+from rag_memtok.model import lm
+from rag_memtok.model.prompts import template_named
+from rag_memtok.pipeline import adapters, audit_report, bundle, inspect, resources
+from rag_memtok.pipeline import migrate as migration
+from rag_memtok.pipeline.answer import Session, answer, with_adapter
+from rag_memtok.pipeline.audit import Audit, audit, incomparable, quick
+from rag_memtok.pipeline.bundle import Bundled
+from rag_memtok.pipeline.compare import against, root_for
+from rag_memtok.pipeline.ingest import Estimate, Ingested, Standing, estimate, ingest
+from rag_memtok.pipeline.inspect import Collection, ListedChunk, ListedDocument, Setting, Shown
+from rag_memtok.pipeline.manifest import bound_to, completed, differences, installed, require_same, require_same_embedder
+from rag_memtok.pipeline.migrate import Migrated
+from rag_memtok.pipeline.resources import Say, quiet, store_folder
+from rag_memtok.pipeline.restore import Restored, restore_documents
+from rag_memtok.retrieval.search import open_index
+from rag_memtok.store import ownership
+from rag_memtok.store.files import ADAPTER, DATABASE, collections_of, regular
+from rag_memtok.store.store import Summary, open_store
+
+__all__ = [
+    "Estimate",
+    "Ingested",
+    "Status",
+    "ask",
+    "chunks",
+    "collections",
+    "documents",
+    "effective",
+    "estimate",
+    "export",
+    "import_",
+    "ingest",
+    "migrate",
+    "remove",
+    "restore",
+    "session",
+    "show",
+    "status",
+    "store_folder",
+    "verify",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A store at a glance."""
+
+    summary: Summary
+    manifest: Mapping[str, str]
+    generation: int
+    bytes: int
+    adapter: str = ""
+
+
+# --- ask
+
+
+@contextmanager
+def session(config: Config, say: Say = quiet, trusted: bool = False) -> Iterator[Session]:
+    """Opens the store and loads its model, once, for any number of questions.
+
+    Args:
+        trusted: read a store that was not made here.
+
+    Raises:
+        InputRefused: it was not made here, and is not trusted.
+        NoStore, StoreDamaged, FormatMismatch, WrongModel, ModelUnavailable: see errors.py.
+    """
+    folder = store_folder(config)
+    with open_store(folder, write=False) as store:
+        manifest = store.manifest
+        ownership.require_trust(manifest, folder, trusted)
+        settings = completed(config, manifest)
+        loaded = resources.load(settings)
+        require_same(manifest, loaded.lm, loaded.template)
+        require_same_embedder(manifest, loaded.embedder)
+        adapter = adapters.find(settings.ask.adapter, folder, loaded.lm, loaded.template.digest, say)
+        plain = Session(store, loaded.lm, loaded.template, loaded.embedder, open_index(store), settings, say)
+        yield with_adapter(plain, adapter)
+
+
+def ask(question: str, config: Config, on_text: Callable[[str], None] = quiet, say: Say = quiet, trusted: bool = False) -> Answer:
+    """Answers one question from the store.
+
+    Raises:
+        NoUsableMemory: nothing relevant is in the store.
+        UsageError: the question is empty or too long.
+        NoStore, ...: see `session`.
+    """
+    with session(config, say, trusted) as opened:
+        return answer(opened, question, on_text)
+
+
+# --- verify and restore
+
+
+def verify(
+    config: Config,
+    structure_only: bool = False,
+    share: float = 1.0,
+    seed: int = 0,
+    folder: Path | None = None,
+    on_chunk: Callable[[int, int], None] = lambda done, total: None,
+    page: Path | None = None,
+    batch: int = 1,
+) -> Audit:
+    """The reconstruction audit: decodes every memory from vectors and pins alone, rejoins every document, compares.
+
+    Args:
+        structure_only: checksums and completeness alone, without a model; proves nothing about decoding.
+        share: of the chunks, drawn with `seed`; 1 is all.
+        folder: files to compare the documents with, read again: a folder that was ingested, or a copy of the only one.
+        batch: chunks decoded together, 1 being the reference profile; several times quicker, and the audit says so.
+        page: a file for the audit as HTML; it quotes the documents where something failed.
+    """
+    if page is not None and not page.parent.is_dir():
+        raise UsageError(f"there is no folder {page.parent} for the report", remedy=f"mkdir -p {page.parent}")
+    if page is not None and os.path.lexists(page) and not regular(page):
+        raise UsageError(f"{page} is in the way of the report, and not a file", remedy="give the report another name")
+    files = None if folder is None else scan([folder], config.documents, Path(config.store))
+    with open_store(store_folder(config), write=False) as store:
+        root = "" if folder is None else root_for(store, folder)
+        model, now = None, installed()
+        if structure_only:
+            found = quick(store)
+        else:
+            settings = completed(config, store.manifest)
+            model = lm.load(settings.model)
+            template = template_named(settings.memorize.template, model)
+            now |= bound_to(model, template)
+            different = differences(store.manifest, model, template)
+            found = incomparable(store, different) if different else audit(store, model, template, share, seed, on_chunk, batch)
+        if files is not None:
+            found = replace(found, findings=(*found.findings, *against(store, root, files, config.documents)))
+        if page is not None:
+            audit_report.write(page, store, found, now, model)
+        return found
+
+
+def restore(to: Path, config: Config, on_chunk: Callable[[int, int], None] = lambda done, total: None) -> Restored:
+    """Writes the documents back from their memories alone. Text formats come back as the very file, others as their text (`NAME.txt`).
+
+    Raises:
+        UsageError: a file of that name with other content is in the way.
+        WrongModel, ...: see `session`.
+    """
+    with open_store(store_folder(config), write=False) as store:
+        model, template = resources.decoder(store.manifest, config)
+        return restore_documents(store, model, template, to, on_chunk)
+
+
+# --- the store
+
+
+def status(config: Config) -> Status:
+    """What is in the store. Loads no model."""
+    folder = store_folder(config)
+    with open_store(folder, write=False) as store:
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return Status(store.summary(), store.manifest, store.generation, size, adapters.described(folder / ADAPTER))
+
+
+def remove(path: Path, config: Config) -> tuple[str, ...]:
+    """Forgets a file, or all files of a folder: documents, and every memory that no other document has. The files themselves stay.
+
+    Raises:
+        UsageError: the store has nothing of that path.
+    """
+    wanted = name_of(located(os.fspath(path)))
+    with open_store(store_folder(config), write=True) as store:
+        stored = {(one.root, one.file): joined(one.root, one.file) for one in store.documents(skip_damaged=True)}
+        gone = sorted(names for names, whole in stored.items() if whole == wanted or whole.startswith(wanted.rstrip("/") + "/"))
+        if not gone:
+            raise UsageError(f"the store has nothing of {path}", remedy="rag-memtok list names what it has")
+        store.collect(gone)
+    return tuple(joined(root, file) for root, file in gone)
+
+
+def documents(config: Config) -> tuple[ListedDocument, ...]:
+    """The store's documents. Loads no model."""
+    with open_store(store_folder(config), write=False) as store, store.snapshot():
+        return tuple(inspect.documents_of(store))
+
+
+def chunks(config: Config) -> tuple[ListedChunk, ...]:
+    """The store's chunks. Loads no model."""
+    with open_store(store_folder(config), write=False) as store, store.snapshot():
+        return tuple(inspect.chunks_of(store))
+
+
+def collections(config: Config) -> tuple[Collection, ...]:
+    """The stores under the folder `config.store`, by name.
+
+    Raises:
+        UsageError: the folder is a store itself.
+    """
+    root = Path(config.store)
+    if (root / DATABASE).exists():
+        raise UsageError(f"{root} is a store itself; it holds no collections", remedy="rag-memtok list says what is in it")
+    found = []
+    for name in collections_of(root):
+        with open_store(root / name, write=False) as store:
+            manifest = store.manifest
+            found.append(Collection(name, f"{manifest.get('model')} {manifest.get('revision', '')}".strip(), store.summary()))
+    return tuple(found)
+
+
+def show(prefix: str, config: Config) -> Shown:
+    """Decodes the memory whose chunk id begins with `prefix`.
+
+    Raises:
+        UsageError: not the beginning of one chunk's id.
+        WrongModel, ...: see errors.py.
+    """
+    with open_store(store_folder(config), write=False) as store:
+        inspect.find(store, prefix)  # before a model is loaded for nothing
+        model, template = resources.decoder(store.manifest, config)
+        return inspect.show(store, model, template, prefix)
+
+
+def effective(flags: Mapping[str, object], environment: Mapping[str, str], folder: Path, config: Config) -> Sequence[Setting]:
+    """Every dial; what `config` leaves open is filled in from the store, if there is one. Loads no model."""
+    store, manifest = store_folder(config), dict[str, str]()
+    if (store / DATABASE).exists():
+        with open_store(store, write=False) as opened:
+            manifest = opened.manifest
+    whole, found = completed(config, manifest), origins(flags, environment, folder)
+    settings = []
+    for dial in dials():
+        value = value_of(whole, dial)
+        filled_in = bool(manifest) and value != value_of(config, dial)
+        settings.append(Setting(dial, value, "store" if filled_in else found[dial]))
+    return settings
+
+
+def export(file: Path, config: Config) -> Bundled:
+    """Writes the store into one file.
+
+    Raises:
+        UsageError: there is a file of that name.
+    """
+    with open_store(store_folder(config), write=False) as store:
+        return bundle.export(store, file)
+
+
+def import_(file: Path, config: Config, trusted: bool = False) -> Bundled:
+    """Makes a store from an exported file.
+
+    Raises:
+        InputRefused: it is not what was exported.
+        UsageError: there is a store already.
+    """
+    return bundle.import_(file, store_folder(config), trusted)
+
+
+def migrate(config: Config, drop_old: bool = False, on_progress: Callable[[Standing], None] = quiet, say: Say = quiet) -> Migrated:
+    """Rewrites every memory for the model that `config` names. Run again, it goes on where it was.
+
+    Raises:
+        WrongModel, StoreDamaged, UsageError, ...: see `migrate.migrate`.
+    """
+    return migration.migrate(store_folder(config), config, drop_old, resources.load, on_progress, say)

@@ -1,0 +1,56 @@
+"""The stored documents against the files of a folder, read again."""
+
+import os
+from pathlib import Path
+
+from rag_memtok.config import Documents
+from rag_memtok.documents.scan import Scan, located, name_of, read
+from rag_memtok.errors import UsageError
+from rag_memtok.pipeline.audit import Finding
+from rag_memtok.store.store import Store
+
+
+def root_for(store: Store, folder: Path) -> str:
+    """The folder that was ingested to compare `folder` with: itself or, as it may be a copy, the only one there is.
+
+    Raises:
+        UsageError: there are several others.
+    """
+    wanted = name_of(located(os.fspath(folder)))
+    roots = sorted({document.root for document in store.documents(skip_damaged=True)})
+    if wanted in roots or not roots:
+        return wanted
+    if len(roots) > 1:
+        raise UsageError(
+            f"{folder} is none of the folders that were ingested; there are {', '.join(roots)}",
+            remedy="name one of these; a copy can be compared with a store of one folder alone",
+        )
+    return roots[0]
+
+
+def against(store: Store, root: str, scan: Scan, settings: Documents) -> list[Finding]:
+    """Compares what was ingested from the folder `root` with files read again: same text, or how they differ.
+
+    What cannot be read, cannot be compared.
+    """
+    stored = {(one.file, one.path): one for one in store.documents(skip_damaged=True) if one.root == root}
+    unread = {item.path: item.reason for item in scan.skipped}
+    findings = []
+    for source in scan.files:
+        reading = read(source, settings)
+        unread |= {item.path: item.reason for item in reading.skipped}
+        for document in reading.documents:
+            known = stored.pop((document.file, document.path), None)
+            if known is None:
+                findings.append(Finding("mismatch", document.path, "is not in the store"))
+            elif known.extractor != document.extractor:
+                reason = f"was extracted by {known.extractor}, here by {document.extractor}"
+                findings.append(Finding("incomparable", document.path, reason))
+            elif known.sha256 != document.sha256:
+                findings.append(Finding("mismatch", document.path, "has another text than the stored one"))
+    for file, path in stored:
+        if why := unread.get(path) or unread.get(file):
+            findings.append(Finding("incomparable", path, f"cannot be read here: {why}"))
+        else:
+            findings.append(Finding("mismatch", path, "is in the store, not in the folder"))
+    return findings

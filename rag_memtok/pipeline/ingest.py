@@ -1,0 +1,314 @@
+"""Files -> chunks -> memories -> store. A chunk is committed when it has been judged, a file when all its chunks are."""
+
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from rag_memtok.config import Config, Memorize
+from rag_memtok.datatypes import TEXT_ONLY, Chunk, Document, Occurrence, Record, StoredDocument, Verdict, sha256_of_tokens
+from rag_memtok.documents.scan import Scan, Skipped, SourceFile, joined, name_of, scan
+from rag_memtok.errors import StoreDamaged
+from rag_memtok.memory.optimize import Progress
+from rag_memtok.memory.workers import of_one, records
+from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import Template
+from rag_memtok.pipeline import resources
+from rag_memtok.pipeline.manifest import completed, manifest_of, require_same, require_same_embedder, require_same_settings
+from rag_memtok.pipeline.plan import Piece, PlannedFile, Survey, plan, survey, tasks_of, tokens_in
+from rag_memtok.pipeline.resources import Load, Say, quiet, store_folder
+from rag_memtok.retrieval.search import Embedder, open_index
+from rag_memtok.store import ownership
+from rag_memtok.store.files import DATABASE
+from rag_memtok.store.store import Store, create, open_store
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where writing stands: chunks to write and done, by verdict, steps of the batch, seconds, and an estimate of those left."""
+
+    chunks: int
+    done: int
+    verdicts: Mapping[str, int]
+    steps: int
+    rows: int
+    seconds: float
+    seconds_left: float | None
+
+
+def standing(chunks: int, verdicts: Mapping[str, int], steps: int, rows: int, began: float) -> Standing:
+    """Where it stands now; `began` is by the monotonic clock, and what is left is taken to cost what is done did."""
+    done, seconds = sum(verdicts.values()), time.monotonic() - began
+    left = seconds / done * (chunks - done) if done else None
+    return Standing(chunks, done, dict(verdicts), steps, rows, seconds, left)
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What an ingest did. `positions` are the context positions the new memories take, `text_positions` those of their text."""
+
+    files: int
+    unchanged: int
+    removed: int
+    vanished: tuple[tuple[str, str], ...]
+    skipped: tuple[Skipped, ...]
+    over_limit: tuple[Skipped, ...]
+    chunks: int
+    reused: int
+    verdicts: Mapping[str, int]
+    positions: int
+    text_positions: int
+    seconds: float
+    tokens_per_vector: int
+
+
+@dataclass(slots=True, eq=False)
+class Ingest:
+    """An ingest under way: what each file still waits for, and what has come of the chunks that are done."""
+
+    store: Store
+    lm: LM
+    template: Template
+    embedder: Embedder
+    config: Config
+    on_progress: Callable[[Standing], None]
+    began: float = field(default_factory=time.monotonic)
+    files: dict[int, PlannedFile] = field(default_factory=dict)
+    waiting: dict[int, set[str]] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    before: dict[str, set[tuple[str, str, str]]] = field(default_factory=dict)
+    verdicts: Counter[str] = field(default_factory=Counter)
+    over_limit: list[Skipped] = field(default_factory=list)
+    total: int = 0
+    completed: int = 0
+    positions: int = 0
+    text_positions: int = 0
+    steps: int = 0
+
+    @property
+    def settings(self) -> Memorize:
+        """How memories are written."""
+        return self.config.memorize
+
+    def run(self, files: Sequence[PlannedFile]) -> None:
+        """Writes what of `files` the store does not have, and commits each file when it is whole."""
+        pieces = {piece.chunk.id: piece for file in files for piece in file.pieces}
+        missing = set(self.store.missing(pieces))
+        self.files = dict(enumerate(files))
+        self.waiting = {index: {piece.chunk.id for piece in file.pieces} & missing for index, file in self.files.items()}
+        self.texts = {chunk_id: pieces[chunk_id].chunk.text for chunk_id in missing}
+        for one in self.store.documents(skip_damaged=True):
+            self.before.setdefault(joined(one.root, one.file), set()).add((one.root, one.file, one.file_sha256))
+        self.total = len(missing)
+        for index in [index for index, left in self.waiting.items() if not left]:
+            self._commit_file(index)
+        for chunk_id in sorted(missing):
+            if pieces[chunk_id].tokens is None:
+                self._keep(text_only_record(pieces[chunk_id].chunk, self._key(chunk_id)))
+        tasks = tasks_of((pieces[chunk_id] for chunk_id in pieces if chunk_id in missing), self.settings.tokens_per_vector)
+        for record in records(self.lm, self.template, self.config, tasks, self._stepped):
+            self._accept(record)
+
+    def _accept(self, record: Record) -> None:
+        """Keeps what was written, unless it needs more pins than the user allows."""
+        needed, allowed = record.verdict.corrections, self.settings.max_pins
+        if 0 <= allowed < needed:
+            self._refuse(record.chunk_id, f"a chunk needs {needed} correction pins; --max-pins is {allowed}")
+            return
+        self.positions += record.shape[0]
+        self.text_positions += record.tokens
+        self._keep(replace(record, key=self._key(record.chunk_id)))
+
+    def _keep(self, record: Record) -> None:
+        """Commits a chunk, and every file that waited for nothing else."""
+        self.store.put(record, self.texts.pop(record.chunk_id) if self.settings.keep_text else None)
+        self.verdicts[record.verdict.kind] += 1
+        for index in [index for index, left in self.waiting.items() if record.chunk_id in left]:
+            self.waiting[index].discard(record.chunk_id)
+            if not self.waiting[index]:
+                self._commit_file(index)
+        self._tell(0)
+
+    def _refuse(self, chunk_id: str, reason: str) -> None:
+        """Gives up every file that has the chunk: the store keeps what it had of them."""
+        for index in [index for index, left in self.waiting.items() if chunk_id in left]:
+            source = self.files[index].source
+            self.over_limit.append(Skipped(source.root, source.file, reason))
+            del self.waiting[index]
+
+    def _commit_file(self, index: int) -> None:
+        file = self.files[index]
+        documents = [stored_document(file.source, document, pieces) for document, pieces in file.documents]
+        places = [place for document, pieces in file.documents for place in places_of(document, pieces)]
+        self.store.replace_file(file.source.root, file.source.file, documents, places, self._outdated(file.source))
+        self.completed += 1
+        del self.waiting[index]
+
+    def _outdated(self, source: SourceFile) -> list[tuple[str, str]]:
+        """The same file as it was when it was ingested with another folder: its old text must not answer any more."""
+        known = self.before.get(joined(source.root, source.file), ())
+        return [(root, file) for root, file, sha256 in known if root != source.root and sha256 != source.sha256]
+
+    def _key(self, chunk_id: str) -> np.ndarray:
+        return self.embedder.encode([self.texts[chunk_id]], query=False)[0]
+
+    def _stepped(self, progress: Progress) -> None:
+        self.steps = progress.steps
+        self._tell(progress.rows)
+
+    def _tell(self, rows: int) -> None:
+        self.on_progress(standing(self.total, self.verdicts, self.steps, rows, self.began))
+
+
+def text_only_record(chunk: Chunk, key: np.ndarray | None) -> Record:
+    """A chunk the tokenizer would not give back, kept as its text."""
+    return Record(chunk.id, 0, sha256_of_tokens(()), TEXT_ONLY, chunk.text.encode(), (0, 0), (), Verdict("text-only", 0), key)
+
+
+def stored_document(source: SourceFile, document: Document, pieces: Sequence[Piece]) -> StoredDocument:
+    """What the store keeps of a document beside its chunks."""
+    return StoredDocument(
+        document.root, document.file, document.path, document.sha256, source.sha256, len(pieces), len(document.text), document.extractor
+    )
+
+
+def places_of(document: Document, pieces: Sequence[Piece]) -> list[Occurrence]:
+    """Where a document's chunks stand."""
+    return [
+        Occurrence(document.root, document.path, ordinal, piece.chunk.id, piece.chunk.start, piece.chunk.end, piece.chunk.locator)
+        for ordinal, piece in enumerate(pieces)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What an ingest would write, and what it would cost here."""
+
+    files: int
+    unchanged: int
+    vanished: tuple[tuple[str, str], ...]
+    skipped: tuple[Skipped, ...]
+    chunks: int
+    seconds: float
+
+
+def ingest(
+    paths: Sequence[Path],
+    config: Config,
+    prune: bool = False,
+    on_progress: Callable[[Standing], None] = quiet,
+    say: Say = quiet,
+    load: Load = resources.load,
+) -> Ingested:
+    """Writes a memory for every chunk of every new or changed file under `paths`, judges it, and stores it.
+
+    What is done is committed chunk by chunk; after an interrupt the same call goes on from there.
+
+    Raises:
+        InputRefused: a path is missing, or nothing readable was found.
+        WrongModel: the store was written with another model, tokenizer, template or embedder.
+        UsageError: a setting is not the one the store was made with.
+        StoreLocked, StoreDamaged, DiskFailure, ...: see errors.py.
+    """
+    folder = store_folder(config)
+    found = scan(paths, config.documents, Path(config.store))
+    roots = [os.path.realpath(path) for path in paths if path.is_dir()]
+    if not (folder / DATABASE).exists():
+        return _ingest_into_new(folder, found, config, on_progress, say, load)
+    with open_store(folder, write=True) as store:
+        with suppress(StoreDamaged):  # of which the texts cannot be read either, as an ingest of their files may mend
+            if store.mend_words():
+                say("the word index was damaged; it was made anew from the kept texts")
+        todo = survey(found, map(name_of, roots), store.file_hashes)
+        if not todo.changed:
+            removed = _pruned(store, todo) if prune else 0
+            store.collect()
+            return _nothing_new(todo, removed, int(store.manifest.get("tokens_per_vector", 0)))
+        require_same_settings(store.manifest, config)
+        settings = completed(config, store.manifest)
+        loaded = load(settings)
+        require_same(store.manifest, loaded.lm, loaded.template)
+        require_same_embedder(store.manifest, loaded.embedder)
+        planned, skipped = plan(loaded.lm, todo.changed, settings)
+        removed = _pruned(store, todo) if prune else 0  # not before: what is refused removes nothing
+        work = Ingest(store, loaded.lm, loaded.template, loaded.embedder, settings, on_progress)
+        return _written(work, planned, todo, skipped, removed)
+
+
+def _ingest_into_new(folder: Path, found: Scan, config: Config, on_progress: Callable[[Standing], None], say: Say, load: Load) -> Ingested:
+    todo = Survey(found.files, 0, (), found.skipped)
+    settings = completed(config, {})
+    loaded = load(settings)
+    model, template, embedder = loaded.lm, loaded.template, loaded.embedder
+    planned, skipped = plan(model, todo.changed, settings)
+    chunks = tokens_in(planned)
+    calibration = resources.calibrated(model, template, chunks, settings, say)
+    settings = replace(settings, memorize=replace(settings.memorize, tokens_per_vector=calibration.tokens_per_vector))
+    if settings.model.id == "mini":
+        say(resources.introduction(model, resources.cost(model, template, chunks, settings)))
+    manifest = manifest_of(model, template, embedder, settings) | {"tokens_per_vector_origin": calibration.origin}
+    maker = ownership.maker()
+    if not ownership.made_here(maker):
+        say(f"{ownership.secret_path()} cannot be kept: this store will not be known as made here, and to ask it takes --trust-store")
+    create(folder, manifest | maker)
+    with open_store(folder, write=True) as store:
+        return _written(Ingest(store, model, template, embedder, settings, on_progress), planned, todo, skipped, 0)
+
+
+def _written(work: Ingest, planned: list[PlannedFile], todo: Survey, skipped: list[Skipped], removed: int) -> Ingested:
+    work.run(planned)
+    work.store.collect()
+    open_index(work.store)
+    chunks = {piece.chunk.id for file in planned for piece in file.pieces}
+    return Ingested(
+        files=work.completed,
+        unchanged=todo.unchanged,
+        removed=removed,
+        vanished=todo.vanished,
+        skipped=(*todo.skipped, *skipped),
+        over_limit=tuple(work.over_limit),
+        chunks=work.total,
+        reused=len(chunks) - work.total,
+        verdicts=dict(work.verdicts),
+        positions=work.positions,
+        text_positions=work.text_positions,
+        seconds=time.monotonic() - work.began,
+        tokens_per_vector=work.settings.tokens_per_vector,
+    )
+
+
+def _pruned(store: Store, todo: Survey) -> int:
+    for root, file in todo.vanished:
+        store.remove_file(root, file)
+    return len(todo.vanished)
+
+
+def _nothing_new(todo: Survey, removed: int, tokens_per_vector: int) -> Ingested:
+    return Ingested(0, todo.unchanged, removed, todo.vanished, todo.skipped, (), 0, 0, {}, 0, 0, 0.0, tokens_per_vector)
+
+
+def estimate(paths: Sequence[Path], config: Config) -> Estimate:
+    """What `ingest` would write and how long it would take here: of three real steps of the writer the second counts. Writes nothing."""
+    folder = store_folder(config)
+    found = scan(paths, config.documents, Path(config.store))
+    roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
+    todo, manifest, written = Survey(found.files, 0, (), found.skipped), dict[str, str](), set[str]()
+    if (folder / DATABASE).exists():
+        with open_store(folder, write=False) as store:
+            todo, manifest, written = survey(found, roots, store.file_hashes), store.manifest, set(store.chunk_ids())
+    if not todo.changed:
+        return Estimate(0, todo.unchanged, todo.vanished, todo.skipped, 0, 0.0)
+    require_same_settings(manifest, config)
+    settings = of_one(completed(config, manifest))
+    loaded = resources.load(settings)
+    planned, skipped = plan(loaded.lm, todo.changed, settings)
+    chunks = {piece.chunk.id for file in planned for piece in file.pieces} - written
+    each = resources.cost(loaded.lm, loaded.template, tokens_in(planned), settings) if chunks else 0.0
+    seconds = each * math.ceil(len(chunks) / settings.memorize.processes)
+    return Estimate(len(planned), todo.unchanged, todo.vanished, (*todo.skipped, *skipped), len(chunks), seconds)

@@ -1,0 +1,145 @@
+"""A store looked into: its documents, its chunks, one memory token by token."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from rag_memtok.datatypes import TEXT_ONLY, Occurrence, Record, StoredDocument, Verdict
+from rag_memtok.errors import StoreDamaged, UsageError
+from rag_memtok.memory.reconstruct import decode, margins, memory_for
+from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import Template
+from rag_memtok.pipeline.audit import recite, weakened
+from rag_memtok.store.integrity import Summary
+from rag_memtok.store.schema import PIN
+from rag_memtok.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class ListedDocument:
+    """A document with the verdicts of its chunks."""
+
+    document: StoredDocument
+    verdicts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedChunk:
+    """A chunk as it was judged when it was written, and its first place; `place` is None for a chunk of an unfinished ingest."""
+
+    chunk_id: str
+    verdict: Verdict
+    vectors: int
+    places: int
+    place: Occurrence | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownToken:
+    """A token of a memory: its lead in logits over the best other word, and "correction" or "safety" if it is pinned."""
+
+    text: str
+    margin: float
+    pin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One memory, decoded now. The last token is the end; a text-only chunk has none. `bytes` are those of its parts and of its text."""
+
+    chunk_id: str
+    codec: str
+    shape: tuple[int, int]
+    verdict: Verdict
+    text: str
+    tokens: tuple[ShownToken, ...]
+    places: tuple[Occurrence, ...]
+    bytes: Mapping[str, int]
+
+
+def documents_of(store: Store) -> Iterator[ListedDocument]:
+    """Every document. Damaged verdicts and places count as "damaged"."""
+    kinds = {one.chunk_id: one.verdict.kind for one in chunks_of(store)}
+    for document in store.documents(skip_damaged=True):
+        try:
+            places = store.document_chunks(document.root, document.path)
+        except StoreDamaged:
+            yield ListedDocument(document, {"damaged": document.chunks})
+            continue
+        yield ListedDocument(document, dict(Counter(kinds[place.chunk_id] for place in places)))
+
+
+def chunks_of(store: Store) -> Iterator[ListedChunk]:
+    """Every chunk, in the order they were stored. Cost: reads every row once."""
+    for chunk_id in store.chunk_ids():
+        places = store.occurrences([chunk_id])[chunk_id]
+        try:
+            record = store.record(chunk_id)
+            verdict, vectors = record.verdict, record.shape[0]
+        except StoreDamaged as error:
+            verdict, vectors = Verdict("damaged", 0, reason=str(error)), 0
+        yield ListedChunk(chunk_id, verdict, vectors, len(places), places[0] if places else None)
+
+
+def find(store: Store, prefix: str) -> str:
+    """The chunk whose id begins with `prefix`.
+
+    Raises:
+        UsageError: none does, or several do.
+    """
+    found = [chunk_id for chunk_id in store.chunk_ids() if chunk_id.startswith(prefix.lower())]
+    if len(found) != 1 or not prefix:
+        some = ": " + ", ".join(chunk_id[:12] for chunk_id in found[:4]) if found else ""
+        raise UsageError(f"{len(found)} chunks begin with {prefix!a}{some}", remedy="rag-memtok list --chunks has their ids")
+    return found[0]
+
+
+def show(store: Store, lm: LM, template: Template, prefix: str) -> Shown:
+    """Decodes one memory, and measures the lead of every token that came out.
+
+    Raises:
+        UsageError: not the beginning of one chunk's id.
+        StoreDamaged: it cannot be read.
+
+    Cost: twice T + 1 cached steps at batch 1 in fp32.
+    """
+    chunk_id = find(store, prefix)
+    record = store.record(chunk_id)
+    recited = weakened(recite(store, lm, template, chunk_id), float(store.manifest.get("tau", 0)))
+    tokens = _tokens(lm, template, record, recited.text)
+    text = recited.text if recited.text is not None else "".join(one.text for one in tokens[:-1])
+    key = 0 if record.key is None else 4 * len(record.key)
+    sizes = {"vectors": len(record.packed), "pins": PIN.size * len(record.pins), "key": key, "text": len(text.encode())}
+    places = store.occurrences([chunk_id])[chunk_id]
+    return Shown(chunk_id, record.codec, record.shape, recited.verdict, text, tokens, places, sizes)
+
+
+def _tokens(lm: LM, template: Template, record: Record, text: str | None) -> tuple[ShownToken, ...]:
+    """The tokens of what was decoded, right or not."""
+    if record.codec == TEXT_ONLY:
+        return ()
+    memory = memory_for(lm, template, record)
+    tokens = lm.encode(text) if text is not None else list(decode(lm, template, memory, record.tokens + 1).tokens)
+    pinned = {pin.position for pin in record.pins}
+    leads = margins(lm, template, memory, tokens)
+    texts = [lm.decode([token]) for token in tokens] + [lm.decode([template.end])]
+    needed = ["" if place not in pinned else "correction" if lead <= 0 else "safety" for place, lead in enumerate(leads)]
+    return tuple(map(ShownToken, texts, leads, needed))
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """One of several stores under a folder."""
+
+    name: str
+    model: str
+    summary: Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A dial's effective value and where it comes from: flag, variable, file, store (the dial leaves it open) or default."""
+
+    dial: str
+    value: object
+    origin: str

@@ -1,0 +1,155 @@
+"""What a store is bound to: the manifest of a new one, the settings an old one implies, and the refusal of what does not match."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+
+from rag_memtok import __version__
+from rag_memtok.config import CHUNK_TOKENS, CODEC, Config, Memorize, Model, Retrieve, value_of
+from rag_memtok.errors import UsageError, WrongModel
+from rag_memtok.memory.recipes import recipe_of
+from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import Template
+from rag_memtok.retrieval.search import Embedder
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "faiss-cpu", "semantic-text-splitter")
+
+BOUND = {
+    "weights_sha256": "the model's weights",
+    "tokenizer_sha256": "the tokenizer",
+    "dtype": "the dtype",
+    "template_sha256": "the template",
+}
+
+# Dials that a store keeps: what is told must be what it was made with.
+KEPT = {
+    "documents.chunk_tokens": "chunk_tokens",
+    "memorize.tokens_per_vector": "tokens_per_vector",
+    "memorize.write": "write",
+    "memorize.codec": "codec",
+}
+
+KEEP_TEXT = "keep_text"  # kept as well
+
+# What every store's manifest has; a row that is gone leaves no checksum behind that could be wrong.
+REQUIRED = frozenset({*BOUND, *KEPT.values(), "model", "template", "embedder", "embedder_sha256", "tau"})
+
+
+def completed(config: Config, manifest: Mapping[str, str]) -> Config:
+    """Returns `config` with what it leaves open taken from `manifest` (empty for a new store)."""
+    told = config.model
+    same = told.id in ("", manifest.get("model"))
+    model = Model(
+        id=told.id or manifest.get("model", "mini"),
+        revision=told.revision or (manifest.get("revision", "") if same else ""),
+        dtype=told.dtype if told.dtype != "auto" else manifest.get("dtype", "float32"),  # type: ignore[arg-type]
+        device=told.device,
+        threads=told.threads,
+    )
+    tokens_per_vector = config.memorize.tokens_per_vector or int(manifest.get("tokens_per_vector", 0))
+    template = config.memorize.template or manifest.get("template", "bare")
+    codec = config.memorize.codec or manifest.get("codec", CODEC)
+    kept: Memorize = replace(config.memorize, template=template, tokens_per_vector=tokens_per_vector, codec=codec)
+    keep_text = kept.keep_text and keeps_text(manifest) is not False
+    memorize = replace(kept, write=kept.write or manifest.get("write", "exact"), keep_text=keep_text)  # type: ignore[arg-type]
+    chunk_tokens = config.documents.chunk_tokens or int(manifest.get("chunk_tokens", CHUNK_TOKENS))
+    retrieve: Retrieve = replace(config.retrieve, embedder=config.retrieve.embedder or manifest.get("embedder", "mini"))
+    documents = replace(config.documents, chunk_tokens=chunk_tokens)
+    return replace(config, model=model, documents=documents, memorize=memorize, retrieve=retrieve)
+
+
+def manifest_of(lm: LM, template: Template, embedder: Embedder, config: Config) -> dict[str, str]:
+    """Everything a store written with these depends on."""
+    return {
+        **bound_to(lm, template),
+        "embedder": embedder.id,
+        "embedder_sha256": embedder.digest,
+        "chunk_tokens": str(config.documents.chunk_tokens),
+        "tokens_per_vector": str(config.memorize.tokens_per_vector),
+        "recipe": recipe_of(config.memorize),
+        "codec": config.memorize.codec,
+        "tau": str(config.memorize.tau),
+        "seed": str(config.memorize.seed),
+        "write": config.memorize.write or "exact",
+        KEEP_TEXT: str(config.memorize.keep_text),
+        **installed(),
+    }
+
+
+def keeps_text(manifest: Mapping[str, str]) -> bool | None:
+    """Whether the store keeps its chunks' text; None for a new one, and for one that was made before that was written down."""
+    return None if KEEP_TEXT not in manifest else manifest[KEEP_TEXT] != "False"
+
+
+def bound_to(lm: LM, template: Template) -> dict[str, str]:
+    """The LM and the template: what a memory is noise without."""
+    return {
+        "model": lm.identity.id,
+        "revision": lm.identity.revision,
+        "weights_sha256": lm.identity.weights_sha256,
+        "tokenizer_sha256": lm.identity.tokenizer_sha256,
+        "dtype": lm.identity.dtype,
+        "template": template.name,
+        "template_sha256": template.digest,
+    }
+
+
+def installed() -> dict[str, str]:
+    """The versions of the program and of the libraries that what it computes may depend on."""
+    return {"program": __version__, **{library: version(library) for library in LIBRARIES}}
+
+
+def differences(manifest: Mapping[str, str], lm: LM, template: Template) -> list[str]:
+    """What of the LM and the template is not what the store's memories were written with, both values named."""
+    now = bound_to(lm, template)
+    return [
+        f"{what} ({manifest.get(key, 'none')[:16]} in the store, {now[key][:16]} here)"
+        for key, what in BOUND.items()
+        if manifest.get(key) != now[key]
+    ]
+
+
+def require_same(manifest: Mapping[str, str], lm: LM, template: Template) -> None:
+    """Refuses an LM or a template that is not the store's.
+
+    Raises:
+        WrongModel: both values named.
+    """
+    if different := differences(manifest, lm, template):
+        theirs = f"{manifest.get('model')} {manifest.get('revision', '')}".strip()
+        ours = f"{lm.identity.id} {lm.identity.revision}".strip()
+        raise WrongModel(
+            f"the store was written with {theirs}, which is not {ours} as it is here: {'; '.join(different)}",
+            remedy="leave --model, --dtype and --template out to take the store's, or name another --store",
+        )
+
+
+def require_same_embedder(manifest: Mapping[str, str], embedder: Embedder) -> None:
+    """Refuses an embedder whose keys cannot be compared with the store's.
+
+    Raises:
+        WrongModel: both digests named.
+    """
+    if manifest.get("embedder_sha256") != embedder.digest:
+        raise WrongModel(
+            f"the store's keys are of the embedder {manifest.get('embedder')} ({manifest.get('embedder_sha256', '')[:16]}), "
+            f"not of {embedder.id} ({embedder.digest[:16]})",
+            remedy="leave --embedder out to take the store's, or name another --store",
+        )
+
+
+def require_same_settings(manifest: Mapping[str, str], config: Config) -> None:
+    """Refuses, before anything is loaded, a setting that was told and is not the store's: chunks of two kinds are never mixed.
+
+    Raises:
+        UsageError: both values named.
+    """
+    for dial, key in KEPT.items():
+        told, kept = value_of(config, dial), manifest.get(key)
+        if told and kept is not None and str(told) != kept:
+            raise UsageError(
+                f"{dial} is {told!r}; this store was made with {kept}",
+                remedy="leave the setting out to take the store's, or name another --store or --collection",
+            )
+    if keeps_text(manifest) and not config.memorize.keep_text:  # the other way round nothing was told: to keep text is the default
+        raise UsageError("--no-text keeps no text; this store keeps it", remedy="leave it out, or name another --store or --collection")

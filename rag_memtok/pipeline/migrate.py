@@ -1,0 +1,247 @@
+"""A store written anew for another model: side by side, verified, then put in the place of the old one by renaming.
+
+    DIR             the old store, locked until the end, untouched until the switch
+    DIR.migrating   the new one; a kill leaves it, and running again goes on with it
+    DIR.old         the old one after the switch
+
+Chunks keep their texts, ids and places. Text comes from the table of kept texts or, where none is kept, from the memories themselves,
+decoded with the old model; either way its hash is the chunk's id.
+"""
+
+import os
+import shlex
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from rag_memtok.config import Config
+from rag_memtok.datatypes import Chunk, sha256_of_text
+from rag_memtok.errors import InputRefused, StoreDamaged, UsageError
+from rag_memtok.memory.batch import Task, task_of
+from rag_memtok.memory.optimize import Progress
+from rag_memtok.memory.workers import records
+from rag_memtok.pipeline.audit import audit, placed, recite
+from rag_memtok.pipeline.ingest import Standing, standing, text_only_record
+from rag_memtok.pipeline.manifest import KEEP_TEXT, completed, differences, manifest_of, require_same
+from rag_memtok.pipeline.resources import Equipment, Load, Say, calibrated
+from rag_memtok.store import ownership
+from rag_memtok.store.files import DATABASE, beside, sync_folder
+from rag_memtok.store.store import Store, create, open_store
+
+MIGRATING, OLD = ".migrating", ".old"
+PROVED = "migrated_from"  # in the manifest of a new store that is proved: it may be switched to
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """What a migration did. `chunks` were written by this run; `kept` is the old store's folder, "" if there is none (any more)."""
+
+    model: str
+    chunks: int
+    verdicts: Mapping[str, int]
+    kept: str
+    seconds: float
+
+
+@dataclass(slots=True, eq=False)
+class Migration:
+    """A migration under way, from an old store to a new one that is open for writing."""
+
+    old: Store
+    new: Store
+    equipment: Equipment
+    settings: Config
+    text_of: Callable[[str], str]
+    on_progress: Callable[[Standing], None]
+    began: float = field(default_factory=time.monotonic)
+    verdicts: Counter[str] = field(default_factory=Counter)
+    total: int = 0
+    steps: int = 0
+
+    def run(self) -> None:
+        """Writes every memory the new store lacks, then every document."""
+        missing = self.new.missing(placed(self.old))
+        self.total = len(missing)
+        lm, template = self.equipment.lm, self.equipment.template
+        for record in records(lm, template, self.settings, self._tasks(missing), self._stepped):
+            self.new.put(replace(record, key=self._key(record.chunk_id)), self.old.text(record.chunk_id))
+            self.verdicts[record.verdict.kind] += 1
+            self._tell(0)
+        self._place()
+
+    def _tasks(self, chunk_ids: tuple[str, ...]) -> Iterator[Task]:
+        """What is to be written, one text at a time: the store need not fit into memory."""
+        lm, per_vector = self.equipment.lm, self.settings.memorize.tokens_per_vector
+        for chunk_id in chunk_ids:
+            text = self.text_of(chunk_id)
+            tokens = tuple(lm.encode(text))
+            if lm.decode(tokens) == text:
+                yield task_of(chunk_id, tokens, per_vector)
+            else:
+                self._keep_as_text(chunk_id, text)
+
+    def _keep_as_text(self, chunk_id: str, text: str) -> None:
+        kept = self.old.text(chunk_id)
+        if kept is None:
+            raise InputRefused(
+                f"the tokenizer of {self.settings.model.id} does not give chunk {chunk_id[:12]} back, and the store keeps no text",
+                remedy="migrate to a model with another tokenizer, or ingest the documents anew",
+            )
+        self.new.put(text_only_record(Chunk(text, 0, len(text), ""), self._key(chunk_id)), kept)
+        self.verdicts["text-only"] += 1
+
+    def _key(self, chunk_id: str) -> Float[np.ndarray, " e"] | None:
+        return self.old.record(chunk_id).key
+
+    def _place(self) -> None:
+        """Gives the new store the old one's documents and no others: the old may have lost some since an earlier run was killed."""
+        documents = self.old.documents()
+        files = {(one.root, one.file) for one in documents}
+        for root, file in {(one.root, one.file) for one in self.new.documents()} - files:
+            self.new.remove_file(root, file)
+        for root, file in sorted(files):
+            of_file = [one for one in documents if (one.root, one.file) == (root, file)]
+            places = [place for one in of_file for place in self.old.document_chunks(root, one.path)]
+            self.new.replace_file(root, file, of_file, places)
+        self.new.collect()
+
+    def _stepped(self, progress: Progress) -> None:
+        self.steps = progress.steps
+        self._tell(progress.rows)
+
+    def _tell(self, rows: int) -> None:
+        self.on_progress(standing(self.total, self.verdicts, self.steps, rows, self.began))
+
+
+def migrate(folder: Path, config: Config, drop_old: bool, load: Load, on_progress: Callable[[Standing], None], say: Say) -> Migrated:
+    """Rewrites every memory of the store for the model that `config` names. Run again, it goes on where it was.
+
+    Raises:
+        UsageError: DIR.old is in the way.
+        WrongModel: DIR.migrating is for yet another model.
+        StoreDamaged: a memory cannot be read, or the new store was not proved: nothing was switched.
+
+    Cost: an ingest of the whole store and a verify; the disk of two stores.
+    """
+    began = time.monotonic()
+    _finish_switch(folder)
+    with open_store(folder, write=True) as old:
+        settings = _settings_for(config, old.manifest)
+        equipment = load(settings)
+        if not differences(old.manifest, equipment.lm, equipment.template):
+            return Migrated(settings.model.id, 0, {}, _dropped(folder, drop_old), time.monotonic() - began)
+        if beside(folder, OLD).exists():
+            raise UsageError(f"{beside(folder, OLD)} is in the way", remedy="remove or rename it; the old store will be kept there")
+        verdicts = _written(old, beside(folder, MIGRATING), equipment, settings, load, on_progress, say)
+        say(f"proved; it takes the place of {folder}")
+        _switch(folder)
+    return Migrated(settings.model.id, sum(verdicts.values()), verdicts, _dropped(folder, drop_old), time.monotonic() - began)
+
+
+def _settings_for(config: Config, manifest: Mapping[str, str]) -> Config:
+    """Settings for the new model: what a store keeps is kept, what hangs on the model is told or found anew."""
+    kept = {key: manifest[key] for key in ("embedder", "template", "chunk_tokens", "codec", "write") if key in manifest}
+    documents, memorize = replace(config.documents, chunk_tokens=0), replace(config.memorize, codec="", write="")
+    retrieve = replace(config.retrieve, embedder="")
+    return completed(replace(config, documents=documents, memorize=memorize, retrieve=retrieve), kept)
+
+
+def _written(
+    old: Store, target: Path, equipment: Equipment, settings: Config, load: Load, on_progress: Callable[[Standing], None], say: Say
+) -> Mapping[str, int]:
+    """Makes or goes on with the new store, and proves it."""
+    text_of = _reader(old, settings, load)
+    if not (target / DATABASE).exists():
+        create(target, _manifest_for(old, equipment, settings, text_of, say))
+    else:
+        say(f"going on with {target}")
+    with open_store(target, write=True) as new:
+        require_same(new.manifest, equipment.lm, equipment.template)
+        per_vector = int(new.manifest["tokens_per_vector"])
+        settings = replace(settings, memorize=replace(settings.memorize, tokens_per_vector=per_vector))
+        work = Migration(old, new, equipment, settings, text_of, on_progress)
+        work.run()
+        _prove(new, equipment, old, say)
+        new.set_manifest(PROVED, f"{old.manifest['model']} {old.manifest.get('revision', '')}".strip())
+        return dict(work.verdicts)
+
+
+def _manifest_for(old: Store, equipment: Equipment, settings: Config, text_of: Callable[[str], str], say: Say) -> dict[str, str]:
+    """The new store's manifest. Who made the old one made its texts, so that is not changed, nor is whether there are any."""
+    sample = [] if settings.memorize.tokens_per_vector else [equipment.lm.encode(text_of(one)) for one in _longest(old)]
+    chosen = calibrated(equipment.lm, equipment.template, sample, settings, say)
+    settings = replace(settings, memorize=replace(settings.memorize, tokens_per_vector=chosen.tokens_per_vector))
+    made = manifest_of(equipment.lm, equipment.template, equipment.embedder, settings)
+    del made[KEEP_TEXT]
+    kept = {key: value for key, value in old.manifest.items() if key in (ownership.MAKER, "embedder", "embedder_sha256", KEEP_TEXT)}
+    return made | kept | {"tokens_per_vector_origin": chosen.origin}
+
+
+def _longest(store: Store) -> list[str]:
+    """Chunks to calibrate on."""
+    sizes = {chunk_id: store.record(chunk_id).tokens for chunk_id in placed(store)}
+    return sorted(sizes, key=lambda chunk_id: (-sizes[chunk_id], chunk_id))[:8]
+
+
+def _reader(old: Store, settings: Config, load: Load) -> Callable[[str], str]:
+    """What gives a chunk's text: the kept one, else its memory; the old model is loaded only when the first memory has to be decoded."""
+    loaded: list[Equipment] = []
+
+    def text_of(chunk_id: str) -> str:
+        text = old.text(chunk_id)
+        if text is None:
+            if not loaded:
+                before = replace(Config(), model=replace(Config().model, device=settings.model.device, threads=settings.model.threads))
+                loaded.append(load(completed(before, old.manifest)))
+                require_same(old.manifest, loaded[0].lm, loaded[0].template)
+            text = recite(old, loaded[0].lm, loaded[0].template, chunk_id).text
+        if text is None or sha256_of_text(text) != chunk_id:
+            raise StoreDamaged(f"the memory {chunk_id[:12]} does not give its text", remedy="rag-memtok verify names what is damaged")
+        return text
+
+    return text_of
+
+
+def _prove(new: Store, equipment: Equipment, old: Store, say: Say) -> None:
+    """Every memory decodes, every document is the old one, or nothing is switched."""
+    say("proving the new store")
+    found = audit(new, equipment.lm, equipment.template)
+    if found.interrupted:
+        raise KeyboardInterrupt
+    if (found.chunks and found.exit_code) or new.documents() != old.documents():
+        first = f": {found.findings[0].subject}: {found.findings[0].reason}" if found.findings else ""
+        raise StoreDamaged(
+            f"{new.folder} is not proved{first}; {old.folder} is as it was",
+            remedy=f"remove {shlex.quote(str(new.folder))} and migrate again",
+        )
+
+
+def _switch(folder: Path) -> None:
+    os.rename(folder, beside(folder, OLD))
+    _finish_switch(folder)
+
+
+def _finish_switch(folder: Path) -> None:
+    """Puts a proved new store in its place, after a kill between the two renames too."""
+    new = beside(folder, MIGRATING)
+    if folder.exists() or not (new / DATABASE).exists():
+        return
+    with open_store(new, write=False) as store:
+        proved = PROVED in store.manifest
+    if proved:
+        os.rename(new, folder)
+        sync_folder(folder.absolute().parent)
+
+
+def _dropped(folder: Path, drop: bool) -> str:
+    """Removes the old store if that is wanted; returns where it still is."""
+    old = beside(folder, OLD)
+    if drop and (old / DATABASE).exists():
+        shutil.rmtree(old)
+    return str(old) if old.exists() else ""

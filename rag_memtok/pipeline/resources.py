@@ -1,0 +1,114 @@
+"""What a trip needs before it starts: the model, the template and the embedder; for a new store how much a vector holds, and the cost."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rag_memtok.config import Config, Memorize
+from rag_memtok.memory.batch import task_of
+from rag_memtok.memory.calibrate import Calibration, calibrate, known, seconds_per_chunk
+from rag_memtok.memory.codec import codec_named
+from rag_memtok.memory.recipes import recipe_named, recipe_of, steps_of
+from rag_memtok.model import lm
+from rag_memtok.model.prompts import Template, template_named
+from rag_memtok.pipeline.manifest import completed, require_same
+from rag_memtok.retrieval.search import Embedder, load_embedder, set_threads
+from rag_memtok.store.files import folder_of
+
+GUESSED_TOKENS_PER_VECTOR = 8  # for an estimate, before a calibration
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Equipment:
+    """What is loaded once."""
+
+    lm: lm.LM
+    template: Template
+    embedder: Embedder
+
+
+Load = Callable[[Config], Equipment]
+
+
+def quiet(_: object) -> None:
+    """Says nothing."""
+
+
+def load(settings: Config) -> Equipment:
+    """Loads everything that completed settings name.
+
+    Raises:
+        UsageError: no such codec, recipe or template.
+        ModelUnavailable, InputRefused, DeviceUnavailable: see `lm.load`.
+    """
+    codec_named(settings.memorize.codec)
+    recipe = recipe_named(recipe_of(settings.memorize))
+    model = lm.load(settings.model)
+    if settings.model.threads:  # FAISS and torch share one pool: without a number both keep what they have
+        set_threads(settings.model.threads)
+    template = template_named(recipe.template or settings.memorize.template, model)
+    return Equipment(model, template, load_embedder(settings.retrieve.embedder))
+
+
+def decoder(manifest: Mapping[str, str], config: Config) -> tuple[lm.LM, Template]:
+    """Loads what a store's memories are decoded with.
+
+    Raises:
+        WrongModel: `config` names another model than the store's.
+        ModelUnavailable, InputRefused, DeviceUnavailable: see `lm.load`.
+    """
+    settings = completed(config, manifest)
+    model = lm.load(settings.model)
+    template = template_named(settings.memorize.template, model)
+    require_same(manifest, model, template)
+    return model, template
+
+
+def introduction(model: lm.LM, seconds: float) -> str:
+    """What to know of the embedded model before it is used."""
+    return (
+        f"{model.identity.revision} is a small demonstration model ({model.parameters / 1e6:.1f}M parameters); a real one: "
+        f"--model HuggingFaceTB/SmolLM2-360M-Instruct. A chunk will take about {seconds:.1f} s here."
+    )
+
+
+def cost(model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], settings: Config) -> float:
+    """Seconds that the longest of `chunks` would take here, from three real steps, of which the second counts."""
+    longest = max(chunks, key=len, default=())
+    if not longest:
+        return 0.0
+    recorded = known(model, template, settings.documents.chunk_tokens, settings.memorize)
+    steps = expected_steps(settings.memorize, recorded)
+    per_vector = settings.memorize.tokens_per_vector or (recorded.tokens_per_vector if recorded else GUESSED_TOKENS_PER_VECTOR)
+    vectors = task_of("", tuple(longest), per_vector).vectors
+    return seconds_per_chunk(model, template, longest, vectors, steps, settings.memorize)
+
+
+def expected_steps(settings: Memorize, recorded: Calibration | None) -> int:
+    """How many steps a chunk takes: as many as are known to make it exact, or all where it is also to be read."""
+    if recorded is None or recipe_named(recipe_of(settings)).reading:
+        return steps_of(settings)
+    return min(steps_of(settings), recorded.steps)
+
+
+def calibrated(model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], settings: Config, say: Say) -> Calibration:
+    """How many tokens a vector gets: as told, as known for this model, else as found out now."""
+    if settings.memorize.tokens_per_vector:
+        return Calibration(settings.memorize.tokens_per_vector, "given", 0)
+    if recorded := known(model, template, settings.documents.chunk_tokens, settings.memorize):
+        return recorded
+    say("finding out how many tokens a vector of this model can hold; --tokens-per-vector skips this")
+    chosen = calibrate(model, template, chunks, settings.memorize, say)
+    if chosen.tokens_per_vector <= 2:
+        say("at 2 tokens a vector a memory is little more than the text's own embeddings")
+    return chosen
+
+
+def store_folder(config: Config) -> Path:
+    """The store's folder.
+
+    Raises:
+        UsageError: a store where a folder of collections is meant, or the other way round.
+    """
+    return folder_of(Path(config.store), config.collection)

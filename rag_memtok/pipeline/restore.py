@@ -1,0 +1,124 @@
+"""The documents, written back from their memories alone."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rag_memtok.datatypes import StoredDocument
+from rag_memtok.documents.scan import native_of, restores_exactly
+from rag_memtok.errors import InputRefused, StoreDamaged, UsageError
+from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import Template
+from rag_memtok.pipeline.audit import Recited, placed, proven_document, recite
+from rag_memtok.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Files written back, and documents that could not be (path, reason); `damaged`: some of those because the store is."""
+
+    written: tuple[Path, ...]
+    failed: tuple[tuple[str, str], ...]
+    damaged: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 all are written; 13 the store is damaged; 5 some do not come back, or not to a place of their own."""
+        return StoreDamaged.exit_code if self.damaged else 5 * bool(self.failed)
+
+
+def restore_documents(store: Store, lm: LM, template: Template, to: Path, on_chunk: Callable[[int, int], None]) -> Restored:
+    """Writes every proven document under `to`: text formats as the very file, others as their text (`NAME.txt`).
+
+    Documents of several roots go into a folder for each, named after the root. Where two come to the same name, the very file has it.
+
+    Raises:
+        UsageError: a file with other content, or one where a folder has to be, was there before.
+        InputRefused: a path leads out of `to`.
+
+    Cost: T + 1 cached steps a chunk at batch 1.
+    """
+    everything = placed(store)
+    recited: dict[str, Recited] = {}
+    for chunk_id in everything:
+        recited[chunk_id] = recite(store, lm, template, chunk_id)
+        on_chunk(len(recited), len(everything))
+    documents, lost = store.documents(skip_damaged=True), store.damaged_documents()
+    roots = sorted({document.root for document in documents})
+    written, failed = [], [(problem.file or f"document {problem.row}", str(problem)) for problem in lost]
+    damaged = bool(lost) or any(one.verdict.kind == "damaged" for one in recited.values())
+    taken: set[Path] = set()
+    for document in sorted(documents, key=lambda one: not restores_exactly(one.extractor)):
+        try:
+            text = _rejoined(store, document, recited)
+        except StoreDamaged as error:
+            damaged = True
+            failed.append((document.path, str(error)))
+            continue
+        if text is None:
+            failed.append((document.path, "not all of its memories decode to its text"))
+            continue
+        name = document.path if restores_exactly(document.extractor) else document.path + ".txt"
+        target = _target(to, folder_of(document.root, roots), name)
+        if target in taken or not taken.isdisjoint(target.parents):
+            failed.append((document.path, f"another document is restored as {target}, or as a folder that it would be in"))
+            continue
+        written.append(_write_new(target, text.encode()))
+        taken.add(target)
+    return Restored(tuple(written), tuple(failed), damaged)
+
+
+def _rejoined(store: Store, document: StoredDocument, recited: Mapping[str, Recited]) -> str | None:
+    """The document's text, None if not all of it came back.
+
+    Raises:
+        StoreDamaged: the store no longer knows which chunks are the document's.
+    """
+    places = store.document_chunks(document.root, document.path)
+    if not proven_document(store, document, recited):
+        return None
+    return "".join(recited[place.chunk_id].text or "" for place in places)
+
+
+def folder_of(root: str, roots: list[str]) -> str:
+    """The folder for a root's documents: "" for the only one, else its last name, numbered where two share it."""
+    if len(roots) == 1:
+        return ""
+    name = _last_name(root)
+    namesakes = [other for other in roots if _last_name(other) == name]
+    return name if len(namesakes) == 1 else f"{name}-{namesakes.index(root) + 1}"
+
+
+def _last_name(root: str) -> str:
+    """A root's last name, "root" for one that has none: ".." leads out of the folder that is restored into."""
+    name = Path(root).name
+    return "root" if name in ("", ".", "..") else name
+
+
+def _target(to: Path, folder: str, name: str) -> Path:
+    """Where a document goes: into a folder of `to`, never outside it, whatever the names say: the store may be somebody else's."""
+    target = to / folder / os.fsdecode(native_of(name))
+    if not _lies_in(target, to.resolve() / folder):
+        raise InputRefused(f"the document {name!a} would be written outside {to / folder}", remedy="do not trust this store")
+    return target
+
+
+def _write_new(target: Path, data: bytes) -> Path:
+    """Writes a document, but not over what is something else."""
+    if target.is_dir() or (target.exists() and target.read_bytes() != data):
+        raise UsageError(f"{target} is in the way and has other content", remedy="restore into a new folder")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"{target.parent} cannot be a folder: a file is in the way", remedy="restore into a new folder") from None
+    target.write_bytes(data)
+    return target
+
+
+def _lies_in(target: Path, folder: Path) -> bool:
+    """Whether `target` is in `folder`, links followed; what no file can be called is nowhere."""
+    try:
+        return folder in target.resolve().parents
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""Text -> key -> hits. Start at search.py."""
