@@ -32,7 +32,7 @@ from rag_memtok.memory.optimize import Progress, memorize
 from rag_memtok.memory.recipes import recipe_named
 from rag_memtok.model.lm import LM, load
 from rag_memtok.model.prompts import template_named
-from rag_memtok.retrieval.search import load_embedder
+from rag_memtok.retrieval.embedder import load_embedder
 
 DATA = Path(__file__).parent.parent / "data"
 PASSAGE_TOKENS, TOKENS_PER_VECTOR, LEFT_OUT = 32, 8, 7

@@ -18,7 +18,9 @@ from rag_memtok.documents.split import split
 from rag_memtok.model.lm import EMBEDDED
 from rag_memtok.pipeline.ingest import places_of, stored_document
 from rag_memtok.pipeline.plan import Piece
-from rag_memtok.retrieval.search import load_embedder, open_index, search
+from rag_memtok.retrieval.embedder import load_embedder
+from rag_memtok.retrieval.index import open_index
+from rag_memtok.retrieval.search import search
 from rag_memtok.store.store import create, open_store
 
 DATA = Path(__file__).parent.parent / "data"

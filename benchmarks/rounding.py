@@ -53,7 +53,7 @@ from rag_memtok.memory.optimize import Written, memorize
 from rag_memtok.memory.reconstruct import judge
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template, template_named
-from rag_memtok.retrieval.search import load_embedder
+from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.store.schema import pack_pins
 
 PLAIN = "float32"

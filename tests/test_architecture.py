@@ -14,30 +14,32 @@ from rag_memtok import errors
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rag_memtok"
 HOMES = {
-    "transformers": {"lm", "arithmetic"},
-    "huggingface_hub": {"lm", "retrieve"},
-    "faiss": {"retrieve"},
-    "sentence_transformers": {"retrieve"},
-    "sqlite3": {"disk", "schema", "database", "check"},
-    "typer": {"options", "trips", "shelf", "trials", "cli"},
-    "watchfiles": {"watch"},
-    "rich": {"terminal"},
-    "semantic_text_splitter": {"chunks"},
-    "pathspec": {"documents"},
-    "pypdf": {"extract"},
-    "markitdown": {"extract"},
-    "peft": {"lora"},
-    "multiprocessing": {"writing"},
-    "datasets": {"study.questions"},
-    "matplotlib": {"study.figures"},
-    "bitsandbytes": {"fourbit"},
-    "langchain_core": {"langchain"},
-    "llama_index": {"llamaindex"},
+    "transformers": {"model.lm", "model.precision"},
+    "huggingface_hub": {"model.lm", "retrieval.embedder"},
+    "faiss": {"retrieval.index"},
+    "sentence_transformers": {"retrieval.embedder"},
+    "sqlite3": {"store.files", "store.schema", "store.database", "store.integrity"},
+    "typer": {"cli.options", "cli.ingest", "cli.ask", "cli.verify", "cli.manage", "cli.evaluate", "cli.app"},
+    "watchfiles": {"pipeline.watch"},
+    "rich": {"cli.console"},
+    "semantic_text_splitter": {"documents.split"},
+    "pathspec": {"documents.scan"},
+    "pypdf": {"documents.extract"},
+    "markitdown": {"documents.extract"},
+    "peft": {"model.lora"},
+    "multiprocessing": {"memory.workers"},
+    "datasets": {"evaluation.questions"},
+    "matplotlib": {"evaluation.figures"},
+    "bitsandbytes": {"model.quantize"},
+    "langchain_core": {"integrations.langchain"},
+    "llama_index": {"integrations.llamaindex"},
 }
-LAZY = {"trips", "shelf", "trials", "watch", "extract", "fourbit", "lm", "arithmetic", "lora", "retrieve", "study.figures"}
+DOORS = {"cli.ingest", "cli.ask", "cli.verify", "cli.manage", "cli.evaluate"}  # each command imports what it needs
+OPTIONAL = {"pipeline.watch", "documents.extract", "model.quantize", "model.lm", "model.precision", "model.lora", "retrieval.embedder"}
+LAZY = DOORS | OPTIONAL | {"evaluation.figures"}
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "np.load", "numpy.load", "pickle.load", "pickle.loads"}
-MAX_LINES, MAX_FUNCTION, MEDIAN, NINETIETH, MAX_TRACKED = 320, 80, 12, 40, 44 * 2**20
+MAX_LINES, MAX_FUNCTION, MEDIAN, NINETIETH, MAX_TRACKED = 400, 80, 12, 40, 44 * 2**20
 
 PATHS = [*sorted(PACKAGE.glob("*.py")), *sorted(PACKAGE.glob("*/*.py"))]
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PATHS if path.stem != "__init__"}
@@ -94,7 +96,7 @@ def test_every_file_has_its_place_in_the_listing():
 
 @pytest.mark.parametrize("name", FILES)
 def test_imports_run_upstairs_only(name):
-    for node, module in imports(TREES[name], types=name != "views"):
+    for node, module in imports(TREES[name], types=not name.startswith("cli.")):
         assert not isinstance(node, ast.ImportFrom) or node.level == 0, f"{name} imports relatively"
         package, _, other = module.partition(".")
         if package == "rag_memtok" and other in ORDER:
@@ -124,7 +126,7 @@ def test_only_the_doors_import_within_functions(name):
 def test_the_tables_that_contributing_names_are_there():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     printed = re.findall(r"^ +(\w+)\.py .*\btable ([A-Z]+)", text, re.MULTILINE)
-    wanted = re.findall(r"^\|.*`([A-Z]+)`.*\| `(?:study/)?(\w+)\.py` \|", text, re.MULTILINE)
+    wanted = re.findall(r"^\|.*`([A-Z]+)`.*\| `(?:\w+/)(\w+)\.py` \|", text, re.MULTILINE)
     named = {*printed, *((file, table) for table, file in wanted)}
     assert len(named) > 5
     for file, table in sorted(named):
@@ -170,7 +172,7 @@ def test_files_and_functions_are_short():
 def test_print_is_the_terminals():
     for name, tree in TREES.items():
         called = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"]
-        assert not called or name == "terminal", f"{name} prints, line {called[0].lineno}"
+        assert not called or name == "cli.console", f"{name} prints, line {called[0].lineno}"
 
 
 def test_nothing_is_decided_at_import():
@@ -183,7 +185,7 @@ def test_nothing_is_decided_at_import():
 
 
 def test_importing_the_command_line_loads_no_model_library():
-    script = "import rag_memtok.cli, sys; print(*sorted({'torch', 'transformers', 'faiss', 'numpy', 'sqlite3'} & sys.modules.keys()))"
+    script = "import rag_memtok.cli.app, sys; print(*sorted({'torch', 'transformers', 'faiss', 'numpy', 'sqlite3'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from rag_memtok import __version__
-from rag_memtok.cli import console, evaluate, manage, trips
+from rag_memtok.cli import ask, console, evaluate, ingest, manage, verify
 from rag_memtok.errors import DiskFailure, OutOfMemory, PermissionRefused, RagMemtokError, UsageError, out_of_memory
 
 
@@ -37,12 +37,12 @@ app = typer.Typer(
 
 # Name, function, example.
 COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
-    ("ingest", trips.ingest, "rag-memtok ingest ./docs --exclude 'drafts/'"),
-    ("ask", trips.ask, 'rag-memtok ask "When does the warranty end?"'),
-    ("chat", trips.chat, "rag-memtok chat --k 5"),
-    ("verify", trips.verify, "rag-memtok verify --sample 5%"),
-    ("restore", trips.restore, "rag-memtok restore --to ./restored"),
-    ("watch", trips.watch, "rag-memtok watch ./docs --prune"),
+    ("ingest", ingest.ingest, "rag-memtok ingest ./docs --exclude 'drafts/'"),
+    ("ask", ask.ask, 'rag-memtok ask "When does the warranty end?"'),
+    ("chat", ask.chat, "rag-memtok chat --k 5"),
+    ("verify", verify.verify, "rag-memtok verify --sample 5%"),
+    ("restore", verify.restore, "rag-memtok restore --to ./restored"),
+    ("watch", ingest.watch, "rag-memtok watch ./docs --prune"),
     ("status", manage.status, "rag-memtok status --json"),
     ("list", manage.list_, "rag-memtok list --chunks"),
     ("show", manage.show, "rag-memtok show 3fa9"),

@@ -2,7 +2,7 @@
 
 Their parsers are large, and a file may come from anyone. So a child does it, which the system ends when it takes too much memory or time:
 `python -m rag_memtok.documents.extract KIND` reads the file from stdin and writes JSON to stdout. This module imports nothing but
-library, so that the child loads the one parser it needs and no more. A new kind is a function and a row of `KINDS`.
+the standard library, so that the child loads the one parser it needs and no more. A new kind is a function and a row of `KINDS`.
 """
 
 import contextlib

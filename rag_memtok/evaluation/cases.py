@@ -13,7 +13,8 @@ from rag_memtok.evaluation.memory_cache import Tokens
 from rag_memtok.evaluation.metrics import normalise
 from rag_memtok.evaluation.questions import Question
 from rag_memtok.model.lm import LM
-from rag_memtok.retrieval.search import Embedder, content_words
+from rag_memtok.retrieval.embedder import Embedder
+from rag_memtok.retrieval.search import content_words
 
 PLACES = ("first", "middle", "last")
 

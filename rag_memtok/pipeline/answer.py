@@ -21,7 +21,9 @@ from rag_memtok.model.inject import BATCH, Passage, answer_batch, answer_tokens,
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template, frame
 from rag_memtok.pipeline.adapters import SHIPPED, Adapter
-from rag_memtok.retrieval.search import Embedder, Index, content_words, search
+from rag_memtok.retrieval.embedder import Embedder
+from rag_memtok.retrieval.index import Index
+from rag_memtok.retrieval.search import content_words, search
 from rag_memtok.store.store import Store
 
 FOLLOW_UP = 2  # content words: a question of no more may lean on the one before it

@@ -29,7 +29,7 @@ from rag_memtok.pipeline.manifest import bound_to, completed, differences, insta
 from rag_memtok.pipeline.migrate import Migrated
 from rag_memtok.pipeline.resources import Say, quiet, store_folder
 from rag_memtok.pipeline.restore import Restored, restore_documents
-from rag_memtok.retrieval.search import open_index
+from rag_memtok.retrieval.index import open_index
 from rag_memtok.store import ownership
 from rag_memtok.store.files import ADAPTER, DATABASE, collections_of, regular
 from rag_memtok.store.store import Summary, open_store

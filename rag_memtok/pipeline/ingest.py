@@ -23,7 +23,8 @@ from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.manifest import completed, manifest_of, require_same, require_same_embedder, require_same_settings
 from rag_memtok.pipeline.plan import Piece, PlannedFile, Survey, plan, survey, tasks_of, tokens_in
 from rag_memtok.pipeline.resources import Load, Say, quiet, store_folder
-from rag_memtok.retrieval.search import Embedder, open_index
+from rag_memtok.retrieval.embedder import Embedder
+from rag_memtok.retrieval.index import open_index
 from rag_memtok.store import ownership
 from rag_memtok.store.files import DATABASE
 from rag_memtok.store.store import Store, create, open_store

@@ -10,7 +10,7 @@ from rag_memtok.errors import UsageError, WrongModel
 from rag_memtok.memory.recipes import recipe_of
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
-from rag_memtok.retrieval.search import Embedder
+from rag_memtok.retrieval.embedder import Embedder
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "faiss-cpu", "semantic-text-splitter")
 

@@ -12,7 +12,8 @@ from rag_memtok.memory.recipes import recipe_named, recipe_of, steps_of
 from rag_memtok.model import lm
 from rag_memtok.model.prompts import Template, template_named
 from rag_memtok.pipeline.manifest import completed, require_same
-from rag_memtok.retrieval.search import Embedder, load_embedder, set_threads
+from rag_memtok.retrieval.embedder import Embedder, load_embedder
+from rag_memtok.retrieval.index import set_threads
 from rag_memtok.store.files import folder_of
 
 GUESSED_TOKENS_PER_VECTOR = 8  # for an estimate, before a calibration

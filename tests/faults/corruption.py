@@ -19,7 +19,9 @@ from world import World
 from rag_memtok.errors import RagMemtokError, StoreDamaged
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.audit import quick
-from rag_memtok.retrieval.search import Embedder, content_words, open_index, search_words
+from rag_memtok.retrieval.embedder import Embedder
+from rag_memtok.retrieval.index import open_index
+from rag_memtok.retrieval.search import content_words, search_words
 from rag_memtok.store.files import DATABASE, INDEX
 from rag_memtok.store.schema import COLUMNS, KEY_COLUMNS
 from rag_memtok.store.store import Store, open_store

@@ -13,7 +13,8 @@ from world import World
 
 from rag_memtok.config import Retrieve
 from rag_memtok.pipeline import api
-from rag_memtok.retrieval.search import open_index, search
+from rag_memtok.retrieval.index import open_index
+from rag_memtok.retrieval.search import search
 from rag_memtok.store.files import CRASH_AT, DATABASE
 from rag_memtok.store.store import open_store
 

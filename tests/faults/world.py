@@ -25,7 +25,7 @@ from rag_memtok.cli import app
 from rag_memtok.pipeline import api, resources
 from rag_memtok.pipeline.audit import audit, quick
 from rag_memtok.pipeline.manifest import completed
-from rag_memtok.retrieval.search import open_index, set_threads
+from rag_memtok.retrieval.index import open_index, set_threads
 from rag_memtok.store.files import DATABASE, INDEX, NEW, OURS
 from rag_memtok.store.store import open_store
 

@@ -17,17 +17,9 @@ from tokenizers.pre_tokenizers import Whitespace
 from rag_memtok.config import Retrieve
 from rag_memtok.datatypes import Occurrence, Record, StoredDocument, Verdict, sha256_of_text
 from rag_memtok.errors import InputRefused, ModelUnavailable, WrongModel
-from rag_memtok.retrieval.search import (
-    Index,
-    build,
-    content_words,
-    fuse,
-    load_embedder,
-    load_sentence_transformer,
-    open_index,
-    search,
-    set_threads,
-)
+from rag_memtok.retrieval.embedder import load_embedder, load_sentence_transformer
+from rag_memtok.retrieval.index import Index, build, open_index, set_threads
+from rag_memtok.retrieval.search import content_words, fuse, search
 from rag_memtok.store.store import INDEX, create, open_store
 
 WORDS = ["[UNK]", "lamp", "warranty", "battery", "soup", "onion", "años", "the", "is", "what"]
@@ -185,7 +177,7 @@ FAULTS = {
 def test_a_cache_that_is_not_the_stores_is_built_anew(folder, embedder, tmp_path, fault, caplog):
     create(tmp_path / "other", {})
     fill(tmp_path / "other", embedder, TEXTS[::-1])
-    caplog.set_level(logging.INFO, "rag_memtok.retrieval.search")
+    caplog.set_level(logging.INFO, "rag_memtok.retrieval")
     whole = texts_of(found(folder, embedder, "soup"))
     found(tmp_path / "other", embedder, "soup")
     caplog.clear()

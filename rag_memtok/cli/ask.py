@@ -1,0 +1,151 @@
+"""The commands that answer: ask, chat. Parse, one library call, print."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rag_memtok.cli import console, options, views
+from rag_memtok.cli.options import settings
+from rag_memtok.errors import NoUsableMemory, UsageError
+
+if TYPE_CHECKING:
+    from rag_memtok.pipeline.answer import Session
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="The question; - reads one a line from standard input.")],
+    store: options.Store = None,
+    collection: options.Collection = None,
+    model: options.Model = None,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    embedder: options.Embedder = None,
+    k: options.K = None,
+    read: options.Read = None,
+    passages: options.Passages = None,
+    adapter: options.Adapter = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    trust_store: options.Trust = False,
+    json: options.Json = False,
+) -> None:
+    """Answer a question from the store, with sources."""
+    from rag_memtok.pipeline import answer, api
+
+    dials = settings(
+        store=store, collection=collection, model__id=model, model__dtype=dtype, model__device=device, model__threads=threads,
+        retrieve__embedder=embedder, retrieve__k=k, ask__read=read, ask__passages=passages, ask__adapter=adapter,
+        ask__max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+    if question != "-" and not question.strip():
+        raise UsageError("the question is empty", remedy='rag-memtok ask "When does the warranty end?"')
+    streams = sys.stdout.isatty() and not json
+    failed = False
+    tolerant()
+    with api.session(dials, console.say, trust_store) as session:
+        for one in [question] if question != "-" else (line.strip() for line in sys.stdin if line.strip()):
+            try:
+                found = answer.answer(session, one, (lambda text: console.put(text, end="")) if streams else lambda text: None)
+            except (NoUsableMemory, UsageError) as error:  # of one question among several
+                if question != "-":
+                    raise
+                failed = True
+                console.put_error(error, json)
+                continue
+            console.put_json(asdict(found)) if json else views.put_answer(found, streams)
+    if failed:
+        raise typer.Exit(NoUsableMemory.exit_code)
+
+
+def chat(
+    store: options.Store = None,
+    collection: options.Collection = None,
+    model: options.Model = None,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    embedder: options.Embedder = None,
+    k: options.K = None,
+    read: options.Read = None,
+    passages: options.Passages = None,
+    adapter: options.Adapter = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    trust_store: options.Trust = False,
+    json: options.Json = False,
+) -> None:
+    """Answer questions one after the other, with one model load. /new forgets the question before, /quit or Ctrl-D ends.
+
+    A question with few words of its own is looked for together with the one before it; the model itself sees only the one.
+    """
+    from rag_memtok.pipeline import api
+
+    dials = settings(
+        store=store, collection=collection, model__id=model, model__dtype=dtype, model__device=device, model__threads=threads,
+        retrieve__embedder=embedder, retrieve__k=k, ask__read=read, ask__passages=passages, ask__adapter=adapter,
+        ask__max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+    with api.session(dials, console.say, trust_store) as session:
+        try:
+            answered = converse(session, json)
+        except KeyboardInterrupt as interrupt:
+            if type(interrupt) is not KeyboardInterrupt:  # SIGTERM
+                raise
+            console.say("")
+            return
+    if not answered:
+        raise typer.Exit(NoUsableMemory.exit_code)
+
+
+def converse(session: "Session", json: bool) -> bool:
+    """Answers until the questions end; returns whether none failed, which only a pipe needs to know."""
+    from rag_memtok.pipeline.answer import answer, looked_for
+
+    streams, before, fine = sys.stdout.isatty() and not json, "", True
+    on_text = (lambda text: console.put(text, end="")) if streams else (lambda text: None)
+    for question in asked(json):
+        if question == "/quit":
+            break
+        if question.startswith("/"):
+            before = "" if question == "/new" else before
+            console.say("the next question stands alone" if question == "/new" else "/new forgets the question before, /quit ends")
+            continue
+        if before and looked_for(question, before) != question:
+            console.say("looked for together with the question before; /new forgets it")
+        try:
+            found = answer(session, question, on_text, before)
+            console.put_json({"question": question, **asdict(found)}) if json else views.put_answer(found, streams)
+        except (NoUsableMemory, UsageError) as error:
+            fine = sys.stdin.isatty()
+            console.put_error(error, json)
+            if isinstance(error, UsageError):
+                continue  # refused: the next one cannot lean on it
+        before = question
+    return fine
+
+
+def asked(json: bool) -> Iterator[str]:
+    """The questions: typed, with history and editing, or a line each from a pipe, which are shown so that the dialogue can be read."""
+    tolerant()
+    if sys.stdin.isatty():
+        with suppress(ImportError):  # a Python without it: no history, no editing
+            import readline  # noqa: F401
+    while True:
+        try:
+            question = input("> ").strip() if sys.stdin.isatty() else next(sys.stdin).strip()
+        except (EOFError, StopIteration):
+            return
+        if question:
+            if not sys.stdin.isatty() and not json:
+                console.put(f"> {question.encode(errors='replace').decode()}")
+            yield question
+
+
+def tolerant() -> None:
+    """Lets bytes of standard input that are not UTF-8 through, as Python marks them: their question is refused, not the others, too."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
