@@ -341,12 +341,12 @@ def test_the_version(run):
 
 def process(*words, extra=None, **options):
     environment = {**os.environ, **(extra or {}), "RAG_MEMTOK_MODEL_THREADS": "1", "RAG_MEMTOK_MODEL_DEVICE": "cpu"}
-    program = [sys.executable, "-c", "from rag_memtok.cli import main; main()", *map(str, words)]
+    program = [sys.executable, "-c", "from rag_memtok.cli.app import main; main()", *map(str, words)]
     return subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def ended(words, folder, **options):
-    program = [sys.executable, "-c", "from rag_memtok.cli import main; main()", *words]
+    program = [sys.executable, "-c", "from rag_memtok.cli.app import main; main()", *words]
     return subprocess.run(program, cwd=folder, text=True, **options)
 
 
@@ -355,7 +355,7 @@ def test_help_loads_neither_torch_nor_transformers():
 import atexit, sys
 atexit.register(lambda: print(sorted({"torch", "transformers", "faiss", "numpy"} & sys.modules.keys()), file=sys.stderr))
 sys.argv = ["rag-memtok", "ask", "--help"]
-from rag_memtok.cli import main
+from rag_memtok.cli.app import main
 main()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

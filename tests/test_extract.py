@@ -204,7 +204,7 @@ def test_without_the_extra_a_file_is_skipped_with_what_to_install(tmp_path):
         import sys; sys.path[:0] = sys.argv[1:3]
         from pathlib import Path
         from rag_memtok.config import Documents
-        from rag_memtok.documents import scan
+        from rag_memtok.documents.scan import scan
         found = scan([Path(sys.argv[3])], Documents())
         print([source.file for source in found.files], *(f"{item.path}: {item.reason}" for item in found.skipped), sep="\\n")
     """)

@@ -361,11 +361,11 @@ def test_freed_memory_is_kept_where_the_c_library_can():
 
 COMPILING = """
 import torch, toy
-from rag_memtok import arithmetic
+from rag_memtok.model import precision
 from rag_memtok.errors import UsageError
 
 lm = toy.lm_of("llama")
-draft, quick = (arithmetic.draft_of(lm, wish) for wish in ("bfloat16", "compiled"))
+draft, quick = (precision.draft_of(lm, wish) for wish in ("bfloat16", "compiled"))
 for batch, length in ((1, 7), (4, 33)):
     inputs = 0.05 * torch.randn(batch, length, lm.width, generator=torch.Generator().manual_seed(length))
     expected = draft.hidden(inputs).float()
@@ -374,7 +374,7 @@ torch.compiler.reset()
 torch._inductor.config.cpp.cxx = ("no-such-compiler",)
 torch._inductor.config.force_disable_caches = True
 try:
-    arithmetic.draft_of(lm, "compiled")
+    precision.draft_of(lm, "compiled")
 except UsageError as error:
     print(error)
 """

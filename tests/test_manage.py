@@ -215,7 +215,7 @@ def on_a_terminal(ready, *words, typed=(), sent=None):
         "RAG_MEMTOK_MODEL_DEVICE": "cpu",
     }
     environment["RAG_MEMTOK_ASK_MAX_NEW_TOKENS"] = "3"
-    program = [sys.executable, "-c", "from rag_memtok.cli import main; main()", *words]
+    program = [sys.executable, "-c", "from rag_memtok.cli.app import main; main()", *words]
     command = subprocess.Popen(program, cwd=ready, env=environment, stdin=child, stdout=child, stderr=child, start_new_session=True)
     os.close(child)
     screen, typed, prompts, deadline = b"", list(typed), 0, time.monotonic() + 60
@@ -294,7 +294,7 @@ def test_migrate_rewrites_and_keeps_the_old(run, tmp_path):
 
 def test_the_shell_completes_commands(tmp_path):
     script = tmp_path / "rag-memtok"
-    script.write_text("import sys; sys.argv[0] = 'rag-memtok'\nfrom rag_memtok.cli import main\nmain()\n")
+    script.write_text("import sys; sys.argv[0] = 'rag-memtok'\nfrom rag_memtok.cli.app import main\nmain()\n")
     environment = {**os.environ, "_RAG_MEMTOK_COMPLETE": "complete_bash", "COMP_WORDS": "rag-memtok mi", "COMP_CWORD": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(app.__file__).parent.parent), environment.get("PYTHONPATH", "")])
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, cwd=tmp_path)

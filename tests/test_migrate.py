@@ -28,14 +28,14 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[5])
 from small import dials
-from rag_memtok import pipeline
+from rag_memtok.pipeline import api
 store, model, chunks, words = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 
 def die(now):
     if now:
         os.kill(os.getpid(), signal.SIGKILL)
 
-pipeline.migrate(
+api.migrate(
     dials(store, model, memorize__batch=1), on_progress=lambda at: die(at.done == chunks), say=lambda line: die(line.startswith(words))
 )
 """

@@ -190,8 +190,8 @@ def child(code, *arguments):
         import os, sys, time
         from pathlib import Path
         import numpy as np
-        from rag_memtok.nouns import Occurrence, Pin, Record, StoredDocument, Verdict, sha256_of_text
-        from rag_memtok.store import open_store
+        from rag_memtok.datatypes import Occurrence, Pin, Record, StoredDocument, Verdict, sha256_of_text
+        from rag_memtok.store.store import open_store
         ROOT, PINS, folder = "/documents", (Pin(1, 70_000, "correction"), Pin(3, 2, "safety")), Path(sys.argv[1])
     """
     helpers = "\n".join(map(inspect.getsource, (record_of, file_of, ingest)))

@@ -1,8 +1,8 @@
 """The store on disk: one SQLite file with everything that was memorised, in a private folder. What exists in it is whole.
 
     DIR/ 0700   store.db     the only truth (schema.py); every file is 0600
-                lock         held by the one writer, names it (disk.py)
-                index.faiss  a cache (retrieve.py)
+                lock         held by the one writer, names it (files.py)
+                index.faiss  a cache (index.py)
                 adapter/     an optional reader (lora.py)
                 .gitignore   keeps the folder out of git: memories are the documents' text
 

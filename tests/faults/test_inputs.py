@@ -111,7 +111,7 @@ def test_a_renamed_file_keeps_its_memory_and_prune_keeps_to_the_roots_given(worl
 
 def test_an_answer_cannot_steer_a_terminal(world):
     ours, theirs = pty.openpty()
-    code = "from rag_memtok import terminal; terminal.put('\\x1b[2J\\x9b31m red \\u202e')"
+    code = "from rag_memtok.cli import console; console.put('\\x1b[2J\\x9b31m red \\u202e')"
     subprocess.run([sys.executable, "-c", code], stdout=theirs, check=True)
     shown = os.read(ours, 4096).decode()
     os.close(ours), os.close(theirs)
