@@ -1,4 +1,7 @@
-"""Takes out of executed notebooks what differs from run to run and says nothing: timings, random cell ids, the interpreter's version."""
+"""Takes out of executed notebooks what differs from run to run and says nothing.
+
+That is timings, random cell ids and the interpreter's version.
+"""
 
 import sys
 
@@ -14,7 +17,11 @@ def tidy(path: str) -> None:
         cell.metadata.pop("execution", None)
         outputs: list[nbformat.NotebookNode] = []
         for output in cell.get("outputs", []):
-            if outputs and output.output_type == "stream" and outputs[-1].get("name") == output.name:
+            if (
+                outputs
+                and output.output_type == "stream"
+                and outputs[-1].get("name") == output.name
+            ):
                 outputs[-1].text += output.text
             else:
                 outputs.append(output)

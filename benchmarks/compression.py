@@ -1,12 +1,16 @@
-"""Is a memory a compressed text? Bits per character of vectors and pins against zlib, xz and the LM's own code length.
+"""Is a memory a compressed text?
+
+Bits per character of vectors and pins against zlib, xz and the LM's own code length.
 
     python benchmarks/compression.py --limit 16
 
-Nobody should expect memories to win: a vector of d numbers stands for a few tokens. What is shown is by how much they lose, and that the LM
-which reads them would, as a compressor, need far less. A pin is charged its position and its word, ceil(log2 (T + 1)) + ceil(log2 V) bits.
-The LM itself (its weights) is charged to nobody.
+Nobody should expect memories to win: a vector of d numbers stands for a few tokens. What is shown
+is by how much they lose, and that the LM which reads them would, as a compressor, need far less. A
+pin is charged its position and its word, ceil(log2 (T + 1)) + ceil(log2 V) bits. The LM itself (its
+weights) is charged to nobody.
 
-Cost with the embedded model: about 20 CPU seconds a chunk of 128 tokens, for at most 300 steps and four decodes.
+Cost with the embedded model: about 20 CPU seconds a chunk of 128 tokens, for at most 300 steps and
+four decodes.
 """
 
 import argparse
@@ -39,7 +43,10 @@ DOCS = Path(__file__).parent.parent / "data" / "docs"
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a way of keeping one text takes: bits in all and, of those, bits of pins; `corrections` are pins where it was wrong."""
+    """What a way of keeping one text takes: bits in all and, of those, bits of pins.
+
+    `corrections` are pins where it was wrong.
+    """
 
     way: str
     bits: float
@@ -48,14 +55,21 @@ class Size:
 
 
 def general(text: str) -> Iterator[Size]:
-    """What compressors that know nothing of language take, for this text alone; xz without its container of 60 bytes."""
+    """What compressors that know nothing of language take, for this text alone.
+
+    The size of xz is without its container of 60 bytes.
+    """
     raw = text.encode()
     yield Size("utf-8", 8.0 * len(raw))
     yield Size("zlib -9", 8.0 * len(zlib.compress(raw, 9)))
-    yield Size("xz -9e", 8.0 * len(lzma.compress(raw, lzma.FORMAT_ALONE, preset=9 | lzma.PRESET_EXTREME)))
+    yield Size(
+        "xz -9e", 8.0 * len(lzma.compress(raw, lzma.FORMAT_ALONE, preset=9 | lzma.PRESET_EXTREME))
+    )
 
 
-def kept(lm: LM, template: Template, way: str, vectors: np.ndarray, codec: str, tokens: Sequence[int]) -> Size:
+def kept(
+    lm: LM, template: Template, way: str, vectors: np.ndarray, codec: str, tokens: Sequence[int]
+) -> Size:
     """A memory as it would be stored: packed, read back, judged, with the pins it then needs."""
     packed = CODECS[codec].pack(vectors) if len(vectors) else b""
     stored = CODECS[codec].unpack(packed, vectors.shape) if len(vectors) else vectors
@@ -64,7 +78,14 @@ def kept(lm: LM, template: Template, way: str, vectors: np.ndarray, codec: str, 
     return Size(way, 8.0 * len(packed) + pins, pins, verdict.corrections)
 
 
-def sizes(lm: LM, template: Template, text: str, tokens: Sequence[int], written: np.ndarray, untrained: np.ndarray) -> list[Size]:
+def sizes(
+    lm: LM,
+    template: Template,
+    text: str,
+    tokens: Sequence[int],
+    written: np.ndarray,
+    untrained: np.ndarray,
+) -> list[Size]:
     """Every way, for one text."""
     nothing = np.zeros((0, lm.width), dtype=np.float32)
     with reference_profile(lm) as exactly:
@@ -79,37 +100,61 @@ def sizes(lm: LM, template: Template, text: str, tokens: Sequence[int], written:
     ]
 
 
-def measured(lm: LM, texts: Sequence[str], args: argparse.Namespace) -> Iterator[tuple[str, list[Size]]]:
+def measured(
+    lm: LM, texts: Sequence[str], args: argparse.Namespace
+) -> Iterator[tuple[str, list[Size]]]:
     """Each text with its sizes, as it is done."""
     template = template_named("bare", lm)
-    tasks = {str(number): task_of(str(number), tuple(lm.encode(text)), args.tokens_per_vector) for number, text in enumerate(texts)}
+    tasks = {
+        str(number): task_of(str(number), tuple(lm.encode(text)), args.tokens_per_vector)
+        for number, text in enumerate(texts)
+    }
     settings = config.Memorize(steps=args.steps, seconds_per_chunk=args.seconds, recipe=args.recipe)
     for one in memorize(lm, template, tasks.values(), settings):
         text = texts[int(one.task.key)]
-        yield text, sizes(lm, template, text, one.task.tokens, one.vectors, pooled(lm, one.task).cpu().numpy())
+        yield (
+            text,
+            sizes(
+                lm, template, text, one.task.tokens, one.vectors, pooled(lm, one.task).cpu().numpy()
+            ),
+        )
 
 
 def chunks_of(lm: LM, docs: Path, tokens: int, limit: int) -> tuple[str, ...]:
     """Full chunks of the documents, evenly spread: short ones say little of compression."""
     settings = config.Documents()
-    documents = [document for source in scan([docs], settings).files for document in read(source, settings).documents]
-    texts = [chunk.text for document in documents for chunk in split(document, tokens, lambda text: len(lm.encode(text)))]
+    documents = [
+        document
+        for source in scan([docs], settings).files
+        for document in read(source, settings).documents
+    ]
+    texts = [
+        chunk.text
+        for document in documents
+        for chunk in split(document, tokens, lambda text: len(lm.encode(text)))
+    ]
     full = [text for text in dict.fromkeys(texts) if len(lm.encode(text)) >= 0.75 * tokens]
     return spread(full, limit)
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="mini")
     parser.add_argument("--docs", type=Path, default=DOCS)
-    parser.add_argument("--chunks", type=Path, help="a CSV file with a column 'chunk', in place of --docs")
+    parser.add_argument(
+        "--chunks", type=Path, help="a CSV file with a column 'chunk', in place of --docs"
+    )
     parser.add_argument("--limit", type=int, default=16, help="texts")
     parser.add_argument("--chunk-tokens", type=int, default=128)
     parser.add_argument("--tokens-per-vector", type=int, default=8)
     parser.add_argument("--recipe", default="margin")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--seconds", type=float, default=0.0, help="seconds a text, at most; 0: no bound")
+    parser.add_argument(
+        "--seconds", type=float, default=0.0, help="seconds a text, at most; 0: no bound"
+    )
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON, too")
     return parser.parse_args()
@@ -119,7 +164,11 @@ def main() -> None:
     """Prints the table."""
     args = arguments()
     lm = load(config.Model(id=args.model, threads=args.threads))
-    texts = from_csv(args.chunks, args.limit).texts if args.chunks else chunks_of(lm, args.docs, args.chunk_tokens, args.limit)
+    texts = (
+        from_csv(args.chunks, args.limit).texts
+        if args.chunks
+        else chunks_of(lm, args.docs, args.chunk_tokens, args.limit)
+    )
     found = []
     with console.bar("texts") as show:
         for text, rows in measured(lm, texts, args):
@@ -129,15 +178,32 @@ def main() -> None:
     table = [("way", "bits/character", "of it pins", "correction pins/100 tokens")]
     tokens = sum(len(lm.encode(text)) for text, _ in found)
     for rows in zip(*(rows for _, rows in found), strict=True):
-        bits, pins, wrong = (sum(getattr(row, name) for row in rows) for name in ("bits", "pins", "corrections"))
-        table.append((rows[0].way, f"{bits / characters:.2f}", f"{pins / characters:.2f}", f"{100 * wrong / tokens:.1f}"))
+        bits, pins, wrong = (
+            sum(getattr(row, name) for row in rows) for name in ("bits", "pins", "corrections")
+        )
+        table.append(
+            (
+                rows[0].way,
+                f"{bits / characters:.2f}",
+                f"{pins / characters:.2f}",
+                f"{100 * wrong / tokens:.1f}",
+            )
+        )
     joined = [f"{row.way}, all texts as one" for row in general("") if row.way != "utf-8"]
     for way, row in zip(joined, list(general("".join(text for text, _ in found)))[1:], strict=True):
         table.append((way, f"{row.bits / characters:.2f}", "0.00", "0.0"))
-    console.put(f"{lm.identity.id} {lm.identity.revision}: {len(found)} texts, {characters} characters, {tokens} tokens")
+    console.put(
+        f"{lm.identity.id} {lm.identity.revision}: {len(found)} texts, {characters} characters, "
+        f"{tokens} tokens"
+    )
     console.put_columns(table)
     if args.out:
-        args.out.write_text(json.dumps([{"text": text, "sizes": [asdict(row) for row in rows]} for text, rows in found], indent=1))
+        args.out.write_text(
+            json.dumps(
+                [{"text": text, "sizes": [asdict(row) for row in rows]} for text, rows in found],
+                indent=1,
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,21 +1,28 @@
-"""How far do other numerics move the logits of the same memories? `python benchmarks/numerics.py --store DIR --out numerics`.
+"""How far do other numerics move the logits of the same memories?
 
-Every memory is decoded with its true tokens fed (an unpinned position is right in a free decode just as long as all before it are), in fp32
-and bf16, in batches of 1, 2, 8 and 32, with 0 and 13 positions of padding on the left beside what a batch needs, with a cache (token by
-token) and without (all positions at once), in eager and SDPA attention, on 1 and 2 threads, and on a GPU where there is one.
-Against the reference profile (fp32, batch 1, no padding, cache, eager, 1 thread, CPU) each of these says:
+`python benchmarks/numerics.py --store DIR --out numerics`.
+
+Every memory is decoded with its true tokens fed (an unpinned position is right in a free decode
+just as long as all before it are), in fp32 and bf16, in batches of 1, 2, 8 and 32, with 0 and 13
+positions of padding on the left beside what a batch needs, with a cache (token by token) and
+without (all positions at once), in eager and SDPA attention, on 1 and 2 threads, and on a GPU where
+there is one. Against the reference profile (fp32, batch 1, no padding, cache, eager, 1 thread, CPU)
+each of these says:
 
     logit    the largest change of any logit
-    lead     the largest change of a right token's lead over the best other word: what a safety pin has to cover
+    lead     the largest change of a right token's lead over the best other word: what a safety
+             pin has to cover
     as is    the share of memories that decode exactly without any pin
-    pins     the share that do with the pins a margin tau asks for: where the reference leads by tau or less
+    pins     the share that do with the pins a margin tau asks for: where the reference leads by
+             tau or less
 
-The reference profile is among them, over a copy of the weights: where the weights lie in memory can decide which kernel sums them.
-The lead decides: a margin of at least the largest change of a lead seen makes every memory decode exactly in what was tried, by definition;
-the picture shows how much less is enough, and how many pins it takes. What was not tried is not promised.
+The reference profile is among them, over a copy of the weights: where the weights lie in memory can
+decide which kernel sums them. The lead decides: a margin of at least the largest change of a lead
+seen makes every memory decode exactly in what was tried, by definition; the picture shows how much
+less is enough, and how many pins it takes. What was not tried is not promised.
 
-Numbers go to OUT.jsonl as they come, and a second run goes on there. On two quiet cores 32 chunks of 128 tokens take the 10M model about
-ten minutes, most of it at batch 1.
+Numbers go to OUT.jsonl as they come, and a second run goes on there. On two quiet cores 32 chunks
+of 128 tokens take the 10M model about ten minutes, most of it at batch 1.
 """
 
 import argparse
@@ -43,7 +50,28 @@ from rag_memtok.pipeline import resources
 from rag_memtok.store.store import open_store
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-TAUS = (0.0, 1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
+TAUS = (
+    0.0,
+    1e-6,
+    1e-5,
+    3e-5,
+    1e-4,
+    3e-4,
+    1e-3,
+    3e-3,
+    0.01,
+    0.02,
+    0.03,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.4,
+    0.6,
+    0.8,
+)
 SHOWN = TAUS.index(1e-3)  # where the picture begins
 
 
@@ -65,7 +93,10 @@ REFERENCE = Profile()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """A memory, its tokens with the end token after them, and after `referred` the reference logits of each."""
+    """A memory, its tokens with the end token after them, and their reference logits.
+
+    The logits of each are there after `referred`.
+    """
 
     chunk_id: str
     memory: Memory
@@ -76,7 +107,10 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a profile made of the cases: see the file's docstring. `exact_at` has the share of memories that are exact for each of TAUS."""
+    """What a profile made of the cases: see the file's docstring.
+
+    `exact_at` has the share of memories that are exact for each of TAUS.
+    """
 
     profile: Profile
     memories: int
@@ -92,12 +126,21 @@ class Found:
 def profiles(batches: Sequence[int], threads: Sequence[int]) -> list[Profile]:
     """Every combination, the reference first; on a GPU threads do not matter."""
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    every = itertools.product(devices, DTYPES, batches, (0, 13), (True, False), ("eager", "sdpa"), threads)
-    return [one for one in (Profile(*values) for values in every) if one.device == "cpu" or one.threads == threads[0]]
+    every = itertools.product(
+        devices, DTYPES, batches, (0, 13), (True, False), ("eager", "sdpa"), threads
+    )
+    return [
+        one
+        for one in (Profile(*values) for values in every)
+        if one.device == "cpu" or one.threads == threads[0]
+    ]
 
 
 def cases_of(store: Path, model: LM, template: Template, count: int) -> list[Case]:
-    """The first `count` memories of a store, decoded once as the audit does: their tokens come from nowhere else."""
+    """The first `count` memories of a store, decoded once as the audit does.
+
+    Their tokens come from nowhere else.
+    """
     cases = []
     with open_store(store, write=False) as opened:
         for chunk_id in opened.chunk_ids()[:count]:
@@ -107,30 +150,51 @@ def cases_of(store: Path, model: LM, template: Template, count: int) -> list[Cas
             memory = memory_of(record)
             tokens = decode(model, template, memory, record.tokens + 1).tokens
             if sha256_of_tokens(tokens) != record.tokens_sha256:
-                raise SystemExit(f"{chunk_id[:12]} does not decode: rag-memtok verify --store {store}")
+                raise SystemExit(
+                    f"{chunk_id[:12]} does not decode: rag-memtok verify --store {store}"
+                )
             cases.append(Case(chunk_id, memory, (*tokens, template.end), record.verdict.kind))
     return cases
 
 
-def logits_of(model: LM, template: Template, cases: Sequence[Case], padding: int, cache: bool) -> list[Float[Tensor, "P V"]]:
-    """The logits before each of the cases' tokens, with the tokens before it fed, as one batch padded on the left."""
+def logits_of(
+    model: LM, template: Template, cases: Sequence[Case], padding: int, cache: bool
+) -> list[Float[Tensor, "P V"]]:
+    """The logits before each of the cases' tokens, with the tokens before it fed.
+
+    The cases are fed as one batch padded on the left.
+    """
     rows = [prompt(model, template, case.memory) for case in cases]
     longest = max(map(len, rows)) + padding
     rows = [torch.nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows]
-    empty = torch.tensor([longest - len(prompt(model, template, case.memory)) for case in cases], device=model.device)
+    empty = torch.tensor(
+        [longest - len(prompt(model, template, case.memory)) for case in cases], device=model.device
+    )
     steps = max(len(case.tokens) for case in cases)
-    fed = torch.tensor([[*case.tokens[:-1], *[case.tokens[-1]] * (steps - len(case.tokens))] for case in cases], device=model.device)
-    parts = [torch.stack(rows)] + ([model.embed(fed[:, [step]]) for step in range(steps - 1)] if cache else [])
+    fed = torch.tensor(
+        [[*case.tokens[:-1], *[case.tokens[-1]] * (steps - len(case.tokens))] for case in cases],
+        device=model.device,
+    )
+    parts = [torch.stack(rows)] + (
+        [model.embed(fed[:, [step]]) for step in range(steps - 1)] if cache else []
+    )
     if not cache:
         parts = [torch.cat([parts[0], model.embed(fed[:, : steps - 1])], dim=1)]
     hidden = list(_hidden(model, parts, empty, cache))
     last = torch.cat([hidden[0][:, longest - 1 :], *hidden[1:]], dim=1)
-    return [model.logits(row[: len(case.tokens)]).cpu() for row, case in zip(last, cases, strict=True)]
+    return [
+        model.logits(row[: len(case.tokens)]).cpu() for row, case in zip(last, cases, strict=True)
+    ]
 
 
 @torch.inference_mode()
-def _hidden(model: LM, parts: Sequence[Float[Tensor, "B S d"]], empty: Tensor, cache: bool) -> Iterator[Float[Tensor, "B S d"]]:
-    """The last hidden states over each part after those before it; as in `Continuation` there is no mask where nothing is empty."""
+def _hidden(
+    model: LM, parts: Sequence[Float[Tensor, "B S d"]], empty: Tensor, cache: bool
+) -> Iterator[Float[Tensor, "B S d"]]:
+    """The last hidden states over each part after those before it.
+
+    As in `Continuation` there is no mask where nothing is empty.
+    """
     past, start = None, 0
     for part in parts:
         options: dict[str, Any] = {}
@@ -139,7 +203,12 @@ def _hidden(model: LM, parts: Sequence[Float[Tensor, "B S d"]], empty: Tensor, c
             places = torch.arange(end, device=model.device)[None]
             options["attention_mask"] = (places >= empty[:, None]).long()
             options["position_ids"] = (places[:, start:] - empty[:, None]).clamp(min=0)
-        output = model.model.base_model(inputs_embeds=part.to(model.table.dtype), past_key_values=past, use_cache=cache, **options)
+        output = model.model.base_model(
+            inputs_embeds=part.to(model.table.dtype),
+            past_key_values=past,
+            use_cache=cache,
+            **options,
+        )
         past, start = output.past_key_values, end
         yield output.last_hidden_state
 
@@ -158,7 +227,9 @@ def measure(model: LM, template: Template, cases: Sequence[Case], profile: Profi
     model.model.set_attn_implementation(profile.attention)
     for start in range(0, len(cases), profile.batch):
         batch = cases[start : start + profile.batch]
-        for case, logits in zip(batch, logits_of(model, template, batch, profile.padding, profile.cache), strict=True):
+        for case, logits in zip(
+            batch, logits_of(model, template, batch, profile.padding, profile.cache), strict=True
+        ):
             assert case.logits is not None
             before, now = leads(case.logits, case.tokens), leads(logits, case.tokens)
             logit = max(logit, float((logits - case.logits).abs().max()))
@@ -169,72 +240,139 @@ def measure(model: LM, template: Template, cases: Sequence[Case], profile: Profi
             for index, tau in enumerate(TAUS):
                 at_tau[index] += bool((now[before > tau] > 0).all())
     shares = tuple(count / len(cases) for count in at_tau)
-    return Found(profile, len(cases), positions, logit, lead, as_is / len(cases), shares, flips, time.monotonic() - began)
+    return Found(
+        profile,
+        len(cases),
+        positions,
+        logit,
+        lead,
+        as_is / len(cases),
+        shares,
+        flips,
+        time.monotonic() - began,
+    )
 
 
 def pinned_at(cases: Sequence[Case]) -> list[float]:
     """The share of positions with a pin, correction or safety, for each of TAUS."""
-    every = torch.cat([leads(case.logits, case.tokens) for case in cases if case.logits is not None])
+    every = torch.cat(
+        [leads(case.logits, case.tokens) for case in cases if case.logits is not None]
+    )
     return [float((every <= tau).float().mean()) for tau in TAUS]
 
 
 def chart(found: Sequence[Found], pins: Sequence[float]) -> Chart:
-    """Memories that are exact in the worst profile of each kind, over the margin under which a token is pinned."""
+    """Charts the memories that are exact in the worst profile of each kind.
+
+    They stand over the margin under which a token is pinned.
+    """
     lines = []
     for device, dtype in sorted({(one.profile.device, one.profile.dtype) for one in found}):
-        group = [one.exact_at for one in found if (one.profile.device, one.profile.dtype) == (device, dtype)]
+        group = [
+            one.exact_at
+            for one in found
+            if (one.profile.device, one.profile.dtype) == (device, dtype)
+        ]
         worst = [100 * min(shares) for shares in zip(*group, strict=True)]
-        lines.append(Line(f"exact, {dtype} on {device}, the worst of {len(group)}", TAUS[SHOWN:], worst[SHOWN:]))
-    lines.append(Line("tokens pinned", TAUS[SHOWN:], [100 * share for share in pins[SHOWN:]], dashed=True))
-    return Chart("The same memories in other numerics", "safety-pin margin tau (logits)", "%", lines, log_x=10)
+        lines.append(
+            Line(
+                f"exact, {dtype} on {device}, the worst of {len(group)}",
+                TAUS[SHOWN:],
+                worst[SHOWN:],
+            )
+        )
+    lines.append(
+        Line("tokens pinned", TAUS[SHOWN:], [100 * share for share in pins[SHOWN:]], dashed=True)
+    )
+    return Chart(
+        "The same memories in other numerics",
+        "safety-pin margin tau (logits)",
+        "%",
+        lines,
+        log_x=10,
+    )
 
 
 def main() -> None:
     """Measures, prints and draws."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--model", default="", help="where the store's model is now, if not where it was")
+    parser.add_argument(
+        "--model", default="", help="where the store's model is now, if not where it was"
+    )
     parser.add_argument("--chunks", type=int, default=32)
-    parser.add_argument("--batches", type=lambda text: [int(one) for one in text.split(",")], default=[1, 2, 8, 32])
-    parser.add_argument("--threads", type=lambda text: [int(one) for one in text.split(",")], default=[1, 2])
+    parser.add_argument(
+        "--batches", type=lambda text: [int(one) for one in text.split(",")], default=[1, 2, 8, 32]
+    )
+    parser.add_argument(
+        "--threads", type=lambda text: [int(one) for one in text.split(",")], default=[1, 2]
+    )
     parser.add_argument("--out", type=Path, default=Path("numerics"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     with open_store(options.store, write=False) as opened:
         manifest = opened.manifest
-    model, template = resources.decoder(manifest, replace(Config(), model=Model(id=options.model, device="cpu", threads=1)))
+    model, template = resources.decoder(
+        manifest, replace(Config(), model=Model(id=options.model, device="cpu", threads=1))
+    )
     with precision.reference_profile(model) as exactly:
         cases = [
             replace(case, logits=logits_of(exactly, template, [case], 0, True)[0])
             for case in cases_of(options.store, exactly, template, options.chunks)
         ]
-    found = list(measured(model, template, cases, profiles(options.batches, options.threads), Path(f"{options.out}.jsonl")))
+    found = list(
+        measured(
+            model,
+            template,
+            cases,
+            profiles(options.batches, options.threads),
+            Path(f"{options.out}.jsonl"),
+        )
+    )
     told(found, cases, float(manifest.get("tau", 0)))
     draw(chart(found, pinned_at(cases)), Path(f"{options.out}.png"))
 
 
-def measured(model: LM, template: Template, cases: Sequence[Case], wanted: Sequence[Profile], path: Path) -> Iterator[Found]:
-    """Every profile in turn; those in the file already are taken from there if they are of the same memories."""
+def measured(
+    model: LM, template: Template, cases: Sequence[Case], wanted: Sequence[Profile], path: Path
+) -> Iterator[Found]:
+    """Every profile in turn.
+
+    Those in the file already are taken from there if they are of the same memories.
+    """
     memories = [(case.tokens, case.memory.vectors.tobytes(), case.memory.pins) for case in cases]
     key = digest_of((memories, template.digest, model.identity.weights_sha256))[:32]
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    rows = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if path.exists()
+        else []
+    )
     known = {tuple(row["profile"].values()): row for row in rows if row["key"] == key}
     began, done, models = time.monotonic(), 0, dict[tuple[str, str], LM]()
     for number, profile in enumerate(wanted, 1):
         if row := known.get(tuple(asdict(profile).values())):
             yield Found(
-                **{name: value for name, value in row.items() if name != "key"} | {"profile": profile, "exact_at": tuple(row["exact_at"])}
+                **{name: value for name, value in row.items() if name != "key"}
+                | {"profile": profile, "exact_at": tuple(row["exact_at"])}
             )
             continue
         kind = (profile.device, profile.dtype)
         if kind not in models:
             models.clear()  # one copy of the weights at a time
-            models[kind] = on_device(precision.in_dtype(model, DTYPES[profile.dtype]), profile.device)
+            models[kind] = on_device(
+                precision.in_dtype(model, DTYPES[profile.dtype]), profile.device
+            )
         found, done = measure(models[kind], template, cases, profile), done + 1
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, **asdict(found)}) + "\n")
         left = (time.monotonic() - began) / done * (len(wanted) - number)
-        print(f"{number} of {len(wanted)}, about {left / 60:.0f} min left: {profile}", file=sys.stderr, flush=True)
+        print(
+            f"{number} of {len(wanted)}, about {left / 60:.0f} min left: {profile}",
+            file=sys.stderr,
+            flush=True,
+        )
         yield found
 
 
@@ -249,19 +387,39 @@ def told(found: Sequence[Found], cases: Sequence[Case], tau: float) -> None:
     """Prints a line for each profile, and the margin that follows."""
     pins = pinned_at(cases)
     nearest = max(index for index, one in enumerate(TAUS) if one <= max(tau, TAUS[0]))
-    print(f"{'profile':<58}{'logit':>11}{'lead':>11}{'flips':>7}{'as is':>8}{f'tau {TAUS[nearest]}':>10}")
+    print(
+        f"{'profile':<58}{'logit':>11}{'lead':>11}{'flips':>7}{'as is':>8}"
+        f"{f'tau {TAUS[nearest]}':>10}"
+    )
     for one in found:
         at = one.profile
-        name = f"{at.device} {at.dtype} batch {at.batch} padding {at.padding} {'cache' if at.cache else 'one pass'} {at.attention}"
+        name = (
+            f"{at.device} {at.dtype} batch {at.batch} padding {at.padding} "
+            f"{'cache' if at.cache else 'one pass'} {at.attention}"
+        )
         name += f" {at.threads} threads" if at.device == "cpu" else ""
-        print(f"{name:<58}{one.logit:>11.2e}{one.lead:>11.2e}{one.flips:>7}{one.exact_as_is:>8.1%}{one.exact_at[nearest]:>10.1%}")
+        print(
+            f"{name:<58}{one.logit:>11.2e}{one.lead:>11.2e}{one.flips:>7}{one.exact_as_is:>8.1%}{one.exact_at[nearest]:>10.1%}"
+        )
     for dtype in DTYPES:
         group = [one for one in found if one.profile.dtype == dtype]
         delta = max(one.lead for one in group)
-        enough = next((value for index, value in enumerate(TAUS) if all(one.exact_at[index] == 1 for one in group)), None)
-        share = "" if enough is None else f", where {pins[TAUS.index(enough)]:.2%} of the tokens are pinned"
+        enough = next(
+            (
+                value
+                for index, value in enumerate(TAUS)
+                if all(one.exact_at[index] == 1 for one in group)
+            ),
+            None,
+        )
+        share = (
+            ""
+            if enough is None
+            else f", where {pins[TAUS.index(enough)]:.2%} of the tokens are pinned"
+        )
         print(
-            f"{dtype}: a lead moves by {delta:.2e} logits at most; every memory is exact in all {len(group)} from tau = {enough} on{share}"
+            f"{dtype}: a lead moves by {delta:.2e} logits at most; every memory is exact in all "
+            f"{len(group)} from tau = {enough} on{share}"
         )
 
 

@@ -1,16 +1,21 @@
-"""How should vectors be shared out among chunks: by length, by an affine rule, or by what the LM finds surprising?
+"""Compares rules that share vectors out among chunks.
 
-How to run (results go to run/benchmarks/planned.jsonl as they come; the same command goes on after a kill; Ctrl-C is one):
+How should they be shared out: by length, by an affine rule, or by what the LM finds surprising?
+
+How to run (results go to run/benchmarks/planned.jsonl as they come; the same command goes on after
+a kill; Ctrl-C is one):
 
     python benchmarks/planned.py --chunks 24 --tokens-per-vector 8     a first look
-    python benchmarks/planned.py                                       64 chunks, three totals, and the picture
+    python -m benchmarks.planned                         64 chunks, three totals, and the picture
 
-The chunks are those that `ingest` makes of the sample documents, full ones and the short ones that end a section; every length of chunk
-gets its share. Each rule has one number that is free; it is set so that all rules give out the same total: that of T / r, for each r of
---tokens-per-vector. What is left over when no value fits exactly goes unused. A chunk never gets more vectors than tokens.
+The chunks are those that `ingest` makes of the sample documents, full ones and the short ones that
+end a section; every length of chunk gets its share. Each rule has one number that is free; it is
+set so that all rules give out the same total: that of T / r, for each r of --tokens-per-vector.
+What is left over when no value fits exactly goes unused. A chunk never gets more vectors than
+tokens.
 
-Cost on two cores, with a model of 10M parameters: 1 to 5 s a chunk and rule, the more the fewer fit: 64 chunks x 8 rules x 3 totals an
-hour, the first look 8 minutes.
+Cost on two cores, with a model of 10M parameters: 1 to 5 s a chunk and rule, the more the fewer
+fit: 64 chunks x 8 rules x 3 totals an hour, the first look 8 minutes.
 """
 
 import time
@@ -68,7 +73,10 @@ class Sized:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A chunk gets `need / c` vectors, rounded up, and at least `floor`; c is what is left to choose. `formula` is for people."""
+    """A chunk gets `need / c` vectors, rounded up, and at least `floor`.
+
+    c is what is left to choose. `formula` is for people.
+    """
 
     formula: str
     need: Callable[[Sized], float]
@@ -161,25 +169,48 @@ def plans(chunks: Sequence[Sized], ratios: Sequence[int]) -> list[Plan]:
     return found
 
 
-def piece(lm: LM, arguments: Namespace, plan: Plan, chunks: Sequence[Sized], indices: Sequence[int]) -> dict[str, Any]:
+def piece(
+    lm: LM, arguments: Namespace, plan: Plan, chunks: Sequence[Sized], indices: Sequence[int]
+) -> dict[str, Any]:
     """Writes some chunks as a plan says, and judges what comes back from the packed bytes."""
     template = template_named(arguments.template, lm)
-    settings = Memorize(steps=arguments.steps, batch=arguments.batch, seconds_per_chunk=0.0, codec=arguments.codec)
+    settings = Memorize(
+        steps=arguments.steps, batch=arguments.batch, seconds_per_chunk=0.0, codec=arguments.codec
+    )
     tasks = [Task(str(index), chunks[index].tokens, plan.vectors[index]) for index in indices]
     results = []
     for one in memorize(lm, template, tasks, settings, heartbeat(plan.key)):
         verdict = judged_record(lm, template, settings, one).verdict
-        found = {"index": int(one.task.key), "tokens": verdict.tokens, "vectors": one.task.vectors, "steps": one.steps}
-        results.append(found | {"exact": verdict.kind == "exact", "corrections": verdict.corrections})
+        found = {
+            "index": int(one.task.key),
+            "tokens": verdict.tokens,
+            "vectors": one.task.vectors,
+            "steps": one.steps,
+        }
+        results.append(
+            found | {"exact": verdict.kind == "exact", "corrections": verdict.corrections}
+        )
     return {"chunks": results}
 
 
-def units(lm: LM, arguments: Namespace, planned: Sequence[Plan], chunks: Sequence[Sized]) -> list[Unit]:
-    """Some chunks of every plan, then the next ones: a run that is cut short compares like with like."""
+def units(
+    lm: LM, arguments: Namespace, planned: Sequence[Plan], chunks: Sequence[Sized]
+) -> list[Unit]:
+    """Some chunks of every plan, then the next ones.
+
+    So a run that is cut short compares like with like.
+    """
     count = arguments.batch
-    parts = [range(start, len(chunks), -(-len(chunks) // count)) for start in range(-(-len(chunks) // count))]
+    parts = [
+        range(start, len(chunks), -(-len(chunks) // count))
+        for start in range(-(-len(chunks) // count))
+    ]
     return [
-        Unit(f"chunks/{plan.key}/{number}", plan.key, partial(piece, lm, arguments, plan, chunks, indices))
+        Unit(
+            f"chunks/{plan.key}/{number}",
+            plan.key,
+            partial(piece, lm, arguments, plan, chunks, indices),
+        )
         for number, indices in enumerate(parts)
         for plan in planned
     ]
@@ -190,8 +221,12 @@ def units(lm: LM, arguments: Namespace, planned: Sequence[Plan], chunks: Sequenc
 
 def results_of(ledger: Ledger, plan: Plan) -> list[dict[str, Any]]:
     """What the ledger holds of a plan."""
-    pieces = [value for key, value in ledger.results.items() if key.startswith(f"chunks/{plan.key}/")]
-    return sorted((chunk for one in pieces for chunk in one["chunks"]), key=lambda chunk: chunk["index"])
+    pieces = [
+        value for key, value in ledger.results.items() if key.startswith(f"chunks/{plan.key}/")
+    ]
+    return sorted(
+        (chunk for one in pieces for chunk in one["chunks"]), key=lambda chunk: chunk["index"]
+    )
 
 
 def share_exact(results: Sequence[dict[str, Any]]) -> Interval:
@@ -203,7 +238,10 @@ def share_exact(results: Sequence[dict[str, Any]]) -> Interval:
 def line(plan: Plan, results: Sequence[dict[str, Any]], edges: Sequence[int]) -> list[str]:
     """One row of the table."""
     tokens = sum(chunk["tokens"] for chunk in results)
-    bins = [[chunk["exact"] for chunk in results if low < chunk["tokens"] <= high] for low, high in zip((0, *edges), edges, strict=False)]
+    bins = [
+        [chunk["exact"] for chunk in results if low < chunk["tokens"] <= high]
+        for low, high in zip((0, *edges), edges, strict=False)
+    ]
     return [
         plan.rule.formula.replace("c", f"{plan.c:.3g}", 1),
         str(sum(chunk["vectors"] for chunk in results)),
@@ -219,20 +257,44 @@ def report(lm: LM, arguments: Namespace, ledger: Ledger, planned: Sequence[Plan]
     """Prints the tables, and writes JSON and picture."""
     edges = (32, 71, 112, CHUNK_TOKENS)
     exact_at = [f"exact, to {edge} tokens" for edge in edges]
-    head = ("vectors of a chunk", "in all", "chunks", "exact, %", *exact_at, "corrections / 100 tokens", "row-steps")
+    head = (
+        "vectors of a chunk",
+        "in all",
+        "chunks",
+        "exact, %",
+        *exact_at,
+        "corrections / 100 tokens",
+        "row-steps",
+    )
     drawn: dict[str, list[tuple[float, Interval]]] = {}
     found = [(plan, results) for plan in planned if (results := results_of(ledger, plan))]
     for ratio in arguments.tokens_per_vector:
         body = [line(plan, results, edges) for plan, results in found if plan.ratio == ratio]
         put_table(f"As many vectors as T / {ratio} has", (head, body))
     for plan, results in found:
-        spent = sum(chunk["tokens"] for chunk in results) / sum(chunk["vectors"] for chunk in results)
+        spent = sum(chunk["tokens"] for chunk in results) / sum(
+            chunk["vectors"] for chunk in results
+        )
         drawn.setdefault(plan.rule.formula, []).append((spent, share_exact(results)))
-    summary = [{"rule": plan.rule.formula, "c": plan.c, "ratio": plan.ratio, "chunks": results} for plan, results in found]
-    save_json({"machine": machine(lm), "about": ledger.results["about"], "rules": summary}, arguments.out.with_suffix(".json"))
-    lines = [Line(formula, [x for x, _ in points], [y.value for _, y in points]) for formula, points in drawn.items()]
+    summary = [
+        {"rule": plan.rule.formula, "c": plan.c, "ratio": plan.ratio, "chunks": results}
+        for plan, results in found
+    ]
+    save_json(
+        {"machine": machine(lm), "about": ledger.results["about"], "rules": summary},
+        arguments.out.with_suffix(".json"),
+    )
+    lines = [
+        Line(formula, [x for x, _ in points], [y.value for _, y in points])
+        for formula, points in drawn.items()
+    ]
     if lines:
-        chart = Chart("How vectors are shared out", "tokens for each vector, over all chunks", "% of the chunks exact", lines)
+        chart = Chart(
+            "How vectors are shared out",
+            "tokens for each vector, over all chunks",
+            "% of the chunks exact",
+            lines,
+        )
         draw(chart, arguments.out.with_suffix(".png"))
 
 
@@ -240,7 +302,12 @@ def parsed(words: Sequence[str] | None = None) -> Namespace:
     """The command line."""
     parser = options(__doc__ or "", "planned")
     parser.add_argument("--model", default="mini", help="mini, a folder or a hub id")
-    parser.add_argument("--tokens-per-vector", type=numbers, default=(8, 10, 12), help="the totals to compare at (8,10,12)")
+    parser.add_argument(
+        "--tokens-per-vector",
+        type=numbers,
+        default=(8, 10, 12),
+        help="the totals to compare at (8,10,12)",
+    )
     parser.add_argument("--codec", default="float16", help="what vectors are stored in (float16)")
     return parser.parse_args(words)
 
@@ -252,9 +319,15 @@ def main(words: Sequence[str] | None = None) -> None:
     lm = load_model(arguments.model, arguments)
     chunks = sized_chunks(lm, arguments.texts or DOCS, arguments.chunks)
     planned = plans(chunks, arguments.tokens_per_vector)
-    chosen = {name: getattr(arguments, name) for name in ("chunks", "steps", "batch", "template", "codec", "tokens_per_vector")}
+    chosen = {
+        name: getattr(arguments, name)
+        for name in ("chunks", "steps", "batch", "template", "codec", "tokens_per_vector")
+    }
     chosen["texts"] = str(arguments.texts or DOCS)
-    ledger = open_ledger(arguments.out.with_suffix(".jsonl"), about(lm, rules=[rule.formula for rule in RULES], **chosen))
+    ledger = open_ledger(
+        arguments.out.with_suffix(".jsonl"),
+        about(lm, rules=[rule.formula for rule in RULES], **chosen),
+    )
     work_through(units(lm, arguments, planned, chunks), ledger, until)
     report(lm, arguments, ledger, planned)
 

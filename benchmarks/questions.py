@@ -1,8 +1,12 @@
-"""Makes the questions of an evaluation from a folder of sources: `python benchmarks/questions.py DATA QUESTIONS.jsonl`.
+"""Makes the questions of an evaluation from a folder of sources.
 
-DATA has SOURCE.jsonl.xz files of rows {"context", "question", "answers", "split"}; only `dev` rows are used. A context is cut as an ingest
-would cut it, before any question is looked at; a question goes with the one chunk that has its answer, and is left out where none or
-several do. The same number of chunks of each source, drawn by a hash of their text; two questions for each, more where there are more.
+It is run as `python benchmarks/questions.py DATA QUESTIONS.jsonl`.
+
+DATA has SOURCE.jsonl.xz files of rows {"context", "question", "answers", "split"}; only `dev` rows
+are used. A context is cut as an ingest would cut it, before any question is looked at; a question
+goes with the one chunk that has its answer, and is left out where none or several do. The same
+number of chunks of each source, drawn by a hash of their text; two questions for each, more where
+there are more.
 """
 
 import argparse
@@ -26,29 +30,49 @@ Row = dict
 
 
 def dev_rows(data: Path, source: str) -> list[Row]:
-    """The dev rows of a source that have a context and answers, each question about a context once."""
+    """The dev rows of a source that have a context and answers.
+
+    Each question about a context comes once.
+    """
     with lzma.open(data / f"{source}.jsonl.xz", "rt", encoding="utf-8") as file:
-        rows = [row for row in map(json.loads, file) if row["split"] == "dev" and row["context"].strip() and row["answers"]]
+        rows = [
+            row
+            for row in map(json.loads, file)
+            if row["split"] == "dev" and row["context"].strip() and row["answers"]
+        ]
     return list({(row["context"], row["question"]): row for row in rows}.values())
 
 
 def by_chunk(rows: Iterable[Row], words: Tokenizer, tokens: int) -> dict[str, list[Row]]:
-    """Questions by the chunk that has their answer. A question without one goes with the first chunk of its context."""
+    """Questions by the chunk that has their answer.
+
+    A question without one goes with the first chunk of its context.
+    """
     cut: dict[str, list[str]] = {}
     found: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         chunks = cut.setdefault(row["context"], pieces(row["context"], words, tokens))
         golds = answerable(row["answers"])
-        holding = [chunk for chunk in chunks if any(gold in chunk for gold in golds)] if golds else chunks[:1]
+        holding = (
+            [chunk for chunk in chunks if any(gold in chunk for gold in golds)]
+            if golds
+            else chunks[:1]
+        )
         if len(holding) == 1 and all(len(gold) <= LONGEST for gold in golds):
-            found[holding[0]].append({"context": holding[0], "question": row["question"], "answers": list(golds)})
+            found[holding[0]].append(
+                {"context": holding[0], "question": row["question"], "answers": list(golds)}
+            )
     return found
 
 
 def pieces(context: str, words: Tokenizer, tokens: int) -> list[str]:
     """A context cut into chunks of at most so many tokens, without the white space around them."""
-    document = Document("", "context.txt", "context.txt", context, (Segment(0, "line 1"),), "text/1")
-    chunks = split(document, tokens, lambda text: len(words.encode(text, add_special_tokens=False).ids))
+    document = Document(
+        "", "context.txt", "context.txt", context, (Segment(0, "line 1"),), "text/1"
+    )
+    chunks = split(
+        document, tokens, lambda text: len(words.encode(text, add_special_tokens=False).ids)
+    )
     return [chunk.text.strip() for chunk in chunks if chunk.text.strip()]
 
 
@@ -60,46 +84,88 @@ def rank(text: str) -> str:
 def chosen(groups: dict[str, list[Row]], chunks: int) -> dict[str, list[Row]]:
     """So many of the chunks with their questions, those with two or more before the others."""
     order = sorted(groups, key=lambda text: (len(groups[text]) < 2, rank(text)))[:chunks]
-    return {text: sorted(groups[text], key=lambda row: rank(row["question"] + text)) for text in order}
+    return {
+        text: sorted(groups[text], key=lambda row: rank(row["question"] + text)) for text in order
+    }
 
 
 def drawn(asked: dict[str, list[Row]], questions: int) -> list[Row]:
-    """One question about each chunk, then a second one about each, and so on until there are enough; chunk by chunk."""
-    turns = [(number, text) for number in range(max(map(len, asked.values()), default=0)) for text in asked if number < len(asked[text])]
+    """One question about each chunk, then a second one about each, and so on.
+
+    It goes on until there are enough. The questions come chunk by chunk.
+    """
+    turns = [
+        (number, text)
+        for number in range(max(map(len, asked.values()), default=0))
+        for text in asked
+        if number < len(asked[text])
+    ]
     counts = Counter(text for _, text in turns[:questions])
     return [row for text in asked for row in asked[text][: counts[text]]]
 
 
 def shares(available: Sequence[int], total: int) -> list[int]:
-    """`total` in equal parts, none more than is available there: what one lacks, the others make up."""
+    """`total` in equal parts, none more than is available there.
+
+    What one lacks, the others make up.
+    """
     parts = [0] * len(available)
-    for left, index in zip(range(len(available), 0, -1), sorted(range(len(available)), key=available.__getitem__), strict=True):
+    for left, index in zip(
+        range(len(available), 0, -1),
+        sorted(range(len(available)), key=available.__getitem__),
+        strict=True,
+    ):
         parts[index] = min(available[index], (total - sum(parts)) // left)
     return parts
 
 
-def made(data: Path, sources: Sequence[str], chunks: int, questions: int, tokens: int, words: Tokenizer) -> list[Row]:
+def made(
+    data: Path, sources: Sequence[str], chunks: int, questions: int, tokens: int, words: Tokenizer
+) -> list[Row]:
     """The questions of all sources, each with the name of its own."""
     groups = [by_chunk(dev_rows(data, source), words, tokens) for source in sources]
-    asked = [chosen(some, part) for some, part in zip(groups, shares([len(some) for some in groups], chunks), strict=True)]
+    asked = [
+        chosen(some, part)
+        for some, part in zip(groups, shares([len(some) for some in groups], chunks), strict=True)
+    ]
     parts = shares([sum(map(len, some.values())) for some in asked], questions)
-    return [{**row, "source": source} for source, some, part in zip(sources, asked, parts, strict=True) for row in drawn(some, part)]
+    return [
+        {**row, "source": source}
+        for source, some, part in zip(sources, asked, parts, strict=True)
+        for row in drawn(some, part)
+    ]
 
 
 def main() -> None:
     """Parses the command line, writes the file, says what is in it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path, help="the folder of SOURCE.jsonl.xz files")
     parser.add_argument("out", type=Path, help="the file to write")
     parser.add_argument("--sources", nargs="+", default=list(SOURCES))
     parser.add_argument("--chunks", type=int, default=300)
     parser.add_argument("--questions", type=int, default=600)
     parser.add_argument("--tokens", type=int, default=128, help="of a chunk, at most")
-    parser.add_argument("--tokenizer", type=Path, default=EMBEDDED / "tokenizer.json", help="the model's tokenizer.json")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        default=EMBEDDED / "tokenizer.json",
+        help="the model's tokenizer.json",
+    )
     args = parser.parse_args()
-    rows = made(args.data, args.sources, args.chunks, args.questions, args.tokens, Tokenizer.from_file(str(args.tokenizer)))
+    rows = made(
+        args.data,
+        args.sources,
+        args.chunks,
+        args.questions,
+        args.tokens,
+        Tokenizer.from_file(str(args.tokenizer)),
+    )
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    args.out.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
     for source in args.sources:
         own = [row for row in rows if row["source"] == source]
         print(f"{source}: {len(own)} questions about {len({row['context'] for row in own})} chunks")

@@ -1,6 +1,9 @@
-"""Is the right file among the first k hits? The sample questions over the sample documents: `python benchmarks/retrieval.py`.
+"""Is the right file among the first k hits?
 
-Chunks, keys and words as `ingest` stores them; the memories themselves play no part in finding, so none are written.
+The sample questions over the sample documents: `python benchmarks/retrieval.py`.
+
+Chunks, keys and words as `ingest` stores them; the memories themselves play no part in finding, so
+none are written.
 """
 
 import json
@@ -34,43 +37,83 @@ def build(folder: Path, exclude: Sequence[str]) -> None:
     with open_store(folder, write=True) as store:
         for source in scan([DATA / "docs"], settings).files:
             documents = read(source, settings).documents
-            cut = [split(document, settings.chunk_tokens, lambda text: len(words.encode(text).ids)) for document in documents]
+            cut = [
+                split(document, settings.chunk_tokens, lambda text: len(words.encode(text).ids))
+                for document in documents
+            ]
             for chunk in (chunk for chunks in cut for chunk in chunks):
                 key = embedder.encode([chunk.text], query=False)[0]
-                record = Record(chunk.id, 1, "", "float16", bytes(2), (1, 1), (), Verdict("exact", 1), np.asarray(key))
+                record = Record(
+                    chunk.id,
+                    1,
+                    "",
+                    "float16",
+                    bytes(2),
+                    (1, 1),
+                    (),
+                    Verdict("exact", 1),
+                    np.asarray(key),
+                )
                 store.put(record, chunk.text)
             pieces = [tuple(Piece(chunk, None) for chunk in chunks) for chunks in cut]
-            stored = [stored_document(source, document, some) for document, some in zip(documents, pieces, strict=True)]
-            places = [place for document, some in zip(documents, pieces, strict=True) for place in places_of(document, some)]
+            stored = [
+                stored_document(source, document, some)
+                for document, some in zip(documents, pieces, strict=True)
+            ]
+            places = [
+                place
+                for document, some in zip(documents, pieces, strict=True)
+                for place in places_of(document, some)
+            ]
             store.replace_file(source.root, source.file, stored, places)
 
 
 def share_found(folder: Path, questions: Sequence[dict], k: int, dense_weight: float) -> float:
-    """The share of `questions` whose file is among the first `k` hits; `dense_weight` 1 is keys alone, 0 words alone, -1 as recorded."""
+    """The share of `questions` whose file is among the first `k` hits.
+
+    `dense_weight` 1 is keys alone, 0 words alone, -1 as recorded.
+    """
     settings, embedder = Retrieve(k=k, dense_weight=dense_weight), load_embedder("mini")
     with open_store(folder, write=False) as store:
         index = open_index(store)
         found = [
-            {place.path.partition("#")[0] for hit in search(store, index, embedder, row["question"], settings) for place in hit.occurrences}
+            {
+                place.path.partition("#")[0]
+                for hit in search(store, index, embedder, row["question"], settings)
+                for place in hit.occurrences
+            }
             for row in questions
         ]
-    return sum(row["file"] in files for row, files in zip(questions, found, strict=True)) / len(questions)
+    return sum(row["file"] in files for row, files in zip(questions, found, strict=True)) / len(
+        questions
+    )
 
 
 def answerable(library: bool) -> list[dict]:
     """The sample questions that have an answer, those on `library/` or only the others."""
-    rows = [json.loads(line) for line in (DATA / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if row["file"] and (library or not row["file"].startswith("library/"))]
+    rows = [
+        json.loads(line)
+        for line in (DATA / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    return [
+        row for row in rows if row["file"] and (library or not row["file"].startswith("library/"))
+    ]
 
 
 def main() -> None:
     """Prints the table."""
-    for title, exclude, questions in (("8 files", ["library/"], answerable(False)), ("22 files", [], answerable(True))):
+    for title, exclude, questions in (
+        ("8 files", ["library/"], answerable(False)),
+        ("22 files", [], answerable(True)),
+    ):
         with tempfile.TemporaryDirectory() as folder:
             build(Path(folder) / "store", exclude)
             for name, weight in (("words", 0.0), ("keys", 1.0), ("fused", -1.0)):
                 shares = [share_found(Path(folder) / "store", questions, k, weight) for k in (1, 3)]
-                print(f"{title}, {len(questions)} questions, {name:5}: top 1 {shares[0]:.1%}, top 3 {shares[1]:.1%}")
+                print(
+                    f"{title}, {len(questions)} questions, {name:5}: top 1 {shares[0]:.1%}, top 3 "
+                    f"{shares[1]:.1%}"
+                )
 
 
 if __name__ == "__main__":

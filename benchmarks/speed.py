@@ -1,13 +1,19 @@
-"""How fast is a step of the writer: milliseconds of a row-step, and the share of the rate at which large products run here.
+"""How fast a step of the writer is.
 
-    python benchmarks/speed.py --threads 1                                       the embedded model, drafts and batches in turn
-    python benchmarks/speed.py --shape llama-3.2-1b --drafts bfloat16            random weights of that shape: speed does not ask for others
+It gives milliseconds of a row-step, and the share of the rate at which large products run here.
+
+    python -m benchmarks.speed --threads 1        the embedded model, drafts and batches in turn
+    python -m benchmarks.speed --shape llama-3.2-1b --drafts bfloat16
+                                                  random weights of that shape: speed does not ask
+                                                  for others
     python benchmarks/speed.py --shape llama-3.1-8b --drafts bfloat16 --batches 8,32,128
 
-Every cell is a batch of the writer with nothing done (a row never ends); cells take turns, --rounds times, --steps steps at a time, and the
-fastest turn counts. The rate of products is measured in the same dtype between the turns, and the fastest counts, too.
+Every cell is a batch of the writer with nothing done (a row never ends); cells take turns, --rounds
+times, --steps steps at a time, and the fastest turn counts. The rate of products is measured in the
+same dtype between the turns, and the fastest counts, too.
 
-Cost on two cores, with a model of 10M parameters: about a minute, and one more for each time torch compiles.
+Cost on two cores, with a model of 10M parameters: about a minute, and one more for each time torch
+compiles.
 """
 
 import time
@@ -17,7 +23,17 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
-from measure import guarded, load_model, machine, matmul_rate, numbers, peak_bytes, put_table, say, step_flops
+from measure import (
+    guarded,
+    load_model,
+    machine,
+    matmul_rate,
+    numbers,
+    peak_bytes,
+    put_table,
+    say,
+    step_flops,
+)
 
 from rag_memtok.memory.batch import task_of
 from rag_memtok.memory.optimize import Batch, started
@@ -66,8 +82,9 @@ def of_shape(lm: LM, shape: str) -> LM:
 
     width, layers, heads, keys, inner, words = SHAPES[shape]
     settings = LlamaConfig(
-        vocab_size=words, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=keys,
-        intermediate_size=inner, tie_word_embeddings=True, max_position_embeddings=4096, dtype=torch.bfloat16,
+        vocab_size=words, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=keys, intermediate_size=inner, tie_word_embeddings=True,
+        max_position_embeddings=4096, dtype=torch.bfloat16,
     )  # fmt: skip
     with torch.device(lm.device):
         model = LlamaForCausalLM(settings).to(torch.bfloat16)
@@ -91,7 +108,8 @@ def cells(lm: LM, arguments: Namespace) -> list[Cell]:
         texts = torch.randint(100, 8000, (rows, arguments.length), generator=generator).tolist()
         batch = Batch(lms[draft], template, recipe, NEVER, 0.0, 0)
         batch.rows = [
-            started(lm, recipe, task_of(str(index), tuple(text), arguments.tokens_per_vector), 0) for index, text in enumerate(texts)
+            started(lm, recipe, task_of(str(index), tuple(text), arguments.tokens_per_vector), 0)
+            for index, text in enumerate(texts)
         ]
         found.append(Cell(draft, rows, batch))
     return found
@@ -103,7 +121,10 @@ def table(found: Sequence[Cell], rates: dict[str, float]) -> list[list[str]]:
     for cell in found:
         row = cell.batch.rows[0]
         positions = cell.batch.template.overhead - 1 + row.task.vectors + len(row.task.tokens)
-        flops = step_flops(cell.batch.lm, positions, len(row.task.tokens) + 1, vocabulary_passes=1) / cell.best
+        flops = (
+            step_flops(cell.batch.lm, positions, len(row.task.tokens) + 1, vocabulary_passes=1)
+            / cell.best
+        )
         lines.append(
             [
                 cell.draft,
@@ -122,8 +143,15 @@ def parsed(words: Sequence[str] | None = None) -> Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mini", help="mini, a folder or a hub id")
     parser.add_argument("--shape", choices=tuple(SHAPES), help="random weights instead")
-    parser.add_argument("--drafts", type=lambda text: tuple(text.split(",")), default=tuple(DTYPES), help="float32,bfloat16,compiled")
-    parser.add_argument("--batches", type=numbers, default=(1, 4, 16, 32), help="rows together (1,4,16,32)")
+    parser.add_argument(
+        "--drafts",
+        type=lambda text: tuple(text.split(",")),
+        default=tuple(DTYPES),
+        help="float32,bfloat16,compiled",
+    )
+    parser.add_argument(
+        "--batches", type=numbers, default=(1, 4, 16, 32), help="rows together (1,4,16,32)"
+    )
     parser.add_argument("--length", type=int, default=128, help="tokens of a chunk (128)")
     parser.add_argument("--tokens-per-vector", type=int, default=8, metavar="N")
     parser.add_argument("--steps", type=int, default=4, help="of a turn (4)")
@@ -142,13 +170,29 @@ def main(words: Sequence[str] | None = None) -> None:
     for number in range(arguments.rounds):
         for cell in found:
             cell.turn(arguments.steps)
-        rates = {draft: max(rate, matmul_rate(lm.device, DTYPES[draft])) for draft, rate in rates.items()}
+        rates = {
+            draft: max(rate, matmul_rate(lm.device, DTYPES[draft])) for draft, rate in rates.items()
+        }
         say(f"round {number + 1} of {arguments.rounds}")
-    say(f"{machine(lm)}; {lm.parameters / 1e6:.1f}M parameters; peak {peak_bytes(lm.device) / 2**20:.0f} MiB")
+    say(
+        f"{machine(lm)}; {lm.parameters / 1e6:.1f}M parameters; peak "
+        f"{peak_bytes(lm.device) / 2**20:.0f} MiB"
+    )
     put_table(
-        f"A step over {arguments.length} tokens in {arguments.length // arguments.tokens_per_vector} vectors; products: "
+        f"A step over {arguments.length} tokens in "
+        f"{arguments.length // arguments.tokens_per_vector} vectors; products: "
         + ", ".join(f"{draft} {rate / 1e9:.0f} GFLOP/s" for draft, rate in rates.items()),
-        (("draft", "rows", "ms a row-step", "row-steps a second", "GFLOP/s", "% of the products' rate"), table(found, rates)),
+        (
+            (
+                "draft",
+                "rows",
+                "ms a row-step",
+                "row-steps a second",
+                "GFLOP/s",
+                "% of the products' rate",
+            ),
+            table(found, rates),
+        ),
     )
 
 

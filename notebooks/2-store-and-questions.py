@@ -13,16 +13,17 @@
 # %% [markdown]
 # # A store, and questions to it
 #
-# Three short documents become memories in a store. Then questions are asked, and the chunks that are found are put into prompts in three
-# ways, by three *readers*:
+# Three short documents become memories in a store. Then questions are asked, and the chunks that
+# are found are put into prompts in three ways, by three *readers*:
 #
 # - `memory`: the vectors themselves, as soft tokens. The fewest positions.
 # - `decode`: the memories, decoded to text first. What a store without text can always do.
 # - `text`: the text that was kept. Plain retrieval-augmented generation, to compare with.
 #
-# Mind the model: the embedded one has some ten million parameters and is for demonstration. It holds memories like a large one, if fewer
-# tokens in each vector, but it is a poor reader, even of plain text. What can be seen here is how the parts work together, and what the
-# readers cost; not how good answers get.
+# Mind the model: the embedded one has some ten million parameters and is for demonstration. It
+# holds memories like a large one, if fewer tokens in each vector, but it is a poor reader, even of
+# plain text. What can be seen here is how the parts work together, and what the readers cost; not
+# how good answers get.
 
 # %%
 import html
@@ -43,12 +44,23 @@ from rag_memtok.pipeline.answer import answer
 from rag_memtok.store.store import open_store
 
 RIGHT, WRONG, GREY = "#1f6f8b", "#c8553d", "#777777"
-plt.rcParams.update({"figure.dpi": 90, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"})
+plt.rcParams.update(
+    {
+        "figure.dpi": 90,
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlelocation": "left",
+    }
+)
 
 
 def table(names, rows):
     """Rows of values as a table; what comes from documents and models is escaped."""
-    lines = ["".join(f'<td style="text-align: left">{html.escape(str(value))}</td>' for value in row) for row in rows]
+    lines = [
+        "".join(f'<td style="text-align: left">{html.escape(str(value))}</td>' for value in row)
+        for row in rows
+    ]
     head = "".join(f'<th style="text-align: left">{name}</th>' for name in names)
     return HTML(f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>")
 
@@ -56,24 +68,36 @@ def table(names, rows):
 # %% [markdown]
 # ## Three documents
 #
-# Two tokens a vector, where the default for this model is twelve: with more vectors fewer steps are enough for most chunks.
+# Two tokens a vector, where the default for this model is twelve: with more vectors fewer steps are
+# enough for most chunks.
 
 # %%
 folder = Path(tempfile.mkdtemp())
 for name in ("testbench.toml", "letter-oskelund.txt", "release-notes.md"):
     shutil.copy(Path("../data/docs") / name, folder)
 
-quick = {"memorize.tokens_per_vector": 2, "memorize.steps": 100, "memorize.seconds_per_chunk": 0.0, "model.threads": 1}
-dials = config.load({"store": str(folder / "store"), "retrieve.k": 2, "ask.max_new_tokens": 20, **quick}, {}, folder)
+quick = {
+    "memorize.tokens_per_vector": 2,
+    "memorize.steps": 100,
+    "memorize.seconds_per_chunk": 0.0,
+    "model.threads": 1,
+}
+dials = config.load(
+    {"store": str(folder / "store"), "retrieve.k": 2, "ask.max_new_tokens": 20, **quick}, {}, folder
+)
 done = api.ingest([folder], dials)
-print(f"{done.files} files, {done.chunks} chunks, {done.positions} vectors instead of {done.text_positions} tokens")
+print(
+    f"{done.files} files, {done.chunks} chunks, {done.positions} vectors instead of "
+    f"{done.text_positions} tokens"
+)
 print("verdicts:", ", ".join(f"{count} {kind}" for kind, count in sorted(done.verdicts.items())))
 
 # %% [markdown]
 # ## What is in the store
 #
-# One row for each chunk, as it was judged: decoded from its stored bytes, and pinned where the decode would be wrong or nearly so. Any
-# vectors are lossless with enough pins, so how many there are is what tells a memory from none.
+# One row for each chunk, as it was judged: decoded from its stored bytes, and pinned where the
+# decode would be wrong or nearly so. Any vectors are lossless with enough pins, so how many there
+# are is what tells a memory from none.
 
 # %%
 rows = []
@@ -84,21 +108,48 @@ with open_store(folder / "store", write=False) as store:
             verdict = record.verdict
             pins = f"{verdict.corrections} + {verdict.safeties}"
             sizes = (len(text.encode()), len(record.packed))
-            rows.append((place.path, place.locator, verdict.kind, record.tokens, record.shape[0], pins, f"{verdict.margin:.2f}", *sizes))
-names = ("document", "where", "verdict", "tokens", "vectors", "pins (corrections + safety)", "weakest lead", "bytes of text", "of vectors")
+            rows.append(
+                (
+                    place.path,
+                    place.locator,
+                    verdict.kind,
+                    record.tokens,
+                    record.shape[0],
+                    pins,
+                    f"{verdict.margin:.2f}",
+                    *sizes,
+                )
+            )
+names = (
+    "document",
+    "where",
+    "verdict",
+    "tokens",
+    "vectors",
+    "pins (corrections + safety)",
+    "weakest lead",
+    "bytes of text",
+    "of vectors",
+)
 table(names, rows)
 
 # %% [markdown]
-# A memory takes a fraction of the *positions* of its text, and many times its *bytes*. It saves prompt, prefill and cache, not disk.
+# A memory takes a fraction of the *positions* of its text, and many times its *bytes*. It saves
+# prompt, prefill and cache, not disk.
 #
 # ## Questions, and three readers
 #
-# Six questions that the documents answer. Retrieval is the same for all readers: word search and a small static embedder, fused by rank.
-# The two best chunks are read, each in a prompt of its own, and the answer that the model is surest of is kept: this model answers better
-# from one passage than from two (`passages = "together"` puts both into one prompt). Cited is the passage that the answer comes from.
+# Six questions that the documents answer. Retrieval is the same for all readers: word search and a
+# small static embedder, fused by rank. The two best chunks are read, each in a prompt of its own,
+# and the answer that the model is surest of is kept: this model answers better from one passage
+# than from two (`passages = "together"` puts both into one prompt). Cited is the passage that the
+# answer comes from.
 
 # %%
-asked = [json.loads(line) for line in Path("../data/questions.jsonl").read_text(encoding="utf-8").splitlines()]
+asked = [
+    json.loads(line)
+    for line in Path("../data/questions.jsonl").read_text(encoding="utf-8").splitlines()
+]
 ours = {path.name for path in folder.iterdir()}
 questions = [one for one in asked if one["file"] in ours][:6]
 readers = ("memory", "decode", "text")
@@ -128,19 +179,28 @@ table(("question", "right answer", "source of the text's answer", *readers), row
 hits = sum(answers[one["question"], "text"].sources[0].path == one["file"] for one in questions)
 print(f"the source of the text's answer is of the right document: {hits} of {len(questions)}")
 for reader in readers:
-    print(f"reader {reader:6s}: {sum(right(one, answers[one['question'], reader]) for one in questions)} of {len(questions)} right")
-assert all(answers[one["question"], "decode"].answer == answers[one["question"], "text"].answer for one in questions)
+    print(
+        f"reader {reader:6s}: "
+        f"{sum(right(one, answers[one['question'], reader]) for one in questions)} of "
+        f"{len(questions)} right"
+    )
+assert all(
+    answers[one["question"], "decode"].answer == answers[one["question"], "text"].answer
+    for one in questions
+)
 print("decode answered word for word as text did")
 
 # %% [markdown]
 # What this shows, and what it does not:
 #
-# - **Retrieval needs no language model**, and finds the right document, if not always the right lines first.
-# - **`decode` answers word for word as `text` does**, right or wrong. That is what *lossless* buys: a store that holds no text at all gives
-#   the model the very tokens to read.
-# - **Vectors trained for one thing, to be decoded, are of no use as context** to a frozen model (Sastre & Rosá 2025 say so of theirs). So
-#   `--read auto` takes `decode` for such a store, and says why. Memories written with `ingest --write readable` are read nearly as well as
-#   the text: six questions cannot show that, the README's table of 128 does.
+# - **Retrieval needs no language model**, and finds the right document, if not always the right
+#   lines first.
+# - **`decode` answers word for word as `text` does**, right or wrong. That is what *lossless* buys:
+#   a store that holds no text at all gives the model the very tokens to read.
+# - **Vectors trained for one thing, to be decoded, are of no use as context** to a frozen model
+#   (Sastre & Rosá 2025 say so of theirs). So `--read auto` takes `decode` for such a store, and
+#   says why. Memories written with `ingest --write readable` are read nearly as well as the text:
+#   six questions cannot show that, the README's table of 128 does.
 
 # %%
 with api.session(dials) as session:
@@ -150,14 +210,17 @@ print(f"reader {found.reader}: {found.reader_reason}")
 # %% [markdown]
 # ## What it takes
 #
-# Positions of the prompt that the two chunks take, question by question. `decode` takes those of `text`, and the decode itself beforehand.
+# Positions of the prompt that the two chunks take, question by question. `decode` takes those of
+# `text`, and the decode itself beforehand.
 
 # %%
 figure, axis = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
 middle = np.arange(len(questions))
 for shift, (reader, colour) in enumerate(zip(readers, (RIGHT, WRONG, GREY), strict=True)):
     positions = [answers[one["question"], reader].context_positions for one in questions]
-    bars = axis.barh(middle + (shift - 1) * 0.27, positions, height=0.25, color=colour, label=reader)
+    bars = axis.barh(
+        middle + (shift - 1) * 0.27, positions, height=0.25, color=colour, label=reader
+    )
     axis.bar_label(bars, padding=3, fontsize=8, color=colour)
 axis.set_yticks(middle, [one["question"] for one in questions], fontsize=9)
 axis.invert_yaxis()
@@ -171,7 +234,8 @@ plt.show()
 # %% [markdown]
 # ## A question that nothing answers
 #
-# Where no content word of a question is in the store, and nothing is near it in meaning, no answer is made up.
+# Where no content word of a question is in the store, and nothing is near it in meaning, no answer
+# is made up.
 
 # %%
 try:

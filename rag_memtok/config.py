@@ -1,6 +1,9 @@
-"""Every dial on one page. Flags win over `RAG_MEMTOK_*` variables, those over `rag-memtok.toml`, that over the defaults here.
+"""Every dial on one page.
 
-A variable is named after its dial: `RAG_MEMTOK_STORE`, `RAG_MEMTOK_MODEL_DTYPE`. The file has one table per class:
+Flags win over `RAG_MEMTOK_*` variables, those over `rag-memtok.toml`, that over the defaults here.
+
+A variable is named after its dial: `RAG_MEMTOK_STORE`, `RAG_MEMTOK_MODEL_DTYPE`. The file has one
+table per class:
 
     store = ".rag-memtok"
     [memorize]
@@ -19,21 +22,32 @@ from rag_memtok.errors import UsageError
 
 FILE_NAME = "rag-memtok.toml"
 PREFIX = "RAG_MEMTOK_"
-COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # without a dot: DIR.old and the like can never be one
+# without a dot: DIR.old and the like can never be one
+COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 CHUNK_TOKENS, CODEC = 128, "float16"  # of a new store
 
 
 def require(condition: bool, dial: str, value: object, valid: str) -> None:
-    """Raises UsageError, naming the dial, its value and the valid range, unless `condition` holds."""
+    """Raises UsageError unless `condition` holds.
+
+    The error names the dial, its value and the valid range.
+    """
     if not condition:
-        raise UsageError(f"{dial} is {value!r}; valid: {valid}", remedy="rag-memtok COMMAND --help lists every option with its range")
+        raise UsageError(
+            f"{dial} is {value!r}; valid: {valid}",
+            remedy="rag-memtok COMMAND --help lists every option with its range",
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The frozen LM. `id` is "mini" (the embedded one), a folder or a hub id; `revision` a hub revision; `threads` 0 leaves torch's own.
+    """The frozen LM.
 
-    An empty `id` and dtype "auto" are the store's, or for a new store "mini" in float32. "nf4" is 4 bits a weight, and needs bitsandbytes.
+    `id` is "mini" (the embedded one), a folder or a hub id; `revision` a hub revision; `threads` 0
+    leaves torch's own.
+
+    An empty `id` and dtype "auto" are the store's, or for a new store "mini" in float32. "nf4" is 4
+    bits a weight, and needs bitsandbytes.
     """
 
     id: str = ""
@@ -48,7 +62,9 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """What is read. `exclude` are gitignore-style patterns; `max_bytes` bounds one file; `chunk_tokens` one chunk.
+    """What is read.
+
+    `exclude` are gitignore-style patterns; `max_bytes` bounds one file; `chunk_tokens` one chunk.
 
     `chunk_tokens` 0 is the store's, or for a new store 128.
     """
@@ -65,16 +81,22 @@ class Documents:
 
 @dataclass(frozen=True, slots=True)
 class Memorize:
-    """How memories are written. An empty `write`, `template` or `codec` is the store's, or for a new store "exact", "bare" and "float16".
+    """How memories are written.
 
-    `write`: "exact" memories come back as their text; "readable" ones also answer when they stand in a prompt, and cost more steps. An
-    empty `recipe` is the one for that. `steps` are the most that a chunk takes; 0: the recipe's own number.
+    An empty `write`, `template` or `codec` is the store's, or for a new store "exact", "bare" and
+    "float16".
 
-    `tokens_per_vector` 0 means auto: the largest that a known model holds, else a short calibration. `seconds_per_chunk` 0 means no
-    bound. `max_pins` is the most correction pins a chunk may have (-1: no limit). `tau` is the margin, in logits, under which a right
-    token is pinned all the same, for safety. `processes` write at the same time, each with a copy of the model: one for each GPU, or for
-    a few cores. `draft` is what most steps are computed in: auto is bfloat16 where the hardware has it; compiled is bfloat16 in layers that
-    torch compiles first, for a minute and with a C++ compiler: worth it for hundreds of chunks.
+    `write`: "exact" memories come back as their text; "readable" ones also answer when they stand
+    in a prompt, and cost more steps. An empty `recipe` is the one for that. `steps` are the most
+    that a chunk takes; 0: the recipe's own number.
+
+    `tokens_per_vector` 0 means auto: the largest that a known model holds, else a short
+    calibration. `seconds_per_chunk` 0 means no bound. `max_pins` is the most correction pins a
+    chunk may have (-1: no limit). `tau` is the margin, in logits, under which a right token is
+    pinned all the same, for safety. `processes` write at the same time, each with a copy of the
+    model: one for each GPU, or for a few cores. `draft` is what most steps are computed in: auto is
+    bfloat16 where the hardware has it; compiled is bfloat16 in layers that torch compiles first,
+    for a minute and with a C++ compiler: worth it for hundreds of chunks.
     """
 
     write: Literal["", "exact", "readable"] = ""
@@ -93,20 +115,39 @@ class Memorize:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(0 <= self.tokens_per_vector <= 8192, "memorize.tokens_per_vector", self.tokens_per_vector, "0 (auto) to 8192")
-        require(0 <= self.steps <= 1_000_000, "memorize.steps", self.steps, "0 (the recipe's own) to 1000000")
+        require(
+            0 <= self.tokens_per_vector <= 8192,
+            "memorize.tokens_per_vector",
+            self.tokens_per_vector,
+            "0 (auto) to 8192",
+        )
+        require(
+            0 <= self.steps <= 1_000_000,
+            "memorize.steps",
+            self.steps,
+            "0 (the recipe's own) to 1000000",
+        )
         require(1 <= self.batch <= 4096, "memorize.batch", self.batch, "1 to 4096")
         require(1 <= self.processes <= 1024, "memorize.processes", self.processes, "1 to 1024")
-        require(0 <= self.seconds_per_chunk < 1e6, "memorize.seconds_per_chunk", self.seconds_per_chunk, "0 (no bound) to 1000000")
+        require(
+            0 <= self.seconds_per_chunk < 1e6,
+            "memorize.seconds_per_chunk",
+            self.seconds_per_chunk,
+            "0 (no bound) to 1000000",
+        )
         require(0 <= self.tau <= 100, "memorize.tau", self.tau, "0 to 100")
         require(self.max_pins >= -1, "memorize.max_pins", self.max_pins, "-1 (no limit) or more")
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieve:
-    """How chunks are found: `embedder` is "mini" or a sentence-transformers id or folder, `dense_weight` its share of the fused rank.
+    """How chunks are found.
 
-    An empty `embedder` is the store's, or "mini"; `dense_weight` -1 is what the embedder recorded as its best, or 0.3.
+    `embedder` is "mini" or a sentence-transformers id or folder, `dense_weight` its share of the
+    fused rank.
+
+    An empty `embedder` is the store's, or "mini"; `dense_weight` -1 is what the embedder recorded
+    as its best, or 0.3.
     """
 
     embedder: str = ""
@@ -117,16 +158,28 @@ class Retrieve:
     def __post_init__(self) -> None:
         require(1 <= self.k <= 1000, "retrieve.k", self.k, "1 to 1000")
         weight = self.dense_weight
-        require(0 <= weight <= 1 or weight == -1, "retrieve.dense_weight", weight, "0 to 1, or -1 (the embedder's own)")
-        require(1 <= self.rank_constant <= 10_000, "retrieve.rank_constant", self.rank_constant, "1 to 10000")
+        require(
+            0 <= weight <= 1 or weight == -1,
+            "retrieve.dense_weight",
+            weight,
+            "0 to 1, or -1 (the embedder's own)",
+        )
+        require(
+            1 <= self.rank_constant <= 10_000,
+            "retrieve.rank_constant",
+            self.rank_constant,
+            "1 to 10000",
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """How questions are answered. `adapter` is "auto" (the store's, or the one shipped with the model), "none", or a folder.
+    """How questions are answered.
 
-    `passages`: all in one prompt, or each in its own, where the surest answer is kept; "auto" is what was measured to be better for the
-    model, else together.
+    `adapter` is "auto" (the store's, or the one shipped with the model), "none", or a folder.
+
+    `passages`: all in one prompt, or each in its own, where the surest answer is kept; "auto" is
+    what was measured to be better for the model, else together.
     """
 
     read: Literal["auto", "memory", "decode", "text"] = "auto"
@@ -136,17 +189,25 @@ class Ask:
     max_question_tokens: int = 256
 
     def __post_init__(self) -> None:
-        require(1 <= self.max_new_tokens <= 8192, "ask.max_new_tokens", self.max_new_tokens, "1 to 8192")
-        require(1 <= self.max_question_tokens <= 8192, "ask.max_question_tokens", self.max_question_tokens, "1 to 8192")
+        require(
+            1 <= self.max_new_tokens <= 8192, "ask.max_new_tokens", self.max_new_tokens, "1 to 8192"
+        )
+        require(
+            1 <= self.max_question_tokens <= 8192,
+            "ask.max_question_tokens",
+            self.max_question_tokens,
+            "1 to 8192",
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Adapt:
     """How an adapter is trained, to read memories or, for comparison, texts (`kind`).
 
-    It ends after `steps` or `minutes` (0: no bound), or when the loss on chunks set aside has not fallen `patience` times. `questions` are
-    made by rule of each chunk; of those with a known answer only they count that the model answers from the text with an F1 of `least`,
-    for it cannot teach the others, and the share `gold` of them learns the known answer, not the model's own.
+    It ends after `steps` or `minutes` (0: no bound), or when the loss on chunks set aside has not
+    fallen `patience` times. `questions` are made by rule of each chunk; of those with a known
+    answer only they count that the model answers from the text with an F1 of `least`, for it cannot
+    teach the others, and the share `gold` of them learns the known answer, not the model's own.
     """
 
     kind: Literal["memory", "text"] = "memory"
@@ -175,7 +236,11 @@ class Adapt:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All dials. `store` is a store's folder or, with `collection`, the folder that holds several stores, each of its own name."""
+    """All dials.
+
+    `store` is a store's folder or, with `collection`, the folder that holds several stores, each of
+    its own name.
+    """
 
     store: str = ".rag-memtok"
     collection: str = ""
@@ -188,7 +253,12 @@ class Config:
 
     def __post_init__(self) -> None:
         named = not self.collection or COLLECTION.fullmatch(self.collection) is not None
-        require(named, "collection", self.collection, "1 to 64 letters, digits, - and _, the first a letter or digit")
+        require(
+            named,
+            "collection",
+            self.collection,
+            "1 to 64 letters, digits, - and _, the first a letter or digit",
+        )
 
 
 def coerce(text: str, kind: Any, dial: str) -> object:
@@ -217,7 +287,12 @@ def check(value: object, kind: Any, dial: str) -> object:
     if get_origin(kind) is Literal:
         require(value in get_args(kind), dial, value, ", ".join(map(str, get_args(kind))))
     elif get_origin(kind) is tuple:
-        require(isinstance(value, list | tuple) and all(isinstance(item, str) for item in value), dial, value, "a list of strings")
+        require(
+            isinstance(value, list | tuple) and all(isinstance(item, str) for item in value),
+            dial,
+            value,
+            "a list of strings",
+        )
         value = tuple(value)  # type: ignore[arg-type]
     elif kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -249,13 +324,24 @@ def updated(config: Config, values: Mapping[str, object]) -> Config:
         require(dial in known, "setting", dial, ", ".join(known))
         section, _, name = dial.rpartition(".")
         nested.setdefault(section, {})[name] = check(value, known[dial], dial)
-    sections = {section: replace(getattr(config, section), **changes) for section, changes in nested.items() if section}
+    sections = {
+        section: replace(getattr(config, section), **changes)
+        for section, changes in nested.items()
+        if section
+    }
     return replace(config, **sections, **nested.get("", {}))
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
-    """The dials set by `RAG_MEMTOK_*` variables. Unknown ones are left alone: they may be another program's."""
-    return {dial: environment[name] for dial in dials() if (name := PREFIX + dial.replace(".", "_").upper()) in environment}
+    """The dials set by `RAG_MEMTOK_*` variables.
+
+    Unknown ones are left alone: they may be another program's.
+    """
+    return {
+        dial: environment[name]
+        for dial in dials()
+        if (name := PREFIX + dial.replace(".", "_").upper()) in environment
+    }
 
 
 def from_file(path: Path) -> dict[str, object]:
@@ -269,20 +355,35 @@ def from_file(path: Path) -> dict[str, object]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}", remedy=f"mend or remove {path}") from error
+        raise UsageError(
+            f"{path} is not valid TOML: {error}", remedy=f"mend or remove {path}"
+        ) from error
     flat: dict[str, object] = {}
     for name, value in tables.items():
-        flat |= {f"{name}.{inner}": item for inner, item in value.items()} if isinstance(value, dict) else {name: value}
+        flat |= (
+            {f"{name}.{inner}": item for inner, item in value.items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
     return flat
 
 
-def layers(flags: Mapping[str, object], environment: Mapping[str, str], folder: Path) -> dict[str, Mapping[str, object]]:
+def layers(
+    flags: Mapping[str, object], environment: Mapping[str, str], folder: Path
+) -> dict[str, Mapping[str, object]]:
     """What is set, by where it is set, the weakest first."""
-    return {"file": from_file(folder / FILE_NAME), "variable": from_environment(environment), "flag": flags}
+    return {
+        "file": from_file(folder / FILE_NAME),
+        "variable": from_environment(environment),
+        "flag": flags,
+    }
 
 
 def load(flags: Mapping[str, object], environment: Mapping[str, str], folder: Path) -> Config:
-    """Returns the effective settings: `flags` over `environment` over `folder`'s rag-memtok.toml over the defaults."""
+    """Returns the effective settings.
+
+    `flags` go over `environment` over `folder`'s rag-memtok.toml over the defaults.
+    """
     config = Config()
     for values in layers(flags, environment, folder).values():
         config = updated(config, values)
@@ -295,8 +396,13 @@ def value_of(config: Config, dial: str) -> object:
     return getattr(getattr(config, section) if section else config, name)
 
 
-def origins(flags: Mapping[str, object], environment: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Where the effective value of each dial comes from: "flag", "variable", "file" or "default"."""
+def origins(
+    flags: Mapping[str, object], environment: Mapping[str, str], folder: Path
+) -> dict[str, str]:
+    """Where the effective value of each dial comes from.
+
+    It is "flag", "variable", "file" or "default".
+    """
     found = dict.fromkeys(dials(), "default")
     for where, values in layers(flags, environment, folder).items():
         found |= dict.fromkeys(values, where)

@@ -1,4 +1,6 @@
-"""The values everything else passes around: frozen, without behaviour beyond what follows from their fields.
+"""The values everything else passes around.
+
+They are frozen, without behaviour beyond what follows from their fields.
 
 Shapes, wherever a type names one:
     B  rows of a batch          T  tokens of a chunk (without BOS or end)
@@ -16,13 +18,19 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-VerdictKind = Literal["exact", "pinned", "assisted", "text-only", "fragile", "mismatch", "incomparable", "damaged"]
+VerdictKind = Literal[
+    "exact", "pinned", "assisted", "text-only", "fragile", "mismatch", "incomparable", "damaged"
+]
 PROVEN: frozenset[VerdictKind] = frozenset({"exact", "pinned", "assisted", "text-only"})
-TEXT_ONLY = "text"  # the codec of a chunk that the tokenizer would not give back: its bytes are its text
+# the codec of a chunk that the tokenizer would not give back: its bytes are its text
+TEXT_ONLY = "text"
 
 
 def sha256_of_text(text: str) -> str:
-    """Returns the hex sha256 of `text` in UTF-8; lone surrogates cannot occur, loaders refuse them."""
+    """Returns the hex sha256 of `text` in UTF-8.
+
+    Lone surrogates cannot occur, loaders refuse them.
+    """
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
@@ -33,7 +41,10 @@ def sha256_of_tokens(tokens: Sequence[int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """From character `start` of a document's text on, the reader finds it at `locator` of the file ("line 12")."""
+    """A place in a document's text, and where the reader finds it in the file.
+
+    From character `start` of the text on, that is at `locator` of the file ("line 12").
+    """
 
     start: int
     locator: str
@@ -43,9 +54,10 @@ class Segment:
 class Document:
     """One source file (or one line of a JSONL file) as text; this text is what "lossless" means.
 
-    `file` is relative to `root`, POSIX style. `path` is `file`, or `file#L3` where a file holds several documents; (root, path) is the
-    document's identity. `segments` are in ascending order, the first at 0. `extractor` names how the text was got ("text/1": the file's own
-    characters, so that writing the text gives the file back).
+    `file` is relative to `root`, POSIX style. `path` is `file`, or `file#L3` where a file holds
+    several documents; (root, path) is the document's identity. `segments` are in ascending order,
+    the first at 0. `extractor` names how the text was got ("text/1": the file's own characters, so
+    that writing the text gives the file back).
     """
 
     root: str
@@ -68,7 +80,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A stretch of a document, `text == document.text[start:end]`. Its id is its content: equal texts are one memory."""
+    """A stretch of a document, `text == document.text[start:end]`.
+
+    Its id is its content: equal texts are one memory.
+    """
 
     text: str
     start: int
@@ -83,9 +98,12 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """Token `token` is given, not decoded, at `position` (0 is the first token; T is the end token).
+    """Token `token` is given, not decoded, at `position`.
 
-    A correction says that the memory was wrong there; a safety pin that it was right by too small a margin to survive other numerics.
+    0 is the first token; T is the end token.
+
+    A correction says that the memory was wrong there; a safety pin that it was right by too small a
+    margin to survive other numerics.
     """
 
     position: int
@@ -95,7 +113,10 @@ class Pin:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Memory:
-    """Soft tokens from which the frozen LM decodes a chunk, with the pins that make the decode exact."""
+    """Soft tokens from which the frozen LM decodes a chunk, with pins.
+
+    The pins make the decode exact.
+    """
 
     vectors: Float[np.ndarray, "M d"]
     pins: tuple[Pin, ...] = ()
@@ -103,7 +124,11 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the judge found. `margin` is the smallest lead, in logits, of a right token at an unpinned position (inf if there is none)."""
+    """What the judge found.
+
+    `margin` is the smallest lead, in logits, of a right token at an unpinned position (inf if there
+    is none).
+    """
 
     kind: VerdictKind
     tokens: int
@@ -120,7 +145,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """A chunk as the store keeps it, but for its text, which travels beside it: what decodes a record has never seen the text.
+    """A chunk as the store keeps it, but for its text, which travels beside it.
+
+    What decodes a record has never seen the text.
 
     A text-only chunk has codec "text", its UTF-8 bytes as `packed` and shape (0, 0).
     """
@@ -151,7 +178,10 @@ class Occurrence:
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
-    """What the store knows of a document: enough to see that it is unchanged and to prove that it comes back."""
+    """What the store knows of a document.
+
+    That is enough to see that the document is unchanged and to prove that it comes back.
+    """
 
     root: str
     file: str
@@ -165,7 +195,10 @@ class StoredDocument:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A retrieved chunk with every place it occurs in; `score` is the fused one, `cosine` the dense one (None: found by words alone)."""
+    """A retrieved chunk with every place it occurs in.
+
+    `score` is the fused one, `cosine` the dense one (None: found by words alone).
+    """
 
     chunk_id: str
     score: float
@@ -189,9 +222,10 @@ class Source:
 class Answer:
     """An answer with its sources and what it cost.
 
-    `context_positions` are the positions the retrieved memories took in the prompt, `text_positions` those their text takes;
-    `prompt_positions` is the whole prompt. Where passages are read `apart` these are sums over the prompts, and the one source is that of
-    the answer kept. `seconds` is wall clock.
+    `context_positions` are the positions the retrieved memories took in the prompt,
+    `text_positions` those their text takes; `prompt_positions` is the whole prompt. Where passages
+    are read `apart` these are sums over the prompts, and the one source is that of the answer kept.
+    `seconds` is wall clock.
     """
 
     answer: str

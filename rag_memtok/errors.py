@@ -16,8 +16,8 @@
     |-- PermissionRefused   23   the operating system refused access
     `-- InputRefused        24   nothing to read, or something this program will not open
 
-Codes without an exception: 0 done, 1 a bug (a traceback), 3 some inputs skipped, 4 more correction pins than --max-pins allows, 5 verify
-found a mismatch, 6 not fully proved, 128+N ended by signal N.
+Codes without an exception: 0 done, 1 a bug (a traceback), 3 some inputs skipped, 4 more correction
+pins than --max-pins allows, 5 verify found a mismatch, 6 not fully proved, 128+N ended by signal N.
 An expected failure of one chunk is a Verdict, never an exception.
 """
 
@@ -30,26 +30,44 @@ T = TypeVar("T")
 
 
 def escaped(text: str) -> str:
-    r"""`text` with every control and format character but newline and tab written out, as `\x1b`."""
+    r"""`text` with every control and format character written out, as `\x1b`.
+
+    Newline and tab are not.
+    """
     kept = ("\n", "\t")
     return "".join(
-        letter if letter in kept or unicodedata.category(letter)[0] != "C" else letter.encode("unicode_escape", "surrogatepass").decode()
+        letter
+        if letter in kept or unicodedata.category(letter)[0] != "C"
+        else letter.encode("unicode_escape", "surrogatepass").decode()
         for letter in text
     )
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: Python's own error, torch's for a device, or those without a class, of torch's and oneDNN's on a CPU."""
+    """Whether memory ran out.
+
+    The errors that say so are Python's own, torch's for a device, or those without a class, of
+    torch's and oneDNN's on a CPU.
+    """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    told = ("can't allocate memory", "not enough memory", "bad_alloc", "could not create a", "could not execute a primitive")
+    told = (
+        "can't allocate memory",
+        "not enough memory",
+        "bad_alloc",
+        "could not create a",
+        "could not execute a primitive",
+    )
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(words in str(error) for words in told)
 
 
 class RagMemtokError(Exception):
-    """Base of everything this package raises on purpose. The message says what happened and to what; `remedy` what to do next."""
+    """Base of everything this package raises on purpose.
+
+    The message says what happened and to what; `remedy` what to do next.
+    """
 
     exit_code: ClassVar[int] = 1
     name: ClassVar[str] = "error"

@@ -5,7 +5,12 @@ import os
 import signal
 import sys
 
-os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+}
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -15,20 +20,28 @@ from hypothesis import settings  # noqa: E402
 from rag_memtok.cli import app  # noqa: E402
 
 torch.set_num_threads(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started this in the background had Ctrl-C ignored
-settings.register_profile("quick", deadline=None, derandomize=True)  # a law that fails, fails for everybody
+# a shell that started this in the background had Ctrl-C ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# a law that fails, fails for everybody
+settings.register_profile("quick", deadline=None, derandomize=True)
 settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def user_folder(tmp_path_factory):
-    """A configuration folder of the tests' own: what is made here is known by a secret that is kept there."""
+    """A configuration folder of the tests' own.
+
+    What is made here is known by a secret that is kept there.
+    """
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("user"))
 
 
 @pytest.fixture
 def command_line(monkeypatch, capsys):
-    """Runs a command in this process, one thread, none of the caller's settings; returns its exit code, stdout and stderr."""
+    """Runs a command in this process, one thread, none of the caller's settings.
+
+    Returns its exit code, stdout and stderr.
+    """
     for name in [name for name in os.environ if name.startswith("RAG_MEMTOK_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("RAG_MEMTOK_MODEL_THREADS", "1")

@@ -13,21 +13,37 @@ OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 
 
 def pdf(*pages: str, trailer: str = "") -> bytes:
-    """A PDF of its own hand: one line of text a page; "" is a page without text. `trailer` is added to the file's trailer."""
-    return pdf_of([f"BT /F1 12 Tf 50 700 Td ({page}) Tj ET".encode() if page else b"" for page in pages], trailer)
+    """A PDF of its own hand: one line of text a page; "" is a page without text.
+
+    `trailer` is added to the file's trailer.
+    """
+    return pdf_of(
+        [f"BT /F1 12 Tf 50 700 Td ({page}) Tj ET".encode() if page else b"" for page in pages],
+        trailer,
+    )
 
 
 def pdf_of(contents: list[bytes], trailer: str = "") -> bytes:
     """A PDF with these content streams, compressed, a page each."""
     count = len(contents)
     kids = " ".join(f"{4 + 2 * index} 0 R" for index in range(count))
-    objects = [b"<< /Type /Catalog /Pages 2 0 R >>", f"<< /Type /Pages /Kids [{kids}] /Count {count} >>".encode()]
-    objects.append(b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>")
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        f"<< /Type /Pages /Kids [{kids}] /Count {count} >>".encode(),
+    ]
+    objects.append(
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>"
+    )
     for index, content in enumerate(contents):
         fonts = "/Resources << /Font << /F1 3 0 R >> >>"
-        objects.append(f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] {fonts} /Contents {5 + 2 * index} 0 R >>".encode())
+        objects.append(
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] {fonts} /Contents "
+            f"{5 + 2 * index} 0 R >>".encode()
+        )
         packed = zlib.compress(content)
-        objects.append(b"<< /Length %d /Filter /FlateDecode >>\nstream\n%s\nendstream" % (len(packed), packed))
+        objects.append(
+            b"<< /Length %d /Filter /FlateDecode >>\nstream\n%s\nendstream" % (len(packed), packed)
+        )
     file, starts = io.BytesIO(b"%PDF-1.4\n"), []
     file.seek(0, io.SEEK_END)
     for number, body in enumerate(objects, 1):
@@ -36,7 +52,10 @@ def pdf_of(contents: list[bytes], trailer: str = "") -> bytes:
     table = file.tell()
     file.write(b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1))
     file.write(b"".join(b"%010d 00000 n \n" % start for start in starts))
-    file.write(f"trailer\n<< /Size {len(objects) + 1} /Root 1 0 R {trailer} >>\nstartxref\n{table}\n%%EOF\n".encode())
+    file.write(
+        f"trailer\n<< /Size {len(objects) + 1} /Root 1 0 R {trailer} "
+        f">>\nstartxref\n{table}\n%%EOF\n".encode()
+    )
     return file.getvalue()
 
 
@@ -58,9 +77,11 @@ def docx(*paragraphs: str, body: str = "") -> bytes:
             "[Content_Types].xml": f'<Types xmlns="{OPEN}/content-types"><Default Extension="rels" '
             'ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
             f'<Override PartName="/word/document.xml" ContentType="{kind}"/></Types>',
-            "_rels/.rels": f'<Relationships xmlns="{OPEN}/relationships"><Relationship Id="rId1" Type="{OFFICE}/officeDocument" '
+            "_rels/.rels": f'<Relationships xmlns="{OPEN}/relationships"><Relationship Id="rId1" '
+            f'Type="{OFFICE}/officeDocument" '
             'Target="word/document.xml"/></Relationships>',
-            "word/document.xml": f'<w:document xmlns:w="{WORD}"><w:body>{shown}{body}</w:body></w:document>',
+            "word/document.xml": f'<w:document xmlns:w="{WORD}"><w:body>{shown}{body}</w:body>'
+            "</w:document>",
         }
     )
 
@@ -90,16 +111,23 @@ def pptx_of(*slides: tuple[str, str]) -> bytes:
 def epub(title: str, *chapters: str) -> bytes:
     """A book; each chapter is the inside of an HTML body."""
     names = [f"c{number}.xhtml" for number in range(len(chapters))]
-    items = "".join(f'<item id="{name}" href="{name}" media-type="application/xhtml+xml"/>' for name in names)
+    items = "".join(
+        f'<item id="{name}" href="{name}" media-type="application/xhtml+xml"/>' for name in names
+    )
     spine = "".join(f'<itemref idref="{name}"/>' for name in names)
     return zipped(
         {
             "mimetype": "application/epub+zip",
-            "META-INF/container.xml": '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container" version="1.0"><rootfiles>'
-            '<rootfile full-path="OPS/book.opf" media-type="application/oebps-package+xml"/></rootfiles></container>',
+            "META-INF/container.xml": '<container version="1.0" '
+            'xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
+            '<rootfile full-path="OPS/book.opf" '
+            'media-type="application/oebps-package+xml"/></rootfiles></container>',
             "OPS/book.opf": '<package xmlns="http://www.idpf.org/2007/opf" version="3.0"><metadata '
             f'xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>{title}</dc:title></metadata>'
             f"<manifest>{items}</manifest><spine>{spine}</spine></package>",
-            **{f"OPS/{name}": f"<html><body>{chapter}</body></html>" for name, chapter in zip(names, chapters, strict=True)},
+            **{
+                f"OPS/{name}": f"<html><body>{chapter}</body></html>"
+                for name, chapter in zip(names, chapters, strict=True)
+            },
         }
     )

@@ -1,4 +1,8 @@
-"""Training an adapter: it learns the frozen model's answers to the text, goes on where it was stopped, and says honestly what it is."""
+"""Training an adapter.
+
+It learns the frozen model's answers to the text, goes on where it was stopped, and says honestly
+what it is.
+"""
 
 import json
 import os
@@ -11,7 +15,17 @@ import toy
 
 from rag_memtok.adapt import train as adapting
 from rag_memtok.adapt.checkpoint import state_of
-from rag_memtok.adapt.dataset import Deck, Exercise, Page, Teacher, laid, losses, others, packed, unpacked
+from rag_memtok.adapt.dataset import (
+    Deck,
+    Exercise,
+    Page,
+    Teacher,
+    laid,
+    losses,
+    others,
+    packed,
+    unpacked,
+)
 from rag_memtok.adapt.train import Training, adapt, lessons_about, passes, split, taught
 from rag_memtok.config import Adapt
 from rag_memtok.datatypes import sha256_of_text
@@ -40,8 +54,15 @@ def pages(toy_lm):
 
 @pytest.fixture(scope="module")
 def exercises(pages):
-    made = [Exercise(one.key, cue) for one, text in zip(pages, TEXTS, strict=True) for cue in cues(text, 3, 0)]
-    return [replace(one, answers=("the keeper",) if number % 2 else ()) for number, one in enumerate(made)]
+    made = [
+        Exercise(one.key, cue)
+        for one, text in zip(pages, TEXTS, strict=True)
+        for cue in cues(text, 3, 0)
+    ]
+    return [
+        replace(one, answers=("the keeper",) if number % 2 else ())
+        for number, one in enumerate(made)
+    ]
 
 
 def teacher_of(lm, pages):
@@ -49,9 +70,16 @@ def teacher_of(lm, pages):
 
 
 def test_a_lesson_is_the_frozen_models_answer_to_the_text_or_a_known_one(toy_lm, pages):
-    asked, told = Exercise(pages[0].key, "What colour?"), Exercise(pages[0].key, "What colour?", ("red",))
+    asked, told = (
+        Exercise(pages[0].key, "What colour?"),
+        Exercise(pages[0].key, "What colour?", ("red",)),
+    )
     model, gold = teacher_of(toy_lm, pages).lessons([asked, told], gold=1.0, seed=0)
-    assert gold.origin == "gold" and toy_lm.decode(gold.answer[:-1]) == "red" and gold.answer[-1] == frame(toy_lm).end
+    assert (
+        gold.origin == "gold"
+        and toy_lm.decode(gold.answer[:-1]) == "red"
+        and gold.answer[-1] == frame(toy_lm).end
+    )
     assert gold.words.shape == (len(gold.answer), 20) and np.allclose(gold.chances.sum(1), 1)
     assert (gold.words[0] == model.words[0]).all()  # the same prompt, and nothing said yet
     assert model.origin == "model" and model.words.shape == (len(model.answer), 20)
@@ -61,13 +89,28 @@ def test_a_lesson_is_the_frozen_models_answer_to_the_text_or_a_known_one(toy_lm,
 
 
 def test_only_what_the_teacher_gets_right_is_taught(toy_lm, pages, tmp_path):
-    """The model's own answer as the known one is understood, another is not, and without a known one there is nothing to be wrong."""
+    """The model's own answer as the known one is understood, another is not.
+
+    Without a known one there is nothing to be wrong.
+    """
     teacher, key = teacher_of(toy_lm, pages), pages[0].key
     own = toy_lm.decode(
-        [token for token in teacher.lessons([Exercise(key, "What colour?")], 0.0, 0)[0].answer if token != teacher.frame.end]
+        [
+            token
+            for token in teacher.lessons([Exercise(key, "What colour?")], 0.0, 0)[0].answer
+            if token != teacher.frame.end
+        ]
     )
-    asked = [Exercise(key, "What colour?", (own,)), Exercise(key, "What colour?", ("nothing of the kind",)), Exercise(key, "What colour?")]
-    assert own.strip() and [lesson.f1 for lesson in teacher.lessons(asked, 0.0, 0)] == [1.0, 0.0, 1.0]
+    asked = [
+        Exercise(key, "What colour?", (own,)),
+        Exercise(key, "What colour?", ("nothing of the kind",)),
+        Exercise(key, "What colour?"),
+    ]
+    assert own.strip() and [lesson.f1 for lesson in teacher.lessons(asked, 0.0, 0)] == [
+        1.0,
+        0.0,
+        1.0,
+    ]
     taught_to = (0, teacher, replace(QUICK, least=0.5), tmp_path, lambda progress: None)
     found = lessons_about([key], asked, *taught_to)
     assert [lesson.exercise for lesson in found if lesson.exercise.page] == [asked[0], asked[2]]
@@ -81,9 +124,13 @@ def test_lessons_come_back_from_their_file_and_only_whole(toy_lm, pages, exercis
     lessons = teacher_of(toy_lm, pages).lessons(exercises[:4], gold=0.5, seed=0)
     content = packed(lessons)
     back = unpacked(content, exercises[:4])
-    assert [(a.answer, a.origin, a.f1) for a in back] == [(b.answer, b.origin, pytest.approx(b.f1)) for b in lessons]
+    assert [(a.answer, a.origin, a.f1) for a in back] == [
+        (b.answer, b.origin, pytest.approx(b.f1)) for b in lessons
+    ]
     assert all(np.array_equal(a.chances, b.chances) for a, b in zip(back, lessons, strict=True))
-    assert unpacked(content[:-9], exercises[:4]) is None and unpacked(content, exercises[:3]) is None
+    assert (
+        unpacked(content[:-9], exercises[:4]) is None and unpacked(content, exercises[:3]) is None
+    )
 
 
 def test_what_is_scored_are_the_answers_tokens_alone(toy_lm):
@@ -99,12 +146,18 @@ def test_padding_and_neighbours_change_no_loss(toy_lm, pages, exercises):
     lessons = teacher_of(toy_lm, pages).lessons(exercises[:3], gold=0.0, seed=0)
     prompts = [toy_lm.embed(list(range(3, 9 + 5 * n))) for n in range(3)]
     together = losses(toy_lm, prompts, lessons)
-    alone = [float(losses(toy_lm, [prompt], [lesson])) for prompt, lesson in zip(prompts, lessons, strict=True)]
+    alone = [
+        float(losses(toy_lm, [prompt], [lesson]))
+        for prompt, lesson in zip(prompts, lessons, strict=True)
+    ]
     assert together.tolist() == pytest.approx(alone, rel=1e-4)
 
 
 def test_the_divergence_is_none_from_the_text_itself(toy_lm, pages):
-    """With the very prompt the teacher had, what is left of the loss is the cross-entropy and what lies outside the likeliest words."""
+    """What is left of the loss with the very prompt the teacher had.
+
+    It is the cross-entropy and what lies outside the likeliest words.
+    """
     teacher = teacher_of(toy_lm, pages)
     exercise = Exercise(pages[1].key, "What colour?")
     (lesson,) = teacher.lessons([exercise], gold=0.0, seed=0)
@@ -113,12 +166,18 @@ def test_the_divergence_is_none_from_the_text_itself(toy_lm, pages):
     assert 0 < same < other
 
 
-def test_prompts_have_their_own_page_among_others_and_never_one_kept_apart(toy_lm, pages, exercises):
+def test_prompts_have_their_own_page_among_others_and_never_one_kept_apart(
+    toy_lm, pages, exercises
+):
     asked = [*exercises * 4, *others(exercises * 4, [one.key for one in pages], seed=0)]
-    assert {bool(one.apart) for one in asked} == {True, False} and sum(not one.page for one in asked) == 3
+    assert {bool(one.apart) for one in asked} == {True, False} and sum(
+        not one.page for one in asked
+    ) == 3
     assert all(one.apart != one.page for one in asked if one.page)
     teacher = teacher_of(toy_lm, pages)
-    deck = Deck(teacher, [one.key for one in pages], teacher.lessons(asked, 1.0, 0), "memory", seed=0)
+    deck = Deck(
+        teacher, [one.key for one in pages], teacher.lessons(asked, 1.0, 0), "memory", seed=0
+    )
     sizes, seen = set(), []
     for step in range(len(asked) // 4):
         for lesson, keys in deck.hand(step, 4):
@@ -130,7 +189,10 @@ def test_prompts_have_their_own_page_among_others_and_never_one_kept_apart(toy_l
     assert len({id(lesson) for lesson in seen}) == len(seen)  # each once before any comes twice
     assert [keys for _, keys in deck.hand(3, 4)] == [keys for _, keys in deck.hand(3, 4)]
     alone = replace(deck, alone=1.0)
-    assert {len(keys) for step in range(len(asked) // 4) for _, keys in alone.hand(step, 4)} == {0, 1}
+    assert {len(keys) for step in range(len(asked) // 4) for _, keys in alone.hand(step, 4)} == {
+        0,
+        1,
+    }
 
 
 def test_a_prompt_keeps_within_the_context(pages):
@@ -148,9 +210,19 @@ def test_passes_are_bounded_and_lose_nothing(toy_lm):
     lesson = teacher_of(toy_lm, []).lessons([Exercise("", "Who?", ("she",))], 1.0, 0)[0]
     hand = [(lesson, torch.zeros(length, 8)) for length in (3000, 10, 1500, 1400, 90, 5000)]
     groups = passes(hand)
-    assert sorted(len(prompt) for group in groups for _, prompt in group) == [10, 90, 1400, 1500, 3000, 5000]
+    assert sorted(len(prompt) for group in groups for _, prompt in group) == [
+        10,
+        90,
+        1400,
+        1500,
+        3000,
+        5000,
+    ]
     for group in groups:
-        assert len(group) == 1 or len(group) * max(len(p) + len(one.answer) for one, p in group) <= adapting.POSITIONS
+        assert (
+            len(group) == 1
+            or len(group) * max(len(p) + len(one.answer) for one, p in group) <= adapting.POSITIONS
+        )
 
 
 def test_some_pages_are_set_aside_by_hash(pages):
@@ -165,7 +237,11 @@ def test_some_pages_are_set_aside_by_hash(pages):
 def made(toy_lm, pages, exercises, tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapter") / "reader"
     steps = []
-    return folder, adapt(toy_lm, bare(toy_lm).digest, pages, exercises, QUICK, folder, steps.append), steps
+    return (
+        folder,
+        adapt(toy_lm, bare(toy_lm).digest, pages, exercises, QUICK, folder, steps.append),
+        steps,
+    )
 
 
 def test_the_loss_falls_and_the_frozen_model_stays(toy_lm, pages, exercises, tmp_path):
@@ -175,13 +251,22 @@ def test_the_loss_falls_and_the_frozen_model_stays(toy_lm, pages, exercises, tmp
     adapt(toy_lm, bare(toy_lm).digest, pages, exercises, settings, tmp_path, steps.append)
     found = [one.loss for one in steps if one.stage == "training"]
     assert len(found) == 24 and np.mean(found[-4:]) < 0.7 * np.mean(found[:4])
-    assert all(torch.equal(value, before[name]) for name, value in toy_lm.model.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in toy_lm.model.state_dict().items()
+    )
 
 
 def test_what_is_written_is_whole_private_and_loads(toy_lm, made):
     folder, bond, steps = made
-    assert {one.name for one in folder.iterdir()} == {lora.CONFIG, lora.WEIGHTS, lora.BOND, "README.md"}
-    assert {os.stat(one).st_mode & 0o777 for one in folder.iterdir()} == {0o600} and os.stat(folder).st_mode & 0o777 == 0o700
+    assert {one.name for one in folder.iterdir()} == {
+        lora.CONFIG,
+        lora.WEIGHTS,
+        lora.BOND,
+        "README.md",
+    }
+    assert {os.stat(one).st_mode & 0o777 for one in folder.iterdir()} == {0o600} and os.stat(
+        folder
+    ).st_mode & 0o777 == 0o700
     assert lora.bond_of(folder).dev == bond.dev and lora.bond_of(folder).adapter_sha256
     reader = lora.adapted(toy_lm, folder, bare(toy_lm).digest)
     assert reader.table is toy_lm.table
@@ -193,13 +278,23 @@ def test_the_card_says_what_it_was_made_of(made):
     folder, bond, _ = made
     card = (folder / "README.md").read_text()
     counts = bond.trained_on
-    assert f"{counts['chunks']} chunks" in card and f"{counts['gold']} with a known answer" in card and f"{bond.steps} steps" in card
-    assert f"{100 * bond.dev['after']:.1f}" in card and "Limits" in card and "More Information Needed" not in card
+    assert (
+        f"{counts['chunks']} chunks" in card
+        and f"{counts['gold']} with a known answer" in card
+        and f"{bond.steps} steps" in card
+    )
+    assert (
+        f"{100 * bond.dev['after']:.1f}" in card
+        and "Limits" in card
+        and "More Information Needed" not in card
+    )
     assert counts["gold"] > 0 and counts["model"] > 0 and counts["unrelated"] > 0
     assert "path" not in json.loads((folder / lora.CONFIG).read_text())["base_model_name_or_path"]
 
 
-def test_the_same_call_gives_the_same_and_goes_on_where_it_was_stopped(toy_lm, pages, exercises, tmp_path, made):
+def test_the_same_call_gives_the_same_and_goes_on_where_it_was_stopped(
+    toy_lm, pages, exercises, tmp_path, made
+):
     class Stopped(Exception):
         pass
 
@@ -210,7 +305,9 @@ def test_the_same_call_gives_the_same_and_goes_on_where_it_was_stopped(toy_lm, p
     folder, bond, _ = made
     with pytest.raises(Stopped):
         adapt(toy_lm, bare(toy_lm).digest, pages, exercises, QUICK, tmp_path, stop)
-    assert lora.bond_of(tmp_path) is None and (tmp_path / "work" / "checkpoint.safetensors").exists()
+    assert (
+        lora.bond_of(tmp_path) is None and (tmp_path / "work" / "checkpoint.safetensors").exists()
+    )
     steps = []
     again = adapt(toy_lm, bare(toy_lm).digest, pages, exercises, QUICK, tmp_path, steps.append)
     trained = [one.done for one in steps if one.stage == "training"]
@@ -248,7 +345,9 @@ def test_a_half_precision_model_learns_as_well(toy_lm, pages, exercises, tmp_pat
     teacher, keys = teacher_of(half, pages), [one.key for one in pages]
     decks = [Deck(teacher, keys, teacher.lessons(exercises, 1.0, 0), "memory", 0) for _ in range(2)]
     settings = replace(QUICK, lr=2e-2)
-    training = Training(teacher, settings, *decks, tmp_path, "run", lambda progress: None, state_of(half, settings))
+    training = Training(
+        teacher, settings, *decks, tmp_path, "run", lambda progress: None, state_of(half, settings)
+    )
     training.finish()
     assert all(one.isfinite().all() for one in training.state.best.values())
     assert training.state.best_loss < 0.9 * training.state.first_loss
@@ -260,7 +359,14 @@ def test_a_loss_that_is_no_number_is_told(toy_lm):
 
 
 def test_minutes_bound_a_run(toy_lm, pages, exercises, tmp_path):
-    bond = adapt(toy_lm, bare(toy_lm).digest, pages, exercises, replace(QUICK, steps=100_000, minutes=1e-4), tmp_path)
+    bond = adapt(
+        toy_lm,
+        bare(toy_lm).digest,
+        pages,
+        exercises,
+        replace(QUICK, steps=100_000, minutes=1e-4),
+        tmp_path,
+    )
     assert bond.steps < 100
 
 
@@ -277,7 +383,9 @@ def test_a_model_that_reads_apart_is_taught_so(toy_lm, pages, exercises, tmp_pat
     lm = toy.lm_of()
     lm.model.config.rag_memtok_passages = "apart"
     apart = adapt(lm, bare(lm).digest, pages, exercises, QUICK, tmp_path / "apart")
-    assert (tmp_path / "apart" / lora.WEIGHTS).read_bytes() != (tmp_path / "together" / lora.WEIGHTS).read_bytes()
+    assert (tmp_path / "apart" / lora.WEIGHTS).read_bytes() != (
+        tmp_path / "together" / lora.WEIGHTS
+    ).read_bytes()
     assert apart.dev["before"] == together.dev["before"]  # measured alike: alone and among others
     assert [bond.trained_on["together"] for bond in (together, apart)] == [5, 1]
     assert "its chunk alone" in (tmp_path / "apart" / "README.md").read_text()
@@ -285,6 +393,17 @@ def test_a_model_that_reads_apart_is_taught_so(toy_lm, pages, exercises, tmp_pat
 
 
 def test_one_that_reads_text_is_trained_the_same_way(toy_lm, pages, exercises, tmp_path):
-    bond = adapt(toy_lm, bare(toy_lm).digest, pages, exercises, replace(QUICK, kind="text", steps=4), tmp_path)
-    assert bond.kind == "text" and bond.template_sha256 == "" and bond.dev["text"] == bond.dev["before"]
+    bond = adapt(
+        toy_lm,
+        bare(toy_lm).digest,
+        pages,
+        exercises,
+        replace(QUICK, kind="text", steps=4),
+        tmp_path,
+    )
+    assert (
+        bond.kind == "text"
+        and bond.template_sha256 == ""
+        and bond.dev["text"] == bond.dev["before"]
+    )
     assert "text passages" in (tmp_path / "README.md").read_text()

@@ -1,4 +1,7 @@
-"""The trip of adapt: a store's chunks and questions become an adapter; ask takes it, verify never sees it, rm makes it stale."""
+"""The trip of adapt: a store's chunks and questions become an adapter.
+
+Then ask takes it, verify never sees it, rm makes it stale.
+"""
 
 import json
 import shutil
@@ -19,7 +22,15 @@ from rag_memtok.pipeline.answer import ENOUGH, answer, choose_reader
 from rag_memtok.store.files import ADAPTER, STALE
 from rag_memtok.store.store import open_store
 
-QUICK = {"adapt.steps": 3, "adapt.batch": 4, "adapt.rank": 4, "adapt.lr": 0.05, "adapt.questions": 2, "adapt.gold": 1.0, "adapt.least": 0.0}
+QUICK = {
+    "adapt.steps": 3,
+    "adapt.batch": 4,
+    "adapt.rank": 4,
+    "adapt.lr": 0.05,
+    "adapt.questions": 2,
+    "adapt.gold": 1.0,
+    "adapt.least": 0.0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +105,24 @@ def test_one_memory_alone_is_judged_by_what_was_measured_alone(config):
     with api.session(config) as session:
         manifest, adapter = session.store.manifest, session.adapter
     assert [choose_reader("auto", manifest, adapter, k)[0] for k in (1, 2)] == ["memory", "decode"]
-    assert choose_reader("auto", manifest, replace(adapter, folder=SHIPPED), 1)[0] == "decode"  # written only to be decoded
-    assert choose_reader("auto", {**manifest, "write": "readable"}, replace(adapter, folder=SHIPPED), 1)[0] == "memory"
+    # written only to be decoded
+    assert choose_reader("auto", manifest, replace(adapter, folder=SHIPPED), 1)[0] == "decode"
+    assert (
+        choose_reader(
+            "auto", {**manifest, "write": "readable"}, replace(adapter, folder=SHIPPED), 1
+        )[0]
+        == "memory"
+    )
     assert "not measured" in choose_reader("auto", {**manifest, "write": "readable"}, None, 1)[1]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "read", "reader"), [("none", "memory", "memory"), ("auto", "memory", "memory + adapter"), ("auto", "text", "text")]
+    ("wanted", "read", "reader"),
+    [
+        ("none", "memory", "memory"),
+        ("auto", "memory", "memory + adapter"),
+        ("auto", "text", "text"),
+    ],
 )
 def test_a_reader_that_is_asked_for(config, wanted, read, reader):
     dials = updated(config, {"ask.read": read, "ask.adapter": wanted})
@@ -134,12 +156,16 @@ def test_removing_a_document_makes_it_stale(config):
 
 def test_one_for_another_model_is_left_out_or_refused(config, tmp_path):
     fitting(config, 0.95)
-    bond = json.loads((tmp_path / "store" / ADAPTER / lora.BOND).read_text()) | {"weights_sha256": "0" * 64}
+    bond = json.loads((tmp_path / "store" / ADAPTER / lora.BOND).read_text()) | {
+        "weights_sha256": "0" * 64
+    }
     (tmp_path / "store" / ADAPTER / lora.BOND).write_text(json.dumps(bond))
     said = []
     assert api.ask("What rattles?", config, say=said.append).reader == "decode"
     assert "left out" in said[0] and "weights" in said[0]
-    named = updated(config, {"ask.adapter": str(tmp_path / "store" / ADAPTER), "ask.read": "memory"})
+    named = updated(
+        config, {"ask.adapter": str(tmp_path / "store" / ADAPTER), "ask.read": "memory"}
+    )
     with pytest.raises(WrongModel, match="weights"):
         api.ask("What rattles?", named)
     with pytest.raises(InputRefused, match="no adapter"):
@@ -153,22 +179,39 @@ def test_the_shipped_one_is_taken_where_it_fits(config, tmp_path, monkeypatch, t
     said = []
     with api.session(config) as session:
         assert session.adapter is not None and session.adapter.folder == tmp_path / "shipped"
-        assert adapters.find("auto", tmp_path, toy.lm_of(seed=3), digest, said.append) is None and said == []
+        assert (
+            adapters.find("auto", tmp_path, toy.lm_of(seed=3), digest, said.append) is None
+            and said == []
+        )
         monkeypatch.setattr(adapters, "SHIPPED", tmp_path / "nowhere")
-        assert adapters.find("auto", tmp_path, session.lm, digest, said.append) is None and said == []
+        assert (
+            adapters.find("auto", tmp_path, session.lm, digest, said.append) is None and said == []
+        )
 
 
 def test_given_questions_find_the_chunk_that_answers_them(tmp_path):
-    texts = {"a": "The lamp was repaired in March.", "b": "The lamp was sold in May.", "c": "Fans rattle."}
+    texts = {
+        "a": "The lamp was repaired in March.",
+        "b": "The lamp was sold in May.",
+        "c": "Fans rattle.",
+    }
     rows = [
-        {"question": "When was the lamp sold?", "answers": ["May"], "context": "\n".join(texts.values())},
+        {
+            "question": "When was the lamp sold?",
+            "answers": ["May"],
+            "context": "\n".join(texts.values()),
+        },
         {"question": "When was the lamp repaired?", "answers": None, "context": texts["a"]},
         {"question": "What do fans do?", "answers": [], "context": texts["c"]},
         {"question": "When was it lost?", "answers": ["June"], "context": texts["c"]},
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found, unplaced = run.given_in(tmp_path / "rows.jsonl", texts)
-    assert [(one.page, one.answers) for one in found] == [("b", ("May",)), ("a", ()), ("c", (run.UNSAID,))] and unplaced == 1
+    assert [(one.page, one.answers) for one in found] == [
+        ("b", ("May",)),
+        ("a", ()),
+        ("c", (run.UNSAID,)),
+    ] and unplaced == 1
 
 
 def test_one_that_reads_text_needs_a_folder(config, tmp_path):

@@ -1,4 +1,7 @@
-"""The store as other frameworks' retriever, with the real packages (extras `langchain` and `llamaindex`)."""
+"""The store as other frameworks' retriever, with the real packages.
+
+These are the extras `langchain` and `llamaindex`.
+"""
 
 import importlib
 
@@ -9,7 +12,11 @@ from rag_memtok.pipeline import api
 
 pytestmark = pytest.mark.filterwarnings("default")  # what foreign code deprecates is not our test
 
-TEXTS = {"lamp.txt": "The lamp of the harbour is red.", "fan.txt": "The fan is very loud today.", "soup.txt": "Se hornea media hora."}
+TEXTS = {
+    "lamp.txt": "The lamp of the harbour is red.",
+    "fan.txt": "The fan is very loud today.",
+    "soup.txt": "Se hornea media hora.",
+}
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["text", "no-text"])
@@ -19,8 +26,17 @@ def session(request, tmp_path_factory, model_folder):
     (folder / "docs").mkdir()
     for name, text in TEXTS.items():
         (folder / "docs" / name).write_text(text)
-    dials = {"store": str(folder / "store"), "model.id": str(model_folder), "model.threads": 1, "model.device": "cpu"}
-    quick = {"memorize.tokens_per_vector": 4, "memorize.seconds_per_chunk": 0.0, "memorize.keep_text": request.param}
+    dials = {
+        "store": str(folder / "store"),
+        "model.id": str(model_folder),
+        "model.threads": 1,
+        "model.device": "cpu",
+    }
+    quick = {
+        "memorize.tokens_per_vector": 4,
+        "memorize.seconds_per_chunk": 0.0,
+        "memorize.keep_text": request.param,
+    }
     config = updated(Config(), {**dials, **quick, "retrieve.k": 2})
     api.ingest([folder / "docs"], config)
     with api.session(config) as opened:
@@ -43,8 +59,16 @@ def llamaindex(session):
 
 def check(text, score, metadata):
     assert text == TEXTS["fan.txt"]
-    assert (metadata["path"], metadata["lines"], tuple(metadata["span"])) == ("fan.txt", "line 1", (0, len(text)))
-    assert metadata["score"] == score > 0 and metadata["verdict"] == "exact" and len(metadata["chunk"]) == 64
+    assert (metadata["path"], metadata["lines"], tuple(metadata["span"])) == (
+        "fan.txt",
+        "line 1",
+        (0, len(text)),
+    )
+    assert (
+        metadata["score"] == score > 0
+        and metadata["verdict"] == "exact"
+        and len(metadata["chunk"]) == 64
+    )
 
 
 def test_langchain_gets_documents_with_citations(session):

@@ -1,4 +1,7 @@
-"""What CONTRIBUTING says of the house: which file may import which, where a library lives, and how long things are."""
+"""What CONTRIBUTING says of the house.
+
+It says which file may import which, where a library lives, and how long things are.
+"""
 
 import ast
 import re
@@ -19,7 +22,15 @@ HOMES = {
     "faiss": {"retrieval.index"},
     "sentence_transformers": {"retrieval.embedder"},
     "sqlite3": {"store.files", "store.schema", "store.database", "store.integrity"},
-    "typer": {"cli.options", "cli.ingest", "cli.ask", "cli.verify", "cli.manage", "cli.evaluate", "cli.app"},
+    "typer": {
+        "cli.options",
+        "cli.ingest",
+        "cli.ask",
+        "cli.verify",
+        "cli.manage",
+        "cli.evaluate",
+        "cli.app",
+    },
     "watchfiles": {"pipeline.watch"},
     "rich": {"cli.console"},
     "semantic_text_splitter": {"documents.split"},
@@ -34,27 +45,59 @@ HOMES = {
     "langchain_core": {"integrations.langchain"},
     "llama_index": {"integrations.llamaindex"},
 }
-DOORS = {"cli.ingest", "cli.ask", "cli.verify", "cli.manage", "cli.evaluate"}  # each command imports what it needs
-OPTIONAL = {"pipeline.watch", "documents.extract", "model.quantize", "model.lm", "model.precision", "model.lora", "retrieval.embedder"}
+# each command imports what it needs
+DOORS = {"cli.ingest", "cli.ask", "cli.verify", "cli.manage", "cli.evaluate"}
+OPTIONAL = {
+    "pipeline.watch",
+    "documents.extract",
+    "model.quantize",
+    "model.lm",
+    "model.precision",
+    "model.lora",
+    "retrieval.embedder",
+}
 LAZY = DOORS | OPTIONAL | {"evaluation.figures"}
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
-FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "np.load", "numpy.load", "pickle.load", "pickle.loads"}
+FORBIDDEN_CALLS = {
+    "eval",
+    "exec",
+    "torch.load",
+    "torch.save",
+    "np.load",
+    "numpy.load",
+    "pickle.load",
+    "pickle.loads",
+}
 MAX_LINES, MAX_FUNCTION, MEDIAN, NINETIETH, MAX_TRACKED = 400, 80, 12, 40, 44 * 2**20
 
 PATHS = [*sorted(PACKAGE.glob("*.py")), *sorted(PACKAGE.glob("*/*.py"))]
-FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PATHS if path.stem != "__init__"}
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in PATHS
+    if path.stem != "__init__"
+}
 FOLDERS = {name.partition(".")[0] for name in FILES if "." in name}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
-OTHERS = [path for folder in ("training", "benchmarks") for path in sorted((ROOT / folder).glob("*.py"))]
+OTHERS = [
+    path for folder in ("training", "benchmarks") for path in sorted((ROOT / folder).glob("*.py"))
+]
 
 
 def listing():
     """The files that CONTRIBUTING prints, in its order."""
-    block = re.search(r"^rag_memtok/\n(.*?)^training/", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    block = re.search(
+        r"^rag_memtok/\n(.*?)^training/",
+        (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
     found, folder = [], ""
-    for indent, name, files in re.findall(r"^( +)(?:(\w+)/ |((?:\w+\.py +)+))", block[1], re.MULTILINE):
+    for indent, name, files in re.findall(
+        r"^( +)(?:(\w+)/ |((?:\w+\.py +)+))", block[1], re.MULTILINE
+    ):
         folder = f"{name}." if name else folder if len(indent) > 2 else ""
-        found += [folder + file.removesuffix(".py") for file in files.split() if file != "__init__.py"]
+        found += [
+            folder + file.removesuffix(".py") for file in files.split() if file != "__init__.py"
+        ]
     return found
 
 
@@ -65,25 +108,44 @@ def imported(node):
     """The modules that an import statement names, dotted."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
-    inside = node.module == "rag_memtok" or (node.module or "").removeprefix("rag_memtok.") in FOLDERS
-    return [f"{node.module}.{alias.name}" for alias in node.names] if inside else [node.module or ""]
+    inside = (
+        node.module == "rag_memtok" or (node.module or "").removeprefix("rag_memtok.") in FOLDERS
+    )
+    return (
+        [f"{node.module}.{alias.name}" for alias in node.names] if inside else [node.module or ""]
+    )
 
 
 def for_types_only(tree):
     """The imports under `if TYPE_CHECKING`."""
-    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    return {inner for block in blocks for inner in ast.walk(block) if isinstance(inner, ast.Import | ast.ImportFrom)}
+    blocks = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    return {
+        inner
+        for block in blocks
+        for inner in ast.walk(block)
+        if isinstance(inner, ast.Import | ast.ImportFrom)
+    }
 
 
 def imports(tree, types=False):
     """Each import statement that runs, and what it imports."""
     skipped = set() if types else for_types_only(tree)
-    found = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) and node not in skipped]
+    found = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom) and node not in skipped
+    ]
     return [(node, name) for node in found for name in imported(node)]
 
 
 def functions(tree):
-    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
 
 
 def length(node):
@@ -100,7 +162,9 @@ def test_imports_run_upstairs_only(name):
         assert not isinstance(node, ast.ImportFrom) or node.level == 0, f"{name} imports relatively"
         package, _, other = module.partition(".")
         if package == "rag_memtok" and other in ORDER:
-            assert ORDER.index(other) < ORDER.index(name), f"{name} imports {other}, which is printed below it"
+            assert ORDER.index(other) < ORDER.index(name), (
+                f"{name} imports {other}, which is printed below it"
+            )
         assert package not in ("training", "benchmarks", "tests"), f"{name} imports {module}"
 
 
@@ -114,12 +178,19 @@ def test_a_library_lives_in_its_home(name):
 def test_every_home_is_lived_in():
     for library, homes in HOMES.items():
         for home in homes & FILES.keys():
-            assert any(module.split(".")[0] == library for _, module in imports(TREES[home], types=True)), f"{home} has no {library}"
+            assert any(
+                module.split(".")[0] == library for _, module in imports(TREES[home], types=True)
+            ), f"{home} has no {library}"
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_only_the_doors_import_within_functions(name):
-    within = [node for function in functions(TREES[name]) for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
+    within = [
+        node
+        for function in functions(TREES[name])
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
     assert not within or name in LAZY, f"{name} imports within a function, line {within[0].lineno}"
 
 
@@ -131,39 +202,62 @@ def test_the_tables_that_contributing_names_are_there():
     assert len(named) > 5
     for file, table in sorted(named):
         (source,) = (path for name, path in FILES.items() if name.rpartition(".")[2] == file)
-        assert re.search(rf"^{table}\b.* = ", source.read_text(encoding="utf-8"), re.MULTILINE), f"{file}.py has no {table}"
+        assert re.search(rf"^{table}\b.* = ", source.read_text(encoding="utf-8"), re.MULTILINE), (
+            f"{file}.py has no {table}"
+        )
 
 
 def test_the_first_floor_needs_no_third_party():
     for name in ("errors", "config"):
-        assert {module.split(".")[0] for _, module in imports(TREES[name])} <= {*sys.stdlib_module_names, "rag_memtok"}
+        assert {module.split(".")[0] for _, module in imports(TREES[name])} <= {
+            *sys.stdlib_module_names,
+            "rag_memtok",
+        }
 
 
-@pytest.mark.parametrize("path", [*FILES.values(), *OTHERS], ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize(
+    "path", [*FILES.values(), *OTHERS], ids=lambda path: f"{path.parent.name}/{path.name}"
+)
 def test_nothing_that_runs_foreign_code(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert not {module.split(".")[0] for _, module in imports(tree, types=True)} & FORBIDDEN_MODULES
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            assert ast.unparse(node.func) not in FORBIDDEN_CALLS, f"line {node.lineno}: {ast.unparse(node.func)}"
+            assert ast.unparse(node.func) not in FORBIDDEN_CALLS, (
+                f"line {node.lineno}: {ast.unparse(node.func)}"
+            )
             for keyword in node.keywords:
                 safe = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
-                assert keyword.arg != "trust_remote_code" or safe, f"line {node.lineno}: trust_remote_code"
+                assert keyword.arg != "trust_remote_code" or safe, (
+                    f"line {node.lineno}: trust_remote_code"
+                )
                 assert keyword.arg != "shell" or safe, f"line {node.lineno}: shell"
 
 
 def test_every_exception_is_drawn_with_its_code_and_made_somewhere():
-    own = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.RagMemtokError)]
+    own = [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.RagMemtokError)
+    ]
     drawn = re.findall(r"-- (\w+) +(\d+) ", errors.__doc__)
-    assert sorted(drawn) == sorted((one.__name__, str(one.exit_code)) for one in own if one is not errors.RagMemtokError)
+    assert sorted(drawn) == sorted(
+        (one.__name__, str(one.exit_code)) for one in own if one is not errors.RagMemtokError
+    )
     sources = [path.read_text(encoding="utf-8") for name, path in FILES.items() if name != "errors"]
     assert not [name for name, _ in drawn if not any(f"{name}(" in source for source in sources)]
 
 
 def test_files_and_functions_are_short():
-    lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in FILES.items()}
+    lines = {
+        name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in FILES.items()
+    }
     assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
-    lengths = {f"{name}.{node.name}": length(node) for name, tree in TREES.items() for node in functions(tree)}
+    lengths = {
+        f"{name}.{node.name}": length(node)
+        for name, tree in TREES.items()
+        for node in functions(tree)
+    }
     assert {name: count for name, count in lengths.items() if count > MAX_FUNCTION} == {}
     assert statistics.median(lengths.values()) <= MEDIAN
     assert statistics.quantiles(lengths.values(), n=10)[-1] <= NINETIETH
@@ -171,7 +265,11 @@ def test_files_and_functions_are_short():
 
 def test_print_is_the_terminals():
     for name, tree in TREES.items():
-        called = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"]
+        called = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
+        ]
         assert not called or name == "cli.console", f"{name} prints, line {called[0].lineno}"
 
 
@@ -179,14 +277,25 @@ def test_nothing_is_decided_at_import():
     """No global dtype, seed or thread number; no state that two callers would share."""
     for name, tree in TREES.items():
         for node in tree.body:
-            calls = [ast.unparse(one.func) for one in ast.walk(node) if isinstance(one, ast.Call)] if isinstance(node, ast.Expr) else []
+            calls = (
+                [ast.unparse(one.func) for one in ast.walk(node) if isinstance(one, ast.Call)]
+                if isinstance(node, ast.Expr)
+                else []
+            )
             assert not calls, f"{name} calls {calls} when it is imported"
-        assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)], f"{name} has a global"
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)], (
+            f"{name} has a global"
+        )
 
 
 def test_importing_the_command_line_loads_no_model_library():
-    script = "import rag_memtok.cli.app, sys; print(*sorted({'torch', 'transformers', 'faiss', 'numpy', 'sqlite3'} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    script = (
+        "import rag_memtok.cli.app, sys; print(*sorted({'torch', 'transformers', 'faiss', "
+        "'numpy', 'sqlite3'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == ""
 
 

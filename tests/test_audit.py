@@ -1,4 +1,7 @@
-"""The audit of the audit: faults are planted, each must be found and named. An audit that always says yes fails here."""
+"""The audit of the audit: faults are planted, each must be found and named.
+
+An audit that always says yes fails here.
+"""
 
 import shutil
 import sqlite3
@@ -21,7 +24,11 @@ from rag_memtok.pipeline.inspect import show
 from rag_memtok.store.schema import insert, verdict_row
 from rag_memtok.store.store import open_store
 
-TEXTS = {"lamp.txt": "The lamp of the harbour is red.", "fan.txt": "The fan is very loud today.", "soup.txt": "Se hornea media hora."}
+TEXTS = {
+    "lamp.txt": "The lamp of the harbour is red.",
+    "fan.txt": "The fan is very loud today.",
+    "soup.txt": "Se hornea media hora.",
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +37,15 @@ def original(tmp_path_factory, model_folder):
     (folder / "docs").mkdir()
     for name, text in TEXTS.items():
         (folder / "docs" / name).write_text(text)
-    dials = {"store": str(folder / "store"), "model.id": str(model_folder), "model.threads": 1, "model.device": "cpu"}
-    config = updated(Config(), {**dials, "memorize.tokens_per_vector": 4, "memorize.seconds_per_chunk": 0.0})
+    dials = {
+        "store": str(folder / "store"),
+        "model.id": str(model_folder),
+        "model.threads": 1,
+        "model.device": "cpu",
+    }
+    config = updated(
+        Config(), {**dials, "memorize.tokens_per_vector": 4, "memorize.seconds_per_chunk": 0.0}
+    )
     done = api.ingest([folder / "docs"], config)
     assert done.verdicts == {"exact": 3}
     return folder, config
@@ -57,20 +71,35 @@ def loaded(model_folder):
 
 
 def forge(folder, change):
-    """Rewrites every memory as `change(record)` says, with right checksums: what a bug of the writer, not of the disk, would leave."""
+    """Rewrites every memory as `change(record)` says, with right checksums.
+
+    This is what a bug of the writer, not of the disk, would leave.
+    """
     with open_store(folder, write=False) as store:
-        store_id, records = store.store_id, {chunk_id: store.record(chunk_id) for chunk_id in store.chunk_ids()}
+        store_id, records = (
+            store.store_id,
+            {chunk_id: store.record(chunk_id) for chunk_id in store.chunk_ids()},
+        )
     with closing(sqlite3.connect(folder / "store.db", isolation_level=None)) as db:
         for number, chunk_id in db.execute("SELECT number, id FROM chunks").fetchall():
             changed = change(records[chunk_id], records)
             insert(db, store_id, "vectors", (number, changed.codec, *changed.shape, changed.packed))
             insert(db, store_id, "pins", (number, b"".join(pin_bytes(pin) for pin in changed.pins)))
-            insert(db, store_id, "chunks", (number, chunk_id, changed.tokens, changed.tokens_sha256, 1, 1))
+            insert(
+                db,
+                store_id,
+                "chunks",
+                (number, chunk_id, changed.tokens, changed.tokens_sha256, 1, 1),
+            )
             insert(db, store_id, "verdicts", (number, *verdict_row(changed.verdict)))
 
 
 def pin_bytes(pin):
-    return pin.position.to_bytes(4, "little") + pin.token.to_bytes(4, "little") + bytes([pin.kind == "safety"])
+    return (
+        pin.position.to_bytes(4, "little")
+        + pin.token.to_bytes(4, "little")
+        + bytes([pin.kind == "safety"])
+    )
 
 
 def kinds(found):
@@ -95,7 +124,10 @@ def test_a_whole_store_is_proven_from_vectors_and_pins_alone(planted):
 
 
 def test_the_kept_text_is_no_witness(planted, loaded):
-    """Neither emptying nor falsifying the texts changes what a memory recites; that they are gone is damage of its own."""
+    """Neither emptying nor falsifying the texts changes what a memory recites.
+
+    That they are gone is damage of its own.
+    """
     folder, config, sql = planted
     sql("UPDATE texts SET text = 'something else'")
     with open_store(folder, write=False) as store:
@@ -104,7 +136,9 @@ def test_the_kept_text_is_no_witness(planted, loaded):
     with open_store(folder, write=False) as store:
         emptied = [recite(store, *loaded, chunk_id) for chunk_id in store.chunk_ids()]
     assert falsified == emptied
-    assert {one.text for one in emptied} == set(TEXTS.values()) and all(one.verdict.kind == "exact" for one in emptied)
+    assert {one.text for one in emptied} == set(TEXTS.values()) and all(
+        one.verdict.kind == "exact" for one in emptied
+    )
     found = api.verify(config)
     assert found.counts == {"exact": 3} and found.documents_proven == 3
     assert kinds(found) == {"damaged"} and found.exit_code == 13
@@ -115,7 +149,11 @@ def test_the_kept_text_is_no_witness(planted, loaded):
 
 def flip(sql, table, column, number):
     ((value,),) = sql(f"SELECT {column} FROM {table} WHERE chunk = ?", number)
-    sql(f"UPDATE {table} SET {column} = ? WHERE chunk = ?", bytes([value[0] ^ 1]) + value[1:], number)
+    sql(
+        f"UPDATE {table} SET {column} = ? WHERE chunk = ?",
+        bytes([value[0] ^ 1]) + value[1:],
+        number,
+    )
 
 
 @pytest.mark.parametrize("table", ["vectors", "keys"])
@@ -127,7 +165,11 @@ def test_one_flipped_bit_is_damage_named_and_the_others_stand(planted, table):
     assert found.exit_code == 13 and found.counts == {"exact": 2, "damaged": 1}
     assert (found.documents_proven, found.documents) == (2, 3)
     assert any("fan.txt" in finding.subject + finding.reason for finding in found.findings)
-    assert not any(name in finding.subject + finding.reason for finding in found.findings for name in ("lamp.txt", "soup.txt"))
+    assert not any(
+        name in finding.subject + finding.reason
+        for finding in found.findings
+        for name in ("lamp.txt", "soup.txt")
+    )
     assert api.verify(config, structure_only=True).exit_code == 13
 
 
@@ -137,14 +179,19 @@ def test_after_damage_the_others_answer_and_ingest_mends(planted, original):
     flip(sql, "vectors", "packed", number)
     said = []
     found = api.ask("Is the lamp or the fan loud?", config, say=said.append)
-    assert {source.path for source in found.sources} <= {"lamp.txt", "soup.txt"} and any(id_of("fan.txt")[:8] in line for line in said)
+    assert {source.path for source in found.sources} <= {"lamp.txt", "soup.txt"} and any(
+        id_of("fan.txt")[:8] in line for line in said
+    )
     restored = api.restore(folder.parent / "back", config)
     assert [path for path, _ in restored.failed] == ["fan.txt"] and len(restored.written) == 2
     assert api.ingest([original[0] / "docs"], config).chunks == 1
     assert api.verify(config).exit_code == 0
 
 
-@pytest.mark.parametrize("change", ["UPDATE words SET text = 'other' WHERE rowid = 1", "DELETE FROM words WHERE rowid = 2"])
+@pytest.mark.parametrize(
+    "change",
+    ["UPDATE words SET text = 'other' WHERE rowid = 1", "DELETE FROM words WHERE rowid = 2"],
+)
 def test_a_damaged_word_index_is_mended_by_ingest_without_a_model(planted, original, change):
     _, config, sql = planted
     sql(change)
@@ -166,9 +213,16 @@ def test_a_lost_memory_is_damage(planted):
 
 def test_two_memories_swapped_in_the_file_are_damage(planted):
     _, config, sql = planted
-    rows = sql("SELECT chunk, codec, rows, width, packed, checksum FROM vectors ORDER BY chunk LIMIT 2")
+    rows = sql(
+        "SELECT chunk, codec, rows, width, packed, checksum FROM vectors ORDER BY chunk LIMIT 2"
+    )
     for (chunk, *_), (_, *content) in zip(rows, rows[::-1], strict=True):
-        sql("UPDATE vectors SET codec = ?, rows = ?, width = ?, packed = ?, checksum = ? WHERE chunk = ?", *content, chunk)
+        sql(
+            "UPDATE vectors SET codec = ?, rows = ?, width = ?, packed = ?, checksum = ? WHERE "
+            "chunk = ?",
+            *content,
+            chunk,
+        )
     found = api.verify(config)
     assert found.exit_code == 13 and found.counts["damaged"] == 2
 
@@ -179,7 +233,8 @@ def test_two_memories_swapped_in_the_file_are_damage(planted):
 def check_forged(planted, change, kind="mismatch", code=5, batch=1):
     folder, config, _ = planted
     forge(folder, change)
-    assert api.verify(config, structure_only=True).findings == ()  # nothing to see without the model
+    # nothing to see without the model
+    assert api.verify(config, structure_only=True).findings == ()
     found = api.verify(config, batch=batch)
     assert kinds(found) == {kind} and found.exit_code == code
     return found
@@ -219,10 +274,15 @@ def negated(record):
     [
         negated,
         lambda record: replace(record, packed=bytes(len(record.packed))),
-        lambda record: replace(record, packed=codec_named("float16").pack(np.full(record.shape, np.nan, dtype=np.float32))),
+        lambda record: replace(
+            record,
+            packed=codec_named("float16").pack(np.full(record.shape, np.nan, dtype=np.float32)),
+        ),
         lambda record: replace(record, pins=(*record.pins, Pin(0, 99, "correction"))),
-        lambda record: replace(record, pins=(Pin(record.tokens - 1, 0, "correction"),)),  # ends too early
-        lambda record: replace(record, pins=(Pin(record.tokens, 99, "correction"),)),  # ends too late
+        # ends too early
+        lambda record: replace(record, pins=(Pin(record.tokens - 1, 0, "correction"),)),
+        # ends too late
+        lambda record: replace(record, pins=(Pin(record.tokens, 99, "correction"),)),
     ],
     ids=["one vector", "zeros", "nan", "pin", "early", "late"],
 )
@@ -239,27 +299,45 @@ def test_the_same_text_in_other_tokens_is_a_mismatch_too(planted, loaded):
     other = [*tokens[:place], first, second, *tokens[place + 1 :], template.end]
     assert one.decode(other[:-1]) == TEXTS["fan.txt"]
     pins = tuple(Pin(position, token, "correction") for position, token in enumerate(other))
-    assert check_forged(planted, of_fan(lambda record: replace(record, pins=pins))).counts == {"exact": 2, "mismatch": 1}
+    assert check_forged(planted, of_fan(lambda record: replace(record, pins=pins))).counts == {
+        "exact": 2,
+        "mismatch": 1,
+    }
 
 
 # --- what the store says of itself is not believed
 
 
 def lying(record, pins):
-    """The memory without a memory: vectors of zeros, all in the pins, with a verdict that says otherwise."""
-    return replace(record, packed=bytes(len(record.packed)), pins=pins, verdict=replace(record.verdict, kind="exact", corrections=0))
+    """The memory without a memory: vectors of zeros, all in the pins.
+
+    Its verdict says otherwise.
+    """
+    return replace(
+        record,
+        packed=bytes(len(record.packed)),
+        pins=pins,
+        verdict=replace(record.verdict, kind="exact", corrections=0),
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_pins_that_are_called_safety_are_corrections_where_they_are_needed(planted, loaded, batch):
-    """Zeros, with every token as a pin, are lossless, and the audit says what that is worth, whatever the record says."""
+    """Zeros, with every token as a pin, are lossless, and the audit says what that is worth.
+
+    It does so whatever the record says.
+    """
     folder, config, _ = planted
     one, template = loaded
     given = [*one.encode(TEXTS["fan.txt"]), template.end]
     pins = tuple(Pin(position, token, "safety") for position, token in enumerate(given))
     forge(folder, of_fan(lambda record: lying(record, pins)))
     found = api.verify(config, batch=batch)
-    assert (found.counts, found.exit_code, found.documents_proven) == ({"exact": 2, "assisted": 1}, 0, 3)
+    assert (found.counts, found.exit_code, found.documents_proven) == (
+        {"exact": 2, "assisted": 1},
+        0,
+        3,
+    )
     verdict = next(one.verdict for one in found.recited if one.chunk_id == id_of("fan.txt"))
     assert verdict.tokens == len(given) - 1 and verdict.corrections > verdict.safeties
     assert verdict.corrections + verdict.safeties == len(given) and verdict.reason == ""
@@ -271,7 +349,14 @@ def test_pins_that_are_called_safety_are_corrections_where_they_are_needed(plant
 def test_a_safety_pin_that_is_not_needed_is_no_correction(planted, loaded):
     folder, config, _ = planted
     first = loaded[0].encode(TEXTS["fan.txt"])[0]
-    forge(folder, of_fan(lambda record: replace(record, pins=(Pin(0, first, "correction"), Pin(999, first, "correction")))))
+    forge(
+        folder,
+        of_fan(
+            lambda record: replace(
+                record, pins=(Pin(0, first, "correction"), Pin(999, first, "correction"))
+            )
+        ),
+    )
     found = api.verify(config)
     assert found.counts == {"exact": 3} and found.exit_code == 0
     verdict = next(one.verdict for one in found.recited if one.chunk_id == id_of("fan.txt"))
@@ -291,13 +376,17 @@ IMPOSSIBLE = {
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("change", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
-def test_what_the_model_cannot_decode_is_damage_named_and_the_others_stand(planted, loaded, change, batch):
+def test_what_the_model_cannot_decode_is_damage_named_and_the_others_stand(
+    planted, loaded, change, batch
+):
     folder, config, _ = planted
     found = check_forged(planted, of_fan(change), "damaged", 13, batch)
     assert found.counts == {"exact": 2, "damaged": 1} and found.documents_proven == 2
     assert [finding.subject for finding in found.findings] == ["fan.txt line 1"]
     said = []
-    assert {one.path for one in api.ask("Is the lamp or the fan loud?", config, say=said.append).sources} <= {"lamp.txt", "soup.txt"}
+    assert {
+        one.path for one in api.ask("Is the lamp or the fan loud?", config, say=said.append).sources
+    } <= {"lamp.txt", "soup.txt"}
     assert [line for line in said if line.startswith(f"left out: memory {id_of('fan.txt')[:12]}: ")]
     with open_store(folder, write=False) as store, pytest.raises(StoreDamaged):
         show(store, *loaded, id_of("fan.txt"))
@@ -317,7 +406,9 @@ def test_a_needed_pin_that_is_gone_is_a_mismatch(tmp_path, original):
 def test_documents_whose_chunks_are_in_the_wrong_order_are_a_mismatch(tmp_path, original):
     _, config = original
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "long.txt").write_text("One lamp is red. " + "Two fans are loud. " + "Three soups are hot. ")
+    (tmp_path / "docs" / "long.txt").write_text(
+        "One lamp is red. " + "Two fans are loud. " + "Three soups are hot. "
+    )
     config = updated(config, {"store": str(tmp_path / "store"), "documents.chunk_tokens": 12})
     api.ingest([tmp_path / "docs"], config)
     assert api.verify(config).exit_code == 0
@@ -337,33 +428,63 @@ def test_documents_whose_chunks_are_in_the_wrong_order_are_a_mismatch(tmp_path, 
 # --- faults of the model
 
 
-def test_one_changed_weight_is_incomparable_and_would_have_been_a_mismatch(planted, loaded, model_folder, tmp_path):
+def test_one_changed_weight_is_incomparable_and_would_have_been_a_mismatch(
+    planted, loaded, model_folder, tmp_path
+):
     folder, config, _ = planted
     one, template = loaded
-    changed = lm.load(updated(Config(), {"model.id": str(model_folder), "model.device": "cpu"}).model)
+    changed = lm.load(
+        updated(Config(), {"model.id": str(model_folder), "model.device": "cpu"}).model
+    )
     with torch.no_grad():
         changed.model.base_model.layers[0].mlp.down_proj.weight.mul_(-1)
     with open_store(folder, write=False) as store:
         assert audit(store, one, template).counts == {"exact": 3}
         assert audit(store, changed, template).counts == {"mismatch": 3}
-        assert audit(store, one, template_named("sastre2025", one)).counts == {"mismatch": 3}  # a dropped BOS
+        # a dropped BOS
+        assert audit(store, one, template_named("sastre2025", one)).counts == {"mismatch": 3}
     shutil.copytree(model_folder, tmp_path / "changed")
     weights = tmp_path / "changed" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     found = api.verify(updated(config, {"model.id": str(tmp_path / "changed")}))
-    assert found.exit_code == 6 and kinds(found) == {"incomparable"} and found.counts == {"incomparable": 3}
+    assert (
+        found.exit_code == 6
+        and kinds(found) == {"incomparable"}
+        and found.counts == {"incomparable": 3}
+    )
 
 
 def test_together_the_same_is_proven_and_the_same_is_found(planted, loaded):
     folder, config, sql = planted
     with open_store(folder, write=False) as store:
         alone, together = (audit(store, *loaded, batch=batch) for batch in (1, 2))
-    assert together.counts == alone.counts == {"exact": 3} and together.documents_proven == 3 and together.exit_code == 0
+    assert (
+        together.counts == alone.counts == {"exact": 3}
+        and together.documents_proven == 3
+        and together.exit_code == 0
+    )
     for one, other in zip(alone.recited, together.recited, strict=True):
-        assert one.chunk_id == other.chunk_id and abs(one.verdict.margin - other.verdict.margin) < 1e-3
-    assert "batch 1," in alone.profile and "batch 2," in together.profile and "again at batch 1" in together.profile
-    forge(folder, lambda record, all: replace(record, packed=bytes(len(record.packed))) if record.chunk_id == id_of("fan.txt") else record)
-    sql("UPDATE vectors SET packed = zeroblob(length(packed)) WHERE chunk = (SELECT number FROM chunks WHERE id = ?)", id_of("soup.txt"))
+        assert (
+            one.chunk_id == other.chunk_id and abs(one.verdict.margin - other.verdict.margin) < 1e-3
+        )
+    assert (
+        "batch 1," in alone.profile
+        and "batch 2," in together.profile
+        and "again at batch 1" in together.profile
+    )
+    forge(
+        folder,
+        lambda record, all: (
+            replace(record, packed=bytes(len(record.packed)))
+            if record.chunk_id == id_of("fan.txt")
+            else record
+        ),
+    )
+    sql(
+        "UPDATE vectors SET packed = zeroblob(length(packed)) WHERE chunk = (SELECT number FROM "
+        "chunks WHERE id = ?)",
+        id_of("soup.txt"),
+    )
     found = api.verify(config, batch=8)
     assert found.counts == {"exact": 1, "mismatch": 1, "damaged": 1} and found.exit_code == 13
     assert found.counts == api.verify(config).counts
@@ -389,7 +510,8 @@ def test_a_part_is_never_called_all(planted):
     assert (found.checked, found.chunks, found.exit_code) == (2, 3, 6)
     assert found.documents_checked == 2 and "seed 0" in found.sample and "95 %" in found.sample
     checked = api.verify(config, structure_only=True)
-    assert (checked.checked, checked.counts, checked.exit_code, checked.findings) == (0, {}, 0, ())  # all that was asked for
+    # all that was asked for
+    assert (checked.checked, checked.counts, checked.exit_code, checked.findings) == (0, {}, 0, ())
     assert checked.sentence.startswith("nothing was decoded")
 
 
@@ -401,7 +523,12 @@ def test_an_interrupt_ends_the_audit_with_what_was_found(planted):
             raise KeyboardInterrupt
 
     found = api.verify(config, on_chunk=interrupt)
-    assert found.interrupted and found.exit_code == 6 and found.checked == 2 and found.documents_proven == 2
+    assert (
+        found.interrupted
+        and found.exit_code == 6
+        and found.checked == 2
+        and found.documents_proven == 2
+    )
 
 
 def test_an_empty_store_proves_nothing(planted, original):
@@ -444,12 +571,26 @@ def test_two_folders_are_compared_each_with_its_own_documents(original, tmp_path
     for folder in folders:
         assert api.verify(without, structure_only=True, folder=folder).findings == ()
     with pytest.raises(UsageError, match=f"there are {folders[0]}, {folders[1]}"):
-        api.verify(without, folder=original[0] / "docs", on_chunk=lambda done, total: pytest.fail("decoded before it was refused"))
+        api.verify(
+            without,
+            folder=original[0] / "docs",
+            on_chunk=lambda done, total: pytest.fail("decoded before it was refused"),
+        )
     with pytest.raises(InputRefused):
-        api.verify(without, folder=tmp_path / "none", on_chunk=lambda done, total: pytest.fail("decoded before it was refused"))
+        api.verify(
+            without,
+            folder=tmp_path / "none",
+            on_chunk=lambda done, total: pytest.fail("decoded before it was refused"),
+        )
     (folders[1] / "README.md").write_text("Another text.")
-    told = {(one.subject, one.reason) for one in api.verify(config, structure_only=True, folder=folders[1]).findings}
-    assert told == {("library/left-out.txt", "is not in the store"), ("README.md", "has another text than the stored one")}
+    told = {
+        (one.subject, one.reason)
+        for one in api.verify(config, structure_only=True, folder=folders[1]).findings
+    }
+    assert told == {
+        ("library/left-out.txt", "is not in the store"),
+        ("README.md", "has another text than the stored one"),
+    }
 
 
 def test_a_sample_is_drawn_by_its_seed_and_never_empty():
@@ -468,6 +609,8 @@ def test_quick_looks_at_every_row(planted):
     folder, _, sql = planted
     sql("UPDATE verdicts SET margin = margin + 1")
     with open_store(folder, write=False) as store:
-        assert len([finding for finding in quick(store).findings if "verdicts" in finding.reason]) == 3
+        assert (
+            len([finding for finding in quick(store).findings if "verdicts" in finding.reason]) == 3
+        )
         with pytest.raises(StoreDamaged):
             store.record(id_of("fan.txt"))

@@ -1,4 +1,7 @@
-"""The arithmetic of benchmarks/: fair chunks, costs, intervals, rules; and every script, cut short and gone on with, on a toy."""
+"""The arithmetic of benchmarks/, and every script on a toy.
+
+The arithmetic: fair chunks, costs, intervals, rules. Every script is cut short and gone on with.
+"""
 
 import json
 import mmap
@@ -33,7 +36,8 @@ from rag_memtok.memory.recipes import RECIPES  # noqa: E402
 from rag_memtok.model.prompts import template_named  # noqa: E402
 
 SCRIPTS = {
-    "write": "--recipes cross-entropy --vectors one --chunks 2 --lengths 2,3 --tuning-chunks 1 --budgets 2 --group 1 --steps 3 "
+    "write": "--recipes cross-entropy --vectors one --chunks 2 --lengths 2,3 --tuning-chunks 1 "
+    "--budgets 2 --group 1 --steps 3 "
     "--tokens-per-vector 2",
     "objective": "--chunks 2 --seeds 1 --vectors 1,2 --longest 4 --steps 20",
     "rounding": "--chunks 2 --lengths 4 --tokens-per-vector 2 --batch 1 --steps 60",
@@ -44,7 +48,9 @@ TEXT = {"a": " ".join(toy.SENTENCES * 4), "b": measure.number_table(30)}
 
 def tasks_of(lm, count, length, vectors):
     chunks = measure.samples(lm, TEXT, (length,), count)
-    return [Task(f"{index} {chunk.key}", chunk.tokens, vectors) for index, chunk in enumerate(chunks)]
+    return [
+        Task(f"{index} {chunk.key}", chunk.tokens, vectors) for index, chunk in enumerate(chunks)
+    ]
 
 
 # --- chunks
@@ -57,12 +63,17 @@ def test_chunks_are_the_same_every_time_and_others_for_another_seed(toy_lm):
     assert measure.number_table(2).splitlines()[1] == "N85,277,5.2,980.71,4601,404934"
 
 
-@given(count=st.integers(1, 20), lengths=st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True))
+@given(
+    count=st.integers(1, 20),
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True),
+)
 @quick(max_examples=10)
 def test_the_first_few_chunks_are_of_every_length_and_kind_in_turn(toy_lm, count, lengths):
     chunks = measure.samples(toy_lm, TEXT, lengths, count)
     assert len(chunks) == count
-    assert [len(chunk.tokens) for chunk in chunks] == [lengths[index % len(lengths)] for index in range(count)]
+    assert [len(chunk.tokens) for chunk in chunks] == [
+        lengths[index % len(lengths)] for index in range(count)
+    ]
     cells = len(lengths) * len(TEXT)
     assert len({(chunk.kind, len(chunk.tokens)) for chunk in chunks[:cells]}) == min(count, cells)
 
@@ -73,7 +84,11 @@ def test_held_out_chunks_share_no_token_with_the_measured_ones(toy_lm):
     lm = replace(toy_lm, tokenizer=lambda text, **options: {"input_ids": numbered})
     tuning = measure.samples(lm, {"x": ""}, (9,), 30, held_out=True)
     measured = measure.samples(lm, {"x": ""}, (9,), 30)
-    assert max(max(chunk.tokens) for chunk in tuning) < edge <= min(min(chunk.tokens) for chunk in measured)
+    assert (
+        max(max(chunk.tokens) for chunk in tuning)
+        < edge
+        <= min(min(chunk.tokens) for chunk in measured)
+    )
     assert len(measured) == len(set(measured)), "a long text has room for 30 different chunks"
 
 
@@ -93,9 +108,18 @@ def test_every_kind_of_the_sample_documents_has_room_for_the_longest_chunks(toy_
 
 
 def test_the_speed_of_a_step_is_measured_for_every_draft_and_batch(capsys):
-    speed.main("--shape toy --drafts bfloat16,float32 --batches 1,2 --length 12 --rounds 1 --steps 1 --threads 1".split())
-    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if re.match(r"^\| (bf|fl)", line)]
-    assert [(row[0].strip(), int(row[1])) for row in rows] == [(draft, size) for draft in ("bfloat16", "float32") for size in (1, 2)]
+    speed.main(
+        "--shape toy --drafts bfloat16,float32 --batches 1,2 --length 12 --rounds 1 --steps 1 "
+        "--threads 1".split()
+    )
+    rows = [
+        line.split("|")[1:-1]
+        for line in capsys.readouterr().out.splitlines()
+        if re.match(r"^\| (bf|fl)", line)
+    ]
+    assert [(row[0].strip(), int(row[1])) for row in rows] == [
+        (draft, size) for draft in ("bfloat16", "float32") for size in (1, 2)
+    ]
     assert all(float(row[2]) > 0 and abs(float(row[2]) * float(row[3]) - 1000) < 20 for row in rows)
 
 
@@ -104,11 +128,17 @@ def test_a_draft_computes_in_its_own_dtype_whatever_the_model_has(toy_lm):
     for model in (toy_lm, shaped):
         for draft in ("float32", "bfloat16"):
             assert speed.computing(model, draft).table.dtype == speed.DTYPES[draft]
-    assert speed.computing(toy_lm, "float32") is toy_lm and speed.computing(shaped, "bfloat16") is shaped
+    assert (
+        speed.computing(toy_lm, "float32") is toy_lm
+        and speed.computing(shaped, "bfloat16") is shaped
+    )
 
 
 def test_the_cost_of_a_step_is_the_one_that_the_profiler_counts():
-    """Dense products forward and backward, of a model whose attention is written out; norms and the like are not counted by either."""
+    """Dense products forward and backward, of a model whose attention is written out.
+
+    Norms and the like are not counted by either.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     lm = toy.lm_of("llama-untied")
@@ -129,7 +159,9 @@ def test_the_parameters_in_layers_are_all_but_the_tables(any_lm):
 
 
 def test_the_hinge_saves_a_pass_over_the_vocabulary(toy_lm):
-    saved = measure.step_flops(toy_lm, 20, 9) - measure.step_flops(toy_lm, 20, 9, vocabulary_passes=1)
+    saved = measure.step_flops(toy_lm, 20, 9) - measure.step_flops(
+        toy_lm, 20, 9, vocabulary_passes=1
+    )
     assert saved == 2.0 * toy_lm.table.numel() * 9
 
 
@@ -137,14 +169,17 @@ def test_the_code_length_is_that_of_the_model(toy_lm):
     tokens = [70, 71, 72]
     with torch.no_grad():
         logits = toy_lm.model(torch.tensor([[toy_lm.bos, *tokens]])).logits[0].log_softmax(-1)
-    expected = -sum(float(logits[place, token]) for place, token in enumerate([*tokens, toy_lm.eos])) / np.log(2)
+    expected = -sum(
+        float(logits[place, token]) for place, token in enumerate([*tokens, toy_lm.eos])
+    ) / np.log(2)
     assert measure.code_length(toy_lm, tokens) == pytest.approx(expected, rel=1e-5)
 
 
 def test_memory_and_speed_are_measured_at_all(toy_lm):
     measure.forget_peak(toy_lm.device)
     before = measure.peak_bytes(toy_lm.device)
-    held = np.frombuffer(mmap.mmap(-1, 64_000_000), dtype=np.uint8)  # of the heap it could be what was freed there and kept
+    # of the heap it could be what was freed there and kept
+    held = np.frombuffer(mmap.mmap(-1, 64_000_000), dtype=np.uint8)
     held[:] = 1
     assert measure.peak_bytes(toy_lm.device) - before > 0.8 * held.nbytes
     assert measure.matmul_rate(toy_lm.device, torch.float32, seconds=0.0) > 1e6
@@ -158,7 +193,9 @@ def test_an_interval_holds_the_mean_and_covers_it_nearly_every_time():
     inside = 0
     for _ in range(60):
         values = generator.normal(size=40)
-        found = measure.bootstrap(len(values), lambda drawn, values=values: float(values[drawn].mean()))
+        found = measure.bootstrap(
+            len(values), lambda drawn, values=values: float(values[drawn].mean())
+        )
         assert found.low < found.value < found.high and found.value == values.mean()
         inside += found.low <= 0 <= found.high
     assert 51 <= inside <= 60
@@ -167,12 +204,19 @@ def test_an_interval_holds_the_mean_and_covers_it_nearly_every_time():
 def test_an_interval_without_a_value_is_a_dash():
     assert measure.bootstrap(3, lambda drawn: float("nan")).text() == "-"
     assert measure.bootstrap(3, lambda drawn: 0.25).text(0, factor=100.0) == "25 (25 to 25)"
-    assert write.ratio(1.0, 0.0) == float("inf") and np.isnan(write.ratio(0.0, 0.0)) and write.ratio(1.0, 2.0) == 0.5
+    assert (
+        write.ratio(1.0, 0.0) == float("inf")
+        and np.isnan(write.ratio(0.0, 0.0))
+        and write.ratio(1.0, 2.0) == 0.5
+    )
 
 
 def test_gains_are_ratios_of_rates_over_the_same_chunks():
     def row(exact, seconds):
-        chunks = {index: {"exact": one, "seconds": seconds, "tokens": 8} for index, one in enumerate(exact)}
+        chunks = {
+            index: {"exact": one, "seconds": seconds, "tokens": 8}
+            for index, one in enumerate(exact)
+        }
         return write.Measured("x", "ours", write.ONE, chunks, 1, "float32")
 
     assert write.gain_over(row([1, 1], 1.0), row([1, 0], 5.0), [0, 1]) == 10.0
@@ -183,7 +227,13 @@ def test_gains_are_ratios_of_rates_over_the_same_chunks():
 
 @pytest.mark.parametrize(
     ("points", "expected"),
-    [([], 0.0), ([(1, 0.4)], 0.0), ([(4, 1.0)], 4.0), ([(4, 1.0), (16, 0.0)], 8.0), ([(2, 1.0), (4, 0.75), (8, 0.25)], 32**0.5)],
+    [
+        ([], 0.0),
+        ([(1, 0.4)], 0.0),
+        ([(4, 1.0)], 4.0),
+        ([(4, 1.0), (16, 0.0)], 8.0),
+        ([(2, 1.0), (4, 0.75), (8, 0.25)], 32**0.5),
+    ],
 )
 def test_the_capacity_is_where_a_half_is_crossed(points, expected):
     assert objective.crossing(points) == pytest.approx(expected)
@@ -193,33 +243,54 @@ def test_the_capacity_is_where_a_half_is_crossed(points, expected):
 
 
 def test_every_variant_measures_the_same_margins_and_pulls_at_what_is_wrong(toy_lm):
-    hidden = torch.randn(20, toy_lm.width, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    hidden = torch.randn(
+        20, toy_lm.width, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_(True)
     targets = torch.arange(50, 70)
     targets[:5] = toy_lm.logits(hidden).argmax(1)[:5]
     _, expected = RECIPES["cross-entropy"].objective(toy_lm, hidden, targets, torch.zeros(20))
     for name, variant in objective.variants().items():
         for spent in (0.0, 1.0):
-            losses, margins = variant.recipe.objective(toy_lm, hidden, targets, torch.full((20,), spent))
+            losses, margins = variant.recipe.objective(
+                toy_lm, hidden, targets, torch.full((20,), spent)
+            )
             assert torch.allclose(margins, expected, atol=1e-4), name
-            assert losses.shape == (20,) and (losses >= 0).all() and (losses[margins <= 0] > 0).all(), name
+            assert (
+                losses.shape == (20,) and (losses >= 0).all() and (losses[margins <= 0] > 0).all()
+            ), name
             (gradient,) = torch.autograd.grad(losses.sum(), hidden)
-            assert torch.isfinite(gradient).all() and (gradient[margins <= 0].norm(dim=1) > 0).all(), name
+            assert (
+                torch.isfinite(gradient).all() and (gradient[margins <= 0].norm(dim=1) > 0).all()
+            ), name
 
 
 def test_with_nothing_between_steps_it_writes_what_the_package_writes(toy_lm):
     template, tasks = template_named("bare", toy_lm), tasks_of(toy_lm, 3, 9, 3)
     settings = Memorize(steps=25, batch=2, seconds_per_chunk=0.0, draft="bfloat16")
     rows = measure.rows_of(toy_lm, template, RECIPES["margin"], tasks, settings)
-    ours = {one.task.key: one for one in measure.write_with(toy_lm, template, RECIPES["margin"], rows, settings, lambda row: None)}
+    ours = {
+        one.task.key: one
+        for one in measure.write_with(
+            toy_lm, template, RECIPES["margin"], rows, settings, lambda row: None
+        )
+    }
     for one in memorize(toy_lm, template, tasks, settings):
-        assert np.array_equal(one.vectors, ours[one.task.key].vectors) and one.steps == ours[one.task.key].steps
+        assert (
+            np.array_equal(one.vectors, ours[one.task.key].vectors)
+            and one.steps == ours[one.task.key].steps
+        )
 
 
 # --- planning
 
 
 CHUNKS = st.lists(
-    st.builds(lambda length, bits: planned.Sized((7,) * length, bits * length), st.integers(1, 128), st.floats(1, 12)), min_size=1
+    st.builds(
+        lambda length, bits: planned.Sized((7,) * length, bits * length),
+        st.integers(1, 128),
+        st.floats(1, 12),
+    ),
+    min_size=1,
 )
 
 
@@ -231,9 +302,13 @@ def test_all_rules_give_out_the_same_total_as_nearly_as_they_can(chunks, ratio):
         c = planned.fitted(rule, chunks, total)
         given_out = [rule.vectors(chunk, c) for chunk in chunks]
         assert sum(given_out) <= max(total, smallest)
-        assert all(1 <= some <= len(chunk.tokens) for some, chunk in zip(given_out, chunks, strict=True))
+        assert all(
+            1 <= some <= len(chunk.tokens) for some, chunk in zip(given_out, chunks, strict=True)
+        )
         if sum(given_out) < total:
-            assert sum(rule.vectors(chunk, 0.999 * c) for chunk in chunks) > total or smallest > total
+            assert (
+                sum(rule.vectors(chunk, 0.999 * c) for chunk in chunks) > total or smallest > total
+            )
 
 
 # --- whole scripts
@@ -254,12 +329,17 @@ def test_a_ledger_drops_half_a_line_and_refuses_another_run(tmp_path):
 
 
 def test_the_time_left_is_that_of_work_of_the_same_kind():
-    units = [measure.Unit(key, group, dict) for key, group in (("1", "slow"), ("2", "fast"), ("3", "new"))]
+    units = [
+        measure.Unit(key, group, dict)
+        for key, group in (("1", "slow"), ("2", "fast"), ("3", "new"))
+    ]
     assert measure.time_left(units, {"slow": [10.0, 20.0], "fast": [1.0, 1.0]}) == 15 + 1 + 8
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_goes_on_where_it_was_stopped_and_reports(name, model_folder, tmp_path, capsys, monkeypatch):
+def test_a_script_goes_on_where_it_was_stopped_and_reports(
+    name, model_folder, tmp_path, capsys, monkeypatch
+):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(measure, "DRAWS", 40)
     (tmp_path / "texts").mkdir()
@@ -267,8 +347,20 @@ def test_a_script_goes_on_where_it_was_stopped_and_reports(name, model_folder, t
         (tmp_path / "texts" / f"{kind}.txt").write_text(text, encoding="utf-8")
     script = sys.modules[name]
     out = tmp_path / name
-    words = [*SCRIPTS[name].split(), "--model", str(model_folder), "--threads", "1", "--out", str(out), "--texts", str(tmp_path / "texts")]
-    ledger = tmp_path / (f"{name}-{model_folder.name}.jsonl" if name == "objective" else f"{name}.jsonl")
+    words = [
+        *SCRIPTS[name].split(),
+        "--model",
+        str(model_folder),
+        "--threads",
+        "1",
+        "--out",
+        str(out),
+        "--texts",
+        str(tmp_path / "texts"),
+    ]
+    ledger = tmp_path / (
+        f"{name}-{model_folder.name}.jsonl" if name == "objective" else f"{name}.jsonl"
+    )
 
     def lines():
         return ledger.read_text(encoding="utf-8").splitlines()
@@ -278,7 +370,9 @@ def test_a_script_goes_on_where_it_was_stopped_and_reports(name, model_folder, t
     script.main(words)
     first, kept = capsys.readouterr().out, lines()
     assert re.search(r"^\|-+\|-+:", first, re.MULTILINE) and len(kept) > 2
-    assert list(tmp_path.glob(f"{name}*.png")) and json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    assert list(tmp_path.glob(f"{name}*.png")) and json.loads(
+        out.with_suffix(".json").read_text(encoding="utf-8")
+    )
 
     ledger.write_text("\n".join(kept[:-1]) + "\n" + kept[-1][:9], encoding="utf-8")
     script.main(words)
@@ -296,4 +390,9 @@ def test_help_says_how_to_run_it_and_what_it_costs(name, capsys):
     with pytest.raises(SystemExit) as ended:
         sys.modules[name].parsed(["--help"])
     said = capsys.readouterr().out
-    assert ended.value.code == 0 and "How to run" in said and "Cost on two cores" in said and "--seconds" in said
+    assert (
+        ended.value.code == 0
+        and "How to run" in said
+        and "Cost on two cores" in said
+        and "--seconds" in said
+    )

@@ -1,4 +1,7 @@
-"""A store as one file: it comes back as it was; what was changed is refused; what was made elsewhere is not believed."""
+"""A store as one file: it comes back as it was.
+
+What was changed is refused; what was made elsewhere is not believed.
+"""
 
 import json
 import os
@@ -51,7 +54,10 @@ def opened(file):
 
 
 def rewritten(file, to, change, honest=True):
-    """Writes an export whose content was changed by `change`; `honest`: with a checksum that is right for it."""
+    """Writes an export whose content was changed by `change`.
+
+    `honest`: with a checksum that is right for it.
+    """
     metadata, parts = opened(file)
     content = json.loads(parts["content"].tobytes())
     change(content, parts, metadata)
@@ -71,7 +77,10 @@ def test_a_store_comes_back_as_it_was(made, here, tmp_path):
     proven(here)
     assert api.ask(QUESTION, here).sources[0].path == "lamp.md"
     again = api.export(tmp_path / "again.safetensors", here)
-    assert again.chunks == done.chunks and opened(tmp_path / "again.safetensors")[1].keys() == opened(file)[1].keys()
+    assert (
+        again.chunks == done.chunks
+        and opened(tmp_path / "again.safetensors")[1].keys() == opened(file)[1].keys()
+    )
 
 
 def test_an_imported_store_can_be_written_to_and_has_an_id_of_its_own(made, here, tmp_path):
@@ -79,8 +88,14 @@ def test_an_imported_store_can_be_written_to_and_has_an_id_of_its_own(made, here
     (tmp_path / "new.txt").write_text("A new text.")
     api.ingest([tmp_path / "new.txt"], here)
     proven(here)
-    with open_store(tmp_path / "store", write=False) as one, open_store(api.store_folder(made[0]), write=False) as other:
-        assert one.store_id != other.store_id and {**other.manifest, **one.manifest}.keys() == one.manifest.keys()
+    with (
+        open_store(tmp_path / "store", write=False) as one,
+        open_store(api.store_folder(made[0]), write=False) as other,
+    ):
+        assert (
+            one.store_id != other.store_id
+            and {**other.manifest, **one.manifest}.keys() == one.manifest.keys()
+        )
 
 
 def test_the_file_is_private_and_not_overwritten(made, tmp_path):
@@ -93,9 +108,19 @@ def test_the_file_is_private_and_not_overwritten(made, tmp_path):
 
 def test_a_store_without_text_and_one_with_text_only_chunks_come_back(tmp_path, model_folder):
     lossy = toy.save(tmp_path / "lossy", lossy=True)
-    for name, model, change in (("bare", model_folder, {"memorize__keep_text": False}), ("lossy", lossy, {})):
+    for name, model, change in (
+        ("bare", model_folder, {"memorize__keep_text": False}),
+        ("lossy", lossy, {}),
+    ):
         config = dials(tmp_path / name / "store", model, **change)
-        api.ingest([written(tmp_path / name / "docs", {"a.txt": "The Lamp.", "b.txt": "the lamp is red."})], config)
+        api.ingest(
+            [
+                written(
+                    tmp_path / name / "docs", {"a.txt": "The Lamp.", "b.txt": "the lamp is red."}
+                )
+            ],
+            config,
+        )
         api.export(tmp_path / f"{name}.safetensors", config)
         moved = updated(config, {"store": str(tmp_path / name / "moved")})
         api.import_(tmp_path / f"{name}.safetensors", moved)
@@ -107,13 +132,18 @@ def test_a_store_without_text_and_one_with_text_only_chunks_come_back(tmp_path, 
 # --- damage and deceit
 
 
-def test_one_changed_byte_of_the_content_is_refused_one_of_the_header_never_believed(made, here, tmp_path):
+def test_one_changed_byte_of_the_content_is_refused_one_of_the_header_never_believed(
+    made, here, tmp_path
+):
     whole = made[1].read_bytes()
     content = 8 + int.from_bytes(whole[:8], "little")
     for place in (0, 9, 60, 200, content - 1, content, len(whole) // 2, len(whole) - 1):
-        (tmp_path / "bad").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        (tmp_path / "bad").write_bytes(
+            whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        )
         try:
-            assert not api.import_(tmp_path / "bad", here).own and place < content  # it hit the seal: nobody's own
+            # it hit the seal: nobody's own
+            assert not api.import_(tmp_path / "bad", here).own and place < content
             shutil.rmtree(tmp_path / "store")
         except (InputRefused, FormatMismatch):
             pass
@@ -121,7 +151,10 @@ def test_one_changed_byte_of_the_content_is_refused_one_of_the_header_never_beli
         (tmp_path / "bad").write_bytes(whole[:cut])
         with pytest.raises(InputRefused):
             api.import_(tmp_path / "bad", here)
-    assert not (tmp_path / "store").exists() and not beside(tmp_path / "store", bundle.IMPORTING).exists()
+    assert (
+        not (tmp_path / "store").exists()
+        and not beside(tmp_path / "store", bundle.IMPORTING).exists()
+    )
 
 
 def test_a_tampered_vector_is_refused_by_its_checksum(made, here, tmp_path):
@@ -160,7 +193,16 @@ def longer(content, parts, metadata):
         chunk(tokens="7"),
         chunk(pins=[{"position": 2**40, "token": 1, "kind": "safety"}]),
         chunk(pins=[{"position": 1, "token": 1, "kind": "hope"}]),
-        chunk(verdict={"kind": "perfect", "tokens": 1, "corrections": 0, "safeties": 0, "margin": 1.0, "reason": ""}),
+        chunk(
+            verdict={
+                "kind": "perfect",
+                "tokens": 1,
+                "corrections": 0,
+                "safeties": 0,
+                "margin": 1.0,
+                "reason": "",
+            }
+        ),
         chunk(verdict={"kind": "exact"}),
         chunk(keyed=False),
         chunk(id="0" * 64),
@@ -178,7 +220,10 @@ def longer(content, parts, metadata):
 def test_what_is_not_a_store_is_refused_even_with_a_right_checksum(made, here, tmp_path, change):
     with pytest.raises(InputRefused, match="not that of a store"):
         api.import_(rewritten(made[1], tmp_path / "bad", change), here)
-    assert not (tmp_path / "store").exists() and not beside(tmp_path / "store", bundle.IMPORTING).exists()
+    assert (
+        not (tmp_path / "store").exists()
+        and not beside(tmp_path / "store", bundle.IMPORTING).exists()
+    )
 
 
 def test_other_files_and_formats_are_refused(made, here, tmp_path, model_folder):
@@ -186,7 +231,9 @@ def test_other_files_and_formats_are_refused(made, here, tmp_path, model_folder)
         api.import_(model_folder / "model.safetensors", here)
     with pytest.raises(InputRefused, match="no file"):
         api.import_(tmp_path / "none", here)
-    newer = rewritten(made[1], tmp_path / "newer", lambda content, parts, metadata: metadata.update(format="2"))
+    newer = rewritten(
+        made[1], tmp_path / "newer", lambda content, parts, metadata: metadata.update(format="2")
+    )
     with pytest.raises(FormatMismatch, match="format 2"):
         api.import_(newer, here)
 
@@ -244,7 +291,8 @@ def test_a_copied_folder_is_foreign_to_another_user(made, here, tmp_path, monkey
     with pytest.raises(InputRefused, match="not made here"):
         api.ask(QUESTION, here)
     (tmp_path / "docs").mkdir()
-    api.ingest([written(tmp_path / "docs", {"z.txt": "One more."})], here)  # to add to it does not make it one's own
+    # to add to it does not make it one's own
+    api.ingest([written(tmp_path / "docs", {"z.txt": "One more."})], here)
     with pytest.raises(InputRefused, match="not made here"):
         api.ask(QUESTION, here)
 
@@ -265,7 +313,9 @@ def test_without_a_whole_secret_nothing_is_ones_own(tmp_path, monkeypatch, conte
     assert not ownership.made_here(ownership.maker()) and not ownership.is_signed("store", "", "")
 
 
-def test_where_nothing_can_be_kept_a_store_is_made_all_the_same_and_that_is_said(tmp_path, monkeypatch, model_folder):
+def test_where_nothing_can_be_kept_a_store_is_made_all_the_same_and_that_is_said(
+    tmp_path, monkeypatch, model_folder
+):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
     assert ownership.secret() is None and not ownership.made_here(ownership.maker())
@@ -277,7 +327,10 @@ def test_where_nothing_can_be_kept_a_store_is_made_all_the_same_and_that_is_said
 
 def test_a_snapshot_is_of_one_generation_though_another_writes(made, tmp_path):
     shutil.copytree(made[0].store, tmp_path / "busy")
-    with open_store(tmp_path / "busy", write=False) as reader, closing(sqlite3.connect(tmp_path / "busy" / "store.db", timeout=0.05)) as db:
+    with (
+        open_store(tmp_path / "busy", write=False) as reader,
+        closing(sqlite3.connect(tmp_path / "busy" / "store.db", timeout=0.05)) as db,
+    ):
         with reader.snapshot():
             before = reader.documents()
             with pytest.raises(sqlite3.OperationalError, match="locked"), db:
@@ -285,11 +338,15 @@ def test_a_snapshot_is_of_one_generation_though_another_writes(made, tmp_path):
             assert reader.documents() == before
         with db:
             db.execute("DELETE FROM occurrences")
-        assert reader.occurrences(reader.chunk_ids()).values() and not any(reader.occurrences(reader.chunk_ids()).values())
+        assert reader.occurrences(reader.chunk_ids()).values() and not any(
+            reader.occurrences(reader.chunk_ids()).values()
+        )
 
 
 def test_a_signature_of_a_store_is_none_of_an_export(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     nonce, _, signature = ownership.maker()[ownership.MAKER].partition(" ")
-    assert ownership.is_signed("store", nonce, signature) and not ownership.is_signed("export", nonce, signature)
+    assert ownership.is_signed("store", nonce, signature) and not ownership.is_signed(
+        "export", nonce, signature
+    )
     assert os.environ["XDG_CONFIG_HOME"] == str(tmp_path)

@@ -1,6 +1,9 @@
-"""The command line: exit codes, what goes to stdout and what to stderr, the JSON contracts, and the help, word for word.
+"""The command line: exit codes, and what goes to stdout and what to stderr.
 
-RAG_MEMTOK_REGENERATE=1 pytest tests/test_cli.py -k help    writes the golden help anew; read the diff before you commit it
+Also tested are the JSON contracts, and the help, word for word.
+
+RAG_MEMTOK_REGENERATE=1 pytest tests/test_cli.py -k help    writes the golden help anew; read the
+                                                            diff before you commit it
 """
 
 import json
@@ -25,7 +28,10 @@ from rag_memtok.store.store import open_store
 GOLDEN = Path(__file__).parent / "golden" / "help"
 REGENERATE = bool(os.environ.get("RAG_MEMTOK_REGENERATE"))
 COMMANDS = ("", *(name for name, _, _ in app.COMMANDS))
-DOCUMENTS = {"lamp.txt": "The lamp of the harbour is red.", "fan.txt": "The fan is very loud today."}
+DOCUMENTS = {
+    "lamp.txt": "The lamp of the harbour is red.",
+    "fan.txt": "The fan is very loud today.",
+}
 QUESTION = "What colour is the lamp?"
 
 
@@ -47,7 +53,16 @@ def written(folder, documents):
 def ready(tmp_path_factory, model_folder):
     """Documents and their store, to be copied."""
     folder = tmp_path_factory.mktemp("cli")
-    words = ["ingest", written(folder / "docs", DOCUMENTS), "--store", folder / "store", "--model", model_folder, "--threads", 1]
+    words = [
+        "ingest",
+        written(folder / "docs", DOCUMENTS),
+        "--store",
+        folder / "store",
+        "--model",
+        model_folder,
+        "--threads",
+        1,
+    ]
     words += ["--tokens-per-vector", 4, "--seconds-per-chunk", 0, "--device", "cpu"]
     assert app.run(lambda: app.app([str(word) for word in words], standalone_mode=False)) == 0
     return folder
@@ -69,13 +84,22 @@ WRITING = ("--tokens-per-vector", 4, "--seconds-per-chunk", 0)
 def test_the_whole_trip(run, ready, model_folder, tmp_path):
     documents = written(tmp_path / "docs", DOCUMENTS)
     code, out, err = run("ingest", documents, "--model", model_folder, *WRITING)
-    assert code == 0 and re.search(r"^exact +2$", out, re.M) and re.search(r"^chunks +2 written, 0 already there$", out, re.M)
+    assert (
+        code == 0
+        and re.search(r"^exact +2$", out, re.M)
+        and re.search(r"^chunks +2 written, 0 already there$", out, re.M)
+    )
     code, out, err = run("ingest", documents)
     assert (code, out) == (0, "0 new; 2 files unchanged\n")
     code, out, err = run("verify")
-    assert code == 0 and out.endswith("all chunks and all documents come back exactly from their memories\n")
+    assert code == 0 and out.endswith(
+        "all chunks and all documents come back exactly from their memories\n"
+    )
     code, out, err = run("restore", "--to", "back")
-    assert code == 0 and {path.name: path.read_text() for path in (tmp_path / "back").iterdir()} == DOCUMENTS
+    assert (
+        code == 0
+        and {path.name: path.read_text() for path in (tmp_path / "back").iterdir()} == DOCUMENTS
+    )
     code, out, err = run("status")
     assert code == 0 and re.search(r"^documents +2$", out, re.M) and str(model_folder) in out
     code, out, err = run("rm", "docs/lamp.txt")
@@ -88,34 +112,46 @@ def test_an_answer_on_stdout_and_talk_on_stderr(run, store):
     code, out, err = run("ask", QUESTION, "--max-new-tokens", 5)
     assert code == 0
     assert re.search(r"^  \[1\] lamp.txt, line 1  \(score 0\.\d+, exact\)$", out, re.M)
-    assert re.search(r"^  \d+ context positions instead of \d+; prompt \d+; reader decode; ", out, re.M)
+    assert re.search(
+        r"^  \d+ context positions instead of \d+; prompt \d+; reader decode; ", out, re.M
+    )
     assert err.startswith("reader decode: ") and "reader decode: " not in out
 
 
 def test_a_dash_reads_a_question_a_line(run, store):
-    code, out, err = run("ask", "-", "--json", "--max-new-tokens", 3, stdin=f"{QUESTION}\n\n  Is the fan loud? \n")
+    code, out, err = run(
+        "ask", "-", "--json", "--max-new-tokens", 3, stdin=f"{QUESTION}\n\n  Is the fan loud? \n"
+    )
     answers = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and [one["sources"][0]["path"] for one in answers] == ["lamp.txt", "fan.txt"]
-    code, out, err = run("ask", "-", "--json", "--max-new-tokens", 3, stdin=f"zzyzx qwrtp\n{QUESTION}\n")
+    code, out, err = run(
+        "ask", "-", "--json", "--max-new-tokens", 3, stdin=f"zzyzx qwrtp\n{QUESTION}\n"
+    )
     first, second = map(json.loads, out.splitlines())
     assert code == 7 and first["error"]["name"] == "no-usable-memory" and second["sources"]
 
 
 def test_a_dry_run_writes_nothing(run, model_folder, tmp_path):
-    code, out, err = run("ingest", written(tmp_path / "docs", DOCUMENTS), "--model", model_folder, "--dry-run")
-    assert code == 0 and out.startswith("would write 2 chunks of 2 files") and not (tmp_path / ".rag-memtok").exists()
+    code, out, err = run(
+        "ingest", written(tmp_path / "docs", DOCUMENTS), "--model", model_folder, "--dry-run"
+    )
+    assert (
+        code == 0
+        and out.startswith("would write 2 chunks of 2 files")
+        and not (tmp_path / ".rag-memtok").exists()
+    )
 
 
 # --- contracts: fields are only ever added
 
 CONTRACTS = {
     ("ask", QUESTION, "--max-new-tokens", "3"): {
-        "answer": str, "sources": list, "reader": str, "reader_reason": str, "passages": str, "context_positions": int,
-        "prompt_positions": int, "text_positions": int, "seconds": float,
+        "answer": str, "sources": list, "reader": str, "reader_reason": str, "passages": str,
+        "context_positions": int, "prompt_positions": int, "text_positions": int, "seconds": float,
     },
     ("status",): {
-        "chunks": int, "documents": int, "exact": int, "pinned": int, "assisted": int, "model": str, "format": int, "generation": int,
-        "damaged": int, "unfinished": int, "adapter": str,
+        "chunks": int, "documents": int, "exact": int, "pinned": int, "assisted": int, "model": str,
+        "format": int, "generation": int, "damaged": int, "unfinished": int, "adapter": str,
     },
     ("verify",): {"counts": dict, "documents": int, "profile": str, "failing": list},
 }  # fmt: skip
@@ -136,7 +172,11 @@ def test_json_has_every_field_it_promises_on_one_line(run, store, command):
 def test_the_numbers_of_json_are_those_of_the_store(run, store):
     status, audit = (json.loads(run(command, "--json")[1]) for command in ("status", "verify"))
     assert (status["chunks"], status["documents"], status["exact"]) == (2, 2, 2)
-    assert audit["counts"] == {"exact": 2} and audit["documents"] == audit["documents_checked"] == 2 and audit["failing"] == []
+    assert (
+        audit["counts"] == {"exact": 2}
+        and audit["documents"] == audit["documents_checked"] == 2
+        and audit["failing"] == []
+    )
     assert re.search("^documents +2 of 2 rejoined and identical$", run("verify")[1], re.M)
     with open_store(store, write=False) as opened:
         assert status["generation"] == opened.generation and status["format"] == 1
@@ -144,7 +184,12 @@ def test_the_numbers_of_json_are_those_of_the_store(run, store):
         db.execute("UPDATE verdicts SET margin = margin + 1 WHERE chunk = 1")
         db.execute("DELETE FROM occurrences WHERE chunk = 2")
     status = json.loads(run("status", "--json")[1])
-    assert (status["exact"], status["damaged"], status["unfinished"], status["adapter"]) == (0, 1, 1, "")
+    assert (status["exact"], status["damaged"], status["unfinished"], status["adapter"]) == (
+        0,
+        1,
+        1,
+        "",
+    )
 
 
 # --- exit codes
@@ -156,12 +201,20 @@ def damage(store, table="vectors"):
 
 
 def told(result, code, name, *, as_json):
-    """Checks an error: on stderr a line that says what is valid, or one with the next command; on stdout nothing, or the error as JSON."""
+    """Checks an error, on stderr and stdout.
+
+    There is on stderr a line that says what is valid, or one with the next command; on stdout
+    nothing, or the error as JSON.
+    """
     found, out, err = result
     assert found == code, err
     if as_json:
         error = json.loads(out)["error"]
-        assert (error["name"], error["exit_code"]) == (name, code) and error["message"] and error["message"] in err
+        assert (
+            (error["name"], error["exit_code"]) == (name, code)
+            and error["message"]
+            and error["message"] in err
+        )
     else:
         assert out == ""
     what, *remedy = err.splitlines()[-2:] if "\n  next: " in err else err.splitlines()[-1:]
@@ -192,16 +245,30 @@ def told(result, code, name, *, as_json):
         (("export", "no/folder/x.safetensors"), 2, "usage"),
     ],
 )
-def test_an_error_says_what_and_what_to_do(run, store, tmp_path_factory, tmp_path, words, code, name, as_json):
+def test_an_error_says_what_and_what_to_do(
+    run, store, tmp_path_factory, tmp_path, words, code, name, as_json
+):
     written(tmp_path / "new", {"a.txt": "New."})
     if "OTHER" in words:
-        words = [str(toy.save(tmp_path_factory.mktemp("other"), seed=1)) if word == "OTHER" else word for word in words]
+        words = [
+            str(toy.save(tmp_path_factory.mktemp("other"), seed=1)) if word == "OTHER" else word
+            for word in words
+        ]
     if as_json and words[0] in ("ingest", "ask", "verify", "status", "export"):
         words = [*words, "--json"]
     told(run(*words), code, name, as_json=as_json)
 
 
-@pytest.mark.parametrize("words", [("ask",), ("ask", QUESTION, "--colour"), ("ingest", "docs", "--steps", "many"), ("sing",), ("restore",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ask",),
+        ("ask", QUESTION, "--colour"),
+        ("ingest", "docs", "--steps", "many"),
+        ("sing",),
+        ("restore",),
+    ],
+)
 def test_what_cannot_be_parsed_is_a_usage_error(run, store, words):
     code, out, err = run(*words)
     assert code == 2 and out == "" and err.startswith("error: ")
@@ -216,7 +283,17 @@ def test_three_if_something_was_skipped(run, model_folder, tmp_path):
 
 
 def test_four_if_more_pins_are_needed_than_allowed(run, model_folder, tmp_path):
-    words = ("ingest", written(tmp_path / "docs", DOCUMENTS), "--model", model_folder, "--steps", 1, "--max-pins", 0, *WRITING)
+    words = (
+        "ingest",
+        written(tmp_path / "docs", DOCUMENTS),
+        "--model",
+        model_folder,
+        "--steps",
+        1,
+        "--max-pins",
+        0,
+        *WRITING,
+    )
     code, out, err = run(*words)
     assert code == 4 and "--max-pins is 0" in err
 
@@ -227,7 +304,9 @@ def test_five_six_and_thirteen_of_verify(run, store, model_folder, tmp_path):
     assert run("verify", "--quick", "--against", "other")[0] == 5
     assert run("verify", "--quick", "--against", "other", "--exclude", "left-*")[0] == 0
     code, out, err = run("verify", "--sample", "50%")
-    assert code == 6 and re.search("^documents +1 of 1 checked rejoined and identical, 2 in all$", out, re.M)
+    assert code == 6 and re.search(
+        "^documents +1 of 1 checked rejoined and identical, 2 in all$", out, re.M
+    )
     assert run("verify", "--model", toy.save(tmp_path / "other-model", seed=1))[0] == 6
     assert run("verify", "--quick")[0] == 0
     damage(store)
@@ -243,7 +322,9 @@ def test_five_six_and_thirteen_of_verify(run, store, model_folder, tmp_path):
 
 def test_eleven_if_another_writes(run, store, tmp_path):
     with open_store(store, write=True):
-        told(run("ingest", written(tmp_path / "new", {"a.txt": "New."})), 11, "locked", as_json=False)
+        told(
+            run("ingest", written(tmp_path / "new", {"a.txt": "New."})), 11, "locked", as_json=False
+        )
         assert run("status")[0] == 0
 
 
@@ -290,13 +371,34 @@ def test_the_environment_and_the_file_name_the_store(run, store, tmp_path, monke
 def test_the_papers_tables_are_printed_and_drawn(run, model_folder, tmp_path):
     pytest.importorskip("matplotlib")
     written(tmp_path / "docs", DOCUMENTS)
-    command = ["paper", "--model", model_folder, "--docs", "docs", "--chars", "12,20", "--limit", 2, "--steps", 8, "--vectors", 2]
+    command = [
+        "paper",
+        "--model",
+        model_folder,
+        "--docs",
+        "docs",
+        "--chars",
+        "12,20",
+        "--limit",
+        2,
+        "--steps",
+        8,
+        "--vectors",
+        2,
+    ]
     command += ["--recipe", "cross-entropy", "--out", "trials.jsonl"]
     code, out, err = run(*command, "--figures", "figures")
     assert code == 0 and "recipe cross-entropy, 2 vectors a text, at most 8 steps" in out
-    assert re.search(r"^English, 12 characters: 2 texts of 12 characters on average\nmodel +parameters +tokens +accuracy +exact", out, re.M)
+    assert re.search(
+        r"^English, 12 characters: 2 texts of 12 characters on average\nmodel +parameters +tokens "
+        r"+accuracy +exact",
+        out,
+        re.M,
+    )
     assert len(re.findall(r"^toy +0\.3M +\d+ +[01]\.\d{3} +\d/2 +\d/2 +[1-9] +", out, re.M)) == 2
-    assert "drawn: figures/figure3.png" in err and (tmp_path / "figures" / "figure3.png").read_bytes().startswith(b"\x89PNG")
+    assert "drawn: figures/figure3.png" in err and (
+        tmp_path / "figures" / "figure3.png"
+    ).read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "trials.jsonl").read_text().splitlines()) == 4
     code, out, err = run(*command, "--json")
     rows = json.loads(out)["rows"]
@@ -340,9 +442,26 @@ def test_the_version(run):
 
 
 def process(*words, extra=None, **options):
-    environment = {**os.environ, **(extra or {}), "RAG_MEMTOK_MODEL_THREADS": "1", "RAG_MEMTOK_MODEL_DEVICE": "cpu"}
-    program = [sys.executable, "-c", "from rag_memtok.cli.app import main; main()", *map(str, words)]
-    return subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    environment = {
+        **os.environ,
+        **(extra or {}),
+        "RAG_MEMTOK_MODEL_THREADS": "1",
+        "RAG_MEMTOK_MODEL_DEVICE": "cpu",
+    }
+    program = [
+        sys.executable,
+        "-c",
+        "from rag_memtok.cli.app import main; main()",
+        *map(str, words),
+    ]
+    return subprocess.Popen(
+        program,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 def ended(words, folder, **options):
@@ -353,7 +472,8 @@ def ended(words, folder, **options):
 def test_help_loads_neither_torch_nor_transformers():
     script = """
 import atexit, sys
-atexit.register(lambda: print(sorted({"torch", "transformers", "faiss", "numpy"} & sys.modules.keys()), file=sys.stderr))
+heavy = {"torch", "transformers", "faiss", "numpy"}
+atexit.register(lambda: print(sorted(heavy & sys.modules.keys()), file=sys.stderr))
 sys.argv = ["rag-memtok", "ask", "--help"]
 from rag_memtok.cli.app import main
 main()
@@ -369,15 +489,25 @@ def test_a_closed_stdout_is_quiet(store):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
-@pytest.mark.parametrize("words, code", [(("status",), 20), (("status", "--json"), 20), (("status", "--json", "--store", "none"), 10)])
+@pytest.mark.parametrize(
+    "words, code",
+    [(("status",), 20), (("status", "--json"), 20), (("status", "--json", "--store", "none"), 10)],
+)
 def test_a_stdout_that_takes_nothing_is_named(store, words, code):
     with open("/dev/full", "w") as full:
         done = ended(words, store.parent, stdout=full, stderr=subprocess.PIPE)
     says = "standard output: " if code == 20 else "there is no store"
-    assert done.returncode == code and done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 2, done.stderr
+    assert (
+        done.returncode == code
+        and done.stderr.startswith(f"error: {says}")
+        and done.stderr.count("\n") == 2
+    ), done.stderr
 
 
-@pytest.mark.parametrize("closed, words, code", [(1, ("status",), 0), (2, ("status", "--store", "none"), 10), (0, ("ask", "-"), 0)])
+@pytest.mark.parametrize(
+    "closed, words, code",
+    [(1, ("status",), 0), (2, ("status", "--store", "none"), 10), (0, ("ask", "-"), 0)],
+)
 def test_a_stream_that_was_never_open_is_as_one_that_leads_nowhere(store, closed, words, code):
     done = ended(words, store.parent, preexec_fn=lambda: os.close(closed), capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
@@ -385,8 +515,19 @@ def test_a_stream_that_was_never_open_is_as_one_that_leads_nowhere(store, closed
 
 @pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_ingest_and_keeps_what_is_done(sent, code, model_folder, tmp_path, run):
-    many = {f"{number:02}.txt": f"Sentence {number} of the {number * 37} about lamp {number % 7}." for number in range(60)}
-    words = ("ingest", written(tmp_path / "docs", many), "--model", model_folder, "--batch", 1, *WRITING)
+    many = {
+        f"{number:02}.txt": f"Sentence {number} of the {number * 37} about lamp {number % 7}."
+        for number in range(60)
+    }
+    words = (
+        "ingest",
+        written(tmp_path / "docs", many),
+        "--model",
+        model_folder,
+        "--batch",
+        1,
+        *WRITING,
+    )
     with process(*words, cwd=tmp_path) as command:
         deadline = time.monotonic() + 60
         while not (tmp_path / ".rag-memtok" / "store.db").exists():
@@ -394,7 +535,12 @@ def test_a_signal_ends_the_ingest_and_keeps_what_is_done(sent, code, model_folde
             time.sleep(0.02)
         command.send_signal(sent)
         out, err = command.communicate(timeout=60)
-    assert command.returncode == code and out == "" and "run the same command again to go on" in err and "Traceback" not in err
+    assert (
+        command.returncode == code
+        and out == ""
+        and "run the same command again to go on" in err
+        and "Traceback" not in err
+    )
     with open_store(tmp_path / ".rag-memtok", write=False) as opened:
         assert opened.check() == () and len(opened.chunk_ids()) < 60
 
@@ -410,13 +556,27 @@ def test_an_unknown_option_is_an_error_in_json_too(run):
 
 
 def test_an_over_long_question_does_not_end_the_others(run, store, model_folder):
-    code, out, err = run("ask", "-", "--store", store, "--model", model_folder, stdin=f"{'lamp ' * 400}\n{QUESTION}\n")
+    code, out, err = run(
+        "ask",
+        "-",
+        "--store",
+        store,
+        "--model",
+        model_folder,
+        stdin=f"{'lamp ' * 400}\n{QUESTION}\n",
+    )
     assert code == 7 and "lamp.txt" in out and "tokens; valid" in err
 
 
-@pytest.mark.parametrize("words, code", [(("ask", "-"), 7), (("ask", "Is the fan \udcff loud?"), 2), (("chat",), 7)])
-def test_a_question_that_is_not_utf8_is_refused_and_the_others_are_answered(run, store, words, code):
-    code_found, out, err = run(*words, "--max-new-tokens", 3, stdin=f"Is the fan \udcff loud?\nAnd then?\n{QUESTION}\n")
+@pytest.mark.parametrize(
+    "words, code", [(("ask", "-"), 7), (("ask", "Is the fan \udcff loud?"), 2), (("chat",), 7)]
+)
+def test_a_question_that_is_not_utf8_is_refused_and_the_others_are_answered(
+    run, store, words, code
+):
+    code_found, out, err = run(
+        *words, "--max-new-tokens", 3, stdin=f"Is the fan \udcff loud?\nAnd then?\n{QUESTION}\n"
+    )
     assert code_found == code and "error: the question is not valid UTF-8" in err
     assert out.count("  [1] lamp.txt") == (code == 7) and "  [1] fan.txt" not in out
 
@@ -427,7 +587,11 @@ def test_bytes_that_are_not_utf8_do_not_end_the_reading_of_questions(store):
     with process("ask", "-", extra=encoding, cwd=store.parent, stdin=subprocess.PIPE) as command:
         command.stdin.buffer.write(b"Is the fan \xff loud?\n" + QUESTION.encode() + b"\n")
         out, err = command.communicate(timeout=120)
-    assert command.returncode == 7 and "Traceback" not in err and "error: the question is not valid UTF-8" in err
+    assert (
+        command.returncode == 7
+        and "Traceback" not in err
+        and "error: the question is not valid UTF-8" in err
+    )
     assert "  [1] lamp.txt" in out
 
 
@@ -436,4 +600,6 @@ def test_a_damaged_text_is_left_out_and_named(run, store):
         ((damaged,),) = db.execute("SELECT id FROM chunks WHERE number = 1").fetchall()
         db.execute("UPDATE texts SET text = 'x' || text WHERE chunk = 1")
     code, out, err = run("ask", "lamp fan red loud", "--read", "text", "--max-new-tokens", 3)
-    assert code == 0 and f"left out: text {damaged[:12]}: " in err and out.count(".txt, line 1") == 1
+    assert (
+        code == 0 and f"left out: text {damaged[:12]}: " in err and out.count(".txt, line 1") == 1
+    )

@@ -28,7 +28,9 @@ def written(value):
 
 def put_file(folder, dial, value):
     section, _, name = dial.rpartition(".")
-    (folder / FILE_NAME).write_text((f"[{section}]\n" if section else "") + f"{name} = {written(value)}\n")
+    (folder / FILE_NAME).write_text(
+        (f"[{section}]\n" if section else "") + f"{name} = {written(value)}\n"
+    )
 
 
 # Three valid values of a dial that are not its default: for a flag, a variable and the file.
@@ -110,7 +112,12 @@ def test_a_value_out_of_range_is_refused_by_name_with_the_range(dial, wrong, val
 
 def test_an_unknown_dial_is_refused_in_the_file_and_left_alone_in_the_environment(tmp_path):
     load({}, {PREFIX + "SOMETHING_ELSE": "1"}, tmp_path)
-    for text in ("colour = 1\n", "[memorize]\ncolour = 1\n", "[colour]\nred = 1\n", 'model = "mini"\n'):
+    for text in (
+        "colour = 1\n",
+        "[memorize]\ncolour = 1\n",
+        "[colour]\nred = 1\n",
+        'model = "mini"\n',
+    ):
         (tmp_path / FILE_NAME).write_text(text)
         with pytest.raises(UsageError, match="setting is .*(colour|model)"):
             load({}, {}, tmp_path)

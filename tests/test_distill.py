@@ -1,4 +1,7 @@
-"""What makes a memory readable: the teacher's answers from the text, and how far the memory is from them."""
+"""What makes a memory readable.
+
+That is the teacher's answers from the text, and how far the memory is from them.
+"""
 
 import numpy as np
 import pytest
@@ -16,7 +19,8 @@ from rag_memtok.model.inject import answer_tokens, inject
 from rag_memtok.model.prompts import template_named
 
 TEXT = (
-    "The lamp of the harbour was repaired in March, and its keeper wrote a letter. Colour: red and green. "
+    "The lamp of the harbour was repaired in March, and its keeper wrote a letter. Colour: red and "
+    "green. "
     "The keeper had lived there for nine years when the storm of 1911 came."
 )
 
@@ -41,7 +45,9 @@ def test_the_teacher_says_what_the_model_says_in_the_prompt_that_ask_builds(toy_
         expected = toy_lm.logits(toy_lm.hidden(row))[0, len(prompt) - 1 :].softmax(-1)
         shares, top = expected.topk(TOP)
         assert torch.equal(one.words, top)
-        torch.testing.assert_close(one.shares, shares / shares.sum(-1, keepdim=True), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(
+            one.shares, shares / shares.sum(-1, keepdim=True), rtol=1e-3, atol=1e-5
+        )
 
 
 def test_the_distance_is_zero_for_the_text_itself_and_not_for_noise(toy_lm, task, teacher):
@@ -49,7 +55,19 @@ def test_the_distance_is_zero_for_the_text_itself_and_not_for_noise(toy_lm, task
     text = toy_lm.embed(task.tokens)[None]
     noise = torch.randn(text.shape, generator=torch.Generator().manual_seed(0))
     before = toy_lm.embed(words.opening)
-    requests = [(Request(0, len(task.tokens), before, (*words.question, *one.question, *words.closing), one.answer), one) for one in known]
+    requests = [
+        (
+            Request(
+                0,
+                len(task.tokens),
+                before,
+                (*words.question, *one.question, *words.closing),
+                one.answer,
+            ),
+            one,
+        )
+        for one in known
+    ]
     own, other = (distances(toy_lm, requests, vectors) for vectors in (text, noise))
     assert own.shape == (len(known),)
     assert own.mean() < 0.5 * other.mean()
@@ -60,7 +78,9 @@ def test_every_row_is_asked_the_same_whoever_stands_beside_it(toy_lm, task):
     other = task_of("other", tuple(toy_lm.encode(TEXT[::-1])), 4)
     memories = [pooled(toy_lm, one) for one in (task, other)]
     widest = max(map(len, memories))
-    vectors = torch.stack([torch.nn.functional.pad(one, (0, 0, 0, widest - len(one))) for one in memories])
+    vectors = torch.stack(
+        [torch.nn.functional.pad(one, (0, 0, 0, widest - len(one))) for one in memories]
+    )
 
     def losses(rows):
         return float(Reading(toy_lm, Teacher(toy_lm, seed=3))(rows, vectors))
@@ -106,7 +126,8 @@ def test_a_readable_memory_is_exact_and_nearer_to_the_text(toy_lm, task):
         settings = Memorize(recipe=recipe, steps=160, seconds_per_chunk=0.0, draft="float32")
         (written,) = memorize(toy_lm, template, [task], settings)
         assert written.wrong == 0
-        reading = Reading(toy_lm, Teacher(toy_lm, seed=1), each=24)  # other cues than those it was written with
+        # other cues than those it was written with
+        reading = Reading(toy_lm, Teacher(toy_lm, seed=1), each=24)
         found[recipe] = float(reading({0: (task, 0)}, torch.from_numpy(written.vectors)[None]))
         assert 144 < written.steps <= 160 or recipe == "margin"
     assert found["readable"] < 0.8 * found["margin"]
@@ -121,7 +142,10 @@ def test_a_text_without_a_cue_is_written_all_the_same(toy_lm):
 
 
 def test_what_is_to_be_read_is_recited_alone_last(toy_lm, task):
-    """The last stage has no reading in it, mends what is wrong in small steps, and ends as soon as all is right."""
+    """The last stage has no reading in it and ends as soon as all is right.
+
+    It mends what is wrong in small steps.
+    """
     settings = Memorize(recipe="readable", steps=100, seconds_per_chunk=0.0, draft="float32")
     template, recipe = template_named("cue", toy_lm), RECIPES["readable"]
     (written,) = memorize(toy_lm, template, [task], settings)
@@ -130,7 +154,13 @@ def test_what_is_to_be_read_is_recited_alone_last(toy_lm, task):
     vectors = torch.from_numpy(written.vectors)
     noise = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1)) * vectors.std()
     for size in (0.2, 0.4, 0.6, 0.8):  # the least that breaks it
-        broken = Row(task, vectors + size * noise, torch.zeros_like(vectors), torch.zeros_like(vectors), step=60)
+        broken = Row(
+            task,
+            vectors + size * noise,
+            torch.zeros_like(vectors),
+            torch.zeros_like(vectors),
+            step=60,
+        )
         (mended,) = advanced(last, iter([broken]), 1, Clock(lambda progress: None))
         if mended.step > 61:
             break

@@ -1,4 +1,7 @@
-"""The ways of reading differ as they should, memories know no questions, and a run goes on where another ended."""
+"""The ways of reading differ as they should, and memories know no questions.
+
+A run goes on where another ended.
+"""
 
 import dataclasses
 import inspect
@@ -26,9 +29,24 @@ LAMP = "The lamp of the harbour was repaired in March. Its keeper, Aldo Ruiz, wr
 SOUP = "The empanada has 3 onions. It is baked for half an hour."
 FAN = "The fan costs 118 euros. It is quiet."
 ROWS = [
-    {"context": LAMP, "question": "Who wrote a letter?", "answers": ["Aldo Ruiz"], "source": "harbour"},
-    {"context": LAMP, "question": "When was the lamp repaired?", "answers": ["in March", "March"], "source": "harbour"},
-    {"context": SOUP, "question": "How many onions are in it?", "answers": ["3", "3 onions"], "source": "kitchen"},
+    {
+        "context": LAMP,
+        "question": "Who wrote a letter?",
+        "answers": ["Aldo Ruiz"],
+        "source": "harbour",
+    },
+    {
+        "context": LAMP,
+        "question": "When was the lamp repaired?",
+        "answers": ["in March", "March"],
+        "source": "harbour",
+    },
+    {
+        "context": SOUP,
+        "question": "How many onions are in it?",
+        "answers": ["3", "3 onions"],
+        "source": "kitchen",
+    },
     {"context": FAN, "question": "Who sells the fan?", "answers": [], "source": "kitchen"},
 ]
 QUICK = {
@@ -38,13 +56,20 @@ QUICK = {
     "model.device": "cpu",
     "model.threads": 1,
 }
-QUICK |= {"memorize.template": "bare", "memorize.codec": "float16", "documents.chunk_tokens": 48, "ask.max_new_tokens": 4}
+QUICK |= {
+    "memorize.template": "bare",
+    "memorize.codec": "float16",
+    "documents.chunk_tokens": 48,
+    "ask.max_new_tokens": 4,
+}
 PLAIN = [name for name, arm in ARMS.items() if not arm.adapter]
 STUDY = Study(tokens_per_vector=(4,), k=(3,), timed=1)
 
 
 def dials(**changes):
-    return updated(Config(), QUICK | {name.replace("__", "."): value for name, value in changes.items()})
+    return updated(
+        Config(), QUICK | {name.replace("__", "."): value for name, value in changes.items()}
+    )
 
 
 def filed(folder, rows, name="questions.jsonl"):
@@ -59,15 +84,21 @@ def material(toy_lm, tmp_path_factory):
     questions = load_questions(filed(tmp_path_factory.mktemp("questions"), ROWS))
     read = corpus(toy_lm, None, questions, 48, most=2, seed=0)
     template = template_named("bare", toy_lm)
-    kept = memory_cache.written(toy_lm, template, read.tokens, dials().memorize, None, lambda stage: None)
-    return Material(toy_lm, read, kept, all_decoded(toy_lm, template, kept, read.tokens, batch=2), seed=0)
+    kept = memory_cache.written(
+        toy_lm, template, read.tokens, dials().memorize, None, lambda stage: None
+    )
+    return Material(
+        toy_lm, read, kept, all_decoded(toy_lm, template, kept, read.tokens, batch=2), seed=0
+    )
 
 
 @pytest.fixture(scope="module")
 def found(model_folder, tmp_path_factory):
     """A whole evaluation."""
     folder = tmp_path_factory.mktemp("evaluated")
-    return evaluate(filed(folder, ROWS), dials(model__id=str(model_folder)), STUDY, work=folder / "work"), folder
+    return evaluate(
+        filed(folder, ROWS), dials(model__id=str(model_folder)), STUDY, work=folder / "work"
+    ), folder
 
 
 # --- questions
@@ -77,8 +108,18 @@ def test_rows_become_questions(tmp_path):
     rows = [*ROWS, {"question": "And?", "answers": "unanswerable", "file": None}]
     path = filed(tmp_path, rows)
     found = load_questions(path)
-    assert [one.answers for one in found] == [("Aldo Ruiz",), ("in March", "March"), ("3", "3 onions"), (), ()]
-    assert [one.line for one in found] == [1, 2, 3, 4, 5] and found[0].documents[0].text == LAMP and found[4].documents == ()
+    assert [one.answers for one in found] == [
+        ("Aldo Ruiz",),
+        ("in March", "March"),
+        ("3", "3 onions"),
+        (),
+        (),
+    ]
+    assert (
+        [one.line for one in found] == [1, 2, 3, 4, 5]
+        and found[0].documents[0].text == LAMP
+        and found[4].documents == ()
+    )
     assert [one.line for one in load_questions(path, limit=2)] == [1, 3]
 
 
@@ -102,7 +143,10 @@ def test_squad_is_flattened(tmp_path, indent):
     golds = [{"text": "Aldo Ruiz", "answer_start": LAMP.index("Aldo")}]
     asked = [{"id": "1", "question": "Who?", "answers": golds, "is_impossible": False}]
     asked += [{"id": "2", "question": "Why?", "answers": [], "is_impossible": True}]
-    squad = {"version": "v2.0", "data": [{"title": "Lamp", "paragraphs": [{"context": LAMP, "qas": asked}]}]}
+    squad = {
+        "version": "v2.0",
+        "data": [{"title": "Lamp", "paragraphs": [{"context": LAMP, "qas": asked}]}],
+    }
     (tmp_path / "dev.json").write_text(json.dumps(squad, indent=indent))
     one, other = load_questions(tmp_path / "dev.json")
     assert (one.answers, one.starts, one.source) == (("Aldo Ruiz",), (LAMP.index("Aldo"),), "Lamp")
@@ -117,7 +161,10 @@ GOOD = json.dumps(ROWS[0])
     [
         ("{oops", "line 2: not JSON"),
         ("[1]", "line 2: no JSON object"),
-        (json.dumps({"context": LAMP, "question": "  ", "answers": []}), "line 2: the question is '  '"),
+        (
+            json.dumps({"context": LAMP, "question": "  ", "answers": []}),
+            "line 2: the question is '  '",
+        ),
         ("\n" + json.dumps({"context": LAMP, "answers": []}), "line 3: no question"),
         (json.dumps({"context": LAMP, "question": "Who?"}), "line 2: no answers"),
         (json.dumps({"question": "Who?", "answers": ["I"]}), "line 2: neither context nor file"),
@@ -143,28 +190,47 @@ def test_no_questions_are_refused(tmp_path, content):
 
 
 def test_the_gold_chunk_holds_the_answer_and_the_others_do_not(toy_lm, tmp_path):
-    rows = [{"context": f"{LAMP} {SOUP} {FAN}", "question": row["question"], "answers": row["answers"]} for row in ROWS]
+    rows = [
+        {"context": f"{LAMP} {SOUP} {FAN}", "question": row["question"], "answers": row["answers"]}
+        for row in ROWS
+    ]
     read = corpus(toy_lm, None, load_questions(filed(tmp_path, rows)), 24, most=9, seed=0)
     assert len(read.texts) > 3 and read.whole == (True, True, True, False)
-    for question, gold, others, wrong in zip(read.questions, read.gold, read.others, read.wrong, strict=True):
-        assert not question.answers or any(answer in read.texts[gold] for answer in question.answers)
+    for question, gold, others, wrong in zip(
+        read.questions, read.gold, read.others, read.wrong, strict=True
+    ):
+        assert not question.answers or any(
+            answer in read.texts[gold] for answer in question.answers
+        )
         assert gold not in others and wrong in others
-        assert not any(answer in read.texts[other] for answer in question.answers for other in others)
+        assert not any(
+            answer in read.texts[other] for answer in question.answers for other in others
+        )
 
 
 def test_the_gold_chunk_stands_first_in_the_middle_and_last_in_turn(material):
     cases = among(material.corpus, 3)
     assert [case.place for case in cases] == [0, 1, 2, 0]
     for case in cases:
-        assert case.ids[case.place] == material.corpus.gold[case.question] and len(set(case.ids)) == 3
-    assert [case.ids for case in alone(material.corpus)] == [(gold,) for gold in material.corpus.gold]
+        assert (
+            case.ids[case.place] == material.corpus.gold[case.question] and len(set(case.ids)) == 3
+        )
+    assert [case.ids for case in alone(material.corpus)] == [
+        (gold,) for gold in material.corpus.gold
+    ]
 
 
 def test_apart_they_are_ranked_as_a_retriever_finds_them(material):
     read = material.corpus
     assert set(read.before) <= {0, 1, 2} and len(set(read.before)) > 1
-    for case, before, gold, others in zip(retrieved(read, 2), read.before, read.gold, read.others, strict=True):
-        assert case.place == min(before, 1) and case.ids[case.place] == gold and case.ids[1 - case.place] == others[0]
+    for case, before, gold, others in zip(
+        retrieved(read, 2), read.before, read.gold, read.others, strict=True
+    ):
+        assert (
+            case.place == min(before, 1)
+            and case.ids[case.place] == gold
+            and case.ids[1 - case.place] == others[0]
+        )
 
 
 def test_what_finds_no_room_is_the_least_likely_other():
@@ -177,24 +243,46 @@ def test_what_finds_no_room_is_the_least_likely_other():
 
 
 def test_other_questions_about_the_same_texts_leave_the_same_bytes(toy_lm, tmp_path):
-    others = [{**row, "question": f"What about {number}?", "answers": []} for number, row in enumerate(ROWS)]
+    others = [
+        {**row, "question": f"What about {number}?", "answers": []}
+        for number, row in enumerate(ROWS)
+    ]
     left = []
     for name, rows in (("one", ROWS), ("two", others)):
         (tmp_path / name).mkdir()
-        read = corpus(toy_lm, None, load_questions(filed(tmp_path / name, rows)), 48, most=2, seed=0)
+        read = corpus(
+            toy_lm, None, load_questions(filed(tmp_path / name, rows)), 48, most=2, seed=0
+        )
         texts = {chunk_id: read.tokens[chunk_id] for chunk_id in read.texts}
-        memory_cache.written(toy_lm, template_named("bare", toy_lm), texts, dials().memorize, tmp_path / name / "kept", lambda stage: None)
+        memory_cache.written(
+            toy_lm,
+            template_named("bare", toy_lm),
+            texts,
+            dials().memorize,
+            tmp_path / name / "kept",
+            lambda stage: None,
+        )
         left.append({path.name: path.read_bytes() for path in (tmp_path / name / "kept").iterdir()})
     assert left[0].keys() == left[1].keys() and len(left[0]) == 3
     vectors = [
-        [memory_cache.kept_in(tmp_path / name / "kept" / file).memory.vectors for file in sorted(left[0])] for name in ("one", "two")
+        [
+            memory_cache.kept_in(tmp_path / name / "kept" / file).memory.vectors
+            for file in sorted(left[0])
+        ]
+        for name in ("one", "two")
     ]
     assert all(np.array_equal(one, other) for one, other in zip(*vectors, strict=True))
 
 
 def test_the_writing_file_cannot_reach_questions():
     names = set(inspect.getsource(memory_cache).replace(".", " ").split())
-    assert not names & {"rag_memtok.evaluation.questions", "load_questions", "Question", "cases", "Corpus"}
+    assert not names & {
+        "rag_memtok.evaluation.questions",
+        "load_questions",
+        "Question",
+        "cases",
+        "Corpus",
+    }
     assert "question" not in "".join(inspect.signature(memory_cache.written).parameters)
 
 
@@ -202,13 +290,26 @@ def test_a_kept_memory_is_the_judged_one_and_a_torn_one_is_none(material, tmp_pa
     kept = next(iter(material.kept.values()))
     memory_cache.keep(tmp_path / "a.safetensors", kept)
     back = memory_cache.kept_in(tmp_path / "a.safetensors")
-    assert np.array_equal(back.memory.vectors, kept.memory.vectors) and back.memory.pins == kept.memory.pins
+    assert (
+        np.array_equal(back.memory.vectors, kept.memory.vectors)
+        and back.memory.pins == kept.memory.pins
+    )
     assert (back.verdict, back.steps, back.seconds) == (kept.verdict, kept.steps, kept.seconds)
     (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-9])
-    assert memory_cache.kept_in(tmp_path / "a.safetensors") is None and memory_cache.kept_in(tmp_path / "gone") is None
+    assert (
+        memory_cache.kept_in(tmp_path / "a.safetensors") is None
+        and memory_cache.kept_in(tmp_path / "gone") is None
+    )
 
 
-@pytest.mark.parametrize("dial", [{"memorize__tokens_per_vector": 8}, {"memorize__recipe": "cross-entropy"}, {"memorize__seed": 1}])
+@pytest.mark.parametrize(
+    "dial",
+    [
+        {"memorize__tokens_per_vector": 8},
+        {"memorize__recipe": "cross-entropy"},
+        {"memorize__seed": 1},
+    ],
+)
 def test_other_settings_are_another_memory(toy_lm, dial):
     template, cue = template_named("bare", toy_lm), template_named("cue", toy_lm)
     name = memory_cache.name_of(toy_lm, template, dials().memorize, (9, 9, 9, 9, 9))
@@ -230,20 +331,37 @@ def test_every_way_of_reading_takes_the_positions_it_should(material, name, k):
         tokens = sum(len(material.corpus.tokens[one]) for one in case.ids)
         assert len(inject(material.lm, words, passages, prompt.question)) == prompt.positions(words)
         wrong = len(material.vectors(material.corpus.wrong[case.question]))
-        expected = {"text": tokens, "decode": tokens, "none": 0, "wrong": wrong, "sentences": min(vectors, tokens)}
+        expected = {
+            "text": tokens,
+            "decode": tokens,
+            "none": 0,
+            "wrong": wrong,
+            "sentences": min(vectors, tokens),
+        }
         assert prompt.context == expected.get(name.removesuffix("+adapter"), vectors)
 
 
 def test_vectors_are_those_they_should_be(material):
     case = alone(material.corpus)[0]
-    (memory,), (wrong,), (noise,), (mean,) = (ARMS[name].passages(material, case) for name in ("memory", "wrong", "random", "pooled"))
+    (memory,), (wrong,), (noise,), (mean,) = (
+        ARMS[name].passages(material, case) for name in ("memory", "wrong", "random", "pooled")
+    )
     assert memory is material.kept[case.ids[0]].memory.vectors
-    assert wrong is material.kept[material.corpus.wrong[0]].memory.vectors and material.corpus.wrong[0] != case.ids[0]
-    np.testing.assert_allclose(np.linalg.norm(noise, axis=1), np.linalg.norm(memory, axis=1), rtol=1e-5)
+    assert (
+        wrong is material.kept[material.corpus.wrong[0]].memory.vectors
+        and material.corpus.wrong[0] != case.ids[0]
+    )
+    np.testing.assert_allclose(
+        np.linalg.norm(noise, axis=1), np.linalg.norm(memory, axis=1), rtol=1e-5
+    )
     assert abs(np.corrcoef(noise.ravel(), memory.ravel())[0, 1]) < 0.2
     assert np.array_equal(noise, ARMS["random"].passages(material, case)[0])
     width = -(-len(material.corpus.tokens[case.ids[0]]) // len(mean))
-    np.testing.assert_allclose(mean[0], material.lm.embed(material.corpus.tokens[case.ids[0]][: width - 1]).mean(0), atol=0.1)
+    np.testing.assert_allclose(
+        mean[0],
+        material.lm.embed(material.corpus.tokens[case.ids[0]][: width - 1]).mean(0),
+        atol=0.1,
+    )
 
 
 def test_decoding_gives_the_text(material):
@@ -257,7 +375,12 @@ def test_sentences_are_the_ones_with_the_words_of_the_question(material):
     best = material.lm.encode(split(LAMP)[1])
     assert list(passage) == best[:room] and len(passage) == room
     assert "".join(split(LAMP)) == LAMP and len(split(LAMP)) == 2
-    assert overlap({"letter"}, "a letter") > overlap({"letter"}, "a letter that is long") > overlap({"letter"}, "a lamp") == 0
+    assert (
+        overlap({"letter"}, "a letter")
+        > overlap({"letter"}, "a letter that is long")
+        > overlap({"letter"}, "a lamp")
+        == 0
+    )
 
 
 def test_something_irrelevant_stands_before_the_gold_text(material):
@@ -278,7 +401,10 @@ def test_an_unknown_way_of_reading_is_refused():
 
 def test_a_batch_answers_as_one_by_one_do(material):
     words = frame(material.lm)
-    prompts = [Prompt(ARMS["text"].passages(material, case), material.corpus.asked[case.question]) for case in among(material.corpus, 2)]
+    prompts = [
+        Prompt(ARMS["text"].passages(material, case), material.corpus.asked[case.question])
+        for case in among(material.corpus, 2)
+    ]
     rows = [inject(material.lm, words, prompt.passages, prompt.question) for prompt in prompts]
     alone = [tuple(answer_tokens(material.lm, words, row, 6)) for row in rows]
     assert [one.tokens for one in answer_batch(material.lm, words, rows, 6)] == alone
@@ -287,7 +413,12 @@ def test_a_batch_answers_as_one_by_one_do(material):
 def test_of_several_prompts_the_surest_answer_is_given(material):
     words, texts = frame(material.lm), material.corpus.tokens
     prompts = [Prompt([texts[one]], material.corpus.asked[0]) for one in texts]
-    said = answer_batch(material.lm, words, [inject(material.lm, words, one.passages, one.question) for one in prompts], 4)
+    said = answer_batch(
+        material.lm,
+        words,
+        [inject(material.lm, words, one.passages, one.question) for one in prompts],
+        4,
+    )
     answers = [material.lm.decode(one.tokens).strip() for one in said]
     assert len(set(answers)) > 1
     pairs = [(answer, one.sureness) for answer, one in zip(answers, said, strict=True)]
@@ -297,9 +428,13 @@ def test_of_several_prompts_the_surest_answer_is_given(material):
 
 
 def test_batches_hold_everything_once_and_the_longest_first():
-    prompts = {str(length): Prompt([(7,) * length], ()) for length in (9000, 5, 700, 8, *range(20, 50))}
+    prompts = {
+        str(length): Prompt([(7,) * length], ()) for length in (9000, 5, 700, 8, *range(20, 50))
+    }
     made = batches(prompts, lambda prompt: prompt.context)
-    assert sorted(key for batch in made for key in batch) == sorted(prompts) and list(made[0]) == ["9000"]
+    assert sorted(key for batch in made for key in batch) == sorted(prompts) and list(made[0]) == [
+        "9000"
+    ]
     assert all(len(batch) <= 16 for batch in made)
 
 
@@ -312,7 +447,8 @@ def test_a_torn_answer_is_given_again(material, tmp_path):
     again = Replies(material.lm, frame(material.lm), 4, file)
     assert len(again.known) == len(prompts) - 1 and again.to(prompts, "all", quiet) == said
     assert len(Replies(material.lm, frame(material.lm), 4, file).known) == len(prompts)
-    assert Replies(material.lm, frame(material.lm), 5, file).to(prompts[:1], "all", quiet)  # another limit is another key
+    # another limit is another key
+    assert Replies(material.lm, frame(material.lm), 5, file).to(prompts[:1], "all", quiet)
     assert len(Replies(material.lm, frame(material.lm), 4, file).known) == len(prompts) + 1
 
 
@@ -320,7 +456,8 @@ def test_the_cache_of_a_prompt_is_counted(material):
     from rag_memtok.model.generate import Continuation
 
     run = Continuation(material.lm, [material.lm.embed([1, 2, 3])])
-    assert kv_bytes(run) == 3 * 2 * toy.LAYERS * 2 * (toy.WIDTH // 4) * 4  # positions, K and V, layers, heads, width of a head, bytes
+    # positions, K and V, layers, heads, width of a head, bytes
+    assert kv_bytes(run) == 3 * 2 * toy.LAYERS * 2 * (toy.WIDTH // 4) * 4
 
 
 def test_nats_are_those_of_the_text_alone(material):
@@ -328,7 +465,9 @@ def test_nats_are_those_of_the_text_alone(material):
     plain = nats(material.lm, (), text)
     assert plain > 0 and plain != nats(material.lm, other, text)
     vectors = material.lm.embed(other).numpy()
-    assert nats(material.lm, vectors, text) == pytest.approx(nats(material.lm, other, text), abs=1e-5)
+    assert nats(material.lm, vectors, text) == pytest.approx(
+        nats(material.lm, other, text), abs=1e-5
+    )
 
 
 def test_what_is_timed_is_spread():
@@ -343,16 +482,32 @@ def test_every_cell_is_there(found):
     cells = [(cell.reader, cell.setting, cell.k, cell.tokens_per_vector) for cell in found[0].cells]
     assert len(set(cells)) == len(cells)
     assert {cell[0] for cell in cells if cell[1] == "alone"} == set(PLAIN)
-    assert {cell[0] for cell in cells if cell[1] == "among"} == {name for name in PLAIN if ARMS[name].several}
-    assert {cell[0] for cell in cells if cell[1] == "apart"} == {name for name in PLAIN if ARMS[name].several}
-    assert {cell[0] for cell in cells if cell[1] == "beside"} == {name for name, arm in BESIDE.items() if not arm.adapter}
+    assert {cell[0] for cell in cells if cell[1] == "among"} == {
+        name for name in PLAIN if ARMS[name].several
+    }
+    assert {cell[0] for cell in cells if cell[1] == "apart"} == {
+        name for name in PLAIN if ARMS[name].several
+    }
+    assert {cell[0] for cell in cells if cell[1] == "beside"} == {
+        name for name, arm in BESIDE.items() if not arm.adapter
+    }
     assert all(len(cell.answers) == len(cell.scores) == len(ROWS) for cell in found[0].cells)
-    assert all((cell.cost is not None and cell.cost.kv_bytes > 0) == (cell.setting != "beside") for cell in found[0].cells)
+    assert all(
+        (cell.cost is not None and cell.cost.kv_bytes > 0) == (cell.setting != "beside")
+        for cell in found[0].cells
+    )
 
 
 def test_decode_answers_as_the_text_does(found):
-    answers = {(cell.reader, cell.setting): cell.answers for cell in found[0].cells if cell.setting != "beside"}
-    assert all(answers["decode", setting] == answers["text", setting] for setting in ("alone", "among", "apart"))
+    answers = {
+        (cell.reader, cell.setting): cell.answers
+        for cell in found[0].cells
+        if cell.setting != "beside"
+    }
+    assert all(
+        answers["decode", setting] == answers["text", setting]
+        for setting in ("alone", "among", "apart")
+    )
     nothing = next(cell for cell in found[0].cells if cell.reader == "nothing")
     assert nothing.answers == answers["text", "alone"]
 
@@ -362,9 +517,20 @@ def test_the_table_compares_with_the_text(found):
     text = next(row for row in table if (row.reader, row.setting) == ("text", "alone"))
     assert (text.difference.mean, text.difference.low, text.difference.high) == (0, 0, 0)
     memory = next(row for row in table if (row.reader, row.setting) == ("memory", "among"))
-    assert set(memory.places) == {"first", "middle", "last"} and set(memory.sources) == {"harbour", "kitchen"}
-    assert memory.context < next(row for row in table if (row.reader, row.setting) == ("text", "among")).context
-    assert [shift.before for shift in results.shifts(found[0])] == ["nothing", "text", "memory", "random"]
+    assert set(memory.places) == {"first", "middle", "last"} and set(memory.sources) == {
+        "harbour",
+        "kitchen",
+    }
+    assert (
+        memory.context
+        < next(row for row in table if (row.reader, row.setting) == ("text", "among")).context
+    )
+    assert [shift.before for shift in results.shifts(found[0])] == [
+        "nothing",
+        "text",
+        "memory",
+        "random",
+    ]
     assert results.shifts(found[0])[0].more.mean == 0
 
 
@@ -375,10 +541,16 @@ def test_memories_are_counted(found):
 
 def test_a_second_run_writes_and_answers_nothing(found, model_folder):
     evaluation, folder = found
-    files = {path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*") if path.is_file()}
+    files = {
+        path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*") if path.is_file()
+    }
     assert len(files) == 4
-    again = evaluate(folder / "questions.jsonl", dials(model__id=str(model_folder)), STUDY, work=folder / "work")
-    assert {path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*") if path.is_file()} == files
+    again = evaluate(
+        folder / "questions.jsonl", dials(model__id=str(model_folder)), STUDY, work=folder / "work"
+    )
+    assert {
+        path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*") if path.is_file()
+    } == files
 
     def without_costs(one):
         return [dataclasses.replace(cell, cost=None) for cell in one.cells]
@@ -389,14 +561,24 @@ def test_a_second_run_writes_and_answers_nothing(found, model_folder):
 def test_a_prompt_that_cannot_fit_is_refused(model_folder, tmp_path):
     study = Study(readers=("text",), k=(), timed=0)
     with pytest.raises(UsageError, match="the prompt of question 1 takes"):
-        evaluate(filed(tmp_path, ROWS), dials(model__id=str(model_folder), ask__max_new_tokens=500), study)
+        evaluate(
+            filed(tmp_path, ROWS),
+            dials(model__id=str(model_folder), ask__max_new_tokens=500),
+            study,
+        )
 
 
 def test_adapters_read_too(model_folder, tmp_path):
     settings = dials(model__id=str(model_folder))
     model = lm.load(settings.model)
     adapters = {kind: trained(model, tmp_path / kind, kind=kind) for kind in ("memory", "text")}
-    study = Study(readers=("text", "text+adapter", "memory+adapter"), tokens_per_vector=(8,), k=(), timed=1, unrelated=2)
+    study = Study(
+        readers=("text", "text+adapter", "memory+adapter"),
+        tokens_per_vector=(8,),
+        k=(),
+        timed=1,
+        unrelated=2,
+    )
     path = filed(tmp_path, ROWS)
     found = evaluate(path, settings, study, adapters=adapters)
     answers = {(cell.reader, cell.setting): cell.answers for cell in found.cells}
@@ -405,9 +587,19 @@ def test_adapters_read_too(model_folder, tmp_path):
         *((reader, "beside") for reader in ("nothing+adapter", "memory+adapter")),
     }
     assert answers["text", "alone"] != answers["text+adapter", "alone"]
-    assert [shift.before for shift in results.shifts(found)] == [f"{what}+adapter" for what in ("nothing", "text", "memory", "random")]
+    assert [shift.before for shift in results.shifts(found)] == [
+        f"{what}+adapter" for what in ("nothing", "text", "memory", "random")
+    ]
     assert (
-        evaluate(path, settings, Study(tokens_per_vector=(8,), k=(), timed=0, unrelated=1), limit=3, adapters=adapters).cells[1].reader
+        evaluate(
+            path,
+            settings,
+            Study(tokens_per_vector=(8,), k=(), timed=0, unrelated=1),
+            limit=3,
+            adapters=adapters,
+        )
+        .cells[1]
+        .reader
         == "text+adapter"
     )
     with pytest.raises(UsageError, match="memory\\+adapter needs --adapter DIR"):

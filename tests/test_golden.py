@@ -1,4 +1,7 @@
-"""A store of every released format opens, verifies, and gives its documents back, for ever. Made by tests/golden/make_store.py."""
+"""A store of every released format opens, verifies, and gives its documents back, for ever.
+
+Made by tests/golden/make_store.py.
+"""
 
 import shutil
 from pathlib import Path
@@ -19,7 +22,10 @@ def golden(request, tmp_path):
 
 
 def dials(golden):
-    return updated(Config(), {"store": str(golden / "store"), "model.id": str(golden / "model"), "model.threads": 1})
+    return updated(
+        Config(),
+        {"store": str(golden / "store"), "model.id": str(golden / "model"), "model.threads": 1},
+    )
 
 
 def test_the_present_format_has_a_golden_store():
@@ -40,5 +46,7 @@ def test_a_golden_store_gives_its_documents_back(golden, tmp_path):
 
 
 def test_a_golden_store_finds_its_words(golden):
-    found = api.ask("Who wrote to the pilots?", updated(dials(golden), {"ask.max_new_tokens": 2}), trusted=True)
+    found = api.ask(
+        "Who wrote to the pilots?", updated(dials(golden), {"ask.max_new_tokens": 2}), trusted=True
+    )
     assert found.sources[0].path == "harbour.md"

@@ -26,10 +26,15 @@ def test_the_prompt_is_its_parts_whatever_form_a_passage_has(toy_lm, passages, q
         tokens += [*words.between, *passage]
     tokens += [*words.question, *question, *words.closing]
     expected = toy_lm.embed(tokens)
-    forms = [toy_lm.embed(passage).numpy() if number in chosen else passage for number, passage in enumerate(passages)]
+    forms = [
+        toy_lm.embed(passage).numpy() if number in chosen else passage
+        for number, passage in enumerate(passages)
+    ]
     found = inject(toy_lm, words, forms, question)
     assert torch.equal(found, expected)
-    assert len(found) == words.overhead + sum(map(len, forms)) + len(words.between) * (len(forms) - 1) + len(question)
+    assert len(found) == words.overhead + sum(map(len, forms)) + len(words.between) * (
+        len(forms) - 1
+    ) + len(question)
 
 
 def test_vectors_go_in_as_they_are(toy_lm):
@@ -48,7 +53,11 @@ def test_a_cue_memory_is_read_where_it_was_written(toy_lm):
     assert torch.equal(written[: len(template.prefix) + 2], read[: len(words.opening) + 2])
 
 
-@given(lengths=st.lists(st.integers(0, 200), min_size=1, max_size=5), question=st.integers(0, 100), answer=st.integers(1, 100))
+@given(
+    lengths=st.lists(st.integers(0, 200), min_size=1, max_size=5),
+    question=st.integers(0, 100),
+    answer=st.integers(1, 100),
+)
 def test_as_many_passages_fit_as_leave_room_for_the_answer(toy_lm, lengths, question, answer):
     words = frame(toy_lm)
     passages, asked = [(70,) * length for length in lengths], (80,) * question
@@ -108,7 +117,9 @@ def test_how_sure_an_answer_was_is_the_mean_of_its_tokens_and_its_end(toy_lm, sp
     nats = [float(known[place, token]) for place, token in enumerate((*tokens, end))]
     for limit, counted in ((20, nats), (3, nats[:3])):
         (said,) = answer_batch(toy_lm, ending(end), [soft], limit)
-        assert said.tokens == tokens[:limit] and said.sureness == pytest.approx(sum(counted) / len(counted), abs=1e-4)
+        assert said.tokens == tokens[:limit] and said.sureness == pytest.approx(
+            sum(counted) / len(counted), abs=1e-4
+        )
 
 
 def test_the_surest_answer_is_kept_unless_its_passage_stands_far_behind():

@@ -1,4 +1,7 @@
-"""The frozen LM: what it encodes, that a cached and padded decode is the same LM, and what is refused at loading."""
+"""The frozen LM: what it encodes, and what is refused at loading.
+
+Also that a cached and padded decode is the same LM.
+"""
 
 import json
 import platform
@@ -67,7 +70,9 @@ def test_a_cached_decode_is_the_full_forward_pass(any_lm):
     found = [run.logits[0]] + [run.feed([token])[0] for token in tokens]
     with torch.inference_mode():
         whole = any_lm.logits(any_lm.hidden(torch.cat([prompt, any_lm.embed(tokens)])[None]))[0]
-        built_in = any_lm.model(inputs_embeds=torch.cat([prompt, any_lm.embed(tokens)])[None]).logits[0]
+        built_in = any_lm.model(
+            inputs_embeds=torch.cat([prompt, any_lm.embed(tokens)])[None]
+        ).logits[0]
     assert torch.allclose(torch.stack(found), whole[len(prompt) - 1 :], atol=CLOSE)
     assert torch.allclose(whole, built_in, atol=CLOSE)
 
@@ -89,7 +94,10 @@ def test_a_row_of_a_padded_batch_is_the_row_alone(any_lm, lengths, seed):
 @pytest.mark.parametrize("lengths", [[4], [3, 9, 1], [5, 5]])
 def test_what_is_shared_is_as_if_it_stood_before_every_row(any_lm, lengths):
     (shared,), rows = rows_of(any_lm, [6], seed=1), rows_of(any_lm, lengths)
-    once, each = Continuation(any_lm, rows, shared), Continuation(any_lm, [torch.cat([shared, row]) for row in rows])
+    once, each = (
+        Continuation(any_lm, rows, shared),
+        Continuation(any_lm, [torch.cat([shared, row]) for row in rows]),
+    )
     assert torch.allclose(once.logits, each.logits, atol=CLOSE)
     for tokens in ([9] * len(rows), list(range(len(rows)))):
         assert torch.allclose(once.feed(tokens), each.feed(tokens), atol=CLOSE)
@@ -99,7 +107,9 @@ def test_the_input_embeddings_of_tokens_are_those_the_model_uses(any_lm):
     tokens = [1, 70, 300, 8]
     with torch.inference_mode():
         expected = any_lm.model(input_ids=torch.tensor([tokens])).logits[0]
-        assert torch.allclose(any_lm.logits(any_lm.hidden(any_lm.embed(tokens)[None]))[0], expected, atol=CLOSE)
+        assert torch.allclose(
+            any_lm.logits(any_lm.hidden(any_lm.embed(tokens)[None]))[0], expected, atol=CLOSE
+        )
 
 
 def test_padding_to_the_right_never_reaches_what_is_left_of_it(any_lm):
@@ -114,16 +124,24 @@ def test_padding_to_the_right_never_reaches_what_is_left_of_it(any_lm):
 
 def test_it_is_frozen_and_its_hash_is_of_its_weights():
     one, same, other = toy.lm_of(seed=0), toy.lm_of(seed=0), toy.lm_of(seed=1)
-    assert not any(parameter.requires_grad for parameter in one.model.parameters()) and not one.model.training
+    assert (
+        not any(parameter.requires_grad for parameter in one.model.parameters())
+        and not one.model.training
+    )
     assert one.identity == same.identity
     assert one.identity.weights_sha256 != other.identity.weights_sha256
     with torch.no_grad():
         same.table[5, 5] += 1e-3
-    assert toy.wrap(same.model, same.tokenizer, "x").identity.weights_sha256 != one.identity.weights_sha256
+    assert (
+        toy.wrap(same.model, same.tokenizer, "x").identity.weights_sha256
+        != one.identity.weights_sha256
+    )
 
 
 def test_another_tokenizer_or_chat_template_is_another_identity():
-    digests = {toy.lm_of(chat=chat).identity.tokenizer_sha256 for chat in (None, toy.CHAT, toy.CHAT + " ")}
+    digests = {
+        toy.lm_of(chat=chat).identity.tokenizer_sha256 for chat in (None, toy.CHAT, toy.CHAT + " ")
+    }
     assert len(digests) == 3
 
 
@@ -146,7 +164,10 @@ def test_the_reference_profile_ends_as_it_began(toy_lm):
             assert exactly.model.config._attn_implementation == "eager"
             assert torch.get_float32_matmul_precision() == "highest"
             raise KeyboardInterrupt
-        assert (toy_lm.model.config._attn_implementation, torch.get_float32_matmul_precision()) == (before[0], "medium")
+        assert (toy_lm.model.config._attn_implementation, torch.get_float32_matmul_precision()) == (
+            before[0],
+            "medium",
+        )
     finally:
         torch.set_float32_matmul_precision(before[1])
 
@@ -156,12 +177,18 @@ def test_the_reference_profile_ends_as_it_began(toy_lm):
 def test_a_model_of_another_dtype_is_judged_in_fp32_over_its_own_weights(kind, dtype):
     rounded = toy.lm_of(kind, dtype=dtype)
     widened = toy.MODELS[kind](len(rounded.tokenizer))
-    widened.load_state_dict({name: value.float() for name, value in rounded.model.state_dict().items()})
+    widened.load_state_dict(
+        {name: value.float() for name, value in rounded.model.state_dict().items()}
+    )
     reference = toy.wrap(widened, rounded.tokenizer, "widened")
     (prompt,) = rows_of(reference, [6])
     with reference_profile(rounded) as exactly:
         assert exactly.table.dtype == torch.float32
-        assert torch.allclose(Continuation(exactly, [prompt]).logits, Continuation(reference, [prompt]).logits, atol=CLOSE)
+        assert torch.allclose(
+            Continuation(exactly, [prompt]).logits,
+            Continuation(reference, [prompt]).logits,
+            atol=CLOSE,
+        )
     assert rounded.table.dtype == dtype
 
 
@@ -174,26 +201,41 @@ def test_a_folder_gives_the_model_that_was_saved(any_lm, tmp_path):
     loaded = lm.load(config.Model(id=str(tmp_path), device="cpu"))
     (prompt,) = rows_of(any_lm, [5])
     before, after = any_lm.model.state_dict(), loaded.model.state_dict()
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    assert torch.allclose(Continuation(loaded, [prompt]).logits, Continuation(any_lm, [prompt]).logits, atol=CLOSE)
+    assert before.keys() == after.keys() and all(
+        torch.equal(before[name], after[name]) for name in before
+    )
+    assert torch.allclose(
+        Continuation(loaded, [prompt]).logits, Continuation(any_lm, [prompt]).logits, atol=CLOSE
+    )
     assert loaded.encode("café <|eot_id|>") == any_lm.encode("café <|eot_id|>")
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
 
 
 def test_the_identity_of_a_folder_is_of_its_content_not_of_its_name(tmp_path):
-    one, same, other = (lm.load(config.Model(id=str(toy.save(tmp_path / str(i), seed=i // 2)))).identity for i in (0, 1, 2))
-    assert (one.weights_sha256, one.tokenizer_sha256) == (same.weights_sha256, same.tokenizer_sha256)
+    one, same, other = (
+        lm.load(config.Model(id=str(toy.save(tmp_path / str(i), seed=i // 2)))).identity
+        for i in (0, 1, 2)
+    )
+    assert (one.weights_sha256, one.tokenizer_sha256) == (
+        same.weights_sha256,
+        same.tokenizer_sha256,
+    )
     assert one.weights_sha256 != other.weights_sha256
 
 
 def test_the_embedded_model_loads_without_a_name_and_in_the_dtype_asked_for():
     embedded = lm.load(config.Model(device="cpu", dtype="bfloat16"))
-    assert (embedded.identity.id, embedded.identity.dtype, embedded.table.dtype) == ("mini", "bfloat16", torch.bfloat16)
+    assert (embedded.identity.id, embedded.identity.dtype, embedded.table.dtype) == (
+        "mini",
+        "bfloat16",
+        torch.bfloat16,
+    )
 
 
 LLAMA_3 = {"rope_theta": 500000.0, "eos_token_id": [0, 5]}
 LLAMA_3["rope_scaling"] = {
-    "rope_type": "llama3", "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 128,
+    "rope_type": "llama3", "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+    "original_max_position_embeddings": 128,
 }  # fmt: skip
 
 
@@ -203,9 +245,17 @@ def hub(folder, name, kind, changes):
     edited(toy.save(snapshot, kind=kind), **changes)
     (snapshot.parent.parent / "refs").mkdir()
     (snapshot.parent.parent / "refs" / "main").write_text("c0ffee")
-    if kind.startswith("gpt2"):  # the names of the first checkpoints: no prefix, and a buffer that is no weight
-        weights = {key.removeprefix("transformer."): value for key, value in load_file(snapshot / "model.safetensors").items()}
-        save_file(weights | {"h.0.attn.bias": torch.ones(1, 1, 8, 8)}, snapshot / "model.safetensors", metadata={"format": "pt"})
+    # the names of the first checkpoints: no prefix, and a buffer that is no weight
+    if kind.startswith("gpt2"):
+        weights = {
+            key.removeprefix("transformer."): value
+            for key, value in load_file(snapshot / "model.safetensors").items()
+        }
+        save_file(
+            weights | {"h.0.attn.bias": torch.ones(1, 1, 8, 8)},
+            snapshot / "model.safetensors",
+            metadata={"format": "pt"},
+        )
         (snapshot / "pytorch_model.bin").write_bytes(b"not looked at")
 
 
@@ -219,15 +269,21 @@ def hub(folder, name, kind, changes):
         ("meta-llama/Llama-3.1-8B-Instruct", "llama-untied", LLAMA_3),
     ],
 )
-def test_the_models_of_the_papers_first_table_are_taken_by_their_hub_ids(name, kind, changes, tmp_path, monkeypatch):
+def test_the_models_of_the_papers_first_table_are_taken_by_their_hub_ids(
+    name, kind, changes, tmp_path, monkeypatch
+):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     hub(tmp_path, name, kind, changes)
     loaded, built = lm.load(config.Model(id=name, device="cpu")), toy.lm_of(kind)
     assert (loaded.identity.id, loaded.tied) == (name, built.tied)
     before, after = built.model.state_dict(), loaded.model.state_dict()
-    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert before.keys() == after.keys() and all(
+        torch.equal(before[key], after[key]) for key in before
+    )
     (prompt,) = rows_of(loaded, [5])
-    same = torch.allclose(Continuation(loaded, [prompt]).logits, Continuation(built, [prompt]).logits, atol=CLOSE)
+    same = torch.allclose(
+        Continuation(loaded, [prompt]).logits, Continuation(built, [prompt]).logits, atol=CLOSE
+    )
     assert same == (not changes), "the rotary scaling of Llama 3 is not heeded"
 
 
@@ -247,7 +303,9 @@ def test_weights_of_four_bits_are_judged_as_the_numbers_they_stand_for(kind, tmp
     with reference_profile(packed) as exactly:
         assert exactly.table.dtype == torch.float32
         wide, narrow = (model.state_dict() for model in (whole.model, exactly.model))
-        assert wide.keys() == narrow.keys() and all(wide[key].shape == narrow[key].shape for key in wide)
+        assert wide.keys() == narrow.keys() and all(
+            wide[key].shape == narrow[key].shape for key in wide
+        )
         (prompt,) = rows_of(whole, [5])
         prompt = prompt.to(packed.device)
         close = Continuation(exactly, [prompt]).logits - Continuation(packed, [prompt]).logits
@@ -284,7 +342,11 @@ def lacking(folder):
     "spoil, error, says",
     [
         (pickled, InputRefused, "pytorch_model.bin"),
-        (lambda folder: edited(folder, auto_map={"AutoModelForCausalLM": "evil.Model"}), InputRefused, "code of its own"),
+        (
+            lambda folder: edited(folder, auto_map={"AutoModelForCausalLM": "evil.Model"}),
+            InputRefused,
+            "code of its own",
+        ),
         (lambda folder: edited(folder, model_type="mamba"), ModelUnavailable, "mamba"),
         (lambda folder: without(folder, "*.safetensors"), ModelUnavailable, "safetensors"),
         (lambda folder: without(folder, "config.json"), ModelUnavailable, "config.json"),
@@ -293,7 +355,17 @@ def lacking(folder):
         (truncated, ModelUnavailable, "does not load"),
         (lacking, ModelUnavailable, "model.layers.1.mlp.up_proj.weight"),
     ],
-    ids=["pickle", "auto_map", "class", "no weights", "no config", "bad config", "no tokenizer", "truncated", "lacking"],
+    ids=[
+        "pickle",
+        "auto_map",
+        "class",
+        "no weights",
+        "no config",
+        "bad config",
+        "no tokenizer",
+        "truncated",
+        "lacking",
+    ],
 )
 def test_a_folder_that_cannot_or_must_not_be_loaded(spoil, error, says, tmp_path):
     folder = toy.save(tmp_path / "model")
@@ -303,7 +375,14 @@ def test_a_folder_that_cannot_or_must_not_be_loaded(spoil, error, says, tmp_path
     assert refused.value.remedy
 
 
-ABSENT = ["/no/such/folder", "./no-such-folder", "~/no-such-folder", "a/b/c", "no-such-owner/no-such-model", "nothing"]
+ABSENT = [
+    "/no/such/folder",
+    "./no-such-folder",
+    "~/no-such-folder",
+    "a/b/c",
+    "no-such-owner/no-such-model",
+    "nothing",
+]
 
 
 @pytest.mark.parametrize("name", ABSENT)
@@ -314,7 +393,14 @@ def test_a_model_that_is_not_there(name):
 
 
 def test_a_device_that_is_not_there_is_refused_and_not_replaced(model_folder):
-    absent = [name for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())) if not there]
+    absent = [
+        name
+        for name, there in (
+            ("cuda", torch.cuda.is_available()),
+            ("mps", torch.backends.mps.is_available()),
+        )
+        if not there
+    ]
     for name in absent:
         with pytest.raises(DeviceUnavailable, match=name):
             lm.load(config.Model(id=str(model_folder), device=name))
@@ -334,7 +420,10 @@ def test_the_families_are_tried():
 
 
 def test_lean_attention_is_eager_attention(any_lm):
-    """The same hidden states and gradients up to rounding, for every model class, grouped heads or not."""
+    """The same hidden states and gradients up to rounding, for every model class.
+
+    Heads are grouped or not.
+    """
     draft, generator = precision.in_dtype(any_lm, torch.bfloat16), torch.Generator().manual_seed(0)
     assert draft.model.config._attn_implementation == "lean"
     inputs, weights = (torch.randn(3, 20, any_lm.width, generator=generator) for _ in range(2))
@@ -349,9 +438,15 @@ def test_lean_attention_is_eager_attention(any_lm):
 
 
 def test_a_draft_keeps_what_is_computed_in_fp32(toy_lm):
-    """Rotary frequencies in bfloat16 would put a token some hundred positions on in another place."""
-    own, drafts = (dict(one.model.named_buffers()) for one in (toy_lm, precision.in_dtype(toy_lm, torch.bfloat16)))
-    assert own and all(torch.equal(drafts[name], value) and drafts[name].dtype == torch.float32 for name, value in own.items())
+    """Rotary frequencies in bfloat16 would displace a token some hundred positions on."""
+    own, drafts = (
+        dict(one.model.named_buffers())
+        for one in (toy_lm, precision.in_dtype(toy_lm, torch.bfloat16))
+    )
+    assert own and all(
+        torch.equal(drafts[name], value) and drafts[name].dtype == torch.float32
+        for name, value in own.items()
+    )
 
 
 def test_freed_memory_is_kept_where_the_c_library_can():
@@ -367,7 +462,8 @@ from rag_memtok.errors import UsageError
 lm = toy.lm_of("llama")
 draft, quick = (precision.draft_of(lm, wish) for wish in ("bfloat16", "compiled"))
 for batch, length in ((1, 7), (4, 33)):
-    inputs = 0.05 * torch.randn(batch, length, lm.width, generator=torch.Generator().manual_seed(length))
+    seeded = torch.Generator().manual_seed(length)
+    inputs = 0.05 * torch.randn(batch, length, lm.width, generator=seeded)
     expected = draft.hidden(inputs).float()
     assert (quick.hidden(inputs).float() - expected).norm() < 0.02 * expected.norm()
 torch.compiler.reset()
@@ -382,6 +478,13 @@ except UsageError as error:
 
 @pytest.mark.slow
 def test_compiled_layers_are_the_same_layers():
-    """For more than one shape, and refused in a sentence where nothing can be compiled. In a process without the tests' checks of types."""
-    run = subprocess.run([sys.executable, "-c", COMPILING], cwd=Path(__file__).parent, capture_output=True, text=True)
-    assert run.returncode == 0 and "does not compile here" in run.stdout, run.stdout + run.stderr[-2000:]
+    """For more than one shape, and refused in a sentence where nothing can be compiled.
+
+    In a process without the tests' checks of types.
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILING], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    assert run.returncode == 0 and "does not compile here" in run.stdout, (
+        run.stdout + run.stderr[-2000:]
+    )

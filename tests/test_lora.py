@@ -1,4 +1,7 @@
-"""A LoRA beside the frozen LM: it changes answers, never the LM that writes and judges; what it is not bound to is refused."""
+"""A LoRA beside the frozen LM.
+
+It changes answers, never the LM that writes and judges; what it is not bound to is refused.
+"""
 
 import json
 import os
@@ -27,7 +30,15 @@ def trained(lm, folder, seed=0, kind="memory"):
         for parameter in lora.weights(student).values():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
     template = bare(lm).digest if kind == "memory" else ""
-    bond = lora.Bond(kind, lm.identity.id, lm.identity.weights_sha256, lm.identity.tokenizer_sha256, template, "", 1)
+    bond = lora.Bond(
+        kind,
+        lm.identity.id,
+        lm.identity.weights_sha256,
+        lm.identity.tokenizer_sha256,
+        template,
+        "",
+        1,
+    )
     folder.mkdir(exist_ok=True)
     for name, content in lora.files(student, bond).items():
         (folder / name).write_bytes(content)
@@ -43,10 +54,14 @@ def test_a_new_one_answers_as_the_frozen_model_and_shares_its_tensors(any_lm):
     before = logits(any_lm)
     student = lora.started(any_lm, 4, seed=0)
     assert torch.equal(logits(student), before)
-    assert student.table is any_lm.table and not any(".lora_" in name for name, _ in any_lm.model.named_parameters())
+    assert student.table is any_lm.table and not any(
+        ".lora_" in name for name, _ in any_lm.model.named_parameters()
+    )
     frozen = {name for name, one in student.model.named_parameters() if not one.requires_grad}
     assert not any("lora" in name for name in frozen) and len(lora.weights(student)) > 0
-    assert not any("lm_head" in name or "wte" in name or "embed" in name for name in lora.weights(student))
+    assert not any(
+        "lm_head" in name or "wte" in name or "embed" in name for name in lora.weights(student)
+    )
 
 
 def test_the_seed_decides_and_the_global_one_is_left_alone(toy_lm):
@@ -63,7 +78,9 @@ def test_it_changes_answers_and_never_the_frozen_model(any_lm, tmp_path):
     reader = lora.adapted(any_lm, trained(any_lm, tmp_path))
     assert not torch.allclose(logits(reader), before, atol=0.01)
     assert torch.equal(logits(any_lm), before)
-    assert all(torch.equal(value, weights[name]) for name, value in any_lm.model.state_dict().items())
+    assert all(
+        torch.equal(value, weights[name]) for name, value in any_lm.model.state_dict().items()
+    )
     assert reader.table.data_ptr() == any_lm.table.data_ptr()
     assert reader.identity.weights_sha256 != any_lm.identity.weights_sha256
 
@@ -77,7 +94,8 @@ def test_verdicts_are_the_same_with_an_adapter_loaded(toy_lm, tmp_path):
     logits(reader)
     again = judge(toy_lm, bare(toy_lm), memory, task.tokens, 0.05)
     assert alone[1] == again[1] and alone[1].kind == "exact" and alone[0].pins == again[0].pins
-    assert judge(reader, bare(toy_lm), memory, task.tokens, 0.05)[1].corrections > 0  # so there was something to be kept apart
+    # so there was something to be kept apart
+    assert judge(reader, bare(toy_lm), memory, task.tokens, 0.05)[1].corrections > 0
 
 
 def test_it_is_laid_out_as_peft_does(toy_lm, tmp_path):
@@ -87,12 +105,16 @@ def test_it_is_laid_out_as_peft_does(toy_lm, tmp_path):
     expected = logits(lora.adapted(toy_lm, folder))
     settings = json.loads((folder / lora.CONFIG).read_text())
     assert settings["base_model_name_or_path"] == "toy-llama" and settings["r"] == 4
-    assert {one.dtype for one in load((folder / lora.WEIGHTS).read_bytes()).values()} == {torch.float16}
+    assert {one.dtype for one in load((folder / lora.WEIGHTS).read_bytes()).values()} == {
+        torch.float16
+    }
     model = toy.llama(len(toy.tokenizer()))
     with pytest.warns(FutureWarning):  # PEFT uses what transformers deprecates
         theirs = PeftModel.from_pretrained(model, folder)
     with torch.no_grad():
-        assert torch.allclose(theirs(torch.tensor([list(range(10, 30))])).logits, expected, atol=1e-5)
+        assert torch.allclose(
+            theirs(torch.tensor([list(range(10, 30))])).logits, expected, atol=1e-5
+        )
 
 
 def test_one_for_other_weights_is_refused(toy_lm, tmp_path):

@@ -1,4 +1,7 @@
-"""The every-day commands, through the command line: list, show, config, chat, export, import, migrate, completion."""
+"""The every-day commands, through the command line.
+
+They are list, show, config, chat, export, import, migrate, completion.
+"""
 
 import json
 import math
@@ -49,13 +52,23 @@ def run(monkeypatch, command_line, tmp_path, ready):
 
 def test_list_names_documents_and_chunks(run):
     code, out, err = run("list")
-    assert code == 0 and len(out.splitlines()) == 1 + 6 and re.search(r"^lamp\.md +\d+ +\d+ +\d+ exact", out, re.M)
+    assert (
+        code == 0
+        and len(out.splitlines()) == 1 + 6
+        and re.search(r"^lamp\.md +\d+ +\d+ +\d+ exact", out, re.M)
+    )
     assert run("list", "--documents")[1] == out
     code, out, err = run("list", "--chunks")
-    assert code == 0 and re.search(r"^[0-9a-f]{12} +\d+ +\d+ +exact +\d+ +\d\.\d+ +again\.txt, line 1 and 1 more$", out, re.M)
+    assert code == 0 and re.search(
+        r"^[0-9a-f]{12} +\d+ +\d+ +exact +\d+ +\d\.\d+ +again\.txt, line 1 and 1 more$", out, re.M
+    )
     everything = json.loads(run("list", "--documents", "--chunks", "--json")[1])
-    assert len(everything["documents"]) == 6 and sum(one["chunks"] for one in everything["documents"]) == 1 + len(everything["chunks"])
-    assert {one["place"]["path"] for one in everything["chunks"]} <= {one["path"] for one in everything["documents"]}
+    assert len(everything["documents"]) == 6 and sum(
+        one["chunks"] for one in everything["documents"]
+    ) == 1 + len(everything["chunks"])
+    assert {one["place"]["path"] for one in everything["chunks"]} <= {
+        one["path"] for one in everything["documents"]
+    }
 
 
 def test_list_shows_damage_and_goes_on(run, tmp_path):
@@ -72,8 +85,16 @@ def test_list_collections(run, tmp_path):
     shutil.copytree(tmp_path / ".rag-memtok", tmp_path / "root" / "first")
     code, out, err = run("list", "--collections", "--store", "root")
     assert code == 0 and re.search(r"^first +6 +\d+ +", out, re.M)
-    assert [one["name"] for one in json.loads(run("list", "--collections", "--store", "root", "--json")[1])["collections"]] == ["first"]
-    assert run("status", "--store", "root")[0] == 2 and run("status", "--store", "root", "--collection", "first")[0] == 0
+    assert [
+        one["name"]
+        for one in json.loads(run("list", "--collections", "--store", "root", "--json")[1])[
+            "collections"
+        ]
+    ] == ["first"]
+    assert (
+        run("status", "--store", "root")[0] == 2
+        and run("status", "--store", "root", "--collection", "first")[0] == 0
+    )
 
 
 # --- show
@@ -88,14 +109,25 @@ def test_the_margins_of_show_are_the_judges(run, ready, model_folder):
             record, text = store.record(chunk_id), store.text(chunk_id)
             shown = api.show(chunk_id[:10], settings)
             tokens = model.encode(text)
-            memory, verdict = judge(model, template, memory_of(record), tokens, float(store.manifest["tau"]))
+            memory, verdict = judge(
+                model, template, memory_of(record), tokens, float(store.manifest["tau"])
+            )
             unpinned = [one.margin for one in shown.tokens if not one.pin]
             assert min(unpinned, default=math.inf) == verdict.margin == shown.verdict.margin
             assert [(number, one.pin) for number, one in enumerate(shown.tokens) if one.pin] == [
                 (pin.position, pin.kind) for pin in memory.pins
             ]
-            assert shown.text == text and len(shown.tokens) == len(tokens) + 1 and shown.verdict.kind == verdict.kind
-            sizes = {"vectors": len(record.packed), "pins": 9 * len(record.pins), "key": record.key.nbytes, "text": len(text.encode())}
+            assert (
+                shown.text == text
+                and len(shown.tokens) == len(tokens) + 1
+                and shown.verdict.kind == verdict.kind
+            )
+            sizes = {
+                "vectors": len(record.packed),
+                "pins": 9 * len(record.pins),
+                "key": record.key.nbytes,
+                "text": len(text.encode()),
+            }
             assert shown.bytes == sizes
 
 
@@ -103,12 +135,20 @@ def test_show_prints_numbers_in_a_pipe(run):
     chunk = json.loads(run("list", "--chunks", "--json")[1])["chunks"][0]
     code, out, err = run("show", chunk["chunk_id"][:8])
     head, _, strip = out.partition("\n\n")
-    assert code == 0 and re.search(r"^bytes +\d+ \(vectors \d+, pins \d+, key \d+\) against \d+ of text$", head, re.M)
+    assert code == 0 and re.search(
+        r"^bytes +\d+ \(vectors \d+, pins \d+, key \d+\) against \d+ of text$", head, re.M
+    )
     rows = [line.split("\t") for line in strip.splitlines()]
-    assert len(rows) == chunk["verdict"]["tokens"] + 1 and [int(row[0]) for row in rows] == list(range(len(rows)))
+    assert len(rows) == chunk["verdict"]["tokens"] + 1 and [int(row[0]) for row in rows] == list(
+        range(len(rows))
+    )
     assert all(float(row[1]) > 0.1 or row[2] != "-" for row in rows)
     found = json.loads(run("show", chunk["chunk_id"][:8], "--json")[1])
-    assert "".join(json.loads(row[3]) for row in rows[:-1]) == found["text"] == "".join(one["text"] for one in found["tokens"][:-1])
+    assert (
+        "".join(json.loads(row[3]) for row in rows[:-1])
+        == found["text"]
+        == "".join(one["text"] for one in found["tokens"][:-1])
+    )
 
 
 @pytest.mark.slow
@@ -135,7 +175,11 @@ def test_show_of_a_memory_that_is_wrong_shows_what_comes_out(run, tmp_path):
             store._db.insert("pins", (1, b""))
     code, out, err = run("show", record.chunk_id[:12], "--json")
     found = json.loads(out)
-    assert code == 5 and found["verdict"]["kind"] == "mismatch" and found["text"] == "".join(one["text"] for one in found["tokens"][:-1])
+    assert (
+        code == 5
+        and found["verdict"]["kind"] == "mismatch"
+        and found["text"] == "".join(one["text"] for one in found["tokens"][:-1])
+    )
 
 
 def test_show_of_a_text_only_chunk_is_its_text(run, tmp_path):
@@ -143,14 +187,20 @@ def test_show_of_a_text_only_chunk_is_its_text(run, tmp_path):
     api.ingest([written(tmp_path / "docs", {"a.txt": "The Lamp."})], settings)
     (chunk,) = api.chunks(settings)
     code, out, err = run("show", chunk.chunk_id[:5], "--store", "lossy-store")
-    assert code == 0 and out.endswith("\n\nThe Lamp.\n") and re.search("^verdict +text-only$", out, re.M)
+    assert (
+        code == 0
+        and out.endswith("\n\nThe Lamp.\n")
+        and re.search("^verdict +text-only$", out, re.M)
+    )
 
 
 # --- config
 
 
 def test_config_says_where_each_value_comes_from(run, tmp_path, monkeypatch):
-    (tmp_path / "rag-memtok.toml").write_text("[retrieve]\nk = 9\nrank_constant = 50\n[documents]\nexclude = ['x']\n")
+    (tmp_path / "rag-memtok.toml").write_text(
+        "[retrieve]\nk = 9\nrank_constant = 50\n[documents]\nexclude = ['x']\n"
+    )
     monkeypatch.setenv("RAG_MEMTOK_RETRIEVE_K", "7")
     monkeypatch.setenv("RAG_MEMTOK_MODEL_THREADS", "2")
     found = json.loads(run("config", "--json", "--threads", "1")[1])
@@ -158,11 +208,21 @@ def test_config_says_where_each_value_comes_from(run, tmp_path, monkeypatch):
     told = {dial: (one["value"], one["from"]) for dial, one in found.items()}
     assert told["retrieve.k"] == (7, "variable") and told["retrieve.rank_constant"] == (50, "file")
     assert told["model.threads"] == (1, "flag") and told["documents.exclude"] == (["x"], "file")
-    assert told["documents.chunk_tokens"] == (24, "store") and told["memorize.codec"] == ("float16", "store")
+    assert told["documents.chunk_tokens"] == (24, "store") and told["memorize.codec"] == (
+        "float16",
+        "store",
+    )
     assert told["model.dtype"] == ("float32", "store") and told["ask.read"] == ("auto", "default")
-    assert told["memorize.tokens_per_vector"] == (4, "store") and told["store"] == (".rag-memtok", "default")
+    assert told["memorize.tokens_per_vector"] == (4, "store") and told["store"] == (
+        ".rag-memtok",
+        "default",
+    )
     code, out, err = run("config", "--store", "none")
-    assert code == 0 and re.search(r"^documents\.chunk_tokens +128 +default$", out, re.M) and re.search(r"^store +'none' +flag$", out, re.M)
+    assert (
+        code == 0
+        and re.search(r"^documents\.chunk_tokens +128 +default$", out, re.M)
+        and re.search(r"^store +'none' +flag$", out, re.M)
+    )
     (tmp_path / "rag-memtok.toml").write_text("colour = 1\n")
     assert run("config")[0] == 2
 
@@ -171,19 +231,35 @@ def test_config_says_where_each_value_comes_from(run, tmp_path, monkeypatch):
 
 
 def test_chat_answers_a_pipe_line_by_line(run):
-    questions = "Who repaired the lamp of the harbour?\n\nWhat about the letter?\n/new\n/help\nzzyzx qwrtp\n/quit\nnever asked\n"
+    questions = (
+        "Who repaired the lamp of the harbour?\n\nWhat about the "
+        "letter?\n/new\n/help\nzzyzx qwrtp\n/quit\nnever asked\n"
+    )
     code, out, err = run("chat", stdin=questions)
-    assert [line[2:] for line in out.splitlines() if line.startswith("> ")] == questions.replace("\n\n", "\n").splitlines()[:-1]
+    assert [line[2:] for line in out.splitlines() if line.startswith("> ")] == questions.replace(
+        "\n\n", "\n"
+    ).splitlines()[:-1]
     assert code == 7 and out.count("  [1] lamp.md") == 2 and "never asked" not in out
-    assert err.count("together with the question before") == 1 and "stands alone" in err and "/quit ends" in err
+    assert (
+        err.count("together with the question before") == 1
+        and "stands alone" in err
+        and "/quit ends" in err
+    )
     assert run("chat", stdin="Who repaired the lamp?\n")[0] == 0
     assert run("chat", stdin="")[0] == 0
 
 
 def test_chat_as_json_is_an_object_a_line(run):
-    code, out, err = run("chat", "--json", stdin="Who repaired the lamp of the harbour?\nzzyzx qwrtp asdfgh\n")
+    code, out, err = run(
+        "chat", "--json", stdin="Who repaired the lamp of the harbour?\nzzyzx qwrtp asdfgh\n"
+    )
     first, second = map(json.loads, out.splitlines())
-    assert code == 7 and first["question"].startswith("Who") and first["sources"] and second["error"]["name"] == "no-usable-memory"
+    assert (
+        code == 7
+        and first["question"].startswith("Who")
+        and first["sources"]
+        and second["error"]["name"] == "no-usable-memory"
+    )
 
 
 def test_a_short_question_is_looked_for_with_the_one_before():
@@ -205,7 +281,10 @@ def test_a_follow_up_finds_what_it_alone_would_not(run):
 
 
 def on_a_terminal(ready, *words, typed=(), sent=None):
-    """Runs a command on a pseudo-terminal; types each line after a prompt, then sends a signal; returns what was on the screen."""
+    """Runs a command on a pseudo-terminal; returns what was on the screen.
+
+    Types each line after a prompt, then sends a signal.
+    """
     parent, child = pty.openpty()
     environment = {
         **os.environ,
@@ -216,7 +295,15 @@ def on_a_terminal(ready, *words, typed=(), sent=None):
     }
     environment["RAG_MEMTOK_ASK_MAX_NEW_TOKENS"] = "3"
     program = [sys.executable, "-c", "from rag_memtok.cli.app import main; main()", *words]
-    command = subprocess.Popen(program, cwd=ready, env=environment, stdin=child, stdout=child, stderr=child, start_new_session=True)
+    command = subprocess.Popen(
+        program,
+        cwd=ready,
+        env=environment,
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        start_new_session=True,
+    )
     os.close(child)
     screen, typed, prompts, deadline = b"", list(typed), 0, time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -229,12 +316,15 @@ def on_a_terminal(ready, *words, typed=(), sent=None):
         if not read:
             break
         screen += read
-        if len(re.findall(rb"^(?:\x1b\[\?2004h)?> ", screen, re.M)) > prompts:  # a prompt that was not answered yet
+        # a prompt that was not answered yet
+        if len(re.findall(rb"^(?:\x1b\[\?2004h)?> ", screen, re.M)) > prompts:
             prompts += 1
             if typed:
                 os.write(parent, typed.pop(0).encode())
             elif sent:
-                time.sleep(0.5)  # until readline waits: what comes between its prompt and its wait is seen only with the next key
+                # until readline waits: what comes between its prompt and its wait is seen only with
+                # the next key
+                time.sleep(0.5)
                 command.send_signal(sent)
                 sent = None
     os.close(parent)
@@ -249,7 +339,11 @@ def test_chat_on_a_terminal_ends_kindly(ready, end):
         screen = on_a_terminal(ready, "chat", typed=[*typed, end])
     else:
         screen = on_a_terminal(ready, "chat", typed=typed, sent=end)
-    assert screen.count("[1] lamp.md") == 2 and "Traceback" not in screen and "together with the question before" in screen
+    assert (
+        screen.count("[1] lamp.md") == 2
+        and "Traceback" not in screen
+        and "together with the question before" in screen
+    )
 
 
 # --- export, import, migrate
@@ -268,12 +362,16 @@ def test_a_store_travels_through_a_file(run, tmp_path, monkeypatch):
     for command in (("ask", "Who repaired the lamp?"), ("chat",)):
         code, out, err = run(*command, "--store", "foreign")
         assert code == 24 and "next: if you trust its maker: --trust-store" in err
-        code, out, err = run(*command, "--store", "foreign", "--trust-store", stdin="Who repaired the lamp?\n")
+        code, out, err = run(
+            *command, "--store", "foreign", "--trust-store", stdin="Who repaired the lamp?\n"
+        )
         assert code == 0 and "[1] lamp.md" in out
     monkeypatch.setenv("RAG_MEMTOK_TRUST_STORE", "1")
     assert run("ask", "Who repaired the lamp?", "--store", "foreign")[0] == 0
     monkeypatch.delenv("RAG_MEMTOK_TRUST_STORE")
-    assert json.loads(run("import", "all.safetensors", "--store", "trusted", "--trust-store", "--json")[1])["own"]
+    assert json.loads(
+        run("import", "all.safetensors", "--store", "trusted", "--trust-store", "--json")[1]
+    )["own"]
     assert run("ask", "Who repaired the lamp?", "--store", "trusted")[0] == 0
     (tmp_path / "bad").write_bytes((tmp_path / "all.safetensors").read_bytes()[:-1])
     assert run("import", "bad", "--store", "bad-store")[0] == 24
@@ -286,7 +384,13 @@ def test_migrate_rewrites_and_keeps_the_old(run, tmp_path):
     assert code == 0 and "chunks rewritten" in out and ".rag-memtok.old" in out and "proved" in err
     assert run("verify")[0] == 0 and run("verify", "--store", ".rag-memtok.old")[0] == 0
     code, out, err = run(*words, "--drop-old", "--json")
-    assert code == 0 and json.loads(out) | {"seconds": 0} == {"model": str(other), "chunks": 0, "verdicts": {}, "kept": "", "seconds": 0}
+    assert code == 0 and json.loads(out) | {"seconds": 0} == {
+        "model": str(other),
+        "chunks": 0,
+        "verdicts": {},
+        "kept": "",
+        "seconds": 0,
+    }
 
 
 # --- completion
@@ -294,10 +398,21 @@ def test_migrate_rewrites_and_keeps_the_old(run, tmp_path):
 
 def test_the_shell_completes_commands(tmp_path):
     script = tmp_path / "rag-memtok"
-    script.write_text("import sys; sys.argv[0] = 'rag-memtok'\nfrom rag_memtok.cli.app import main\nmain()\n")
-    environment = {**os.environ, "_RAG_MEMTOK_COMPLETE": "complete_bash", "COMP_WORDS": "rag-memtok mi", "COMP_CWORD": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(app.__file__).parent.parent), environment.get("PYTHONPATH", "")])
-    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    script.write_text(
+        "import sys; sys.argv[0] = 'rag-memtok'\nfrom rag_memtok.cli.app import main\nmain()\n"
+    )
+    environment = {
+        **os.environ,
+        "_RAG_MEMTOK_COMPLETE": "complete_bash",
+        "COMP_WORDS": "rag-memtok mi",
+        "COMP_CWORD": "1",
+    }
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(app.__file__).parent.parent), environment.get("PYTHONPATH", "")]
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.stdout.split() == ["migrate"], done.stderr
 
 

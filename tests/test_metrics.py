@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from rag_memtok.evaluation.metrics import answerable, exact, f1, interval, normalise, paired, score
 
-# Prediction, golds, exact match, F1. The first six are from published runs of the official scorer, the others follow its rules.
+# Prediction, golds, exact match, F1. The first six are from published runs of the official scorer,
+# the others follow its rules.
 PUBLISHED = [
     ("1976", ["1976"], 1.0, 1.0),
     ("Joe Biden", ["Beyoncé and Bruno Mars"], 0.0, 0.0),
@@ -25,7 +26,9 @@ PUBLISHED = [
     ("Not in the documents.", [], 1.0, 1.0),
     ("Not in the documents.", ["Paris"], 0.0, 0.0),
 ]
-words = st.lists(st.sampled_from(["the", "a", "Lamp", "lamp,", "red", "7", "not"]), max_size=6).map(" ".join)
+words = st.lists(st.sampled_from(["the", "a", "Lamp", "lamp,", "red", "7", "not"]), max_size=6).map(
+    " ".join
+)
 
 
 @pytest.mark.parametrize(("prediction", "golds", "em", "overlap"), PUBLISHED)
@@ -42,7 +45,9 @@ def test_words_are_compared_without_case_punctuation_articles_and_spaces():
 def test_f1_is_symmetric_and_no_less_than_exact_match(one, other):
     assert f1(one, other) == pytest.approx(f1(other, one))
     assert exact(one, other) <= f1(one, other) <= 1
-    assert (f1(one, other) == pytest.approx(1)) == (sorted(normalise(one).split()) == sorted(normalise(other).split()))
+    assert (f1(one, other) == pytest.approx(1)) == (
+        sorted(normalise(one).split()) == sorted(normalise(other).split())
+    )
 
 
 @given(prediction=words, golds=st.lists(words, min_size=1, max_size=3))
@@ -51,9 +56,17 @@ def test_the_best_of_several_golds_counts(prediction, golds):
 
 
 def test_only_a_refusal_is_right_where_the_documents_do_not_say():
-    assert [score(said, []).refused for said in ("not in the documents", "Not in the documents: sorry", "Rome")] == [1.0, 1.0, 0.0]
+    assert [
+        score(said, []).refused
+        for said in ("not in the documents", "Not in the documents: sorry", "Rome")
+    ] == [1.0, 1.0, 0.0]
     assert score("Rome", ["Rome"]).refused is None
-    assert answerable(["unanswerable"]) == answerable([]) == answerable(["Not in the documents."]) == ()
+    assert (
+        answerable(["unanswerable"])
+        == answerable([])
+        == answerable(["Not in the documents."])
+        == ()
+    )
     assert answerable(["Rome", "unanswerable"]) == ("Rome",)
 
 
@@ -77,9 +90,13 @@ def test_an_interval_holds_its_mean_and_narrows_with_more_groups():
 
 def test_questions_about_one_chunk_are_one_witness():
     values, groups = [0.0] * 50 + [1.0] * 50, list(range(50)) * 2
-    alone, together = interval(values, range(100)), interval(values, [group // 2 for group in range(100)])
+    alone, together = (
+        interval(values, range(100)),
+        interval(values, [group // 2 for group in range(100)]),
+    )
     assert together.high - together.low > 1.2 * (alone.high - alone.low)
-    same = interval(values, groups)  # each chunk has a right and a wrong one: no doubt at all is left
+    # each chunk has a right and a wrong one: no doubt at all is left
+    same = interval(values, groups)
     assert same.low == same.high == 0.5
 
 

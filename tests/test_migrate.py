@@ -1,4 +1,7 @@
-"""A store rewritten for another model: proven, switched at once, and gone on with after a kill at any moment."""
+"""A store rewritten for another model.
+
+It is proven, switched at once, and gone on with after a kill at any moment.
+"""
 
 import os
 import shutil
@@ -13,7 +16,14 @@ import toy
 from small import content_of, dials, proven, written
 
 from rag_memtok.config import updated
-from rag_memtok.errors import InputRefused, NoStore, StoreDamaged, StoreLocked, UsageError, WrongModel
+from rag_memtok.errors import (
+    InputRefused,
+    NoStore,
+    StoreDamaged,
+    StoreLocked,
+    UsageError,
+    WrongModel,
+)
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.migrate import MIGRATING, OLD
 from rag_memtok.store.files import beside
@@ -36,7 +46,9 @@ def die(now):
         os.kill(os.getpid(), signal.SIGKILL)
 
 api.migrate(
-    dials(store, model, memorize__batch=1), on_progress=lambda at: die(at.done == chunks), say=lambda line: die(line.startswith(words))
+    dials(store, model, memorize__batch=1),
+    on_progress=lambda at: die(at.done == chunks),
+    say=lambda line: die(line.startswith(words)),
 )
 """
 
@@ -49,7 +61,10 @@ def other(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory, model_folder, other):
-    """A folder with documents and a store of toy A, and what a migration to toy B left that was killed after 2 chunks, and at the end."""
+    """A folder with documents and a store of toy A, and what killed migrations to toy B left.
+
+    One was killed after 2 chunks, one at the end.
+    """
     whole = tmp_path_factory.mktemp("whole")
     api.ingest([written(whole / "docs")], dials(whole / "store", model_folder))
     killed = {}
@@ -104,10 +119,13 @@ def test_every_memory_is_rewritten_and_proven(store, other, tmp_path):
     before, steps = content_of(tmp_path / "store"), []
     done = api.migrate(to(store, other), on_progress=steps.append)
     after = content_of(tmp_path / "store")
-    assert done.chunks == len(before[0]) == sum(done.verdicts.values()) == steps[-1].done and texts(after) == texts(before)
+    assert done.chunks == len(before[0]) == sum(done.verdicts.values()) == steps[-1].done and texts(
+        after
+    ) == texts(before)
     assert all(after[0][chunk_id][0] != before[0][chunk_id][0] for chunk_id in before[0])
     assert proven(to(store, other)).counts == done.verdicts
-    assert api.ask(QUESTION, to(store, "")).sources[0].path == "lamp.md"  # the store's model is the new one; still one's own
+    # the store's model is the new one; still one's own
+    assert api.ask(QUESTION, to(store, "")).sources[0].path == "lamp.md"
     with pytest.raises(WrongModel):
         api.ask(QUESTION, store)
     assert done.kept == str(tmp_path / "store.old") and content_of(tmp_path / "store.old") == before
@@ -132,20 +150,29 @@ def test_a_store_without_text_is_decoded_with_its_old_model(tmp_path, model_fold
     api.migrate(to(config, other), drop_old=True)
     proven(to(config, other))
     assert api.restore(tmp_path / "back", to(config, other)).failed == ()
-    assert (tmp_path / "back" / "lamp.md").read_bytes() == (tmp_path / "docs" / "lamp.md").read_bytes()
+    assert (tmp_path / "back" / "lamp.md").read_bytes() == (
+        tmp_path / "docs" / "lamp.md"
+    ).read_bytes()
     again = written(tmp_path / "docs", {"lamp.md": "The lamp of the harbour is new."})
     assert api.ingest([again], dials(tmp_path / "store", other)).files == 1
     assert not any(b"harbour" in path.read_bytes() for path in (tmp_path / "store").iterdir())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "docs", "store"]
 
 
-def test_memories_that_can_be_read_are_written_to_be_read_for_the_new_model_too(tmp_path, model_folder, other):
+def test_memories_that_can_be_read_are_written_to_be_read_for_the_new_model_too(
+    tmp_path, model_folder, other
+):
     config = dials(tmp_path / "store", model_folder, memorize__write="readable", memorize__steps=20)
     api.ingest([written(tmp_path / "docs", {"a.txt": "The lamp is red."})], config)
     told = updated(to(config, other), {"memorize.write": ""})
     api.migrate(told)
     manifest = api.status(told).manifest
-    assert [manifest[key] for key in ("model", "write", "recipe", "template")] == [str(other), "readable", "readable", "cue"]
+    assert [manifest[key] for key in ("model", "write", "recipe", "template")] == [
+        str(other),
+        "readable",
+        "readable",
+        "cue",
+    ]
     assert manifest["keep_text"] == "True"
     proven(told)
 
@@ -227,7 +254,8 @@ def test_a_damaged_memory_stops_it_with_the_old_store_as_it_was(store, other, tm
         db.execute("UPDATE texts SET text = 'other' WHERE chunk = ?", (number,))
     with pytest.raises(StoreDamaged):
         api.migrate(to(store, other))
-    with open_store(tmp_path / "store", write=True) as opened:  # and a false text with a right checksum
+    # and a false text with a right checksum
+    with open_store(tmp_path / "store", write=True) as opened:
         insert(opened._db.connection, opened.store_id, "texts", (number, "other"))
     with pytest.raises(StoreDamaged, match="does not give its text"):
         api.migrate(to(store, other))
@@ -236,8 +264,13 @@ def test_a_damaged_memory_stops_it_with_the_old_store_as_it_was(store, other, tm
 
 def test_text_that_the_new_tokenizer_loses_is_kept_as_text_or_refused(tmp_path, model_folder):
     lossy = toy.save(tmp_path / "lossy", lossy=True)
-    documents = written(tmp_path / "docs", {"capital.txt": "The Lamp.", "small.txt": "the lamp is red."})
-    kept, bare = dials(tmp_path / "kept", model_folder), dials(tmp_path / "bare", model_folder, memorize__keep_text=False)
+    documents = written(
+        tmp_path / "docs", {"capital.txt": "The Lamp.", "small.txt": "the lamp is red."}
+    )
+    kept, bare = (
+        dials(tmp_path / "kept", model_folder),
+        dials(tmp_path / "bare", model_folder, memorize__keep_text=False),
+    )
     for config in (kept, bare):
         api.ingest([documents], config)
     assert api.migrate(to(kept, lossy)).verdicts["text-only"] == 1
@@ -254,4 +287,6 @@ def test_another_class_of_model_and_its_own_tokens_per_vector(store, tmp_path):
     api.migrate(free, say=said.append)
     proven(to(store, ""))
     manifest = api.status(store).manifest
-    assert "calibrated" in manifest["tokens_per_vector_origin"] and any("finding out" in line for line in said)
+    assert "calibrated" in manifest["tokens_per_vector_origin"] and any(
+        "finding out" in line for line in said
+    )

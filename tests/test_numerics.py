@@ -1,4 +1,7 @@
-"""benchmarks/numerics.py on a toy: fp32 moves logits by rounding alone, bf16 by much more, and pins make up for it."""
+"""benchmarks/numerics.py on a toy: fp32 moves logits by rounding alone, bf16 by much more.
+
+Pins make up for it.
+"""
 
 import sys
 from dataclasses import replace
@@ -26,23 +29,33 @@ def made(tmp_path_factory, model_folder):
         model, template = resources.decoder(store.manifest, config)
     with precision.reference_profile(model) as exactly:
         cases = numerics.cases_of(folder / "store", exactly, template, 4)
-        referred = [numerics.replace(case, logits=numerics.logits_of(exactly, template, [case], 0, True)[0]) for case in cases]
+        referred = [
+            numerics.replace(case, logits=numerics.logits_of(exactly, template, [case], 0, True)[0])
+            for case in cases
+        ]
     return model, template, referred
 
 
 def found(made, **changes):
     model, template, cases = made
     profile = numerics.replace(numerics.REFERENCE, **changes)
-    return numerics.measure(precision.in_dtype(model, numerics.DTYPES[profile.dtype]), template, cases, profile)
+    return numerics.measure(
+        precision.in_dtype(model, numerics.DTYPES[profile.dtype]), template, cases, profile
+    )
 
 
 def test_the_reference_with_its_weights_elsewhere_in_memory_differs_by_rounding_at_most(made):
     same = found(made)
     assert same.logit < 1e-4 and same.lead < 1e-4 and same.flips == 0
-    assert same.exact_as_is == sum(case.kind == "exact" for case in made[2]) / len(made[2]) and same.exact_at[0] == 1.0
+    assert (
+        same.exact_as_is == sum(case.kind == "exact" for case in made[2]) / len(made[2])
+        and same.exact_at[0] == 1.0
+    )
 
 
-@pytest.mark.parametrize("change", [{"batch": 4}, {"padding": 13}, {"cache": False}, {"attention": "sdpa"}])
+@pytest.mark.parametrize(
+    "change", [{"batch": 4}, {"padding": 13}, {"cache": False}, {"attention": "sdpa"}]
+)
 def test_fp32_in_another_way_moves_a_logit_by_rounding_alone(made, change):
     moved = found(made, **change)
     assert 0 <= moved.logit < 1e-3 and moved.exact_at[numerics.TAUS.index(0.01)] == 1.0
@@ -51,7 +64,11 @@ def test_fp32_in_another_way_moves_a_logit_by_rounding_alone(made, change):
 def test_bf16_moves_leads_and_a_margin_over_the_largest_move_covers_it(made):
     moved = found(made, dtype="bf16", batch=4, padding=13)
     assert moved.lead > 1e-3
-    assert all(share == 1.0 for tau, share in zip(numerics.TAUS, moved.exact_at, strict=True) if tau > moved.lead)
+    assert all(
+        share == 1.0
+        for tau, share in zip(numerics.TAUS, moved.exact_at, strict=True)
+        if tau > moved.lead
+    )
     assert list(moved.exact_at) == sorted(moved.exact_at)
 
 
@@ -66,7 +83,10 @@ def test_what_was_measured_is_not_measured_again(made, tmp_path):
 
 def test_other_memories_of_the_same_text_are_measured_anew(made, tmp_path):
     model, template, cases = made
-    others = [numerics.replace(case, memory=replace(case.memory, vectors=case.memory.vectors + 1)) for case in cases]
+    others = [
+        numerics.replace(case, memory=replace(case.memory, vectors=case.memory.vectors + 1))
+        for case in cases
+    ]
     for some in (cases, others):
         list(numerics.measured(model, template, some, [numerics.REFERENCE], tmp_path / "out.jsonl"))
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2

@@ -1,4 +1,7 @@
-"""The writer: what it writes is exact, the LM stays as it is, and a row knows nothing of its neighbours."""
+"""The writer: what it writes is exact, and the LM stays as it is.
+
+A row knows nothing of its neighbours.
+"""
 
 import hashlib
 from dataclasses import replace
@@ -16,7 +19,16 @@ from rag_memtok.datatypes import Memory
 from rag_memtok.errors import ChunkDoesNotFit, UsageError
 from rag_memtok.memory.calibrate import seconds_per_chunk
 from rag_memtok.memory.codec import CODECS
-from rag_memtok.memory.optimize import Batch, Progress, Task, by_length, lay_out, memorize, pooled, started
+from rag_memtok.memory.optimize import (
+    Batch,
+    Progress,
+    Task,
+    by_length,
+    lay_out,
+    memorize,
+    pooled,
+    started,
+)
 from rag_memtok.memory.recipes import RECIPES, SETTLED, cross_entropy, recipe_named
 from rag_memtok.memory.reconstruct import judge
 from rag_memtok.model.prompts import TEMPLATES, template_named
@@ -32,7 +44,9 @@ def tokens_of(count, seed=0):
 
 
 def task_of(count, vectors, seed=0):
-    return Task(hashlib.sha256(f"{seed} {count}".encode()).hexdigest(), tokens_of(count, seed), vectors)
+    return Task(
+        hashlib.sha256(f"{seed} {count}".encode()).hexdigest(), tokens_of(count, seed), vectors
+    )
 
 
 def by_key(written):
@@ -63,10 +77,17 @@ def test_random_tokens_and_text_are_written_exactly_and_judged_so_from_their_byt
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_writes_in_every_template(toy_lm, recipe, template):
-    task = task_of(1 if recipe == "sastre2025-code" else 6, 2)  # at its rate of 5.0 the toy needs 2000 steps for 6 tokens
+    # at its rate of 5.0 the toy needs 2000 steps for 6 tokens
+    task = task_of(1 if recipe == "sastre2025-code" else 6, 2)
     (written,) = memorize(toy_lm, template_named(template, toy_lm), [task], settings(recipe=recipe))
-    assert written.task == task and written.vectors.shape == (2, toy.WIDTH) and written.vectors.dtype == np.float32
-    _, verdict = judge(toy_lm, template_named(template, toy_lm), Memory(written.vectors), task.tokens, 0.0)
+    assert (
+        written.task == task
+        and written.vectors.shape == (2, toy.WIDTH)
+        and written.vectors.dtype == np.float32
+    )
+    _, verdict = judge(
+        toy_lm, template_named(template, toy_lm), Memory(written.vectors), task.tokens, 0.0
+    )
     assert (written.wrong, verdict.kind) == (0, "exact")
 
 
@@ -93,17 +114,28 @@ def test_the_frozen_model_is_bit_identical_afterwards(any_lm, monkeypatch):
     attention = any_lm.model.config._attn_implementation
     for recipe in RECIPES:
         for draft in ("float32", "bfloat16"):
-            assert len(list(memorize(any_lm, template, tasks, settings(recipe=recipe, draft=draft)))) == 2
+            assert (
+                len(list(memorize(any_lm, template, tasks, settings(recipe=recipe, draft=draft))))
+                == 2
+            )
     after = any_lm.model.state_dict()
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    assert all(parameter.grad is None and not parameter.requires_grad for parameter in any_lm.model.parameters())
+    assert before.keys() == after.keys() and all(
+        torch.equal(before[name], after[name]) for name in before
+    )
+    assert all(
+        parameter.grad is None and not parameter.requires_grad
+        for parameter in any_lm.model.parameters()
+    )
     assert any_lm.model.config._attn_implementation == attention
 
 
 # --- rows are strangers
 
 
-@given(shapes=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 4)), min_size=2, max_size=4), recipe=st.sampled_from(list(RECIPES)))
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 4)), min_size=2, max_size=4),
+    recipe=st.sampled_from(list(RECIPES)),
+)
 @quick(max_examples=30)
 def test_the_gradient_of_a_row_is_the_same_alone_and_in_a_batch(toy_lm, shapes, recipe):
     template = template_named("cue", toy_lm)
@@ -111,11 +143,16 @@ def test_the_gradient_of_a_row_is_the_same_alone_and_in_a_batch(toy_lm, shapes, 
 
     def gradients(some):
         widest = max(task.vectors for task in some)
-        rows = [torch.nn.functional.pad(pooled(toy_lm, task), (0, 0, 0, widest - task.vectors)) for task in some]
+        rows = [
+            torch.nn.functional.pad(pooled(toy_lm, task), (0, 0, 0, widest - task.vectors))
+            for task in some
+        ]
         vectors = torch.stack(rows).requires_grad_(True)
         layout = lay_out(toy_lm, template, some)
         hidden = toy_lm.hidden(layout.inputs(vectors))[layout.scored]
-        losses, _ = recipe_named(recipe).objective(toy_lm, hidden, layout.targets, torch.zeros(len(layout.targets)))
+        losses, _ = recipe_named(recipe).objective(
+            toy_lm, hidden, layout.targets, torch.zeros(len(layout.targets))
+        )
         (found,) = torch.autograd.grad((losses * layout.weights).sum(), vectors)
         return found
 
@@ -129,10 +166,15 @@ def test_the_gradient_of_a_row_is_the_same_alone_and_in_a_batch(toy_lm, shapes, 
 
 def test_a_few_steps_are_the_same_alone_in_a_batch_and_in_another_order(toy_lm):
     template = template_named("bare", toy_lm)
-    tasks = [task_of(count, vectors, seed) for seed, (count, vectors) in enumerate([(12, 3), (12, 1), (7, 2), (20, 4), (3, 1)])]
+    tasks = [
+        task_of(count, vectors, seed)
+        for seed, (count, vectors) in enumerate([(12, 3), (12, 1), (7, 2), (20, 4), (3, 1)])
+    ]
     alone = by_key(memorize(toy_lm, template, tasks, settings(steps=4, batch=1)))
     for order in (tasks, tasks[::-1], tasks[2:] + tasks[:2]):
-        for key, written in by_key(memorize(toy_lm, template, order, settings(steps=4, batch=3))).items():
+        for key, written in by_key(
+            memorize(toy_lm, template, order, settings(steps=4, batch=3))
+        ).items():
             assert (written.wrong, written.steps) == (alone[key].wrong, alone[key].steps)
             assert np.abs(written.vectors - alone[key].vectors).max() < 1e-3
 
@@ -140,8 +182,14 @@ def test_a_few_steps_are_the_same_alone_in_a_batch_and_in_another_order(toy_lm):
 def test_more_tasks_than_rows_are_each_written_once(toy_lm):
     tasks = [task_of(1 + seed % 5, 1, seed) for seed in range(9)]
     seen = []
-    found = by_key(memorize(toy_lm, template_named("bare", toy_lm), iter(tasks), settings(batch=2), seen.append))
-    assert found.keys() == {task.key for task in tasks} and all(one.wrong == 0 for one in found.values())
+    found = by_key(
+        memorize(
+            toy_lm, template_named("bare", toy_lm), iter(tasks), settings(batch=2), seen.append
+        )
+    )
+    assert found.keys() == {task.key for task in tasks} and all(
+        one.wrong == 0 for one in found.values()
+    )
     assert all(isinstance(progress, Progress) and 1 <= progress.rows <= 2 for progress in seen)
     assert [progress.steps for progress in seen] == list(range(1, len(seen) + 1))
     assert sum(one.steps for one in found.values()) == sum(progress.rows for progress in seen)
@@ -159,7 +207,9 @@ def test_sorting_by_length_loses_nothing_and_waits_for_a_window_only(lengths, wi
     for start in range(0, len(tasks), window):
         part = given_out[start : start + window]
         assert {task.key for task in part} == {task.key for task in tasks[start : start + window]}
-        assert [len(task.tokens) for task in part] == sorted((len(task.tokens) for task in part), reverse=True)
+        assert [len(task.tokens) for task in part] == sorted(
+            (len(task.tokens) for task in part), reverse=True
+        )
 
 
 # --- starts and seeds
@@ -170,20 +220,37 @@ def test_alone_and_on_one_thread_it_is_bit_identical_every_time(toy_lm, recipe):
     assert torch.get_num_threads() == 1
     once, again = (
         by_key(
-            memorize(toy_lm, template_named("bare", toy_lm), [task_of(9, 2)], settings(batch=1), recipe=replace(RECIPES[recipe], steps=30))
+            memorize(
+                toy_lm,
+                template_named("bare", toy_lm),
+                [task_of(9, 2)],
+                settings(batch=1),
+                recipe=replace(RECIPES[recipe], steps=30),
+            )
         )
         for _ in range(2)
     )
     for key, written in once.items():
         assert np.array_equal(written.vectors, again[key].vectors)
-        assert (written.wrong, written.margin, written.steps) == (again[key].wrong, again[key].margin, again[key].steps)
+        assert (written.wrong, written.margin, written.steps) == (
+            again[key].wrong,
+            again[key].margin,
+            again[key].steps,
+        )
 
 
 def test_a_random_start_is_of_the_seed_and_the_chunk(toy_lm, monkeypatch):
     monkeypatch.setitem(RECIPES, "one step", replace(RECIPES["kuratov2025"], steps=1))
 
     def start(task, seed, neighbours=()):
-        found = by_key(memorize(toy_lm, template_named("bare", toy_lm), [*neighbours, task], settings(recipe="one step", seed=seed)))
+        found = by_key(
+            memorize(
+                toy_lm,
+                template_named("bare", toy_lm),
+                [*neighbours, task],
+                settings(recipe="one step", seed=seed),
+            )
+        )
         return found[task.key].vectors
 
     one, other = task_of(6, 2, seed=1), task_of(6, 2, seed=2)
@@ -194,11 +261,15 @@ def test_a_random_start_is_of_the_seed_and_the_chunk(toy_lm, monkeypatch):
 
 
 @given(count=st.integers(1, 20), vectors=st.integers(1, 25))
-def test_a_pooled_start_has_a_vector_for_every_slot_within_the_range_of_the_tokens(toy_lm, count, vectors):
+def test_a_pooled_start_has_a_vector_for_every_slot_within_the_range_of_the_tokens(
+    toy_lm, count, vectors
+):
     task = Task("x", tokens_of(count), vectors)
     found, embedded = pooled(toy_lm, task), toy_lm.embed(task.tokens)
     assert found.shape == (vectors, toy.WIDTH) and torch.isfinite(found).all()
-    assert (found <= embedded.max(0).values + 1e-6).all() and (found >= embedded.min(0).values - 1e-6).all()
+    assert (found <= embedded.max(0).values + 1e-6).all() and (
+        found >= embedded.min(0).values - 1e-6
+    ).all()
     if vectors == count:
         assert torch.allclose(found, embedded)
     if vectors == 1:
@@ -209,12 +280,16 @@ def test_a_pooled_start_has_a_vector_for_every_slot_within_the_range_of_the_toke
 
 
 def test_the_time_bound_ends_a_chunk(toy_lm):
-    (written,) = memorize(toy_lm, template_named("bare", toy_lm), [task_of(60, 1)], settings(seconds_per_chunk=1e-9))
+    (written,) = memorize(
+        toy_lm, template_named("bare", toy_lm), [task_of(60, 1)], settings(seconds_per_chunk=1e-9)
+    )
     assert written.steps <= 2 and written.wrong > 0
 
 
 def test_the_step_bound_ends_a_chunk(toy_lm):
-    (written,) = memorize(toy_lm, template_named("bare", toy_lm), [task_of(60, 1)], settings(steps=5))
+    (written,) = memorize(
+        toy_lm, template_named("bare", toy_lm), [task_of(60, 1)], settings(steps=5)
+    )
     assert written.steps <= 6 and written.wrong > 0
 
 
@@ -225,9 +300,18 @@ def nan_for_token_fifty(one, hidden, targets, spent):
 
 
 def test_a_loss_that_is_no_number_ends_the_task_and_no_other(toy_lm, monkeypatch):
-    monkeypatch.setitem(RECIPES, "broken", replace(RECIPES["cross-entropy"], objective=nan_for_token_fifty))
+    monkeypatch.setitem(
+        RECIPES, "broken", replace(RECIPES["cross-entropy"], objective=nan_for_token_fifty)
+    )
     good = Task("good", tuple(token for token in tokens_of(9) if token != 50), 3)
-    found = by_key(memorize(toy_lm, template_named("bare", toy_lm), [Task("bad", (60, 50, 70), 2), good], settings(recipe="broken")))
+    found = by_key(
+        memorize(
+            toy_lm,
+            template_named("bare", toy_lm),
+            [Task("bad", (60, 50, 70), 2), good],
+            settings(recipe="broken"),
+        )
+    )
     assert found["good"].wrong == 0
     assert found["bad"].wrong > 0 and found["bad"].steps <= RECIPES["margin"].steps
     assert np.isfinite(found["bad"].vectors).all()
@@ -239,39 +323,64 @@ def test_a_chunk_must_fit_into_the_context_with_its_memory(toy_lm):
     (written,) = memorize(toy_lm, template, [Task("fits", (70,) * longest, 4)], settings(steps=1))
     assert written.vectors.shape[0] == 4
     judge(toy_lm, template, Memory(written.vectors), written.task.tokens, 0.0)
-    with pytest.raises(ChunkDoesNotFit, match=f"{toy.CONTEXT + 1} positions.*{toy.CONTEXT}") as refused:
-        list(memorize(toy_lm, template, [Task("too long", (70,) * (longest + 1), 4)], settings(steps=1)))
+    with pytest.raises(
+        ChunkDoesNotFit, match=f"{toy.CONTEXT + 1} positions.*{toy.CONTEXT}"
+    ) as refused:
+        list(
+            memorize(
+                toy_lm, template, [Task("too long", (70,) * (longest + 1), 4)], settings(steps=1)
+            )
+        )
     assert "--chunk-tokens" in refused.value.remedy and refused.value.exit_code == 2
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are(toy_lm):
     with pytest.raises(UsageError, match="soup.*margin.*sastre2025"):
-        list(memorize(toy_lm, template_named("bare", toy_lm), [task_of(3, 1)], settings(recipe="soup")))
+        list(
+            memorize(
+                toy_lm, template_named("bare", toy_lm), [task_of(3, 1)], settings(recipe="soup")
+            )
+        )
 
 
 # --- the layout
 
 
-@given(shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4)), min_size=1, max_size=4), name=st.sampled_from(list(TEMPLATES)))
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4)), min_size=1, max_size=4),
+    name=st.sampled_from(list(TEMPLATES)),
+)
 def test_a_row_of_the_layout_is_prefix_memory_suffix_text(toy_lm, shapes, name):
     template = template_named(name, toy_lm)
     tasks = [task_of(count, vectors, seed) for seed, (count, vectors) in enumerate(shapes)]
     layout = lay_out(toy_lm, template, tasks)
     widest = max(task.vectors for task in tasks)
-    memories = torch.randn(len(tasks), widest, toy.WIDTH, generator=torch.Generator().manual_seed(0))
+    memories = torch.randn(
+        len(tasks), widest, toy.WIDTH, generator=torch.Generator().manual_seed(0)
+    )
     inputs, (rows, places) = layout.inputs(memories), layout.scored
     for row, task in enumerate(tasks):
-        parts = [toy_lm.embed(template.prefix), memories[row, : task.vectors], toy_lm.embed(template.suffix), toy_lm.embed(task.tokens)]
+        parts = [
+            toy_lm.embed(template.prefix),
+            memories[row, : task.vectors],
+            toy_lm.embed(template.suffix),
+            toy_lm.embed(task.tokens),
+        ]
         expected = torch.cat(parts)
         assert torch.equal(inputs[row, : len(expected)], expected)
         mine = rows == row
         assert layout.targets[mine].tolist() == [*task.tokens, template.end]
-        assert places[mine].tolist() == list(range(len(expected) - len(task.tokens) - 1, len(expected)))
+        assert places[mine].tolist() == list(
+            range(len(expected) - len(task.tokens) - 1, len(expected))
+        )
         assert torch.isclose(layout.weights[mine].sum(), torch.tensor(1.0))
 
 
 def test_strides_shrink_with_the_share_of_wrong_tokens(toy_lm):
-    """Two rows at the same place with the same gradient: the one with a quarter of its tokens wrong moves half as far."""
+    """Of two rows, the one with a quarter of its tokens wrong moves half as far.
+
+    Both are at the same place with the same gradient.
+    """
     recipe = replace(recipe_named("margin"), warmup=0, clip=0.0)
     batch = Batch(toy_lm, template_named("bare", toy_lm), recipe, 100, 0.0, 0)
     moved = {}
@@ -280,7 +389,9 @@ def test_strides_shrink_with_the_share_of_wrong_tokens(toy_lm):
         row.step, row.wrong, before = 1, wrong, row.vectors.clone()
         batch._move(row, torch.ones_like(row.vectors))
         moved[wrong] = float((row.vectors - before).norm())
-    assert moved[0.25] == pytest.approx(moved[1.0] / 2, rel=1e-4) and moved[0.0] == pytest.approx(SETTLED * moved[1.0], rel=1e-4)
+    assert moved[0.25] == pytest.approx(moved[1.0] / 2, rel=1e-4) and moved[0.0] == pytest.approx(
+        SETTLED * moved[1.0], rel=1e-4
+    )
     assert recipe.lr_at(90, 100, wrong=0.5) == recipe.lr_at(90, 100)  # the clock's is less by then
     assert replace(recipe, settle=False).lr_at(1, 100, wrong=0.0) == recipe.lr_at(1, 100)
 
@@ -299,6 +410,12 @@ def test_the_rate_falls_over_the_steps_that_the_seconds_allow(toy_lm):
 
 def test_what_a_chunk_will_cost_grows_with_its_steps_and_is_bounded(toy_lm):
     template = template_named("bare", toy_lm)
-    few, many = (seconds_per_chunk(toy_lm, template, [70, 71, 72], 1, steps, settings(batch=2)) for steps in (1, 1000))
+    few, many = (
+        seconds_per_chunk(toy_lm, template, [70, 71, 72], 1, steps, settings(batch=2))
+        for steps in (1, 1000)
+    )
     assert 0 < few < many
-    assert seconds_per_chunk(toy_lm, template, [70, 71, 72], 1, 10**9, settings(seconds_per_chunk=7.0)) == 7.0
+    assert (
+        seconds_per_chunk(toy_lm, template, [70, 71, 72], 1, 10**9, settings(seconds_per_chunk=7.0))
+        == 7.0
+    )

@@ -1,4 +1,7 @@
-"""The paper's protocol: its texts, its numbers against a recomputation, going on with a run, tables and charts."""
+"""The paper's protocol.
+
+Tested are its texts, its numbers against a recomputation, going on with a run, tables and charts.
+"""
 
 import json
 import statistics
@@ -20,7 +23,10 @@ from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.recipes import RECIPES
 from rag_memtok.model.prompts import template_named
 
-CORPORA = (Corpus("short", ("The lamp of the harbour", "La empanada lleva")), Corpus("long", ("Question: who wrote the letter? Answer",)))
+CORPORA = (
+    Corpus("short", ("The lamp of the harbour", "La empanada lleva")),
+    Corpus("long", ("Question: who wrote the letter? Answer",)),
+)
 PROTOCOL = Protocol("cross-entropy", vectors=2, steps=60, batch=4)
 ENGLISH = "The lamp of the harbour was repaired in March, and it is red. " * 3
 SPANISH = "La lámpara de la casa se arregla en el mes de marzo y es de las rojas. " * 3
@@ -35,7 +41,10 @@ def quiet(standing):
 
 def test_a_csv_gives_its_chunks(tmp_path):
     file = tmp_path / "chunks.csv"
-    file.write_text('\ufeffpath,chunk\na,"one, two\nthree"\nb,\nc,ñandú\nd,"one, two\nthree"\ne,last\n', encoding="utf-8")
+    file.write_text(
+        '\ufeffpath,chunk\na,"one, two\nthree"\nb,\nc,ñandú\nd,"one, two\nthree"\ne,last\n',
+        encoding="utf-8",
+    )
     assert from_csv(file, 20) == Corpus("chunks", ("one, two\nthree", "ñandú", "last"))
     assert from_csv(file, 2).texts == ("one, two\nthree", "ñandú")
 
@@ -58,7 +67,9 @@ def test_a_csv_that_is_not_there_is_refused(tmp_path):
 @given(texts=st.lists(st.text("ab \n", max_size=40), max_size=4), length=st.integers(1, 9))
 def test_cutting_gives_every_stretch_of_that_length_once(texts, length):
     found = cut(texts, length)
-    assert all(len(part) == length and part.strip() for part in found) and len(found) == len(set(found))
+    assert all(len(part) == length and part.strip() for part in found) and len(found) == len(
+        set(found)
+    )
     for text in texts:
         for start in range(0, len(text) // length * length, length):
             assert text[start : start + length] in found or not text[start : start + length].strip()
@@ -68,14 +79,21 @@ def test_cutting_gives_every_stretch_of_that_length_once(texts, length):
 def test_spread_takes_as_many_as_there_may_be_in_order(count, limit):
     texts = [str(number) for number in range(count)]
     found = spread(texts, limit)
-    assert len(found) == min(count, limit) == len(set(found)) and list(found) == sorted(found, key=int)
+    assert len(found) == min(count, limit) == len(set(found)) and list(found) == sorted(
+        found, key=int
+    )
 
 
 def test_documents_are_cut_by_language(tmp_path):
     (tmp_path / "one.txt").write_text(ENGLISH)
     (tmp_path / "dos.txt").write_text(SPANISH)
     found = {corpus.name: corpus.texts for corpus in from_documents(tmp_path, [50, 150, 5000], 2)}
-    assert list(found) == ["English, 50 characters", "English, 150 characters", "Spanish, 50 characters", "Spanish, 150 characters"]
+    assert list(found) == [
+        "English, 50 characters",
+        "English, 150 characters",
+        "Spanish, 50 characters",
+        "Spanish, 150 characters",
+    ]
     assert found["Spanish, 150 characters"] == (SPANISH[:150],)
     assert found["English, 50 characters"] == (ENGLISH[:50], ENGLISH[50:100])
     with pytest.raises(InputRefused, match="5000"):
@@ -86,17 +104,26 @@ def test_documents_are_cut_by_language(tmp_path):
 
 
 def recomputed(one, text):
-    """Accuracy, the smallest lead and whether the greedy decode is the text, by transformers' own forward pass and generation."""
+    """Accuracy, the smallest lead and whether the greedy decode is the text.
+
+    They are found by transformers' own forward pass and generation.
+    """
     template, recipe = template_named("bare", one), replace(RECIPES["cross-entropy"], steps=60)
     tokens = tuple(one.encode(text))
     settings = Memorize(seconds_per_chunk=0.0, batch=1)
-    (written,) = memorize(one, template, [Task(sha256_of_text(text), tokens, 2)], settings, recipe=recipe)
+    (written,) = memorize(
+        one, template, [Task(sha256_of_text(text), tokens, 2)], settings, recipe=recipe
+    )
     prompt = torch.cat([one.embed([one.bos]), torch.from_numpy(written.vectors)])
     with torch.no_grad():
         logits = one.model(inputs_embeds=torch.cat([prompt, one.embed(tokens)])[None]).logits[0, 2:]
         mask = torch.ones(1, len(prompt), dtype=torch.long)
         generated = one.model.generate(
-            inputs_embeds=prompt[None], attention_mask=mask, max_new_tokens=len(tokens) + 1, do_sample=False, pad_token_id=2
+            inputs_embeds=prompt[None],
+            attention_mask=mask,
+            max_new_tokens=len(tokens) + 1,
+            do_sample=False,
+            pad_token_id=2,
         )
     wanted = torch.tensor([*tokens, one.eos])
     right = logits.gather(1, wanted[:, None])[:, 0]
@@ -117,7 +144,10 @@ def tried(toy_lm):
 
 def test_the_tables_numbers_are_those_of_a_recomputation(toy_lm, tried):
     rows = paper.table(tried)
-    assert [(row.corpus, row.model, row.texts) for row in rows] == [("short", "toy-llama", 2), ("long", "toy-llama", 1)]
+    assert [(row.corpus, row.model, row.texts) for row in rows] == [
+        ("short", "toy-llama", 2),
+        ("long", "toy-llama", 1),
+    ]
     for row, corpus in zip(rows, CORPORA, strict=True):
         expected = [recomputed(toy_lm, text) for text in corpus.texts]
         assert row.accuracy == pytest.approx(statistics.fmean(one["accuracy"] for one in expected))
@@ -135,14 +165,19 @@ def test_the_tables_numbers_are_those_of_a_recomputation(toy_lm, tried):
 def test_a_text_that_does_not_fit_is_counted_with_what_is_right(toy_lm):
     (trial,) = paper.run(toy_lm, [CORPORA[1]], replace(PROTOCOL, vectors=1, steps=2), None, quiet)
     assert (
-        trial.wrong > 0 and not trial.free and trial.margin < 0 and 0 <= trial.accuracy < 1 and trial.steps <= 3
+        trial.wrong > 0
+        and not trial.free
+        and trial.margin < 0
+        and 0 <= trial.accuracy < 1
+        and trial.steps <= 3
     )  # with the one after a draft
     (row,) = paper.table([trial])
     assert (row.exact, row.free, row.margin) == (0, 0, None)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "steps", "budget"), [("sastre2025", 0, 3000), ("sastre2025", 50, 50), ("margin", 0, RECIPES["margin"].steps)]
+    ("recipe", "steps", "budget"),
+    [("sastre2025", 0, 3000), ("sastre2025", 50, 50), ("margin", 0, RECIPES["margin"].steps)],
 )
 def test_a_text_takes_the_recipes_own_number_of_steps_unless_told(recipe, steps, budget):
     assert Protocol(recipe, steps=steps).budget == budget
@@ -163,8 +198,13 @@ def test_a_run_goes_on_where_it_was(toy_lm, tried, tmp_path):
     assert seen[0].done == 1 and seen[-1].done == seen[-1].texts == 3
     before = out.read_text()
     again = list(paper.run(toy_lm, CORPORA, PROTOCOL, out, quiet))
-    assert {trial.key for trial in again} == {trial.key for trial in found} and out.read_text() == before
-    assert [trial.wrong for trial in paper.run(toy_lm, CORPORA[:1], replace(PROTOCOL, steps=1), out, quiet)] != [0, 0]
+    assert {trial.key for trial in again} == {
+        trial.key for trial in found
+    } and out.read_text() == before
+    assert [
+        trial.wrong
+        for trial in paper.run(toy_lm, CORPORA[:1], replace(PROTOCOL, steps=1), out, quiet)
+    ] != [0, 0]
 
 
 def test_time_left_is_never_less_than_nothing_and_ends_at_nothing(toy_lm):
@@ -185,21 +225,51 @@ def test_a_file_of_something_else_is_not_added_to(toy_lm, tmp_path):
 
 
 def trial(model, parameters, tokens, wrong, corpus="c"):
-    return Trial(model, model, "float32", parameters, corpus, f"{tokens}", PROTOCOL, 4 * tokens, tokens, wrong, wrong == 0, 9, 1.0, 0.5)
+    return Trial(
+        model,
+        model,
+        "float32",
+        parameters,
+        corpus,
+        f"{tokens}",
+        PROTOCOL,
+        4 * tokens,
+        tokens,
+        wrong,
+        wrong == 0,
+        9,
+        1.0,
+        0.5,
+    )
 
 
 def test_charts_show_size_and_length():
     trials = [trial("big", 2_000_000, length, 0) for length in range(9, 19)]
-    trials += [trial("small", 1_000_000, length, length + 1 if length > 13 else 0) for length in range(9, 19)]
+    trials += [
+        trial("small", 1_000_000, length, length + 1 if length > 13 else 0)
+        for length in range(9, 19)
+    ]
     found = paper.charts(trials)
     (line,) = found["figure2.png"].lines
     assert (line.name, line.x, line.y) == ("c", [1.0, 2.0], [5.0, 10.0])
     small, big = found["figure3.png"].lines
     assert (small.name, small.x, small.y) == ("small", [11.0, 16.0], [1.0, 0.0])
-    assert big.y == [1.0, 1.0] and all(low <= mean <= high for low, mean, high in zip(small.low, small.y, small.high, strict=True))
+    assert big.y == [1.0, 1.0] and all(
+        low <= mean <= high for low, mean, high in zip(small.low, small.y, small.high, strict=True)
+    )
     assert list(paper.charts(trials[:10])) == ["figure3.png"]
 
 
 def test_models_of_a_table_stand_by_size_under_their_corpus():
-    trials = [trial("b", 3, 9, 0, "second"), trial("a", 5, 9, 0, "first"), trial("c", 1, 9, 0, "first"), trial("b", 3, 9, 1, "first")]
-    assert [(row.corpus, row.model) for row in paper.table(trials)] == [("second", "b"), ("first", "c"), ("first", "b"), ("first", "a")]
+    trials = [
+        trial("b", 3, 9, 0, "second"),
+        trial("a", 5, 9, 0, "first"),
+        trial("c", 1, 9, 0, "first"),
+        trial("b", 3, 9, 1, "first"),
+    ]
+    assert [(row.corpus, row.model) for row in paper.table(trials)] == [
+        ("second", "b"),
+        ("first", "c"),
+        ("first", "b"),
+        ("first", "a"),
+    ]

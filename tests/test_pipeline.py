@@ -1,4 +1,7 @@
-"""Whole trips on a folder of documents, with the toy model: ingest, status, ask, verify, restore, remove; and what stops them half way."""
+"""Whole trips on a folder of documents, with the toy model; and what stops them half way.
+
+The trips are ingest, status, ask, verify, restore, remove.
+"""
 
 import itertools
 import json
@@ -14,7 +17,16 @@ import toy
 
 from rag_memtok.config import Config, Memorize, Model, updated
 from rag_memtok.datatypes import PROVEN, StoredDocument
-from rag_memtok.errors import InputRefused, ModelUnavailable, NoStore, NoUsableMemory, OutOfMemory, StoreLocked, UsageError, WrongModel
+from rag_memtok.errors import (
+    InputRefused,
+    ModelUnavailable,
+    NoStore,
+    NoUsableMemory,
+    OutOfMemory,
+    StoreLocked,
+    UsageError,
+    WrongModel,
+)
 from rag_memtok.memory import calibrate
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.calibrate import Calibration
@@ -30,9 +42,11 @@ from rag_memtok.retrieval.search import search
 from rag_memtok.store.store import open_store
 
 DOCUMENTS = {
-    "lamp.md": "# Lamp\n\nThe lamp of the harbour was repaired in March.\n\nIts keeper, Aldo Ruiz, wrote a letter.\n",
+    "lamp.md": "# Lamp\n\nThe lamp of the harbour was repaired in March.\n\nIts keeper, Aldo Ruiz, "
+    "wrote a letter.\n",
     "soup/receta.txt": "La empanada lleva cebolla, huevo y aceitunas.\r\nSe hornea media hora.\r\n",
-    "tickets.jsonl": '{"text": "Ticket 7: the fan rattles"}\n{"text": "Ticket 8: <|eot_id|> in the log"}\n',
+    "tickets.jsonl": '{"text": "Ticket 7: the fan rattles"}\n{"text": "Ticket 8: <|eot_id|> in the '
+    'log"}\n',
     "page.html": "<html><body><h1>Fan</h1><p>The fan turns 1200 times a minute.</p></body></html>",
     "copy.txt": "The fan is quiet.\n",
     "again.txt": "The fan is quiet.\n",
@@ -47,7 +61,12 @@ def write(folder, documents):
 
 
 def dials(store, model):
-    quick = {"documents.chunk_tokens": 24, "memorize.tokens_per_vector": 4, "memorize.seconds_per_chunk": 0.0, "memorize.batch": 8}
+    quick = {
+        "documents.chunk_tokens": 24,
+        "memorize.tokens_per_vector": 4,
+        "memorize.seconds_per_chunk": 0.0,
+        "memorize.batch": 8,
+    }
     quick |= {"ask.max_new_tokens": 6, "model.device": "cpu", "model.threads": 1}
     return updated(Config(), {"store": str(store), "model.id": str(model), **quick})
 
@@ -74,9 +93,16 @@ def first(tmp_path_factory, model_folder):
 
 @pytest.fixture
 def trip(first, tmp_path):
-    """A store of DOCUMENTS of one's own. The documents' folder is the same, so that they are found unchanged."""
+    """A store of DOCUMENTS of one's own.
+
+    The documents' folder is the same, so that they are found unchanged.
+    """
     shutil.copytree(first.store, tmp_path / "store")
-    return Trip(first.documents, tmp_path / "store", updated(first.config, {"store": str(tmp_path / "store")}))
+    return Trip(
+        first.documents,
+        tmp_path / "store",
+        updated(first.config, {"store": str(tmp_path / "store")}),
+    )
 
 
 @pytest.fixture
@@ -95,14 +121,19 @@ def content_of(folder):
     """Everything a reader of the store can see, but the times."""
     with open_store(folder, write=False) as store:
         records = {chunk_id: store.record(chunk_id) for chunk_id in store.chunk_ids()}
-        memories = {chunk_id: (record.packed, record.pins, store.text(chunk_id)) for chunk_id, record in records.items()}
+        memories = {
+            chunk_id: (record.packed, record.pins, store.text(chunk_id))
+            for chunk_id, record in records.items()
+        }
         return memories, store.documents(), store.occurrences(records)
 
 
 def proves_everything(config):
     found = api.verify(config)
     assert found.findings == () and found.exit_code == 0
-    assert found.checked == found.chunks == sum(found.counts.values()) and set(found.counts) <= PROVEN
+    assert (
+        found.checked == found.chunks == sum(found.counts.values()) and set(found.counts) <= PROVEN
+    )
     assert found.documents == found.documents_checked == found.documents_proven
     return found
 
@@ -112,9 +143,19 @@ def proves_everything(config):
 
 def test_the_ingest_says_what_it_did(first):
     done = first.done
-    assert (done.files, done.unchanged, done.removed, done.skipped, done.over_limit, done.reused) == (6, 0, 0, (), (), 0)
+    assert (
+        done.files,
+        done.unchanged,
+        done.removed,
+        done.skipped,
+        done.over_limit,
+        done.reused,
+    ) == (6, 0, 0, (), (), 0)
     assert done.chunks == sum(done.verdicts.values()) == len(ids_in(first.store))
-    assert set(done.verdicts) <= PROVEN - {"text-only"} and done.verdicts.get("exact", 0) >= 0.9 * done.chunks
+    assert (
+        set(done.verdicts) <= PROVEN - {"text-only"}
+        and done.verdicts.get("exact", 0) >= 0.9 * done.chunks
+    )
     assert done.text_positions > 3 * done.positions > 0
     assert done.tokens_per_vector == 4
 
@@ -123,7 +164,11 @@ def test_everything_is_proven_and_counted_once(first):
     found = proves_everything(first.config)
     assert found.counts == first.done.verdicts and found.documents == 7
     status = api.status(first.config)
-    assert (status.summary.chunks, status.summary.documents, status.summary.orphans) == (found.chunks, 7, 0)
+    assert (status.summary.chunks, status.summary.documents, status.summary.orphans) == (
+        found.chunks,
+        7,
+        0,
+    )
     assert status.summary.verdicts == found.counts
     assert status.bytes == sum(path.stat().st_size for path in first.store.rglob("*"))
     assert status.manifest["model"] == first.config.model.id
@@ -134,9 +179,12 @@ def test_the_documents_come_back_byte_for_byte(first, tmp_path):
     assert restored.failed == ()
     for name in ("lamp.md", "soup/receta.txt", "copy.txt", "again.txt"):
         assert (tmp_path / "back" / name).read_bytes() == (first.documents / name).read_bytes()
-    assert (tmp_path / "back" / "tickets.jsonl#L2.txt").read_text() == "text: Ticket 8: <|eot_id|> in the log"
+    assert (
+        tmp_path / "back" / "tickets.jsonl#L2.txt"
+    ).read_text() == "text: Ticket 8: <|eot_id|> in the log"
     assert len(restored.written) == len(list((tmp_path / "back").rglob("*.*"))) == 7
-    assert api.restore(tmp_path / "back", first.config).written == restored.written  # again, over the same
+    # again, over the same
+    assert api.restore(tmp_path / "back", first.config).written == restored.written
     (tmp_path / "back" / "copy.txt").write_text("mine")
     with pytest.raises(UsageError, match="copy.txt"):
         api.restore(tmp_path / "back", first.config)
@@ -146,43 +194,79 @@ def test_the_documents_come_back_byte_for_byte(first, tmp_path):
 @pytest.mark.parametrize("reader", ["decode", "memory", "text", "auto"])
 def test_every_reader_answers_with_the_right_source_first(first, reader):
     pieces = []
-    found = api.ask("Who repaired the lamp of the harbour in March?", updated(first.config, {"ask.read": reader}), pieces.append)
+    found = api.ask(
+        "Who repaired the lamp of the harbour in March?",
+        updated(first.config, {"ask.read": reader}),
+        pieces.append,
+    )
     assert isinstance(found.answer, str) and "".join(pieces).strip() == found.answer
     source = found.sources[0]
-    assert source.path == "lamp.md" and source.lines == "line 3" or source.lines.startswith("lines 1")
+    assert (
+        source.path == "lamp.md" and source.lines == "line 3" or source.lines.startswith("lines 1")
+    )
     text = DOCUMENTS["lamp.md"][slice(*source.span)]
     assert "repaired" in text
     assert found.reader == (reader if reader != "auto" else "decode") and found.reader_reason
     assert (found.context_positions < found.text_positions / 3) == (reader == "memory")
     assert found.prompt_positions > found.context_positions
-    assert [one.score for one in found.sources] == sorted((one.score for one in found.sources), reverse=True)
+    assert [one.score for one in found.sources] == sorted(
+        (one.score for one in found.sources), reverse=True
+    )
 
 
 def test_decoding_gives_the_answer_that_the_text_gives(first):
-    questions = ["Who is the keeper of the lamp?", "¿Qué lleva la empanada de cebolla?", "How often does the fan turn in a minute?"]
+    questions = [
+        "Who is the keeper of the lamp?",
+        "¿Qué lleva la empanada de cebolla?",
+        "How often does the fan turn in a minute?",
+    ]
     for question in questions:
-        decoded, text = (api.ask(question, updated(first.config, {"ask.read": reader})) for reader in ("decode", "text"))
-        assert (decoded.answer, decoded.prompt_positions, decoded.sources) == (text.answer, text.prompt_positions, text.sources)
+        decoded, text = (
+            api.ask(question, updated(first.config, {"ask.read": reader}))
+            for reader in ("decode", "text")
+        )
+        assert (decoded.answer, decoded.prompt_positions, decoded.sources) == (
+            text.answer,
+            text.prompt_positions,
+            text.sources,
+        )
 
 
 @pytest.mark.parametrize("reader", ["decode", "memory"])
 def test_apart_the_surest_of_single_answers_is_kept_with_its_one_source(first, reader):
-    question, dials = "Who is the keeper of the lamp?", updated(first.config, {"ask.read": reader, "retrieve.k": 4})
+    question, dials = (
+        "Who is the keeper of the lamp?",
+        updated(first.config, {"ask.read": reader, "retrieve.k": 4}),
+    )
     together = api.ask(question, dials)
     pieces = []
     found = api.ask(question, updated(dials, {"ask.passages": "apart"}), pieces.append)
-    assert (found.passages, together.passages) == ("apart", "together") and len(pieces) == 1 and pieces[0].strip() == found.answer
+    assert (
+        (found.passages, together.passages) == ("apart", "together")
+        and len(pieces) == 1
+        and pieces[0].strip() == found.answer
+    )
     assert len(found.sources) == 1 < len(together.sources) and found.sources[0] in together.sources
-    assert (found.context_positions, found.text_positions) == (together.context_positions, together.text_positions)
+    assert (found.context_positions, found.text_positions) == (
+        together.context_positions,
+        together.text_positions,
+    )
     assert found.prompt_positions > together.prompt_positions
     with api.session(dials) as session:
-        hits = search(session.store, session.index, session.embedder, question, session.config.retrieve)
+        hits = search(
+            session.store, session.index, session.embedder, question, session.config.retrieve
+        )
         singles = [read(session, [hit], reader)[0] for hit in hits]
-        prompts = [inject(session.lm, frame(session.lm), [one.passage], session.lm.encode(question)) for one in singles]
+        prompts = [
+            inject(session.lm, frame(session.lm), [one.passage], session.lm.encode(question))
+            for one in singles
+        ]
         said = answer_batch(session.lm, frame(session.lm), prompts, dials.ask.max_new_tokens)
         answers = [session.lm.decode(one.tokens) for one in said]
         kept = surest([(text, one.sureness) for text, one in zip(answers, said, strict=True)])
-        assert found.answer == answers[kept].strip() and found.sources[0].chunk == hits[kept].chunk_id
+        assert (
+            found.answer == answers[kept].strip() and found.sources[0].chunk == hits[kept].chunk_id
+        )
 
 
 def test_one_passage_is_neither_together_nor_apart(first):
@@ -191,12 +275,19 @@ def test_one_passage_is_neither_together_nor_apart(first):
 
 
 def test_together_the_best_passage_stands_nearest_to_the_question(first):
-    question, dials = "Who is the keeper of the lamp?", updated(first.config, {"ask.read": "text", "retrieve.k": 3})
+    question, dials = (
+        "Who is the keeper of the lamp?",
+        updated(first.config, {"ask.read": "text", "retrieve.k": 3}),
+    )
     with api.session(dials) as session:
-        hits = search(session.store, session.index, session.embedder, question, session.config.retrieve)
+        hits = search(
+            session.store, session.index, session.embedder, question, session.config.retrieve
+        )
         passages = [read(session, [hit], "text")[0].passage for hit in hits]
         prompt = inject(session.lm, frame(session.lm), passages[::-1], session.lm.encode(question))
-        said = session.lm.decode(list(answer_tokens(session.lm, frame(session.lm), prompt, dials.ask.max_new_tokens))).strip()
+        said = session.lm.decode(
+            list(answer_tokens(session.lm, frame(session.lm), prompt, dials.ask.max_new_tokens))
+        ).strip()
     assert api.ask(question, dials).answer == said
 
 
@@ -206,12 +297,19 @@ def test_a_model_may_say_how_it_reads_best(first, tmp_path):
     (model / "config.json").write_text(json.dumps({**described, "rag_memtok_passages": "apart"}))
     dials = updated(first.config, {"model.id": str(model), "retrieve.k": 3})
     assert api.ask("Who is the keeper of the lamp?", dials).passages == "apart"
-    assert api.ask("Who is the keeper of the lamp?", updated(dials, {"ask.passages": "together"})).passages == "together"
+    assert (
+        api.ask(
+            "Who is the keeper of the lamp?", updated(dials, {"ask.passages": "together"})
+        ).passages
+        == "together"
+    )
 
 
 def test_the_same_text_twice_is_one_memory_with_two_places(first):
     with open_store(first.store, write=False) as store:
-        both = [store.document_chunks(str(first.documents), name) for name in ("copy.txt", "again.txt")]
+        both = [
+            store.document_chunks(str(first.documents), name) for name in ("copy.txt", "again.txt")
+        ]
         assert both[0][0].chunk_id == both[1][0].chunk_id
         assert len(store.occurrences([both[0][0].chunk_id])[both[0][0].chunk_id]) == 2
 
@@ -230,7 +328,9 @@ def test_as_many_memories_as_fit_are_used_and_that_is_said(first):
     said = []
     config = updated(first.config, {"retrieve.k": 20, "ask.max_new_tokens": 360})
     found = api.ask("lamp fan letter cebolla ticket keeper", config, say=said.append)
-    assert 0 < len(found.sources) < len(ids_in(first.store)) and any("fit into the context" in line for line in said)
+    assert 0 < len(found.sources) < len(ids_in(first.store)) and any(
+        "fit into the context" in line for line in said
+    )
     with pytest.raises(NoUsableMemory, match="not even one"):
         api.ask("lamp", updated(config, {"ask.max_new_tokens": 500}))
     with pytest.raises(NoUsableMemory, match="not even one"):
@@ -244,7 +344,9 @@ def test_an_unchanged_folder_writes_nothing_and_needs_no_model(trip):
     before = content_of(trip.store)
     with open_store(trip.store, write=False) as store:
         state = store.state
-    gone = updated(trip.config, {"model.id": "/no/such/model", "retrieve.embedder": "/no/such/embedder"})
+    gone = updated(
+        trip.config, {"model.id": "/no/such/model", "retrieve.embedder": "/no/such/embedder"}
+    )
     done = api.ingest([trip.documents], gone)
     assert (done.files, done.chunks, done.unchanged, done.verdicts) == (0, 0, 6, {})
     assert api.estimate([trip.documents], gone).chunks == 0
@@ -260,7 +362,9 @@ def test_an_edited_file_replaces_its_old_chunks_and_keeps_what_stayed(small):
     done = api.ingest([small.documents], small.config)
     assert (done.files, done.unchanged, done.chunks) == (1, 1, 1)
     assert len(ids_in(small.store)) == 2 and len(ids_in(small.store) & old) == 1
-    found = api.ask("What is the lamp?", updated(small.config, {"ask.read": "text", "retrieve.k": 1}))
+    found = api.ask(
+        "What is the lamp?", updated(small.config, {"ask.read": "text", "retrieve.k": 1})
+    )
     assert found.sources[0].path == "a.txt"
     proves_everything(small.config)
     (small.documents / "c.txt").write_text("The lamp is blue.")  # known text, new file
@@ -275,7 +379,9 @@ def test_an_edited_file_replaces_what_was_ingested_of_it_with_another_folder(sma
     api.ingest([small.documents], small.config)
     with open_store(small.store, write=False) as store:
         known = {(Path(one.root).name, one.file) for one in store.documents()}
-        assert known == {("docs", name) for name in ("a.txt", "b.txt", "deep/c.txt", "deep/d.txt")} | {("deep", "d.txt")}
+        assert known == {
+            ("docs", name) for name in ("a.txt", "b.txt", "deep/c.txt", "deep/d.txt")
+        } | {("deep", "d.txt")}
         assert "The door is red." not in {store.text(chunk_id) for chunk_id in store.chunk_ids()}
 
 
@@ -283,7 +389,11 @@ def test_a_deleted_file_is_told_and_goes_with_prune(small):
     api.ingest([small.documents], small.config)
     (small.documents / "a.txt").unlink()
     done = api.ingest([small.documents], small.config)
-    assert [file for _, file in done.vanished] == ["a.txt"] and done.removed == 0 and len(ids_in(small.store)) == 2
+    assert (
+        [file for _, file in done.vanished] == ["a.txt"]
+        and done.removed == 0
+        and len(ids_in(small.store)) == 2
+    )
     done = api.ingest([small.documents], small.config, prune=True)
     assert done.removed == 1 and len(ids_in(small.store)) == 1
     assert api.ingest([small.documents], small.config, prune=True).removed == 0
@@ -314,7 +424,9 @@ def test_what_is_excluded_now_or_cannot_be_looked_for_is_not_gone(small):
     api.ingest([small.documents], small.config)
     (small.documents / "deep" / "d.txt").unlink()
     for exclude in ("a.txt", "deep/"):
-        done = api.ingest([small.documents], updated(small.config, {"documents.exclude": [exclude]}))
+        done = api.ingest(
+            [small.documents], updated(small.config, {"documents.exclude": [exclude]})
+        )
         assert [file for _, file in done.vanished] == ["deep/d.txt"]
     (small.documents / ".gitignore").write_text("b.txt\n")
     if os.geteuid():
@@ -323,7 +435,10 @@ def test_what_is_excluded_now_or_cannot_be_looked_for_is_not_gone(small):
         (small.documents / "deep").chmod(0o700)
     shutil.rmtree(small.documents / "deep")
     done = api.ingest([small.documents], small.config, prune=True)
-    assert sorted(file for _, file in done.vanished) == ["deep/c.txt", "deep/d.txt"] and len(ids_in(small.store)) == 2
+    assert (
+        sorted(file for _, file in done.vanished) == ["deep/c.txt", "deep/d.txt"]
+        and len(ids_in(small.store)) == 2
+    )
 
 
 def test_a_file_is_forgotten_through_a_link_as_it_was_ingested_through_one(small, tmp_path):
@@ -331,10 +446,18 @@ def test_a_file_is_forgotten_through_a_link_as_it_was_ingested_through_one(small
     (small.documents / "alias.txt").symlink_to("a.txt")
     api.ingest([tmp_path / "link"], small.config)
     assert api.remove(tmp_path / "link" / "b.txt", small.config) == (f"{small.documents}/b.txt",)
-    assert api.remove(tmp_path / "link" / "alias.txt", small.config) == (f"{small.documents}/alias.txt",)
+    assert api.remove(tmp_path / "link" / "alias.txt", small.config) == (
+        f"{small.documents}/alias.txt",
+    )
     assert api.remove(tmp_path / "link", small.config) == (f"{small.documents}/a.txt",)
-    with open_store(small.store, write=True) as store:  # as an ingest of the root of all folders keeps it
-        store.replace_file("/", "etc/a.txt", [StoredDocument("/", "etc/a.txt", "etc/a.txt", "0" * 64, "0" * 64, 0, 0, "text/1")], [])
+    # as an ingest of the root of all folders keeps it
+    with open_store(small.store, write=True) as store:
+        store.replace_file(
+            "/",
+            "etc/a.txt",
+            [StoredDocument("/", "etc/a.txt", "etc/a.txt", "0" * 64, "0" * 64, 0, 0, "text/1")],
+            [],
+        )
     assert api.remove(Path("/etc/a.txt"), small.config) == ("/etc/a.txt",)
 
 
@@ -345,7 +468,9 @@ def test_removing_a_file_or_a_folder_forgets_it(small):
         api.remove(small.documents / "e.txt", small.config)
     with pytest.raises(UsageError):
         api.remove(small.documents / "dee", small.config)
-    assert api.remove(small.documents / "deep", small.config) == tuple(f"{small.documents}/deep/{name}.txt" for name in "cd")
+    assert api.remove(small.documents / "deep", small.config) == tuple(
+        f"{small.documents}/deep/{name}.txt" for name in "cd"
+    )
     assert len(ids_in(small.store)) == 2  # one of the two texts is in b.txt too
     assert (small.documents / "deep" / "c.txt").exists()
     api.remove(small.documents / "b.txt", small.config)
@@ -361,7 +486,11 @@ def test_without_a_number_of_threads_torch_keeps_its_own(small):
 
 def test_a_memory_that_is_to_be_read_is_expected_to_take_all_steps():
     recorded = Calibration(4, "known", 110)
-    assert [expected_steps(Memorize(steps=steps), recorded) for steps in (50, 300, 0)] == [50, 110, 110]
+    assert [expected_steps(Memorize(steps=steps), recorded) for steps in (50, 300, 0)] == [
+        50,
+        110,
+        110,
+    ]
     assert expected_steps(Memorize(write="readable"), recorded) == RECIPES["readable"].steps
     assert expected_steps(Memorize(), None) == RECIPES["margin"].steps
 
@@ -398,7 +527,10 @@ def test_an_interrupted_ingest_keeps_what_is_done_and_goes_on(first, model_folde
     done = api.ingest([first.documents], config)
     assert done.chunks == first.done.chunks - len(kept)
     assert ids_in(tmp_path / "store") == ids_in(first.store)
-    (_, documents, places), (_, their_documents, their_places) = content_of(tmp_path / "store"), content_of(first.store)
+    (_, documents, places), (_, their_documents, their_places) = (
+        content_of(tmp_path / "store"),
+        content_of(first.store),
+    )
     assert (documents, places) == (their_documents, their_places)
     proves_everything(config)
 
@@ -406,7 +538,10 @@ def test_an_interrupted_ingest_keeps_what_is_done_and_goes_on(first, model_folde
 def test_alone_and_on_one_thread_two_ingests_are_bit_identical(small, tmp_path):
     stores = [tmp_path / name for name in ("one", "two")]
     for store in stores:
-        api.ingest([small.documents], updated(small.config, {"store": str(store), "memorize.batch": 1, "model.threads": 1}))
+        api.ingest(
+            [small.documents],
+            updated(small.config, {"store": str(store), "memorize.batch": 1, "model.threads": 1}),
+        )
     one, two = map(content_of, stores)
     assert one == two
 
@@ -417,7 +552,15 @@ def test_alone_and_on_one_thread_two_ingests_are_bit_identical(small, tmp_path):
 @pytest.fixture
 def crew(first, tmp_path):
     """The settings of `first`, written by two processes into a store that is not there yet."""
-    return updated(first.config, {"store": str(tmp_path / "crew"), "memorize.processes": 2, "memorize.batch": 1, "model.threads": 1})
+    return updated(
+        first.config,
+        {
+            "store": str(tmp_path / "crew"),
+            "memorize.processes": 2,
+            "memorize.batch": 1,
+            "model.threads": 1,
+        },
+    )
 
 
 def test_who_writes_a_memory_makes_no_difference(first, crew, tmp_path):
@@ -466,7 +609,9 @@ def test_the_shares_are_alike_and_the_threads_are_shared(crew):
     shares = dealt(tasks, updated(crew, {"model.threads": 4, "memorize.processes": 2}), "bare")
     assert [[len(task.tokens) for task in share.tasks] for share in shares] == [[9, 5, 1], [7, 3]]
     assert [share.config.model.threads for share in shares] == [2, 2]
-    assert [share.number for share in dealt(tasks[:1], updated(crew, {"memorize.processes": 3}), "bare")] == [0]
+    assert [
+        share.number for share in dealt(tasks[:1], updated(crew, {"memorize.processes": 3}), "bare")
+    ] == [0]
     assert of_one(updated(crew, {"memorize.processes": 1, "model.threads": 0})).model.threads == 0
 
 
@@ -493,7 +638,9 @@ def test_one_bad_file_never_stops_the_rest(small):
     assert done.files == 2 and {one.path for one in done.skipped} >= {"bad.txt", "picture.png"}
     proves_everything(small.config)
     with pytest.raises(InputRefused):
-        api.ingest([small.documents / "bad.txt"], updated(small.config, {"store": str(small.store) + "2"}))
+        api.ingest(
+            [small.documents / "bad.txt"], updated(small.config, {"store": str(small.store) + "2"})
+        )
     assert not Path(str(small.store) + "2").exists()
 
 
@@ -512,7 +659,9 @@ def test_without_text_the_memories_answer_and_the_text_is_nowhere(small):
     config = updated(small.config, {"memorize.keep_text": False})
     api.ingest([small.documents], config)
     proves_everything(config)
-    assert not any(b"The lamp" in path.read_bytes() for path in small.store.rglob("*") if path.is_file())
+    assert not any(
+        b"The lamp" in path.read_bytes() for path in small.store.rglob("*") if path.is_file()
+    )
     one = "The lamp is red."
     found = api.ask(one, updated(config, {"retrieve.k": 1}))
     assert found.sources[0].path == "a.txt"
@@ -526,8 +675,11 @@ def test_a_store_that_was_made_without_text_never_gets_any(small):
     without = updated(small.config, {"memorize.keep_text": False})
     api.ingest([small.documents], without)
     (small.documents / "a.txt").write_text("The lamp is blue.")
-    assert api.ingest([small.documents], small.config).files == 1  # as watch does, which cannot say --no-text
-    assert not any(b"The lamp" in path.read_bytes() for path in small.store.rglob("*") if path.is_file())
+    # as watch does, which cannot say --no-text
+    assert api.ingest([small.documents], small.config).files == 1
+    assert not any(
+        b"The lamp" in path.read_bytes() for path in small.store.rglob("*") if path.is_file()
+    )
     (small.documents / "a.txt").write_text("The lamp is green.")
     assert api.ingest([small.documents], without).files == 1
 
@@ -542,12 +694,17 @@ def test_a_store_with_text_refuses_to_keep_none_unless_it_is_too_old_to_know(sma
     with open_store(small.store, write=True) as store:
         store._db.execute("DELETE FROM manifest WHERE key = 'keep_text'")
     api.ingest([small.documents], without)
-    assert b"The lamp is blue" not in (small.store / "store.db").read_bytes() and b"The fan" in (small.store / "store.db").read_bytes()
+    assert (
+        b"The lamp is blue" not in (small.store / "store.db").read_bytes()
+        and b"The fan" in (small.store / "store.db").read_bytes()
+    )
     proves_everything(small.config)
 
 
 def test_text_that_the_tokenizer_does_not_give_back_is_kept_as_text(tmp_path):
-    documents = write(tmp_path / "docs", {"capital.txt": "The Lamp.", "small.txt": "the lamp is red."})
+    documents = write(
+        tmp_path / "docs", {"capital.txt": "The Lamp.", "small.txt": "the lamp is red."}
+    )
     config = dials(tmp_path / "store", toy.save(tmp_path / "lossy", lossy=True))
     done = api.ingest([documents], config)
     assert done.verdicts["text-only"] == 1 and sum(done.verdicts.values()) == 2
@@ -567,7 +724,11 @@ def test_a_chunk_with_more_pins_than_the_user_allows_keeps_its_file_out(small):
     (small.documents / "c.txt").write_text("zq 8842 WXYZ /// 3f9a")
     hard = {"memorize.steps": 1, "memorize.max_pins": 0}
     done = api.ingest([small.documents], updated(small.config, hard))
-    assert len(done.over_limit) == 3 and done.files == 0 and "--max-pins is 0" in done.over_limit[0].reason
+    assert (
+        len(done.over_limit) == 3
+        and done.files == 0
+        and "--max-pins is 0" in done.over_limit[0].reason
+    )
     done = api.ingest([small.documents], updated(small.config, {**hard, "memorize.max_pins": -1}))
     assert done.over_limit == () and done.files == 3 and done.verdicts.get("exact", 0) < 3
     proves_everything(small.config)
@@ -588,7 +749,11 @@ def test_another_model_is_refused_by_everything_and_called_incomparable(trip, tm
         with pytest.raises(WrongModel, match="weights .*in the store, .* here"):
             refused()
     found = api.verify(other)
-    assert found.exit_code == 6 and [finding.kind for finding in found.findings] == ["incomparable"] and found.checked == 0
+    assert (
+        found.exit_code == 6
+        and [finding.kind for finding in found.findings] == ["incomparable"]
+        and found.checked == 0
+    )
     assert api.verify(other, structure_only=True).findings == ()
     assert content_of(trip.store) == before and not (tmp_path / "back").exists()
 
@@ -603,7 +768,8 @@ def test_another_dtype_or_template_is_another_model(trip, change):
 def test_another_tokenizer_is_another_model(trip, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(trip.config.model.id, folder)
-    assert api.verify(updated(trip.config, {"model.id": str(folder)})).exit_code == 0  # the same, elsewhere
+    # the same, elsewhere
+    assert api.verify(updated(trip.config, {"model.id": str(folder)})).exit_code == 0
     toy.tokenizer(chat=None).save_pretrained(folder)
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     with pytest.raises(WrongModel, match="the tokenizer"):
@@ -620,7 +786,10 @@ def test_another_embedder_is_refused(trip, tmp_path):
 
 
 def test_the_store_remembers_its_model(trip):
-    named = api.ask("Who repaired the lamp?", updated(trip.config, {"model.id": "", "memorize.tokens_per_vector": 0}))
+    named = api.ask(
+        "Who repaired the lamp?",
+        updated(trip.config, {"model.id": "", "memorize.tokens_per_vector": 0}),
+    )
     assert named.sources[0].path == "lamp.md"
     assert api.verify(updated(trip.config, {"model.id": ""})).exit_code == 0
 
@@ -660,23 +829,35 @@ def test_an_unknown_model_is_calibrated_and_the_store_says_so(small):
     done = api.ingest([small.documents], config, say=said.append)
     manifest = api.status(config).manifest
     assert done.tokens_per_vector == int(manifest["tokens_per_vector"]) in (2, 4, 8)
-    assert "calibrated" in manifest["tokens_per_vector_origin"] and any("exact" in line for line in said)
+    assert "calibrated" in manifest["tokens_per_vector_origin"] and any(
+        "exact" in line for line in said
+    )
     proves_everything(config)
 
 
 def test_what_is_known_of_the_embedded_model_follows_from_the_steps_the_recipe_and_the_codec():
-    """More steps fit more tokens into a vector; fewer than any record has take the least; what nobody measured is not known."""
+    """More steps fit more tokens into a vector; fewer than any record has take the least.
+
+    What nobody measured is not known.
+    """
     model = lm.load(Model(id="mini", threads=1))
     template = template_named("bare", model)
-    found = {steps: calibrate.known(model, template, 128, Memorize(steps=steps)) for steps in (0, 60, 300, 1000)}
+    found = {
+        steps: calibrate.known(model, template, 128, Memorize(steps=steps))
+        for steps in (0, 60, 300, 1000)
+    }
     chosen = [
         row["tokens_per_vector"]
         for row in json.loads(calibrate.KNOWN.read_text())
         if (row["template"], row["recipe"]) == ("bare", "margin")
     ]
-    assert len(chosen) > 1 and found[60].tokens_per_vector == found[300].tokens_per_vector == min(chosen)
+    assert len(chosen) > 1 and found[60].tokens_per_vector == found[300].tokens_per_vector == min(
+        chosen
+    )
     assert found[1000].tokens_per_vector == found[0].tokens_per_vector == max(chosen)
     assert calibrate.known(model, template, 128, Memorize(codec="float16")) == found[0]
-    assert calibrate.known(model, template, 128, Memorize(codec="int4")).tokens_per_vector < max(chosen)
+    assert calibrate.known(model, template, 128, Memorize(codec="int4")).tokens_per_vector < max(
+        chosen
+    )
     assert calibrate.known(model, template, 96, Memorize()) is None
     assert calibrate.known(model, template, 128, Memorize(recipe="cross-entropy")) is None

@@ -19,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # for training
 
 HEAD = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
 REPLY = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
-INSTRUCTION = "\nAnswer from the documents in a few words. If they do not say, answer: not in the documents."
+INSTRUCTION = (
+    "\nAnswer from the documents in a few words. If they do not say, answer: not in the documents."
+)
 DATED = "{{ bos_token }}[{{ date_string or 'today' }}]" + toy.CHAT.removeprefix("{{ bos_token }}")
 
 CHATS = {"chat": toy.CHAT, "plain": None, "dated": DATED}
@@ -48,8 +50,12 @@ def test_bare_is_the_beginning_and_the_end(toy_lm):
 
 def test_kuratov2025_begins_the_text_as_the_tokenizer_does():
     one = toy.lm_of()
-    assert template_named("kuratov2025", one) == replace(template_named("sastre2025", one), name="kuratov2025")
-    begin = processors.TemplateProcessing(single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 1)])
+    assert template_named("kuratov2025", one) == replace(
+        template_named("sastre2025", one), name="kuratov2025"
+    )
+    begin = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 1)]
+    )
     one.tokenizer.backend_tokenizer.post_processor = begin
     template = template_named("kuratov2025", one)
     assert (template.prefix, template.suffix, template.end) == ((), (1,), 0)
@@ -66,7 +72,12 @@ def test_cue_stands_where_ask_puts_a_document(framed):
 def test_the_frame_with_a_chat_template_is_the_template_around_our_words():
     words, one = frame(toy.lm_of()), toy.lm_of()
     pieces = [words.opening, words.between, words.question, words.closing]
-    assert [one.decode(piece) for piece in pieces] == [HEAD + "Document:\n", "\n\nDocument:\n", "\n\nQuestion:\n", INSTRUCTION + REPLY]
+    assert [one.decode(piece) for piece in pieces] == [
+        HEAD + "Document:\n",
+        "\n\nDocument:\n",
+        "\n\nQuestion:\n",
+        INSTRUCTION + REPLY,
+    ]
     assert words.end == toy.SPECIAL.index("<|eot_id|>")
     assert words.overhead == sum(map(len, (pieces[0], pieces[2], pieces[3])))
 
@@ -75,7 +86,12 @@ def test_the_frame_without_a_chat_template_is_the_plain_message():
     one = toy.lm_of(chat=None)
     words = frame(one)
     pieces = [words.opening, words.between, words.question, words.closing]
-    expected = ["<|begin_of_text|>Document:\n", "\n\nDocument:\n", "\n\nQuestion:\n", INSTRUCTION + "\n\n"]
+    expected = [
+        "<|begin_of_text|>Document:\n",
+        "\n\nDocument:\n",
+        "\n\nQuestion:\n",
+        INSTRUCTION + "\n\n",
+    ]
     assert [one.decode(piece) for piece in pieces] == expected
     assert words.end == one.eos
 
@@ -100,8 +116,15 @@ def test_a_tokenizer_without_a_beginning_has_none():
 
 def test_the_digest_is_of_everything_a_memory_depends_on(toy_lm):
     template = template_named("cue", toy_lm)
-    others = [replace(template, name="x"), replace(template, prefix=(1,)), replace(template, suffix=()), replace(template, end=0)]
-    moved = replace(template, prefix=template.prefix + template.suffix[:1], suffix=template.suffix[1:])
+    others = [
+        replace(template, name="x"),
+        replace(template, prefix=(1,)),
+        replace(template, suffix=()),
+        replace(template, end=0),
+    ]
+    moved = replace(
+        template, prefix=template.prefix + template.suffix[:1], suffix=template.suffix[1:]
+    )
     others += [
         moved,
         template_named("bare", toy_lm),
@@ -142,7 +165,12 @@ SAYING = [
 
 @pytest.mark.parametrize("answer", [*REFUSING, *SAYING])
 def test_what_is_kept_as_an_answer_is_scored_as_one(answer):
-    assert refuses(answer) == (answer in REFUSING) == (score(answer, []).refused == 1.0) == (answerable([answer]) == ())
+    assert (
+        refuses(answer)
+        == (answer in REFUSING)
+        == (score(answer, []).refused == 1.0)
+        == (answerable([answer]) == ())
+    )
     assert surest([(answer, -0.01), ("Rome", -3.0)]) == (answer in REFUSING)
 
 
@@ -151,7 +179,10 @@ def test_what_is_kept_as_an_answer_is_scored_as_one(answer):
 
 @pytest.fixture(scope="module")
 def trained_with(tmp_path_factory):
-    """The training's own tokenizer, trained on a few sentences, in the training's frame and in ours."""
+    """The training's own tokenizer, in the training's frame and in ours.
+
+    It is trained on a few sentences.
+    """
     training = pytest.importorskip("training.frame")
     from transformers import AutoTokenizer
 
@@ -161,10 +192,16 @@ def trained_with(tmp_path_factory):
     folder.mkdir()
     tokenizer.save(tokenizer.train(list(toy.SENTENCES) * 20, 400), folder)
     words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return training.Frame(folder / "tokenizer.json"), toy.wrap(toy.llama(len(words)), words, "trained"), training
+    return (
+        training.Frame(folder / "tokenizer.json"),
+        toy.wrap(toy.llama(len(words)), words, "trained"),
+        training,
+    )
 
 
-texts = st.text(max_size=20) | st.sampled_from(["a\n\nb", "<|eot_id|>", "\n", " leading", "trailing "])
+texts = st.text(max_size=20) | st.sampled_from(
+    ["a\n\nb", "<|eot_id|>", "\n", " leading", "trailing "]
+)
 
 
 @given(passages=st.lists(texts, min_size=1, max_size=3), question=texts)
@@ -182,22 +219,36 @@ def test_the_training_frame_gives_the_same_tokens(trained_with, passages, questi
 def test_the_training_task_of_reciting_is_the_cue_template(trained_with, passage):
     theirs, one, training = trained_with
     template = template_named("cue", one)
-    ours = (*template.prefix, *one.encode(passage), *template.suffix, *one.encode(passage), template.end)
+    ours = (
+        *template.prefix,
+        *one.encode(passage),
+        *template.suffix,
+        *one.encode(passage),
+        template.end,
+    )
     assert ours == theirs.repeat(passage).ids
     assert template.end == training.EOT == frame(one).end
 
 
 def test_a_model_that_thinks_aloud_is_asked_not_to():
-    thinks = toy.CHAT + "{% if add_generation_prompt and enable_thinking is not false %}<think>{% endif %}"
+    thinks = (
+        toy.CHAT
+        + "{% if add_generation_prompt and enable_thinking is not false %}<think>{% endif %}"
+    )
     asked = [{"role": "user", "content": "Why?"}]
-    assert toy.lm_of(chat=thinks).tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True).endswith("<think>")
+    assert (
+        toy.lm_of(chat=thinks)
+        .tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        .endswith("<think>")
+    )
     assert frame(toy.lm_of(chat=thinks)).closing == frame(toy.lm_of()).closing
 
 
 def test_what_the_chat_template_puts_before_a_reply_leads_it():
     led = toy.CHAT.replace(
         "'<|end_header_id|>\n\n' + message['content']",
-        "'<|end_header_id|>\n\n' + (' ' if message['role'] == 'assistant' else '') + message['content']",
+        "'<|end_header_id|>\n\n' + (' ' if message['role'] == 'assistant' else '') + "
+        "message['content']",
     )
     assert led != toy.CHAT
     assert frame(toy.lm_of(chat=led)).lead == " "

@@ -1,4 +1,7 @@
-"""The README's code runs, and its commands are commands, those of benchmarks/ and training/, too."""
+"""The README's code runs, and its commands are commands.
+
+This goes for those of benchmarks/ and training/, too.
+"""
 
 import re
 import shlex
@@ -19,7 +22,9 @@ def blocks(language: str) -> list[str]:
 
 def inline(start: str, text: str) -> list[str]:
     """What stands between two ` and begins so; it may go on in the next line."""
-    return [found.replace("\n", " ") for found in re.findall(rf"`({start}[^`\n]*\n?[^`\n]*)`", text)]
+    return [
+        found.replace("\n", " ") for found in re.findall(rf"`({start}[^`\n]*\n?[^`\n]*)`", text)
+    ]
 
 
 def commands() -> list[str]:
@@ -28,7 +33,9 @@ def commands() -> list[str]:
     return sorted({line for line in written if line.startswith("rag-memtok ")})
 
 
-def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "data").symlink_to(ROOT / "data")
     monkeypatch.chdir(tmp_path)
     (code,) = blocks("python")
@@ -54,8 +61,19 @@ def test_the_commands_of_the_readme_parse(line: str) -> None:
 
 
 def scripts() -> set[tuple[str, str]]:
-    """The commands that run a script, with the script's path: of the README, the log, training's README, and the scripts' docstrings."""
-    pages = [ROOT / name for name in ("README.md", "benchmarks/log.md", "training/README.md", "rag_memtok/mini/lm/README.md")]
+    """The commands that run a script, with the script's path.
+
+    They are those of the README, the log, training's README, and the scripts' docstrings.
+    """
+    pages = [
+        ROOT / name
+        for name in (
+            "README.md",
+            "benchmarks/log.md",
+            "training/README.md",
+            "rag_memtok/mini/lm/README.md",
+        )
+    ]
     found = set()
     for page in (*pages, *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "training").glob("*.py")):
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
@@ -63,7 +81,9 @@ def scripts() -> set[tuple[str, str]]:
             r"^(?:    )?((?:nice |python |torchrun ).*)", text, re.MULTILINE
         )
         for line in lines:
-            for module, options in re.findall(r"(benchmarks/\w+(?=\.py)|(?<=-m )training\.\w+)(.*)", line):
+            for module, options in re.findall(
+                r"(benchmarks/\w+(?=\.py)|(?<=-m )training\.\w+)(.*)", line
+            ):
                 found.add((options, module.replace(".", "/") + ".py"))
     return found
 

@@ -1,4 +1,7 @@
-"""What the public recipes are, held against torch's own optimisers and schedules and against transformers' own models."""
+"""What the public recipes are, held against torch's own optimisers and schedules.
+
+They are held against transformers' own models, too.
+"""
 
 import copy
 
@@ -19,7 +22,15 @@ STEPS = 4
 def batch_of(one, name, *tasks):
     recipe = RECIPES[name]
     template = template_named(recipe.template, one)
-    return Batch(one, template, recipe, recipe.steps, 0.0, 0, rows=[started(one, recipe, task, 0) for task in tasks])
+    return Batch(
+        one,
+        template,
+        recipe,
+        recipe.steps,
+        0.0,
+        0,
+        rows=[started(one, recipe, task, 0) for task in tasks],
+    )
 
 
 def vectors_after(one, name, task, steps):
@@ -49,7 +60,9 @@ def test_the_learning_rate_is_the_published_one(name, rates):
 
 def test_the_papers_rate_rises_as_torchs_linear_schedule():
     optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=0.2, end_factor=1.0, total_iters=100)
+    schedule = torch.optim.lr_scheduler.LinearLR(
+        optimiser, start_factor=0.2, end_factor=1.0, total_iters=100
+    )
     for step in range(120):
         assert RECIPES["sastre2025"].lr_at(step, 3000) == pytest.approx(schedule.get_last_lr()[0])
         optimiser.step()
@@ -57,8 +70,13 @@ def test_the_papers_rate_rises_as_torchs_linear_schedule():
 
 
 def test_crammings_rate_falls_as_transformers_cosine_and_is_theirs_in_embeddings_of_theirs():
-    recipe, optimiser = RECIPES["cramming2026"], torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    schedule = get_scheduler("cosine_with_min_lr", optimiser, 100, 400, scheduler_specific_kwargs={"min_lr": 1e-3})
+    recipe, optimiser = (
+        RECIPES["cramming2026"],
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1),
+    )
+    schedule = get_scheduler(
+        "cosine_with_min_lr", optimiser, 100, 400, scheduler_specific_kwargs={"min_lr": 1e-3}
+    )
     for step in range(400):
         schedule_step = step + 1 if step < 100 else step  # theirs begins with a step of rate 0
         rate = 0.1 * schedule.lr_lambdas[0](schedule_step)
@@ -77,7 +95,11 @@ def test_limits_starts_and_templates_are_the_published_ones(toy_lm):
         assert torch.allclose(start, toy_lm.table.mean(0).expand(2, -1))
     random = started(toy_lm, RECIPES["kuratov2025"], Task("x", TOKENS, 8), 0).vectors
     assert random.std() == pytest.approx(float(toy_lm.table.std()), rel=0.1)
-    assert all(RECIPES[name].margin == 0 and not RECIPES[name].clip and not RECIPES[name].draft for name in RECIPES if "20" in name)
+    assert all(
+        RECIPES[name].margin == 0 and not RECIPES[name].clip and not RECIPES[name].draft
+        for name in RECIPES
+        if "20" in name
+    )
 
 
 # --- the steps
@@ -86,13 +108,23 @@ def test_limits_starts_and_templates_are_the_published_ones(toy_lm):
 def optimisers(name, memory, std):
     if name == "sastre2025":
         optimiser = torch.optim.SGD([memory], lr=1.0)
-        return optimiser, torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=0.2, end_factor=1.0, total_iters=100)
+        return optimiser, torch.optim.lr_scheduler.LinearLR(
+            optimiser, start_factor=0.2, end_factor=1.0, total_iters=100
+        )
     if name == "kuratov2025":
         optimiser = torch.optim.AdamW([memory], lr=0.01, betas=(0.9, 0.9), weight_decay=0.01)
         return optimiser, torch.optim.lr_scheduler.ConstantLR(optimiser, 1.0)
     scale = std / 0.02
-    optimiser = torch.optim.AdamW([memory], lr=0.1 * scale, betas=(0.9, 0.9), weight_decay=0.01 / scale)
-    schedule = get_scheduler("cosine_with_min_lr", optimiser, 100, 10_000, scheduler_specific_kwargs={"min_lr": 1e-3 * scale})
+    optimiser = torch.optim.AdamW(
+        [memory], lr=0.1 * scale, betas=(0.9, 0.9), weight_decay=0.01 / scale
+    )
+    schedule = get_scheduler(
+        "cosine_with_min_lr",
+        optimiser,
+        100,
+        10_000,
+        scheduler_specific_kwargs={"min_lr": 1e-3 * scale},
+    )
     schedule.step()
     return optimiser, schedule
 
@@ -111,11 +143,16 @@ def test_a_few_steps_are_those_of_torchs_own_optimiser(any_lm, name):
         optimiser.step()
         schedule.step()
     found = vectors_after(any_lm, name, task, STEPS)
-    assert (found - memory.detach()).norm() < 1e-3 * (found - started(any_lm, RECIPES[name], task, 0).vectors).norm()
+    assert (found - memory.detach()).norm() < 1e-3 * (
+        found - started(any_lm, RECIPES[name], task, 0).vectors
+    ).norm()
 
 
 def with_an_added_word(one, tokens, steps):
-    """What the public code does: a word is added to the model, and SGD moves its row alone; returns the row and the last logits."""
+    """What the public code does: a word is added to the model, and SGD moves its row alone.
+
+    Returns the row and the last logits.
+    """
     model, word = copy.deepcopy(one.model), one.table.shape[0]
     model.resize_token_embeddings(word + 1, mean_resizing=False)
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
@@ -152,9 +189,13 @@ def test_the_memorys_own_word_is_a_rival_and_padding_is_none(any_lm):
     hidden = torch.randn(3, any_lm.width, generator=generator)
     vectors = torch.stack([torch.stack([100 * state, torch.zeros_like(state)]) for state in hidden])
     targets = any_lm.logits(hidden).argmax(-1)
-    absent, one, both = (torch.tensor(row).expand(3, -1) for row in ([False, False], [True, False], [True, True]))
+    absent, one, both = (
+        torch.tensor(row).expand(3, -1) for row in ([False, False], [True, False], [True, True])
+    )
     plain, margins = memory_word_entropy(any_lm, hidden, targets, vectors, absent)
-    assert torch.allclose(plain, torch.nn.functional.cross_entropy(any_lm.logits(hidden), targets, reduction="none"))
+    assert torch.allclose(
+        plain, torch.nn.functional.cross_entropy(any_lm.logits(hidden), targets, reduction="none")
+    )
     assert (margins > 0).all()
     losses, leads = memory_word_entropy(any_lm, hidden, targets, vectors, one)
     assert (losses > plain).all() and bool((leads < 0).all()) == any_lm.tied
@@ -167,7 +208,9 @@ def test_rows_of_different_width_do_not_see_each_others_words(toy_lm):
     together = batch_of(toy_lm, "sastre2025-code", one, other)
     together.step()
     for task, row in zip((one, other), together.rows, strict=True):
-        assert torch.allclose(row.vectors, vectors_after(toy_lm, "sastre2025-code", task, 1), rtol=1e-3, atol=1e-3)
+        assert torch.allclose(
+            row.vectors, vectors_after(toy_lm, "sastre2025-code", task, 1), rtol=1e-3, atol=1e-3
+        )
 
 
 # --- the stop

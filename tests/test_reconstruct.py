@@ -1,4 +1,7 @@
-"""The judge: with its pins any vectors at all give the text back, and it calls nothing exact that is not."""
+"""The judge: with its pins any vectors at all give the text back.
+
+It calls nothing exact that is not.
+"""
 
 from dataclasses import replace
 
@@ -12,23 +15,44 @@ from hypothesis import strategies as st
 from rag_memtok.config import Memorize
 from rag_memtok.datatypes import Memory, Pin
 from rag_memtok.memory.optimize import Task, memorize
-from rag_memtok.memory.reconstruct import ASSISTED_SHARE, decode, decode_batch, decode_together, judge, kind_of, lead, verdict_of
+from rag_memtok.memory.reconstruct import (
+    ASSISTED_SHARE,
+    decode,
+    decode_batch,
+    decode_together,
+    judge,
+    kind_of,
+    lead,
+    verdict_of,
+)
 from rag_memtok.model.prompts import TEMPLATES, template_named
 
 WORDS = st.integers(len(toy.SPECIAL), 390)
 
 
 def random_memory(seed, count, scale=0.1):
-    return Memory((np.random.default_rng(seed).standard_normal((count, toy.WIDTH)) * scale).astype(np.float32))
+    return Memory(
+        (np.random.default_rng(seed).standard_normal((count, toy.WIDTH)) * scale).astype(np.float32)
+    )
 
 
 @pytest.fixture(scope="module")
 def written(toy_lm):
     """Four exact memories of texts of different length: (tokens, memory)."""
     template = template_named("bare", toy_lm)
-    texts = ["The lamp of the harbour.", "¡Hola, 7!", "x", "Repeat the document, if it says so; 1921-03-07."]
-    tasks = [Task(text, tuple(toy_lm.encode(text)), -(-len(toy_lm.encode(text)) // 4)) for text in texts]
-    found = {one.task.key: one for one in memorize(toy_lm, template, tasks, Memorize(seconds_per_chunk=0.0))}
+    texts = [
+        "The lamp of the harbour.",
+        "¡Hola, 7!",
+        "x",
+        "Repeat the document, if it says so; 1921-03-07.",
+    ]
+    tasks = [
+        Task(text, tuple(toy_lm.encode(text)), -(-len(toy_lm.encode(text)) // 4)) for text in texts
+    ]
+    found = {
+        one.task.key: one
+        for one in memorize(toy_lm, template, tasks, Memorize(seconds_per_chunk=0.0))
+    }
     assert all(one.wrong == 0 for one in found.values())
     return [(found[text].task.tokens, Memory(found[text].vectors)) for text in texts]
 
@@ -37,19 +61,26 @@ def written(toy_lm):
 
 
 @given(
-    tokens=st.lists(WORDS, max_size=12), seed=st.integers(0, 999), count=st.integers(1, 4), tau=st.sampled_from([0.0, 0.05, 2.0]),
-    name=st.sampled_from(list(TEMPLATES)),
+    tokens=st.lists(WORDS, max_size=12), seed=st.integers(0, 999), count=st.integers(1, 4),
+    tau=st.sampled_from([0.0, 0.05, 2.0]), name=st.sampled_from(list(TEMPLATES)),
 )  # fmt: skip
 @settings(max_examples=60)
-def test_any_vectors_with_their_pins_give_exactly_the_tokens(any_lm, tokens, seed, count, tau, name):
+def test_any_vectors_with_their_pins_give_exactly_the_tokens(
+    any_lm, tokens, seed, count, tau, name
+):
     template = template_named(name, any_lm)
     memory, verdict = judge(any_lm, template, random_memory(seed, count), tokens, tau)
     decoded = decode(any_lm, template, memory, len(tokens) + 1)
     assert decoded.tokens == tuple(tokens) and decoded.ended
     assert abs(decoded.margin - verdict.margin) < 1e-4 or decoded.margin == verdict.margin
-    assert decoded.corrections == tuple(pin.position for pin in memory.pins if pin.kind == "correction")
+    assert decoded.corrections == tuple(
+        pin.position for pin in memory.pins if pin.kind == "correction"
+    )
     assert replace(verdict_of(decoded, memory.pins), margin=verdict.margin) == verdict
-    assert decode_batch(any_lm, template, [memory], len(tokens)) == [tuple(tokens)] or verdict.margin < 1e-3
+    assert (
+        decode_batch(any_lm, template, [memory], len(tokens)) == [tuple(tokens)]
+        or verdict.margin < 1e-3
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
@@ -65,7 +96,9 @@ def test_even_vectors_that_are_no_numbers_are_lossless_and_never_called_exact(to
 def test_the_reference_is_the_uncached_forward_pass_too(toy_lm, written):
     template = template_named("bare", toy_lm)
     for tokens, memory in written:
-        embeddings = torch.cat([toy_lm.embed(template.prefix), torch.from_numpy(memory.vectors), toy_lm.embed(tokens)])
+        embeddings = torch.cat(
+            [toy_lm.embed(template.prefix), torch.from_numpy(memory.vectors), toy_lm.embed(tokens)]
+        )
         with torch.inference_mode():
             logits = toy_lm.logits(toy_lm.hidden(embeddings[None]))[0, -len(tokens) - 1 :]
         assert logits.argmax(-1).tolist() == [*tokens, template.end]
@@ -81,7 +114,11 @@ def test_a_written_memory_is_exact_and_comes_back_without_pins(toy_lm, written):
         assert (verdict.kind, verdict.tokens, judged.pins) == ("exact", len(tokens), ())
         assert verdict.proven and verdict.margin > 0
         decoded = decode(toy_lm, template, memory, len(tokens) + 1)
-        assert decoded.tokens == tokens and decoded.ended and abs(decoded.margin - verdict.margin) < 1e-4
+        assert (
+            decoded.tokens == tokens
+            and decoded.ended
+            and abs(decoded.margin - verdict.margin) < 1e-4
+        )
 
 
 def test_a_tampered_memory_is_not_exact(toy_lm, written):
@@ -98,8 +135,16 @@ def test_a_tampered_memory_is_not_exact(toy_lm, written):
 def test_a_memory_of_another_text_or_template_is_not_exact(toy_lm, written):
     (tokens, _), (_, other) = written[0], written[3]
     assert judge(toy_lm, template_named("bare", toy_lm), other, tokens, 0.0)[1].kind != "exact"
-    assert judge(toy_lm, template_named("cue", toy_lm), written[0][1], tokens, 0.0)[1].kind != "exact"
-    assert judge(toy_lm, template_named("sastre2025", toy_lm), written[0][1], tokens, 0.0)[1].corrections > 0  # a dropped BOS
+    assert (
+        judge(toy_lm, template_named("cue", toy_lm), written[0][1], tokens, 0.0)[1].kind != "exact"
+    )
+    # a dropped BOS
+    assert (
+        judge(toy_lm, template_named("sastre2025", toy_lm), written[0][1], tokens, 0.0)[
+            1
+        ].corrections
+        > 0
+    )
 
 
 def test_another_length_or_end_is_not_exact(toy_lm, written):
@@ -123,11 +168,20 @@ def test_the_pins_a_memory_had_are_no_help_to_the_judge(toy_lm):
 def test_tau_adds_safety_pins_and_never_hides_a_correction(toy_lm, written):
     template = template_named("bare", toy_lm)
     for tokens, memory in [*written, ((70, 80, 90, 100), random_memory(3, 2))]:
-        verdicts = [judge(toy_lm, template, memory, tokens, tau)[1] for tau in (0.0, 0.2, 1.0, 100.0)]
-        assert len({verdict.corrections for verdict in verdicts}) == 1 and len({verdict.kind for verdict in verdicts}) == 1
-        assert [verdict.safeties for verdict in verdicts] == sorted(verdict.safeties for verdict in verdicts)
+        verdicts = [
+            judge(toy_lm, template, memory, tokens, tau)[1] for tau in (0.0, 0.2, 1.0, 100.0)
+        ]
+        assert (
+            len({verdict.corrections for verdict in verdicts}) == 1
+            and len({verdict.kind for verdict in verdicts}) == 1
+        )
+        assert [verdict.safeties for verdict in verdicts] == sorted(
+            verdict.safeties for verdict in verdicts
+        )
         assert verdicts[0].safeties == 0
-        assert verdicts[-1].safeties + verdicts[-1].corrections == len(tokens) + 1 and verdicts[-1].margin == float("inf")
+        assert verdicts[-1].safeties + verdicts[-1].corrections == len(tokens) + 1 and verdicts[
+            -1
+        ].margin == float("inf")
         for tau, verdict in zip((0.0, 0.2, 1.0, 100.0), verdicts, strict=True):
             assert verdict.margin > tau
 
@@ -148,9 +202,13 @@ def test_a_pin_says_where_which_and_why(toy_lm):
 def test_a_pin_wins_over_the_vectors(toy_lm, written):
     template = template_named("bare", toy_lm)
     tokens, memory = written[0]
-    steered = decode(toy_lm, template, Memory(memory.vectors, (Pin(1, 99, "correction"),)), len(tokens))
+    steered = decode(
+        toy_lm, template, Memory(memory.vectors, (Pin(1, 99, "correction"),)), len(tokens)
+    )
     assert steered.tokens[:2] == (tokens[0], 99)
-    cut = decode(toy_lm, template, Memory(memory.vectors, (Pin(2, template.end, "correction"),)), len(tokens))
+    cut = decode(
+        toy_lm, template, Memory(memory.vectors, (Pin(2, template.end, "correction"),)), len(tokens)
+    )
     assert cut.tokens == tokens[:2] and cut.ended
 
 
@@ -172,7 +230,11 @@ def test_the_lead_is_over_the_best_other_word(logits, data):
 
 def test_a_tie_and_a_nan_are_no_lead():
     assert lead(torch.tensor([1.0, 1.0]), 0) == lead(torch.tensor([1.0, 1.0]), 1) == 0
-    assert lead(torch.tensor([float("nan"), 1.0, 0.0]), 0) == lead(torch.tensor([float("nan"), 1.0, 0.0]), 1) == float("-inf")
+    assert (
+        lead(torch.tensor([float("nan"), 1.0, 0.0]), 0)
+        == lead(torch.tensor([float("nan"), 1.0, 0.0]), 1)
+        == float("-inf")
+    )
 
 
 # --- bounds and the fast path
@@ -197,7 +259,9 @@ def test_all_at_once_is_each_alone(toy_lm, written):
     assert decode_batch(toy_lm, template, memories[::-1], longest) == expected[::-1]
     assert [decode(toy_lm, template, memory, longest + 1).tokens for memory in memories] == expected
     assert decode_batch(toy_lm, template, [], 9) == []
-    for one, memory in zip(decode_together(toy_lm, template, memories, longest), memories, strict=True):
+    for one, memory in zip(
+        decode_together(toy_lm, template, memories, longest), memories, strict=True
+    ):
         alone = decode(toy_lm, template, memory, longest)
         assert replace(one, margin=0.0) == replace(alone, margin=0.0)
         assert one.margin == pytest.approx(alone.margin, abs=1e-3)

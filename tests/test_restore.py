@@ -16,14 +16,24 @@ from rag_memtok.store.store import create, open_store
 
 
 def store_of(folder, *documents):
-    """A store, as anyone could have made it, of documents (root, path, text, extractor) that are each one chunk kept as text."""
+    """A store, as anyone could have made it, of documents (root, path, text, extractor).
+
+    The documents are each one chunk kept as text.
+    """
     create(folder, dict.fromkeys(REQUIRED, "1"))
     with open_store(folder, write=True) as store:
         for root, path, text, *extractor in documents:
             chunk, digest = Chunk(text, 0, len(text), "line 1"), sha256_of_text(text)
             store.put(text_only_record(chunk, np.ones(4, dtype=np.float32)), text)
-            document = StoredDocument(root, path, path, digest, digest, 1, len(text), *(extractor or ["text/1"]))
-            store.replace_file(root, path, [document], [Occurrence(root, path, 0, chunk.id, 0, len(text), "line 1")])
+            document = StoredDocument(
+                root, path, path, digest, digest, 1, len(text), *(extractor or ["text/1"])
+            )
+            store.replace_file(
+                root,
+                path,
+                [document],
+                [Occurrence(root, path, 0, chunk.id, 0, len(text), "line 1")],
+            )
     return folder
 
 
@@ -33,27 +43,56 @@ def restored(toy_lm):
 
     def run(folder, to):
         with open_store(folder, write=False) as store:
-            return restore_documents(store, toy_lm, template_named("bare", toy_lm), to, lambda done, total: None)
+            return restore_documents(
+                store, toy_lm, template_named("bare", toy_lm), to, lambda done, total: None
+            )
 
     return run
 
 
 def files_in(folder):
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("root", ["/a/..", "..", "/a/../..", "/", ""])
 def test_a_root_without_a_name_leads_nowhere_else(restored, tmp_path, root):
-    store = store_of(tmp_path / "store", (root, ".ssh/authorized_keys", "a key\n"), ("/b", "lamp.md", "The lamp.\n"))
+    store = store_of(
+        tmp_path / "store",
+        (root, ".ssh/authorized_keys", "a key\n"),
+        ("/b", "lamp.md", "The lamp.\n"),
+    )
     (tmp_path / "home").mkdir()
     restored(store, tmp_path / "home" / "to")
-    assert files_in(tmp_path / "home") == {"to/root/.ssh/authorized_keys": "a key\n", "to/b/lamp.md": "The lamp.\n"}
+    assert files_in(tmp_path / "home") == {
+        "to/root/.ssh/authorized_keys": "a key\n",
+        "to/b/lamp.md": "The lamp.\n",
+    }
 
 
-@pytest.mark.parametrize("path", ["../lamp.md", "/tmp/lamp.md", "../b-2/lamp.md", "lamp\0.md", r"lamp\x41.md", "link/lamp.md", "", "."])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../lamp.md",
+        "/tmp/lamp.md",
+        "../b-2/lamp.md",
+        "lamp\0.md",
+        r"lamp\x41.md",
+        "link/lamp.md",
+        "",
+        ".",
+    ],
+)
 @pytest.mark.parametrize("roots", [1, 2])
 def test_a_path_that_leads_out_is_refused(restored, tmp_path, path, roots):
-    store = store_of(tmp_path / "store", ("/a/b", path, "mine\n"), *[("/c/b", "fan.md", "The fan.\n")][: roots - 1])
+    store = store_of(
+        tmp_path / "store",
+        ("/a/b", path, "mine\n"),
+        *[("/c/b", "fan.md", "The fan.\n")][: roots - 1],
+    )
     inside = tmp_path / "home" / "to" / folder_of("/a/b", ["/a/b", "/c/b"][:roots])
     inside.mkdir(parents=True)
     (inside / "link").symlink_to(tmp_path)
@@ -63,7 +102,9 @@ def test_a_path_that_leads_out_is_refused(restored, tmp_path, path, roots):
 
 
 def test_a_folder_put_in_place_of_a_roots_is_not_followed(restored, tmp_path):
-    store = store_of(tmp_path / "store", ("/a", "lamp.md", "The lamp.\n"), ("/b", "fan.md", "The fan.\n"))
+    store = store_of(
+        tmp_path / "store", ("/a", "lamp.md", "The lamp.\n"), ("/b", "fan.md", "The fan.\n")
+    )
     (tmp_path / "to").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "to" / "a").symlink_to(tmp_path / "elsewhere")
@@ -83,22 +124,35 @@ def test_a_folder_put_in_place_of_a_roots_is_not_followed(restored, tmp_path):
     ids=["document", "chunk", "vectors", "place"],
 )
 def test_a_document_lost_to_damage_is_named_and_the_exit_code_says_so(restored, tmp_path, damage):
-    store = store_of(tmp_path / "store", ("/a", "lamp.md", "The lamp.\n"), ("/a", "fan.md", "The fan.\n"))
+    store = store_of(
+        tmp_path / "store", ("/a", "lamp.md", "The lamp.\n"), ("/a", "fan.md", "The fan.\n")
+    )
     with closing(sqlite3.connect(store / "store.db")) as db, db:
         assert db.execute(damage).rowcount == 1
     done = restored(store, tmp_path / "to")
     assert files_in(tmp_path / "to") == {"lamp.md": "The lamp.\n"}
-    assert [path.rpartition("/")[2] for path, reason in done.failed] == ["fan.md"] and all(reason for _, reason in done.failed)
+    assert [path.rpartition("/")[2] for path, reason in done.failed] == ["fan.md"] and all(
+        reason for _, reason in done.failed
+    )
     assert done.exit_code == 13
 
 
-def test_of_two_documents_of_one_name_the_very_file_gets_it_and_the_rest_goes_on(restored, tmp_path):
-    documents = (("/a", "a.html", "The page.\n", "html/1"), ("/a", "a.html.txt", "My notes.\n"), ("/a", "z.md", "The last.\n"))
+def test_of_two_documents_of_one_name_the_very_file_gets_it_and_the_rest_goes_on(
+    restored, tmp_path
+):
+    documents = (
+        ("/a", "a.html", "The page.\n", "html/1"),
+        ("/a", "a.html.txt", "My notes.\n"),
+        ("/a", "z.md", "The last.\n"),
+    )
     store = store_of(tmp_path / "store", *documents, ("/a", "z.md/fan.md", "In a file.\n"))
     for _ in range(2):  # again, over the same
         done = restored(store, tmp_path / "to")
         assert files_in(tmp_path / "to") == {"a.html.txt": "My notes.\n", "z.md": "The last.\n"}
-        assert {path for path, reason in done.failed if "another document" in reason} == {"a.html", "z.md/fan.md"}
+        assert {path for path, reason in done.failed if "another document" in reason} == {
+            "a.html",
+            "z.md/fan.md",
+        }
         assert done.exit_code == 5
 
 

@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag_memtok.config import Documents
-from rag_memtok.documents.scan import LOADERS, Reading, Scan, name_of, native_of, read, restores_exactly, scan, shown
+from rag_memtok.documents.scan import (
+    LOADERS,
+    Reading,
+    Scan,
+    name_of,
+    native_of,
+    read,
+    restores_exactly,
+    scan,
+    shown,
+)
 from rag_memtok.errors import InputRefused, UsageError
 
 DIALS = Documents()
@@ -51,7 +61,10 @@ SAMPLES = {
     "pdf": (files.pdf("one", "", "two"), "page 3"),
     "docx": (files.docx("one", "two"), "text line 3"),
     "pptx": (files.pptx_of(("one", "first"), ("two", "second")), "slide 2"),
-    "xlsx": (files.xlsx({"Stock": [["one"]], "Prices": [["part", "price"], ["two", 24.9]]}), "sheet Prices row 2"),
+    "xlsx": (
+        files.xlsx({"Stock": [["one"]], "Prices": [["part", "price"], ["two", 24.9]]}),
+        "sheet Prices row 2",
+    ),
     "epub": (files.epub("a book", "<h1>one</h1>", "<p>two</p>"), "text line 5"),
 }
 
@@ -67,7 +80,10 @@ def test_every_loader(tmp_path, suffix):
         starts = [segment.start for segment in document.segments]
         assert starts[0] == 0 and starts == sorted(set(starts)) and starts[-1] <= len(document.text)
     joined = "\n".join(document.text for document in result.documents)
-    assert result.documents[-1].locate(result.documents[-1].text.index("two")) == place and "one" in joined
+    assert (
+        result.documents[-1].locate(result.documents[-1].text.index("two")) == place
+        and "one" in joined
+    )
     assert restores_exactly(loader.extractor) == loader.exact == (joined.encode() == data)
 
 
@@ -84,7 +100,24 @@ def test_text_is_kept_to_the_byte(text):
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(
-        st.sampled_from(["<p>", "</p>", "<td>", "<tr>", "</table>", "<pre>", "</pre>", "<br>", " ", "\n", "\r\n", "word", "&nbsp;", "<b>"]),
+        st.sampled_from(
+            [
+                "<p>",
+                "</p>",
+                "<td>",
+                "<tr>",
+                "</table>",
+                "<pre>",
+                "</pre>",
+                "<br>",
+                " ",
+                "\n",
+                "\r\n",
+                "word",
+                "&nbsp;",
+                "<b>",
+            ]
+        ),
         max_size=30,
     )
 )
@@ -99,11 +132,14 @@ def test_bom_crlf_and_decomposed_letters_are_preserved(tmp_path):
     data = b"\xef\xbb\xbfe\xcc\x81\r\nsecond\rstill second\r\n\x0c\x1b[1mthird"
     (document,) = reading(tmp_path, "a.md", data).documents
     assert document.text.encode() == data
-    assert [document.locate(document.text.index(word)) for word in ("\u0301", "still", "third")] == ["line 1", "line 2", "line 3"]
+    assert [
+        document.locate(document.text.index(word)) for word in ("\u0301", "still", "third")
+    ] == ["line 1", "line 2", "line 3"]
 
 
 def test_html(tmp_path):
-    page = b"""<html><head><title>Data  sheet</title><style>p {}</style><script>var a = "<p>no</p>";</script></head>
+    page = b"""<html><head><title>Data  sheet</title><style>p {}</style>\
+<script>var a = "<p>no</p>";</script></head>
 <body><h1>Pump &amp; valve</h1><template>no</template><p>First <b>bo</b>ld,
 second</p>
 <table><tr><th>Part</th><th>Note</th><th>Price</th></tr>
@@ -127,8 +163,17 @@ second</p>
         "end",
     ]
     assert document.text.split("\n") == rows
-    found = {word: document.locate(document.text.index(word)) for word in ("Data", "Pump", "second", "A-1", "4 euros", "so", "end")}
-    assert found == dict(zip(found, ["line 1", "line 2", "line 3", "line 5", "line 5", "line 7", "line 7"], strict=True))
+    found = {
+        word: document.locate(document.text.index(word))
+        for word in ("Data", "Pump", "second", "A-1", "4 euros", "so", "end")
+    }
+    assert found == dict(
+        zip(
+            found,
+            ["line 1", "line 2", "line 3", "line 5", "line 5", "line 7", "line 7"],
+            strict=True,
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,12 +187,15 @@ second</p>
 )
 def test_html_without_text_is_skipped(tmp_path, page, reason):
     result = reading(tmp_path, "a.html", page)
-    assert not result.documents and [(item.path, reason in item.reason) for item in result.skipped] == [("a.html", True)]
+    assert not result.documents and [
+        (item.path, reason in item.reason) for item in result.skipped
+    ] == [("a.html", True)]
 
 
 def test_jsonl_lines_are_documents_and_broken_ones_skipped(tmp_path):
     rows = [
-        '\ufeff{"id": "Q-1", "price": 24.90, "tags": ["é", 1.50, null, true], "at": {"x": 12345678901234567890}}\r',
+        '\ufeff{"id": "Q-1", "price": 24.90, "tags": ["é", 1.50, null, true], "at": {"x": '
+        "12345678901234567890}}\r",
         "",
         '"a line\\nof text"',
         "{broken}",
@@ -165,7 +213,11 @@ def test_jsonl_lines_are_documents_and_broken_ones_skipped(tmp_path):
     assert [document.locate(3) for document in result.documents] == ["line 1", "line 3", "line 9"]
     problems = {item.path: item.reason for item in result.skipped}
     assert list(problems) == [f"t.jsonl#L{number}" for number in (4, 5, 6, 7, 8)]
-    assert "column 2" in problems["t.jsonl#L4"] and "ud800" in problems["t.jsonl#L5"] and "nested" in problems["t.jsonl#L8"]
+    assert (
+        "column 2" in problems["t.jsonl#L4"]
+        and "ud800" in problems["t.jsonl#L5"]
+        and "nested" in problems["t.jsonl#L8"]
+    )
 
 
 # --- files that cannot be read ---
@@ -222,7 +274,9 @@ def test_links(folder, tmp_path):
     assert names(found) == ["good.txt", "in.txt"]
     told = reasons(found)
     assert "out of the folder" in told["out.txt"] and "to nothing" in told["gone.txt"]
-    assert "loop" in told["self.txt"] and "loop" in told["sub/up"] and "to a folder" in told["other"]
+    assert (
+        "loop" in told["self.txt"] and "loop" in told["sub/up"] and "to a folder" in told["other"]
+    )
 
 
 def test_a_link_that_is_named_is_followed(folder, tmp_path):
@@ -259,7 +313,16 @@ def test_a_file_that_changes_or_vanishes_after_the_scan_is_skipped(folder):
 
 
 def test_ignore_rules_nest(folder):
-    for name in ["a.log", "keep.log", "sub/a.log", "sub/b.md", "sub/deep/b.md", "build/x.txt", "sub/build/x.txt", "drafts/x.txt"]:
+    for name in [
+        "a.log",
+        "keep.log",
+        "sub/a.log",
+        "sub/b.md",
+        "sub/deep/b.md",
+        "build/x.txt",
+        "sub/build/x.txt",
+        "drafts/x.txt",
+    ]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     (folder / ".gitignore").write_text("# comment\n*.log\n!keep.log\n/build/\n!\n")
@@ -337,12 +400,18 @@ def test_folders_nest_deeper_than_the_stack(folder, monkeypatch):
     assert names(found) == ["d/" * depth + "deep.txt", "good.txt"]
 
 
-@pytest.mark.parametrize("paths", [[], ["empty"], ["missing"], ["good.txt/x"], ["good.txt", "missing"]])
+@pytest.mark.parametrize(
+    "paths", [[], ["empty"], ["missing"], ["good.txt/x"], ["good.txt", "missing"]]
+)
 def test_nothing_to_read_is_refused(folder, paths):
     (folder / "empty").mkdir()
     with pytest.raises(InputRefused) as refused:
         scan([folder / path for path in paths], DIALS)
-    assert refused.value.exit_code == 24 and ".md" in refused.value.remedy and ".jsonl" in refused.value.remedy
+    assert (
+        refused.value.exit_code == 24
+        and ".md" in refused.value.remedy
+        and ".jsonl" in refused.value.remedy
+    )
 
 
 def test_a_bad_pattern_is_refused(folder):
@@ -354,12 +423,24 @@ def test_a_bad_pattern_is_refused(folder):
 
 
 def test_strange_names_are_kept_and_shown_safely(folder):
-    raw = [b"new\nline.txt", b"latin\xe9.txt", b"\x1b[31mred.txt", b"back\\xe9.txt", "naïve ü.txt".encode()]
+    raw = [
+        b"new\nline.txt",
+        b"latin\xe9.txt",
+        b"\x1b[31mred.txt",
+        b"back\\xe9.txt",
+        "naïve ü.txt".encode(),
+    ]
     for name in raw:
         Path(os.fsdecode(os.path.join(os.fsencode(folder), name))).write_text("text")
     found = scan([folder], DIALS)
-    assert sorted(os.fsencode(native_of(name)) for name in names(found)) == sorted([*raw, b"good.txt"])
-    assert "latin\\xe9.txt" in names(found) and "back\\\\xe9.txt" in names(found) and "new\nline.txt" in names(found)
+    assert sorted(os.fsencode(native_of(name)) for name in names(found)) == sorted(
+        [*raw, b"good.txt"]
+    )
+    assert (
+        "latin\\xe9.txt" in names(found)
+        and "back\\\\xe9.txt" in names(found)
+        and "new\nline.txt" in names(found)
+    )
     for source in found.files:
         source.file.encode("utf-8")
         assert read(source, DIALS).documents[0].file == source.file
@@ -389,11 +470,23 @@ def sample_texts() -> dict[str, str]:
 
 def test_sample_documents_keep_to_their_budget():
     texts = sample_texts()
-    assert len(texts) >= 15 and {Path(name).suffix for name in texts} >= {".md", ".html", ".jsonl", ".toml", ".txt", ".py", ".csv"}
+    assert len(texts) >= 15 and {Path(name).suffix for name in texts} >= {
+        ".md",
+        ".html",
+        ".jsonl",
+        ".toml",
+        ".txt",
+        ".py",
+        ".csv",
+    }
     sizes = {name: len((DATA / "docs" / name).read_text()) for name in texts}
     assert 40_000 <= sum(sizes.values()) <= 45_000
     # the demonstration leaves the library out, and has to end in minutes on a laptop
-    assert 12_000 <= sum(size for name, size in sizes.items() if not name.startswith("library/")) <= 13_000
+    assert (
+        12_000
+        <= sum(size for name, size in sizes.items() if not name.startswith("library/"))
+        <= 13_000
+    )
 
 
 def test_each_answer_stands_in_its_file():

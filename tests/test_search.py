@@ -32,13 +32,21 @@ def write_embedder(folder, dials=None, weights=VECTORS):
     static = folder / "0_StaticEmbedding"
     static.mkdir(parents=True)
     (folder / "1_Normalize").mkdir()
-    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(
+        WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]")
+    )
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.save(str(static / "tokenizer.json"))
     save_file({"embedding.weight": weights}, static / "model.safetensors")
     modules = "sentence_transformers.sentence_transformer.modules"
-    kinds = (("0_StaticEmbedding", "static_embedding.StaticEmbedding"), ("1_Normalize", "normalize.Normalize"))
-    entries = [{"idx": idx, "name": str(idx), "path": path, "type": f"{modules}.{kind}"} for idx, (path, kind) in enumerate(kinds)]
+    kinds = (
+        ("0_StaticEmbedding", "static_embedding.StaticEmbedding"),
+        ("1_Normalize", "normalize.Normalize"),
+    )
+    entries = [
+        {"idx": idx, "name": str(idx), "path": path, "type": f"{modules}.{kind}"}
+        for idx, (path, kind) in enumerate(kinds)
+    ]
     (folder / "modules.json").write_text(json.dumps(entries))
     if dials:
         (folder / "retriever.json").write_text(json.dumps(dials))
@@ -47,17 +55,38 @@ def write_embedder(folder, dials=None, weights=VECTORS):
 
 @pytest.fixture(scope="module")
 def embedder(tmp_path_factory):
-    return load_embedder(str(write_embedder(tmp_path_factory.mktemp("e") / "embedder", {"threshold": 0.6, "dense_weight": 0.4})))
+    return load_embedder(
+        str(
+            write_embedder(
+                tmp_path_factory.mktemp("e") / "embedder", {"threshold": 0.6, "dense_weight": 0.4}
+            )
+        )
+    )
 
 
 def fill(folder, embedder, texts, keep_text=True, name="a.txt"):
     """Stores `texts` as one file."""
     ids = [sha256_of_text(text) for text in texts]
     with open_store(folder, write=True) as store:
-        for chunk_id, text, key in zip(ids, texts, embedder.encode(texts, query=False), strict=True):
-            store.put(Record(chunk_id, 3, "0" * 64, "float16", b"m", (1, 1), (), Verdict("exact", 3), key), text if keep_text else None)
-        places = [Occurrence("/r", name, ordinal, chunk_id, ordinal, ordinal + 1, "line 1") for ordinal, chunk_id in enumerate(ids)]
-        store.replace_file("/r", name, [StoredDocument("/r", name, name, "0", "0", len(ids), len(ids), "text/1")], places)
+        for chunk_id, text, key in zip(
+            ids, texts, embedder.encode(texts, query=False), strict=True
+        ):
+            store.put(
+                Record(
+                    chunk_id, 3, "0" * 64, "float16", b"m", (1, 1), (), Verdict("exact", 3), key
+                ),
+                text if keep_text else None,
+            )
+        places = [
+            Occurrence("/r", name, ordinal, chunk_id, ordinal, ordinal + 1, "line 1")
+            for ordinal, chunk_id in enumerate(ids)
+        ]
+        store.replace_file(
+            "/r",
+            name,
+            [StoredDocument("/r", name, name, "0", "0", len(ids), len(ids), "text/1")],
+            places,
+        )
 
 
 @pytest.fixture
@@ -101,7 +130,10 @@ def test_the_digest_is_of_what_makes_the_keys(tmp_path, embedder):
     same = load_embedder(str(write_embedder(tmp_path / "same", {"threshold": 0.1})))
     other = load_embedder(str(write_embedder(tmp_path / "other", weights=VECTORS * 1.5)))
     assert same.digest == embedder.digest != other.digest
-    assert (same.threshold, same.dense_weight) == (0.1, 0.3) and (embedder.threshold, embedder.dense_weight) == (0.6, 0.4)
+    assert (same.threshold, same.dense_weight) == (0.1, 0.3) and (
+        embedder.threshold,
+        embedder.dense_weight,
+    ) == (0.6, 0.4)
 
 
 @pytest.mark.parametrize("name", ["./no/such/folder", "/no/such", "a/b/c", "..", "with space", ""])
@@ -116,7 +148,9 @@ def test_pickles_and_code_are_refused(tmp_path):
     with pytest.raises(InputRefused, match="pytorch_model.bin"):
         load_embedder(str(folder))
     folder = write_embedder(tmp_path / "module")
-    (folder / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": "my_code.Module"}]))
+    (folder / "modules.json").write_text(
+        json.dumps([{"idx": 0, "name": "0", "path": "", "type": "my_code.Module"}])
+    )
     with pytest.raises(InputRefused, match="my_code"):
         load_embedder(str(folder))
     folder = write_embedder(tmp_path / "remote")
@@ -125,7 +159,10 @@ def test_pickles_and_code_are_refused(tmp_path):
         load_embedder(str(folder))
 
 
-@pytest.mark.parametrize("damage", ["modules.json", "0_StaticEmbedding/tokenizer.json", "0_StaticEmbedding/model.safetensors"])
+@pytest.mark.parametrize(
+    "damage",
+    ["modules.json", "0_StaticEmbedding/tokenizer.json", "0_StaticEmbedding/model.safetensors"],
+)
 def test_a_broken_embedder_is_named(tmp_path, damage):
     folder = write_embedder(tmp_path / "broken")
     (folder / damage).write_text("{")
@@ -140,7 +177,9 @@ def test_faiss_padding_is_dropped_and_the_order_is_by_cosine(folder, embedder):
     with open_store(folder, write=False) as store:
         nearest = open_index(store).nearest(embedder.encode(["onion soup"], query=True)[0], 50)
     assert len(nearest) == len(TEXTS) and nearest[0][0] == 3 and nearest[0][1] == pytest.approx(1)
-    assert [cosine for _, cosine in nearest] == sorted((cosine for _, cosine in nearest), reverse=True)
+    assert [cosine for _, cosine in nearest] == sorted(
+        (cosine for _, cosine in nearest), reverse=True
+    )
 
 
 def test_an_empty_index_and_an_empty_question_find_nothing(embedder):
@@ -181,11 +220,14 @@ def test_a_cache_that_is_not_the_stores_is_built_anew(folder, embedder, tmp_path
     whole = texts_of(found(folder, embedder, "soup"))
     found(tmp_path / "other", embedder, "soup")
     caplog.clear()
-    assert texts_of(found(folder, embedder, "soup")) == whole and not caplog.records  # the cache was used
+    # the cache was used
+    assert texts_of(found(folder, embedder, "soup")) == whole and not caplog.records
     FAULTS[fault](folder / INDEX, tmp_path / "other" / INDEX)
     assert texts_of(found(folder, embedder, "soup")) == whole
     assert [record.getMessage().endswith("built anew") for record in caplog.records] == [True]
-    assert (folder / INDEX).stat().st_mode & 0o777 == 0o600 and not (folder / f"{INDEX}.new").exists()
+    assert (folder / INDEX).stat().st_mode & 0o777 == 0o600 and not (
+        folder / f"{INDEX}.new"
+    ).exists()
 
 
 def test_an_older_cache_is_built_anew_and_a_restored_store_never_takes_the_newer(folder, embedder):
@@ -230,10 +272,13 @@ def test_content_words(question, words):
 
 
 def test_fused_order_by_hand():
-    # weight/(60+rank): 1: .3/61 + .7/63 = .016029; 2: .3/62 = .004839; 3: .7/61 = .011475; 4: .3/63 + .7/62 = .016052
+    # weight/(60+rank): 1: .3/61 + .7/63 = .016029; 2: .3/62 = .004839; 3: .7/61 = .011475; 4: .3/63
+    # + .7/62 = .016052
     scores = fuse([1, 2, 4], [3, 4, 1], 0.3, 60)
     assert list(scores) == [4, 1, 3, 2]
-    assert list(scores.values()) == pytest.approx([0.016052, 0.016029, 0.011475, 0.004839], abs=1e-6)
+    assert list(scores.values()) == pytest.approx(
+        [0.016052, 0.016029, 0.011475, 0.004839], abs=1e-6
+    )
     assert list(fuse([1, 2], [2, 1], 0.5, 60)) == [1, 2]
 
 
@@ -246,7 +291,12 @@ def test_hits_have_places_scores_and_cosines(folder, embedder):
 
 def test_a_negative_weight_is_the_embedders_own(folder, embedder):
     def scores(weight, own):
-        hits = found(folder, replace(embedder, dense_weight=own), "onion battery", Retrieve(dense_weight=weight))
+        hits = found(
+            folder,
+            replace(embedder, dense_weight=own),
+            "onion battery",
+            Retrieve(dense_weight=weight),
+        )
         return [(hit.chunk_id, hit.score) for hit in hits]
 
     assert scores(-1.0, 0.9) == scores(0.9, 0.5) != scores(0.1, 0.9)
@@ -262,7 +312,9 @@ def test_nothing_relevant_is_nothing(folder, embedder):
 def test_without_kept_text_dense_hits_alone_answer(tmp_path, embedder):
     create(tmp_path / "store", {})
     fill(tmp_path / "store", embedder, TEXTS, keep_text=False)
-    assert texts_of(found(tmp_path / "store", embedder, "onion soup", Retrieve(k=1))) == ["onion soup"]
+    assert texts_of(found(tmp_path / "store", embedder, "onion soup", Retrieve(k=1))) == [
+        "onion soup"
+    ]
     assert found(tmp_path / "store", embedder, "años") == ()
 
 

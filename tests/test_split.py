@@ -12,11 +12,25 @@ from rag_memtok.errors import ChunkDoesNotFit, UsageError
 
 
 def tokenizer() -> Tokenizer:
-    """A byte-level BPE whose merges make counts other than lengths, with a control word that must stay plain text."""
+    """A byte-level BPE whose merges make counts other than lengths.
+
+    It has a control word that must stay plain text.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [("t", "h"), ("th", "e"), ("i", "n"), ("e", "r"), ("a", "n"), ("Ġ", "a"), ("Ġ", "the"), ("Ġ", "Ġ")]
+    merges = [
+        ("t", "h"),
+        ("th", "e"),
+        ("i", "n"),
+        ("e", "r"),
+        ("a", "n"),
+        ("Ġ", "a"),
+        ("Ġ", "the"),
+        ("Ġ", "Ġ"),
+    ]
     words = [*alphabet, *("".join(pair) for pair in merges)]
-    made = Tokenizer(models.BPE(vocab={word: index for index, word in enumerate(words)}, merges=merges))
+    made = Tokenizer(
+        models.BPE(vocab={word: index for index, word in enumerate(words)}, merges=merges)
+    )
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens(["<|eot_id|>"])
@@ -41,7 +55,14 @@ class Counter:
 
 def document(text: str, file: str = "a.txt") -> Document:
     starts = [0, *(index + 1 for index, character in enumerate(text) if character == "\n")]
-    return Document("/root", file, file, text, tuple(Segment(start, f"line {n}") for n, start in enumerate(starts, 1)), "text/1")
+    return Document(
+        "/root",
+        file,
+        file,
+        text,
+        tuple(Segment(start, f"line {n}") for n, start in enumerate(starts, 1)),
+        "text/1",
+    )
 
 
 def check(chunks: tuple[Chunk, ...], text: str, capacity: int) -> None:
@@ -56,21 +77,43 @@ def check(chunks: tuple[Chunk, ...], text: str, capacity: int) -> None:
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
 prose = st.lists(
     st.sampled_from(
-        ["the end. ", "# Head\n", "\n\n", "\r\n", "\r", " ", "```\n", "- a\n", "é", "e\u0301", "👩‍👩‍👧", "<|eot_id|>", "\ufeff", "in\t"]
+        [
+            "the end. ",
+            "# Head\n",
+            "\n\n",
+            "\r\n",
+            "\r",
+            " ",
+            "```\n",
+            "- a\n",
+            "é",
+            "e\u0301",
+            "👩‍👩‍👧",
+            "<|eot_id|>",
+            "\ufeff",
+            "in\t",
+        ]
     ),
     max_size=120,
 ).map("".join)
 
 
 @settings(max_examples=150, deadline=None)
-@given(text=any_text | prose, capacity=st.integers(4, 40), file=st.sampled_from(["a.txt", "b.md", "c.py"]))
+@given(
+    text=any_text | prose,
+    capacity=st.integers(4, 40),
+    file=st.sampled_from(["a.txt", "b.md", "c.py"]),
+)
 def test_chunks_join_to_the_document_within_the_budget(text, capacity, file):
     check(split(document(text, file), capacity, Counter()), text, capacity)
 
 
 @pytest.mark.parametrize("file", ["a.txt", "a.md"])
 def test_windows_join_as_well(file):
-    text = "".join(f"# Part {n}\n\nThe pump of the inner ring {n} ran.\r\n\n\n   \n{'x' * (n * 7)}\n" for n in range(60))
+    text = "".join(
+        f"# Part {n}\n\nThe pump of the inner ring {n} ran.\r\n\n\n   \n{'x' * (n * 7)}\n"
+        for n in range(60)
+    )
     assert len(text) > 10 * 512
     check(split(document(text, file), 12, Counter()), text, 12)
 
@@ -78,7 +121,11 @@ def test_windows_join_as_well(file):
 def test_cuts_follow_the_structure():
     text = "The first part stands here.\n\nThe second part stands here.\n\nThe third."
     chunks = split(document(text), 32, Counter())
-    assert [chunk.text for chunk in chunks] == ["The first part stands here.\n\n", "The second part stands here.\n\n", "The third."]
+    assert [chunk.text for chunk in chunks] == [
+        "The first part stands here.\n\n",
+        "The second part stands here.\n\n",
+        "The third.",
+    ]
 
 
 def test_text_of_control_tokens_is_plain_text():
@@ -88,7 +135,11 @@ def test_text_of_control_tokens_is_plain_text():
 
 
 def test_a_blank_tail_joins_its_neighbour_where_it_fits():
-    for text in ("one two three\n\n\n", "\n\n\none two three", "aaaa bbbb cccc dddd\n\n\n\nthe the the"):
+    for text in (
+        "one two three\n\n\n",
+        "\n\n\none two three",
+        "aaaa bbbb cccc dddd\n\n\n\nthe the the",
+    ):
         assert not [chunk for chunk in split(document(text), 24, Counter()) if chunk.text.isspace()]
 
 
@@ -98,7 +149,10 @@ def test_blanks_alone_are_kept():
 
 @pytest.mark.parametrize("unit", ["a", "\u4e2d\u6587", " ", "e\u0301"])
 def test_one_line_without_spaces_is_linear(unit):
-    """Twice the text is counted at most twice as often, over twice the characters: time would depend on the machine."""
+    """Twice the text is counted at most twice as often, over twice the characters.
+
+    It is counted, not timed: time would depend on the machine.
+    """
     costs = []
     for size in (10_000, 20_000):
         count = Counter()
@@ -117,12 +171,18 @@ def test_two_megabytes_without_a_space():
     seen = longest = 0
     text = "0123456789abcdef" * 131_072
     chunks = split(document(text), 1024, count)
-    assert "".join(chunk.text for chunk in chunks) == text and max(len(chunk.text) for chunk in chunks) <= 1024
+    assert (
+        "".join(chunk.text for chunk in chunks) == text
+        and max(len(chunk.text) for chunk in chunks) <= 1024
+    )
     assert longest <= 16 * 1024 and seen <= 40 * len(text)
 
 
 def test_what_the_splitter_leaves_too_long_is_cut_hard():
-    """A counter under which joined words cost more than the splitter can foresee: the length squared."""
+    """A counter under which joined words cost more than the splitter can foresee.
+
+    It counts the length squared.
+    """
     chunks = split(document("word " * 40), 30, lambda text: len(text) ** 2)
     assert "".join(chunk.text for chunk in chunks) == "word " * 40
     assert max(len(chunk.text) for chunk in chunks) <= 5
@@ -142,7 +202,14 @@ def test_locators_are_line_ranges():
     assert lines(plain, 2, 8) == "line 3"
     assert lines(plain, 0, 2) == "lines 1-2"
     assert [chunk.locator for chunk in split(plain, 100, Counter())] == ["lines 3-6"]
-    pages = Document("/r", "a.pdf", "a.pdf", "abcdef", (Segment(0, "page 1"), Segment(2, "page 2"), Segment(4, "cover")), "pdf/1")
+    pages = Document(
+        "/r",
+        "a.pdf",
+        "a.pdf",
+        "abcdef",
+        (Segment(0, "page 1"), Segment(2, "page 2"), Segment(4, "cover")),
+        "pdf/1",
+    )
     assert lines(pages, 0, 4) == "pages 1-2"
     assert lines(pages, 0, 6) == "page 1 - cover"
 
@@ -155,7 +222,9 @@ def test_chunks_of_a_jsonl_record_cite_its_line():
 
 
 def test_equal_texts_are_one_chunk_id():
-    one, other = (split(document("the same words", file), 32, Counter()) for file in ("a.txt", "b.txt"))
+    one, other = (
+        split(document("the same words", file), 32, Counter()) for file in ("a.txt", "b.txt")
+    )
     assert one[0].id == other[0].id
 
 

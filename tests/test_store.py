@@ -1,4 +1,7 @@
-"""The store against kills, flipped bits, other writers and what is not a store; the faults are made for real."""
+"""The store against kills, flipped bits, other writers and what is not a store.
+
+The faults are made for real.
+"""
 
 import inspect
 import os
@@ -19,7 +22,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from rag_memtok.datatypes import Occurrence, Pin, Record, StoredDocument, Verdict, sha256_of_text
-from rag_memtok.errors import FormatMismatch, NoStore, PermissionRefused, StoreDamaged, StoreLocked, UsageError
+from rag_memtok.errors import (
+    FormatMismatch,
+    NoStore,
+    PermissionRefused,
+    StoreDamaged,
+    StoreLocked,
+    UsageError,
+)
 from rag_memtok.store.schema import COLUMNS
 from rag_memtok.store.store import create, open_store
 
@@ -32,7 +42,17 @@ def record_of(text, size=64, keyed=True):
     packed = np.random.default_rng(seed).bytes(size)
     key = np.random.default_rng(seed).standard_normal(8, dtype=np.float32) if keyed else None
     verdict = Verdict("pinned", 5, 1, 1, float("inf"), "")
-    return Record(sha256_of_text(text), 5, sha256_of_text(text[::-1]), "float16", packed, (2, size // 4), PINS, verdict, key)
+    return Record(
+        sha256_of_text(text),
+        5,
+        sha256_of_text(text[::-1]),
+        "float16",
+        packed,
+        (2, size // 4),
+        PINS,
+        verdict,
+        key,
+    )
 
 
 def fields_of(record):
@@ -47,10 +67,27 @@ def file_of(name, texts):
     """The document `name` made of `texts`, and its occurrences."""
     whole, occurrences, start = "".join(texts), [], 0
     for ordinal, text in enumerate(texts):
-        occurrences.append(Occurrence(ROOT, name, ordinal, sha256_of_text(text), start, start + len(text), f"line {ordinal + 1}"))
+        occurrences.append(
+            Occurrence(
+                ROOT,
+                name,
+                ordinal,
+                sha256_of_text(text),
+                start,
+                start + len(text),
+                f"line {ordinal + 1}",
+            )
+        )
         start += len(text)
     return StoredDocument(
-        ROOT, name, name, sha256_of_text(whole), sha256_of_text(ascii(name) + whole), len(texts), len(whole), "text/1"
+        ROOT,
+        name,
+        name,
+        sha256_of_text(whole),
+        sha256_of_text(ascii(name) + whole),
+        len(texts),
+        len(whole),
+        "text/1",
     ), occurrences
 
 
@@ -96,10 +133,18 @@ def sql(folder, *statements):
 
 def test_a_new_store_is_private_and_knows_what_it_is_bound_to(folder):
     with open_store(folder, write=False) as store:
-        assert store.manifest["model"] == "toy" and store.manifest["format"] == "1" and len(store.store_id) == 32
+        assert (
+            store.manifest["model"] == "toy"
+            and store.manifest["format"] == "1"
+            and len(store.store_id) == 32
+        )
         assert store.generation == 1 and store.check() == () and store.documents() == ()
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == {"store.db": 0o600, "lock": 0o600, ".gitignore": 0o600}
+    assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == {
+        "store.db": 0o600,
+        "lock": 0o600,
+        ".gitignore": 0o600,
+    }
     assert (folder / ".gitignore").read_text() == "*\n"
 
 
@@ -137,7 +182,9 @@ def test_no_store(tmp_path, path):
     assert not (tmp_path / "missing").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not SQLite at all" * 100, b"SQLite format 3\0" + bytes(4096)])
+@pytest.mark.parametrize(
+    "content", [b"", b"not SQLite at all" * 100, b"SQLite format 3\0" + bytes(4096)]
+)
 def test_what_is_not_sqlite_is_refused(folder, content):
     (folder / "store.db").write_bytes(content)
     with pytest.raises(StoreDamaged), open_store(folder, write=False):
@@ -145,8 +192,15 @@ def test_what_is_not_sqlite_is_refused(folder, content):
 
 
 def test_another_programs_database_is_refused(tmp_path):
-    sql(tmp_path, "CREATE TABLE manifest (key TEXT, value TEXT)", "INSERT INTO manifest VALUES ('format', '1')")
-    with pytest.raises(StoreDamaged, match="not a database of rag-memtok"), open_store(tmp_path, write=True):
+    sql(
+        tmp_path,
+        "CREATE TABLE manifest (key TEXT, value TEXT)",
+        "INSERT INTO manifest VALUES ('format', '1')",
+    )
+    with (
+        pytest.raises(StoreDamaged, match="not a database of rag-memtok"),
+        open_store(tmp_path, write=True),
+    ):
         pass
 
 
@@ -168,7 +222,10 @@ def test_what_we_did_not_make_is_refused(copy, statement):
 @pytest.mark.parametrize("version", [0, 2])
 def test_another_format_is_refused(copy, version):
     sql(copy, f"PRAGMA user_version = {version}")
-    with pytest.raises(FormatMismatch, match=f"format {version}.*reads 1") as caught, open_store(copy, write=False):
+    with (
+        pytest.raises(FormatMismatch, match=f"format {version}.*reads 1") as caught,
+        open_store(copy, write=False),
+    ):
         pass
     assert caught.value.exit_code == 14
 
@@ -185,17 +242,27 @@ def test_a_link_or_fifo_in_the_stores_place_is_refused(folder, tmp_path):
 
 
 def child(code, *arguments):
-    """Starts Python on `code`, with the helpers above at hand, and without the time that pytest takes to import."""
+    """Starts Python on `code`, with the helpers above at hand.
+
+    It does so without the time that pytest takes to import.
+    """
     imports = """
         import os, sys, time
         from pathlib import Path
         import numpy as np
-        from rag_memtok.datatypes import Occurrence, Pin, Record, StoredDocument, Verdict, sha256_of_text
+        from rag_memtok.datatypes import Occurrence, Pin, Record, StoredDocument, Verdict
+        from rag_memtok.datatypes import sha256_of_text
         from rag_memtok.store.store import open_store
-        ROOT, PINS, folder = "/documents", (Pin(1, 70_000, "correction"), Pin(3, 2, "safety")), Path(sys.argv[1])
+        ROOT, folder = "/documents", Path(sys.argv[1])
+        PINS = (Pin(1, 70_000, "correction"), Pin(3, 2, "safety"))
     """
     helpers = "\n".join(map(inspect.getsource, (record_of, file_of, ingest)))
-    command = [sys.executable, "-c", "\n".join((textwrap.dedent(imports), helpers, textwrap.dedent(code))), *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-c",
+        "\n".join((textwrap.dedent(imports), helpers, textwrap.dedent(code))),
+        *map(str, arguments),
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -226,7 +293,8 @@ def test_a_chunk_comes_back_as_it_was_put(folder):
     with open_store(folder, write=True) as store:
         store.put(record_of(text), text)
         generation = store.generation
-        store.put(replace(record_of(text), tokens=99), "other")  # an id is its content: there is nothing to write
+        # an id is its content: there is nothing to write
+        store.put(replace(record_of(text), tokens=99), "other")
         assert store.generation == generation
     with open_store(folder, write=False) as store:
         assert same(store.record(sha256_of_text(text)), record_of(text))
@@ -236,7 +304,17 @@ def test_a_chunk_comes_back_as_it_was_put(folder):
 
 
 def test_text_only_and_textless_and_keyless_chunks(folder):
-    plain = Record(sha256_of_text("plain"), 3, "0" * 64, "text", b"plain", (0, 0), (), Verdict("text-only", 3, margin=-0.0), None)
+    plain = Record(
+        sha256_of_text("plain"),
+        3,
+        "0" * 64,
+        "text",
+        b"plain",
+        (0, 0),
+        (),
+        Verdict("text-only", 3, margin=-0.0),
+        None,
+    )
     with open_store(folder, write=True) as store:
         store.put(plain, "plain")
         store.put(record_of("silent"), None)
@@ -260,7 +338,10 @@ def test_names_that_are_not_utf8_come_back(folder):
 def test_a_shared_chunk_has_both_places_and_goes_with_the_last(copy):
     shared = sha256_of_text("brick two ")
     with open_store(copy, write=True) as store:
-        assert [(one.path, one.ordinal) for one in store.occurrences([shared])[shared]] == [("a.txt", 1), ("b.txt", 0)]
+        assert [(one.path, one.ordinal) for one in store.occurrences([shared])[shared]] == [
+            ("a.txt", 1),
+            ("b.txt", 0),
+        ]
         store.remove_file(ROOT, "b.txt")
         assert store.collect() == 1 and store.text(shared) == "brick two "
         store.remove_file(ROOT, "a.txt")
@@ -306,7 +387,17 @@ def test_the_manifest_can_be_changed(copy):
         assert store.manifest["adapter"] == "stale" and store.check() == ()
 
 
-@pytest.mark.parametrize("terms", [['"'], ["AND", "apple"], ["(", "*", "NEAR(", "apple"], ["a:b", "\0", "apple\0"], [], ["x"] * 3000])
+@pytest.mark.parametrize(
+    "terms",
+    [
+        ['"'],
+        ["AND", "apple"],
+        ["(", "*", "NEAR(", "apple"],
+        ["a:b", "\0", "apple\0"],
+        [],
+        ["x"] * 3000,
+    ],
+)
 def test_raw_terms_never_raise(three, terms):
     with open_store(three, write=False) as store:
         found = store.search_words(terms, 9)
@@ -316,7 +407,9 @@ def test_raw_terms_never_raise(three, terms):
 def test_words_are_found_without_their_accents_best_first(folder):
     with open_store(folder, write=True) as store:
         ingest(store, "a.txt", ["la canción de José", "canción canción", "otra cosa"])
-        assert store.search_words(["cancion"], 9) == (2, 1) and store.search_words(["JOSE", "canción"], 1) == (1,)
+        assert store.search_words(["cancion"], 9) == (2, 1) and store.search_words(
+            ["JOSE", "canción"], 1
+        ) == (1,)
 
 
 def test_nothing_of_a_deleted_text_is_left_in_the_folder(folder):
@@ -377,7 +470,11 @@ def test_check_names_every_changed_row(copy, change):
     with open_store(copy, write=False) as store:
         found = store.check()
     table = change.split()[2 if "DELETE" in change else 1]
-    consequence = {"documents": "occurrences", "chunks": "occurrences", "occurrences": "documents"} if "DELETE" in change else {}
+    consequence = (
+        {"documents": "occurrences", "chunks": "occurrences", "occurrences": "documents"}
+        if "DELETE" in change
+        else {}
+    )
     assert consequence.get(table, table) in {problem.table for problem in found}
 
 
@@ -386,14 +483,18 @@ def test_a_damaged_row_fails_its_chunk_alone_and_names_the_repair(copy, table):
     sql(copy, f"UPDATE {table} SET checksum = zeroblob(32) WHERE chunk = 1")
     apple, brick = sha256_of_text("apple one "), sha256_of_text("brick two ")
     with open_store(copy, write=False) as store:
-        with pytest.raises(StoreDamaged, match=f"table {table}, row 1, chunk '{apple}', of '{ROOT}/a.txt'") as caught:
+        with pytest.raises(
+            StoreDamaged, match=f"table {table}, row 1, chunk '{apple}', of '{ROOT}/a.txt'"
+        ) as caught:
             store.record(apple)
         assert f"rag-memtok ingest {ROOT}/a.txt --store {copy}" in caught.value.remedy
         assert same(store.record(brick), record_of("brick two "))
         assert [(problem.table, problem.chunk_id) for problem in store.check()] == [(table, apple)]
 
 
-@pytest.mark.parametrize("table", ["chunks", "texts", "vectors", "pins", "keys", "verdicts", "occurrences", "documents"])
+@pytest.mark.parametrize(
+    "table", ["chunks", "texts", "vectors", "pins", "keys", "verdicts", "occurrences", "documents"]
+)
 def test_the_repair_command_repairs(copy, table):
     key = "document" if table == "occurrences" else COLUMNS[table][0]
     sql(copy, f"UPDATE {table} SET checksum = zeroblob(32) WHERE {key} = 1")
@@ -406,9 +507,19 @@ def test_the_repair_command_repairs(copy, table):
 @pytest.mark.parametrize("table", ["texts", "vectors", "keys", "verdicts", "pins"])
 def test_swapped_rows_are_found(copy, table):
     if table in ("verdicts", "pins"):  # of these all three are alike but for their place
-        sql(copy, f"DELETE FROM {table} WHERE chunk = 2", f"UPDATE {table} SET chunk = 2 WHERE chunk = 1")
+        sql(
+            copy,
+            f"DELETE FROM {table} WHERE chunk = 2",
+            f"UPDATE {table} SET chunk = 2 WHERE chunk = 1",
+        )
     else:
-        sql(copy, *(f"UPDATE {table} SET chunk = {new} WHERE chunk = {old}" for old, new in ((1, 9), (2, 1), (9, 2))))
+        sql(
+            copy,
+            *(
+                f"UPDATE {table} SET chunk = {new} WHERE chunk = {old}"
+                for old, new in ((1, 9), (2, 1), (9, 2))
+            ),
+        )
     with open_store(copy, write=False) as store:
         assert {problem.row for problem in store.check() if problem.table == table} == {"1", "2"}
 
@@ -416,7 +527,11 @@ def test_swapped_rows_are_found(copy, table):
 def test_rows_of_another_store_are_found(copy, folder):
     with open_store(folder, write=True) as store:
         ingest(store, "a.txt", ["apple one ", "brick two "])
-    sql(copy, f"ATTACH '{folder / 'store.db'}' AS other", "REPLACE INTO vectors SELECT * FROM other.vectors WHERE chunk = 1")
+    sql(
+        copy,
+        f"ATTACH '{folder / 'store.db'}' AS other",
+        "REPLACE INTO vectors SELECT * FROM other.vectors WHERE chunk = 1",
+    )
     with open_store(copy, write=False) as store, pytest.raises(StoreDamaged, match="vectors"):
         store.record(sha256_of_text("apple one "))
 
@@ -425,7 +540,11 @@ def everything(store):
     """All that a reader may be told, with damage as what it is."""
     told = {}
     for chunk_id in map(sha256_of_text, ("apple one ", "brick two ", "candle three ")):
-        for verb in (lambda chunk_id: fields_of(store.record(chunk_id)), store.text, lambda chunk_id: store.record(chunk_id).key.tobytes()):
+        for verb in (
+            lambda chunk_id: fields_of(store.record(chunk_id)),
+            store.text,
+            lambda chunk_id: store.record(chunk_id).key.tobytes(),
+        ):
             try:
                 told[chunk_id, len(told)] = verb(chunk_id)
             except StoreDamaged:
@@ -446,7 +565,11 @@ def test_a_flipped_byte_is_detected_or_harmless(copy):
     random, seen = np.random.default_rng(0), 0
     used = [position for position, byte in enumerate(whole) if byte]
     for position in random.choice(used, 120, replace=False):
-        database.write_bytes(whole[:position] + bytes([whole[position] ^ (1 << random.integers(8))]) + whole[position + 1 :])
+        database.write_bytes(
+            whole[:position]
+            + bytes([whole[position] ^ (1 << random.integers(8))])
+            + whole[position + 1 :]
+        )
         try:
             with open_store(copy, write=False) as store:
                 told, problems = everything(store), store.check()
@@ -488,9 +611,15 @@ def test_the_second_writer_is_told_who_writes_and_readers_go_on(copy):
     with open_store(copy, write=True) as store:
         ingest(store, "c.txt", ["date four "])
         before = store.generation
-        with pytest.raises(StoreLocked, match=f"process {os.getpid()}, started 20..-.*is writing"), open_store(copy, write=True):
+        with (
+            pytest.raises(StoreLocked, match=f"process {os.getpid()}, started 20..-.*is writing"),
+            open_store(copy, write=True),
+        ):
             pass
-        code = "with open_store(folder, write=False) as store: print(store.generation, len(store.documents()), store.check())"
+        code = (
+            "with open_store(folder, write=False) as store: print(store.generation, "
+            "len(store.documents()), store.check())"
+        )
         assert child(code, copy).communicate()[0].split() == [str(before), "3", "()"]
     with open_store(copy, write=True) as store:
         assert store.generation == before
@@ -500,7 +629,8 @@ def test_readers_see_whole_generations_while_another_process_writes(folder, tmp_
     code = """
     with open_store(folder, write=True) as store:
         for round in range(300):
-            ingest(store, "a.txt", [f"version {round} part {part} " for part in range(1 + round % 3)])
+            parts = range(1 + round % 3)
+            ingest(store, "a.txt", [f"version {round} part {part} " for part in parts])
             store.collect()
             if Path(sys.argv[2]).exists():
                 break
@@ -511,7 +641,9 @@ def test_readers_see_whole_generations_while_another_process_writes(folder, tmp_
         while writer.poll() is None:
             with open_store(folder, write=False) as store, store._db.reading():
                 for document in store.documents():
-                    texts = [store.text(one.chunk_id) for one in store.document_chunks(ROOT, "a.txt")]
+                    texts = [
+                        store.text(one.chunk_id) for one in store.document_chunks(ROOT, "a.txt")
+                    ]
                     assert sha256_of_text("".join(texts)) == document.sha256
                     seen.add(texts[0])
             if len(seen) > 2:
@@ -533,11 +665,16 @@ with open_store(folder, write=True) as store:
     {verb}
 """
 PUT = 'store.put(record_of("new", size=200_000), "new")'
-REPLACE = 'store.replace_file(ROOT, "a.txt", *(lambda one: ([one[0]], one[1]))(file_of("a.txt", ["candle three "])))'
+REPLACE = (
+    'store.replace_file(ROOT, "a.txt", *(lambda one: ([one[0]], one[1]))(file_of("a.txt", '
+    '["candle three "])))'
+)
 REMOVE = 'store.remove_file(ROOT, "a.txt"), store.collect()'
 
 
-@pytest.mark.parametrize("verb, steps", [(PUT, range(8, 32, 6)), (REPLACE, range(5, 16, 5)), (REMOVE, range(5, 38, 11))])
+@pytest.mark.parametrize(
+    "verb, steps", [(PUT, range(8, 32, 6)), (REPLACE, range(5, 16, 5)), (REMOVE, range(5, 38, 11))]
+)
 def test_a_killed_write_leaves_the_old_or_the_new_state(three, tmp_path, verb, steps):
     hot = 0
     for step in steps:
@@ -551,11 +688,25 @@ def test_a_killed_write_leaves_the_old_or_the_new_state(three, tmp_path, verb, s
             assert reader.check() == ()
             new, first = (
                 sha256_of_text("new"),
-                [one.chunk_id for path in reader.documents()[:1] for one in reader.document_chunks(ROOT, path.path)],
+                [
+                    one.chunk_id
+                    for path in reader.documents()[:1]
+                    for one in reader.document_chunks(ROOT, path.path)
+                ],
             )
-            assert new not in reader.chunk_ids() or same(reader.record(new), record_of("new", size=200_000)) and reader.text(new) == "new"
-            assert len(reader.chunk_ids()) in ((3, 4) if verb == PUT else (3, 2) if verb == REMOVE else (3,))
-            assert first[:1] in ([sha256_of_text("apple one ")], [sha256_of_text("candle three ")], [sha256_of_text("brick two ")])
+            assert (
+                new not in reader.chunk_ids()
+                or same(reader.record(new), record_of("new", size=200_000))
+                and reader.text(new) == "new"
+            )
+            assert len(reader.chunk_ids()) in (
+                (3, 4) if verb == PUT else (3, 2) if verb == REMOVE else (3,)
+            )
+            assert first[:1] in (
+                [sha256_of_text("apple one ")],
+                [sha256_of_text("candle three ")],
+                [sha256_of_text("brick two ")],
+            )
         with open_store(folder, write=True) as store:
             ingest(store, "c.txt", ["and it goes on"])
             assert store.check() == ()
@@ -577,7 +728,11 @@ def test_a_disk_that_takes_no_more_loses_nothing(copy, room):
         print(len(store.chunk_ids()), store.check())
     """
     lines = child(code, copy, room).communicate()[0].splitlines()
-    assert re.fullmatch(r".*nothing that was stored is lost. Free: [0-9.]+ MiB, enough for any write: [0-9.]+ MiB \| 20", lines[0])
+    assert re.fullmatch(
+        r".*nothing that was stored is lost. Free: [0-9.]+ MiB, enough for any write: [0-9.]+ MiB "
+        r"\| 20",
+        lines[0],
+    )
     assert lines[1:] == ["3 ()"]
 
 
@@ -587,11 +742,16 @@ def test_a_disk_that_takes_no_more_loses_nothing(copy, room):
 class AgainstADictionary(RuleBasedStateMachine):
     """Ingest, remove, collect and reopen; the store always tells what a dictionary would."""
 
-    names, texts = st.sampled_from(["a", "b", "c"]), st.lists(st.sampled_from([f"text {n} " for n in range(6)]), max_size=4)
+    names, texts = (
+        st.sampled_from(["a", "b", "c"]),
+        st.lists(st.sampled_from([f"text {n} " for n in range(6)]), max_size=4),
+    )
 
     def __init__(self):
         super().__init__()
-        self.folder = AgainstADictionary.folder / str(len(list(AgainstADictionary.folder.iterdir())))
+        self.folder = AgainstADictionary.folder / str(
+            len(list(AgainstADictionary.folder.iterdir()))
+        )
         create(self.folder, {})
         self.files, self.chunks = {}, set()
 
@@ -619,16 +779,29 @@ class AgainstADictionary(RuleBasedStateMachine):
     def told_alike(self):
         with open_store(self.folder, write=False) as store:
             assert {store.text(chunk_id) for chunk_id in store.chunk_ids()} == self.chunks
-            found = {one.path: [store.text(place.chunk_id) for place in store.document_chunks(ROOT, one.path)] for one in store.documents()}
+            found = {
+                one.path: [
+                    store.text(place.chunk_id) for place in store.document_chunks(ROOT, one.path)
+                ]
+                for one in store.documents()
+            }
             assert found == self.files
             used = {text for texts in self.files.values() for text in texts}
-            assert {store.text(chunk_id) for chunk_id in store.ids_of(map(int, store.keys()[0])).values()} == used
+            assert {
+                store.text(chunk_id)
+                for chunk_id in store.ids_of(map(int, store.keys()[0])).values()
+            } == used
             assert len(store.search_words(["text"], 99)) == len(used) and store.check() == ()
 
 
 def test_the_store_tells_what_a_dictionary_would(tmp_path):
     AgainstADictionary.folder = tmp_path
     quiet = settings(
-        max_examples=6, stateful_step_count=8, deadline=None, database=None, derandomize=True, suppress_health_check=HealthCheck
+        max_examples=6,
+        stateful_step_count=8,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=HealthCheck,
     )
     run_state_machine_as_test(AgainstADictionary, settings=quiet)

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from rag_memtok.memory.synthetic_questions import ASKING, SENTENCE_END, WORD, cues
 
 TEXT = (
-    "The lamp of the harbour was repaired in March 1907, and its keeper Ana de la Cruz wrote a letter. Nobody knows where the letter "
+    "The lamp of the harbour was repaired in March 1907, and its keeper Ana de la Cruz wrote a "
+    "letter. Nobody knows where the letter "
     "went; the keeper's sister kept a diary for 40 years.\n\n"
-    "Maximum load: 18 kilograms\n- **Colour**: dark green\n| Filter | F-2290 |\nport = 8080\nsee https://example.org/a\n"
+    "Maximum load: 18 kilograms\n- **Colour**: dark green\n| Filter | F-2290 |\nport = 8080\nsee "
+    "https://example.org/a\n"
     "La empanada lleva cebolla, huevo y aceitunas; se hornea media hora en un horno de barro."
 )
 
@@ -44,4 +46,6 @@ def test_any_text_will_do(text, seed):
 
 
 def test_a_table_of_numbers_is_asked_about_too():
-    assert len(cues(json.dumps({"name": "pump", "litres": 4}) + "\n" + "1;2;3\n" * 5, 6, seed=0)) >= 4
+    assert (
+        len(cues(json.dumps({"name": "pump", "litres": 4}) + "\n" + "1;2;3\n" * 5, 6, seed=0)) >= 4
+    )

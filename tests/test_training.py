@@ -1,4 +1,7 @@
-"""The recipe of the embedded models: its frame, its scores, its data's cleanliness, and (slow) every script on a slice."""
+"""The recipe of the embedded models: its frame, its scores, its data's cleanliness.
+
+Every script is run on a slice, too (slow).
+"""
 
 import copy
 import importlib
@@ -33,7 +36,17 @@ SENTENCES = [
     "El faro fue declarado monumento nacional; hoy lo visitan muchas personas.",
     "The keeper, John Smith, wrote a diary of which three volumes are left.",
 ]
-SCRIPTS = ("tokenizer", "prepare", "train", "evaluate", "retriever", "retrieval", "export", "family", "reader")
+SCRIPTS = (
+    "tokenizer",
+    "prepare",
+    "train",
+    "evaluate",
+    "retriever",
+    "retrieval",
+    "export",
+    "family",
+    "reader",
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +65,23 @@ def made(folder: Path) -> frame.Frame:
 
 def test_special_tokens_come_first(folder: Path) -> None:
     """Ids 0 to 6 are the special tokens, in order."""
-    assert [Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(t) for t in frame.SPECIAL] == list(range(7))
+    assert [
+        Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(t) for t in frame.SPECIAL
+    ] == list(range(7))
 
 
-@pytest.mark.parametrize("text", ["", " ", "a\r\n\tb  ", "¿Qué? ñ 日本 🎉\u200b", "<|eot_id|> <|memory|>", "\x00\x7f", "x" * 300])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "a\r\n\tb  ",
+        "¿Qué? ñ 日本 🎉\u200b",
+        "<|eot_id|> <|memory|>",
+        "\x00\x7f",
+        "x" * 300,
+    ],
+)
 def test_every_text_round_trips(made: frame.Frame, text: str) -> None:
     """Content comes back byte for byte, special-looking text included."""
     assert made._text.decode(list(made.text(text)), skip_special_tokens=False) == text
@@ -63,13 +89,19 @@ def test_every_text_round_trips(made: frame.Frame, text: str) -> None:
 
 
 def test_prompt_is_the_chat_template(made: frame.Frame, folder: Path) -> None:
-    """Decoded, the pieces are what the chat template renders; there is one beginning of text and special-looking text is split."""
+    """Decoded, the pieces are what the chat template renders.
+
+    There is one beginning of text and special-looking text is split.
+    """
     from transformers import AutoTokenizer
 
     passages, question = ["One <|eot_id|> two.", SENTENCES[0]], "Who built it?"
     ids = made.prompt(passages, question)
     content = "".join(f"Document:\n{p}\n\n" for p in passages) + f"Question:\n{question}\n"
-    content += "Answer from the documents in a few words. If they do not say, answer: not in the documents."
+    content += (
+        "Answer from the documents in a few words. If they do not say, answer: not in the "
+        "documents."
+    )
     rendered = AutoTokenizer.from_pretrained(folder).apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
@@ -78,18 +110,29 @@ def test_prompt_is_the_chat_template(made: frame.Frame, folder: Path) -> None:
 
 
 def test_first_turn_is_the_prompt_that_ask_builds(made: frame.Frame) -> None:
-    """Of several turns, the first is exactly a single question; only the assistant's tokens are marked."""
+    """Of several turns, the first is exactly a single question.
+
+    Only the assistant's tokens are marked.
+    """
     row = made.conversation(SENTENCES[:2], [("When?", "1887"), ("Who?", frame.REFUSAL)])
     prompt = made.prompt(SENTENCES[:2], "When?")
     assert row.ids[: len(prompt)] == prompt and not any(row.answer[: len(prompt)])
-    assert made.decode([i for i, a in zip(row.ids, row.answer, strict=True) if a]) == frame.LEAD + "1887" + frame.LEAD + frame.REFUSAL
+    assert (
+        made.decode([i for i, a in zip(row.ids, row.answer, strict=True) if a])
+        == frame.LEAD + "1887" + frame.LEAD + frame.REFUSAL
+    )
 
 
 def test_a_source_is_scored_by_the_best_of_its_right_answers() -> None:
     """Exact match and F1 are those of `eval`: no words at all are the same as no words at all."""
-    asked = [examples.Example("cats", "Which?", "", (), golds, True) for golds in (("cat", "the dog"), ("dog",), ("(the)",), ("red",))]
+    asked = [
+        examples.Example("cats", "Which?", "", (), golds, True)
+        for golds in (("cat", "the dog"), ("dog",), ("(the)",), ("red",))
+    ]
     said = ["A dog!", "a black dog", "", frame.REFUSAL]
-    assert evaluate.tally(asked, said) == {"cats": {"n": 4, "em": 50.0, "f1": 66.7, "refused": 25.0}}
+    assert evaluate.tally(asked, said) == {
+        "cats": {"n": 4, "em": 50.0, "f1": 66.7, "refused": 25.0}
+    }
 
 
 def test_cuts_keep_the_answer() -> None:
@@ -103,7 +146,10 @@ def test_cuts_keep_the_answer() -> None:
 
 def test_facts_answer_their_questions() -> None:
     """Every answer stands in its sentence, and not in its question."""
-    known = facts.Words(("Aldo", "Marta", "Lisbon", "Ruiz", "Kyoto", "Nairobi"), ("copper", "window", "bridge", "garden"))
+    known = facts.Words(
+        ("Aldo", "Marta", "Lisbon", "Ruiz", "Kyoto", "Nairobi"),
+        ("copper", "window", "bridge", "garden"),
+    )
     for seed in range(300):
         sentence, question, answer = facts.fact(random.Random(seed), known)
         assert answer.lower() in sentence.lower()
@@ -146,16 +192,25 @@ def small_data(root: Path) -> Path:
     rng = random.Random(0)
     (root / "text").mkdir(parents=True)
     (root / "qa").mkdir()
-    documents = ["A heading\n\n" + " ".join(rng.choices(SENTENCES, k=10)) + f"\n\nNumber {i}." for i in range(400)]
+    documents = [
+        "A heading\n\n" + " ".join(rng.choices(SENTENCES, k=10)) + f"\n\nNumber {i}."
+        for i in range(400)
+    ]
     for source in ("wikipedia_en-1", "python_docs_es"):
         with lzma.open(root / "text" / f"{source}.jsonl.xz", "wt") as out:
-            out.writelines(json.dumps({"text": d, "path": str(i)}) + "\n" for i, d in enumerate(documents))
+            out.writelines(
+                json.dumps({"text": d, "path": str(i)}) + "\n" for i, d in enumerate(documents)
+            )
     asked = [("When was the lighthouse built?", "1887"), ("Who was the keeper?", "John Smith")]
     for source in (*sources.SPAN_QUESTIONS, *sources.FREE_QUESTIONS, sources.UNANSWERABLE):
         with lzma.open(root / "qa" / f"{source}.jsonl.xz", "wt") as out:
             for i in range(24):
                 question, answer = asked[i % 2]
-                row = {"context": " ".join(rng.sample(SENTENCES, 5)), "question": question, "answers": [answer]}
+                row = {
+                    "context": " ".join(rng.sample(SENTENCES, 5)),
+                    "question": question,
+                    "answers": [answer],
+                }
                 row["split"] = "train" if i % 3 else "dev"
                 if source == sources.UNANSWERABLE:
                     row |= {"impossible": True, "answers": ["unanswerable"]}
@@ -168,33 +223,77 @@ def test_queries_and_keys_stay_within_their_bound(toy_lm: LM) -> None:
     optimiser = Optimiser(model, Schedule(muon=1.0, warmup=1, bound=0.055))
     model(input_ids=torch.tensor([[5, 6, 7]]), labels=torch.tensor([[5, 6, 7]])).loss.backward()
     optimiser.step(0, 0.0)
-    sizes = {name: float(weight.detach().square().mean().sqrt()) for name, weight in model.named_parameters() if weight.ndim == 2}
+    sizes = {
+        name: float(weight.detach().square().mean().sqrt())
+        for name, weight in model.named_parameters()
+        if weight.ndim == 2
+    }
     bounded = [size for name, size in sizes.items() if "q_proj" in name or "k_proj" in name]
-    assert bounded == pytest.approx([0.055] * 4) and sizes["model.layers.0.self_attn.v_proj.weight"] > 0.055
+    assert (
+        bounded == pytest.approx([0.055] * 4)
+        and sizes["model.layers.0.self_attn.v_proj.weight"] > 0.055
+    )
 
 
 @pytest.mark.slow
 def test_scripts_on_a_slice(tmp_path: Path) -> None:
-    """Both roads, end to end on made-up data: tokenizer, packing, ten steps, a restart, reading, export, measuring, retriever."""
+    """Both roads, end to end on made-up data.
+
+    That is tokenizer, packing, ten steps, a restart, reading, export, measuring, retriever.
+    """
 
     def script(name: str, *args: object) -> str:
         call = [sys.executable, "-m", f"training.{name}", *map(str, args)]
-        done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        done = subprocess.run(
+            call,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
-    data, packed, run, out = small_data(tmp_path / "data"), tmp_path / "packed", tmp_path / "run", tmp_path / "out"
+    data, packed, run, out = (
+        small_data(tmp_path / "data"),
+        tmp_path / "packed",
+        tmp_path / "run",
+        tmp_path / "out",
+    )
     script("tokenizer", data, packed, "--vocabulary", 400, "--megabytes", 100)
     script("prepare", data, packed, "--megabytes", 100)
     tiny = ("--shape", "tiny", "--rows", 2, "--length", 320, "--save-minutes", 10)
-    script("train", packed, run, *tiny, "--max-steps", 10, "--workers", 1)  # the road of the GPU, on this device
+    # the road of the GPU, on this device
+    script("train", packed, run, *tiny, "--max-steps", 10, "--workers", 1)
     assert "from step 10" in script("train", packed, run, *tiny, "--max-steps", 2)
-    script("train", packed, run, *tiny, "--stage", "read", "--weights", run / "pretrain", "--max-steps", 2)
+    script(
+        "train",
+        packed,
+        run,
+        *tiny,
+        "--stage",
+        "read",
+        "--weights",
+        run / "pretrain",
+        "--max-steps",
+        2,
+    )
     script("export", run / "read", packed, out, "--passages", "apart")
     assert all(path.stat().st_size <= 15_000_000 for path in out.iterdir())
     assert json.loads((out / "config.json").read_text())["rag_memtok_passages"] == "apart"
     assert str(tmp_path) not in "".join(path.read_text() for path in out.glob("*.json"))
-    scores = script("evaluate", out, data, "--val", packed / "val.bin", "--questions", 2, "--baseline", "--sources", "nq_swap")
+    scores = script(
+        "evaluate",
+        out,
+        data,
+        "--val",
+        packed / "val.bin",
+        "--questions",
+        2,
+        "--baseline",
+        "--sources",
+        "nq_swap",
+    )
     assert "bits per byte" in scores
     script("retriever", packed, tmp_path / "retriever", "--max-steps", 5, "--batch", 32)
     assert "Recall@1" in script("retrieval", tmp_path / "retriever", data, "--lm", out)
@@ -206,15 +305,26 @@ def test_the_export_that_is_documented_is_the_one_that_ships() -> None:
     shipped = json.loads((ROOT / "rag_memtok/mini/lm/config.json").read_text())
     said = f"--id {shipped['rag_memtok_id']} --passages {shipped['rag_memtok_passages']} "
     for path in ("training/README.md", "training/export.py"):
-        (command,) = (line for line in (ROOT / path).read_text().splitlines() if "python -m training.export" in line)
+        (command,) = (
+            line
+            for line in (ROOT / path).read_text().splitlines()
+            if "python -m training.export" in line
+        )
         assert said in command
 
 
 def test_notice_names_all_weights_with_their_cards() -> None:
     """And each card its licence."""
-    folders = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "rag_memtok").rglob("*.safetensors")}
-    assert folders and all(f"{folder}/README.md" in (ROOT / "NOTICE").read_text() for folder in folders)
-    assert all("license: cc-by-sa-4.0" in (ROOT / folder / "README.md").read_text() for folder in folders)
+    folders = {
+        path.parent.relative_to(ROOT).as_posix()
+        for path in (ROOT / "rag_memtok").rglob("*.safetensors")
+    }
+    assert folders and all(
+        f"{folder}/README.md" in (ROOT / "NOTICE").read_text() for folder in folders
+    )
+    assert all(
+        "license: cc-by-sa-4.0" in (ROOT / folder / "README.md").read_text() for folder in folders
+    )
 
 
 def same_embeddings(folder: Path) -> None:
@@ -224,30 +334,58 @@ def same_embeddings(folder: Path) -> None:
 
     model = SentenceTransformer(str(folder), device="cpu")
     part = next(folder.rglob("model.safetensors"))
-    ids = Tokenizer.from_file(str(part.parent / "tokenizer.json")).encode(SENTENCES[0], add_special_tokens=False).ids
+    ids = (
+        Tokenizer.from_file(str(part.parent / "tokenizer.json"))
+        .encode(SENTENCES[0], add_special_tokens=False)
+        .ids
+    )
     plain = next(iter(load_file(part).values())).astype(np.float32)[ids].mean(0)
-    assert np.abs(model.encode(SENTENCES[0]).astype(np.float32) - plain / np.linalg.norm(plain)).max() < 2e-3
+    assert (
+        np.abs(model.encode(SENTENCES[0]).astype(np.float32) - plain / np.linalg.norm(plain)).max()
+        < 2e-3
+    )
 
 
 def test_a_reply_is_led_as_the_chat_template_says(made: frame.Frame, folder: Path) -> None:
-    """An answer begins with the token that stands in a passage; a recital begins as the document does."""
+    """An answer begins with the token that stands in a passage.
+
+    A recital begins as the document does.
+    """
     from transformers import AutoTokenizer
 
     words = AutoTokenizer.from_pretrained(folder)
     user = {"role": "user", "content": "Who?"}
-    turn = words.apply_chat_template([user, {"role": "assistant", "content": "Anna"}], tokenize=False)
+    turn = words.apply_chat_template(
+        [user, {"role": "assistant", "content": "Anna"}], tokenize=False
+    )
     assert turn.endswith("\n\n" + frame.LEAD + "Anna<|eot_id|>")
-    assert made._frame.decode(list(made.reply("Anna").ids), skip_special_tokens=False) == frame.LEAD + "Anna<|eot_id|>"
+    assert (
+        made._frame.decode(list(made.reply("Anna").ids), skip_special_tokens=False)
+        == frame.LEAD + "Anna<|eot_id|>"
+    )
     assert made.decode(list(made.recital("Anna").ids)) == "Anna"
 
 
-def test_a_readers_chunks_are_of_train_questions_that_the_model_answers_and_are_written_once(tmp_path: Path, toy_lm: LM) -> None:
-    """Chunks of train questions alone, each with the questions it answers; memories already in a file are not written again."""
+def test_a_readers_chunks_are_of_train_questions_that_the_model_answers_and_are_written_once(
+    tmp_path: Path, toy_lm: LM
+) -> None:
+    """Chunks of train questions alone, each with the questions it answers.
+
+    Memories already in a file are not written again.
+    """
     (tmp_path / "qa").mkdir()
     for source in (*sources.SPAN_QUESTIONS, *sources.FREE_QUESTIONS, sources.UNANSWERABLE):
-        context = f"The lamp of {source} was lit by Ana in March. Its keeper wrote a letter to the harbour about it."
-        rows = [{"context": context, "question": "Who lit it?", "answers": ["Ana"], "split": "train"}]
-        rows += [{"context": context, "question": "Who else?", "answers": ["keeper"], "split": "dev"}]
+        context = (
+            f"The lamp of {source} was lit by Ana in March. Its keeper wrote a letter to "
+            "the "
+            "harbour about it."
+        )
+        rows = [
+            {"context": context, "question": "Who lit it?", "answers": ["Ana"], "split": "train"}
+        ]
+        rows += [
+            {"context": context, "question": "Who else?", "answers": ["keeper"], "split": "dev"}
+        ]
         with lzma.open(tmp_path / "qa" / f"{source}.jsonl.xz", "wt") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
     some = reader.chosen(toy_lm, tmp_path, 3, 64, least=0.0, seed=0)
@@ -258,10 +396,19 @@ def test_a_readers_chunks_are_of_train_questions_that_the_model_answers_and_are_
     assert reader.kept(tmp_path / "chosen.jsonl", toy_lm, lambda: some) == some
     assert reader.kept(tmp_path / "chosen.jsonl", toy_lm, lambda: []) == some
     settings = Memorize(template="bare", tokens_per_vector=8, steps=3, codec="float16", batch=4)
-    first = reader.written(toy_lm, bare(toy_lm), some, settings, (8, 4), tmp_path / "memories", (0, 1))
+    first = reader.written(
+        toy_lm, bare(toy_lm), some, settings, (8, 4), tmp_path / "memories", (0, 1)
+    )
     (file,) = (tmp_path / "memories").iterdir()
     stamp = file.stat().st_mtime_ns
-    again = reader.written(toy_lm, bare(toy_lm), some, settings, (8, 4), tmp_path / "memories", (0, 1))
+    again = reader.written(
+        toy_lm, bare(toy_lm), some, settings, (8, 4), tmp_path / "memories", (0, 1)
+    )
     assert file.stat().st_mtime_ns == stamp
-    assert set(first) == {one.key for one in some} and all(np.array_equal(first[key], again[key]) for key in first)
-    assert reader.written(toy_lm, bare(toy_lm), some, settings, (8, 4), tmp_path / "memories", (1, 2)) == {}
+    assert set(first) == {one.key for one in some} and all(
+        np.array_equal(first[key], again[key]) for key in first
+    )
+    assert (
+        reader.written(toy_lm, bare(toy_lm), some, settings, (8, 4), tmp_path / "memories", (1, 2))
+        == {}
+    )

@@ -9,27 +9,66 @@ from test_evaluate import ROWS, filed
 from rag_memtok.cli.tables import ranged
 from rag_memtok.evaluation.metrics import Interval
 
-QUICK = ("--chunk-tokens", 48, "--steps", 40, "--seconds-per-chunk", 0, "--max-new-tokens", 3, "--readers", "text,memory,none", "--k", 2)
+QUICK = (
+    "--chunk-tokens",
+    48,
+    "--steps",
+    40,
+    "--seconds-per-chunk",
+    0,
+    "--max-new-tokens",
+    3,
+    "--readers",
+    "text,memory,none",
+    "--k",
+    2,
+)
 
 
 def test_the_table_the_file_and_the_pictures(run, model_folder, tmp_path):  # noqa: F811
     pytest.importorskip("matplotlib")
-    words = ("eval", filed(tmp_path, ROWS), "--model", model_folder, *QUICK, "--tokens-per-vector", "4,8", "--work", "w")
+    words = (
+        "eval",
+        filed(tmp_path, ROWS),
+        "--model",
+        model_folder,
+        *QUICK,
+        "--tokens-per-vector",
+        "4,8",
+        "--work",
+        "w",
+    )
     code, out, err = run(*words, "--out", "all.json", "--figures", "pictures")
-    assert code == 0 and out.startswith(f"{model_folder}, template bare, recipe margin: 4 questions (1 that the documents do not answer)")
+    assert code == 0 and out.startswith(
+        f"{model_folder}, template bare, recipe margin: 4 questions (1 that the documents do not "
+        "answer)"
+    )
     titles = [line for line in out.splitlines() if line and not line.startswith("|")]
-    assert titles[1:3] == ["memories", "the gold chunk alone"] and titles[-1].startswith("unrelated texts")
-    assert sum(line.startswith("| memory ") for line in out.splitlines()) == 6 + 2 + 2 + 2  # alone, among, apart; sources; beside; before
+    assert titles[1:3] == ["memories", "the gold chunk alone"] and titles[-1].startswith(
+        "unrelated texts"
+    )
+    # alone, among, apart; sources; beside; before
+    assert sum(line.startswith("| memory ") for line in out.splitlines()) == 6 + 2 + 2 + 2
     assert "4 questions about 3 chunks; 3 chunks to write" in err
     everything = json.loads((tmp_path / "all.json").read_text())
-    assert len(everything["cells"][0]["answers"]) == 4 and everything["rows"][0]["f1"].keys() == {"mean", "low", "high"}
+    assert len(everything["cells"][0]["answers"]) == 4 and everything["rows"][0]["f1"].keys() == {
+        "mean",
+        "low",
+        "high",
+    }
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
         "quality-against-compression.png",
         "quality-against-k-apart.png",
         "quality-against-k.png",
     ]
     code, out, err = run(*words, "--json")
-    assert code == 0 and {row["reader"] for row in json.loads(out)["rows"]} == {"text", "memory", "none", "nothing", "random"}
+    assert code == 0 and {row["reader"] for row in json.loads(out)["rows"]} == {
+        "text",
+        "memory",
+        "none",
+        "nothing",
+        "random",
+    }
 
 
 @pytest.mark.parametrize(

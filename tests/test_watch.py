@@ -97,12 +97,25 @@ def test_the_first_failure_is_raised(config, tmp_path):
     assert not (tmp_path / "docs" / ".rag-memtok").exists()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_ends_the_command_with_what_was_done(config, tmp_path, sent):
     api.ingest([tmp_path / "docs"], config)
-    words = ["watch", str(tmp_path / "docs"), "--store", config.store, "--threads", "1", "--device", "cpu"]
+    words = [
+        "watch",
+        str(tmp_path / "docs"),
+        "--store",
+        config.store,
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
     program = [sys.executable, "-c", "from rag_memtok.cli.app import main; main()", *words]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:
+    with subprocess.Popen(
+        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as command:
         assert command.stderr.readline() == "watching; Ctrl-C ends\n"
         (tmp_path / "docs" / "b.txt").write_text("The fan is loud.")
         assert "watching" in command.stderr.readline()
@@ -111,16 +124,21 @@ def test_ctrl_c_ends_the_command_with_what_was_done(config, tmp_path, sent):
             out, err = command.communicate(timeout=60)
         finally:
             command.kill()
-    assert command.returncode == 0 and out.endswith("watched: 1 files written (1 chunks), 0 removed, in 2 rounds; all of it is stored\n")
+    assert command.returncode == 0 and out.endswith(
+        "watched: 1 files written (1 chunks), 0 removed, in 2 rounds; all of it is stored\n"
+    )
     assert "Traceback" not in err
     proven(config)
 
 
 def test_without_watchfiles_one_line_says_how_to_get_it(tmp_path):
     script = (
-        "import sys; sys.modules['watchfiles'] = None; sys.argv = ['rag-memtok', 'watch', '.', '--json']\n"
+        "import sys; sys.modules['watchfiles'] = None; sys.argv = ['rag-memtok', 'watch', '.', "
+        "'--json']\n"
         "from rag_memtok.cli.app import main\nmain()"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 2 and "pip install 'rag-memtok[watch]'" in done.stderr
     assert "watchfiles" in json.loads(done.stdout)["error"]["message"]

@@ -1,4 +1,7 @@
-"""Toy models built in the test process: 2 layers, d = 128, `initializer_range=0.1`, so that 16 random tokens fit into M = 4 in a moment."""
+"""Toy models built in the test process: 2 layers, d = 128, `initializer_range=0.1`.
+
+With these, 16 random tokens fit into M = 4 in a moment.
+"""
 
 import functools
 import hashlib
@@ -22,7 +25,14 @@ from transformers import (
 
 from rag_memtok.model import lm
 
-SPECIAL = ("<|end_of_text|>", "<|begin_of_text|>", "<|pad|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+SPECIAL = (
+    "<|end_of_text|>",
+    "<|begin_of_text|>",
+    "<|pad|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+)
 WIDTH, LAYERS, CONTEXT = 128, 2, 512
 SENTENCES = (
     "The lamp of the harbour was repaired in March, and its keeper wrote a letter.",
@@ -32,13 +42,18 @@ SENTENCES = (
 )
 CHAT = (
     "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] + '<|eot_id|>' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] + "
+    "'<|eot_id|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ "
+    "'<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
 
 
 def tokenizer(chat: str | None = CHAT, lossy: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over a few sentences, about 400 words. `lossy` folds capitals, so that only lower-case text comes back."""
+    """A byte-level BPE over a few sentences, about 400 words.
+
+    `lossy` folds capitals, so that only lower-case text comes back.
+    """
     rules = Tokenizer(BPE())
     rules.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     rules.decoder = decoders.ByteLevel()
@@ -46,7 +61,13 @@ def tokenizer(chat: str | None = CHAT, lossy: bool = False) -> PreTrainedTokeniz
         rules.normalizer = normalizers.Lowercase()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     rules.train_from_iterator(
-        SENTENCES * 5, BpeTrainer(vocab_size=400, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False)
+        SENTENCES * 5,
+        BpeTrainer(
+            vocab_size=400,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=alphabet,
+            show_progress=False,
+        ),
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=rules,
@@ -63,9 +84,10 @@ def llama(words: int, seed: int = 0, tied: bool = True) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=words, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=CONTEXT, initializer_range=0.1, tie_word_embeddings=tied, bos_token_id=1,
-            eos_token_id=0, pad_token_id=2,
+            vocab_size=words, hidden_size=WIDTH, intermediate_size=2 * WIDTH,
+            num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2,
+            max_position_embeddings=CONTEXT, initializer_range=0.1, tie_word_embeddings=tied,
+            bos_token_id=1, eos_token_id=0, pad_token_id=2,
         )
     )  # fmt: skip
 
@@ -75,9 +97,10 @@ def cousin(config: type, words: int, seed: int = 0, **more: object) -> PreTraine
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(
         config(
-            vocab_size=words, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=4,
-            num_key_value_heads=2, head_dim=WIDTH // 4, max_position_embeddings=CONTEXT, initializer_range=0.1, bos_token_id=1,
-            eos_token_id=0, pad_token_id=2, **more,
+            vocab_size=words, hidden_size=WIDTH, intermediate_size=2 * WIDTH,
+            num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2,
+            head_dim=WIDTH // 4, max_position_embeddings=CONTEXT, initializer_range=0.1,
+            bos_token_id=1, eos_token_id=0, pad_token_id=2, **more,
         )
     )  # fmt: skip
 
@@ -87,8 +110,9 @@ def gpt2(words: int, seed: int = 0, tied: bool = True) -> GPT2LMHeadModel:
     torch.manual_seed(seed)
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=words, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=CONTEXT, initializer_range=0.1, bos_token_id=1,
-            eos_token_id=0, pad_token_id=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, tie_word_embeddings=tied,
+            vocab_size=words, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=CONTEXT,
+            initializer_range=0.1, bos_token_id=1, eos_token_id=0, pad_token_id=2, resid_pdrop=0.0,
+            embd_pdrop=0.0, attn_pdrop=0.0, tie_word_embeddings=tied,
         )
     )  # fmt: skip
 
@@ -105,16 +129,25 @@ MODELS = {
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str) -> lm.LM:
-    """Makes an LM of a model that is in memory already, frozen from here on; its weight hash is over the parameters."""
+    """Makes an LM of a model that is in memory already, frozen from here on.
+
+    Its weight hash is over the parameters.
+    """
     model.eval().requires_grad_(False)
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode() + value.detach().float().cpu().numpy().tobytes())
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    return lm.LM(model, tokenizer, lm.Identity(name, "", digest.hexdigest(), lm._hash_tokenizer(tokenizer), dtype))
+    return lm.LM(
+        model,
+        tokenizer,
+        lm.Identity(name, "", digest.hexdigest(), lm._hash_tokenizer(tokenizer), dtype),
+    )
 
 
-def lm_of(kind: str = "llama", seed: int = 0, chat: str | None = CHAT, dtype: torch.dtype = torch.float32) -> lm.LM:
+def lm_of(
+    kind: str = "llama", seed: int = 0, chat: str | None = CHAT, dtype: torch.dtype = torch.float32
+) -> lm.LM:
     """An LM of one of MODELS."""
     words = tokenizer(chat)
     return wrap(MODELS[kind](len(words), seed=seed).to(dtype), words, f"toy-{kind}")

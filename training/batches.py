@@ -16,9 +16,12 @@ from training.tasks import Tasks
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of the rows of a batch; `others` is how much of the tokens that are not the assistant's is scored, by chance.
+    """Shares of the rows of a batch.
 
-    `first` is how much more an answer's first word weighs than its others: to find the place is the lesson, the rest is copying.
+    `others` is how much of the tokens that are not the assistant's is scored, by chance.
+
+    `first` is how much more an answer's first word weighs than its others: to find the place is the
+    lesson, the rest is copying.
     """
 
     prose: float
@@ -26,18 +29,28 @@ class Mix:
     reading: float
     others: float = 1.0
     first: float = 1.0
-    echo: float = 0.08  # this share of the copy tasks is plain repetition, which forms the copying heads
+    # this share of the copy tasks is plain repetition, which forms the copying heads
+    echo: float = 0.08
 
     def tasks(self) -> dict[str, float]:
         """Weights of the kinds of tasks, prose left out."""
-        parts = {"recall": 0.4, "lookup": 0.25, "continue_after": 0.15, "cloze": 0.15, "repeat": 0.05}
+        parts = {
+            "recall": 0.4,
+            "lookup": 0.25,
+            "continue_after": 0.15,
+            "cloze": 0.15,
+            "repeat": 0.05,
+        }
         kinds = {kind: self.copy * (1 - self.echo) * part for kind, part in parts.items()}
         return kinds | {"echo": self.copy * self.echo, "reading": self.reading}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Ids `[rows, length]`, the ids that follow them, and the weights of those in the loss (0: not scored)."""
+    """Ids `[rows, length]`, the ids that follow them, and the weights of those in the loss.
+
+    A weight of 0 means not scored.
+    """
 
     ids: Tensor
     targets: Tensor
@@ -50,7 +63,10 @@ class Batch:
 
 
 class Rows(IterableDataset):
-    """An endless stream of (ids, weights) of length + 1 tokens each. Each worker and process has a seed of its own."""
+    """An endless stream of (ids, weights) of length + 1 tokens each.
+
+    Each worker and process has a seed of its own.
+    """
 
     def __init__(self, folder: Path, mix: Mix, length: int, seed: int) -> None:
         """Remembers where things are; files are opened where the rows are made."""
@@ -65,10 +81,17 @@ class Rows(IterableDataset):
         frame = Frame(self.folder / "tokenizer.json")
         tasks, self.refusal = Tasks(frame, self.folder, seed + 1), frame.text(LEAD + REFUSAL)[0]
         while True:
-            yield self.prose(self.length + 1) if self.rng.random() < self.mix.prose else self.packed(tasks)
+            yield (
+                self.prose(self.length + 1)
+                if self.rng.random() < self.mix.prose
+                else self.packed(tasks)
+            )
 
     def prose(self, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Beginning-of-text and a window of the prose at a random place, all scored: so a text begins wherever one is asked for."""
+        """Beginning-of-text and a window of the prose at a random place, all scored.
+
+        So a text begins wherever one is asked for.
+        """
         start = self.rng.randrange(len(self.stream) - length)
         window = self.stream[start : start + length].astype(np.int64)
         window[:1] = BOS  # of a window that is not empty
@@ -83,19 +106,29 @@ class Rows(IterableDataset):
             ids += row.ids
             weights += self.weigh(row)
         tail, tail_weights = self.prose(self.length + 1 - len(ids))
-        return np.concatenate([np.array(ids, dtype=np.int64), tail]), np.concatenate([np.array(weights, dtype=np.float32), tail_weights])
+        return np.concatenate([np.array(ids, dtype=np.int64), tail]), np.concatenate(
+            [np.array(weights, dtype=np.float32), tail_weights]
+        )
 
     def weigh(self, row: Row) -> list[float]:
-        """What each token of a task weighs: an answer's first word most (but a refusal's), what is not the assistant's now and then."""
+        """What each token of a task weighs.
+
+        An answer's first word weighs most (but a refusal's), what is not the assistant's now and
+        then.
+        """
         before = (False, *row.answer)
         return [
-            (1.0 if after or token == self.refusal else self.mix.first) if answer else float(self.rng.random() < self.mix.others)
+            (1.0 if after or token == self.refusal else self.mix.first)
+            if answer
+            else float(self.rng.random() < self.mix.others)
             for token, answer, after in zip(row.ids, row.answer, before, strict=False)
         ]
 
 
 def batches(rows: Rows, size: int, workers: int) -> Iterator[Batch]:
     """Batches of `size` rows, made by `workers` processes (0: in this one)."""
-    loader = torch.utils.data.DataLoader(rows, batch_size=size, num_workers=workers, prefetch_factor=4 if workers else None)
+    loader = torch.utils.data.DataLoader(
+        rows, batch_size=size, num_workers=workers, prefetch_factor=4 if workers else None
+    )
     for ids, weights in loader:
         yield Batch(ids[:, :-1], ids[:, 1:], weights[:, 1:])

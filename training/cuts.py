@@ -1,4 +1,7 @@
-"""Cutting passages at sentence ends, around an answer, in about the length of the product's chunks."""
+"""Cutting passages at sentence ends, around an answer.
+
+They are cut in about the length of the product's chunks.
+"""
 
 import random
 import re
@@ -7,7 +10,10 @@ SENTENCE_END = re.compile(r"(?<=[.!?;\n])\s+")
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """Spans of the sentences of a text, in characters; together they cover all but the spaces between them."""
+    """Spans of the sentences of a text, in characters.
+
+    Together they cover all but the spaces between them.
+    """
     starts = [0, *(m.end() for m in SENTENCE_END.finditer(text))]
     ends = [*(m.start() for m in SENTENCE_END.finditer(text)), len(text)]
     return [(a, b) for a, b in zip(starts, ends, strict=True) if b > a]
@@ -22,7 +28,10 @@ def passage_length(rng: random.Random) -> int:
 
 
 def cut(context: str, answer: str | None, length: int, rng: random.Random) -> str:
-    """A run of whole sentences of about `length` characters with the answer in it, at a random place."""
+    """A run of whole sentences of about `length` characters.
+
+    The answer is in it, at a random place.
+    """
     if len(context) <= length:
         return context.strip()
     spans = sentences(context)
@@ -33,7 +42,9 @@ def cut(context: str, answer: str | None, length: int, rng: random.Random) -> st
     while last + 1 < len(spans) and answer and spans[last][1] < place + len(answer):
         last += 1
     while True:
-        grow = [side for side, free in (("left", first > 0), ("right", last + 1 < len(spans))) if free]
+        grow = [
+            side for side, free in (("left", first > 0), ("right", last + 1 < len(spans))) if free
+        ]
         if not grow:
             break
         left = rng.choice(grow) == "left"

@@ -1,4 +1,4 @@
-"""The dev questions as they are measured: passages cut to the product's chunks, with distractors."""
+"""The dev questions as measured: passages cut to the product's chunks, with distractors."""
 
 import random
 import re
@@ -14,7 +14,10 @@ CHUNK = 500  # characters, about 128 tokens
 
 @dataclass(frozen=True)
 class Example:
-    """A dev question, the passage cut around its answer, four distractors and every right answer."""
+    """A dev question, its passage, four distractors and every right answer.
+
+    The passage is cut around its answer.
+    """
 
     source: str
     question: str
@@ -31,40 +34,70 @@ class Example:
 
 
 def dev(data: Path, source: str, limit: int) -> list[Example]:
-    """At most `limit` dev questions of a source, chosen by hash; answers over 200 characters are left out.
+    """At most `limit` dev questions of a source, chosen by hash.
 
-    Distractors: another cut of the same document where it is long enough, then passages of other questions of the same source.
+    Answers over 200 characters are left out.
+
+    Distractors: another cut of the same document where it is long enough, then passages of other
+    questions of the same source.
     """
-    rows = sorted(questions(data, source, "dev"), key=lambda r: hash01(r["question"] + r["context"], "dev"))
+    rows = sorted(
+        questions(data, source, "dev"), key=lambda r: hash01(r["question"] + r["context"], "dev")
+    )
     rng = random.Random(source)
-    cuts = [cut(row["context"], row["answers"][0], CHUNK, rng) for row in rows[: 4 * limit] if usable(row)]
+    cuts = [
+        cut(row["context"], row["answers"][0], CHUNK, rng)
+        for row in rows[: 4 * limit]
+        if usable(row)
+    ]
     rows = [row for row in rows[: 4 * limit] if usable(row)]
     made = []
     for row, gold in list(zip(rows, cuts, strict=True))[:limit]:
         same = cut(row["context"], None, CHUNK, rng)
         right = [a for a in row["answers"] if a]
         pool = [same, *rng.sample(cuts, min(12, len(cuts)))]
-        others = [p for p in dict.fromkeys(pool) if p != gold and (row.get("impossible") or not any(a in p for a in right))]
+        others = [
+            p
+            for p in dict.fromkeys(pool)
+            if p != gold and (row.get("impossible") or not any(a in p for a in right))
+        ]
         answers = (REFUSAL,) if row.get("impossible") else tuple(right)
-        made.append(Example(source, row["question"], gold, tuple(others[:4]), answers, not row.get("impossible")))
+        made.append(
+            Example(
+                source, row["question"], gold, tuple(others[:4]), answers, not row.get("impossible")
+            )
+        )
     return made
 
 
 def usable(row: dict) -> bool:
     """Whether a row has a context and a short answer."""
-    return bool(row["context"] and row["answers"] and row["answers"][0] and len(row["answers"][0]) <= 200)
+    return bool(
+        row["context"] and row["answers"] and row["answers"][0] and len(row["answers"][0]) <= 200
+    )
 
 
 def all_dev(data: Path, limit: int, only: list[str] | None = None) -> list[Example]:
     """Examples of every source that has dev questions, or of some."""
-    return [e for source in only or (*SPAN_QUESTIONS, *FREE_QUESTIONS, UNANSWERABLE) for e in dev(data, source, limit)]
+    return [
+        e
+        for source in only or (*SPAN_QUESTIONS, *FREE_QUESTIONS, UNANSWERABLE)
+        for e in dev(data, source, limit)
+    ]
 
 
 def best_sentence(question: str, passages: list[str]) -> str:
-    """The sentence of the passages that shares most words with the question: what a reader must beat."""
+    """The sentence of the passages that shares most words with the question.
+
+    It is what a reader must beat.
+    """
     asked = set(re.findall(r"\w+", question.lower()))
     found = [p[a:b] for p in passages for a, b in sentences(p)]
-    return max(found, key=lambda s: len(asked & set(re.findall(r"\w+", s.lower()))) / (3 + len(s.split())) ** 0.3, default="")
+    return max(
+        found,
+        key=lambda s: len(asked & set(re.findall(r"\w+", s.lower()))) / (3 + len(s.split())) ** 0.3,
+        default="",
+    )
 
 
 def chunks(context: str, length: int = CHUNK) -> list[str]:

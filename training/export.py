@@ -2,7 +2,8 @@
 
     python -m training.export CHECKPOINT PACKED OUT --id mini-1 --passages apart --card CARD.md
 
-bf16 safetensors in shards of at most 15 MB, tokenizer with the chat template, generation config; no local path in any file.
+bf16 safetensors in shards of at most 15 MB, tokenizer with the chat template, generation config; no
+local path in any file.
 """
 
 import argparse
@@ -26,8 +27,18 @@ def strip(path: Path) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
-def export(checkpoint: Path, tokenizer: Path, out: Path, name: str, passages: str | None = None, shard: str = "15MB") -> None:
-    """Writes weights, tokenizer and configs, with `name` as the model's id and how it reads `passages` (if any); what was in `out` goes."""
+def export(
+    checkpoint: Path,
+    tokenizer: Path,
+    out: Path,
+    name: str,
+    passages: str | None = None,
+    shard: str = "15MB",
+) -> None:
+    """Writes weights, tokenizer and configs, with `name` as the model's id.
+
+    The configs also have how it reads `passages` (if any). What was in `out` goes.
+    """
     shutil.rmtree(out, ignore_errors=True)
     model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16)
     model.config.eos_token_id = [EOS, EOT]
@@ -35,7 +46,9 @@ def export(checkpoint: Path, tokenizer: Path, out: Path, name: str, passages: st
         model.config.rag_memtok_id = name
     if passages:
         model.config.rag_memtok_passages = passages
-    model.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=[EOS, EOT], pad_token_id=PAD, do_sample=False)
+    model.generation_config = GenerationConfig(
+        bos_token_id=BOS, eos_token_id=[EOS, EOT], pad_token_id=PAD, do_sample=False
+    )
     model.save_pretrained(out, max_shard_size=shard)
     save_tokenizer(Tokenizer.from_file(str(tokenizer)), out, model.config.max_position_embeddings)
     for path in out.glob("*config.json"):
@@ -44,13 +57,17 @@ def export(checkpoint: Path, tokenizer: Path, out: Path, name: str, passages: st
 
 def main() -> None:
     """Parses the command line and exports."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("packed", type=Path, help="the folder with tokenizer.json")
     parser.add_argument("out", type=Path)
     parser.add_argument("--id", default="", help="the model's name, kept in config.json")
     parser.add_argument(
-        "--passages", choices=("together", "apart"), help="how it was measured to read several passages better, kept there, too"
+        "--passages",
+        choices=("together", "apart"),
+        help="how it was measured to read several passages better, kept there, too",
     )
     parser.add_argument("--card", type=Path, help="becomes README.md")
     args = parser.parse_args()

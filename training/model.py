@@ -51,7 +51,10 @@ class State:
 
 
 def build(shape: Shape, tokenizer: Tokenizer, seed: int) -> LlamaForCausalLM:
-    """An untrained model whose words start near their own variants with a space or a capital letter."""
+    """An untrained model whose words start near their own variants.
+
+    The variants are those with a space or a capital letter.
+    """
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -73,7 +76,9 @@ def build(shape: Shape, tokenizer: Tokenizer, seed: int) -> LlamaForCausalLM:
 
 
 def share_variants(embedding: Tensor, tokenizer: Tokenizer, share: float = 0.7) -> None:
-    """Gives ` Word`, `Word` and `word` a common part, in place: an answer's first word has no space before it, the passage's has.
+    """Gives ` Word`, `Word` and `word` a common part, in place.
+
+    An answer's first word has no space before it, the passage's has.
 
     The rows keep their variance: share * common + sqrt(1 - share^2) * own.
     """
@@ -91,11 +96,20 @@ def parameters(model: LlamaForCausalLM) -> int:
 
 
 def save(model: LlamaForCausalLM, state: State, folder: Path) -> None:
-    """Writes bf16 weights and the state so that a kill at any moment leaves one whole checkpoint."""
+    """Writes bf16 weights and the state.
+
+    It does so in a way that a kill at any moment leaves one whole checkpoint.
+    """
     fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)
-    weights = {name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
-    model.save_pretrained(fresh, state_dict=weights | {"lm_head.weight": weights["model.embed_tokens.weight"]})
+    weights = {
+        name: tensor.detach().to("cpu", torch.bfloat16)
+        for name, tensor in model.state_dict().items()
+        if name != "lm_head.weight"
+    }
+    model.save_pretrained(
+        fresh, state_dict=weights | {"lm_head.weight": weights["model.embed_tokens.weight"]}
+    )
     (fresh / "state.json").write_text(json.dumps(asdict(state)))
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -105,7 +119,11 @@ def save(model: LlamaForCausalLM, state: State, folder: Path) -> None:
 
 def find(folder: Path) -> Path | None:
     """The newest whole checkpoint at `folder`, if there is one."""
-    for candidate in (folder, folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")):
+    for candidate in (
+        folder,
+        folder.with_name(folder.name + ".new"),
+        folder.with_name(folder.name + ".old"),
+    ):
         if (candidate / "state.json").exists():
             return candidate
     return None
@@ -119,4 +137,8 @@ def load(folder: Path) -> tuple[LlamaForCausalLM, State]:
 
 def load_embedding(folder: Path) -> np.ndarray:
     """The embedding rows of a checkpoint, `[vocabulary, width]`, in fp32."""
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).model.embed_tokens.weight.detach().numpy()
+    return (
+        LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        .model.embed_tokens.weight.detach()
+        .numpy()
+    )

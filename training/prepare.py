@@ -1,7 +1,9 @@
-"""Packs prose into uint16 token files and gathers passages and questions: `python -m training.prepare DATA OUT`.
+"""Packs prose into uint16 token files and gathers passages and questions.
 
-OUT must hold `tokenizer.json`. Writes train.bin, val.bin (documents held out by hash), passages.jsonl (paragraphs of prose) and
-questions.jsonl.
+Run it as `python -m training.prepare DATA OUT`.
+
+OUT must hold `tokenizer.json`. Writes train.bin, val.bin (documents held out by hash),
+passages.jsonl (paragraphs of prose) and questions.jsonl.
 """
 
 import argparse
@@ -19,11 +21,16 @@ HELD_OUT = 0.004  # of the documents, for bits per byte
 
 
 def pack(tokenizer: Tokenizer, texts: list[str], path: Path) -> int:
-    """Writes the texts as one stream of ids, each between beginning and end of text. Returns the number of tokens."""
+    """Writes the texts as one stream of ids, each between beginning and end of text.
+
+    Returns the number of tokens.
+    """
     total = 0
     with path.open("wb") as out:
         for start in range(0, len(texts), 500):
-            for encoding in tokenizer.encode_batch_fast(texts[start : start + 500], add_special_tokens=False):
+            for encoding in tokenizer.encode_batch_fast(
+                texts[start : start + 500], add_special_tokens=False
+            ):
                 ids = np.array([BOS, *encoding.ids, EOS], dtype=np.uint16)
                 total += len(ids)
                 ids.tofile(out)
@@ -43,13 +50,30 @@ def paragraphs(texts: list[str], shortest: int = 160, longest: int = 1200) -> It
 
 
 def question_rows(data: Path, split: str, longest_answer: int = 120) -> Iterator[dict]:
-    """Questions with an answer of at most `longest_answer` characters; the unanswerable ones have the answer None."""
+    """Questions with an answer of at most `longest_answer` characters.
+
+    The unanswerable ones have the answer None.
+    """
     for source in (*SPAN_QUESTIONS, *FREE_QUESTIONS, UNANSWERABLE):
         for row in questions(data, source, split):
-            answers = [None] if row.get("impossible") else [a for a in row["answers"] if a and len(a) <= longest_answer]
+            answers = (
+                [None]
+                if row.get("impossible")
+                else [a for a in row["answers"] if a and len(a) <= longest_answer]
+            )
             if answers and row["context"] and len(row["question"]) < 300:
-                context = row["context"] if len(row["context"]) < 4000 else around(row["context"], answers[0], 4000)
-                yield {"source": source, "context": context, "question": row["question"], "answer": answers[0], "answers": answers}
+                context = (
+                    row["context"]
+                    if len(row["context"]) < 4000
+                    else around(row["context"], answers[0], 4000)
+                )
+                yield {
+                    "source": source,
+                    "context": context,
+                    "question": row["question"],
+                    "answer": answers[0],
+                    "answers": answers,
+                }
 
 
 def around(context: str, answer: str | None, length: int) -> str:
@@ -74,19 +98,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="the data folder: text/ and qa/")
     parser.add_argument("out", type=Path, help="the folder with tokenizer.json")
-    parser.add_argument("--megabytes", type=float, default=110, help="prose to pack; 600 takes everything")
-    parser.add_argument("--passages", type=int, default=60_000, help="paragraphs to keep for the tasks")
+    parser.add_argument(
+        "--megabytes", type=float, default=110, help="prose to pack; 600 takes everything"
+    )
+    parser.add_argument(
+        "--passages", type=int, default=60_000, help="paragraphs to keep for the tasks"
+    )
     args = parser.parse_args()
     tokenizer = Tokenizer.from_file(str(args.out / "tokenizer.json"))
     tokenizer.encode_special_tokens = True
-    texts = sorted((text for _, text in prose(args.data, args.megabytes)), key=lambda t: hash01(t, "order"))
+    texts = sorted(
+        (text for _, text in prose(args.data, args.megabytes)), key=lambda t: hash01(t, "order")
+    )
     held = [t for t in texts if hash01(t[:500], "held out") < HELD_OUT]
     kept = [t for t in texts if hash01(t[:500], "held out") >= HELD_OUT]
-    print(f"validation: {pack(tokenizer, held, args.out / 'val.bin') / 1e6:.2f}M tokens of {len(held)} documents", flush=True)
-    print(f"train: {pack(tokenizer, kept, args.out / 'train.bin') / 1e6:.2f}M tokens of {len(kept)} documents", flush=True)
+    print(
+        f"validation: {pack(tokenizer, held, args.out / 'val.bin') / 1e6:.2f}M tokens of "
+        f"{len(held)} documents",
+        flush=True,
+    )
+    print(
+        f"train: {pack(tokenizer, kept, args.out / 'train.bin') / 1e6:.2f}M tokens of {len(kept)} "
+        "documents",
+        flush=True,
+    )
     chosen = sorted(paragraphs(kept), key=lambda t: hash01(t, "passage"))[: args.passages]
     print(f"passages: {write_rows(chosen, args.out / 'passages.jsonl')}")
-    print(f"questions: {write_rows(question_rows(args.data, 'train'), args.out / 'questions.jsonl')}")
+    print(
+        f"questions: {write_rows(question_rows(args.data, 'train'), args.out / 'questions.jsonl')}"
+    )
 
 
 if __name__ == "__main__":

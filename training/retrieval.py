@@ -1,8 +1,11 @@
-"""Measures retrieval over all dev passages: `python -m training.retrieval RETRIEVER DATA --lm MODEL`.
+"""Measures retrieval over all dev passages.
 
-Recall@1/5/20 and MRR of full-text search alone, of the LM's pooled embeddings, of the trained retriever and of the two fused by
-reciprocal rank. Writes `retriever.json` beside the retriever: the dense weight with the best mean recall on half of the questions, and
-the threshold for "nothing relevant" (5th percentile of the cosine of gold pairs). The table is over the other half.
+Run it with `python -m training.retrieval RETRIEVER DATA --lm MODEL`.
+
+Recall@1/5/20 and MRR of full-text search alone, of the LM's pooled embeddings, of the trained
+retriever and of the two fused by reciprocal rank. Writes `retriever.json` beside the retriever: the
+dense weight with the best mean recall on half of the questions, and the threshold for "nothing
+relevant" (5th percentile of the cosine of gold pairs). The table is over the other half.
 """
 
 import argparse
@@ -33,7 +36,10 @@ class Pool:
 
 
 def pool(data: Path, limit: int) -> Pool:
-    """The dev contexts of every source in chunks; gold are the chunks of its context that hold the answer, or all if none does."""
+    """The dev contexts of every source in chunks.
+
+    Gold are the chunks of a question's context that hold the answer, or all if none does.
+    """
     index: dict[str, int] = {}
     asked, gold = [], []
     for source in (*SPAN_QUESTIONS, *FREE_QUESTIONS):
@@ -64,11 +70,15 @@ def full_text(pool: Pool) -> list[list[int]]:
 def embed(table: np.ndarray, tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
     """Normalised means of the rows of each text's tokens, `[texts, width]`."""
     encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    out = np.stack([table[e.ids].mean(0) if e.ids else np.zeros(table.shape[1]) for e in encoded]).astype(np.float32)
+    out = np.stack(
+        [table[e.ids].mean(0) if e.ids else np.zeros(table.shape[1]) for e in encoded]
+    ).astype(np.float32)
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
 
 
-def dense(table: np.ndarray, tokenizer: Tokenizer, pool: Pool) -> tuple[list[list[int]], np.ndarray]:
+def dense(
+    table: np.ndarray, tokenizer: Tokenizer, pool: Pool
+) -> tuple[list[list[int]], np.ndarray]:
     """Ranks by cosine, and the cosine of each question with the best of its gold passages."""
     scores = embed(table, tokenizer, pool.questions) @ embed(table, tokenizer, pool.passages).T
     ranks = np.argsort(-scores, axis=1)[:, :DEPTH].tolist()
@@ -86,8 +96,13 @@ def fuse(words: list[int], vectors: list[int], weight: float) -> list[int]:
 
 def scores(ranks: list[list[int]], gold: list[frozenset[int]]) -> dict[str, float]:
     """Recall at 1, 5 and 20 in per cent, and the mean reciprocal rank."""
-    first = [next((k for k, p in enumerate(row, 1) if p in right), 10**9) for row, right in zip(ranks, gold, strict=True)]
-    found = {f"recall@{k}": round(100 * sum(f <= k for f in first) / len(first), 1) for k in (1, 5, 20)}
+    first = [
+        next((k for k, p in enumerate(row, 1) if p in right), 10**9)
+        for row, right in zip(ranks, gold, strict=True)
+    ]
+    found = {
+        f"recall@{k}": round(100 * sum(f <= k for f in first) / len(first), 1) for k in (1, 5, 20)
+    }
     return found | {"mrr": round(sum(1 / f for f in first) / len(first), 3)}
 
 
@@ -96,8 +111,13 @@ def half(values: list, which: int) -> list:
     return values[which::2]
 
 
-def compare(pool: Pool, tables: dict[str, tuple[np.ndarray, Tokenizer]]) -> tuple[dict[str, dict], dict[str, float]]:
-    """The table of scores over one half of the questions, and the settings found on the other; the last of `tables` is fused."""
+def compare(
+    pool: Pool, tables: dict[str, tuple[np.ndarray, Tokenizer]]
+) -> tuple[dict[str, dict], dict[str, float]]:
+    """The table of scores over one half of the questions, and the settings found on the other.
+
+    The last of `tables` is fused.
+    """
     words = full_text(pool)
     gold = half(pool.gold, 1)
     results = {"FTS5 alone": scores(half(words, 1), gold)}
@@ -112,7 +132,9 @@ def compare(pool: Pool, tables: dict[str, tuple[np.ndarray, Tokenizer]]) -> tupl
 
 def main() -> None:
     """Parses the command line, measures, prints and writes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("retriever", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--lm", type=Path, help="a folder of LM weights, for its pooled embeddings")
@@ -129,7 +151,10 @@ def main() -> None:
     passages = pool(args.data, args.questions)
     results, settings = compare(passages, tables)
     (args.retriever / "retriever.json").write_text(json.dumps(settings) + "\n")
-    print(f"{len(passages.questions)} questions, {len(passages.passages)} passages; the table is over every second question\n")
+    print(
+        f"{len(passages.questions)} questions, {len(passages.passages)} passages; the table is "
+        "over every second question\n"
+    )
     print("| | Recall@1 | @5 | @20 | MRR |\n|---|--:|--:|--:|--:|")
     for name, row in results.items():
         print(f"| {name} | " + " | ".join(str(v) for v in row.values()) + " |")

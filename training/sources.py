@@ -9,14 +9,32 @@ from pathlib import Path
 
 WIKIPEDIA = ("wikipedia_en-1", "wikipedia_en-2")
 SPANISH = ("eltec_spanish_novels", "python_docs_es", "react_docs_es")
-SPAN_QUESTIONS = ("squad11_train_part", "nq_swap", "wiki_templates", "factbook_templates", "openstax_glossary", "multihop_small", "covidqa")
-FREE_QUESTIONS = ("fairytaleqa", "onestopqa", "wikinews_quotes", "selqa", "squad_reqa_wiki", "dolly_context")
+SPAN_QUESTIONS = (
+    "squad11_train_part",
+    "nq_swap",
+    "wiki_templates",
+    "factbook_templates",
+    "openstax_glossary",
+    "multihop_small",
+    "covidqa",
+)
+FREE_QUESTIONS = (
+    "fairytaleqa",
+    "onestopqa",
+    "wikinews_quotes",
+    "selqa",
+    "squad_reqa_wiki",
+    "dolly_context",
+)
 UNANSWERABLE = "wiki_templates_unanswerable"
 
 
 @dataclass(frozen=True)
 class Share:
-    """What part of the prose comes from where; the rest is split evenly over the other sources, as far as they reach."""
+    """What part of the prose comes from where.
+
+    The rest is split evenly over the other sources, as far as they reach.
+    """
 
     wikipedia: float = 0.58
     wikinews: float = 0.08
@@ -26,7 +44,9 @@ class Share:
         """Megabytes of text to take from each source."""
         others = [s for s in sources if s not in WIKIPEDIA + SPANISH + ("wikinews_en",)]
         rest = (1 - self.wikipedia - self.wikinews - self.spanish) / max(1, len(others))
-        fixed = dict.fromkeys(WIKIPEDIA, self.wikipedia / 2) | dict.fromkeys(SPANISH, self.spanish / 5)
+        fixed = dict.fromkeys(WIKIPEDIA, self.wikipedia / 2) | dict.fromkeys(
+            SPANISH, self.spanish / 5
+        )
         fixed |= {"wikinews_en": self.wikinews, "eltec_spanish_novels": self.spanish * 3 / 5}
         return {s: megabytes * fixed.get(s, rest) for s in sources}
 
@@ -44,11 +64,15 @@ def read(path: Path) -> Iterator[dict]:
 
 
 def prose(data: Path, megabytes: float, share: Share = Share()) -> Iterator[tuple[str, str]]:
-    """Pairs of (source, document) of about `megabytes` in all; documents are taken by hash, up to a source's budget.
+    """Pairs of (source, document) of about `megabytes` in all.
+
+    Documents are taken by hash, up to a source's budget.
 
     Cost: decompresses every file once, about 10 MB of text a second and core.
     """
-    files = {p.name.removesuffix(".jsonl.xz"): p for p in sorted((data / "text").glob("*.jsonl.xz"))}
+    files = {
+        p.name.removesuffix(".jsonl.xz"): p for p in sorted((data / "text").glob("*.jsonl.xz"))
+    }
     for source, budget in share.budgets(list(files), megabytes).items():
         if budget <= 0:
             continue

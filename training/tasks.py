@@ -1,4 +1,7 @@
-"""Copy, look-up and reading tasks in the chat frame, made while training from paragraphs and questions."""
+"""Copy, look-up and reading tasks in the chat frame.
+
+They are made while training from paragraphs and questions.
+"""
 
 import json
 import random
@@ -17,7 +20,10 @@ TURN = 36  # tokens of a question, its frame and a short answer
 
 @dataclass(frozen=True)
 class Sources:
-    """How often each question set is drawn; templates teach soonest, spans written by people teach most."""
+    """How often each question set is drawn.
+
+    Templates teach soonest, spans written by people teach most.
+    """
 
     weights: tuple[tuple[str, float], ...] = (
         ("wiki_templates", 6.0),
@@ -43,7 +49,9 @@ class Tasks:
     def __init__(self, frame: Frame, folder: Path, seed: int, sources: Sources = Sources()) -> None:
         """Reads `passages.jsonl` and `questions.jsonl` of a packed folder."""
         self.frame, self.rng = frame, random.Random(seed)
-        self.passages = [json.loads(line) for line in (folder / "passages.jsonl").open(encoding="utf-8")]
+        self.passages = [
+            json.loads(line) for line in (folder / "passages.jsonl").open(encoding="utf-8")
+        ]
         self.questions = defaultdict(list)
         for line in (folder / "questions.jsonl").open(encoding="utf-8"):
             row = json.loads(line)
@@ -53,9 +61,14 @@ class Tasks:
         self.names, self.weights = [n for n, _ in known], [w for _, w in known]
 
     def row(self, mix: dict[str, float], room: int) -> Row:
-        """One sequence of at most `room` tokens, of a kind drawn from `mix` (name of a method -> weight)."""
+        """One sequence of at most `room` tokens, of a kind drawn from `mix`.
+
+        `mix` is a mapping (name of a method -> weight).
+        """
         for _ in range(8):
-            kind: Callable[[int], Row] = getattr(self, self.rng.choices(list(mix), list(mix.values()))[0])
+            kind: Callable[[int], Row] = getattr(
+                self, self.rng.choices(list(mix), list(mix.values()))[0]
+            )
             made = kind(room)
             if len(made.ids) <= room:
                 return made
@@ -87,13 +100,25 @@ class Tasks:
         end = min(begin + self.rng.randint(3, 9), len(starts) - 2)
         rest = passage[starts[end] :]
         ends = [b for _, b in sentences(rest)]
-        return self.frame.continue_after(passage, passage[starts[begin] : starts[end]].strip(), rest[: ends[0]].strip())
+        return self.frame.continue_after(
+            passage, passage[starts[begin] : starts[end]].strip(), rest[: ends[0]].strip()
+        )
 
     def recall(self, room: int) -> Row:
-        """Facts, or names with what belongs to them, then a question and its answer for each, unframed: the densest lesson in finding."""
+        """Facts, or names with what belongs to them, then questions and answers.
+
+        There is a question and its answer for each, unframed: the densest lesson in finding.
+        """
         made = self.pair if self.rng.random() < 0.4 else lambda: fact(self.rng, self.words)
         known = [made() for _ in range(self.rng.randint(3, max(3, min(16, room // 36))))]
-        row = self.frame.given((BOS, *self.frame.text("Document:\n" + self.rng.choice("\n ").join(text for text, _, _ in known) + "\n")))
+        row = self.frame.given(
+            (
+                BOS,
+                *self.frame.text(
+                    "Document:\n" + self.rng.choice("\n ").join(text for text, _, _ in known) + "\n"
+                ),
+            )
+        )
         for _, question, answer in self.rng.sample(known, len(known)):
             row += self.frame.given(self.frame.text(f"\n{question}\n"))
             said = self.frame.text(LEAD + answer)
@@ -103,7 +128,13 @@ class Tasks:
     def pair(self) -> tuple[str, str, str]:
         """A name and what belongs to it, the name as a question, and what belongs to it."""
         left = name(self.rng, self.words)
-        right = self.rng.choice((name(self.rng, self.words), phrase(self.rng, self.words), f"{self.rng.randint(2, 99_999):,}"))
+        right = self.rng.choice(
+            (
+                name(self.rng, self.words),
+                phrase(self.rng, self.words),
+                f"{self.rng.randint(2, 99_999):,}",
+            )
+        )
         return f"{left}: {right}", f"{left}?", right
 
     def lookup(self, room: int) -> Row:
@@ -116,11 +147,16 @@ class Tasks:
             asked[self.rng.randrange(turns)] = (fact(self.rng, self.words)[1], REFUSAL)
         parts = self.rng.randint(1, min(3, count))
         joint = self.rng.choice(("\n", " ", " "))
-        documents = [joint.join(sentence for sentence, _, _ in facts[k::parts]) for k in range(parts)]
+        documents = [
+            joint.join(sentence for sentence, _, _ in facts[k::parts]) for k in range(parts)
+        ]
         return self.frame.conversation(documents, asked)
 
     def gap(self, passage: str) -> tuple[str, str] | None:
-        """A question made from a sentence of the passage by taking out one to five words, and the words."""
+        """A question made from a sentence of the passage by taking out words, and the words.
+
+        One to five words are taken out.
+        """
         start, end = self.rng.choice(sentences(passage))
         tokens = passage[start:end].split(" ")
         if len(tokens) < 8:
@@ -128,19 +164,32 @@ class Tasks:
         size = self.rng.choice((1, 1, 2, 2, 3, 4, 5))
         place = self.rng.randrange(1, len(tokens) - size)
         answer = " ".join(tokens[place : place + size]).strip(" ,.;:()\"'")
-        left, right = tokens[max(0, place - self.rng.randint(4, 12)) : place], tokens[place + size : place + size + self.rng.randint(0, 8)]
+        left, right = (
+            tokens[max(0, place - self.rng.randint(4, 12)) : place],
+            tokens[place + size : place + size + self.rng.randint(0, 8)],
+        )
         kept = [[w for w in side if self.rng.random() > 0.1] for side in (left, right)]
         blank = self.rng.choice(("___", "what"))
-        return (" ".join([*kept[0], blank, *kept[1]]).strip() + "?", answer) if answer and len(answer) > 2 else None
+        return (
+            (" ".join([*kept[0], blank, *kept[1]]).strip() + "?", answer)
+            if answer and len(answer) > 2
+            else None
+        )
 
     def cloze(self, room: int) -> Row:
         """One to four passages of prose, and gaps from each to fill."""
-        passages = self.fitting([self.passage(900) for _ in range(self.rng.choice((1, 2, 2, 3, 4)))], room - 2 * TURN)
+        passages = self.fitting(
+            [self.passage(900) for _ in range(self.rng.choice((1, 2, 2, 3, 4)))], room - 2 * TURN
+        )
         gaps = [self.gap(p) for p in passages for _ in range(2)]
         turns = [g for g in gaps if g]
         self.rng.shuffle(turns)
         room_left = int((room - sum(map(len, passages)) / CHARACTERS) // TURN)
-        return self.frame.conversation(passages, turns[: max(1, room_left)]) if turns else self.echo(room)
+        return (
+            self.frame.conversation(passages, turns[: max(1, room_left)])
+            if turns
+            else self.echo(room)
+        )
 
     def fitting(self, passages: list[str], room: int) -> list[str]:
         """As many of the passages as probably fit into `room` tokens, at least one."""
@@ -153,7 +202,10 @@ class Tasks:
         return kept
 
     def reading(self, room: int) -> Row:
-        """One to five passages and the questions that they answer; about an eighth of the first questions have no answer there."""
+        """One to five passages and the questions that they answer.
+
+        About an eighth of the first questions have no answer there.
+        """
         drawn = self.rng.choices(self.names, self.weights, k=self.rng.choice((1, 1, 2, 3, 4, 5, 5)))
         rows = [self.rng.choice(self.questions[name]) for name in drawn]
         pairs = []
@@ -161,11 +213,15 @@ class Tasks:
             length = passage_length(self.rng)
             pairs.append((cut(row["context"], row["answer"], length, self.rng), row))
             if self.rng.random() < 0.25 and len(row["context"]) > 2 * length:
-                pairs.append((cut(row["context"], None, length, self.rng), None))  # the same document, not the answer
+                # the same document, not the answer
+                pairs.append((cut(row["context"], None, length, self.rng), None))
         return self.asked(pairs[:5], room)
 
     def asked(self, pairs: list[tuple[str, dict | None]], room: int) -> Row:
-        """A conversation over passages with their questions; sometimes one gold passage is left out."""
+        """A conversation over passages with their questions.
+
+        Sometimes one gold passage is left out.
+        """
         texts = self.fitting([text for text, _ in pairs], room - TURN * min(3, len(pairs)))
         pairs = pairs[: len(texts)]
         turns = [(row["question"], row["answer"] or REFUSAL) for _, row in pairs if row]

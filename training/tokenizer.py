@@ -1,4 +1,7 @@
-"""Trains the byte-level BPE on the mix and writes it in transformers' format: `python -m training.tokenizer DATA OUT`."""
+"""Trains the byte-level BPE on the mix and writes it in transformers' format.
+
+The call is `python -m training.tokenizer DATA OUT`.
+"""
 
 import argparse
 import json
@@ -9,28 +12,46 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from training.frame import CHAT_TEMPLATE, SPECIAL
 from training.sources import SPAN_QUESTIONS, prose, questions
 
-SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # Llama 3's
+# Llama 3's
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
+    r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def train(texts: list[str], vocabulary: int) -> Tokenizer:
-    """A byte-level BPE of `vocabulary` words over `texts`. Cost: about a minute for 40 MB on two cores."""
+    """A byte-level BPE of `vocabulary` words over `texts`.
+
+    Cost: about a minute for 40 MB on two cores.
+    """
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL), initial_alphabet=alphabet, min_frequency=2, show_progress=False
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=alphabet,
+        min_frequency=2,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{SPECIAL[1]} $A", pair=f"{SPECIAL[1]} $A {SPECIAL[1]} $B", special_tokens=[(SPECIAL[1], 1)]
+        single=f"{SPECIAL[1]} $A",
+        pair=f"{SPECIAL[1]} $A {SPECIAL[1]} $B",
+        special_tokens=[(SPECIAL[1], 1)],
     )
     return tokenizer
 
 
 def save(tokenizer: Tokenizer, folder: Path, context: int = 2048) -> None:
-    """Writes `tokenizer.json` and a `tokenizer_config.json` that holds the chat template and no local path."""
+    """Writes `tokenizer.json` and `tokenizer_config.json`.
+
+    The `tokenizer_config.json` holds the chat template and no local path.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {

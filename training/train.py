@@ -1,8 +1,11 @@
-"""Trains by wall clock on one GPU or on CPU processes, and goes on from the newest checkpoint: `python -m training.train PACKED RUN`.
+"""Trains by wall clock on one GPU or on CPU processes.
 
-Two stages: `pretrain` from nothing (prose, copy and look-up tasks, later questions), `read` from the pre-trained weights (mostly
-questions). On two cores: `OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m training.train ...`. Every few minutes RUN/STAGE holds bf16
-weights and the state; a killed run starts again with 50 steps of warm-up. RUN/STAGE.jsonl is the curve.
+Goes on from the newest checkpoint: `python -m training.train PACKED RUN`.
+
+Two stages: `pretrain` from nothing (prose, copy and look-up tasks, later questions), `read` from
+the pre-trained weights (mostly questions). On two cores: `OMP_NUM_THREADS=1 torchrun
+--nproc-per-node 2 -m training.train ...`. Every few minutes RUN/STAGE holds bf16 weights and the
+state; a killed run starts again with 50 steps of warm-up. RUN/STAGE.jsonl is the curve.
 """
 
 import argparse
@@ -32,7 +35,9 @@ class Stage:
 
     mixes: tuple[tuple[float, Mix], ...]
     schedule: Schedule
-    short: float = 0.0  # this share of the time with rows of half the length, twice as many: attention is a third of the cost on CPU
+    # this share of the time with rows of half the length, twice as many: attention is a third of
+    # the cost on CPU
+    short: float = 0.0
 
 
 STAGES = {
@@ -79,23 +84,34 @@ class Run:
 
 def arguments() -> Run:
     """Parses the command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("packed", type=Path, help="the folder that training.prepare wrote")
     p.add_argument("folder", type=Path, help="the folder for checkpoints and curves")
     p.add_argument("--stage", choices=sorted(STAGES), default="pretrain")
     p.add_argument("--shape", choices=sorted(models.SHAPES), default="mini-1")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
-    p.add_argument("--minutes", type=float, default=60, help="of this stage in all, over every restart")
+    p.add_argument(
+        "--minutes", type=float, default=60, help="of this stage in all, over every restart"
+    )
     p.add_argument("--rows", type=int, default=4, help="in a micro-batch")
     p.add_argument("--length", type=int, default=512, help="tokens in a row")
     p.add_argument("--accumulate", type=int, default=2, help="micro-batches in a step")
     p.add_argument("--workers", type=int, default=0, help="processes that make rows")
     p.add_argument("--compile", action="store_true", help="torch.compile the layers")
     p.add_argument("--save-minutes", type=float, default=3)
-    p.add_argument("--max-steps", type=int, default=0, help="stop after so many steps (0: by the clock alone)")
+    p.add_argument(
+        "--max-steps", type=int, default=0, help="stop after so many steps (0: by the clock alone)"
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--until", help="HH:MM of today at which the stage ends, instead of --minutes")
-    p.add_argument("--weights", dest="start", type=Path, help="weights to begin the stage with, if it has no checkpoint of its own")
+    p.add_argument(
+        "--weights",
+        dest="start",
+        type=Path,
+        help="weights to begin the stage with, if it has no checkpoint of its own",
+    )
     return Run(**vars(p.parse_args()))
 
 
@@ -151,11 +167,20 @@ class Trainer:
         self.stage = STAGES[run.stage]
         model, self.state = begin(run)
         self.model = model.to(run.device).train()
-        self.trunk = torch.compile(self.model.model, dynamic=False) if run.compile else self.model.model
+        self.trunk = (
+            torch.compile(self.model.model, dynamic=False) if run.compile else self.model.model
+        )
         self.optimiser = Optimiser(self.model, self.stage.schedule)
-        self.born, self.before, self.saved, self.steps_here = time.time(), self.state, time.time(), 0
+        self.born, self.before, self.saved, self.steps_here = (
+            time.time(),
+            self.state,
+            time.time(),
+            0,
+        )
         self.streams: dict[tuple, Iterator[Batch]] = {}
-        self.minutes = self.before.seconds / 60 + minutes_until(run.until) if run.until else run.minutes
+        self.minutes = (
+            self.before.seconds / 60 + minutes_until(run.until) if run.until else run.minutes
+        )
 
     def done(self) -> float:
         """Share of the stage's time that is gone, the same in every process."""
@@ -185,13 +210,19 @@ class Trainer:
         self.steps_here += 1
         tokens = self.run.rows * self.run.length * self.run.accumulate * self.world
         seconds = self.before.seconds + time.time() - self.born
-        self.state = models.State(self.run.stage, self.state.step + 1, self.state.tokens + tokens, seconds)
+        self.state = models.State(
+            self.run.stage, self.state.step + 1, self.state.tokens + tokens, seconds
+        )
         return loss.item() if self.state.step % 10 == 0 else 0.0
 
     def note(self, **values: float) -> None:
         """Appends a line to the curve and prints it."""
         here = (self.state.tokens - self.before.tokens) / (time.time() - self.born)
-        line = asdict(self.state) | {"seconds": round(self.state.seconds), "tokens_per_s": round(here)} | values
+        line = (
+            asdict(self.state)
+            | {"seconds": round(self.state.seconds), "tokens_per_s": round(here)}
+            | values
+        )
         with (self.run.folder / f"{self.run.stage}.jsonl").open("a") as out:
             out.write(json.dumps(line) + "\n")
         print(line, flush=True)
@@ -206,7 +237,9 @@ class Trainer:
 
     def go(self) -> None:
         """Trains until the time or the steps are used up."""
-        while (done := self.done()) < 1 and not (self.run.max_steps and self.steps_here >= self.run.max_steps):
+        while (done := self.done()) < 1 and not (
+            self.run.max_steps and self.steps_here >= self.run.max_steps
+        ):
             loss = self.step(done)
             if self.rank == 0 and loss:
                 self.note(loss=round(loss, 4), done=round(done, 3))
@@ -230,7 +263,11 @@ def main() -> None:
     torch.manual_seed(run.seed)
     trainer = Trainer(run, dist.get_rank() if world > 1 else 0, world)
     if trainer.rank == 0:
-        print(f"{run.stage}: {models.parameters(trainer.model) / 1e6:.2f}M parameters, from step {trainer.state.step}", flush=True)
+        print(
+            f"{run.stage}: {models.parameters(trainer.model) / 1e6:.2f}M parameters, from step "
+            f"{trainer.state.step}",
+            flush=True,
+        )
     trainer.go()
     if world > 1:
         dist.destroy_process_group()

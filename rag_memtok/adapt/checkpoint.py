@@ -1,4 +1,7 @@
-"""A training under way: the LoRA, its optimiser, the best so far; and the file from which it goes on."""
+"""A training under way, and the file from which it goes on.
+
+The training is the LoRA, its optimiser, the best so far.
+"""
 
 import json
 import math
@@ -36,22 +39,40 @@ class State:
             UsageError: it is not a number.
         """
         if not math.isfinite(loss):
-            raise UsageError(f"the loss is {loss} after {self.step} steps", remedy="a smaller --lr, or --dtype float32")
+            raise UsageError(
+                f"the loss is {loss} after {self.step} steps",
+                remedy="a smaller --lr, or --dtype float32",
+            )
         self.first_loss = loss if self.step == 0 else self.first_loss
         self.waited = 0 if loss < self.best_loss else self.waited + 1
         if loss < self.best_loss:
             self.best_loss = loss
-            self.best = {name: one.detach().clone() for name, one in lora.weights(self.student).items()}
+            self.best = {
+                name: one.detach().clone() for name, one in lora.weights(self.student).items()
+            }
 
     def packed(self, run: str) -> bytes:
         """All of it, of the run of that fingerprint."""
-        counts = {"step": self.step, "seconds": self.seconds, "waited": self.waited, "best": self.best_loss, "first": self.first_loss}
+        counts = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "waited": self.waited,
+            "best": self.best_loss,
+            "first": self.first_loss,
+        }
         own = lora.weights(self.student)
-        tensors = {f"now {name}": one.detach() for name, one in own.items()} | {f"best {name}": one for name, one in self.best.items()}
+        tensors = {f"now {name}": one.detach() for name, one in own.items()} | {
+            f"best {name}": one for name, one in self.best.items()
+        }
         for name, one in own.items():
             for moment in ("exp_avg", "exp_avg_sq"):
-                tensors[f"{moment} {name}"] = self.optimiser.state[one].get(moment, torch.zeros_like(one))
-        return save({name: one.contiguous() for name, one in tensors.items()}, {"run": run, "counts": json.dumps(counts)})
+                tensors[f"{moment} {name}"] = self.optimiser.state[one].get(
+                    moment, torch.zeros_like(one)
+                )
+        return save(
+            {name: one.contiguous() for name, one in tensors.items()},
+            {"run": run, "counts": json.dumps(counts)},
+        )
 
     def resume(self, file: Path, run: str) -> bool:
         """Goes on from a checkpoint of the same run; whether there was one."""
@@ -69,7 +90,10 @@ class State:
         self.step, self.seconds, self.waited = counts["step"], counts["seconds"], counts["waited"]
         self.best_loss, self.first_loss = counts["best"], counts["first"]
         for name, one in own.items():
-            moments = {moment: tensors[f"{moment} {name}"].to(one.device) for moment in ("exp_avg", "exp_avg_sq")}
+            moments = {
+                moment: tensors[f"{moment} {name}"].to(one.device)
+                for moment in ("exp_avg", "exp_avg_sq")
+            }
             self.optimiser.state[one] = {"step": torch.tensor(float(self.step)), **moments}
         return True
 

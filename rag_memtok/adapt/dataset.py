@@ -1,8 +1,11 @@
-"""Questions about chunks -> lessons for a reader: a prompt of memories (or texts), and what the frozen model answers with the text.
+"""Questions about chunks -> lessons for a reader.
 
-A lesson's answer is the frozen model's own with the chunk's text alone before it, or a known one; with it come the model's TOP likeliest
-words at each of its positions (distillation). Its prompt has the chunk among others, drawn anew for every step. A few lessons ask what
-the chunk does not say, and a few have no document at all: what the model says then is to stay as it was.
+A lesson is a prompt of memories (or texts), and what the frozen model answers with the text.
+
+A lesson's answer is the frozen model's own with the chunk's text alone before it, or a known one;
+with it come the model's TOP likeliest words at each of its positions (distillation). Its prompt has
+the chunk among others, drawn anew for every step. A few lessons ask what the chunk does not say,
+and a few have no document at all: what the model says then is to stay as it was.
 """
 
 import random
@@ -28,9 +31,11 @@ from rag_memtok.model.prompts import MARK, Frame, render
 
 LONGEST = 32  # tokens of an answer
 MOST = 5  # chunks in a prompt
-ALONE = 0.4  # of the lessons have no other chunk beside theirs, where the model is not one that reads them apart
+# of the lessons have no other chunk beside theirs, where the model is not one that reads them apart
+ALONE = 0.4
 NEAR = 8  # chunks before and after in the list, from which half of the distractors are drawn
-ABSENT, UNRELATED = 0.08, 0.05  # shares of lessons whose question is about another chunk, and that have no document
+# shares of lessons whose question is about another chunk, and that have no document
+ABSENT, UNRELATED = 0.08, 0.05
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +49,10 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Exercise:
-    """A question to be asked with the page `page` in the prompt ("": none), never with `apart`; `answers` are known to be right."""
+    """A question to be asked with the page `page` in the prompt ("": none).
+
+    It is never asked with `apart`; `answers` are known to be right.
+    """
 
     page: str
     question: str
@@ -54,10 +62,13 @@ class Exercise:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lesson:
-    """An exercise with what is to be said: a known answer (`origin` "gold") or the frozen model's own ("model").
+    """An exercise with what is to be said.
 
-    `answer` ends with the end token unless it was cut; `words` and their `chances` are the model's at each token. `f1` is of the model's
-    own answer against the known ones: how well it understands what it is to teach (1 where none is known).
+    That is a known answer (`origin` "gold") or the frozen model's own ("model").
+
+    `answer` ends with the end token unless it was cut; `words` and their `chances` are the model's
+    at each token. `f1` is of the model's own answer against the known ones: how well it understands
+    what it is to teach (1 where none is known).
     """
 
     exercise: Exercise
@@ -74,7 +85,9 @@ def packed(lessons: Sequence[Lesson]) -> bytes:
         {
             "lengths": np.array([len(lesson.answer) for lesson in lessons], dtype=np.int32),
             "gold": np.array([lesson.origin == "gold" for lesson in lessons]),
-            "answers": np.array([token for lesson in lessons for token in lesson.answer], dtype=np.int32),
+            "answers": np.array(
+                [token for lesson in lessons for token in lesson.answer], dtype=np.int32
+            ),
             "words": np.concatenate([lesson.words for lesson in lessons]),
             "chances": np.concatenate([lesson.chances for lesson in lessons]),
             "f1": np.array([lesson.f1 for lesson in lessons], dtype=np.float32),
@@ -87,25 +100,53 @@ def unpacked(content: bytes, exercises: Sequence[Exercise]) -> list[Lesson] | No
     try:
         parts = load(content)
         ends = np.cumsum(parts["lengths"]).tolist()
-        bounds = list(zip([0, *ends], ends, parts["gold"].tolist(), parts["f1"].tolist(), exercises, strict=False))
-        if len(parts["lengths"]) != len(exercises) or {len(parts[name]) for name in ("answers", "words", "chances")} != {ends[-1]}:
+        bounds = list(
+            zip(
+                [0, *ends],
+                ends,
+                parts["gold"].tolist(),
+                parts["f1"].tolist(),
+                exercises,
+                strict=False,
+            )
+        )
+        if len(parts["lengths"]) != len(exercises) or {
+            len(parts[name]) for name in ("answers", "words", "chances")
+        } != {ends[-1]}:
             return None
     except (SafetensorError, KeyError, IndexError):
         return None
     answers, words, chances = parts["answers"].tolist(), parts["words"], parts["chances"]
     return [
-        Lesson(exercise, "gold" if gold else "model", tuple(answers[start:stop]), words[start:stop], chances[start:stop], f1)
+        Lesson(
+            exercise,
+            "gold" if gold else "model",
+            tuple(answers[start:stop]),
+            words[start:stop],
+            chances[start:stop],
+            f1,
+        )
         for start, stop, gold, f1, exercise in bounds
     ]
 
 
 def others(exercises: Sequence[Exercise], keys: Sequence[str], seed: int) -> list[Exercise]:
-    """Beside `exercises` so many that ask them of another of the pages `keys`, or of none, as ABSENT and UNRELATED say."""
+    """Exercises that ask `exercises` of another of the pages `keys`, or of none.
+
+    They go beside `exercises`, as many as ABSENT and UNRELATED say.
+    """
     rng = random.Random(f"{seed}:others")
     absent = rng.sample(exercises, round(ABSENT * len(exercises))) if len(keys) > 1 else []
     unrelated = rng.sample(exercises, -(-round(100 * UNRELATED * len(exercises)) // 100))
     elsewhere = [
-        Exercise(rng.choice([key for key in rng.sample(keys, min(8, len(keys))) if key != one.page] or [""]), one.question, (), one.page)
+        Exercise(
+            rng.choice(
+                [key for key in rng.sample(keys, min(8, len(keys))) if key != one.page] or [""]
+            ),
+            one.question,
+            (),
+            one.page,
+        )
         for one in absent
     ]
     return [*elsewhere, *(Exercise("", one.question) for one in unrelated)]
@@ -128,36 +169,67 @@ class Teacher:
         return self.lm.embed([*before, *asked, *after])
 
     def lessons(self, exercises: Sequence[Exercise], gold: float, seed: int) -> list[Lesson]:
-        """Lessons of `exercises`; of those with known answers the share `gold` learns the first of them.
+        """Lessons of `exercises`.
 
-        Cost: a greedy answer to each prompt, and a forward pass over those with a known one, BATCH of like length together.
+        Of those with known answers the share `gold` learns the first of them.
+
+        Cost: a greedy answer to each prompt, and a forward pass over those with a known one, BATCH
+            of like length together.
         """
         made: dict[int, Lesson] = {}
-        prompts = [self.prompt(one, [self.pages[one.page].tokens] if one.page else []) for one in exercises]
+        prompts = [
+            self.prompt(one, [self.pages[one.page].tokens] if one.page else []) for one in exercises
+        ]
         order = sorted(range(len(exercises)), key=lambda number: -len(prompts[number]))
         for batch in (order[start : start + BATCH] for start in range(0, len(order), BATCH)):
-            some = self._some([exercises[number] for number in batch], [prompts[number] for number in batch], gold, seed)
+            some = self._some(
+                [exercises[number] for number in batch],
+                [prompts[number] for number in batch],
+                gold,
+                seed,
+            )
             made |= zip(batch, some, strict=True)
         return [made[number] for number in range(len(exercises))]
 
-    def _some(self, asked: Sequence[Exercise], prompts: Sequence[Float[Tensor, "_ d"]], gold: float, seed: int) -> Iterator[Lesson]:
+    def _some(
+        self,
+        asked: Sequence[Exercise],
+        prompts: Sequence[Float[Tensor, "_ d"]],
+        gold: float,
+        seed: int,
+    ) -> Iterator[Lesson]:
         own = told(Continuation(self.lm, prompts), self.frame, LONGEST)
         golds = {
             place: self.said(one.answers[0])
             for place, one in enumerate(asked)
             if one.answers and random.Random(f"{seed}:{one.page}:{one.question}").random() < gold
         }
-        known = dict(zip(golds, self._known([prompts[place] for place in golds], list(golds.values())), strict=True))
+        known = dict(
+            zip(
+                golds,
+                self._known([prompts[place] for place in golds], list(golds.values())),
+                strict=True,
+            )
+        )
         for place, one in enumerate(asked):
             answer, words, shares = known.get(place, own[place])
             found = (words.cpu().numpy().astype(np.int32), shares.cpu().numpy())
-            yield Lesson(one, "gold" if place in known else "model", answer, *found, self.understood(one, own[place][0]))
+            yield Lesson(
+                one,
+                "gold" if place in known else "model",
+                answer,
+                *found,
+                self.understood(one, own[place][0]),
+            )
 
     @torch.no_grad()
     def _known(
         self, prompts: Sequence[Float[Tensor, "_ d"]], answers: Sequence[tuple[int, ...]]
     ) -> list[tuple[tuple[int, ...], Int[Tensor, "A K"], Float[Tensor, "A K"]]]:
-        """Each answer with the model's likeliest words at its positions. Cost: one forward pass over prompts and answers."""
+        """Each answer with the model's likeliest words at its positions.
+
+        Cost: one forward pass over prompts and answers.
+        """
         if not answers:
             return []
         layout = laid(self.lm, prompts, answers)
@@ -175,16 +247,32 @@ class Teacher:
         return score(text, answerable(exercise.answers)).f1 if exercise.answers else 1.0
 
 
-def laid(lm: LM, prompts: Sequence[Float[Tensor, "_ d"]], answers: Sequence[tuple[int, ...]]) -> Layout:
+def laid(
+    lm: LM, prompts: Sequence[Float[Tensor, "_ d"]], answers: Sequence[tuple[int, ...]]
+) -> Layout:
     """Lays prompts and answers out for teacher forcing."""
-    return laid_out(lm, [Request(0, 0, prompt, (), answer) for prompt, answer in zip(prompts, answers, strict=True)])
+    return laid_out(
+        lm,
+        [
+            Request(0, 0, prompt, (), answer)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ],
+    )
 
 
-def losses(lm: LM, prompts: Sequence[Float[Tensor, "_ d"]], lessons: Sequence[Lesson]) -> Float[Tensor, " B"]:
-    """Of each lesson, per token of its answer: the cross-entropy, and KL(frozen model with the text || `lm`) over its likeliest words."""
+def losses(
+    lm: LM, prompts: Sequence[Float[Tensor, "_ d"]], lessons: Sequence[Lesson]
+) -> Float[Tensor, " B"]:
+    """Of each lesson, the loss per token of its answer.
+
+    The loss is the cross-entropy, and KL(frozen model with the text || `lm`) over its likeliest
+    words.
+    """
     layout = laid(lm, prompts, [lesson.answer for lesson in lessons])
     known = lm.logits(lm.hidden(layout.fixed)[layout.scored]).log_softmax(-1)
-    words = torch.from_numpy(np.concatenate([lesson.words for lesson in lessons])).to(lm.device, torch.long)
+    words = torch.from_numpy(np.concatenate([lesson.words for lesson in lessons])).to(
+        lm.device, torch.long
+    )
     chances = torch.from_numpy(np.concatenate([lesson.chances for lesson in lessons])).to(lm.device)
     surprise = -known.gather(1, layout.targets[:, None])[:, 0]
     return layout.means(surprise + divergence(known, words, chances))
@@ -192,7 +280,10 @@ def losses(lm: LM, prompts: Sequence[Float[Tensor, "_ d"]], lessons: Sequence[Le
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Deck:
-    """Lessons with the pages they are about: which prompt each gets is drawn by (seed, occasion), so that a run can go on anywhere."""
+    """Lessons with the pages they are about.
+
+    Which prompt each gets is drawn by (seed, occasion), so that a run can go on anywhere.
+    """
 
     teacher: Teacher
     keys: Sequence[str]  # of the pages that may stand in a prompt, neighbours side by side
@@ -202,17 +293,31 @@ class Deck:
     alone: float = ALONE
 
     def hand(self, step: int, size: int) -> list[tuple[Lesson, list[str]]]:
-        """The lessons of a step, each with the pages of its prompt; every lesson comes once before any comes twice."""
+        """The lessons of a step, each with the pages of its prompt.
+
+        Every lesson comes once before any comes twice.
+        """
         places = range(step * size, (step + 1) * size)
-        orders = {turn: self._shuffled(turn) for turn in {place // len(self.lessons) for place in places}}
-        numbers = [orders[place // len(self.lessons)][place % len(self.lessons)] for place in places]
-        return [self.dealt(self.lessons[number], f"{step}:{place}") for number, place in zip(numbers, places, strict=True)]
+        orders = {
+            turn: self._shuffled(turn) for turn in {place // len(self.lessons) for place in places}
+        }
+        numbers = [
+            orders[place // len(self.lessons)][place % len(self.lessons)] for place in places
+        ]
+        return [
+            self.dealt(self.lessons[number], f"{step}:{place}")
+            for number, place in zip(numbers, places, strict=True)
+        ]
 
     def _shuffled(self, turn: int) -> list[int]:
-        return random.Random(f"{self.seed}:{turn}").sample(range(len(self.lessons)), len(self.lessons))
+        return random.Random(f"{self.seed}:{turn}").sample(
+            range(len(self.lessons)), len(self.lessons)
+        )
 
     def dealt(self, lesson: Lesson, occasion: str) -> tuple[Lesson, list[str]]:
-        """A lesson with the pages of its prompt, shuffled: its own and up to MOST - 1 others, as far as the context reaches.
+        """A lesson with the pages of its prompt, shuffled.
+
+        They are its own and up to MOST - 1 others, as far as the context reaches.
 
         `alone` is the share of lessons that have none.
         """
@@ -225,20 +330,29 @@ class Deck:
         pages = [page]
         for _ in range(3 * (wanted - 1)):
             other = rng.choice(near if rng.random() < 0.5 else self.keys)
-            if len(pages) < wanted and other not in (*pages, lesson.exercise.apart) and self._fit(lesson, [*pages, other]):
+            if (
+                len(pages) < wanted
+                and other not in (*pages, lesson.exercise.apart)
+                and self._fit(lesson, [*pages, other])
+            ):
                 pages.append(other)
         rng.shuffle(pages)
         return lesson, pages
 
-    def prompt(self, lesson: Lesson, pages: Sequence[str], kind: Kind | None = None) -> Float[Tensor, "_ d"]:
+    def prompt(
+        self, lesson: Lesson, pages: Sequence[str], kind: Kind | None = None
+    ) -> Float[Tensor, "_ d"]:
         """The prompt's input embeddings, with memories or with texts."""
-        return self.teacher.prompt(lesson.exercise, [self._passage(key, kind or self.kind) for key in pages])
+        return self.teacher.prompt(
+            lesson.exercise, [self._passage(key, kind or self.kind) for key in pages]
+        )
 
     def _passage(self, key: str, kind: Kind) -> Passage:
         page = self.teacher.pages[key]
         return page.vectors if kind == "memory" else page.tokens
 
     def _fit(self, lesson: Lesson, pages: Sequence[str]) -> bool:
-        frame, asked = self.teacher.frame, len(lesson.exercise.question)  # a token is a character at least
+        # a token is a character at least
+        frame, asked = self.teacher.frame, len(lesson.exercise.question)
         taken = sum(len(self.teacher.pages[key].tokens) + len(frame.between) for key in pages)
         return taken + frame.overhead + asked + LONGEST <= self.teacher.lm.context

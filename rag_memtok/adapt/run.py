@@ -1,7 +1,8 @@
 """A store's chunks, and questions about them, as lessons for an adapter: the trip of `adapt`.
 
-Questions come from a file (questions.py) and are made by rule (cues.py). One from a file is about the chunk that stands in its context or
-file and holds its answer; one without such a chunk is left out, and counted.
+Questions come from a file (questions.py) and are made by rule (cues.py). One from a file is about
+the chunk that stands in its context or file and holds its answer; one without such a chunk is left
+out, and counted.
 """
 
 import time
@@ -33,7 +34,10 @@ UNSAID = f"{REFUSAL.capitalize()}."
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """A trained adapter: where it is, what it is, how many of the given questions no chunk could answer, and seconds of this run."""
+    """A trained adapter: where it is, what it is, and seconds of this run.
+
+    It also tells how many of the given questions no chunk could answer.
+    """
 
     folder: str
     bond: Bond
@@ -49,14 +53,17 @@ def adapt(
     say: Say = quiet,
     trusted: bool = False,
 ) -> Adapted:
-    """Trains an adapter for a store and puts it into `out`, by default into the store, where `ask` finds it. Run again, it goes on.
+    """Trains an adapter for a store and puts it into `out`.
+
+    By default that is the store, where `ask` finds it. Run again, it goes on.
 
     Args:
         data: questions; none of them may be one the adapter is measured with later.
 
     Raises:
         UsageError: an adapter that reads text, without `out`; too few chunks or questions.
-        InputRefused: the questions cannot be read, or the store was not made here and is not trusted.
+        InputRefused: the questions cannot be read, or the store was not made here and is not
+            trusted.
         WrongModel, ...: see errors.py.
     """
     began, folder = time.monotonic(), store_folder(config)
@@ -67,8 +74,15 @@ def adapt(
         ownership.require_trust(store.manifest, folder, trusted)
         model, template = resources.decoder(store.manifest, config)
         texts = dict(placed_texts(store, model, template))
-        pages = [Page(key, tuple(model.encode(text)), memory_of(store.record(key)).vectors) for key, text in texts.items()]
-    exercises = [one for key, text in texts.items() for one in by_rule(key, text, config.adapt.questions, config.adapt.seed)]
+        pages = [
+            Page(key, tuple(model.encode(text)), memory_of(store.record(key)).vectors)
+            for key, text in texts.items()
+        ]
+    exercises = [
+        one
+        for key, text in texts.items()
+        for one in by_rule(key, text, config.adapt.questions, config.adapt.seed)
+    ]
     given, unplaced = given_in(data, texts) if data else ([], 0)
     if unplaced:
         say(f"{unplaced} questions are left out: no chunk of the store holds their answer")
@@ -86,7 +100,10 @@ def adapt(
 
 
 def placed_texts(store: Store, model: lm.LM, template: Template) -> Iterator[tuple[str, str]]:
-    """Each chunk that has a memory, by its id, in the order of the documents; where no text is kept, it is decoded."""
+    """Each chunk that has a memory, by its id, in the order of the documents.
+
+    Where no text is kept, it is decoded.
+    """
     seen: set[str] = set()
     for document in store.documents():
         for place in store.document_chunks(document.root, document.path):
@@ -108,7 +125,8 @@ def by_rule(key: str, text: str, count: int, seed: int) -> list[Exercise]:
 def given_in(data: Path, texts: Mapping[str, str]) -> tuple[list[Exercise], int]:
     """The questions of a file as exercises about the chunks `texts`, and how many have no chunk.
 
-    A row without "answers" asks what the frozen model makes of it; an empty list says that the documents do not say.
+    A row without "answers" asks what the frozen model makes of it; an empty list says that the
+    documents do not say.
 
     Raises:
         InputRefused: it cannot be read.
@@ -118,22 +136,44 @@ def given_in(data: Path, texts: Mapping[str, str]) -> tuple[list[Exercise], int]
     unplaced = 0
     for number, row in enumerate(rows_of(data), start=1):
         open_ended = row.get("answers") is None
-        asked = question_of(data, number, {**row, "answers": [] if open_ended else row["answers"]}, data.parent, known)
+        asked = question_of(
+            data,
+            number,
+            {**row, "answers": [] if open_ended else row["answers"]},
+            data.parent,
+            known,
+        )
         page = page_of(asked.question, asked.answers, asked.documents, texts)
         if page is None:
             unplaced += 1
         else:
-            found.append(Exercise(page, asked.question, asked.answers or (() if open_ended else (UNSAID,))))
+            found.append(
+                Exercise(page, asked.question, asked.answers or (() if open_ended else (UNSAID,)))
+            )
     return found, unplaced
 
 
-def page_of(question: str, answers: tuple[str, ...], documents: tuple[Document, ...], texts: Mapping[str, str]) -> str | None:
-    """The chunk of `documents` (none: of any) that holds one of `answers` and shares most words with the question; None: there is none."""
+def page_of(
+    question: str,
+    answers: tuple[str, ...],
+    documents: tuple[Document, ...],
+    texts: Mapping[str, str],
+) -> str | None:
+    """The chunk with one of `answers` that shares most words with the question.
+
+    It is one of `documents` (none: of any). None: there is none.
+    """
     words = set(content_words(" ".join([question, *answers])))
     fitting = [
         key
         for key, text in texts.items()
         if (not answers or any(answer in text for answer in answers))
-        and (not documents or any(text.strip() in document.text or document.text.strip() in text for document in documents))
+        and (
+            not documents
+            or any(
+                text.strip() in document.text or document.text.strip() in text
+                for document in documents
+            )
+        )
     ]
     return max(fitting, key=lambda key: len(words & set(content_words(texts[key]))), default=None)

@@ -1,6 +1,9 @@
-"""An adapter trained to read memories (or texts): the frozen model's answers to the text, learned from the memories.
+"""An adapter trained to read memories (or texts).
 
-    DIR/work/   what a run that was stopped goes on from: the teacher's answers, the last checkpoint; removed at the end
+The frozen model's answers to the text are learned from the memories.
+
+    DIR/work/   what a run that was stopped goes on from: the teacher's answers, the last
+                checkpoint; removed at the end
 
 The model itself stays as it is; what is trained is a LoRA on a second LM of the same tensors.
 """
@@ -20,7 +23,20 @@ import torch
 from torch import Tensor
 
 from rag_memtok.adapt.checkpoint import State, state_of
-from rag_memtok.adapt.dataset import ALONE, LONGEST, MOST, Deck, Exercise, Lesson, Page, Teacher, losses, others, packed, unpacked
+from rag_memtok.adapt.dataset import (
+    ALONE,
+    LONGEST,
+    MOST,
+    Deck,
+    Exercise,
+    Lesson,
+    Page,
+    Teacher,
+    losses,
+    others,
+    packed,
+    unpacked,
+)
 from rag_memtok.adapt.model_card import card
 from rag_memtok.config import Adapt
 from rag_memtok.errors import OutOfMemory, UsageError
@@ -48,7 +64,10 @@ Tell = Callable[["Progress"], None]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands: `stage` is "teaching", "training" or "measuring"; losses are of the last step and the best on dev."""
+    """Where a run stands: `stage` is "teaching", "training" or "measuring".
+
+    Losses are of the last step and the best on dev.
+    """
 
     stage: str
     done: int
@@ -59,7 +78,9 @@ class Progress:
 
 
 def split(pages: Sequence[Page]) -> tuple[list[str], list[str]]:
-    """The keys of the pages to train on and of those set aside, a tenth, by hash: the same page always falls the same way.
+    """The keys of the pages to train on and of those set aside, a tenth, by hash.
+
+    The same page always falls the same way.
 
     Raises:
         UsageError: there are fewer than two.
@@ -68,7 +89,10 @@ def split(pages: Sequence[Page]) -> tuple[list[str], list[str]]:
     by_hash = sorted(keys, key=lambda key: sha256(key.encode()).digest())
     aside = set(by_hash[: min(DEV_PAGES, max(1, round(DEV_SHARE * len(keys))))])
     if len(keys) < 2:
-        raise UsageError(f"{len(keys)} chunks are too few to train on some and measure on others", remedy="ingest more documents")
+        raise UsageError(
+            f"{len(keys)} chunks are too few to train on some and measure on others",
+            remedy="ingest more documents",
+        )
     return [key for key in keys if key not in aside], [key for key in keys if key in aside]
 
 
@@ -87,7 +111,10 @@ class Training:
     saved: float = field(default_factory=time.monotonic)
 
     def finish(self) -> None:
-        """Takes steps until they, the minutes or the patience are spent; the best weights are the student's in the end."""
+        """Takes steps until they, the minutes or the patience are spent.
+
+        The best weights are the student's in the end.
+        """
         state = self.state
         if state.step == 0:
             state.note(self.dev_loss())
@@ -95,18 +122,33 @@ class Training:
             began = time.monotonic()
             loss = self.step()
             state.step += 1
-            if state.step % max(1, self.settings.steps // EVALUATIONS) == 0 or state.step == self.settings.steps:
+            if (
+                state.step % max(1, self.settings.steps // EVALUATIONS) == 0
+                or state.step == self.settings.steps
+            ):
                 state.note(self.dev_loss())
                 self.saved = -math.inf
             state.seconds += time.monotonic() - began
             self._save()
-            self.tell(Progress("training", state.step, self.settings.steps, self.seconds_left(), loss, state.best_loss))
+            self.tell(
+                Progress(
+                    "training",
+                    state.step,
+                    self.settings.steps,
+                    self.seconds_left(),
+                    loss,
+                    state.best_loss,
+                )
+            )
         lora.set_weights(state.student, state.best)
 
     def spent(self) -> float:
         """The share of the steps, or of the minutes, that is gone: 1 is the end."""
         minutes = self.settings.minutes
-        return max(self.state.step / self.settings.steps, self.state.seconds / 60 / minutes if minutes else 0.0)
+        return max(
+            self.state.step / self.settings.steps,
+            self.state.seconds / 60 / minutes if minutes else 0.0,
+        )
 
     def seconds_left(self) -> float:
         """At the pace so far."""
@@ -116,13 +158,23 @@ class Training:
         """One step over a batch, in passes of at most POSITIONS; returns its mean loss."""
         lm, state = self.state.student, self.state
         for group in state.optimiser.param_groups:
-            group["lr"] = self.settings.lr * min(1.0, (state.step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(1.0, self.spent())))
+            group["lr"] = (
+                self.settings.lr
+                * min(1.0, (state.step + 1) / WARM_UP)
+                * 0.5
+                * (1 + math.cos(math.pi * min(1.0, self.spent())))
+            )
         total = 0.0
-        hand = [(lesson, self.train.prompt(lesson, pages)) for lesson, pages in self.train.hand(state.step, self.settings.batch)]
+        hand = [
+            (lesson, self.train.prompt(lesson, pages))
+            for lesson, pages in self.train.hand(state.step, self.settings.batch)
+        ]
         quick = drafted(lm, "auto")
         for part in passes(hand):
             with torch.autocast(lm.device.type, torch.bfloat16, enabled=quick):
-                loss = losses(lm, [prompt for _, prompt in part], [lesson for lesson, _ in part]).sum() / len(hand)
+                loss = losses(
+                    lm, [prompt for _, prompt in part], [lesson for lesson, _ in part]
+                ).sum() / len(hand)
             loss.backward()
             total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(lora.weights(lm).values(), CLIP)
@@ -133,8 +185,15 @@ class Training:
     @torch.no_grad()
     def dev_loss(self) -> float:
         """The mean loss on lessons about chunks set aside, in the LM's own arithmetic."""
-        hand = [(lesson, self.dev.prompt(lesson, pages)) for lesson, pages in self.dev_hand(self.dev)]
-        found = [losses(self.state.student, [prompt for _, prompt in part], [lesson for lesson, _ in part]) for part in passes(hand)]
+        hand = [
+            (lesson, self.dev.prompt(lesson, pages)) for lesson, pages in self.dev_hand(self.dev)
+        ]
+        found = [
+            losses(
+                self.state.student, [prompt for _, prompt in part], [lesson for lesson, _ in part]
+            )
+            for part in passes(hand)
+        ]
         return float(torch.cat(found).mean())
 
     def dev_hand(self, deck: Deck) -> list[tuple[Lesson, list[str]]]:
@@ -142,21 +201,33 @@ class Training:
         return [deck.dealt(lesson, f"dev:{number}") for number, lesson in enumerate(deck.lessons)]
 
     def f1(self, asked: Sequence[tuple[Lesson, list[str]]], lm: LM, kind: Kind) -> list[float]:
-        """Of each lesson the F1 of the answer of `lm`, as the frozen model's words or the known answers have it."""
+        """Of each lesson the F1 of the answer of `lm`.
+
+        It is the F1 as the frozen model's words or the known answers have it.
+        """
         hand = [(lesson, self.dev.prompt(lesson, pages, kind)) for lesson, pages in asked]
         found: dict[int, float] = {}
         for done, part in enumerate(passes(hand)):
             answers = answer_batch(lm, self.teacher.frame, [prompt for _, prompt in part], LONGEST)
             for (lesson, _), said in zip(part, answers, strict=True):
-                own = lm.decode([token for token in lesson.answer if token != self.teacher.frame.end]).strip()
-                found[id(lesson)] = score(lm.decode(said.tokens).strip(), answerable(lesson.exercise.answers or (own,))).f1
+                own = lm.decode(
+                    [token for token in lesson.answer if token != self.teacher.frame.end]
+                ).strip()
+                found[id(lesson)] = score(
+                    lm.decode(said.tokens).strip(), answerable(lesson.exercise.answers or (own,))
+                ).f1
             self.tell(Progress("measuring", done, len(hand)))
         return [found[id(lesson)] for lesson, _ in hand]
 
     def answerable(self) -> list[tuple[Lesson, list[str]]]:
-        """The lessons set aside whose chunk is in their prompt, some with others however it learns, at most DEV_ANSWERS."""
+        """The lessons set aside whose chunk is in their prompt, at most DEV_ANSWERS.
+
+        Some have others in it too, however it learns.
+        """
         hand = self.dev_hand(replace(self.dev, alone=ALONE))
-        return [(lesson, pages) for lesson, pages in hand if pages and not lesson.exercise.apart][:DEV_ANSWERS]
+        return [(lesson, pages) for lesson, pages in hand if pages and not lesson.exercise.apart][
+            :DEV_ANSWERS
+        ]
 
     def _save(self) -> None:
         if time.monotonic() - self.saved > SAVE_SECONDS:
@@ -176,25 +247,45 @@ def passes(hand: Sequence[tuple[Lesson, Tensor]]) -> list[list[tuple[Lesson, Ten
 
 
 def lessons_about(
-    keys: Sequence[str], exercises: Sequence[Exercise], most: int, teacher: Teacher, settings: Adapt, work: Path, tell: Tell
+    keys: Sequence[str],
+    exercises: Sequence[Exercise],
+    most: int,
+    teacher: Teacher,
+    settings: Adapt,
+    work: Path,
+    tell: Tell,
 ) -> list[Lesson]:
-    """Lessons about the pages `keys`, none that the teacher itself gets wrong, evenly at most `most` (0: all); and those of `others`.
+    """Lessons about the pages `keys`, evenly at most `most` (0: all); and those of `others`.
+
+    None is among them that the teacher itself gets wrong.
 
     Raises:
         UsageError: there are none.
     """
     here = set(keys)
     asked = [one for one in exercises if one.page in here]
-    understood = [lesson for lesson in taught(teacher, asked, settings, work, tell) if lesson.f1 >= settings.least]
+    understood = [
+        lesson
+        for lesson in taught(teacher, asked, settings, work, tell)
+        if lesson.f1 >= settings.least
+    ]
     if not understood:
         wrong = f"the model answers none of {len(asked)} questions from the text"
         problem = wrong if asked else f"no question about any of {len(keys)} chunks"
         raise UsageError(problem, remedy="give more with --data, or ingest more documents")
     own = list(spread(understood, most or len(understood)))
-    return own + taught(teacher, others([lesson.exercise for lesson in own], keys, settings.seed), settings, work, tell)
+    return own + taught(
+        teacher,
+        others([lesson.exercise for lesson in own], keys, settings.seed),
+        settings,
+        work,
+        tell,
+    )
 
 
-def taught(teacher: Teacher, exercises: Sequence[Exercise], settings: Adapt, work: Path, tell: Tell) -> list[Lesson]:
+def taught(
+    teacher: Teacher, exercises: Sequence[Exercise], settings: Adapt, work: Path, tell: Tell
+) -> list[Lesson]:
     """The lessons of `exercises`; what the teacher said is kept in files, and said once.
 
     Cost: about a greedy answer to each exercise.
@@ -203,7 +294,8 @@ def taught(teacher: Teacher, exercises: Sequence[Exercise], settings: Adapt, wor
     began, ready = time.monotonic(), 0
     for start in range(0, len(exercises), SHARD):
         some = exercises[start : start + SHARD]
-        file = work / f"taught-{digest_of((teacher.lm.identity, some, settings.gold, settings.seed))[:16]}.safetensors"
+        digest = digest_of((teacher.lm.identity, some, settings.gold, settings.seed))
+        file = work / f"taught-{digest[:16]}.safetensors"
         lessons = unpacked(file.read_bytes(), some) if file.is_file() else None
         if lessons is None:
             lessons = teacher.lessons(some, settings.gold, settings.seed)
@@ -226,21 +318,34 @@ def adapt(
     folder: Path,
     tell: Tell = lambda progress: None,
 ) -> Bond:
-    """Trains an adapter on `exercises` about `pages` and writes it into `folder`. The same call goes on where it was stopped.
+    """Trains an adapter on `exercises` about `pages` and writes it into `folder`.
+
+    The same call goes on where it was stopped.
 
     Args:
         template_sha256: of the pages' memories.
 
     Raises:
-        UsageError: fewer than two pages, or no question about some of them that the model answers from the text.
+        UsageError: fewer than two pages, or no question about some of them that the model answers
+            from the text.
         OutOfMemory: a batch does not fit.
 
-    Cost: a greedy answer of `lm` to each exercise, then `settings.steps` forward and backward passes over `settings.batch` prompts.
+    Cost: a greedy answer of `lm` to each exercise, then `settings.steps` forward and backward
+        passes over `settings.batch` prompts.
     """
     by_key = {page.key: page for page in pages}
     contents = [(page.key, sha256(page.vectors.tobytes()).hexdigest()) for page in pages]
     lone = 1.0 if lm.reads_apart else ALONE
-    run = digest_of((lm.identity, template_sha256, contents, [*exercises], lone, *(getattr(settings, name) for name in DECIDE)))
+    run = digest_of(
+        (
+            lm.identity,
+            template_sha256,
+            contents,
+            [*exercises],
+            lone,
+            *(getattr(settings, name) for name in DECIDE),
+        )
+    )
     work = folder / ADAPTER_WORK
     for one in (folder, work):
         one.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -255,30 +360,45 @@ def adapt(
     try:
         training.finish()
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory("a batch of lessons does not fit in memory", remedy="a smaller --batch") from error
+        raise OutOfMemory(
+            "a batch of lessons does not fit in memory", remedy="a smaller --batch"
+        ) from error
     return write(training, template_sha256, folder)
 
 
-DECIDE = ("kind", "steps", "batch", "lr", "rank", "gold", "least", "seed")  # dials that make another run of it
+# dials that make another run of it
+DECIDE = ("kind", "steps", "batch", "lr", "rank", "gold", "least", "seed")
 
 
 def write(training: Training, template_sha256: str, folder: Path) -> Bond:
-    """Rounds the weights, measures them as they are stored, and writes the adapter: what it is bound to last."""
+    """Rounds the weights, measures them as they are stored, and writes the adapter.
+
+    What it is bound to is written last.
+    """
     lm, state, kind = training.teacher.lm, training.state, training.settings.kind
     lora.set_weights(state.student, lora.rounded(state.student))
-    readers: dict[str, tuple[LM, Kind]] = {"text": (lm, "text"), "before": (lm, kind), "after": (state.student, kind)}
+    readers: dict[str, tuple[LM, Kind]] = {
+        "text": (lm, "text"),
+        "before": (lm, kind),
+        "after": (state.student, kind),
+    }
     asked = training.answerable()
     f1s = {name: training.f1(asked, *reader) for name, reader in readers.items()}
     alone = [len(pages) == 1 for _, pages in asked]
-    dev = means(f1s, [True for _ in alone]) | {f"{name}_alone": mean for name, mean in means(f1s, alone).items()}
+    dev = means(f1s, [True for _ in alone]) | {
+        f"{name}_alone": mean for name, mean in means(f1s, alone).items()
+    }
     dev |= {"loss_before": state.first_loss, "loss_after": training.dev_loss()}
     counts = {
-        "chunks": len(training.train.keys), "chunks_aside": len(training.dev.keys), "lessons_aside": len(training.dev.lessons),
-        "questions_aside": len(asked), "together": 1 if training.train.alone == 1 else MOST, **lesson_counts(training.train.lessons),
+        "chunks": len(training.train.keys), "chunks_aside": len(training.dev.keys),
+        "lessons_aside": len(training.dev.lessons), "questions_aside": len(asked),
+        "together": 1 if training.train.alone == 1 else MOST,
+        **lesson_counts(training.train.lessons),
     }  # fmt: skip
     bond = Bond(
-        kind=kind, model=f"{lm.identity.id} {lm.identity.revision}".strip(), weights_sha256=lm.identity.weights_sha256,
-        tokenizer_sha256=lm.identity.tokenizer_sha256, template_sha256=template_sha256 if kind == "memory" else "", adapter_sha256="",
+        kind=kind, model=f"{lm.identity.id} {lm.identity.revision}".strip(),
+        weights_sha256=lm.identity.weights_sha256, tokenizer_sha256=lm.identity.tokenizer_sha256,
+        template_sha256=template_sha256 if kind == "memory" else "", adapter_sha256="",
         steps=state.step, trained_on=counts, dev=dev,
     )  # fmt: skip
     made = lora.files(state.student, bond)
@@ -289,13 +409,22 @@ def write(training: Training, template_sha256: str, folder: Path) -> Bond:
 
 
 def means(f1s: Mapping[str, Sequence[float]], which: Sequence[bool]) -> dict[str, float]:
-    """The mean F1 of every reader over `which` of the questions, and the `share` of the text's that the adapter gets."""
+    """The mean F1 of every reader over `which` of the questions, and the `share`.
+
+    `share` is that of the text's F1 that the adapter gets.
+    """
     found = {name: list(compress(of, which)) for name, of in f1s.items()}
     made = {name: round(fmean(of), 4) if of else 0.0 for name, of in found.items()}
     return {**made, "share": made["after"] / max(made["text"], FLOOR)}
 
 
 def lesson_counts(lessons: Sequence[Lesson]) -> dict[str, int]:
-    """How many lessons there are of each kind: with a known answer, with the model's own, about another chunk, without a document."""
-    kinds = Counter("unrelated" if not one.exercise.page else "absent" if one.exercise.apart else one.origin for one in lessons)
+    """How many lessons there are of each kind.
+
+    The kinds: with a known answer, with the model's own, about another chunk, without a document.
+    """
+    kinds = Counter(
+        "unrelated" if not one.exercise.page else "absent" if one.exercise.apart else one.origin
+        for one in lessons
+    )
     return {kind: kinds[kind] for kind in ("gold", "model", "absent", "unrelated")}

@@ -1,4 +1,7 @@
-"""The command line: which commands there are, what every one of them does with errors and signals, and the exit codes."""
+"""The command line: its commands, errors, signals and exit codes.
+
+It says which commands there are, and what every one of them does with errors and signals.
+"""
 
 import errno
 import os
@@ -13,7 +16,14 @@ from typer.core import TyperGroup
 
 from rag_memtok import __version__
 from rag_memtok.cli import ask, console, evaluate, ingest, manage, verify
-from rag_memtok.errors import DiskFailure, OutOfMemory, PermissionRefused, RagMemtokError, UsageError, out_of_memory
+from rag_memtok.errors import (
+    DiskFailure,
+    OutOfMemory,
+    PermissionRefused,
+    RagMemtokError,
+    UsageError,
+    out_of_memory,
+)
 
 
 class Ended(Exception):
@@ -32,7 +42,12 @@ class Commands(TyperGroup):
 
 
 app = typer.Typer(
-    name="rag-memtok", cls=Commands, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    name="rag-memtok",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 # Name, function, example.
@@ -69,7 +84,10 @@ def show_version(wanted: bool) -> bool:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Print the version."),
+    ] = False,
 ) -> None:
     """Retrieval-augmented generation over memory tokens: audited, lossless, readable."""
 
@@ -88,12 +106,21 @@ def translated(error: BaseException) -> RagMemtokError | None:
     if isinstance(error, RagMemtokError):
         return error
     if hasattr(error, "format_message"):  # what typer's parser raises
-        return UsageError(error.format_message(), remedy="rag-memtok COMMAND --help lists every option")
+        return UsageError(
+            error.format_message(), remedy="rag-memtok COMMAND --help lists every option"
+        )
     if out_of_memory(error):
-        return OutOfMemory("out of memory", remedy="a smaller --batch, fewer --chunk-tokens, or a smaller --model")
+        return OutOfMemory(
+            "out of memory", remedy="a smaller --batch, fewer --chunk-tokens, or a smaller --model"
+        )
     if isinstance(error, PermissionError):
         return PermissionRefused(told(error), remedy="check the permissions of that path")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EIO,
+    ):
         return DiskFailure(told(error), remedy="free some space, or name another --store")
     return None
 
@@ -115,7 +142,10 @@ def main() -> None:
 
 
 def open_streams() -> None:
-    """Gives the process the standard streams it was started without: nothing to read, and what is written is lost."""
+    """Gives the process the standard streams it was started without.
+
+    There is nothing to read, and what is written is lost.
+    """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
@@ -127,7 +157,10 @@ def interrupted(error: KeyboardInterrupt) -> int:
 
 
 def run(command: Callable[[], Any]) -> int:
-    """Runs `command` and returns the exit code; whatever it raises on purpose is told, a bug is a traceback."""
+    """Runs `command` and returns the exit code.
+
+    Whatever it raises on purpose is told, a bug is a traceback.
+    """
     try:
         try:
             code = command()

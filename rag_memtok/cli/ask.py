@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def ask(
-    question: Annotated[str, typer.Argument(help="The question; - reads one a line from standard input.")],
+    question: Annotated[
+        str, typer.Argument(help="The question; - reads one a line from standard input.")
+    ],
     store: options.Store = None,
     collection: options.Collection = None,
     model: options.Model = None,
@@ -38,19 +40,28 @@ def ask(
     from rag_memtok.pipeline import answer, api
 
     dials = settings(
-        store=store, collection=collection, model__id=model, model__dtype=dtype, model__device=device, model__threads=threads,
-        retrieve__embedder=embedder, retrieve__k=k, ask__read=read, ask__passages=passages, ask__adapter=adapter,
+        store=store, collection=collection, model__id=model, model__dtype=dtype,
+        model__device=device, model__threads=threads, retrieve__embedder=embedder, retrieve__k=k,
+        ask__read=read, ask__passages=passages, ask__adapter=adapter,
         ask__max_new_tokens=max_new_tokens,
     )  # fmt: skip
     if question != "-" and not question.strip():
-        raise UsageError("the question is empty", remedy='rag-memtok ask "When does the warranty end?"')
+        raise UsageError(
+            "the question is empty", remedy='rag-memtok ask "When does the warranty end?"'
+        )
     streams = sys.stdout.isatty() and not json
     failed = False
     tolerant()
     with api.session(dials, console.say, trust_store) as session:
-        for one in [question] if question != "-" else (line.strip() for line in sys.stdin if line.strip()):
+        for one in (
+            [question] if question != "-" else (line.strip() for line in sys.stdin if line.strip())
+        ):
             try:
-                found = answer.answer(session, one, (lambda text: console.put(text, end="")) if streams else lambda text: None)
+                found = answer.answer(
+                    session,
+                    one,
+                    (lambda text: console.put(text, end="")) if streams else lambda text: None,
+                )
             except (NoUsableMemory, UsageError) as error:  # of one question among several
                 if question != "-":
                     raise
@@ -78,15 +89,19 @@ def chat(
     trust_store: options.Trust = False,
     json: options.Json = False,
 ) -> None:
-    """Answer questions one after the other, with one model load. /new forgets the question before, /quit or Ctrl-D ends.
+    """Answer questions one after the other, with one model load.
 
-    A question with few words of its own is looked for together with the one before it; the model itself sees only the one.
+    /new forgets the question before, /quit or Ctrl-D ends.
+
+    A question with few words of its own is looked for together with the one before it; the model
+    itself sees only the one.
     """
     from rag_memtok.pipeline import api
 
     dials = settings(
-        store=store, collection=collection, model__id=model, model__dtype=dtype, model__device=device, model__threads=threads,
-        retrieve__embedder=embedder, retrieve__k=k, ask__read=read, ask__passages=passages, ask__adapter=adapter,
+        store=store, collection=collection, model__id=model, model__dtype=dtype,
+        model__device=device, model__threads=threads, retrieve__embedder=embedder, retrieve__k=k,
+        ask__read=read, ask__passages=passages, ask__adapter=adapter,
         ask__max_new_tokens=max_new_tokens,
     )  # fmt: skip
     with api.session(dials, console.say, trust_store) as session:
@@ -102,7 +117,10 @@ def chat(
 
 
 def converse(session: "Session", json: bool) -> bool:
-    """Answers until the questions end; returns whether none failed, which only a pipe needs to know."""
+    """Answers until the questions end; returns whether none failed.
+
+    Only a pipe needs to know that.
+    """
     from rag_memtok.pipeline.answer import answer, looked_for
 
     streams, before, fine = sys.stdout.isatty() and not json, "", True
@@ -112,13 +130,19 @@ def converse(session: "Session", json: bool) -> bool:
             break
         if question.startswith("/"):
             before = "" if question == "/new" else before
-            console.say("the next question stands alone" if question == "/new" else "/new forgets the question before, /quit ends")
+            console.say(
+                "the next question stands alone"
+                if question == "/new"
+                else "/new forgets the question before, /quit ends"
+            )
             continue
         if before and looked_for(question, before) != question:
             console.say("looked for together with the question before; /new forgets it")
         try:
             found = answer(session, question, on_text, before)
-            console.put_json({"question": question, **asdict(found)}) if json else views.put_answer(found, streams)
+            console.put_json({"question": question, **asdict(found)}) if json else views.put_answer(
+                found, streams
+            )
         except (NoUsableMemory, UsageError) as error:
             fine = sys.stdin.isatty()
             console.put_error(error, json)
@@ -129,7 +153,11 @@ def converse(session: "Session", json: bool) -> bool:
 
 
 def asked(json: bool) -> Iterator[str]:
-    """The questions: typed, with history and editing, or a line each from a pipe, which are shown so that the dialogue can be read."""
+    """The questions: typed, or a line each from a pipe.
+
+    Typing has history and editing; the lines from a pipe are shown so that the dialogue can be
+    read.
+    """
     tolerant()
     if sys.stdin.isatty():
         with suppress(ImportError):  # a Python without it: no history, no editing
@@ -146,6 +174,9 @@ def asked(json: bool) -> Iterator[str]:
 
 
 def tolerant() -> None:
-    """Lets bytes of standard input that are not UTF-8 through, as Python marks them: their question is refused, not the others, too."""
+    """Lets bytes of standard input that are not UTF-8 through, as Python marks them.
+
+    Their question is refused, not the others, too.
+    """
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")

@@ -1,6 +1,9 @@
-"""What a person sees: tables, progress, warnings, and nothing that could steer the terminal. The only home of rich.
+"""What a person sees: tables, progress, warnings, and nothing that could steer the terminal.
 
-Answers go to stdout, talk to stderr. Names and texts from documents are shown with control characters escaped.
+The only home of rich.
+
+Answers go to stdout, talk to stderr. Names and texts from documents are shown with control
+characters escaped.
 """
 
 import json
@@ -23,8 +26,14 @@ if TYPE_CHECKING:
 
 EVERY = 15.0  # seconds between lines of progress where there is no terminal
 SHOWN = 20  # findings and files listed before "and N more"
-# The background of a token that leads by at most so many logits, and one for those that lead by more.
-HEAT = ((0.05, "white on #b2182b"), (0.1, "black on #ef8a62"), (0.2, "black on #fddbc7"), (0.4, "black on #d1e5f0"))
+# The background of a token that leads by at most so many logits, and one for those that lead by
+# more.
+HEAT = (
+    (0.05, "white on #b2182b"),
+    (0.1, "black on #ef8a62"),
+    (0.2, "black on #fddbc7"),
+    (0.4, "black on #d1e5f0"),
+)
 COOL = "white on #2166ac"
 PINNED = {"correction": "bold reverse", "safety": "bold underline"}
 
@@ -40,7 +49,10 @@ def put(text: str, end: str = "\n") -> None:
 
 
 def put_json(value: object) -> None:
-    """One JSON value on a line. JSON has no infinity: the margin of a memory that has none is null."""
+    """One JSON value on a line.
+
+    JSON has no infinity: the margin of a memory that has none is null.
+    """
     _write(json.dumps(finite(value), ensure_ascii=False, allow_nan=False), "\n")
 
 
@@ -56,11 +68,17 @@ def _write(text: str, end: str) -> None:
         raise
     except OSError as error:
         discard()
-        raise DiskFailure(f"standard output: {error.strerror}", remedy="free space where it leads, or let it lead elsewhere") from error
+        raise DiskFailure(
+            f"standard output: {error.strerror}",
+            remedy="free space where it leads, or let it lead elsewhere",
+        ) from error
 
 
 def discard() -> None:
-    """Lets standard output lead nowhere, or Python would complain of what it could not write while it ends."""
+    """Lets standard output lead nowhere.
+
+    Otherwise Python would complain of what it could not write while it ends.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -77,7 +95,16 @@ def put_error(error: RagMemtokError, as_json: bool) -> None:
     """What happened, to what, and what to do next."""
     if as_json:
         with suppress(DiskFailure):  # standard error has it all the same
-            put_json({"error": {"name": error.name, "exit_code": error.exit_code, "message": str(error), "remedy": error.remedy}})
+            put_json(
+                {
+                    "error": {
+                        "name": error.name,
+                        "exit_code": error.exit_code,
+                        "message": str(error),
+                        "remedy": error.remedy,
+                    }
+                }
+            )
     say(f"error: {error}")
     if error.remedy:
         say(f"  next: {error.remedy}")
@@ -92,14 +119,22 @@ def put_table(rows: Mapping[str, object]) -> None:
 
 def put_columns(rows: Sequence[Sequence[object]]) -> None:
     """Several columns, aligned; newlines within are written out, so that a row is a line."""
-    cells = [[escaped(str(cell)).replace("\n", "\\n").replace("\t", "\\t") for cell in row] for row in rows]
+    cells = [
+        [escaped(str(cell)).replace("\n", "\\n").replace("\t", "\\t") for cell in row]
+        for row in rows
+    ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
-        put("   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        put(
+            "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 def put_strip(tokens: Sequence[tuple[str, float, str]]) -> None:
-    """Tokens as (text, lead in logits, pin): on a terminal the text, coloured by the lead; in a pipe a line with its numbers for each."""
+    """Puts out tokens, each as (text, lead in logits, pin).
+
+    On a terminal it is the text, coloured by the lead; in a pipe a line with its numbers for each.
+    """
     if not sys.stdout.isatty():
         for number, (text, lead, pin) in enumerate(tokens):
             put(f"{number}\t{lead:.4f}\t{pin or '-'}\t{json.dumps(text, ensure_ascii=False)}")
@@ -107,23 +142,43 @@ def put_strip(tokens: Sequence[tuple[str, float, str]]) -> None:
     strip = Text()
     for text, lead, pin in tokens:
         style = next((colour for limit, colour in HEAT if lead <= limit), COOL)
-        strip.append(escaped(text).replace("\n", "\u23ce\n"), f"{PINNED.get(pin, '')} {style}".strip())
+        strip.append(
+            escaped(text).replace("\n", "\u23ce\n"), f"{PINNED.get(pin, '')} {style}".strip()
+        )
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     console.print(strip, soft_wrap=True)
-    legend = [(f"<= {limit}", colour) for limit, colour in HEAT] + [(f"> {HEAT[-1][0]} logits", COOL)]
-    console.print(Text("  ").join([Text(f" {words} ", colour) for words, colour in legend] + [Text(kind, PINNED[kind]) for kind in PINNED]))
+    legend = [(f"<= {limit}", colour) for limit, colour in HEAT] + [
+        (f"> {HEAT[-1][0]} logits", COOL)
+    ]
+    console.print(
+        Text("  ").join(
+            [Text(f" {words} ", colour) for words, colour in legend]
+            + [Text(kind, PINNED[kind]) for kind in PINNED]
+        )
+    )
 
 
 @contextmanager
 def bar(unit: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Shows progress on stderr; the function it gives takes how many are done, of how many, and a note."""
+    """Shows progress on stderr.
+
+    The function it gives takes how many are done, of how many, and a note.
+    """
     if not sys.stderr.isatty():
         yield _lines(unit)
         return
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None, note="")
-        yield lambda done, total, note: progress.update(task, completed=done, total=total, note=note)
+        yield lambda done, total, note: progress.update(
+            task, completed=done, total=total, note=note
+        )
 
 
 def _lines(unit: str) -> Callable[[int, int, str], None]:

@@ -13,64 +13,131 @@ from rag_memtok.errors import UsageError
 
 
 def eval_(
-    questions: Annotated[Path, typer.Argument(help="Rows of context (or file), question, answers as JSONL; or a SQuAD file.")],
-    readers: Annotated[str, typer.Option("--readers", help="Ways of reading, by commas.", show_default="all there are adapters for")] = "",
-    adapter: Annotated[Path | None, typer.Option("--adapter", help="A LoRA that reads memories: memory+adapter.")] = None,
-    text_adapter: Annotated[Path | None, typer.Option("--text-adapter", help="One that reads texts: text+adapter.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="Questions, spread over the file; 0: all.")] = 0,
-    k: Annotated[str, typer.Option("--k", help="Chunks in the prompt beside the gold one alone, by commas.")] = "3,5,10",
-    tokens_per_vector: Annotated[str, typer.Option("--tokens-per-vector", help="Compressions, by commas; 0 finds out.")] = "0",
+    questions: Annotated[
+        Path,
+        typer.Argument(
+            help="Rows of context (or file), question, answers as JSONL; or a SQuAD file."
+        ),
+    ],
+    readers: Annotated[
+        str,
+        typer.Option(
+            "--readers",
+            help="Ways of reading, by commas.",
+            show_default="all there are adapters for",
+        ),
+    ] = "",
+    adapter: Annotated[
+        Path | None, typer.Option("--adapter", help="A LoRA that reads memories: memory+adapter.")
+    ] = None,
+    text_adapter: Annotated[
+        Path | None, typer.Option("--text-adapter", help="One that reads texts: text+adapter.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, help="Questions, spread over the file; 0: all.")
+    ] = 0,
+    k: Annotated[
+        str, typer.Option("--k", help="Chunks in the prompt beside the gold one alone, by commas.")
+    ] = "3,5,10",
+    tokens_per_vector: Annotated[
+        str, typer.Option("--tokens-per-vector", help="Compressions, by commas; 0 finds out.")
+    ] = "0",
     documents: Annotated[
-        Path | None, typer.Option("--documents", help="The folder of the rows' files.", show_default="the questions' own")
+        Path | None,
+        typer.Option(
+            "--documents", help="The folder of the rows' files.", show_default="the questions' own"
+        ),
     ] = None,
     model: options.Model = None,
     dtype: options.Dtype = None,
     device: options.Device = None,
     threads: options.Threads = None,
     embedder: options.Embedder = None,
-    distractors: Annotated[str, typer.Option("--distractors", help="Other chunks: retriever or random.")] = "retriever",
-    chunk_tokens: Annotated[int | None, typer.Option("--chunk-tokens", help="Tokens of a chunk, at most.", show_default="128")] = None,
-    template: Annotated[str | None, typer.Option("--template", help="bare or cue.", show_default="bare")] = None,
-    write: Annotated[
-        str | None, typer.Option("--write", help="exact, or readable: memories that also answer.", show_default="exact")
+    distractors: Annotated[
+        str, typer.Option("--distractors", help="Other chunks: retriever or random.")
+    ] = "retriever",
+    chunk_tokens: Annotated[
+        int | None,
+        typer.Option("--chunk-tokens", help="Tokens of a chunk, at most.", show_default="128"),
     ] = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", help="Another way of writing, by name.", show_default="by --write")] = None,
+    template: Annotated[
+        str | None, typer.Option("--template", help="bare or cue.", show_default="bare")
+    ] = None,
+    write: Annotated[
+        str | None,
+        typer.Option(
+            "--write", help="exact, or readable: memories that also answer.", show_default="exact"
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", help="Another way of writing, by name.", show_default="by --write"
+        ),
+    ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", help="Optimiser steps a chunk, at most.", show_default="500, 300 to be read")
+        int | None,
+        typer.Option(
+            "--steps", help="Optimiser steps a chunk, at most.", show_default="500, 300 to be read"
+        ),
     ] = None,
     seconds_per_chunk: options.SecondsPerChunk = None,
     max_new_tokens: options.MaxNewTokens = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of what is drawn.")] = 0,
-    work: Annotated[Path | None, typer.Option("--work", help="Keep memories and answers here; run again to go on.")] = None,
-    figures: Annotated[Path | None, typer.Option("--figures", help="Draw F1 against compression and against k into this folder.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write everything, answer by answer, as JSON.")] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option("--work", help="Keep memories and answers here; run again to go on."),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            "--figures", help="Draw F1 against compression and against k into this folder."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write everything, answer by answer, as JSON.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Measure how well questions are answered from memories, from their text, and from what should be worse than both."""
+    """Measure how well questions are answered from memories and from their text.
+
+    The same is measured from what should be worse than both.
+    """
     from rag_memtok.evaluation import evaluate, results
 
     if distractors not in ("retriever", "random"):
         raise UsageError(f"--distractors is {distractors!r}; valid: retriever, random")
     dials = settings(
-        model__id=model, model__dtype=dtype, model__device=device, model__threads=threads, retrieve__embedder=embedder,
-        documents__chunk_tokens=chunk_tokens, memorize__template=template, memorize__write=write, memorize__recipe=recipe,
-        memorize__steps=steps, memorize__seconds_per_chunk=seconds_per_chunk, memorize__seed=seed, ask__max_new_tokens=max_new_tokens,
+        model__id=model, model__dtype=dtype, model__device=device, model__threads=threads,
+        retrieve__embedder=embedder, documents__chunk_tokens=chunk_tokens,
+        memorize__template=template, memorize__write=write, memorize__recipe=recipe,
+        memorize__steps=steps, memorize__seconds_per_chunk=seconds_per_chunk, memorize__seed=seed,
+        ask__max_new_tokens=max_new_tokens,
     )  # fmt: skip
     study = evaluate.Study(
-        tuple(name.strip() for name in readers.split(",") if name.strip()), numbers("--tokens-per-vector", tokens_per_vector),
-        numbers("--k", k), distractors == "retriever", seed=seed,
+        tuple(name.strip() for name in readers.split(",") if name.strip()),
+        numbers("--tokens-per-vector", tokens_per_vector), numbers("--k", k),
+        distractors == "retriever", seed=seed,
     )  # fmt: skip
-    adapters = {kind: folder for kind, folder in (("memory", adapter), ("text", text_adapter)) if folder}
+    adapters = {
+        kind: folder for kind, folder in (("memory", adapter), ("text", text_adapter)) if folder
+    }
     with console.bar("done") as show:
         on_stage = lambda at: show(at.done, at.total, views.stage_note(at))  # noqa: E731
-        found = evaluate.evaluate(questions, dials, study, limit, documents, work, adapters, on_stage, console.say)
+        found = evaluate.evaluate(
+            questions, dials, study, limit, documents, work, adapters, on_stage, console.say
+        )
     rows, shifts = results.rows(found), results.shifts(found)
     summary = {"rows": [asdict(row) for row in rows], "shifts": [asdict(shift) for shift in shifts]}
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(dumps(console.finite(asdict(found) | summary), ensure_ascii=False), encoding="utf-8")
+        out.write_text(
+            dumps(console.finite(asdict(found) | summary), ensure_ascii=False), encoding="utf-8"
+        )
     if json:
-        console.put_json(summary | {"model": found.model, "writings": [asdict(one) for one in found.writings]})
+        console.put_json(
+            summary | {"model": found.model, "writings": [asdict(one) for one in found.writings]}
+        )
     else:
         tables.put_evaluation(found, rows, shifts)
     for path in tables.draw_evaluation(rows, found.writings, figures) if figures else []:
@@ -79,26 +146,47 @@ def eval_(
 
 def paper(
     model: Annotated[
-        list[str] | None, typer.Option("--model", help="mini, a folder or a hub id; may be repeated.", show_default="mini")
+        list[str] | None,
+        typer.Option(
+            "--model", help="mini, a folder or a hub id; may be repeated.", show_default="mini"
+        ),
     ] = None,
-    chunks: Annotated[Path | None, typer.Option("--chunks", help="A CSV file; texts are its column 'chunk'.")] = None,
+    chunks: Annotated[
+        Path | None, typer.Option("--chunks", help="A CSV file; texts are its column 'chunk'.")
+    ] = None,
     docs: Annotated[Path | None, typer.Option("--docs", help="Documents, to be cut.")] = None,
-    chars: Annotated[str, typer.Option("--chars", help="Where documents are cut, in characters.")] = "100,1000",
+    chars: Annotated[
+        str, typer.Option("--chars", help="Where documents are cut, in characters.")
+    ] = "100,1000",
     recipe: Annotated[str, typer.Option("--recipe", help="How texts are written.")] = "sastre2025",
     vectors: Annotated[int, typer.Option("--vectors", min=1, help="Vectors a text.")] = 1,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Texts of each kind and length, at most.")] = 20,
-    steps: Annotated[int, typer.Option("--steps", min=0, help="Steps a text, at most; 0: the recipe's own.")] = 0,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Texts of each kind and length, at most.")
+    ] = 20,
+    steps: Annotated[
+        int, typer.Option("--steps", min=0, help="Steps a text, at most; 0: the recipe's own.")
+    ] = 0,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Texts written together.")] = 8,
-    codec: Annotated[str, typer.Option("--codec", help="How the vectors that are decoded were stored.")] = "float32",
+    codec: Annotated[
+        str, typer.Option("--codec", help="How the vectors that are decoded were stored.")
+    ] = "float32",
     seed: Annotated[int, typer.Option("--seed", help="Seed of the writer.")] = 0,
-    out: Annotated[Path | None, typer.Option("--out", help="Keep every text's result in this file; run again to go on.")] = None,
-    figures: Annotated[Path | None, typer.Option("--figures", help="Draw Figures 2 and 3 as PNG into this folder.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Keep every text's result in this file; run again to go on."),
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", help="Draw Figures 2 and 3 as PNG into this folder.")
+    ] = None,
     dtype: options.Dtype = None,
     device: options.Device = None,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
-    """Measure the paper's Tables 2 to 4 and Figures 2 and 3 (arXiv:2506.15001) on any models, with what they leave out."""
+    """Measure the paper's Tables 2 to 4 and Figures 2 and 3 (arXiv:2506.15001) on any models.
+
+    What they leave out is measured with them.
+    """
     from rag_memtok.evaluation import paper
     from rag_memtok.evaluation.corpora import texts_of
     from rag_memtok.evaluation.figures import draw
@@ -108,17 +196,27 @@ def paper(
     corpora = texts_of(chunks, docs, numbers("--chars", chars, least=1), limit)
     trials = []
     for name in dict.fromkeys(model or ["mini"]):
-        dials = settings(model__id=name, model__dtype=dtype, model__device=device, model__threads=threads)
+        dials = settings(
+            model__id=name, model__dtype=dtype, model__device=device, model__threads=threads
+        )
         with console.bar("texts") as show:
             on_progress = lambda at: show(at.done, at.texts, views.trial_note(at))  # noqa: E731
             trials += list(paper.run(lm.load(dials.model), corpora, protocol, out, on_progress))
-    drawn = {figures / file: chart for file, chart in paper.charts(trials).items()} if figures else {}
+    drawn = (
+        {figures / file: chart for file, chart in paper.charts(trials).items()} if figures else {}
+    )
     for path, chart in drawn.items():
         draw(chart, path)
         console.say(f"drawn: {path}")
     rows = paper.table(trials)
     if json:
-        console.put_json({"protocol": asdict(protocol), "rows": [asdict(row) for row in rows], "figures": [str(path) for path in drawn]})
+        console.put_json(
+            {
+                "protocol": asdict(protocol),
+                "rows": [asdict(row) for row in rows],
+                "figures": [str(path) for path in drawn],
+            }
+        )
     else:
         views.put_paper(rows, protocol)
 
@@ -134,5 +232,7 @@ def numbers(option: str, value: str, least: int = 0) -> tuple[int, ...]:
     except ValueError:
         found = (-1,)
     if any(one < least for one in found):
-        raise UsageError(f"{option} is {value!r}; valid: numbers of {least} or more by commas, such as 3,5,10")
+        raise UsageError(
+            f"{option} is {value!r}; valid: numbers of {least} or more by commas, such as 3,5,10"
+        )
     return found

@@ -26,48 +26,98 @@ def ingest(
     embedder: options.Embedder = None,
     exclude: options.Exclude = None,
     chunk_tokens: Annotated[
-        int | None, typer.Option("--chunk-tokens", help="Tokens of a chunk, at most.", show_default="the store's, or 128")
+        int | None,
+        typer.Option(
+            "--chunk-tokens", help="Tokens of a chunk, at most.", show_default="the store's, or 128"
+        ),
     ] = None,
     tokens_per_vector: options.TokensPerVector = None,
     write: Annotated[
-        str | None, typer.Option("--write", help="exact, or readable: memories that also answer.", show_default="the store's, or exact")
+        str | None,
+        typer.Option(
+            "--write",
+            help="exact, or readable: memories that also answer.",
+            show_default="the store's, or exact",
+        ),
     ] = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", help="Another way of writing, by name.", show_default="by --write")] = None,
-    template: Annotated[str | None, typer.Option("--template", help="bare or cue.", show_default="the store's, or bare")] = None,
-    codec: Annotated[str | None, typer.Option("--codec", help="How vectors are stored.", show_default="the store's, or float16")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", help="Another way of writing, by name.", show_default="by --write"
+        ),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option("--template", help="bare or cue.", show_default="the store's, or bare"),
+    ] = None,
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            "--codec", help="How vectors are stored.", show_default="the store's, or float16"
+        ),
+    ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", help="Optimiser steps a chunk, at most.", show_default="500, 300 to be read")
+        int | None,
+        typer.Option(
+            "--steps", help="Optimiser steps a chunk, at most.", show_default="500, 300 to be read"
+        ),
     ] = None,
     seconds_per_chunk: options.SecondsPerChunk = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="Chunks written together.", show_default="8")] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Chunks written together.", show_default="8")
+    ] = None,
     processes: options.Processes = None,
-    max_pins: Annotated[int | None, typer.Option("--max-pins", help="Refuse a chunk with more correction pins.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the writer.", show_default="0")] = None,
-    no_text: Annotated[bool, typer.Option("--no-text", help="Keep no text: dense retrieval only.")] = False,
+    max_pins: Annotated[
+        int | None, typer.Option("--max-pins", help="Refuse a chunk with more correction pins.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of the writer.", show_default="0")
+    ] = None,
+    no_text: Annotated[
+        bool, typer.Option("--no-text", help="Keep no text: dense retrieval only.")
+    ] = False,
     prune: options.Prune = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written and how long it takes.")] = False,
-    skip_ok: Annotated[bool, typer.Option("--skip-ok", help="Exit 0 even if some inputs were skipped.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be written and how long it takes.")
+    ] = False,
+    skip_ok: Annotated[
+        bool, typer.Option("--skip-ok", help="Exit 0 even if some inputs were skipped.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
-    """Write a memory for every chunk of these documents, judge it, and store it. Unchanged files cost nothing; run again to resume."""
+    """Write a memory for every chunk of these documents, judge it, and store it.
+
+    Unchanged files cost nothing; run again to resume.
+    """
     from rag_memtok.pipeline import api
 
     dials = settings(
-        store=store, collection=collection, model__id=model, model__revision=revision, model__dtype=dtype, model__device=device,
-        model__threads=threads, retrieve__embedder=embedder, documents__exclude=exclude or None, documents__chunk_tokens=chunk_tokens,
-        memorize__tokens_per_vector=tokens_per_vector, memorize__write=write, memorize__recipe=recipe, memorize__template=template,
-        memorize__codec=codec, memorize__steps=steps, memorize__seconds_per_chunk=seconds_per_chunk, memorize__batch=batch,
-        memorize__processes=processes, memorize__max_pins=max_pins, memorize__seed=seed,
-        memorize__keep_text=False if no_text else None,
+        store=store, collection=collection, model__id=model, model__revision=revision,
+        model__dtype=dtype, model__device=device, model__threads=threads,
+        retrieve__embedder=embedder, documents__exclude=exclude or None,
+        documents__chunk_tokens=chunk_tokens, memorize__tokens_per_vector=tokens_per_vector,
+        memorize__write=write, memorize__recipe=recipe, memorize__template=template,
+        memorize__codec=codec, memorize__steps=steps, memorize__seconds_per_chunk=seconds_per_chunk,
+        memorize__batch=batch, memorize__processes=processes, memorize__max_pins=max_pins,
+        memorize__seed=seed, memorize__keep_text=False if no_text else None,
     )  # fmt: skip
     if dry_run:
         found = api.estimate(paths, dials)
         console.put_json(asdict(found)) if json else views.put_estimate(found)
         return
     if not dials.memorize.keep_text:
-        console.say("no text is kept: retrieval is by meaning alone, and an audit can show no differences in words")
+        console.say(
+            "no text is kept: retrieval is by meaning alone, and an audit can show no differences "
+            "in words"
+        )
     with console.bar("chunks") as show:
-        done = api.ingest(paths, dials, prune, lambda at: show(at.done, at.chunks, views.standing_note(at)), console.say)
+        done = api.ingest(
+            paths,
+            dials,
+            prune,
+            lambda at: show(at.done, at.chunks, views.standing_note(at)),
+            console.say,
+        )
     console.put_json(asdict(done)) if json else views.put_ingested(done)
     if done.over_limit:
         raise typer.Exit(4)
@@ -87,17 +137,27 @@ def watch(
     prune: options.Prune = False,
     json: options.Json = False,
 ) -> None:
-    """Ingest these documents, and again whenever one changes, with one model load, until Ctrl-C. Needs the extra "watch"."""
+    """Ingest these documents, and again whenever one changes, with one model load, until Ctrl-C.
+
+    Needs the extra "watch".
+    """
     from rag_memtok.pipeline import watch as watching
 
     dials = settings(
-        store=store, collection=collection, model__id=model, model__device=device, model__threads=threads,
-        documents__exclude=exclude or None, memorize__tokens_per_vector=tokens_per_vector,
+        store=store, collection=collection, model__id=model, model__device=device,
+        model__threads=threads, documents__exclude=exclude or None,
+        memorize__tokens_per_vector=tokens_per_vector,
     )  # fmt: skip
     rounds: list["Ingested"] = []
     try:
         with console.bar("chunks") as show:
-            for done in watching.watch(paths, dials, prune, lambda at: show(at.done, at.chunks, views.standing_note(at)), console.say):
+            for done in watching.watch(
+                paths,
+                dials,
+                prune,
+                lambda at: show(at.done, at.chunks, views.standing_note(at)),
+                console.say,
+            ):
                 if isinstance(done, RagMemtokError):
                     console.put_error(done, json)
                     continue

@@ -1,4 +1,7 @@
-"""What is done with a store, as commands: status list show config rm export import migrate adapt. Parse, one library call, print."""
+"""What is done with a store, as commands: parse, one library call, print.
+
+The commands are status list show config rm export import migrate adapt.
+"""
 
 import os
 from dataclasses import asdict
@@ -11,7 +14,9 @@ from rag_memtok.cli import console, options, views
 from rag_memtok.cli.options import given, settings
 
 
-def status(store: options.Store = None, collection: options.Collection = None, json: options.Json = False) -> None:
+def status(
+    store: options.Store = None, collection: options.Collection = None, json: options.Json = False
+) -> None:
     """Say what is in the store. Loads no model."""
     from rag_memtok.pipeline import api
 
@@ -21,20 +26,35 @@ def status(store: options.Store = None, collection: options.Collection = None, j
         return
     verdicts, manifest = found.summary.verdicts, found.manifest
     console.put_json(
-        {"chunks": found.summary.chunks, "documents": found.summary.documents, "exact": verdicts.get("exact", 0),
-         "pinned": verdicts.get("pinned", 0), "assisted": verdicts.get("assisted", 0), "text_only": verdicts.get("text-only", 0),
-         "damaged": verdicts.get("damaged", 0), "unfinished": found.summary.orphans, "adapter": found.adapter,
-         "model": manifest["model"], "format": int(manifest["format"]), "generation": found.generation,
-         "tokens_per_vector": int(manifest["tokens_per_vector"]), "bytes": found.bytes}
-    )  # fmt: skip
+        {
+            "chunks": found.summary.chunks,
+            "documents": found.summary.documents,
+            "exact": verdicts.get("exact", 0),
+            "pinned": verdicts.get("pinned", 0),
+            "assisted": verdicts.get("assisted", 0),
+            "text_only": verdicts.get("text-only", 0),
+            "damaged": verdicts.get("damaged", 0),
+            "unfinished": found.summary.orphans,
+            "adapter": found.adapter,
+            "model": manifest["model"],
+            "format": int(manifest["format"]),
+            "generation": found.generation,
+            "tokens_per_vector": int(manifest["tokens_per_vector"]),
+            "bytes": found.bytes,
+        }
+    )
 
 
 def list_(
     store: options.Store = None,
     collection: options.Collection = None,
-    documents: Annotated[bool, typer.Option("--documents", help="The documents; what is listed if nothing is said.")] = False,
+    documents: Annotated[
+        bool, typer.Option("--documents", help="The documents; what is listed if nothing is said.")
+    ] = False,
     chunks: Annotated[bool, typer.Option("--chunks", help="The chunks, with their ids.")] = False,
-    collections: Annotated[bool, typer.Option("--collections", help="The stores under --store.")] = False,
+    collections: Annotated[
+        bool, typer.Option("--collections", help="The stores under --store.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """List what is in the store: documents, chunks and their verdicts. Loads no model."""
@@ -43,12 +63,16 @@ def list_(
     dials = settings(store=store, collection=collection)
     if collections:
         stores = api.collections(dials)
-        console.put_json({"collections": [asdict(one) for one in stores]}) if json else views.put_collections(stores)
+        console.put_json(
+            {"collections": [asdict(one) for one in stores]}
+        ) if json else views.put_collections(stores)
         return
     answer: dict[str, object] = {}
     if documents or not chunks:
         papers = api.documents(dials)
-        answer["documents"] = [asdict(one.document) | {"verdicts": dict(one.verdicts)} for one in papers]
+        answer["documents"] = [
+            asdict(one.document) | {"verdicts": dict(one.verdicts)} for one in papers
+        ]
         if not json:
             views.put_documents(papers)
     if chunks:
@@ -61,7 +85,12 @@ def list_(
 
 
 def show(
-    chunk: Annotated[str, typer.Argument(help="The beginning of a chunk's id, as list --chunks and ask --json give it.")],
+    chunk: Annotated[
+        str,
+        typer.Argument(
+            help="The beginning of a chunk's id, as list --chunks and ask --json give it."
+        ),
+    ],
     store: options.Store = None,
     collection: options.Collection = None,
     model: options.Model = None,
@@ -69,10 +98,19 @@ def show(
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
-    """Decode one memory: its tokens, by how much each leads, its pins, and its bytes against its text's."""
+    """Decode one memory and show it.
+
+    Shown are its tokens, by how much each leads, its pins, and its bytes against its text's.
+    """
     from rag_memtok.pipeline import api
 
-    dials = settings(store=store, collection=collection, model__id=model, model__device=device, model__threads=threads)
+    dials = settings(
+        store=store,
+        collection=collection,
+        model__id=model,
+        model__device=device,
+        model__threads=threads,
+    )
     found = api.show(chunk, dials)
     console.put_json(asdict(found)) if json else views.put_shown(found)
     if not found.verdict.proven and found.verdict.kind != "fragile":
@@ -90,15 +128,21 @@ def config(
     embedder: options.Embedder = None,
     json: options.Json = False,
 ) -> None:
-    """Say every setting's effective value, and where it comes from: flag, variable, file, store or default."""
+    """Say every setting's effective value, and where it comes from.
+
+    That is a flag, variable, file, store or default.
+    """
     from rag_memtok.pipeline import api
 
     flags = {
-        "store": store, "collection": collection, "model__id": model, "model__revision": revision, "model__dtype": dtype,
-        "model__device": device, "model__threads": threads, "retrieve__embedder": embedder,
+        "store": store, "collection": collection, "model__id": model, "model__revision": revision,
+        "model__dtype": dtype, "model__device": device, "model__threads": threads,
+        "retrieve__embedder": embedder,
     }  # fmt: skip
     found = api.effective(given(flags), os.environ, Path.cwd(), settings(**flags))
-    console.put_json({one.dial: {"value": one.value, "from": one.origin} for one in found}) if json else views.put_settings(found)
+    console.put_json(
+        {one.dial: {"value": one.value, "from": one.origin} for one in found}
+    ) if json else views.put_settings(found)
 
 
 def rm(
@@ -106,7 +150,10 @@ def rm(
     store: options.Store = None,
     collection: options.Collection = None,
 ) -> None:
-    """Forget a file or folder: its documents, and every memory no other document has. The files themselves stay."""
+    """Forget a file or folder: its documents, and every memory no other document has.
+
+    The files themselves stay.
+    """
     from rag_memtok.pipeline import api
 
     for name in api.remove(path, settings(store=store, collection=collection)):
@@ -119,7 +166,10 @@ def export(
     collection: options.Collection = None,
     json: options.Json = False,
 ) -> None:
-    """Write the whole store into one file (safetensors): to move it, to give it away. It is its documents' text."""
+    """Write the whole store into one file (safetensors): to move it, to give it away.
+
+    It is its documents' text.
+    """
     from rag_memtok.pipeline import api
 
     done = api.export(file, settings(store=store, collection=collection))
@@ -130,7 +180,9 @@ def import_(
     file: Annotated[Path, typer.Argument(help="A file of export.")],
     store: options.Store = None,
     collection: options.Collection = None,
-    trust_store: Annotated[bool, typer.Option("--trust-store", help="Take it as your own, whoever made it.")] = False,
+    trust_store: Annotated[
+        bool, typer.Option("--trust-store", help="Take it as your own, whoever made it.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Make a store from an exported file. What does not match its checksum is refused."""
@@ -141,7 +193,9 @@ def import_(
 
 
 def migrate(
-    model: Annotated[str, typer.Option("--model", help="The new model: mini, a folder or a hub id.")],
+    model: Annotated[
+        str, typer.Option("--model", help="The new model: mini, a folder or a hub id.")
+    ],
     store: options.Store = None,
     collection: options.Collection = None,
     revision: options.Revision = None,
@@ -151,15 +205,24 @@ def migrate(
     tokens_per_vector: options.TokensPerVector = None,
     seconds_per_chunk: options.SecondsPerChunk = None,
     processes: options.Processes = None,
-    drop_old: Annotated[bool, typer.Option("--drop-old", help="Remove the old store in the end; else it is kept in DIR.old.")] = False,
+    drop_old: Annotated[
+        bool,
+        typer.Option(
+            "--drop-old", help="Remove the old store in the end; else it is kept in DIR.old."
+        ),
+    ] = False,
     json: options.Json = False,
 ) -> None:
-    """Rewrite every memory for another model, beside the old store; prove them, then switch. Run again to resume."""
+    """Rewrite every memory for another model, beside the old store; prove them, then switch.
+
+    Run again to resume.
+    """
     from rag_memtok.pipeline import api
 
     dials = settings(
-        store=store, collection=collection, model__id=model, model__revision=revision, model__dtype=dtype,
-        model__device=device, model__threads=threads, memorize__tokens_per_vector=tokens_per_vector,
+        store=store, collection=collection, model__id=model, model__revision=revision,
+        model__dtype=dtype, model__device=device, model__threads=threads,
+        memorize__tokens_per_vector=tokens_per_vector,
         memorize__seconds_per_chunk=seconds_per_chunk, memorize__processes=processes,
     )  # fmt: skip
     with console.bar("chunks") as show_bar:
@@ -169,28 +232,55 @@ def migrate(
 
 
 def adapt(
-    data: Annotated[Path | None, typer.Option("--data", help="Questions: rows of question, answers and context or file.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Questions: rows of question, answers and context or file."),
+    ] = None,
     store: options.Store = None,
     collection: options.Collection = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The adapter's folder.", show_default="in the store")] = None,
-    kind: Annotated[str | None, typer.Option("--kind", help="What it reads: memory or text.", show_default="memory")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Steps, at most.", show_default="600")] = None,
-    minutes: Annotated[float | None, typer.Option("--minutes", help="Minutes of training, at most; 0: no bound.", show_default="0")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="Prompts of a step.", show_default="16")] = None,
-    questions: Annotated[int | None, typer.Option("--questions", help="Questions made by rule of each chunk.", show_default="6")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of what is drawn.", show_default="0")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The adapter's folder.", show_default="in the store"),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="What it reads: memory or text.", show_default="memory"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Steps, at most.", show_default="600")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--minutes", help="Minutes of training, at most; 0: no bound.", show_default="0"
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Prompts of a step.", show_default="16")
+    ] = None,
+    questions: Annotated[
+        int | None,
+        typer.Option("--questions", help="Questions made by rule of each chunk.", show_default="6"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of what is drawn.", show_default="0")
+    ] = None,
     model: options.Model = None,
     device: options.Device = None,
     threads: options.Threads = None,
     trust_store: options.Trust = False,
     json: options.Json = False,
 ) -> None:
-    """Train an adapter (LoRA) with which the model reads this store's memories; ask takes it by itself. Run again to resume."""
+    """Train an adapter (LoRA) with which the model reads this store's memories.
+
+    `ask` takes it by itself. Run again to resume.
+    """
     from rag_memtok.adapt import run
 
     dials = settings(
-        store=store, collection=collection, model__id=model, model__device=device, model__threads=threads, adapt__kind=kind,
-        adapt__steps=steps, adapt__minutes=minutes, adapt__batch=batch, adapt__questions=questions, adapt__seed=seed,
+        store=store, collection=collection, model__id=model, model__device=device,
+        model__threads=threads, adapt__kind=kind, adapt__steps=steps, adapt__minutes=minutes,
+        adapt__batch=batch, adapt__questions=questions, adapt__seed=seed,
     )  # fmt: skip
     with console.bar("done") as show_bar:
         on_progress = lambda at: show_bar(at.done, at.total, views.training_note(at))  # noqa: E731

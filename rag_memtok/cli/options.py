@@ -9,43 +9,106 @@ import typer
 
 from rag_memtok import config
 
-Store = Annotated[str | None, typer.Option("--store", help="The store's folder.", show_default=".rag-memtok")]
-Collection = Annotated[str | None, typer.Option("--collection", help="One of several stores under --store, by name.")]
-Model = Annotated[str | None, typer.Option("--model", help="mini, a folder or a hub id.", show_default="the store's, or mini")]
-Revision = Annotated[str | None, typer.Option("--revision", help="The model's revision on the hub.")]
-Dtype = Annotated[
-    str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or nf4 (4 bits).", show_default="the store's, or float32")
+Store = Annotated[
+    str | None, typer.Option("--store", help="The store's folder.", show_default=".rag-memtok")
 ]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default="auto")]
-Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads.", show_default="automatic")]
+Collection = Annotated[
+    str | None, typer.Option("--collection", help="One of several stores under --store, by name.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="mini, a folder or a hub id.", show_default="the store's, or mini"
+    ),
+]
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="The model's revision on the hub.")
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="float32, bfloat16, float16 or nf4 (4 bits).",
+        show_default="the store's, or float32",
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default="auto")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", help="CPU threads.", show_default="automatic")
+]
 Embedder = Annotated[
-    str | None, typer.Option("--embedder", help="mini, or a sentence-transformers folder or id.", show_default="the store's, or mini")
+    str | None,
+    typer.Option(
+        "--embedder",
+        help="mini, or a sentence-transformers folder or id.",
+        show_default="the store's, or mini",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 TokensPerVector = Annotated[
-    int | None, typer.Option("--tokens-per-vector", help="Text tokens a memory vector holds; 0 finds out.", show_default="0")
+    int | None,
+    typer.Option(
+        "--tokens-per-vector",
+        help="Text tokens a memory vector holds; 0 finds out.",
+        show_default="0",
+    ),
 ]
-Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="gitignore-style pattern; may be repeated.")]
-Prune = Annotated[bool, typer.Option("--prune", help="Remove from the store what is gone from the folders.")]
-K = Annotated[int | None, typer.Option("-k", "--k", help="How many memories to use.", show_default="3")]
-Read = Annotated[str | None, typer.Option("--read", help="memory, decode, text or auto.", show_default="auto")]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude", help="gitignore-style pattern; may be repeated.")
+]
+Prune = Annotated[
+    bool, typer.Option("--prune", help="Remove from the store what is gone from the folders.")
+]
+K = Annotated[
+    int | None, typer.Option("-k", "--k", help="How many memories to use.", show_default="3")
+]
+Read = Annotated[
+    str | None, typer.Option("--read", help="memory, decode, text or auto.", show_default="auto")
+]
 Passages = Annotated[
     str | None,
     typer.Option(
-        "--passages", help="Several memories: together in a prompt, apart (the surest answer is kept) or auto.", show_default="auto"
+        "--passages",
+        help="Several memories: together in a prompt, apart (the surest answer is kept) or auto.",
+        show_default="auto",
     ),
 ]
 Adapter = Annotated[
-    str | None, typer.Option("--adapter", help="An adapter's folder, none, or auto: the store's, or the model's.", show_default="auto")
+    str | None,
+    typer.Option(
+        "--adapter",
+        help="An adapter's folder, none, or auto: the store's, or the model's.",
+        show_default="auto",
+    ),
 ]
-MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="Tokens of the answer, at most.", show_default="64")]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", help="Tokens of the answer, at most.", show_default="64"),
+]
 SecondsPerChunk = Annotated[
-    float | None, typer.Option("--seconds-per-chunk", help="Seconds a chunk, at most; 0: no bound.", show_default="90")
+    float | None,
+    typer.Option(
+        "--seconds-per-chunk", help="Seconds a chunk, at most; 0: no bound.", show_default="90"
+    ),
 ]
 Processes = Annotated[
-    int | None, typer.Option("--processes", help="Processes that write, each with the model; one a GPU.", show_default="1")
+    int | None,
+    typer.Option(
+        "--processes",
+        help="Processes that write, each with the model; one a GPU.",
+        show_default="1",
+    ),
 ]
-Trust = Annotated[bool, typer.Option("--trust-store", envvar="RAG_MEMTOK_TRUST_STORE", help="Read a store that was not made here.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-store",
+        envvar="RAG_MEMTOK_TRUST_STORE",
+        help="Read a store that was not made here.",
+    ),
+]
 
 
 def given(flags: Mapping[str, object]) -> dict[str, object]:

@@ -25,7 +25,9 @@ def ranged(found: "Interval", sign: str = "") -> str:
     """A mean and its interval, in per cent."""
     if math.isnan(found.mean):
         return "-"
-    return f"{100 * found.mean:{sign}.1f} [{100 * found.low:{sign}.1f}, {100 * found.high:{sign}.1f}]"
+    return (
+        f"{100 * found.mean:{sign}.1f} [{100 * found.low:{sign}.1f}, {100 * found.high:{sign}.1f}]"
+    )
 
 
 def number(value: float, digits: int = 0) -> str:
@@ -68,7 +70,10 @@ SEVERAL_CHUNKS: tuple[Column, ...] = (*COMMON, ("k", lambda row: str(row.k)))
 AMONG: tuple[Column, ...] = (
     *SEVERAL_CHUNKS,
     *QUALITY,
-    *((place, lambda row, place=place: percent(row.places.get(place, math.nan))) for place in ("first", "middle", "last")),
+    *(
+        (place, lambda row, place=place: percent(row.places.get(place, math.nan)))
+        for place in ("first", "middle", "last")
+    ),
     ("left out", lambda row: str(row.dropped)),
     *SIZES,
 )
@@ -94,12 +99,20 @@ def put_markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
 
     def line(cells: Sequence[str]) -> str:
         padded = [
-            f"{cell:<{width}}" if not place else f"{cell:>{width}}" for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            f"{cell:<{width}}" if not place else f"{cell:>{width}}"
+            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
         return f"| {' | '.join(padded)} |"
 
     console.put(line(header))
-    console.put("|" + "|".join("-" * (width + 2) if not place else "-" * (width + 1) + ":" for place, width in enumerate(widths)) + "|")
+    console.put(
+        "|"
+        + "|".join(
+            "-" * (width + 2) if not place else "-" * (width + 1) + ":"
+            for place, width in enumerate(widths)
+        )
+        + "|"
+    )
     for cells in lines:
         console.put(line(cells))
 
@@ -108,29 +121,50 @@ def put_rows(title: str, columns: Sequence[Column], rows: Sequence["Row"]) -> No
     """A titled table of some rows, if there are any."""
     if rows:
         console.put(f"\n{title}\n")
-        put_markdown([name for name, _ in columns], [[show(row) for _, show in columns] for row in rows])
+        put_markdown(
+            [name for name, _ in columns], [[show(row) for _, show in columns] for row in rows]
+        )
 
 
 def put_evaluation(found: "Evaluation", rows: Sequence["Row"], shifts: Sequence["Shift"]) -> None:
     """All tables: the memories, the gold chunk alone, among others, by source, off-topic harm."""
     answerable = sum(bool(golds) for golds in found.golds)
     console.put(
-        f"{found.model}, template {found.template}, recipe {found.recipe}: {len(found.questions)} questions "
-        f"({len(found.questions) - answerable} that the documents do not answer) about {len(set(found.gold))} chunks"
+        f"{found.model}, template {found.template}, recipe {found.recipe}: {len(found.questions)} "
+        "questions "
+        f"({len(found.questions) - answerable} that the documents do not answer) about "
+        f"{len(set(found.gold))} chunks"
     )
-    if halved := sum(bool(golds) and not whole for golds, whole in zip(found.golds, found.whole, strict=True)):
+    if halved := sum(
+        bool(golds) and not whole for golds, whole in zip(found.golds, found.whole, strict=True)
+    ):
         console.say(f"{halved} answers do not stand word for word in one chunk")
     if found.writings:
         console.put("\nmemories\n")
         put_markdown(WRITTEN, [writing_line(one) for one in found.writings])
     put_rows("the gold chunk alone", ALONE, [row for row in rows if row.setting == "alone"])
-    put_rows("the gold chunk among others, in one prompt", AMONG, [row for row in rows if row.setting == "among"])
-    put_rows("the gold chunk among others, apart: the surest answer", APART, [row for row in rows if row.setting == "apart"])
+    put_rows(
+        "the gold chunk among others, in one prompt",
+        AMONG,
+        [row for row in rows if row.setting == "among"],
+    )
+    put_rows(
+        "the gold chunk among others, apart: the surest answer",
+        APART,
+        [row for row in rows if row.setting == "apart"],
+    )
     put_sources([row for row in rows if row.setting == "alone" and row.sources])
-    put_rows("something irrelevant before the gold text", BESIDE, [row for row in rows if row.setting == "beside"])
+    put_rows(
+        "something irrelevant before the gold text",
+        BESIDE,
+        [row for row in rows if row.setting == "beside"],
+    )
     if shifts:
         console.put("\nunrelated texts: nats a token after something\n")
-        put_markdown(("before", "tokens/vector", "nats", "more than after nothing [95 %]"), [shift_line(one) for one in shifts])
+        put_markdown(
+            ("before", "tokens/vector", "nats", "more than after nothing [95 %]"),
+            [shift_line(one) for one in shifts],
+        )
     console.say(f"took {console.duration(found.seconds)}")
 
 
@@ -152,7 +186,13 @@ def writing_line(one: "Writing") -> list[str]:
     """The memories at one compression."""
     kinds = [str(one.verdicts.get(kind, 0)) for kind in ("exact", "pinned", "assisted")]
     pins = [str(one.corrections), str(one.safeties), str(one.positions), f"{one.factor:.1f}"]
-    return [str(one.tokens_per_vector), str(one.chunks), *kinds, *pins, f"{one.seconds / one.chunks:.2f}"]
+    return [
+        str(one.tokens_per_vector),
+        str(one.chunks),
+        *kinds,
+        *pins,
+        f"{one.seconds / one.chunks:.2f}",
+    ]
 
 
 def shift_line(one: "Shift") -> list[str]:
@@ -166,23 +206,43 @@ def put_sources(rows: Sequence["Row"]) -> None:
     sources = sorted({source for row in rows for source in row.sources})
     if sources:
         console.put("\nF1 by source, the gold chunk alone\n")
-        lines = [[row.reader, str(row.tokens_per_vector or "-"), *(percent(row.sources[source]) for source in sources)] for row in rows]
-        put_markdown(["reader", "tokens/vector", *(source or "(unnamed)" for source in sources)], lines)
+        lines = [
+            [
+                row.reader,
+                str(row.tokens_per_vector or "-"),
+                *(percent(row.sources[source]) for source in sources),
+            ]
+            for row in rows
+        ]
+        put_markdown(
+            ["reader", "tokens/vector", *(source or "(unnamed)" for source in sources)], lines
+        )
 
 
-def draw_evaluation(rows: Sequence["Row"], writings: Sequence["Writing"], folder: Path) -> list[Path]:
-    """Draws quality against compression, and quality against k, in one prompt and apart; returns the files.
+def draw_evaluation(
+    rows: Sequence["Row"], writings: Sequence["Writing"], folder: Path
+) -> list[Path]:
+    """Draws quality against compression, and quality against k; returns the files.
+
+    Quality against k is drawn in one prompt and apart.
 
     Raises:
         UsageError: matplotlib is not installed.
     """
     alone = [row for row in rows if row.setting == "alone"]
     factors = {one.tokens_per_vector: one.factor for one in writings}
-    lines = [line_of(name, some, lambda row: factors[row.tokens_per_vector]) for name, some in grouped(alone, lambda row: row.reader)]
+    lines = [
+        line_of(name, some, lambda row: factors[row.tokens_per_vector])
+        for name, some in grouped(alone, lambda row: row.reader)
+    ]
     flat = [row for row in alone if not row.tokens_per_vector]
     ends = (1.0, max(factors.values(), default=1.0))  # from the text itself on
     lines += [Line(row.reader, ends, (100 * row.f1.mean,) * 2, dashed=True) for row in flat]
-    charts = {"quality-against-compression": Chart("The gold chunk alone", "text positions for one of the memory", F1, lines, log_x=2)}
+    charts = {
+        "quality-against-compression": Chart(
+            "The gold chunk alone", "text positions for one of the memory", F1, lines, log_x=2
+        )
+    }
     for setting, (name, title) in PICTURES.items():
         inside = [row for row in rows if row.setting == setting]
         charts[name] = Chart(title, "chunks", F1, against_k(alone, inside))
@@ -195,23 +255,40 @@ def draw_evaluation(rows: Sequence["Row"], writings: Sequence["Writing"], folder
 def against_k(alone: Sequence["Row"], inside: Sequence["Row"]) -> list[Line]:
     """A line for each reader that is among several, from one chunk on."""
     names = {label(row) for row in inside}
-    reading = sorted((row for row in (*alone, *inside) if label(row) in names), key=lambda row: row.k)
-    return [line_of(name, some, lambda row: float(row.k)) for name, some in grouped(reading, label, flat=True)]
+    reading = sorted(
+        (row for row in (*alone, *inside) if label(row) in names), key=lambda row: row.k
+    )
+    return [
+        line_of(name, some, lambda row: float(row.k))
+        for name, some in grouped(reading, label, flat=True)
+    ]
 
 
 def label(row: "Row") -> str:
     """A reader and its compression."""
-    return f"{row.reader}, {row.tokens_per_vector} tokens a vector" if row.tokens_per_vector else row.reader
+    return (
+        f"{row.reader}, {row.tokens_per_vector} tokens a vector"
+        if row.tokens_per_vector
+        else row.reader
+    )
 
 
-def grouped(rows: Sequence["Row"], name: Callable[["Row"], str], flat: bool = False) -> list[tuple[str, list["Row"]]]:
+def grouped(
+    rows: Sequence["Row"], name: Callable[["Row"], str], flat: bool = False
+) -> list[tuple[str, list["Row"]]]:
     """Rows by name; those that do not depend on the compression only if `flat`."""
     some = [row for row in rows if flat or row.tokens_per_vector]
-    return [(one, [row for row in some if name(row) == one]) for one in dict.fromkeys(name(row) for row in some)]
+    return [
+        (one, [row for row in some if name(row) == one])
+        for one in dict.fromkeys(name(row) for row in some)
+    ]
 
 
 def line_of(name: str, rows: Sequence["Row"], x: Callable[["Row"], float]) -> Line:
     """F1 in per cent with its interval, from left to right."""
     order = sorted(rows, key=x)
-    y, low, high = ([100 * value for value in values] for values in zip(*((r.f1.mean, r.f1.low, r.f1.high) for r in order), strict=True))
+    y, low, high = (
+        [100 * value for value in values]
+        for values in zip(*((r.f1.mean, r.f1.low, r.f1.high) for r in order), strict=True)
+    )
     return Line(name, [x(row) for row in order], y, low, high)

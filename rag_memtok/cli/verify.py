@@ -17,31 +17,59 @@ def verify(
     model: options.Model = None,
     device: options.Device = None,
     threads: options.Threads = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Structure and checksums only; loads no model.")] = False,
-    sample: Annotated[str | None, typer.Option("--sample", help="A share of the chunks, such as 5%.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Structure and checksums only; loads no model.")
+    ] = False,
+    sample: Annotated[
+        str | None, typer.Option("--sample", help="A share of the chunks, such as 5%.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the sample.")] = 0,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Chunks decoded together; 1 is the reference profile.")] = 1,
-    against: Annotated[Path | None, typer.Option("--against", help="Compare the documents with this folder.")] = None,
+    batch: Annotated[
+        int,
+        typer.Option("--batch", min=1, help="Chunks decoded together; 1 is the reference profile."),
+    ] = 1,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Compare the documents with this folder.")
+    ] = None,
     exclude: options.Exclude = None,
-    report: Annotated[Path | None, typer.Option("--report", help="Write the audit as an HTML page, too.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write the audit as an HTML page, too.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Prove that nothing was lost: decode every memory, rejoin every document, compare."""
     from rag_memtok.pipeline import api
 
     dials = settings(
-        store=store, collection=collection, model__id=model, model__device=device, model__threads=threads,
-        documents__exclude=exclude or None,
+        store=store, collection=collection, model__id=model, model__device=device,
+        model__threads=threads, documents__exclude=exclude or None,
     )  # fmt: skip
     with console.bar("chunks") as show:
-        found = api.verify(dials, quick, share_of(sample), seed, against, lambda done, total: show(done, total, ""), report, batch)
+        found = api.verify(
+            dials,
+            quick,
+            share_of(sample),
+            seed,
+            against,
+            lambda done, total: show(done, total, ""),
+            report,
+            batch,
+        )
     if json:
         console.put_json(
-            {"counts": dict(found.counts), "documents": found.documents, "profile": found.profile,
-             "failing": [asdict(one) for one in found.findings], "chunks": found.chunks, "checked": found.checked,
-             "documents_checked": found.documents_checked, "documents_proven": found.documents_proven,
-             "sample": found.sample, "seconds": found.seconds}
-        )  # fmt: skip
+            {
+                "counts": dict(found.counts),
+                "documents": found.documents,
+                "profile": found.profile,
+                "failing": [asdict(one) for one in found.findings],
+                "chunks": found.chunks,
+                "checked": found.checked,
+                "documents_checked": found.documents_checked,
+                "documents_proven": found.documents_proven,
+                "sample": found.sample,
+                "seconds": found.seconds,
+            }
+        )
     else:
         views.put_audit(found)
     raise typer.Exit(found.exit_code)
@@ -72,7 +100,13 @@ def restore(
     """Write the documents back from their memories alone."""
     from rag_memtok.pipeline import api
 
-    dials = settings(store=store, collection=collection, model__id=model, model__device=device, model__threads=threads)
+    dials = settings(
+        store=store,
+        collection=collection,
+        model__id=model,
+        model__device=device,
+        model__threads=threads,
+    )
     with console.bar("chunks") as show:
         done = api.restore(to, dials, lambda count, total: show(count, total, ""))
     console.put_list("not restored", [f"{path}: {reason}" for path, reason in done.failed])

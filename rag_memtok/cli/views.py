@@ -1,4 +1,7 @@
-"""What a store looks like on the screen: its documents, chunks, collections, a memory, settings; what a command did."""
+"""What a store looks like on the screen, and what a command did.
+
+Of a store it shows its documents, chunks, collections, a memory, settings.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
@@ -31,31 +34,44 @@ def counted(verdicts: Mapping[str, int]) -> str:
 
 def standing_note(standing: "Standing") -> str:
     """Exact so far, steps, time left."""
-    left = "" if standing.seconds_left is None else f", {console.duration(standing.seconds_left)} left"
+    left = (
+        "" if standing.seconds_left is None else f", {console.duration(standing.seconds_left)} left"
+    )
     return f"{standing.verdicts.get('exact', 0)} exact, step {standing.steps}{left}"
 
 
 def stage_note(stage: "Stage") -> str:
     """What is being done, and the time left for it."""
-    return stage.name + ("" if stage.seconds_left is None else f", {console.duration(stage.seconds_left)} left")
+    return stage.name + (
+        "" if stage.seconds_left is None else f", {console.duration(stage.seconds_left)} left"
+    )
 
 
 def put_ingested(done: "Ingested") -> None:
     """The table at the end of an ingest."""
-    console.put_list("skipped", [f"{one.path}: {one.reason}" for one in (*done.skipped, *done.over_limit)])
+    console.put_list(
+        "skipped", [f"{one.path}: {one.reason}" for one in (*done.skipped, *done.over_limit)]
+    )
     if done.vanished and not done.removed:
-        console.put_list("gone from the folder, still in the store (--prune removes them)", [file for _, file in done.vanished])
+        console.put_list(
+            "gone from the folder, still in the store (--prune removes them)",
+            [file for _, file in done.vanished],
+        )
     if not done.files and not done.removed:
         console.put(f"0 new; {done.unchanged} files unchanged")
         return
-    rows: dict[str, object] = {"files": f"{done.files} new or changed, {done.unchanged} unchanged, {done.removed} removed"}
+    rows: dict[str, object] = {
+        "files": f"{done.files} new or changed, {done.unchanged} unchanged, {done.removed} removed"
+    }
     rows["chunks"] = f"{done.chunks} written, {done.reused} already there"
     rows |= {kind: done.verdicts[kind] for kind in VERDICTS if kind in done.verdicts}
     if done.chunks:
         rows["time"] = f"{done.seconds:.1f} s, {done.seconds / done.chunks:.2f} s a chunk"
     if done.positions:
         factor = done.text_positions / done.positions
-        rows["context positions"] = f"{done.positions} instead of {done.text_positions} ({factor:.1f} times fewer)"
+        rows["context positions"] = (
+            f"{done.positions} instead of {done.text_positions} ({factor:.1f} times fewer)"
+        )
         rows["tokens per vector"] = done.tokens_per_vector
     console.put_table(rows)
 
@@ -64,7 +80,10 @@ def put_estimate(found: "Estimate") -> None:
     """What --dry-run says."""
     console.put_list("would be skipped", [f"{one.path}: {one.reason}" for one in found.skipped])
     time_needed = f"about {console.duration(found.seconds)} here" if found.chunks else "no time"
-    what = f"{console.counted(found.chunks, 'chunk')} of {console.counted(found.files, 'file')} ({found.unchanged} unchanged)"
+    what = (
+        f"{console.counted(found.chunks, 'chunk')} of {console.counted(found.files, 'file')} "
+        f"({found.unchanged} unchanged)"
+    )
     console.put(f"would write {what}, {time_needed}; nothing was written")
 
 
@@ -72,28 +91,47 @@ def put_answer(found: "Answer", streamed: bool) -> None:
     """The answer, unless it was streamed, its sources, and what it cost."""
     console.put("" if streamed else found.answer)
     for number, source in enumerate(found.sources, start=1):
-        console.put(f"  [{number}] {source.path}, {source.lines}  (score {source.score:.4f}, {source.verdict})")
+        console.put(
+            f"  [{number}] {source.path}, {source.lines}  (score {source.score:.4f}, "
+            f"{source.verdict})"
+        )
     console.put(
-        f"  {found.context_positions} context positions instead of {found.text_positions}; prompt {found.prompt_positions}; "
+        f"  {found.context_positions} context positions instead of {found.text_positions}; prompt "
+        f"{found.prompt_positions}; "
         f"reader {found.reader}; {found.seconds:.1f} s"
     )
     console.say(f"reader {found.reader}: {found.reader_reason}")
     if found.passages == "apart":
-        console.say("each memory was read by itself, and the surest answer kept; --passages together puts all into one prompt")
+        console.say(
+            "each memory was read by itself, and the surest answer kept; --passages together puts "
+            "all into one prompt"
+        )
 
 
 def put_audit(found: "Audit") -> None:
     """Counts, what is not proven, and one sentence."""
-    console.put_list("not proven", [f"{one.kind}: {one.subject}: {one.reason}" for one in found.findings])
+    console.put_list(
+        "not proven", [f"{one.kind}: {one.subject}: {one.reason}" for one in found.findings]
+    )
     if any(one.kind == "damaged" for one in found.findings):
-        console.say("  next: rag-memtok ingest those files again into the same --store: what is damaged is written anew")
+        console.say(
+            "  next: rag-memtok ingest those files again into the same --store: what is damaged is "
+            "written anew"
+        )
     if any(one.kind == "mismatch" for one in found.findings):
-        console.say("  next: what mismatches is whole but wrong: rag-memtok rm those files, then ingest them again")
+        console.say(
+            "  next: what mismatches is whole but wrong: rag-memtok rm those files, then ingest "
+            "them again"
+        )
     verdicts = "".join(f", {count} {kind}" for kind, count in sorted(found.counts.items()))
     rows: dict[str, object] = {"chunks": f"{found.checked} of {found.chunks} checked{verdicts}"}
     if found.checked:
         partly = found.checked < found.chunks
-        of, rest = (f"{found.documents_checked} checked", f", {found.documents} in all") if partly else (found.documents, "")
+        of, rest = (
+            (f"{found.documents_checked} checked", f", {found.documents} in all")
+            if partly
+            else (found.documents, "")
+        )
         rows["documents"] = f"{found.documents_proven} of {of} rejoined and identical{rest}"
     rows |= {"profile": found.profile, "time": f"{found.seconds:.1f} s"}
     if found.sample:
@@ -105,48 +143,79 @@ def put_audit(found: "Audit") -> None:
 def put_status(found: "Status") -> None:
     """The store at a glance."""
     manifest, summary = found.manifest, found.summary
+    model = f"{manifest.get('model')} {manifest.get('revision', '')} ({manifest.get('dtype')})"
     rows: dict[str, object] = {
         "documents": summary.documents,
         "chunks": summary.chunks,
         **{kind: count for kind, count in sorted(summary.verdicts.items())},
-        "model": f"{manifest.get('model')} {manifest.get('revision', '')} ({manifest.get('dtype')})".replace("  ", " "),
+        "model": model.replace("  ", " "),
         "template": manifest.get("template"),
-        "tokens per vector": f"{manifest.get('tokens_per_vector')} ({manifest.get('tokens_per_vector_origin')})",
+        "tokens per vector": f"{manifest.get('tokens_per_vector')} "
+        f"({manifest.get('tokens_per_vector_origin')})",
         "embedder": manifest.get("embedder"),
         "format": manifest.get("format"),
         "generation": found.generation,
-        "size": f"{found.bytes / 1e6:.2f} MB (vectors {summary.bytes.get('vectors', 0)} bytes, text {summary.bytes.get('texts', 0)} bytes)",
+        "size": f"{found.bytes / 1e6:.2f} MB (vectors {summary.bytes.get('vectors', 0)} bytes, "
+        f"text {summary.bytes.get('texts', 0)} bytes)",
     }
     if found.adapter:
         rows["adapter"] = found.adapter
     if summary.orphans:
-        rows["unfinished"] = f"{summary.orphans} chunks of files whose ingest did not end; run it again"
+        rows["unfinished"] = (
+            f"{summary.orphans} chunks of files whose ingest did not end; run it again"
+        )
     console.put_table(rows)
 
 
 def put_documents(listed: Sequence["ListedDocument"]) -> None:
     """A line for each document."""
     rows: list[Sequence[object]] = [("document", "chunks", "characters", "verdicts")]
-    rows += [(one.document.path, one.document.chunks, one.document.characters, counted(one.verdicts)) for one in listed]
+    rows += [
+        (one.document.path, one.document.chunks, one.document.characters, counted(one.verdicts))
+        for one in listed
+    ]
     console.put_columns(rows)
 
 
 def put_chunks(listed: Sequence["ListedChunk"]) -> None:
     """A line for each chunk."""
-    rows: list[Sequence[object]] = [("chunk", "tokens", "vectors", "verdict", "pins", "margin", "place")]
+    rows: list[Sequence[object]] = [
+        ("chunk", "tokens", "vectors", "verdict", "pins", "margin", "place")
+    ]
     for one in listed:
         pins = one.verdict.corrections + one.verdict.safeties
-        place = f"{one.place.path}, {one.place.locator}" if one.place else "(of an unfinished ingest)"
+        place = (
+            f"{one.place.path}, {one.place.locator}" if one.place else "(of an unfinished ingest)"
+        )
         more = f" and {one.places - 1} more" if one.places > 1 else ""
         margin = f"{one.verdict.margin:.3f}"
-        rows.append((one.chunk_id[:SHORT], one.verdict.tokens, one.vectors, one.verdict.kind, pins, margin, place + more))
+        rows.append(
+            (
+                one.chunk_id[:SHORT],
+                one.verdict.tokens,
+                one.vectors,
+                one.verdict.kind,
+                pins,
+                margin,
+                place + more,
+            )
+        )
     console.put_columns(rows)
 
 
 def put_collections(listed: Sequence["Collection"]) -> None:
     """A line for each collection."""
     rows: list[Sequence[object]] = [("collection", "documents", "chunks", "verdicts", "model")]
-    rows += [(one.name, one.summary.documents, one.summary.chunks, counted(one.summary.verdicts), one.model) for one in listed]
+    rows += [
+        (
+            one.name,
+            one.summary.documents,
+            one.summary.chunks,
+            counted(one.summary.verdicts),
+            one.model,
+        )
+        for one in listed
+    ]
     console.put_columns(rows)
 
 
@@ -161,9 +230,11 @@ def put_shown(found: "Shown") -> None:
             "verdict": f"{verdict.kind}{f' ({verdict.reason})' if verdict.reason else ''}",
             "margin": f"{verdict.margin:.4f} logits at the weakest token that is not pinned",
             "pins": f"{verdict.corrections} corrections, {verdict.safeties} safeties",
-            "memory": f"{found.shape[0]} vectors of {found.shape[1]} ({found.codec}) for {verdict.tokens} tokens",
+            "memory": f"{found.shape[0]} vectors of {found.shape[1]} ({found.codec}) for "
+            f"{verdict.tokens} tokens",
             "bytes": f"{memory} ({parts}) against {sizes['text']} of text",
-            "places": "; ".join(f"{one.path}, {one.locator}" for one in found.places) or "none: of an unfinished ingest",
+            "places": "; ".join(f"{one.path}, {one.locator}" for one in found.places)
+            or "none: of an unfinished ingest",
         }
     )
     console.put("")
@@ -182,21 +253,33 @@ def put_settings(settings: Iterable["Setting"]) -> None:
 
 def put_exported(done: "Bundled") -> None:
     """What is in the file."""
-    console.put(f"{done.documents} documents, {done.chunks} chunks written to {done.file} ({done.bytes / 1e6:.2f} MB)")
+    console.put(
+        f"{done.documents} documents, {done.chunks} chunks written to {done.file} "
+        f"({done.bytes / 1e6:.2f} MB)"
+    )
     console.say("the file is its documents' text: whoever can read it can read them")
 
 
 def put_imported(done: "Bundled") -> None:
     """What is in the store."""
-    console.put(f"{done.documents} documents, {done.chunks} chunks imported into {done.store}; rag-memtok verify proves them")
+    console.put(
+        f"{done.documents} documents, {done.chunks} chunks imported into {done.store}; rag-memtok "
+        "verify proves them"
+    )
     if not done.own:
-        console.say("the store was not made here: ask and chat need --trust-store, verify and restore do not")
+        console.say(
+            "the store was not made here: ask and chat need --trust-store, verify and restore do "
+            "not"
+        )
 
 
 def put_migrated(done: "Migrated") -> None:
     """What was rewritten, and where the old store is."""
     if done.chunks:
-        console.put(f"{done.chunks} chunks rewritten for {done.model}: {counted(done.verdicts)}, in {console.duration(done.seconds)}")
+        console.put(
+            f"{done.chunks} chunks rewritten for {done.model}: {counted(done.verdicts)}, in "
+            f"{console.duration(done.seconds)}"
+        )
     else:
         console.put(f"nothing to rewrite: the store is of {done.model}")
     if done.kept:
@@ -206,7 +289,11 @@ def put_migrated(done: "Migrated") -> None:
 def training_note(at: "Progress") -> str:
     """What is being done, how well it goes, and the time left for it."""
     losses = "" if isnan(at.loss) else f", loss {at.loss:.3f}, best aside {at.dev_loss:.3f}"
-    return at.stage + losses + ("" if at.seconds_left is None else f", {console.duration(at.seconds_left)} left")
+    return (
+        at.stage
+        + losses
+        + ("" if at.seconds_left is None else f", {console.duration(at.seconds_left)} left")
+    )
 
 
 def put_adapted(done: "Adapted") -> None:
@@ -214,10 +301,12 @@ def put_adapted(done: "Adapted") -> None:
     bond, dev = done.bond, done.bond.dev
     rows: dict[str, object] = {
         "adapter": f"{done.folder} ({bond.steps} steps, {console.duration(done.seconds)})",
-        "set aside": f"{bond.trained_on['questions_aside']} questions about {console.counted(bond.trained_on['chunks_aside'], 'chunk')}",
+        "set aside": f"{bond.trained_on['questions_aside']} questions about "
+        f"{console.counted(bond.trained_on['chunks_aside'], 'chunk')}",
         "loss": f"{dev['loss_before']:.3f} before, {dev['loss_after']:.3f} after",
         "F1, the text": f"{100 * dev['text']:.1f} (the frozen model)",
-        "F1, adapter": f"{100 * dev['after']:.1f} reading {bond.kind} ({100 * dev['before']:.1f} without it)",
+        "F1, adapter": f"{100 * dev['after']:.1f} reading {bond.kind} ({100 * dev['before']:.1f} "
+        "without it)",
     }
     console.put_table(rows)
 
@@ -226,30 +315,66 @@ def put_watched(rounds: Sequence["Ingested"]) -> None:
     """The end of a watch."""
     files, chunks = sum(one.files for one in rounds), sum(one.chunks for one in rounds)
     removed = sum(one.removed for one in rounds)
-    console.put(f"watched: {files} files written ({chunks} chunks), {removed} removed, in {len(rounds)} rounds; all of it is stored")
+    console.put(
+        f"watched: {files} files written ({chunks} chunks), {removed} removed, in {len(rounds)} "
+        "rounds; all of it is stored"
+    )
 
 
 def trial_note(standing: "paper.Standing") -> str:
     """Which model, exact so far, time left."""
-    left = "" if standing.seconds_left is None else f", at most {console.duration(standing.seconds_left)} left"
+    left = (
+        ""
+        if standing.seconds_left is None
+        else f", at most {console.duration(standing.seconds_left)} left"
+    )
     return f"{standing.model}: {standing.exact} exact{left}"
 
 
 def put_paper(rows: Sequence["Row"], protocol: "Protocol") -> None:
     """A table for each corpus, a line for each model."""
     vectors = console.counted(protocol.vectors, "vector")
-    console.put(f"the paper's protocol: recipe {protocol.recipe}, {vectors} a text, at most {protocol.budget} steps")
+    console.put(
+        f"the paper's protocol: recipe {protocol.recipe}, {vectors} a text, at most "
+        f"{protocol.budget} steps"
+    )
     for corpus in dict.fromkeys(row.corpus for row in rows):
         own = [row for row in rows if row.corpus == corpus]
         console.put("")
-        console.put(f"{corpus}: {own[0].texts} texts of {own[0].characters:.0f} characters on average")
+        console.put(
+            f"{corpus}: {own[0].texts} texts of {own[0].characters:.0f} characters on average"
+        )
         lines: list[Sequence[object]] = [
-            ("model", "parameters", "tokens", "accuracy", "exact", "free-running", "steps", "s/text", "margin")
+            (
+                "model",
+                "parameters",
+                "tokens",
+                "accuracy",
+                "exact",
+                "free-running",
+                "steps",
+                "s/text",
+                "margin",
+            )
         ]
         for row in own:
             margin = "-" if row.margin is None else f"{row.margin:.3f}"
-            size, exact, free = f"{row.parameters / 1e6:.1f}M", f"{row.exact}/{row.texts}", f"{row.free}/{row.texts}"
+            size, exact, free = (
+                f"{row.parameters / 1e6:.1f}M",
+                f"{row.exact}/{row.texts}",
+                f"{row.free}/{row.texts}",
+            )
             lines.append(
-                (row.model, size, f"{row.tokens:.0f}", f"{row.accuracy:.3f}", exact, free, f"{row.steps:.0f}", f"{row.seconds:.1f}", margin)
+                (
+                    row.model,
+                    size,
+                    f"{row.tokens:.0f}",
+                    f"{row.accuracy:.3f}",
+                    exact,
+                    free,
+                    f"{row.steps:.0f}",
+                    f"{row.seconds:.1f}",
+                    margin,
+                )
             )
         console.put_columns(lines)

@@ -1,8 +1,11 @@
-"""Bytes of a PDF, docx, pptx, xlsx or epub -> text and where it stands, parsed in a child process with limits.
+"""Bytes of a PDF, docx, pptx, xlsx or epub -> text and where it stands.
 
-Their parsers are large, and a file may come from anyone. So a child does it, which the system ends when it takes too much memory or time:
-`python -m rag_memtok.documents.extract KIND` reads the file from stdin and writes JSON to stdout. This module imports nothing but
-the standard library, so that the child loads the one parser it needs and no more. A new kind is a function and a row of `KINDS`.
+They are parsed in a child process with limits.
+
+Their parsers are large, and a file may come from anyone. So a child does it, which the system ends
+when it takes too much memory or time: `python -m rag_memtok.documents.extract KIND` reads the file
+from stdin and writes JSON to stdout. This module imports nothing but the standard library, so that
+the child loads the one parser it needs and no more. A new kind is a function and a row of `KINDS`.
 """
 
 import contextlib
@@ -24,12 +27,16 @@ Places = list[tuple[int, str]]  # from this character on, that locator
 
 WAIT = 6  # seconds of the clock for each of the CPU: a busy machine is no reason to skip a file
 NO_MEMORY = 9  # the child's exit code when it has too little of it even to say so
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX")  # each thread would reserve memory
+# each thread would reserve memory
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a child may take: `memory` is address space in bytes, `seconds` CPU time, `output` bytes of its answer."""
+    """What a child may take.
+
+    `memory` is address space in bytes, `seconds` CPU time, `output` bytes of its answer.
+    """
 
     memory: int = 2 << 30
     seconds: int = 20
@@ -37,13 +44,19 @@ class Limits:
 
     @classmethod
     def of(cls, size: int) -> "Limits":
-        """Those for a file of `size` bytes: an honest one takes longer the larger it is, so a second more for each 100 kB."""
+        """The limits for a file of `size` bytes: a second more for each 100 kB.
+
+        An honest file takes longer the larger it is.
+        """
         return cls(seconds=20 + size // 100_000)
 
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """A file's text and, from which character on, its locators ("page 3"); or the `problem` for which it has none."""
+    """A file's text and its locators ("page 3"), or the `problem` for which it has none.
+
+    Each locator comes with the character from which on it holds.
+    """
 
     text: str
     places: tuple[tuple[int, str], ...]
@@ -56,7 +69,10 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How files of a type are parsed: `packages` do it, the optional dependency `extra` brings them, `zipped` says it is a zip file."""
+    """How files of a type are parsed.
+
+    `packages` do it, the optional dependency `extra` brings them, `zipped` says it is a zip file.
+    """
 
     extra: str
     packages: tuple[str, ...]
@@ -68,14 +84,26 @@ class Kind:
 
 
 def extractor(kind: str) -> str:
-    """Names how the text is got, with the versions it depends on: "pdf/1 pypdf 7.1.0". Two names are two texts that cannot be compared."""
-    return " ".join([f"{kind}/1", *(f"{package} {_version(package)}".strip() for package in KINDS[kind].packages)])
+    """Names how the text is got, with the versions it depends on: "pdf/1 pypdf 7.1.0".
+
+    Two names are two texts that cannot be compared.
+    """
+    return " ".join(
+        [
+            f"{kind}/1",
+            *(f"{package} {_version(package)}".strip() for package in KINDS[kind].packages),
+        ]
+    )
 
 
 def missing(kind: str) -> str:
     """Returns what has to be installed before files of this kind can be read, "" if nothing."""
     absent = [package for package in KINDS[kind].packages if not _version(package)]
-    return f"needs {' and '.join(absent)}: pip install 'rag-memtok[{KINDS[kind].extra}]'" if absent else ""
+    return (
+        f"needs {' and '.join(absent)}: pip install 'rag-memtok[{KINDS[kind].extra}]'"
+        if absent
+        else ""
+    )
 
 
 def _version(package: str) -> str:
@@ -88,29 +116,52 @@ def _version(package: str) -> str:
 def extracted(kind: str, data: bytes, limits: Limits | None = None) -> Extracted:
     """Parses a file in a child process; whatever it does there, this returns.
 
-    Cost: starting the child, 0.2 s (pdf) or 1 s (the others), and at most `limits`; six times its seconds where the machine is busy.
+    Cost: starting the child, 0.2 s (pdf) or 1 s (the others), and at most `limits`; six times its
+        seconds where the machine is busy.
     """
     limits = limits or Limits.of(len(data))
     # -P: a module of that name in the working folder is not the parser
-    command = [sys.executable, "-P", __file__, kind, str(limits.memory), str(limits.seconds), str(limits.output)]
+    command = [
+        sys.executable,
+        "-P",
+        __file__,
+        kind,
+        str(limits.memory),
+        str(limits.seconds),
+        str(limits.output),
+    ]
     code, reply = _run(command, data, limits)
     if code == -signal.SIGXCPU:
         return Extracted("", (), f"takes more than {limits.seconds} s to read")
     if code == NO_MEMORY:
         return Extracted("", (), f"takes more than {limits.memory >> 20:,} MB of memory to read")
     if code:
-        return Extracted("", (), f"its parser ended with {f'signal {-code}' if code < 0 else f'code {code}'}")
+        return Extracted(
+            "", (), f"its parser ended with {f'signal {-code}' if code < 0 else f'code {code}'}"
+        )
     if len(reply) > limits.output:
         return Extracted("", (), f"its text is over the limit of {limits.output:,} bytes")
     answer = json.loads(reply)
-    return Extracted(answer["text"], tuple((start, locator) for start, locator in answer["places"]), answer["problem"])
+    return Extracted(
+        answer["text"],
+        tuple((start, locator) for start, locator in answer["places"]),
+        answer["problem"],
+    )
 
 
 def _run(command: Sequence[str], data: bytes, limits: Limits) -> tuple[int, bytes]:
-    """Returns the child's exit code (-N: ended by signal N) and what it wrote, at most a byte over the limit."""
+    """Returns the child's exit code (-N: ended by signal N) and what it wrote.
+
+    What it wrote is at most a byte over the limit.
+    """
     environment: Mapping[str, str] = {**os.environ, **dict.fromkeys(THREADS, "1")}
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=os.sep, env=environment
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=os.sep,
+        env=environment,
     ) as child:
         assert child.stdin and child.stdout
         clock = threading.Timer(WAIT * limits.seconds, child.kill)
@@ -149,9 +200,16 @@ def main(kind: str, limits: Limits) -> None:
 
 
 def _confine(limits: Limits) -> None:
-    """Bounds CPU time, memory and what is written, here and for all it may start; the parent decides what comes of a Ctrl-C."""
+    """Bounds CPU time, memory and what is written, here and for all it may start.
+
+    The parent decides what comes of a Ctrl-C.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    bounds = {resource.RLIMIT_CPU: limits.seconds, resource.RLIMIT_AS: limits.memory, resource.RLIMIT_CORE: 0}
+    bounds = {
+        resource.RLIMIT_CPU: limits.seconds,
+        resource.RLIMIT_AS: limits.memory,
+        resource.RLIMIT_CORE: 0,
+    }
     bounds[resource.RLIMIT_FSIZE] = limits.output
     for which, limit in bounds.items():
         with contextlib.suppress(ValueError, OSError):  # macOS refuses RLIMIT_AS
@@ -186,7 +244,10 @@ def _told(error: Exception) -> str:
 
 
 def _check_unpacked(data: bytes, limit: int) -> None:
-    """Refuses a zip file that says itself that it is a bomb; one that lies is cut off at the sizes it tells, by `zipfile`."""
+    """Refuses a zip file that says itself that it is a bomb.
+
+    One that lies is cut off at the sizes it tells, by `zipfile`.
+    """
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         size = sum(entry.file_size for entry in file.infolist())
     if size > limit:
@@ -194,12 +255,21 @@ def _check_unpacked(data: bytes, limit: int) -> None:
 
 
 def _reply(answer: Extracted) -> bytes:
-    return json.dumps({"text": answer.text, "places": answer.places, "problem": answer.problem}).encode()
+    return json.dumps(
+        {"text": answer.text, "places": answer.places, "problem": answer.problem}
+    ).encode()
 
 
 def _cleaned(text: str) -> str:
-    """Returns `text` as text that UTF-8 can write: halves of surrogate pairs joined, other halves and NULs replaced by U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\0", "\ufffd")
+    """Returns `text` as text that UTF-8 can write.
+
+    Halves of surrogate pairs are joined, other halves and NULs replaced by U+FFFD.
+    """
+    return (
+        text.encode("utf-16-le", "surrogatepass")
+        .decode("utf-16-le", "replace")
+        .replace("\0", "\ufffd")
+    )
 
 
 # --- kinds ---
@@ -222,7 +292,10 @@ def _pdf(data: bytes) -> tuple[str, Places]:
 
 
 def _opened(reader: Any) -> bool:
-    """Whether the empty password opens it, as it does where only printing or copying is restricted."""
+    """Whether the empty password opens it.
+
+    It does where only printing or copying is restricted.
+    """
     from pypdf.errors import DependencyError
 
     with contextlib.suppress(DependencyError):  # AES needs a package for cryptography
@@ -230,13 +303,20 @@ def _opened(reader: Any) -> bool:
     return False
 
 
-def _office(converter: str, places: Callable[[str], Iterator[tuple[int, str]]]) -> Callable[[bytes], tuple[str, Places]]:
-    """A parser that asks the one converter of markitdown for the file's suffix: nothing is guessed from its content, no plugin loaded."""
+def _office(
+    converter: str, places: Callable[[str], Iterator[tuple[int, str]]]
+) -> Callable[[bytes], tuple[str, Places]]:
+    """A parser that asks the one converter of markitdown for the file's suffix.
+
+    Nothing is guessed from the file's content, no plugin is loaded.
+    """
 
     def parse(data: bytes) -> tuple[str, Places]:
         from markitdown import StreamInfo, converters
 
-        text = _cleaned(getattr(converters, converter)().convert(io.BytesIO(data), StreamInfo()).markdown)
+        text = _cleaned(
+            getattr(converters, converter)().convert(io.BytesIO(data), StreamInfo()).markdown
+        )
         found = list(places(text))
         return text, found if found[:1] and not found[0][0] else [(0, "text line 1"), *found]
 
@@ -244,12 +324,18 @@ def _office(converter: str, places: Callable[[str], Iterator[tuple[int, str]]]) 
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """These files have no pages before they are laid out, so it is the line of the text as extracted."""
+    """The places in a file without pages: the lines of the text as extracted.
+
+    These files have no pages before they are laid out.
+    """
     return ((start, f"text line {number}") for number, (start, _) in enumerate(_numbered(text), 1))
 
 
 def _slides(text: str) -> Iterator[tuple[int, str]]:
-    """Each slide begins with a comment of markitdown's; one that is out of turn is the text of a slide."""
+    """The slides: each begins with a comment of markitdown's.
+
+    A comment that is out of turn is the text of a slide.
+    """
     yield 0, "slide 1"
     number = 2
     for start, line in _numbered(text):

@@ -1,7 +1,11 @@
-r"""Path -> Documents. `scan` finds the files worth reading and says why it skips others; `read` turns one of them into Documents.
+r"""Path -> Documents.
 
-A file is (root, file): the folder it was found in, and its name there. Names are kept as they are, newlines included, with two exceptions
-that make any name valid text and that `native_of` undoes: a byte that is not UTF-8 is written \xNN, and a backslash is doubled.
+`scan` finds the files worth reading and says why it skips others; `read` turns one of them into
+Documents.
+
+A file is (root, file): the folder it was found in, and its name there. Names are kept as they are,
+newlines included, with two exceptions that make any name valid text and that `native_of` undoes: a
+byte that is not UTF-8 is written \xNN, and a backslash is doubled.
 """
 
 import errno
@@ -20,17 +24,24 @@ from rag_memtok.datatypes import Document
 from rag_memtok.documents.loaders import LOADERS, Loader, Unreadable, text_of
 from rag_memtok.errors import InputRefused, UsageError
 
-# Never looked into, nor reported: version control, environments, caches, stores of ours, and what only steers tools.
+# Never looked into, nor reported: version control, environments, caches, stores of ours, and what
+# only steers tools.
 NEVER_READ = frozenset(
-    ".git .hg .svn .bzr .jj CVS _darcs .venv node_modules __pycache__ .rag-memtok .tox .nox .mypy_cache .pytest_cache .ruff_cache "
+    ".git .hg .svn .bzr .jj CVS _darcs .venv node_modules __pycache__ .rag-memtok .tox .nox "
+    ".mypy_cache .pytest_cache .ruff_cache "
     ".hypothesis .ipynb_checkpoints .gitignore .gitattributes .gitmodules .DS_Store".split()
 )
-TEXT_NAMES = frozenset("README LICENSE NOTICE AUTHORS COPYING CHANGELOG TODO Makefile Dockerfile".split())
+TEXT_NAMES = frozenset(
+    "README LICENSE NOTICE AUTHORS COPYING CHANGELOG TODO Makefile Dockerfile".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Something not read, named as a Document would be: a file, a folder, or a part of a file (`path` "tickets.jsonl#L3")."""
+    """Something not read: a file, a folder, or a part of a file (`path` "tickets.jsonl#L3").
+
+    It is named as a Document would be.
+    """
 
     root: str
     path: str
@@ -39,7 +50,11 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file worth reading: `file` is its name in `root`, `path` what the system opens; `sha256` and `size` are of its bytes."""
+    """A file worth reading.
+
+    `file` is its name in `root`, `path` what the system opens; `sha256` and `size` are of its
+    bytes.
+    """
 
     root: str
     file: str
@@ -68,14 +83,21 @@ class Reading:
 
 
 def name_of(native: str) -> str:
-    """Returns the system's name of a file as valid, reversible text (see the head of this file), with "/" between folders."""
+    """Returns the system's name of a file as valid, reversible text.
+
+    See the head of this file; "/" stands between folders.
+    """
     name = native.replace(os.sep, "/").replace("\\", "\\\\")
     return re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", name)
 
 
 def native_of(name: str) -> str:
     """Returns the system's name of a file: `native_of(name_of(native)) == native`."""
-    return re.sub(r"\\(\\|x[0-9a-f]{2})", lambda found: "\\" if found[1] == "\\" else chr(0xDC00 + int(found[1][1:], 16)), name)
+    return re.sub(
+        r"\\(\\|x[0-9a-f]{2})",
+        lambda found: "\\" if found[1] == "\\" else chr(0xDC00 + int(found[1][1:], 16)),
+        name,
+    )
 
 
 def joined(root: str, file: str) -> str:
@@ -84,14 +106,20 @@ def joined(root: str, file: str) -> str:
 
 
 def located(path: str) -> str:
-    """Returns where a file or folder is, or was: links on the way there are followed, and a link to a folder, but not one to a file."""
+    """Returns where a file or folder is, or was.
+
+    Links on the way there are followed, and a link to a folder, but not one to a file.
+    """
     if os.path.isdir(path):
         return os.path.realpath(path)
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def is_gone(root: str, file: str) -> bool:
-    """Whether there is no such file any more. One that the system does not let us look for may still be there."""
+    """Whether there is no such file any more.
+
+    One that the system does not let us look for may still be there.
+    """
     try:
         return stat.S_ISDIR(os.lstat(native_of(joined(root, file))).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -101,8 +129,13 @@ def is_gone(root: str, file: str) -> bool:
 
 
 def shown(name: str) -> str:
-    """Returns `name` for a message: control characters and others that could disturb a terminal are escaped."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in name)
+    """Returns `name` for a message.
+
+    Control characters and others that could disturb a terminal are escaped.
+    """
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in name
+    )
 
 
 # --- scan ---
@@ -111,10 +144,11 @@ def shown(name: str) -> str:
 def scan(paths: Sequence[Path], settings: Documents, store: Path | None = None) -> Scan:
     """Finds what to read under `paths`, in a fixed order, each file once.
 
-    A folder is the root of what is in it, and is searched down to the last folder; what `settings.exclude` or a .gitignore on the way names
-    is left out without a word, so are `NEVER_READ` and `store`. A file's root is the folder given that holds it, else its parent; being
-    named, it is read whatever a .gitignore says, and tried as text whatever its suffix. Links to files within the root are read, links to
-    folders are not.
+    A folder is the root of what is in it, and is searched down to the last folder; what
+    `settings.exclude` or a .gitignore on the way names is left out without a word, so are
+    `NEVER_READ` and `store`. A file's root is the folder given that holds it, else its parent;
+    being named, it is read whatever a .gitignore says, and tried as text whatever its suffix. Links
+    to files within the root are read, links to folders are not.
 
     Raises:
         InputRefused: a path is missing, or nothing readable was found.
@@ -126,12 +160,15 @@ def scan(paths: Sequence[Path], settings: Documents, store: Path | None = None) 
     files: dict[tuple[str, str], SourceFile] = {}
     skipped: set[Skipped] = set()
     for root, found, named in _found(paths, exclude, store):
-        result = found if isinstance(found, Skipped) else _examined(root, found, named, settings, store)
+        result = (
+            found if isinstance(found, Skipped) else _examined(root, found, named, settings, store)
+        )
         if isinstance(result, Skipped):
             skipped.add(result)
         else:
             files[result.root, result.file] = result
-    skipped = {item for item in skipped if (item.root, item.path) not in files}  # named as well as found: read all the same
+    # named as well as found: read all the same
+    skipped = {item for item in skipped if (item.root, item.path) not in files}
     ordered = tuple(sorted(skipped, key=lambda item: (item.root, item.path, item.reason)))
     if not files:
         raise _nothing(paths, ordered)
@@ -142,21 +179,37 @@ def _exclude(patterns: Sequence[str]) -> GitIgnoreSpec:
     try:
         return GitIgnoreSpec.from_lines(patterns)
     except ValueError as error:
-        raise UsageError(f"documents.exclude: {error}", remedy="write patterns as in a .gitignore, such as 'drafts/' or '*.log'") from error
+        raise UsageError(
+            f"documents.exclude: {error}",
+            remedy="write patterns as in a .gitignore, such as 'drafts/' or '*.log'",
+        ) from error
 
 
 def _nothing(paths: Sequence[Path], skipped: Sequence[Skipped]) -> InputRefused:
-    reasons = [f"{shown(item.path)}: {item.reason}" for item in skipped[:5]] + (["..."] if len(skipped) > 5 else [])
+    reasons = [f"{shown(item.path)}: {item.reason}" for item in skipped[:5]] + (
+        ["..."] if len(skipped) > 5 else []
+    )
     where = ", ".join(shown(str(path)) for path in paths) or "no path"
-    return InputRefused(f"nothing to read in {where}" + (f" ({'; '.join(reasons)})" if reasons else ""), remedy=_supported())
+    return InputRefused(
+        f"nothing to read in {where}" + (f" ({'; '.join(reasons)})" if reasons else ""),
+        remedy=_supported(),
+    )
 
 
 def _supported() -> str:
-    return f"give a folder with files of these types: {' '.join(sorted(LOADERS))}; a single file of another type is tried as text"
+    return (
+        f"give a folder with files of these types: {' '.join(sorted(LOADERS))}; a single file "
+        "of another type is tried as text"
+    )
 
 
-def _found(paths: Sequence[Path], exclude: GitIgnoreSpec, store: Path | None) -> Iterator[tuple[str, str | Skipped, bool]]:
-    """Yields (root, name in it or why it is skipped, whether it was named itself) for all there is under `paths`."""
+def _found(
+    paths: Sequence[Path], exclude: GitIgnoreSpec, store: Path | None
+) -> Iterator[tuple[str, str | Skipped, bool]]:
+    """Yields all there is under `paths`.
+
+    Each is (root, name in it or why it is skipped, whether it was named itself).
+    """
     folders, files = set[str](), set[str]()
     for path in map(os.fspath, paths):
         try:
@@ -166,7 +219,11 @@ def _found(paths: Sequence[Path], exclude: GitIgnoreSpec, store: Path | None) ->
         except OSError:
             is_folder = False  # `_examined` finds the same and says so
         (folders if is_folder else files).add(located(path))
-    roots = {folder for folder in folders if not any(_within(folder, other) for other in folders - {folder})}
+    roots = {
+        folder
+        for folder in folders
+        if not any(_within(folder, other) for other in folders - {folder})
+    }
     for root in sorted(roots):
         yield from ((root, found, False) for found in _walk(root, exclude, store))
     for file in sorted(files):
@@ -181,7 +238,10 @@ def _within(path: str, folder: str) -> bool:
 
 
 def _walk(root: str, exclude: GitIgnoreSpec, store: Path | None) -> Iterator[str | Skipped]:
-    """Yields the names of the files in `root`, and what is skipped. A loop, as folders nest deeper than Python's stack."""
+    """Yields the names of the files in `root`, and what is skipped.
+
+    A loop, as folders nest deeper than Python's stack.
+    """
     forbidden = os.path.realpath(store) if store else None
     pending: list[tuple[str, tuple[tuple[int, GitIgnoreSpec], ...]]] = [("", ())]
     while pending:
@@ -189,14 +249,22 @@ def _walk(root: str, exclude: GitIgnoreSpec, store: Path | None) -> Iterator[str
         try:
             with os.scandir(os.path.join(root, folder)) as entries:
                 inside = sorted(entries, key=lambda entry: entry.name)
-            rules += tuple((len(folder), _gitignore(entry.path)) for entry in inside if entry.name == ".gitignore" and entry.is_file())
+            rules += tuple(
+                (len(folder), _gitignore(entry.path))
+                for entry in inside
+                if entry.name == ".gitignore" and entry.is_file()
+            )
         except OSError as error:
             yield Skipped(name_of(root), name_of(folder or "."), _reason(error))
             continue
         for entry in inside:
             relative = folder + entry.name
             is_folder = entry.is_dir(follow_symlinks=False)
-            if entry.name in NEVER_READ or entry.path == forbidden or _ignored(relative + "/" * is_folder, exclude, rules):
+            if (
+                entry.name in NEVER_READ
+                or entry.path == forbidden
+                or _ignored(relative + "/" * is_folder, exclude, rules)
+            ):
                 continue
             if is_folder:
                 pending.append((relative + "/", rules))
@@ -218,8 +286,13 @@ def _gitignore(path: str) -> GitIgnoreSpec:
     return GitIgnoreSpec.from_lines(patterns)
 
 
-def _ignored(relative: str, exclude: GitIgnoreSpec, rules: Sequence[tuple[int, GitIgnoreSpec]]) -> bool:
-    """Whether the settings exclude it, or else the deepest .gitignore with an opinion. `rules`: (length of its folder's name, itself)."""
+def _ignored(
+    relative: str, exclude: GitIgnoreSpec, rules: Sequence[tuple[int, GitIgnoreSpec]]
+) -> bool:
+    """Whether the settings exclude it, or else the deepest .gitignore with an opinion.
+
+    `rules`: (length of its folder's name, itself).
+    """
     if exclude.match_file(relative):
         return True
     opinions = (spec.check_file(relative[start:]).include for start, spec in reversed(rules))
@@ -230,21 +303,31 @@ def _link_problem(path: str, root: str) -> str:
     try:
         target = os.path.realpath(path, strict=True)
     except OSError as error:
-        return "a symbolic link to nothing" if isinstance(error, FileNotFoundError) else _reason(error)
+        return (
+            "a symbolic link to nothing" if isinstance(error, FileNotFoundError) else _reason(error)
+        )
     if not _within(target, root):
         return "a symbolic link leading out of the folder given"
     if not os.path.isdir(target):
         return ""
-    return "a symbolic link loop" if _within(path, target) else "a symbolic link to a folder; its files are read where they are"
+    return (
+        "a symbolic link loop"
+        if _within(path, target)
+        else "a symbolic link to a folder; its files are read where they are"
+    )
 
 
-def _examined(root: str, relative: str, named: bool, settings: Documents, store: Path | None) -> SourceFile | Skipped:
+def _examined(
+    root: str, relative: str, named: bool, settings: Documents, store: Path | None
+) -> SourceFile | Skipped:
     """Returns the file `relative` of `root` if it can be read as its type wants, else why not."""
     path = os.path.join(root, relative)
     loader = _loader(relative) or (LOADERS[".txt"] if named else None)
     try:
         if loader is None:
-            raise Unreadable(f"no loader for {PurePosixPath(relative).suffix or 'a name without a suffix'}")
+            raise Unreadable(
+                f"no loader for {PurePosixPath(relative).suffix or 'a name without a suffix'}"
+            )
         if store and _within(os.path.realpath(path), os.path.realpath(store)):
             raise Unreadable("belongs to the store")
         if loader.missing:
@@ -254,7 +337,9 @@ def _examined(root: str, relative: str, named: bool, settings: Documents, store:
             text_of(data)
     except (OSError, Unreadable) as error:
         return Skipped(name_of(root), name_of(relative), _reason(error))
-    return SourceFile(name_of(root), name_of(relative), Path(path), hashlib.sha256(data).hexdigest(), len(data))
+    return SourceFile(
+        name_of(root), name_of(relative), Path(path), hashlib.sha256(data).hexdigest(), len(data)
+    )
 
 
 def _bytes(path: str, limit: int) -> bytes:
@@ -264,7 +349,9 @@ def _bytes(path: str, limit: int) -> bytes:
         kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
         raise Unreadable(f"not a file but {kinds.get(stat.S_IFMT(mode), 'a device')}")
     # O_NONBLOCK: what was a file a moment ago may be a FIFO now
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+    with open(
+        path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+    ) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise Unreadable(f"over the limit of {limit:,} bytes (documents.max_bytes)")
@@ -273,8 +360,15 @@ def _bytes(path: str, limit: int) -> bytes:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
-        known = {errno.ENOENT: "vanished", errno.ENOTDIR: "vanished", errno.EACCES: "no permission", errno.EPERM: "no permission"}
-        return known.get(error.errno or 0, "") or ("a symbolic link loop" if error.errno == errno.ELOOP else str(error.strerror))
+        known = {
+            errno.ENOENT: "vanished",
+            errno.ENOTDIR: "vanished",
+            errno.EACCES: "no permission",
+            errno.EPERM: "no permission",
+        }
+        return known.get(error.errno or 0, "") or (
+            "a symbolic link loop" if error.errno == errno.ELOOP else str(error.strerror)
+        )
     return str(error)
 
 
@@ -282,11 +376,14 @@ def _reason(error: Exception) -> str:
 
 
 def read(source: SourceFile, settings: Documents) -> Reading:
-    """Turns a file into its documents; whatever is wrong with it is told in the result, so that one bad file never stops the rest.
+    """Turns a file into its documents; whatever is wrong with it is told in the result.
+
+    So one bad file never stops the rest.
 
     A file whose bytes are no longer those `scan` saw is skipped whole.
 
-    Cost: linear in its size, and a Segment a line; for a PDF or an office file a child process (`extract.extracted`).
+    Cost: linear in its size, and a Segment a line; for a PDF or an office file a child process
+        (`extract.extracted`).
     """
     try:
         data = _bytes(os.fspath(source.path), settings.max_bytes)
@@ -298,7 +395,11 @@ def read(source: SourceFile, settings: Documents) -> Reading:
         return Reading((), (Skipped(source.root, source.file, _reason(error)),))
     root, file = source.root, source.file
     return Reading(
-        tuple(Document(root, file, file + part.suffix, part.text, part.segments, loader.extractor) for part in parts if not part.problem),
+        tuple(
+            Document(root, file, file + part.suffix, part.text, part.segments, loader.extractor)
+            for part in parts
+            if not part.problem
+        ),
         tuple(Skipped(root, file + part.suffix, part.problem) for part in parts if part.problem),
     )
 

@@ -1,4 +1,8 @@
-"""Document -> Chunks. The chunks joined are the document, character for character, and none is over its budget of the LM's own tokens."""
+"""Document -> Chunks.
+
+The chunks joined are the document, character for character, and none is over its budget of the LM's
+own tokens.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
@@ -11,31 +15,41 @@ from rag_memtok.errors import ChunkDoesNotFit, UsageError
 Count = Callable[[str], int]
 Splitter = TextSplitter | MarkdownSplitter
 
-MARKDOWN = (".md", ".markdown", ".docx", ".pptx", ".xlsx", ".epub")  # written as such, or extracted as such
-SPLITTERS: dict[str, type[TextSplitter] | type[MarkdownSplitter]] = dict.fromkeys(MARKDOWN, MarkdownSplitter)
+# written as such, or extracted as such
+MARKDOWN = (".md", ".markdown", ".docx", ".pptx", ".xlsx", ".epub")
+SPLITTERS: dict[str, type[TextSplitter] | type[MarkdownSplitter]] = dict.fromkeys(
+    MARKDOWN, MarkdownSplitter
+)
 
-# The splitter is quadratic in a text without spaces (65,536 Chinese characters: 35 s), so it sees at most this many characters a time for
-# each token of the budget. Measured on English: the same number of chunks as in one piece, and a quarter faster.
+# The splitter is quadratic in a text without spaces (65,536 Chinese characters: 35 s), so it sees
+# at most this many characters a time for each token of the budget. Measured on English: the same
+# number of chunks as in one piece, and a quarter faster.
 WINDOW_PER_TOKEN = 16
 SMALLEST_WINDOW = 512
 
 
 def split(document: Document, capacity: int, count: Count) -> tuple[Chunk, ...]:
-    """Cuts `document` where its structure (headings, paragraphs, sentences, words) allows, each chunk as full as that permits.
+    """Cuts `document` where its structure allows, each chunk as full as that permits.
+
+    The structure is headings, paragraphs, sentences, words.
 
     Args:
         document: its text may be anything; an empty one has no chunks.
-        capacity: the most tokens of a chunk, 1 or more; 4 always suffice for a byte-level tokenizer.
-        count: the LM's tokens of a text alone, without BOS or end, control words such as `<|eot_id|>` taken as plain text.
+        capacity: the most tokens of a chunk, 1 or more; 4 always suffice for a byte-level
+            tokenizer.
+        count: the LM's tokens of a text alone, without BOS or end, control words such as
+            `<|eot_id|>` taken as plain text.
 
     Returns:
-        Chunks in order whose texts joined are `document.text`, with `count(chunk.text) <= capacity` for each.
+        Chunks in order whose texts joined are `document.text`, with `count(chunk.text) <= capacity`
+        for each.
 
     Raises:
         UsageError: a capacity under 1.
         ChunkDoesNotFit: one character alone takes more than `capacity` tokens.
 
-    Cost: linear; 3 s for 1 MB of English (5 calls to `count` a chunk), up to 35 s for 1 MB of text without spaces.
+    Cost: linear; 3 s for 1 MB of English (5 calls to `count` a chunk), up to 35 s for 1 MB of text
+        without spaces.
     """
     if capacity < 1:
         raise UsageError(f"a chunk of {capacity} tokens; valid: 1 or more")
@@ -47,7 +61,10 @@ def split(document: Document, capacity: int, count: Count) -> tuple[Chunk, ...]:
 
 
 def lines(document: Document, start: int, end: int) -> str:
-    """Returns where characters `start` to `end` stand: "line 12", "lines 12-18". White space at the edges does not count."""
+    """Returns where characters `start` to `end` stand: "line 12", "lines 12-18".
+
+    White space at the edges does not count.
+    """
     text = document.text[start:end]
     if text.strip():
         start, end = start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
@@ -61,7 +78,10 @@ def lines(document: Document, start: int, end: int) -> str:
 
 
 def pieces_of(text: str, splitter: Splitter, window: int) -> Iterator[str]:
-    """Yields stretches of `text` that join to it. The last one of a window is cut again with what follows, as its end is the window's."""
+    """Yields stretches of `text` that join to it.
+
+    The last one of a window is cut again with what follows, as its end is the window's.
+    """
     start = 0
     while start < len(text):
         view = text[start : start + window]
@@ -75,7 +95,9 @@ def pieces_of(text: str, splitter: Splitter, window: int) -> Iterator[str]:
 
 
 def halved(text: str, capacity: int, count: Count) -> Iterator[str]:
-    """Yields `text` if it fits, else its halves, theirs and so on: what the splitter cannot do is cut hard.
+    """Yields `text` if it fits, else its halves, theirs and so on.
+
+    What the splitter cannot do is cut hard.
 
     Raises:
         ChunkDoesNotFit: one character alone takes more than `capacity` tokens.
@@ -86,7 +108,8 @@ def halved(text: str, capacity: int, count: Count) -> Iterator[str]:
         return
     if len(text) == 1:
         raise ChunkDoesNotFit(
-            f"the character {ascii(text)} takes {tokens} tokens, a chunk has {capacity}", remedy=f"set chunk_tokens to {tokens} or more"
+            f"the character {ascii(text)} takes {tokens} tokens, a chunk has {capacity}",
+            remedy=f"set chunk_tokens to {tokens} or more",
         )
     middle = len(text) // 2
     yield from halved(text[:middle], capacity, count)
@@ -94,10 +117,12 @@ def halved(text: str, capacity: int, count: Count) -> Iterator[str]:
 
 
 def joined_scraps(pieces: Iterable[str], capacity: int, count: Count) -> Iterator[str]:
-    """Yields `pieces` with scraps joined to a neighbour, the one before first, where both fit into one chunk.
+    """Yields `pieces` with scraps joined to a neighbour.
 
-    A scrap is white space alone, or under an eighth of the budget (often a heading whose section is a chunk of its own): it would cost a
-    memory and a place among the hits, and tell nothing.
+    It is the one before first, where both fit into one chunk.
+
+    A scrap is white space alone, or under an eighth of the budget (often a heading whose section is
+    a chunk of its own): it would cost a memory and a place among the hits, and tell nothing.
     """
 
     def scrap(piece: str) -> bool:
@@ -114,11 +139,16 @@ def joined_scraps(pieces: Iterable[str], capacity: int, count: Count) -> Iterato
 
 
 def chunks_of(document: Document, pieces: Iterable[str]) -> Iterator[Chunk]:
-    """Yields `pieces` as chunks of `document` with their spans, which are contiguous from its first character to its last."""
+    """Yields `pieces` as chunks of `document` with their spans.
+
+    The spans are contiguous from its first character to its last.
+    """
     start = 0
     for piece in pieces:
         end = start + len(piece)
-        assert document.text.startswith(piece, start), f"chunk at {start} is not the document's text"
+        assert document.text.startswith(piece, start), (
+            f"chunk at {start} is not the document's text"
+        )
         yield Chunk(text=piece, start=start, end=end, locator=lines(document, start, end))
         start = end
     assert start == len(document.text), f"chunks end at {start} of {len(document.text)} characters"

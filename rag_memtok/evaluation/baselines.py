@@ -1,10 +1,16 @@
-"""Ways of reading, to be compared: the same question and the same chunks, put into the prompt in different forms.
+"""Ways of reading, to be compared.
 
-text        the text's tokens                               memory      its memory's vectors
-decode      the memory decoded to text first                none        nothing at all
-wrong       the memory of another chunk                     random      vectors of the memory's norms, in random directions
+The same question and the same chunks are put into the prompt in different forms.
+
+text        the text's tokens
+memory      its memory's vectors
+decode      the memory decoded to text first
+none        nothing at all
+wrong       the memory of another chunk
+random      vectors of the memory's norms, in random directions
 pooled      the text's own embeddings, averaged to as many vectors as the memory has, untrained
-sentences   the sentences that share most words with the question, at as many positions as the memories take
+sentences   the sentences that share most words with the question, at as many positions as the
+            memories take
 """
 
 import hashlib
@@ -26,7 +32,8 @@ from rag_memtok.model.prompts import Template
 from rag_memtok.retrieval.search import content_words
 
 SENTENCE = re.compile(r".+?(?:[.!?]+(?=\s|$)\s*|\n+|$)", re.DOTALL)
-SHORTER_IS_BETTER = 0.3  # of two sentences with the same words of the question: score = shared / words ** this
+# of two sentences with the same words of the question: score = shared / words ** this
+SHORTER_IS_BETTER = 0.3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,8 +59,8 @@ class Material:
 class Arm:
     """A way of reading: the passages of a case.
 
-    `compressed`: it depends on the memories; `several`: it is measured among distractors, too; `adapter`: which LoRA is on, that for
-    "text" or for "memory" ("": none).
+    `compressed`: it depends on the memories; `several`: it is measured among distractors, too;
+    `adapter`: which LoRA is on, that for "text" or for "memory" ("": none).
     """
 
     passages: Callable[[Material, Case], list[Passage]]
@@ -96,7 +103,9 @@ def of_norms(vectors: Float[np.ndarray, "M d"], seed: str) -> Float[np.ndarray, 
     """Vectors of the same norms in directions drawn by `seed`."""
     generator = np.random.default_rng(int(hashlib.sha256(seed.encode()).hexdigest()[:15], 16))
     drawn = generator.standard_normal(vectors.shape)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True) / np.linalg.norm(drawn, axis=1, keepdims=True)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True) / np.linalg.norm(
+        drawn, axis=1, keepdims=True
+    )
     return (drawn * lengths).astype(np.float32)
 
 
@@ -107,17 +116,27 @@ def averaged(material: Material, case: Case) -> list[Passage]:
 
 
 def sentences(material: Material, case: Case) -> list[Passage]:
-    """The best sentences of all the chunks, by words shared with the question, in their order; the last one is cut where the room ends."""
+    """The best sentences of all the chunks, by words shared with the question.
+
+    They stand in their order; the last one is cut where the room ends.
+    """
     room = sum(len(material.vectors(one)) for one in case.ids)
     asked = set(content_words(material.corpus.questions[case.question].question))
-    every = [(place, number, part) for place, one in enumerate(case.ids) for number, part in enumerate(split(material.corpus.texts[one]))]
+    every = [
+        (place, number, part)
+        for place, one in enumerate(case.ids)
+        for number, part in enumerate(split(material.corpus.texts[one]))
+    ]
     chosen: dict[int, dict[int, Tokens]] = {}
     for place, number, part in sorted(every, key=lambda one: -overlap(asked, one[2])):
         tokens = tuple(material.lm.encode(part))[:room]
         if tokens:
             chosen.setdefault(place, {})[number] = tokens
             room -= len(tokens)
-    return [[token for _, tokens in sorted(chosen[place].items()) for token in tokens] for place in sorted(chosen)]
+    return [
+        [token for _, tokens in sorted(chosen[place].items()) for token in tokens]
+        for place in sorted(chosen)
+    ]
 
 
 def split(text: str) -> list[str]:
@@ -127,7 +146,10 @@ def split(text: str) -> list[str]:
 
 def overlap(asked: set[str], sentence: str) -> float:
     """How much of the question's words a sentence has for its length."""
-    return len(asked & set(content_words(sentence))) / max(1, len(sentence.split())) ** SHORTER_IS_BETTER
+    return (
+        len(asked & set(content_words(sentence)))
+        / max(1, len(sentence.split())) ** SHORTER_IS_BETTER
+    )
 
 
 ARMS: dict[str, Arm] = {
@@ -144,8 +166,13 @@ ARMS: dict[str, Arm] = {
 }
 
 
-def beside(form: Callable[[Material, Case], list[Passage]]) -> Callable[[Material, Case], list[Passage]]:
-    """The gold text with a chunk before it that has nothing to do with the question, in some form."""
+def beside(
+    form: Callable[[Material, Case], list[Passage]],
+) -> Callable[[Material, Case], list[Passage]]:
+    """The gold text with a chunk before it, in some form.
+
+    That chunk has nothing to do with the question.
+    """
 
     def passages(material: Material, case: Case) -> list[Passage]:
         other = Case(case.question, (material.corpus.wrong[case.question],), 0)
@@ -154,7 +181,8 @@ def beside(form: Callable[[Material, Case], list[Passage]]) -> Callable[[Materia
     return passages
 
 
-# Off-topic harm: the answer from the gold text with something irrelevant before it, against the gold text alone.
+# Off-topic harm: the answer from the gold text with something irrelevant before it, against the
+# gold text alone.
 BESIDE: dict[str, Arm] = {
     "nothing": Arm(text, compressed=False),
     "text": Arm(beside(text), compressed=False),
@@ -174,8 +202,13 @@ def arms_named(names: Sequence[str]) -> dict[str, Arm]:
     return {name: named("reader", ARMS, name) for name in names}
 
 
-def all_decoded(lm: LM, template: Template, kept: Mapping[str, Kept], tokens: Mapping[str, Tokens], batch: int) -> dict[str, Tokens]:
-    """Every memory decoded to tokens, in batches; one that comes out otherwise there is decoded alone, as the judge does."""
+def all_decoded(
+    lm: LM, template: Template, kept: Mapping[str, Kept], tokens: Mapping[str, Tokens], batch: int
+) -> dict[str, Tokens]:
+    """Every memory decoded to tokens, in batches.
+
+    One that comes out otherwise there is decoded alone, as the judge does.
+    """
     order = sorted(kept, key=lambda chunk_id: len(tokens[chunk_id]))
     found: dict[str, Tokens] = {}
     for begin in range(0, len(order), batch):
@@ -185,6 +218,8 @@ def all_decoded(lm: LM, template: Template, kept: Mapping[str, Kept], tokens: Ma
         def right(index: int, one: Decoded, expected: Sequence[Tokens] = expected) -> bool:
             return one.tokens == expected[index]
 
-        decoded = decode_checked(lm, template, [kept[one].memory for one in texts], [*map(len, expected)], right)
+        decoded = decode_checked(
+            lm, template, [kept[one].memory for one in texts], [*map(len, expected)], right
+        )
         found |= {one: some.tokens for one, some in zip(texts, decoded, strict=True)}
     return found

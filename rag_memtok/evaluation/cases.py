@@ -1,4 +1,7 @@
-"""Questions -> the chunks that hold their answers, and other chunks to stand beside them: what every way of reading is given alike."""
+"""Questions -> the chunks that hold their answers, and other chunks to stand beside them.
+
+This is what every way of reading is given alike.
+"""
 
 import random
 from collections.abc import Callable, Sequence
@@ -23,9 +26,10 @@ PLACES = ("first", "middle", "last")
 class Corpus:
     """Questions with their gold chunks, and every chunk of their documents by its id.
 
-    `gold` is the id of each question's chunk; `others` the ids of chunks without its answer, the likeliest to be retrieved first;
-    `before` how many of these would be retrieved before the gold chunk; `wrong` one of them, drawn at random. `whole` says whether the gold
-    chunk has the answer in one piece.
+    `gold` is the id of each question's chunk; `others` the ids of chunks without its answer, the
+    likeliest to be retrieved first; `before` how many of these would be retrieved before the gold
+    chunk; `wrong` one of them, drawn at random. `whole` says whether the gold chunk has the answer
+    in one piece.
     """
 
     questions: tuple[Question, ...]
@@ -40,22 +44,37 @@ class Corpus:
 
     @property
     def read(self) -> list[str]:
-        """The ids of the chunks that some question needs: gold, wrong, or among the others. Only these are written."""
+        """The ids of the chunks that some question needs: gold, wrong, or among the others.
+
+        Only these are written.
+        """
         needed = {*self.gold, *self.wrong, *(other for others in self.others for other in others)}
         return [chunk_id for chunk_id in self.texts if chunk_id in needed]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A question (by its number) with the chunks that are read for it, best first; `place` is the gold chunk's among them."""
+    """A question (by its number) with the chunks that are read for it, best first.
+
+    `place` is the gold chunk's among them.
+    """
 
     question: int
     ids: tuple[str, ...]
     place: int
 
 
-def corpus(lm: LM, embedder: Embedder | None, questions: Sequence[Question], capacity: int, most: int, seed: int) -> Corpus:
-    """Cuts the questions' documents as an ingest does, and finds each question's chunk and `most` others.
+def corpus(
+    lm: LM,
+    embedder: Embedder | None,
+    questions: Sequence[Question],
+    capacity: int,
+    most: int,
+    seed: int,
+) -> Corpus:
+    """Cuts the questions' documents as an ingest does, and finds each question's chunk.
+
+    It finds `most` others too.
 
     Args:
         embedder: others are the nearest to the question by its keys; None draws them at random.
@@ -66,22 +85,39 @@ def corpus(lm: LM, embedder: Embedder | None, questions: Sequence[Question], cap
     """
     texts: dict[str, str] = {}
     papers = dict.fromkeys(document for question in questions for document in question.documents)
-    cut = {document: split(document, capacity, lambda text: len(lm.encode(text))) for document in papers}
-    own = [[chunk for document in question.documents for chunk in cut[document]] for question in questions]
+    cut = {
+        document: split(document, capacity, lambda text: len(lm.encode(text)))
+        for document in papers
+    }
+    own = [
+        [chunk for document in question.documents for chunk in cut[document]]
+        for question in questions
+    ]
     for chunk in (chunk for chunks in own for chunk in chunks):
         texts.setdefault(chunk.id, chunk.text)
     tokens = {chunk_id: tuple(lm.encode(text)) for chunk_id, text in texts.items()}
     lossy = [chunk_id for chunk_id, some in tokens.items() if lm.decode(some) != texts[chunk_id]]
     if len(texts) < 2 or lossy:
-        what = f"{len(lossy)} chunks do not come back from the tokenizer" if lossy else "there are fewer than two chunks to read"
-        raise UsageError(what, remedy="leave those rows out" if lossy else "give questions about more than one text")
+        what = (
+            f"{len(lossy)} chunks do not come back from the tokenizer"
+            if lossy
+            else "there are fewer than two chunks to read"
+        )
+        raise UsageError(
+            what,
+            remedy="leave those rows out" if lossy else "give questions about more than one text",
+        )
     ranked = ranking(embedder, [question.question for question in questions], texts, seed)
     found = [
-        gold_of(question, chunks) if chunks else (order[0], False) for question, chunks, order in zip(questions, own, ranked, strict=True)
+        gold_of(question, chunks) if chunks else (order[0], False)
+        for question, chunks, order in zip(questions, own, ranked, strict=True)
     ]
     gold = tuple(chunk_id for chunk_id, _ in found)
     plain = {chunk_id: f" {normalise(text)} " for chunk_id, text in texts.items()}
-    without = [lacking(question, one, order, plain) for question, one, order in zip(questions, gold, ranked, strict=True)]
+    without = [
+        lacking(question, one, order, plain)
+        for question, one, order in zip(questions, gold, ranked, strict=True)
+    ]
     return Corpus(
         questions=tuple(questions),
         asked=tuple(tuple(lm.encode(question.question)) for question in questions),
@@ -93,7 +129,9 @@ def corpus(lm: LM, embedder: Embedder | None, questions: Sequence[Question], cap
             sum(order.index(other) < order.index(one) for other in some[:most])
             for one, order, some in zip(gold, ranked, without, strict=True)
         ),
-        wrong=tuple(random.Random(f"{seed}:{number}").choice(some) for number, some in enumerate(without)),
+        wrong=tuple(
+            random.Random(f"{seed}:{number}").choice(some) for number, some in enumerate(without)
+        ),
         whole=tuple(whole for _, whole in found),
     )
 
@@ -101,7 +139,8 @@ def corpus(lm: LM, embedder: Embedder | None, questions: Sequence[Question], cap
 def gold_of(question: Question, chunks: Sequence[Chunk]) -> tuple[str, bool]:
     """The id of the chunk that holds the answer, and whether it does so in one piece.
 
-    Of several that do, and where none does, the one that shares most words with question and answer.
+    Of several that do, and where none does, the one that shares most words with question and
+    answer.
     """
     words = set(content_words(" ".join([question.question, *question.answers])))
 
@@ -116,22 +155,36 @@ def has_answer(question: Question, chunk: Chunk) -> bool:
     """Whether one of the answers stands in the chunk: at its place, where that is known."""
     if question.starts:
         places = zip(question.starts, question.answers, strict=True)
-        return any(chunk.start <= start and start + len(answer) <= chunk.end for start, answer in places)
+        return any(
+            chunk.start <= start and start + len(answer) <= chunk.end for start, answer in places
+        )
     return any(answer in chunk.text for answer in question.answers)
 
 
-def ranking(embedder: Embedder | None, questions: Sequence[str], texts: dict[str, str], seed: int) -> list[list[str]]:
+def ranking(
+    embedder: Embedder | None, questions: Sequence[str], texts: dict[str, str], seed: int
+) -> list[list[str]]:
     """All chunks for each question: the nearest first, or shuffled."""
     ids = list(texts)
     if embedder is None:
-        return [random.Random(f"{seed}:{number}:others").sample(ids, len(ids)) for number in range(len(questions))]
-    keys, asked = embedder.encode(list(texts.values()), query=False), embedder.encode(questions, query=True)
+        return [
+            random.Random(f"{seed}:{number}:others").sample(ids, len(ids))
+            for number in range(len(questions))
+        ]
+    keys, asked = (
+        embedder.encode(list(texts.values()), query=False),
+        embedder.encode(questions, query=True),
+    )
     order = np.argsort(-(asked @ keys.T), axis=1, kind="stable")
     return [[ids[index] for index in row] for row in order]
 
 
-def lacking(question: Question, gold: str, order: Sequence[str], plain: dict[str, str]) -> list[str]:
-    """The chunks of `order` but the gold one, and but those that hold an answer too, word for word. If all do, all but the gold one.
+def lacking(
+    question: Question, gold: str, order: Sequence[str], plain: dict[str, str]
+) -> list[str]:
+    """The chunks of `order` but the gold one, and but those that hold an answer too, word for word.
+
+    If all do, all but the gold one.
 
     Args:
         plain: the texts, normalised, a space at both ends.
@@ -147,17 +200,28 @@ def alone(corpus: Corpus) -> list[Case]:
 
 
 def among(corpus: Corpus, k: int) -> list[Case]:
-    """Every question with its gold chunk among k - 1 others (fewer where there are no more): first, in the middle or last, in turn."""
+    """Every question with its gold chunk among k - 1 others.
+
+    There are fewer others where there are no more; the gold chunk is first, in the middle or last,
+    in turn.
+    """
     return placed(corpus, k, lambda number, last: (0, last // 2, last)[number % len(PLACES)])
 
 
 def retrieved(corpus: Corpus, k: int) -> list[Case]:
-    """The same chunks for every question, the gold one where the retriever puts it: last where it would not be found."""
+    """The same chunks for every question, the gold one where the retriever puts it.
+
+    The gold one is last where it would not be found.
+    """
     return placed(corpus, k, lambda number, last: min(corpus.before[number], last))
 
 
 def placed(corpus: Corpus, k: int, place_of: Callable[[int, int], int]) -> list[Case]:
-    """Every question with its gold chunk among k - 1 others, at the place that `place_of` gives for its number and the last place."""
+    """Every question with its gold chunk among k - 1 others.
+
+    The gold chunk is at the place that `place_of` gives for the question's number and the last
+    place.
+    """
     cases = []
     for number, (gold, others) in enumerate(zip(corpus.gold, corpus.others, strict=True)):
         beside = others[: k - 1]

@@ -1,9 +1,12 @@
-"""Questions with gold answers -> how good each way of reading is: the same questions, chunks and model for all.
+"""Questions with gold answers -> how good each way of reading is.
+
+The questions, chunks and model are the same for all.
 
 alone     the gold chunk by itself
 among     the gold chunk with k - 1 others in one prompt: first, in the middle, last, in turn
 apart     the same chunks in a prompt each, as they would be retrieved; the surest answer is kept
-beside    the gold text with something irrelevant before it; and unrelated texts' perplexity: off-topic harm
+beside    the gold text with something irrelevant before it; and unrelated texts' perplexity:
+          off-topic harm
 """
 
 import time
@@ -35,10 +38,13 @@ from rag_memtok.pipeline.manifest import completed
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What is measured: readers (none: all there are adapters for), compressions (0: auto), numbers of chunks in a prompt beside one alone.
+    """What is measured: readers, compressions, numbers of chunks in a prompt.
 
-    `nearest`: other chunks are those a retriever would find, else drawn by `seed`. `timed`: questions of each cell that are timed;
-    `unrelated`: texts whose perplexity is measured.
+    No readers: all there are adapters for. Compression 0: auto. The numbers of chunks are beside
+    one alone.
+
+    `nearest`: other chunks are those a retriever would find, else drawn by `seed`. `timed`:
+    questions of each cell that are timed; `unrelated`: texts whose perplexity is measured.
     """
 
     readers: tuple[str, ...] = ()
@@ -50,7 +56,12 @@ class Study:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(bool(self.tokens_per_vector), "--tokens-per-vector", self.tokens_per_vector, "one number or more")
+        require(
+            bool(self.tokens_per_vector),
+            "--tokens-per-vector",
+            self.tokens_per_vector,
+            "one number or more",
+        )
         require(self.unrelated >= 1, "unrelated", self.unrelated, "1 or more")
         require(all(2 <= k <= 100 for k in self.k), "--k", self.k, "2 to 100 each")
 
@@ -87,10 +98,12 @@ def evaluate(
 
     Raises:
         InputRefused: the questions cannot be read.
-        UsageError: no such reader, none without its adapter, or a prompt longer than the model's context.
+        UsageError: no such reader, none without its adapter, or a prompt longer than the model's
+            context.
         WrongModel: an adapter is of another model or of other memories.
 
-    Cost: a memory for each chunk and compression; an answer for each question, reader, compression and k.
+    Cost: a memory for each chunk and compression; an answer for each question, reader, compression
+        and k.
     """
     began = time.monotonic()
     study = replace(study, readers=readable(study.readers, adapters))
@@ -98,11 +111,26 @@ def evaluate(
     settings = completed(config, {})
     tools = resources.load(settings)
     embedder = tools.embedder if study.nearest else None
-    read = corpus(tools.lm, embedder, questions, settings.documents.chunk_tokens, max(study.k, default=1) - 1, study.seed)
-    say(f"{len(questions)} questions about {len(set(read.gold))} chunks; {len(read.read)} chunks to write")
+    read = corpus(
+        tools.lm,
+        embedder,
+        questions,
+        settings.documents.chunk_tokens,
+        max(study.k, default=1) - 1,
+        study.seed,
+    )
+    say(
+        f"{len(questions)} questions about {len(set(read.gold))} chunks; {len(read.read)} chunks "
+        "to write"
+    )
     answers = work / "answers.jsonl" if work else None
-    models = {"": tools.lm} | {kind: adapted(tools.lm, adapters[kind], tools.template.digest) for kind in adapters}
-    replies = {kind: Replies(model, frame(tools.lm), settings.ask.max_new_tokens, answers) for kind, model in models.items()}
+    models = {"": tools.lm} | {
+        kind: adapted(tools.lm, adapters[kind], tools.template.digest) for kind in adapters
+    }
+    replies = {
+        kind: Replies(model, frame(tools.lm), settings.ask.max_new_tokens, answers)
+        for kind, model in models.items()
+    }
     run = Run(tools, settings, study, read, replies, on_stage)
     run.write(work / "memories" if work else None, say)
     cells = [run.cell(planned) for planned in run.plan(say)]
@@ -132,8 +160,12 @@ def readable(readers: Sequence[str], adapters: Mapping[str, Path]) -> tuple[str,
     for name, arm in arms_named(readers).items():
         if arm.adapter and arm.adapter not in adapters:
             option = {"memory": "--adapter", "text": "--text-adapter"}[arm.adapter]
-            raise UsageError(f"the reader {name} needs {option} DIR", remedy="rag-memtok adapt trains one")
-    return tuple(readers) or tuple(name for name, arm in ARMS.items() if not arm.adapter or arm.adapter in adapters)
+            raise UsageError(
+                f"the reader {name} needs {option} DIR", remedy="rag-memtok adapt trains one"
+            )
+    return tuple(readers) or tuple(
+        name for name, arm in ARMS.items() if not arm.adapter or arm.adapter in adapters
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -164,18 +196,26 @@ class Run:
             return
         for compression in compressions:
             memorize = replace(self.settings.memorize, tokens_per_vector=compression)
-            kept = written(self.tools.lm, self.tools.template, texts, memorize, folder, self.on_stage)
+            kept = written(
+                self.tools.lm, self.tools.template, texts, memorize, folder, self.on_stage
+            )
             decoded = {}
             if "decode" in self.arms:
-                decoded = all_decoded(self.tools.lm, self.tools.template, kept, texts, memorize.batch)
-            self.materials[compression] = Material(self.tools.lm, self.corpus, kept, decoded, self.study.seed)
+                decoded = all_decoded(
+                    self.tools.lm, self.tools.template, kept, texts, memorize.batch
+                )
+            self.materials[compression] = Material(
+                self.tools.lm, self.corpus, kept, decoded, self.study.seed
+            )
             self.writings.append(writing(compression, kept, sum(map(len, texts.values()))))
 
     def _chosen(self, compression: int, say: Callable[[str], None]) -> int:
         if compression:
             return compression
         texts = [self.corpus.tokens[chunk_id] for chunk_id in self.corpus.read]
-        return resources.calibrated(self.tools.lm, self.tools.template, texts, self.settings, say).tokens_per_vector
+        return resources.calibrated(
+            self.tools.lm, self.tools.template, texts, self.settings, say
+        ).tokens_per_vector
 
     def plan(self, say: Callable[[str], None]) -> list[Planned]:
         """Every cell of the table."""
@@ -187,10 +227,14 @@ class Run:
                 continue
             planned += self._planned(several, "among", k, among(self.corpus, k))
             planned += self._planned(several, "apart", k, retrieved(self.corpus, k))
-        irrelevant = {name: arm for name, arm in BESIDE.items() if arm.adapter in self._reading_memories()}
+        irrelevant = {
+            name: arm for name, arm in BESIDE.items() if arm.adapter in self._reading_memories()
+        }
         return planned + self._planned(irrelevant, "beside", 1, alone(self.corpus))
 
-    def _planned(self, arms: Mapping[str, Arm], setting: Setting, k: int, cases: Sequence[Case]) -> list[Planned]:
+    def _planned(
+        self, arms: Mapping[str, Arm], setting: Setting, k: int, cases: Sequence[Case]
+    ) -> list[Planned]:
         return [
             Planned(name, arm, compression if arm.compressed else 0, setting, k, cases)
             for name, arm in arms.items()
@@ -219,21 +263,37 @@ class Run:
             answers=tuple(said),
             scores=tuple(score(answer, right) for answer, right in zip(said, golds, strict=True)),
             context=tuple(sum(prompt.context for prompt in parts) for parts in prompts),
-            prompt=tuple(sum(prompt.positions(replies.frame) for prompt in parts) for parts in prompts),
+            prompt=tuple(
+                sum(prompt.positions(replies.frame) for prompt in parts) for parts in prompts
+            ),
             dropped=dropped,
         )
 
-    def _parts(self, planned: Planned, material: Material, case: Case, replies: Replies) -> tuple[list[Prompt], int]:
-        """The prompts of a case, one or (apart) one for each of its chunks, and how many chunks are in them."""
-        cases = [Case(case.question, (one,), 0) for one in case.ids] if planned.setting == "apart" else [case]
+    def _parts(
+        self, planned: Planned, material: Material, case: Case, replies: Replies
+    ) -> tuple[list[Prompt], int]:
+        """The prompts of a case, and how many chunks are in them.
+
+        It is one prompt or (apart) one for each of the case's chunks.
+        """
+        cases = (
+            [Case(case.question, (one,), 0) for one in case.ids]
+            if planned.setting == "apart"
+            else [case]
+        )
         fitted = [self._fitted(planned, material, one, replies) for one in cases]
         parts = [prompt for prompt, _ in fitted]
         if planned.reader == "decode":
             parts[0] = replace(parts[0], unpack=self._decoding(material, case))
         return parts, sum(left for _, left in fitted)
 
-    def _fitted(self, planned: Planned, material: Material, case: Case, replies: Replies) -> tuple[Prompt, int]:
-        """The prompt of a case and how many chunks are in it: where there is no room the least likely of the others are left out."""
+    def _fitted(
+        self, planned: Planned, material: Material, case: Case, replies: Replies
+    ) -> tuple[Prompt, int]:
+        """The prompt of a case and how many chunks are in it.
+
+        Where there is no room the least likely of the others are left out.
+        """
         while True:
             prompt = Prompt(planned.arm.passages(material, case), self.corpus.asked[case.question])
             if prompt.positions(replies.frame) + replies.limit <= self.tools.lm.context:
@@ -241,9 +301,13 @@ class Run:
             if len(case.ids) == 1:
                 line = self.corpus.questions[case.question].line
                 where = (
-                    f"the prompt of question {line} takes {prompt.positions(replies.frame)} positions and {replies.limit} for the answer"
+                    f"the prompt of question {line} takes {prompt.positions(replies.frame)} "
+                    f"positions and {replies.limit} for the answer"
                 )
-                raise UsageError(f"{where}; the model has {self.tools.lm.context}", remedy="fewer --chunk-tokens or --max-new-tokens")
+                raise UsageError(
+                    f"{where}; the model has {self.tools.lm.context}",
+                    remedy="fewer --chunk-tokens or --max-new-tokens",
+                )
             case = without_last(case)
 
     def _decoding(self, material: Material, case: Case) -> Callable[[], object]:
@@ -253,11 +317,22 @@ class Run:
 
     def with_costs(self, cells: Sequence[Cell]) -> list[Cell]:
         """The cells with what their answers cost."""
-        found = iter(costs([replies for replies, _ in self.timed], [prompts for _, prompts in self.timed], self.on_stage))
-        return [cell if cell.setting == "beside" else replace(cell, cost=next(found)) for cell in cells]
+        found = iter(
+            costs(
+                [replies for replies, _ in self.timed],
+                [prompts for _, prompts in self.timed],
+                self.on_stage,
+            )
+        )
+        return [
+            cell if cell.setting == "beside" else replace(cell, cost=next(found)) for cell in cells
+        ]
 
     def disturbances(self) -> list[Disturbance]:
-        """How well unrelated texts are predicted after nothing, another text, its memory, and random vectors of its norms."""
+        """How well unrelated texts are predicted after nothing and after another text.
+
+        The same is told after the other text's memory, and after random vectors of its norms.
+        """
         ids = self.corpus.read[: self.study.unrelated]
         pairs = list(zip(ids, [*ids[1:], *ids[:1]], strict=True))
         befores: list[tuple[str, int, Callable[[str], Passage]]] = [
@@ -265,33 +340,49 @@ class Run:
             ("text", 0, self.corpus.tokens.__getitem__),
         ]
         for compression, material in self.materials.items():
-            befores += [("memory", compression, material.vectors), ("random", compression, material.noise)]
+            befores += [
+                ("memory", compression, material.vectors),
+                ("random", compression, material.noise),
+            ]
         adapters = self._reading_memories()
         pace = Pace("unrelated texts", len(adapters) * len(befores), self.on_stage)
         found = []
         for adapter, (before, compression, passage) in product(adapters, befores):
             lm = self.replies[adapter].lm
-            values = tuple(nats(lm, passage(other), self.corpus.tokens[one]) for one, other in pairs)
+            values = tuple(
+                nats(lm, passage(other), self.corpus.tokens[one]) for one, other in pairs
+            )
             found.append(Disturbance(before, adapter, compression, values))
             pace.tick()
         return found
 
     def _reading_memories(self) -> list[str]:
         """The adapters with which memories are read."""
-        return list(dict.fromkeys(arm.adapter for reader, arm in self.arms.items() if reader.startswith("memory")))
+        return list(
+            dict.fromkeys(
+                arm.adapter for reader, arm in self.arms.items() if reader.startswith("memory")
+            )
+        )
 
 
 def name_of(planned: Planned) -> str:
     """A cell in a few words, for progress."""
     at = f" at {planned.tokens_per_vector}" if planned.tokens_per_vector else ""
-    where = {"alone": "", "among": f" among {planned.k}", "apart": f", {planned.k} apart", "beside": " beside the gold text"}
+    where = {
+        "alone": "",
+        "among": f" among {planned.k}",
+        "apart": f", {planned.k} apart",
+        "beside": " beside the gold text",
+    }
     return f"answers: {planned.reader}{at}{where[planned.setting]}"
 
 
 def without_last(case: Case) -> Case:
     """The case without the least likely of its other chunks."""
     gone = len(case.ids) - 1 if case.place != len(case.ids) - 1 else len(case.ids) - 2
-    return Case(case.question, (*case.ids[:gone], *case.ids[gone + 1 :]), case.place - (gone < case.place))
+    return Case(
+        case.question, (*case.ids[:gone], *case.ids[gone + 1 :]), case.place - (gone < case.place)
+    )
 
 
 def writing(compression: int, kept: Mapping[str, Kept], text_positions: int) -> Writing:

@@ -9,7 +9,10 @@ from rag_memtok.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a chart: points from left to right, and how sure each is (`low`, `high`; empty: not said). `dashed`: a baseline."""
+    """A line of a chart: points from left to right, and how sure each is.
+
+    `low` and `high` say how sure (empty: not said). `dashed`: a baseline.
+    """
 
     name: str
     x: Sequence[float]
@@ -21,7 +24,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One chart: what its axes measure (with units), and its lines; `log_x` is the base of a logarithmic x axis, 0: a linear one."""
+    """One chart: what its axes measure (with units), and its lines.
+
+    `log_x` is the base of a logarithmic x axis, 0: a linear one.
+    """
 
     title: str
     x_label: str
@@ -40,13 +46,23 @@ def draw(chart: Chart, path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise UsageError("drawing needs matplotlib", remedy='pip install "rag-memtok[figures]"') from None
+        raise UsageError(
+            "drawing needs matplotlib", remedy='pip install "rag-memtok[figures]"'
+        ) from None
     figure = Figure(figsize=(7.0, 4.4), layout="constrained")
     axes = figure.subplots()
     for line in chart.lines:
-        (drawn,) = axes.plot(line.x, line.y, marker=None if line.dashed else "o", linestyle="--" if line.dashed else "-", label=line.name)
+        (drawn,) = axes.plot(
+            line.x,
+            line.y,
+            marker=None if line.dashed else "o",
+            linestyle="--" if line.dashed else "-",
+            label=line.name,
+        )
         if line.low:
-            axes.fill_between(line.x, line.low, line.high, alpha=0.15, color=drawn.get_color(), linewidth=0)
+            axes.fill_between(
+                line.x, line.low, line.high, alpha=0.15, color=drawn.get_color(), linewidth=0
+            )
     axes.set(title=chart.title, xlabel=chart.x_label, ylabel=chart.y_label)
     axes.set_xscale("log", base=chart.log_x) if chart.log_x else None
     axes.set_yscale("log") if chart.log_y else None

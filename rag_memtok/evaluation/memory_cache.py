@@ -1,6 +1,7 @@
 """Texts -> judged memories, each written once and kept in a folder: what an evaluation reads.
 
-Questions are none of this file's business: it is printed above the file that reads them, and what it is given are tokens.
+Questions are none of this file's business: it is printed above the file that reads them, and what
+it is given are tokens.
 """
 
 import hashlib
@@ -28,7 +29,8 @@ from rag_memtok.model.prompts import Template
 from rag_memtok.store.files import write_whole
 
 FORMAT = "2"
-WHAT_DECIDES = ("steps", "batch", "draft", "seconds_per_chunk", "codec", "tau", "seed")  # dials that a memory depends on
+# dials that a memory depends on
+WHAT_DECIDES = ("steps", "batch", "draft", "seconds_per_chunk", "codec", "tau", "seed")
 Tokens = tuple[int, ...]
 
 
@@ -44,7 +46,10 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where a long piece of work stands: its name, how much is done, of how much, and the seconds that are likely left."""
+    """Where a long piece of work stands.
+
+    It has its name, how much is done, of how much, and the seconds that are likely left.
+    """
 
     name: str
     done: int
@@ -57,7 +62,10 @@ OnStage = Callable[[Stage], None]
 
 @dataclass(slots=True)
 class Pace:
-    """Counts what is done of `total` and tells; what was found done already does not count for the time left."""
+    """Counts what is done of `total` and tells.
+
+    What was found done already does not count for the time left.
+    """
 
     name: str
     total: int
@@ -78,9 +86,16 @@ class Pace:
 
 
 def written(
-    lm: LM, template: Template, texts: Mapping[str, Tokens], settings: Memorize, folder: Path | None, on_stage: OnStage
+    lm: LM,
+    template: Template,
+    texts: Mapping[str, Tokens],
+    settings: Memorize,
+    folder: Path | None,
+    on_stage: OnStage,
 ) -> dict[str, Kept]:
-    """Returns a judged memory for each of `texts`, by its key. Those that `folder` has are read from it, the others written and kept there.
+    """Returns a judged memory for each of `texts`, by its key.
+
+    Those that `folder` has are read from it, the others written and kept there.
 
     Args:
         texts: tokens by chunk id.
@@ -89,9 +104,18 @@ def written(
     Cost: what `memorize` and `judge` cost, once for each text, model, template and settings.
     """
     names = {key: name_of(lm, template, settings, tokens) for key, tokens in texts.items()}
-    found = {key: kept for key, name in names.items() if folder and (kept := kept_in(folder / name)) is not None}
+    found = {
+        key: kept
+        for key, name in names.items()
+        if folder and (kept := kept_in(folder / name)) is not None
+    }
     missing = {key: tokens for key, tokens in texts.items() if key not in found}
-    pace = Pace(f"memories at {settings.tokens_per_vector} tokens a vector", len(texts), on_stage, ready=len(found))
+    pace = Pace(
+        f"memories at {settings.tokens_per_vector} tokens a vector",
+        len(texts),
+        on_stage,
+        ready=len(found),
+    )
     for key, kept in _written(lm, template, missing, settings):
         found[key] = kept
         if folder:
@@ -100,7 +124,9 @@ def written(
     return {key: found[key] for key in texts}
 
 
-def _written(lm: LM, template: Template, texts: Mapping[str, Tokens], settings: Memorize) -> Iterator[tuple[str, Kept]]:
+def _written(
+    lm: LM, template: Template, texts: Mapping[str, Tokens], settings: Memorize
+) -> Iterator[tuple[str, Kept]]:
     tasks = [task_of(key, tokens, settings.tokens_per_vector) for key, tokens in texts.items()]
     for one in memorize(lm, template, tasks, settings):
         yield one.task.key, judged(lm, template, settings, one)
@@ -113,17 +139,36 @@ def judged(lm: LM, template: Template, settings: Memorize, one: Written) -> Kept
 
 
 def name_of(lm: LM, template: Template, settings: Memorize, tokens: Tokens) -> str:
-    """The file name of a memory: everything it depends on, hashed; of the objective only its name, the recipe's."""
+    """The file name of a memory: everything it depends on, hashed.
+
+    Of the objective only its name counts, the recipe's.
+    """
     identity, recipe = lm.identity, recipe_named(recipe_of(settings))
     dials = [recipe_of(settings), *(getattr(settings, name) for name in WHAT_DECIDES)]
-    dials += [getattr(recipe, field.name) for field in fields(recipe) if not callable(getattr(recipe, field.name))]
+    dials += [
+        getattr(recipe, field.name)
+        for field in fields(recipe)
+        if not callable(getattr(recipe, field.name))
+    ]
     vectors = task_of("", tokens, settings.tokens_per_vector).vectors
-    whole = (FORMAT, identity.weights_sha256, identity.tokenizer_sha256, identity.dtype, template.digest, dials, vectors, tokens)
+    whole = (
+        FORMAT,
+        identity.weights_sha256,
+        identity.tokenizer_sha256,
+        identity.dtype,
+        template.digest,
+        dials,
+        vectors,
+        tokens,
+    )
     return hashlib.sha256(repr(whole).encode()).hexdigest() + ".safetensors"
 
 
 def keep(path: Path, kept: Kept) -> None:
-    """Writes a memory as a file that is whole or not there: vectors in fp32 as they were judged, the rest as metadata."""
+    """Writes a memory as a file that is whole or not there.
+
+    Vectors are in fp32 as they were judged, the rest is metadata.
+    """
     about = {
         "pins": [asdict(pin) for pin in kept.memory.pins],
         "verdict": {**asdict(kept.verdict), "margin": repr(kept.verdict.margin)},
@@ -136,7 +181,10 @@ def keep(path: Path, kept: Kept) -> None:
 
 
 def kept_in(path: Path) -> Kept | None:
-    """The memory in a file; None where there is none, or what is there is not whole: it is written again."""
+    """The memory in a file, or None.
+
+    None is where there is none, or what is there is not whole: it is written again.
+    """
     try:
         with safe_open(path, framework="numpy") as file:
             vectors, about = file.get_tensor("vectors"), json.loads(file.metadata()["about"])

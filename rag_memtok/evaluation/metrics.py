@@ -1,6 +1,9 @@
-"""How good an answer is: exact match and F1 as the SQuAD scorers compute them, what was copied right, and how sure a mean is.
+"""How good an answer is: exact match, F1, what was copied right, how sure a mean is.
 
-Sources: Rajpurkar et al. 2016, evaluate-v1.1.py (EM, F1); Rajpurkar et al. 2018, evaluate-v2.0.py (questions without an answer).
+Exact match and F1 are as the SQuAD scorers compute them.
+
+Sources: Rajpurkar et al. 2016, evaluate-v1.1.py (EM, F1); Rajpurkar et al. 2018, evaluate-v2.0.py
+(questions without an answer).
 """
 
 import re
@@ -23,7 +26,10 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Of one answer, each 0 to 1; None where it does not apply: `refused` if there is an answer, `numbers` and `names` if it has none."""
+    """The scores of one answer, each 0 to 1; None where it does not apply.
+
+    `refused` is None if there is an answer, `numbers` and `names` if it has none.
+    """
 
     em: float
     f1: float
@@ -52,7 +58,10 @@ def exact(prediction: str, gold: str) -> float:
 
 
 def f1(prediction: str, gold: str) -> float:
-    """Harmonic mean of the precision and recall of words, each counted as often as it occurs; where one has no words, 1.0 if both do."""
+    """Harmonic mean of the precision and recall of words.
+
+    Each word is counted as often as it occurs; where one has no words, it is 1.0 if both have none.
+    """
     said, right = normalise(prediction).split(), normalise(gold).split()
     if not said or not right:
         return float(said == right)
@@ -66,7 +75,10 @@ def answerable(golds: Sequence[str]) -> tuple[str, ...]:
 
 
 def score(prediction: str, golds: Sequence[str]) -> Score:
-    """Scores an answer against `golds`, the best of them counting; none: the documents do not say, and only a refusal is right."""
+    """Scores an answer against `golds`, the best of them counting.
+
+    Where there are none, the documents do not say, and only a refusal is right.
+    """
     said = "" if refuses(prediction) else prediction
     wanted = list(golds) or [""]
     return Score(
@@ -83,8 +95,13 @@ def capitalised(text: str) -> list[str]:
     return [word for word in WORD.findall(text) if word[0].isupper()]
 
 
-def copied(found_in: Callable[[str], list[str]], prediction: str, golds: Sequence[str]) -> float | None:
-    """The share of what is `found_in` a gold answer that the prediction has, letter by letter; the best of `golds` counts."""
+def copied(
+    found_in: Callable[[str], list[str]], prediction: str, golds: Sequence[str]
+) -> float | None:
+    """The share of what is `found_in` a gold answer that the prediction has.
+
+    It is compared letter by letter; the best of `golds` counts.
+    """
     said = set(found_in(prediction))
     wanted = [found for gold in golds if (found := found_in(gold))]
     return max((sum(one in said for one in found) / len(found) for found in wanted), default=None)
@@ -108,7 +125,9 @@ def interval(values: Sequence[float | None], groups: Sequence[Hashable]) -> Inte
     return Interval(float(sums.sum() / counts.sum()), low, high)
 
 
-def _by_group(values: Sequence[float | None], groups: Sequence[Hashable]) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+def _by_group(
+    values: Sequence[float | None], groups: Sequence[Hashable]
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
     places = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     sums, counts = np.zeros(len(places)), np.zeros(len(places))
     for value, group in zip(values, groups, strict=True):

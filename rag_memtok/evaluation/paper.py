@@ -1,7 +1,10 @@
-"""The protocol of Sastre & Rosa 2025 (arXiv:2506.15001) on any model: its Tables 2 to 4 with what they leave out, its Figures 2 and 3.
+"""The protocol of Sastre & Rosa 2025 (arXiv:2506.15001) on any model.
 
-Theirs: one vector a text; the share of tokens, end included, that the teacher-forced argmax gets right; how many texts have all of them.
-Beside that: whether a greedy decode of the stored bytes gives the text back, the steps, the seconds, and the smallest lead of a token.
+It makes the paper's Tables 2 to 4 with what they leave out, and its Figures 2 and 3.
+
+Theirs: one vector a text; the share of tokens, end included, that the teacher-forced argmax gets
+right; how many texts have all of them. Beside that: whether a greedy decode of the stored bytes
+gives the text back, the steps, the seconds, and the smallest lead of a token.
 """
 
 import json
@@ -28,7 +31,11 @@ GROUPS, SMALLEST_GROUP = 8, 5  # points of a line in Figure 3, texts of a point
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How texts are written: `vectors` a text (1 in the paper), `steps` at most (0: the recipe's own), `codec` what is decoded from."""
+    """How texts are written.
+
+    There are `vectors` a text (1 in the paper) and `steps` at most (0: the recipe's own); `codec`
+    is what is decoded from.
+    """
 
     recipe: str = "sastre2025"
     vectors: int = 1
@@ -51,9 +58,9 @@ class Protocol:
 class Trial:
     """One text on one model.
 
-    `wrong` of `tokens + 1` positions as the writer measured it, teacher-forced; `free`: the greedy decode of the stored bytes, fed with
-    nothing but itself, is the text and ends; `margin` the smallest lead in that arithmetic (logits, fp32); `seconds` the row's share of its
-    batch's.
+    `wrong` of `tokens + 1` positions as the writer measured it, teacher-forced; `free`: the greedy
+    decode of the stored bytes, fed with nothing but itself, is the text and ends; `margin` the
+    smallest lead in that arithmetic (logits, fp32); `seconds` the row's share of its batch's.
     """
 
     model: str
@@ -84,7 +91,10 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of a table. `margin` is the smallest lead in the texts that came back exactly, None if none did."""
+    """A line of a table.
+
+    `margin` is the smallest lead in the texts that came back exactly, None if none did.
+    """
 
     corpus: str
     model: str
@@ -102,7 +112,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far a run is: texts done, of how many, exact among them, and the most seconds that are left (None: not known yet)."""
+    """How far a run is.
+
+    It has the texts done, of how many, exact among them, and the most seconds that are left (None:
+    not known yet).
+    """
 
     model: str
     done: int
@@ -115,20 +129,30 @@ class Standing:
 
 
 def run(
-    lm: LM, corpora: Sequence[Corpus], protocol: Protocol, out: Path | None, on_progress: Callable[[Standing], None]
+    lm: LM,
+    corpora: Sequence[Corpus],
+    protocol: Protocol,
+    out: Path | None,
+    on_progress: Callable[[Standing], None],
 ) -> Iterator[Trial]:
-    """Tries every text of `corpora` on `lm`; what the file `out` has already is taken from there, what is new is added to it.
+    """Tries every text of `corpora` on `lm`.
+
+    What the file `out` has already is taken from there, what is new is added to it.
 
     Cost: per text up to `protocol.budget` forward and backward passes, and 2 (T + 1) cached steps.
     """
     kept = {trial.key: trial for trial in load(out)} if out else {}
-    wanted = {key_of(lm, corpus, text, protocol): len(text) for corpus in corpora for text in corpus.texts}
+    wanted = {
+        key_of(lm, corpus, text, protocol): len(text) for corpus in corpora for text in corpus.texts
+    }
     gauge = Gauge(name_of(lm), protocol.budget, on_progress, wanted, len(wanted))
     for key in [key for key in wanted if key in kept]:
         gauge.count(kept[key])
         yield kept[key]
     for corpus in corpora:
-        texts = [text for text in corpus.texts if key_of(lm, corpus, text, protocol) in gauge.pending]
+        texts = [
+            text for text in corpus.texts if key_of(lm, corpus, text, protocol) in gauge.pending
+        ]
         gauge.begin(texts)
         for trial in tried(lm, corpus, texts, protocol, gauge):
             if out:
@@ -137,44 +161,80 @@ def run(
             yield trial
 
 
-def tried(lm: LM, corpus: Corpus, texts: Sequence[str], protocol: Protocol, gauge: "Gauge") -> Iterator[Trial]:
+def tried(
+    lm: LM, corpus: Corpus, texts: Sequence[str], protocol: Protocol, gauge: "Gauge"
+) -> Iterator[Trial]:
     """Writes and decodes `texts`, in the order in which they are done."""
     by_id = {sha256_of_text(text): text for text in texts}
     recipe = recipe_named(protocol.recipe)
     template = template_named(recipe.template or "bare", lm)
     codec = codec_named(protocol.codec)
-    tasks = [Task(text_id, tuple(lm.encode(text)), protocol.vectors) for text_id, text in by_id.items()]
-    settings = Memorize(steps=protocol.steps, seconds_per_chunk=0.0, batch=protocol.batch, seed=protocol.seed)
+    tasks = [
+        Task(text_id, tuple(lm.encode(text)), protocol.vectors) for text_id, text in by_id.items()
+    ]
+    settings = Memorize(
+        steps=protocol.steps, seconds_per_chunk=0.0, batch=protocol.batch, seed=protocol.seed
+    )
     for written in memorize(lm, template, tasks, settings, gauge.step, recipe):
         tokens = written.task.tokens
         memory = Memory(codec.unpack(codec.pack(written.vectors), written.vectors.shape))
         decoded = decode(lm, template, memory, len(tokens))
         free = decoded.ended and decoded.tokens == tokens
-        yield trial_of(lm, corpus, by_id[written.task.key], protocol, written, free, min(margins(lm, template, memory, tokens)))
+        yield trial_of(
+            lm,
+            corpus,
+            by_id[written.task.key],
+            protocol,
+            written,
+            free,
+            min(margins(lm, template, memory, tokens)),
+        )
 
 
-def trial_of(lm: LM, corpus: Corpus, text: str, protocol: Protocol, written: Written, free: bool, margin: float) -> Trial:
+def trial_of(
+    lm: LM,
+    corpus: Corpus,
+    text: str,
+    protocol: Protocol,
+    written: Written,
+    free: bool,
+    margin: float,
+) -> Trial:
     """What is known of a text that was written."""
     identity = lm.identity
     return Trial(
-        name_of(lm), identity.weights_sha256, identity.dtype, lm.parameters, corpus.name, sha256_of_text(text), protocol, len(text),
-        len(written.task.tokens), written.wrong, free, written.steps, written.seconds, margin,
+        name_of(lm), identity.weights_sha256, identity.dtype, lm.parameters, corpus.name,
+        sha256_of_text(text), protocol, len(text), len(written.task.tokens), written.wrong, free,
+        written.steps, written.seconds, margin,
     )  # fmt: skip
 
 
 def key_of(lm: LM, corpus: Corpus, text: str, protocol: Protocol) -> tuple[object, ...]:
     """The `Trial.key` that a text will have."""
-    return (lm.identity.weights_sha256, lm.identity.dtype, replace(protocol, batch=1), corpus.name, sha256_of_text(text))
+    return (
+        lm.identity.weights_sha256,
+        lm.identity.dtype,
+        replace(protocol, batch=1),
+        corpus.name,
+        sha256_of_text(text),
+    )
 
 
 def name_of(lm: LM) -> str:
-    """A model's short name: the one it was given when it was trained here (mini-1), or the last part of its id."""
+    """A model's short name.
+
+    It is the one the model was given when it was trained here (mini-1), or the last part of its id.
+    """
     return lm.identity.revision or Path(lm.identity.id).name
 
 
 @dataclass(slots=True)
 class Gauge:
-    """Tells how far a run is. The time left supposes that every text takes all its steps, and a step time by the text's characters."""
+    """Tells how far a run is.
+
+    The time left supposes that every text takes all its steps, and a step time by the text's
+    characters.
+    """
 
     model: str
     budget: int
@@ -206,8 +266,14 @@ class Gauge:
 
     def tell(self) -> None:
         """Says so."""
-        left = self.seconds / self.work * self.budget * sum(self.pending.values()) if self.work else None
-        self.on_progress(Standing(self.model, self.texts - len(self.pending), self.texts, self.exact, left))
+        left = (
+            self.seconds / self.work * self.budget * sum(self.pending.values())
+            if self.work
+            else None
+        )
+        self.on_progress(
+            Standing(self.model, self.texts - len(self.pending), self.texts, self.exact, left)
+        )
 
 
 # --- kept
@@ -221,7 +287,9 @@ def save(trial: Trial, path: Path) -> None:
 
 
 def load(path: Path) -> Iterator[Trial]:
-    """The trials in the file, if there is one; a line that was cut off while it was written is left out.
+    """The trials in the file, if there is one.
+
+    A line that was cut off while it was written is left out.
 
     Raises:
         UsageError: the file is something else.
@@ -232,18 +300,27 @@ def load(path: Path) -> Iterator[Trial]:
             yield Trial(**found | {"protocol": Protocol(**found["protocol"])})
         except (ValueError, TypeError, KeyError) as error:
             if not line.startswith('{"model"'):
-                raise UsageError(f"{path} holds other things than trials", remedy="name another file for --out") from error
+                raise UsageError(
+                    f"{path} holds other things than trials", remedy="name another file for --out"
+                ) from error
 
 
 # --- told
 
 
 def table(trials: Iterable[Trial]) -> list[Row]:
-    """A row for each corpus and model: the corpora in the order of the trials, in each the smallest model first."""
+    """A row for each corpus and model.
+
+    The corpora are in the order of the trials, in each the smallest model first.
+    """
     groups: dict[str, dict[str, list[Trial]]] = {}
     for trial in trials:
         groups.setdefault(trial.corpus, {}).setdefault(trial.weights, []).append(trial)
-    return [row for models in groups.values() for row in sorted(map(row_of, models.values()), key=lambda row: (row.parameters, row.model))]
+    return [
+        row
+        for models in groups.values()
+        for row in sorted(map(row_of, models.values()), key=lambda row: (row.parameters, row.model))
+    ]
 
 
 def row_of(trials: Sequence[Trial]) -> Row:
@@ -269,27 +346,53 @@ def charts(trials: Sequence[Trial]) -> dict[str, Chart]:
     """Figure 2, if there are several models, and Figure 3, by file name."""
     rows, found = table(trials), dict[str, Chart]()
     if len({trial.weights for trial in trials}) > 1:
-        lines = [sized([row for row in rows if row.corpus == corpus]) for corpus in dict.fromkeys(row.corpus for row in rows)]
+        lines = [
+            sized([row for row in rows if row.corpus == corpus])
+            for corpus in dict.fromkeys(row.corpus for row in rows)
+        ]
         most = max(row.texts for row in rows)
-        found["figure2.png"] = Chart("Memorised texts", "parameters (millions)", f"texts exact, of {most}", lines, log_x=2)
+        found["figure2.png"] = Chart(
+            "Memorised texts", "parameters (millions)", f"texts exact, of {most}", lines, log_x=2
+        )
     models = sorted({(trial.parameters, trial.model, trial.weights) for trial in trials})
-    lines = [by_length(name, [trial for trial in trials if trial.weights == weights]) for _, name, weights in models]
-    found["figure3.png"] = Chart("Accuracy against length", "tokens of the text", "accuracy, teacher-forced", lines, log_x=2)
+    lines = [
+        by_length(name, [trial for trial in trials if trial.weights == weights])
+        for _, name, weights in models
+    ]
+    found["figure3.png"] = Chart(
+        "Accuracy against length", "tokens of the text", "accuracy, teacher-forced", lines, log_x=2
+    )
     return found
 
 
 def sized(rows: Sequence[Row]) -> Line:
     """Exact texts against the model's size, for one corpus."""
-    return Line(rows[0].corpus, [row.parameters / 1e6 for row in rows], [float(row.exact) for row in rows])
+    return Line(
+        rows[0].corpus, [row.parameters / 1e6 for row in rows], [float(row.exact) for row in rows]
+    )
 
 
 def by_length(name: str, trials: Sequence[Trial]) -> Line:
     """The mean accuracy of neighbours in length, with their standard error."""
     ordered = sorted(trials, key=lambda trial: trial.tokens)
     count = max(1, min(GROUPS, len(ordered) // SMALLEST_GROUP))
-    groups = [ordered[index * len(ordered) // count : (index + 1) * len(ordered) // count] for index in range(count)]
+    groups = [
+        ordered[index * len(ordered) // count : (index + 1) * len(ordered) // count]
+        for index in range(count)
+    ]
     accuracies = [[trial.accuracy for trial in group] for group in groups]
     means = [statistics.fmean(values) for values in accuracies]
-    errors = [statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0 for values in accuracies]
-    low, high = ([mean + sign * error for mean, error in zip(means, errors, strict=True)] for sign in (-1, 1))
-    return Line(name, [statistics.fmean(trial.tokens for trial in group) for group in groups], means, low, high)
+    errors = [
+        statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+        for values in accuracies
+    ]
+    low, high = (
+        [mean + sign * error for mean, error in zip(means, errors, strict=True)] for sign in (-1, 1)
+    )
+    return Line(
+        name,
+        [statistics.fmean(trial.tokens for trial in group) for group in groups],
+        means,
+        low,
+        high,
+    )

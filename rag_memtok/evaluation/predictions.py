@@ -1,4 +1,7 @@
-"""Prompts -> answers, in batches of like length, kept in a file so that a run can go on where it was; and what a prompt costs."""
+"""Prompts -> answers, in batches of like length; and what a prompt costs.
+
+The answers are kept in a file so that a run can go on where it was.
+"""
 
 import hashlib
 import json
@@ -27,8 +30,8 @@ POSITIONS = 8192  # of a batch, at most, beside its BATCH prompts
 class Prompt:
     """What stands in a prompt beside the frame: passages in their order, and the question's tokens.
 
-    `unpack` is what has to be done before there are such passages, for its time; it is called by `costs` alone. A question is asked in one
-    prompt or, where passages are read apart, in several.
+    `unpack` is what has to be done before there are such passages, for its time; it is called by
+    `costs` alone. A question is asked in one prompt or, where passages are read apart, in several.
     """
 
     passages: Sequence[Passage]
@@ -42,12 +45,20 @@ class Prompt:
 
     def positions(self, frame: Frame) -> int:
         """Positions of the whole prompt."""
-        return frame.overhead + self.context + len(frame.between) * (len(self.passages) - 1) + len(self.question)
+        return (
+            frame.overhead
+            + self.context
+            + len(frame.between) * (len(self.passages) - 1)
+            + len(self.question)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one answer, alone in its batch: milliseconds to unpack passages, take in the prompt, say the answer; bytes of KV cache."""
+    """The cost of one answer, alone in its batch.
+
+    It is milliseconds to unpack passages, take in the prompt, say the answer; bytes of KV cache.
+    """
 
     unpack_ms: float
     prefill_ms: float
@@ -65,7 +76,10 @@ class Reply:
 
 @dataclass(slots=True, eq=False)
 class Replies:
-    """Answers by one LM, at most `limit` tokens each. `file`: those there are, a JSON line each; their keys name the LM."""
+    """Answers by one LM, at most `limit` tokens each.
+
+    `file`: those there are, a JSON line each; their keys name the LM.
+    """
 
     lm: LM
     frame: Frame
@@ -74,15 +88,20 @@ class Replies:
     known: dict[str, Reply] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for line in self.file.read_bytes().splitlines() if self.file and self.file.is_file() else []:
+        for line in (
+            self.file.read_bytes().splitlines() if self.file and self.file.is_file() else []
+        ):
             try:
                 row = json.loads(line)
                 self.known[row["key"]] = Reply(row["answer"], row["sureness"])
-            except (ValueError, KeyError, TypeError):  # torn when the run was killed: answered again
+            # torn when the run was killed: answered again
+            except (ValueError, KeyError, TypeError):
                 continue
 
     def to(self, questions: Sequence[Sequence[Prompt]], name: str, on_stage: OnStage) -> list[str]:
-        """Answers each question's prompts, and keeps the surest answer; equal prompts, and those that the file has, are answered only once.
+        """Answers each question's prompts, and keeps the surest answer.
+
+        Equal prompts, and those that the file has, are answered only once.
 
         Cost: what `answer_batch` costs, in batches of at most 16 rows and 8192 positions.
         """
@@ -108,22 +127,42 @@ class Replies:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(self.file, b"")
             with self.file.open("a", encoding="utf-8") as file:
-                file.writelines("\n" + json.dumps({"key": key, **asdict(reply)}) for key, reply in answers.items())
+                file.writelines(
+                    "\n" + json.dumps({"key": key, **asdict(reply)})
+                    for key, reply in answers.items()
+                )
 
     def _key(self, prompt: Prompt) -> str:
         identity = self.lm.identity
         whole = hashlib.sha256(
-            digest_of((identity.weights_sha256, identity.tokenizer_sha256, identity.dtype, self.frame, self.limit)).encode()
+            digest_of(
+                (
+                    identity.weights_sha256,
+                    identity.tokenizer_sha256,
+                    identity.dtype,
+                    self.frame,
+                    self.limit,
+                )
+            ).encode()
         )
         for passage in (*prompt.passages, prompt.question):
             vectors = isinstance(passage, np.ndarray)
-            content = np.ascontiguousarray(passage, dtype=np.float32 if vectors else "<u4").tobytes()
-            whole.update(f"{'vectors' if vectors else 'tokens'} {len(passage)}\n".encode() + content)
+            content = np.ascontiguousarray(
+                passage, dtype=np.float32 if vectors else "<u4"
+            ).tobytes()
+            whole.update(
+                f"{'vectors' if vectors else 'tokens'} {len(passage)}\n".encode() + content
+            )
         return whole.hexdigest()
 
 
-def batches(prompts: Mapping[str, Prompt], length: Callable[[Prompt], int]) -> list[dict[str, Prompt]]:
-    """Prompts of like length together, the longest first: what is left gets done faster, not slower, than was told."""
+def batches(
+    prompts: Mapping[str, Prompt], length: Callable[[Prompt], int]
+) -> list[dict[str, Prompt]]:
+    """Prompts of like length together, the longest first.
+
+    So what is left gets done faster, not slower, than was told.
+    """
     order = sorted(prompts, key=lambda key: -length(prompts[key]))
     made: list[dict[str, Prompt]] = []
     while order:
@@ -133,8 +172,12 @@ def batches(prompts: Mapping[str, Prompt], length: Callable[[Prompt], int]) -> l
     return made
 
 
-def costs(replies: Sequence[Replies], questions: Sequence[Sequence[Sequence[Prompt]]], on_stage: OnStage) -> list[Cost]:
-    """Measures each group of `questions` with its `replies`: medians, one at a time, the groups in turn so that noise hits all alike.
+def costs(
+    replies: Sequence[Replies], questions: Sequence[Sequence[Sequence[Prompt]]], on_stage: OnStage
+) -> list[Cost]:
+    """Measures each group of `questions` with its `replies`.
+
+    Costs are medians, measured one at a time, the groups in turn so that noise hits all alike.
 
     Cost: each question once, and one more to warm up.
     """
@@ -170,7 +213,10 @@ def timed(replies: Replies, prompts: Sequence[Prompt]) -> Cost:
         if prompt.unpack:
             prompt.unpack()
     began = time.perf_counter()
-    run = Continuation(replies.lm, [inject(replies.lm, replies.frame, prompt.passages, prompt.question) for prompt in prompts])
+    run = Continuation(
+        replies.lm,
+        [inject(replies.lm, replies.frame, prompt.passages, prompt.question) for prompt in prompts],
+    )
     run.logits[0, 0].item()  # waits for the device
     taken_in, size = time.perf_counter(), kv_bytes(run)
     for _ in greedy(run, replies.frame, replies.limit):
@@ -195,4 +241,6 @@ def nats(lm: LM, before: Passage, text: Sequence[int]) -> float:
     stretches: list[Passage] = [start, before, lm.encode_frame(GAP), text]
     whole = torch.cat([embedded(lm, stretch) for stretch in stretches])
     logits = lm.logits(lm.hidden(whole[None])[0, -len(text) - 1 : -1])
-    return float(torch.nn.functional.cross_entropy(logits, torch.tensor(list(text), device=lm.device)))
+    return float(
+        torch.nn.functional.cross_entropy(logits, torch.tensor(list(text), device=lm.device))
+    )

@@ -1,6 +1,7 @@
 """Files of questions with gold answers -> Questions. The only home of datasets.
 
-    rows         {"question", "answers": [...], "context" or "file"}, JSONL or a JSON list; "source" names where a row is from
+    rows         {"question", "answers": [...], "context" or "file"}, JSONL or a JSON list;
+                 "source" names where a row is from
     SQuAD        v1.1 or v2.0, nested as published
 
 An empty list of answers, or "unanswerable", means that the documents do not say.
@@ -28,9 +29,12 @@ PLAIN = (".jsonl", ".json")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, its right answers (none: the documents do not say), and the documents it is about (none: any).
+    """A question, its right answers and the documents it is about.
 
-    `starts` are the answers' places in the one document, where the file tells them. `line` is that of the file, of SQuAD's the number.
+    No answers: the documents do not say. No documents: any.
+
+    `starts` are the answers' places in the one document, where the file tells them. `line` is that
+    of the file, of SQuAD's the number.
     """
 
     line: int
@@ -52,13 +56,20 @@ def load_questions(path: Path, documents: Path | None = None, limit: int = 0) ->
         UsageError: the file has no questions.
     """
     if not path.is_file():
-        raise InputRefused(f"there is no file {path}", remedy=f"rows of {FIELDS}, one a line, or a SQuAD file")
+        raise InputRefused(
+            f"there is no file {path}", remedy=f"rows of {FIELDS}, one a line, or a SQuAD file"
+        )
     found = list(rows_of(path))
     if not found:
-        raise UsageError(f"{path} has no questions", remedy=f"rows of {FIELDS}, one a line, or a SQuAD file")
+        raise UsageError(
+            f"{path} has no questions", remedy=f"rows of {FIELDS}, one a line, or a SQuAD file"
+        )
     rows = list(zip(line_numbers(path, len(found)), found, strict=True))
     known: dict[str, tuple[Document, ...]] = {}
-    return [question_of(path, number, row, documents or path.parent, known) for number, row in spread(rows, limit or len(rows))]
+    return [
+        question_of(path, number, row, documents or path.parent, known)
+        for number, row in spread(rows, limit or len(rows))
+    ]
 
 
 def rows_of(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -74,9 +85,21 @@ def rows_of(path: Path) -> Iterator[Mapping[str, Any]]:
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as cache:
         try:
-            table = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **options)
+            table = datasets.load_dataset(
+                "json",
+                data_files=str(path),
+                split="train",
+                cache_dir=cache,
+                keep_in_memory=True,
+                **options,
+            )
             rows = table.to_list()
-        except (datasets.exceptions.DatasetGenerationError, datasets.exceptions.DataFilesNotFoundError, ValueError, KeyError) as error:
+        except (
+            datasets.exceptions.DatasetGenerationError,
+            datasets.exceptions.DataFilesNotFoundError,
+            ValueError,
+            KeyError,
+        ) as error:
             raise refused(path, error) from error
     for row in rows:
         if nested:
@@ -116,25 +139,51 @@ def flattened(path: Path, article: Mapping[str, Any]) -> Iterator[Mapping[str, A
         for paragraph in article["paragraphs"]:
             for asked in paragraph["qas"]:
                 golds = [] if asked.get("is_impossible") else asked["answers"]
-                yield {"context": paragraph["context"], "question": asked["question"], "answers": golds, "source": article.get("title")}
+                yield {
+                    "context": paragraph["context"],
+                    "question": asked["question"],
+                    "answers": golds,
+                    "source": article.get("title"),
+                }
     except (KeyError, TypeError) as error:
-        raise InputRefused(f"{path} is not SQuAD's JSON: {error}", remedy="data, paragraphs, context, qas, question, answers") from error
+        raise InputRefused(
+            f"{path} is not SQuAD's JSON: {error}",
+            remedy="data, paragraphs, context, qas, question, answers",
+        ) from error
 
 
 def refused(path: Path, error: Exception) -> InputRefused:
-    """What is wrong with a file that datasets would not read, the line named where it is a line's fault."""
+    """What is wrong with a file that datasets would not read.
+
+    The line is named where it is a line's fault.
+    """
     lines = path.read_bytes().splitlines() if path.suffix in PLAIN else []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line) if line.strip() else {}
         except ValueError as fault:
-            return InputRefused(f"{path}, line {number}: not JSON: {fault}", remedy=f"each line is one object with {FIELDS}")
+            return InputRefused(
+                f"{path}, line {number}: not JSON: {fault}",
+                remedy=f"each line is one object with {FIELDS}",
+            )
         if not isinstance(row, dict):
-            return InputRefused(f"{path}, line {number}: no JSON object", remedy=f"each line is one object with {FIELDS}")
-    return InputRefused(f"{path} cannot be read: {error.__cause__ or error}", remedy=f"rows of {FIELDS}, one a line, or a SQuAD file")
+            return InputRefused(
+                f"{path}, line {number}: no JSON object",
+                remedy=f"each line is one object with {FIELDS}",
+            )
+    return InputRefused(
+        f"{path} cannot be read: {error.__cause__ or error}",
+        remedy=f"rows of {FIELDS}, one a line, or a SQuAD file",
+    )
 
 
-def question_of(path: Path, number: int, row: Mapping[str, Any], folder: Path, known: dict[str, tuple[Document, ...]]) -> Question:
+def question_of(
+    path: Path,
+    number: int,
+    row: Mapping[str, Any],
+    folder: Path,
+    known: dict[str, tuple[Document, ...]],
+) -> Question:
     """A row as a Question; `known` keeps the documents that were read already.
 
     Raises:
@@ -142,25 +191,42 @@ def question_of(path: Path, number: int, row: Mapping[str, Any], folder: Path, k
     """
     asked, context, file = row.get("question"), row.get("context"), row.get("file")
     if not isinstance(asked, str) or not asked.strip():
-        raise _bad(path, number, "no question" if asked in (None, "") else f"the question is {asked!r}")
+        raise _bad(
+            path, number, "no question" if asked in (None, "") else f"the question is {asked!r}"
+        )
     if not isinstance(context or "", str) or not isinstance(file or "", str):
         raise _bad(path, number, "context and file are texts")
     texts, starts = golds_of(path, number, row.get("answers"))
     golds = answerable(texts)
     if context:
         where = f"{path.name}#L{number}"
-        about: tuple[Document, ...] = (Document("", path.name, where, context, (Segment(0, f"line {number}"),), "question/1"),)
+        about: tuple[Document, ...] = (
+            Document("", path.name, where, context, (Segment(0, f"line {number}"),), "question/1"),
+        )
     elif file:
-        about = known[file] if file in known else known.setdefault(file, read_documents(path, number, folder / file))
+        about = (
+            known[file]
+            if file in known
+            else known.setdefault(file, read_documents(path, number, folder / file))
+        )
     elif golds:
         raise _bad(path, number, "neither context nor file, and yet an answer")
     else:
         about = ()
-    return Question(number, asked.strip(), golds, about, starts if golds == texts and context else (), str(row.get("source") or ""))
+    return Question(
+        number,
+        asked.strip(),
+        golds,
+        about,
+        starts if golds == texts and context else (),
+        str(row.get("source") or ""),
+    )
 
 
 def golds_of(path: Path, number: int, value: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The texts of the answers and, where told, their starts: a list of texts, SQuAD's list of objects, or its two lists.
+    """The texts of the answers and, where told, their starts.
+
+    `value` is a list of texts, SQuAD's list of objects, or its two lists.
 
     Raises:
         InputRefused: none of these.
@@ -168,13 +234,18 @@ def golds_of(path: Path, number: int, value: Any) -> tuple[tuple[str, ...], tupl
     if isinstance(value, str):
         return (value,), ()
     if isinstance(value, Mapping):
-        value = [{"text": text, "answer_start": start} for text, start in zip(value["text"], value["answer_start"], strict=True)]
+        value = [
+            {"text": text, "answer_start": start}
+            for text, start in zip(value["text"], value["answer_start"], strict=True)
+        ]
     if not isinstance(value, Sequence):
         raise _bad(path, number, "no answers (an empty list says that the documents do not say)")
     if all(isinstance(one, str) for one in value):
         return tuple(value), ()
     try:
-        return tuple(str(one["text"]) for one in value), tuple(int(one["answer_start"]) for one in value)
+        return tuple(str(one["text"]) for one in value), tuple(
+            int(one["answer_start"]) for one in value
+        )
     except (KeyError, TypeError):
         raise _bad(path, number, "an answer that is no text") from None
 
@@ -186,7 +257,12 @@ def read_documents(path: Path, number: int, file: Path) -> tuple[Document, ...]:
         InputRefused: there is nothing to read.
     """
     if not file.is_file():
-        raise _bad(path, number, f"there is no file {file}", remedy="--documents names the folder of the files")
+        raise _bad(
+            path,
+            number,
+            f"there is no file {file}",
+            remedy="--documents names the folder of the files",
+        )
     settings = Documents()
     found = scan([file], settings)
     readings = [read(source, settings) for source in found.files]

@@ -15,9 +15,13 @@ TEXTS = ("text", "text+adapter")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """All questions, read in one way. `tokens_per_vector` 0: does not depend on it. `dropped`: other chunks that found no room, in all.
+    """All questions, read in one way.
 
-    Settings: the gold chunk `alone`; `among` k - 1 others; each of these k `apart`; the gold text with something irrelevant `beside` it.
+    `tokens_per_vector` 0: does not depend on it. `dropped`: other chunks that found no room, in
+    all.
+
+    Settings: the gold chunk `alone`; `among` k - 1 others; each of these k `apart`; the gold text
+    with something irrelevant `beside` it.
     """
 
     reader: str
@@ -40,7 +44,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """What the memories at one compression are, and took: counts by verdict, pins, positions instead of the text's, steps and seconds."""
+    """What the memories at one compression are, and took.
+
+    Counts by verdict, pins, positions instead of the text's, steps and seconds.
+    """
 
     tokens_per_vector: int
     chunks: int
@@ -70,7 +77,10 @@ class Disturbance:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Everything that was measured. `gold` are the questions' chunks: their answers are drawn together in a bootstrap."""
+    """Everything that was measured.
+
+    `gold` are the questions' chunks: their answers are drawn together in a bootstrap.
+    """
 
     model: str
     weights_sha256: str
@@ -91,7 +101,8 @@ class Evaluation:
 class Row:
     """A cell in numbers: shares 0 to 1, positions, costs.
 
-    `difference` is F1 minus that of the text (of nothing beside the gold text), paired; `share` that of the best reader of texts.
+    `difference` is F1 minus that of the text (of nothing beside the gold text), paired; `share`
+    that of the best reader of texts.
     """
 
     reader: str
@@ -115,7 +126,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Unrelated text after something: nats a token, and how many more than after nothing, paired."""
+    """Unrelated text after something: nats a token.
+
+    `more` is how many more than after nothing, paired.
+    """
 
     before: str
     tokens_per_vector: int
@@ -145,8 +159,12 @@ def row(found: Evaluation, cell: Cell) -> Row:
         refused=interval([one.refused for one in scores], groups),
         numbers=interval([one.numbers for one in scores], groups),
         names=interval([one.names for one in scores], groups),
-        places=means_by([place_name(number) for number in range(len(scores))], cell.f1, PLACES) if cell.setting == "among" else {},
-        sources=means_by(found.sources, cell.f1, sorted(set(found.sources))) if any(found.sources) else {},
+        places=means_by([place_name(number) for number in range(len(scores))], cell.f1, PLACES)
+        if cell.setting == "among"
+        else {},
+        sources=means_by(found.sources, cell.f1, sorted(set(found.sources)))
+        if any(found.sources)
+        else {},
         context=fmean(cell.context),
         prompt=fmean(cell.prompt),
         dropped=cell.dropped,
@@ -155,7 +173,10 @@ def row(found: Evaluation, cell: Cell) -> Row:
 
 
 def baseline(found: Evaluation, cell: Cell) -> Cell | None:
-    """What a cell is compared with: the text in the same setting; beside the gold text, nothing, read by the same model."""
+    """What a cell is compared with: the text in the same setting.
+
+    Beside the gold text it is nothing, read by the same model.
+    """
 
     def same(other: Cell) -> bool:
         if cell.setting == "beside":
@@ -168,13 +189,22 @@ def baseline(found: Evaluation, cell: Cell) -> Cell | None:
 
 def best_text(found: Evaluation, cell: Cell) -> float:
     """The F1 of the best reader of texts in the same setting; 0 if there is none."""
-    alike = [other for other in found.cells if (other.setting, other.k) == (cell.setting, cell.k) and other.reader in TEXTS]
+    alike = [
+        other
+        for other in found.cells
+        if (other.setting, other.k) == (cell.setting, cell.k) and other.reader in TEXTS
+    ]
     return max((fmean(other.f1) for other in alike), default=0.0)
 
 
-def means_by(names: Sequence[str], values: Sequence[float], order: Sequence[str]) -> dict[str, float]:
+def means_by(
+    names: Sequence[str], values: Sequence[float], order: Sequence[str]
+) -> dict[str, float]:
     """The mean of the values of each name."""
-    grouped = {name: [value for other, value in zip(names, values, strict=True) if other == name] for name in order}
+    grouped = {
+        name: [value for other, value in zip(names, values, strict=True) if other == name]
+        for name in order
+    }
     return {name: fmean(some) for name, some in grouped.items() if some}
 
 
@@ -184,5 +214,12 @@ def shifts(found: Evaluation) -> list[Shift]:
     shown = []
     for one in found.disturbances:
         more = paired(one.nats, plain[one.adapter], range(len(one.nats)))
-        shown.append(Shift(one.before + ("+adapter" if one.adapter else ""), one.tokens_per_vector, fmean(one.nats), more))
+        shown.append(
+            Shift(
+                one.before + ("+adapter" if one.adapter else ""),
+                one.tokens_per_vector,
+                fmean(one.nats),
+                more,
+            )
+        )
     return shown

@@ -13,7 +13,10 @@ from rag_memtok.pipeline.answer import Session, quotations
 
 
 class MemtokRetriever(BaseRetriever):
-    """Finds chunks as `ask` does. A node is the kept text, or what the memory decodes to; its metadata is the citation."""
+    """Finds chunks as `ask` does.
+
+    A node is the kept text, or what the memory decodes to; its metadata is the citation.
+    """
 
     def __init__(self, session: Session) -> None:
         super().__init__()
@@ -21,6 +24,9 @@ class MemtokRetriever(BaseRetriever):
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return [
-            NodeWithScore(node=TextNode(text=text, id_=source.chunk, metadata=asdict(source)), score=source.score)
+            NodeWithScore(
+                node=TextNode(text=text, id_=source.chunk, metadata=asdict(source)),
+                score=source.score,
+            )
             for text, source in quotations(self.session, query_bundle.query_str)
         ]

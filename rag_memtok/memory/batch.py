@@ -1,4 +1,7 @@
-"""Chunks to write, laid out as one batch of input embeddings: where vectors stand, what is scored, and how vectors start."""
+"""Chunks to write, laid out as one batch of input embeddings.
+
+The layout says where vectors stand, what is scored, and how vectors start.
+"""
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +19,11 @@ from rag_memtok.model.prompts import Template
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A chunk to write: `tokens` without BOS or end, `vectors` the number of its memory tokens, `key` whatever tells it apart (its id)."""
+    """A chunk to write.
+
+    `tokens` is without BOS or end, `vectors` the number of its memory tokens, `key` whatever tells
+    it apart (its id).
+    """
 
     key: str
     tokens: tuple[int, ...]
@@ -24,7 +31,10 @@ class Task:
 
 
 def task_of(key: str, tokens: tuple[int, ...], tokens_per_vector: int) -> Task:
-    """The task of writing `tokens`: a vector for every `tokens_per_vector` of them, rounded up, and one at least."""
+    """The task of writing `tokens`.
+
+    It has a vector for every `tokens_per_vector` of them, rounded up, and one at least.
+    """
     return Task(key, tokens, max(1, -(-len(tokens) // tokens_per_vector)))
 
 
@@ -39,14 +49,18 @@ def fitting(lm: LM, template: Template, tasks: Iterable[Task]) -> Iterator[Task]
         if needed > lm.context:
             room = lm.context - template.overhead - task.vectors - 8
             raise ChunkDoesNotFit(
-                f"{len(task.tokens)} tokens and {task.vectors} vectors take {needed} positions; {lm.identity.id} has {lm.context}",
+                f"{len(task.tokens)} tokens and {task.vectors} vectors take {needed} positions; "
+                f"{lm.identity.id} has {lm.context}",
                 remedy=f"--chunk-tokens {max(4, room)} or fewer",
             )
         yield task
 
 
 def by_length(tasks: Iterable[Task], window: int) -> Iterator[Task]:
-    """The tasks, sorted by length within windows of `window`: neighbours pad little, and the first result comes soon."""
+    """The tasks, sorted by length within windows of `window`.
+
+    So neighbours pad little, and the first result comes soon.
+    """
     heap: list[tuple[int, int, Task]] = []
     for order, task in enumerate(tasks):
         heapq.heappush(heap, (-len(task.tokens), order, task))
@@ -57,9 +71,12 @@ def by_length(tasks: Iterable[Task], window: int) -> Iterator[Task]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """What is asked of a memory: what stands `before` it and `after` it, then `answer`, of which every token is predicted.
+    """What is asked of a memory: what stands `before` it and `after` it, then `answer`.
 
-    `row` says whose memory it is, `vectors` how many it has. Before it may stand words and other memories, hence embeddings.
+    Every token of `answer` is predicted.
+
+    `row` says whose memory it is, `vectors` how many it has. Before it may stand words and other
+    memories, hence embeddings.
     """
 
     row: int
@@ -78,8 +95,8 @@ class Request:
 class Layout:
     """Requests as one right-padded batch.
 
-    `slot` says which vector of row `owner` stands where (`is_memory`), `scored` which (request, position) are predicted; the `weights` of
-    a request sum to 1.
+    `slot` says which vector of row `owner` stands where (`is_memory`), `scored` which (request,
+    position) are predicted; the `weights` of a request sum to 1.
     """
 
     fixed: Float[Tensor, "B S d"]
@@ -92,19 +109,30 @@ class Layout:
 
     def inputs(self, vectors: Float[Tensor, "R M d"]) -> Float[Tensor, "B S d"]:
         """The input embeddings with the rows' `vectors` in their places."""
-        placed = vectors[self.owner].gather(1, self.slot[..., None].expand(-1, -1, vectors.shape[-1]))
+        placed = vectors[self.owner].gather(
+            1, self.slot[..., None].expand(-1, -1, vectors.shape[-1])
+        )
         return torch.where(self.is_memory[..., None], placed.to(self.fixed.dtype), self.fixed)
 
     def means(self, values: Float[Tensor, " P"]) -> Float[Tensor, " B"]:
         """The mean of each request's values, one for each predicted position."""
-        return torch.zeros(len(self.fixed), device=values.device).index_add(0, self.scored[0], self.weights * values)
+        return torch.zeros(len(self.fixed), device=values.device).index_add(
+            0, self.scored[0], self.weights * values
+        )
 
 
 def lay_out(lm: LM, template: Template, tasks: Sequence[Task]) -> Layout:
-    """Lays `tasks` out to be recited: the position before each token predicts it, the last one predicts the end."""
+    """Lays `tasks` out to be recited.
+
+    The position before each token predicts it, the last one predicts the end.
+    """
     before = lm.embed(template.prefix)
     return laid_out(
-        lm, [Request(row, task.vectors, before, template.suffix, (*task.tokens, template.end)) for row, task in enumerate(tasks)]
+        lm,
+        [
+            Request(row, task.vectors, before, template.suffix, (*task.tokens, template.end))
+            for row, task in enumerate(tasks)
+        ],
     )
 
 
@@ -140,15 +168,28 @@ def pooled(lm: LM, task: Task) -> Float[Tensor, "M d"]:
     """The chunk's own token embeddings, averaged over `task.vectors` stretches of equal length."""
     embedded = lm.embed(task.tokens).float()
     bounds = [round(i * len(task.tokens) / task.vectors) for i in range(task.vectors + 1)]
-    return torch.stack([embedded[min(a, len(task.tokens) - 1) : max(b, a + 1)].mean(0) for a, b in zip(bounds, bounds[1:], strict=False)])
+    return torch.stack(
+        [
+            embedded[min(a, len(task.tokens) - 1) : max(b, a + 1)].mean(0)
+            for a, b in zip(bounds, bounds[1:], strict=False)
+        ]
+    )
 
 
 def random_start(lm: LM, task: Task, seed: int) -> Float[Tensor, "M d"]:
-    """Standard normal vectors in the embedding table's scale, seeded by (seed, chunk), never by order."""
+    """Standard normal vectors in the embedding table's scale.
+
+    They are seeded by (seed, chunk), never by order.
+    """
     generator = torch.Generator().manual_seed(int(sha256_of_text(f"{seed}:{task.key}")[:15], 16))
-    return (torch.randn(task.vectors, lm.width, generator=generator) * lm.table.float().std().cpu()).to(lm.device)
+    return (
+        torch.randn(task.vectors, lm.width, generator=generator) * lm.table.float().std().cpu()
+    ).to(lm.device)
 
 
 def mean_start(lm: LM, task: Task) -> Float[Tensor, "M d"]:
-    """The mean of all embeddings, for every vector: where transformers puts a token that is added to a vocabulary."""
+    """The mean of all embeddings, for every vector.
+
+    This is where transformers puts a token that is added to a vocabulary.
+    """
     return lm.table.float().mean(0).expand(task.vectors, -1).clone()

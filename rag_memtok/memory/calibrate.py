@@ -1,4 +1,7 @@
-"""How many tokens one vector of a model can hold: looked up for known models, else tried on a few chunks."""
+"""How many tokens one vector of a model can hold.
+
+The number is looked up for known models, else tried on a few chunks.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -20,7 +23,10 @@ KNOWN = Path(__file__).parent.parent / "mini" / "known.json"
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was chosen and how it is known; `steps` is the median number of steps a chunk took there, 0 if unknown."""
+    """What was chosen and how it is known.
+
+    `steps` is the median number of steps a chunk took there, 0 if unknown.
+    """
 
     tokens_per_vector: int
     origin: str
@@ -28,28 +34,48 @@ class Calibration:
 
 
 def known(lm: LM, template: Template, chunk_tokens: int, settings: Memorize) -> Calibration | None:
-    """The recorded calibration of this model, template, chunk length, recipe and codec (if one is told), if there is one.
+    """The recorded calibration of this model, template, chunk length, recipe and codec.
 
-    Of several that for the most tokens a vector whose budget of steps (`within`) is granted; the least, if none is.
+    The codec counts if one is told. It is None if there is no such calibration.
+
+    Of several that for the most tokens a vector whose budget of steps (`within`) is granted; the
+    least, if none is.
     """
     wanted = (lm.identity.weights_sha256, template.name, chunk_tokens, recipe_of(settings))
     rows = json.loads(KNOWN.read_text(encoding="utf-8"))
-    here = [row for row in rows if (row["weights_sha256"], row["template"], row["chunk_tokens"], row["recipe"]) == wanted]
+    here = [
+        row
+        for row in rows
+        if (row["weights_sha256"], row["template"], row["chunk_tokens"], row["recipe"]) == wanted
+    ]
     here = [row for row in here if not settings.codec or settings.codec in row["codecs"]]
     here.sort(key=lambda row: row["tokens_per_vector"])
     granted = [row for row in here if row["within"] <= steps_of(settings)] or here[:1]
-    return Calibration(granted[-1]["tokens_per_vector"], f"known for {granted[-1]['model']}", granted[-1]["steps"]) if granted else None
+    return (
+        Calibration(
+            granted[-1]["tokens_per_vector"],
+            f"known for {granted[-1]['model']}",
+            granted[-1]["steps"],
+        )
+        if granted
+        else None
+    )
 
 
 def calibrate(
-    lm: LM, template: Template, chunks: Sequence[Sequence[int]], settings: Memorize, on_level: Callable[[str], None] = lambda text: None
+    lm: LM,
+    template: Template,
+    chunks: Sequence[Sequence[int]],
+    settings: Memorize,
+    on_level: Callable[[str], None] = lambda text: None,
 ) -> Calibration:
     """Finds the largest of LEVELS at which 95 % of up to 8 chunks are exact within the step budget.
 
     Args:
         chunks: tokens of chunks of the usual length; the longest are tried.
 
-    Cost: as many steps as the levels that succeed need, and the full step budget for the first that does not.
+    Cost: as many steps as the levels that succeed need, and the full step budget for the first that
+        does not.
     """
     sample = sorted(map(tuple, chunks), key=lambda tokens: (-len(tokens), tokens))[:SAMPLE]
     best = Calibration(LEVELS[0], "calibrated: even 2 tokens a vector did not hold", 0)
@@ -64,22 +90,40 @@ def calibrate(
     return best
 
 
-def try_level(lm: LM, template: Template, sample: Sequence[tuple[int, ...]], settings: Memorize, level: int) -> tuple[float, int]:
-    """The share of `sample` that is exact at `level` tokens a vector, and the median steps of all."""
+def try_level(
+    lm: LM, template: Template, sample: Sequence[tuple[int, ...]], settings: Memorize, level: int
+) -> tuple[float, int]:
+    """The share of `sample` that is exact at `level` tokens a vector, and the median steps.
+
+    The median is that of all.
+    """
     tasks = [task_of(str(index), tokens, level) for index, tokens in enumerate(sample)]
     written = list(memorize(lm, template, tasks, _trial(settings, steps_of(settings))))
     steps = sorted(one.steps for one in written)
     return sum(one.wrong == 0 for one in written) / len(written), steps[len(steps) // 2]
 
 
-def seconds_per_chunk(lm: LM, template: Template, tokens: Sequence[int], vectors: int, steps: int, settings: Memorize) -> float:
-    """Measures what a chunk will cost here: the second of three steps of a full batch, times `steps`, bounded by the setting.
+def seconds_per_chunk(
+    lm: LM, template: Template, tokens: Sequence[int], vectors: int, steps: int, settings: Memorize
+) -> float:
+    """Measures what a chunk will cost here.
 
-    The first warms up; what follows the second is in the LM's own arithmetic, as few of a chunk's steps are.
+    That is the second of three steps of a full batch, times `steps`, bounded by the setting.
+
+    The first warms up; what follows the second is in the LM's own arithmetic, as few of a chunk's
+    steps are.
     """
     tasks = [Task(str(index), tuple(tokens), vectors) for index in range(settings.batch)]
     seconds = [0.0]
-    list(memorize(lm, template, tasks, _trial(settings, 3), lambda progress: seconds.append(progress.seconds)))
+    list(
+        memorize(
+            lm,
+            template,
+            tasks,
+            _trial(settings, 3),
+            lambda progress: seconds.append(progress.seconds),
+        )
+    )
     *_, before, after = seconds[:3]  # of one step alone, if that was enough
     estimate = (after - before) * steps / settings.batch
     return min(estimate, settings.seconds_per_chunk) if settings.seconds_per_chunk else estimate
@@ -87,4 +131,9 @@ def seconds_per_chunk(lm: LM, template: Template, tokens: Sequence[int], vectors
 
 def _trial(settings: Memorize, steps: int) -> Memorize:
     """The settings of a trial: no bound of seconds, and nothing is compiled for so little."""
-    return replace(settings, steps=steps, seconds_per_chunk=0.0, draft="bfloat16" if settings.draft == "compiled" else settings.draft)
+    return replace(
+        settings,
+        steps=steps,
+        seconds_per_chunk=0.0,
+        draft="bfloat16" if settings.draft == "compiled" else settings.draft,
+    )

@@ -1,4 +1,7 @@
-"""Memory vectors <-> bytes. What was packed is what gets judged, so a codec may round as it likes: the price is counted in pins."""
+"""Memory vectors <-> bytes.
+
+What was packed is what gets judged, so a codec may round as it likes: the price is counted in pins.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ from rag_memtok.errors import StoreDamaged, named
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """`pack` takes fp32 `M d` and gives bytes; `unpack` takes those and the shape and gives fp32 `M d`."""
+    """`pack` makes bytes of fp32 `M d`; `unpack` makes fp32 `M d` of those and the shape."""
 
     pack: Callable[[Float[np.ndarray, "M d"]], bytes]
     unpack: Callable[[bytes, tuple[int, int]], Float[np.ndarray, "M d"]]
@@ -21,11 +24,16 @@ class Codec:
     def rounded(self, vectors: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
         """As they come back from their bytes."""
         packed = self.pack(vectors.cpu().numpy())
-        return torch.tensor(self.unpack(packed, (vectors.shape[0], vectors.shape[1])), device=vectors.device)
+        return torch.tensor(
+            self.unpack(packed, (vectors.shape[0], vectors.shape[1])), device=vectors.device
+        )
 
 
 def as_dtype(name: str) -> Codec:
-    """A codec that stores every number as the little-endian numpy dtype `name`; numbers out of its range go to its largest."""
+    """A codec that stores every number as the little-endian numpy dtype `name`.
+
+    Numbers out of its range go to its largest.
+    """
     kind, largest = np.dtype(name), np.finfo(name).max
 
     def pack(vectors: Float[np.ndarray, "M d"]) -> bytes:
@@ -39,8 +47,13 @@ def as_dtype(name: str) -> Codec:
 
 
 def finite(vectors: Float[np.ndarray, "M d"], largest: float) -> Float[np.ndarray, "M d"]:
-    """Returns fp32 `vectors` with numbers out of range at `largest`, and 0 for what is no number."""
-    return np.clip(np.nan_to_num(vectors, nan=0.0, posinf=largest, neginf=-largest), -largest, largest).astype(np.float32)
+    """Returns fp32 `vectors` with numbers out of range at `largest`.
+
+    What is no number is 0.
+    """
+    return np.clip(
+        np.nan_to_num(vectors, nan=0.0, posinf=largest, neginf=-largest), -largest, largest
+    ).astype(np.float32)
 
 
 BFLOAT16_LARGEST = float(np.uint32(0x7F7F0000).view(np.float32))
@@ -58,28 +71,39 @@ def unpack_bfloat16(packed: bytes, shape: tuple[int, int]) -> Float[np.ndarray, 
     return (np.frombuffer(packed, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
 
 
-# An int8 scale has 17 significant bits, so that 127 times it is exact in fp32: what was unpacked packs to the same bytes.
+# An int8 scale has 17 significant bits, so that 127 times it is exact in fp32: what was unpacked
+# packs to the same bytes.
 SCALE_BITS = np.uint32(0xFFFFFF80)
 SMALLEST_SCALE = np.float32(2.0**-126)
-LARGEST_SCALE = ((np.finfo(np.float32).max / np.float32(127)).view(np.uint32) & SCALE_BITS).view(np.float32)
+LARGEST_SCALE = ((np.finfo(np.float32).max / np.float32(127)).view(np.uint32) & SCALE_BITS).view(
+    np.float32
+)
 
 
 def pack_int8(vectors: Float[np.ndarray, "M d"]) -> bytes:
-    """M scales, little-endian fp32, then M rows of d signed bytes: a number is its byte times the scale of its row.
+    """M scales, little-endian fp32, then M rows of d signed bytes.
 
-    The scale is a 127th of the row's largest number, rounded up to 17 significant bits; a byte is rounded to nearest, ties to even.
+    A number is its byte times the scale of its row.
+
+    The scale is a 127th of the row's largest number, rounded up to 17 significant bits; a byte is
+    rounded to nearest, ties to even.
     """
     rows = finite(vectors, float(LARGEST_SCALE * np.float32(127)))
     wanted = np.maximum(np.abs(rows).max(axis=1, initial=0) / np.float32(127), SMALLEST_SCALE)
     scales = (wanted.view(np.uint32) + ~SCALE_BITS & SCALE_BITS).view(np.float32)
-    return scales.astype("<f4").tobytes() + np.rint(rows / scales[:, None]).astype(np.int8).tobytes()
+    return (
+        scales.astype("<f4").tobytes() + np.rint(rows / scales[:, None]).astype(np.int8).tobytes()
+    )
 
 
 def unpack_int8(packed: bytes, shape: tuple[int, int]) -> Float[np.ndarray, "M d"]:
     """The inverse, up to the rounding."""
     rows, width = shape
     require_bytes(packed, shape, rows * (4 + width))
-    scales, numbers = np.frombuffer(packed, "<f4", rows), np.frombuffer(packed, np.int8, offset=4 * rows)
+    scales, numbers = (
+        np.frombuffer(packed, "<f4", rows),
+        np.frombuffer(packed, np.int8, offset=4 * rows),
+    )
     return numbers.reshape(shape).astype(np.float32) * scales[:, None].astype(np.float32)
 
 
@@ -89,11 +113,16 @@ SMALLEST_HALF, LARGEST_HALF = np.float32(2.0**-14), np.float32(2.0**15)  # scale
 
 
 def pack_int4(vectors: Float[np.ndarray, "M d"]) -> bytes:
-    """Scales of GROUP numbers each, little-endian float16, then a number in half a byte: 4.5 bits each. A row is filled up with zeros."""
+    """Packs numbers at 4.5 bits each: scales, then a number in half a byte.
+
+    Scales are of GROUP numbers each, little-endian float16. A row is filled up with zeros.
+    """
     groups = in_groups(finite(vectors, float(LARGEST_HALF) * HALF_BYTE))
     wanted = np.clip(np.abs(groups).max(axis=1, initial=0) / HALF_BYTE, SMALLEST_HALF, LARGEST_HALF)
     scales = wanted.astype("<f2")
-    scales = np.where(scales.astype(np.float32) < wanted, np.nextafter(scales, np.float16(np.inf)), scales).astype("<f2")
+    scales = np.where(
+        scales.astype(np.float32) < wanted, np.nextafter(scales, np.float16(np.inf)), scales
+    ).astype("<f2")
     codes = (np.rint(groups / scales.astype(np.float32)[:, None]) + HALF_BYTE).astype(np.uint8)
     return scales.tobytes() + (codes[:, ::2] | codes[:, 1::2] << 4).tobytes()
 
@@ -105,7 +134,10 @@ def unpack_int4(packed: bytes, shape: tuple[int, int]) -> Float[np.ndarray, "M d
     require_bytes(packed, shape, groups * (2 + GROUP // 2))
     scales = np.frombuffer(packed, "<f2", groups).astype(np.float32)
     halves = np.frombuffer(packed, np.uint8, offset=2 * groups).reshape(groups, GROUP // 2)
-    codes = np.stack([halves & 15, halves >> 4], axis=-1).reshape(groups, GROUP).astype(np.float32) - HALF_BYTE
+    codes = (
+        np.stack([halves & 15, halves >> 4], axis=-1).reshape(groups, GROUP).astype(np.float32)
+        - HALF_BYTE
+    )
     return (codes * scales[:, None]).reshape(rows, -1)[:, :width].astype(np.float32)
 
 

@@ -1,8 +1,11 @@
-"""Chunks -> Memories: the vectors from which the frozen LM decodes a chunk, found by gradient descent on the LM's input.
+"""Chunks -> Memories: the vectors from which the frozen LM decodes a chunk.
 
-Many chunks share a batch; each row has its own optimiser state, its own clock and its own end, and the next chunk takes its place. A row's
-result does not depend on its neighbours beyond rounding. Where the hardware computes in bfloat16 most steps are a draft in it; the end is
-always measured in the LM's own arithmetic, and on the vectors as the codec will give them back.
+They are found by gradient descent on the LM's input.
+
+Many chunks share a batch; each row has its own optimiser state, its own clock and its own end, and
+the next chunk takes its place. A row's result does not depend on its neighbours beyond rounding.
+Where the hardware computes in bfloat16 most steps are a draft in it; the end is always measured in
+the LM's own arithmetic, and on the vectors as the codec will give them back.
 """
 
 import time
@@ -17,7 +20,16 @@ from torch import Tensor
 
 from rag_memtok.config import Memorize
 from rag_memtok.errors import OutOfMemory, out_of_memory
-from rag_memtok.memory.batch import Layout, Task, by_length, fitting, lay_out, mean_start, pooled, random_start
+from rag_memtok.memory.batch import (
+    Layout,
+    Task,
+    by_length,
+    fitting,
+    lay_out,
+    mean_start,
+    pooled,
+    random_start,
+)
 from rag_memtok.memory.codec import Codec, codec_named
 from rag_memtok.memory.distill import Reading, Teacher
 from rag_memtok.memory.recipes import Recipe, memory_word_entropy, recipe_named, recipe_of
@@ -26,16 +38,23 @@ from rag_memtok.model.precision import draft_of, drafted
 from rag_memtok.model.prompts import Template
 
 WINDOW = 16  # batches' worth of chunks sorted by length together
-DRAFT_SHARE = 0.9  # of a chunk's seconds, and of the steps where all are taken; the rest is for the LM's own arithmetic
-READING_SHARE = 0.9  # of the steps and seconds of what is to be read; the rest is for reciting alone
+# of a chunk's seconds, and of the steps where all are taken; the rest is for the LM's own
+# arithmetic
+DRAFT_SHARE = 0.9
+# of the steps and seconds of what is to be read; the rest is for reciting alone
+READING_SHARE = 0.9
 UNMEASURED = (1 << 30, 0.0)
 RESTARTS = 2  # after a loss that is not a number
-LONGEST = 1024.0  # root mean square of a row: float16 ends at 65,504, and what is longer holds no more
+# root mean square of a row: float16 ends at 65,504, and what is longer holds no more
+LONGEST = 1024.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Written:
-    """The best vectors measured for a task: the fewest wrong tokens (end included), then the largest smallest margin (logits)."""
+    """The best vectors measured for a task.
+
+    They have the fewest wrong tokens (end included), then the largest smallest margin (logits).
+    """
 
     task: Task
     vectors: Float[np.ndarray, "M d"]
@@ -47,7 +66,10 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """After a step of the batch: rows being written, how many of those are all right, steps and seconds spent since the start."""
+    """After a step of the batch: rows being written, and how many of those are all right.
+
+    Steps and seconds are those spent since the start.
+    """
 
     rows: int
     right: int
@@ -57,9 +79,12 @@ class Progress:
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A task being written: where its optimiser stands, the share of its tokens that are wrong, the best it has had.
+    """A task being written: where its optimiser stands, and what it has reached.
 
-    `best`: wrong tokens, minus the smallest margin; `improved`: the step at which they last got fewer.
+    The latter is the share of its tokens that are wrong, and the best it has had.
+
+    `best`: wrong tokens, minus the smallest margin; `improved`: the step at which they last got
+    fewer.
     """
 
     task: Task
@@ -80,7 +105,10 @@ class Row:
             self.best, self.best_vectors = (wrong, -margin), measured.clone()
 
     def from_best(self) -> "Row":
-        """Goes on from the best vectors, to be measured anew: what a draft measured does not count."""
+        """Goes on from the best vectors, to be measured anew.
+
+        What a draft measured does not count.
+        """
         if self.best_vectors is not None:
             self.vectors = self.best_vectors
         self.best, self.best_vectors = UNMEASURED, None
@@ -89,21 +117,30 @@ class Row:
     def written(self) -> Written:
         """What has come of it."""
         vectors = self.vectors if self.best_vectors is None else self.best_vectors
-        return Written(self.task, vectors.cpu().numpy(), self.best[0], -self.best[1], self.step, self.seconds)
+        return Written(
+            self.task, vectors.cpu().numpy(), self.best[0], -self.best[1], self.step, self.seconds
+        )
 
 
 def started(lm: LM, recipe: Recipe, task: Task, seed: int) -> Row:
     """A row at its start."""
-    starts = {"pooled": lambda: pooled(lm, task), "mean": lambda: mean_start(lm, task), "random": lambda: random_start(lm, task, seed)}
+    starts = {
+        "pooled": lambda: pooled(lm, task),
+        "mean": lambda: mean_start(lm, task),
+        "random": lambda: random_start(lm, task, seed),
+    }
     vectors = starts[recipe.start]()
     return Row(task, vectors, torch.zeros_like(vectors), torch.zeros_like(vectors))
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """The rows that share a forward pass, and how a step is taken: at most `steps` of a row, and `seconds` (0: no bound).
+    """The rows that share a forward pass, and how a step is taken.
 
-    With a `codec` everything is measured on the vectors as they come back from it, and the gradient found there moves the unrounded ones.
+    At most `steps` of a row are taken, and `seconds` (0: no bound).
+
+    With a `codec` everything is measured on the vectors as they come back from it, and the gradient
+    found there moves the unrounded ones.
     Source: the straight-through estimator, Bengio et al. 2013, arXiv:1308.3432.
     """
 
@@ -124,7 +161,10 @@ class Batch:
             self.unit = float(self.lm.table.float().std())
 
     def step(self) -> list[Row]:
-        """Measures every row, moves those that are not done, and returns (and lets go of) those that are."""
+        """Measures every row, moves those that are not done, and returns those that are.
+
+        It lets go of those that it returns.
+        """
         began = time.monotonic()
         if self.layout is None:
             self.layout = lay_out(self.lm, self.template, [row.task for row in self.rows])
@@ -146,16 +186,25 @@ class Batch:
             self.layout = None
         return done
 
-    def _measure(self, layout: Layout) -> tuple[Float[Tensor, "B M d"], Float[Tensor, "B M d"], Float[Tensor, " P"]]:
-        """Vectors, the gradient of each row's own mean loss, and the margins, position by position."""
+    def _measure(
+        self, layout: Layout
+    ) -> tuple[Float[Tensor, "B M d"], Float[Tensor, "B M d"], Float[Tensor, " P"]]:
+        """Vectors, the gradient of each row's own mean loss, and the margins, by position."""
         widest = max(row.task.vectors for row in self.rows)
         each = [self.codec.rounded(row.vectors) if self.codec else row.vectors for row in self.rows]
-        vectors = torch.stack([torch.nn.functional.pad(one, (0, 0, 0, widest - len(one))) for one in each])
+        vectors = torch.stack(
+            [torch.nn.functional.pad(one, (0, 0, 0, widest - len(one))) for one in each]
+        )
         vectors.requires_grad_(True)
         hidden = self.lm.hidden(layout.inputs(vectors))[layout.scored]
-        spent = torch.tensor([self._spent(row) for row in self.rows], device=self.lm.device)[layout.scored[0]]
+        spent = torch.tensor([self._spent(row) for row in self.rows], device=self.lm.device)[
+            layout.scored[0]
+        ]
         if self.recipe.memory_word:
-            present = torch.tensor([[slot < row.task.vectors for slot in range(widest)] for row in self.rows], device=self.lm.device)
+            present = torch.tensor(
+                [[slot < row.task.vectors for slot in range(widest)] for row in self.rows],
+                device=self.lm.device,
+            )
             own, there = vectors[layout.scored[0]], present[layout.scored[0]]
             losses, margins = memory_word_entropy(self.lm, hidden, layout.targets, own, there)
         else:
@@ -169,21 +218,31 @@ class Batch:
 
     def _spent(self, row: Row) -> float:
         """The share of its budget, steps or seconds, that a row has used."""
-        return min(1.0, max(row.step / self.steps, row.seconds / self.seconds if self.seconds else 0.0))
+        return min(
+            1.0, max(row.step / self.steps, row.seconds / self.seconds if self.seconds else 0.0)
+        )
 
     def expected_steps(self, row: Row) -> int:
-        """How many steps a row will have had at its end, all or as many as its seconds allow: what the learning rate falls over.
+        """How many steps a row will have had at its end.
+
+        They are all or as many as its seconds allow: what the learning rate falls over.
 
         Where the seconds suffice for all steps the clock has no say in what is written.
         """
         return round(row.step / self._spent(row))
 
     def _note(self, row: Row, margins: Float[Tensor, " T"], measured: Float[Tensor, "M d"]) -> None:
-        """Keeps what was measured if it is the best so far: of readable memories that hold alike the last, which was read the most."""
+        """Keeps what was measured if it is the best so far.
+
+        Of readable memories that hold alike it keeps the last, which was read the most.
+        """
         wrong, smallest = int((margins <= 0).sum()), float(margins.min())
         row.wrong = wrong / len(margins)
         row.improved = row.step if wrong < row.best[0] else row.improved
-        if self.reading and (wrong, -min(smallest, self.recipe.margin)) <= (row.best[0], -min(-row.best[1], self.recipe.margin)):
+        if self.reading and (wrong, -min(smallest, self.recipe.margin)) <= (
+            row.best[0],
+            -min(-row.best[1], self.recipe.margin),
+        ):
             row.best = UNMEASURED
         row.note(wrong, smallest, measured)
 
@@ -210,14 +269,23 @@ class Batch:
         one, two = self.recipe.betas
         row.first = one * row.first + (1 - one) * gradient
         row.second = two * row.second + (1 - two) * gradient * gradient
-        return (row.first / (1 - one**row.step)) / ((row.second / (1 - two**row.step)).sqrt() + 1e-8)
+        return (row.first / (1 - one**row.step)) / (
+            (row.second / (1 - two**row.step)).sqrt() + 1e-8
+        )
 
     def _restart(self, row: Row) -> None:
-        """Goes back to the best vectors, or after RESTARTS times gives the row up: what is wrong then is pinned."""
+        """Goes back to the best vectors, or after RESTARTS times gives the row up.
+
+        What is wrong then is pinned.
+        """
         row.restarts += 1
         if row.restarts > RESTARTS:
             row.step = self.steps
-        row.vectors = random_start(self.lm, row.task, self.seed + row.restarts) if row.best_vectors is None else row.best_vectors
+        row.vectors = (
+            random_start(self.lm, row.task, self.seed + row.restarts)
+            if row.best_vectors is None
+            else row.best_vectors
+        )
         row.first, row.second = torch.zeros_like(row.vectors), torch.zeros_like(row.vectors)
 
 
@@ -234,20 +302,24 @@ def memorize(
     on_step: Callable[[Progress], None] = lambda progress: None,
     recipe: Recipe | None = None,
 ) -> Iterator[Written]:
-    """Writes `tasks`, yielding each as it is done, in no fixed order; `recipe` stands for the one that `settings` names.
+    """Writes `tasks`, yielding each as it is done, in no fixed order.
+
+    `recipe` stands for the one that `settings` names.
 
     Raises:
         ChunkDoesNotFit: a task is longer than the context.
         OutOfMemory: even one row does not fit.
 
-    Cost: per row up to `settings.steps` forward and backward passes over overhead + M + T positions; about
-        4 x (parameters in layers) FLOPs a position, plus 2 d V for each scored one.
+    Cost: per row up to `settings.steps` forward and backward passes over overhead + M + T
+        positions; about 4 x (parameters in layers) FLOPs a position, plus 2 d V for each scored
+        one.
     Source: Sastre & Rosa 2025, arXiv:2506.15001 (the idea); memory.md, section 5 (the objective).
     """
     recipe = recipe or recipe_named(recipe_of(settings))
     clock, teacher = Clock(on_step), Teacher(lm, settings.seed)
     rows: Iterator[Row] = (
-        started(lm, recipe, task, settings.seed) for task in by_length(fitting(lm, template, tasks), WINDOW * settings.batch)
+        started(lm, recipe, task, settings.seed)
+        for task in by_length(fitting(lm, template, tasks), WINDOW * settings.batch)
     )
     for number, stage in enumerate(stages(lm, template, recipe, settings, teacher)):
         rows = advanced(stage, map(Row.from_best, rows) if number else rows, settings.batch, clock)
@@ -256,24 +328,46 @@ def memorize(
         yield row.written()
 
 
-def stages(lm: LM, template: Template, recipe: Recipe, settings: Memorize, teacher: Teacher) -> Iterator[Batch]:
-    """What a row goes through: a draft where the hardware has one, the LM's own arithmetic, and what is to be read is recited alone last.
+def stages(
+    lm: LM, template: Template, recipe: Recipe, settings: Memorize, teacher: Teacher
+) -> Iterator[Batch]:
+    """The stages that a row goes through.
 
-    That last stage starts where the memory reads best, takes small steps, and ends as soon as all is right: it costs little of the reading.
+    First a draft where the hardware has one, then the LM's own arithmetic; what is to be read is
+    recited alone last.
+
+    That last stage starts where the memory reads best, takes small steps, and ends as soon as all
+    is right: it costs little of the reading.
     """
     steps, seconds = settings.steps or recipe.steps, settings.seconds_per_chunk
     codec = codec_named(settings.codec) if settings.codec and recipe.through else None
 
     def stage(one: LM, part: Recipe, of_steps: float, of_seconds: float) -> Batch:
         reading = Reading(one, teacher, part.cues) if part.reading else None
-        return Batch(one, template, part, max(1, int(of_steps * steps)), of_seconds * seconds, settings.seed, codec, reading)
+        return Batch(
+            one,
+            template,
+            part,
+            max(1, int(of_steps * steps)),
+            of_seconds * seconds,
+            settings.seed,
+            codec,
+            reading,
+        )
 
     share = READING_SHARE if recipe.reading else 1.0
     if recipe.draft and drafted(lm, settings.draft):
-        yield stage(draft_of(lm, settings.draft), recipe, DRAFT_SHARE * share if recipe.reading else 1.0, DRAFT_SHARE * share)
+        yield stage(
+            draft_of(lm, settings.draft),
+            recipe,
+            DRAFT_SHARE * share if recipe.reading else 1.0,
+            DRAFT_SHARE * share,
+        )
     yield stage(lm, recipe, share, share)
     if recipe.reading:
-        yield stage(lm, replace(recipe, reading=0.0, lr=recipe.last_lr, warmup=0, cosine=False), 1.0, 1.0)
+        yield stage(
+            lm, replace(recipe, reading=0.0, lr=recipe.last_lr, warmup=0, cosine=False), 1.0, 1.0
+        )
 
 
 @dataclass(slots=True)
@@ -287,11 +381,20 @@ class Clock:
     def tick(self, rows: Sequence[Row]) -> None:
         """A step was taken."""
         self.steps += 1
-        self.on_step(Progress(len(rows), sum(row.best[0] == 0 for row in rows), self.steps, time.monotonic() - self.began))
+        self.on_step(
+            Progress(
+                len(rows),
+                sum(row.best[0] == 0 for row in rows),
+                self.steps,
+                time.monotonic() - self.began,
+            )
+        )
 
 
 def advanced(batch: Batch, queue: Iterator[Row], capacity: int, clock: Clock) -> Iterator[Row]:
-    """Takes steps until every row of `queue` is done, at most `capacity` at a time; yields each as it ends.
+    """Takes steps until every row of `queue` is done, at most `capacity` at a time.
+
+    Yields each row as it ends.
 
     Raises:
         OutOfMemory: even one row does not fit.
@@ -309,7 +412,10 @@ def advanced(batch: Batch, queue: Iterator[Row], capacity: int, clock: Clock) ->
                 raise
             capacity = len(batch.rows) // 2
             if not capacity:
-                raise OutOfMemory("one chunk does not fit in memory", remedy="fewer --chunk-tokens or a smaller --model") from error
+                raise OutOfMemory(
+                    "one chunk does not fit in memory",
+                    remedy="fewer --chunk-tokens or a smaller --model",
+                ) from error
             queue = chain(batch.rows[capacity:], queue)
             del batch.rows[capacity:]
             batch.layout = None

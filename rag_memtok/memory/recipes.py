@@ -1,4 +1,7 @@
-"""Ways of writing a memory. A recipe is an objective, a start, an optimiser and a stop: one row of RECIPES adds one."""
+"""Ways of writing a memory.
+
+A recipe is an objective, a start, an optimiser and a stop: one row of RECIPES adds one.
+"""
 
 import math
 from collections.abc import Callable
@@ -20,19 +23,23 @@ SETTLED = 0.2  # of the learning rate, where all is right
 class Recipe:
     """A way of writing.
 
-    `lr` is in units of the root mean square of the row's own vectors as they are (`unit` "vectors": see below), of the embedding
-    table's standard deviation ("table"), or in its own ("one"). `margin` (logits): a row is done when every right token leads by this;
-    0 stops at the first step where every argmax is right. `settle`: the rate falls with what is left to do, too, see `lr_at`. `steps`
-    are the most that a row takes where the config says nothing else. `draft`: whether most of them may be in bfloat16. `through`:
-    whether the loss is that of the vectors as they will be stored, so that a row ends right as it comes back. `decay`: AdamW's, a
-    vector shrinks by `lr * decay` a step. `patience`: a row ends after so many steps without a wrong token less (0: it does not).
-    `memory_word`: each vector is a word of the vocabulary as well, see `memory_word_entropy`, which then takes the place of
-    `objective`. `reading`: the weight of being read (reading.py, `cues` questions a step) beside being recited; such a row uses all its
-    steps but the last, which recite alone at `last_lr`.
+    `lr` is in units of the root mean square of the row's own vectors as they are (`unit` "vectors":
+    see below), of the embedding table's standard deviation ("table"), or in its own ("one").
+    `margin` (logits): a row is done when every right token leads by this; 0 stops at the first step
+    where every argmax is right. `settle`: the rate falls with what is left to do, too, see `lr_at`.
+    `steps` are the most that a row takes where the config says nothing else. `draft`: whether most
+    of them may be in bfloat16. `through`: whether the loss is that of the vectors as they will be
+    stored, so that a row ends right as it comes back. `decay`: AdamW's, a vector shrinks by `lr *
+    decay` a step. `patience`: a row ends after so many steps without a wrong token less (0: it does
+    not). `memory_word`: each vector is a word of the vocabulary as well, see `memory_word_entropy`,
+    which then takes the place of `objective`. `reading`: the weight of being read (reading.py,
+    `cues` questions a step) beside being recited; such a row uses all its steps but the last, which
+    recite alone at `last_lr`.
 
-    A rate relative to the vectors lets them grow as far as they are worth, and they want to: a long vector is hardly changed by what the
-    layers add to it, and many more tokens fit. In units of the table the same takes a rate, and a warm-up to it, chosen for each length.
-    Source of the idea: You et al. 2020, arXiv:1904.00962 (LAMB's trust ratio).
+    A rate relative to the vectors lets them grow as far as they are worth, and they want to: a long
+    vector is hardly changed by what the layers add to it, and many more tokens fit. In units of the
+    table the same takes a rate, and a warm-up to it, chosen for each length. Source of the idea:
+    You et al. 2020, arXiv:1904.00962 (LAMB's trust ratio).
     """
 
     objective: "Objective"
@@ -59,13 +66,16 @@ class Recipe:
     memory_word: bool = False
 
     def lr_at(self, step: int, steps: int, wrong: float = 1.0) -> float:
-        """The learning rate of step `step` (from 0) of `steps`, where the share `wrong` of the row's tokens is wrong.
+        """The learning rate of step `step` (from 0) of `steps`.
 
-        By the clock: linear to `lr`, then level or half a cosine to `last_lr`. The first step has `first_lr`; if that is 0, which would
-        move nothing, the rate of the second.
+        `wrong` is the share of the row's tokens that is wrong.
 
-        With `settle` also by what is left, whichever is less: `lr` times the root of `wrong`, SETTLED at least. The least loss is known, 0,
-        so strides may shrink as it is neared; the root of that share falls about as the distance does under a squared hinge. Source of the
+        By the clock: linear to `lr`, then level or half a cosine to `last_lr`. The first step has
+        `first_lr`; if that is 0, which would move nothing, the rate of the second.
+
+        With `settle` also by what is left, whichever is less: `lr` times the root of `wrong`,
+        SETTLED at least. The least loss is known, 0, so strides may shrink as it is neared; the
+        root of that share falls about as the distance does under a squared hinge. Source of the
         idea: Polyak 1987, Introduction to Optimization (step sizes for a known minimum).
         """
         by_clock = self._by_clock(step, steps)
@@ -73,7 +83,10 @@ class Recipe:
 
     def _by_clock(self, step: int, steps: int) -> float:
         if step < self.warmup:
-            return self.first_lr + (self.lr - self.first_lr) * (step if self.first_lr else step + 1) / self.warmup
+            return (
+                self.first_lr
+                + (self.lr - self.first_lr) * (step if self.first_lr else step + 1) / self.warmup
+            )
         if not self.cosine:
             return self.lr
         share = 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup)))
@@ -82,13 +95,17 @@ class Recipe:
 
 Scored = tuple[Float[Tensor, " P"], Float[Tensor, " P"]]
 Objective = Callable[[LM, Float[Tensor, "P d"], Int[Tensor, " P"], Float[Tensor, " P"]], Scored]
-"""(lm, hidden, targets, spent) -> loss per position and, detached, the margin of each target over the best other word (logits).
+"""(lm, hidden, targets, spent) -> loss per position, margin per position.
+
+The margin, detached, is that of each target over the best other word (logits).
 
 `spent` is the share of its steps (or seconds) that the position's row has used, 0 to 1.
 """
 
 
-def cross_entropy(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], spent: Float[Tensor, " P"]) -> Scored:
+def cross_entropy(
+    lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], spent: Float[Tensor, " P"]
+) -> Scored:
     """The usual loss, whatever is `spent`."""
     logits = lm.logits(hidden)
     with torch.no_grad():
@@ -97,36 +114,53 @@ def cross_entropy(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P
 
 
 def memory_word_entropy(
-    lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], vectors: Float[Tensor, "P M d"], present: Bool[Tensor, "P M"]
+    lm: LM,
+    hidden: Float[Tensor, "P d"],
+    targets: Int[Tensor, " P"],
+    vectors: Float[Tensor, "P M d"],
+    present: Bool[Tensor, "P M"],
 ) -> Scored:
-    """Cross-entropy over a vocabulary that was widened by the memory's own words, as where a `<MEMORY>` token is added to the model.
+    """Cross-entropy over a vocabulary that was widened by the memory's own words.
 
-    Where the embeddings are tied a vector is an output row, too: its logit is `hidden @ vector`, and the gradient reaches the vector both
-    ways. Where they are not, the row that was added stays what it was made, the mean of all rows; its logit is the mean logit. A decode has
-    no such words; here they are rivals, for the loss, the margin and so the stop.
+    It is as where a `<MEMORY>` token is added to the model.
+
+    Where the embeddings are tied a vector is an output row, too: its logit is `hidden @ vector`,
+    and the gradient reaches the vector both ways. Where they are not, the row that was added stays
+    what it was made, the mean of all rows; its logit is the mean logit. A decode has no such words;
+    here they are rivals, for the loss, the margin and so the stop.
 
     Args:
         vectors: of the position's row; `present` says which of them are not padding.
     """
     logits = lm.logits(hidden)
-    words = torch.einsum("pd,pmd->pm", hidden.float(), vectors) if lm.tied else logits.mean(1, keepdim=True).expand(present.shape)
+    words = (
+        torch.einsum("pd,pmd->pm", hidden.float(), vectors)
+        if lm.tied
+        else logits.mean(1, keepdim=True).expand(present.shape)
+    )
     logits = torch.cat([logits, words.masked_fill(~present, -torch.inf)], dim=1)
     margins = _lead(logits.detach().clone(), targets)[0]
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), margins
 
 
 def margin_hinge(delta: float, power: float) -> Objective:
-    """The loss `relu(delta - margin) ** p`: nothing for what is right already, most for what is furthest behind.
+    """The loss `relu(delta - margin) ** p`.
 
-    `p` is `power` for four fifths of a row's budget and then falls to 1. With p 1 every wrong token pulls alike, and those that started
-    far behind come last, one by one; with 2 or 3 they come together, in half the steps. But with 3 the hopeless ones pull hardest, and a
-    row that will not hold its text is better off with p 1, which gives them up and gets the others right (benchmarks/log.md).
+    It is nothing for what is right already, most for what is furthest behind.
 
-    The rival word is found without gradient; the gradient then needs two rows of the output layer for each position that still counts, not
-    all V.
+    `p` is `power` for four fifths of a row's budget and then falls to 1. With p 1 every wrong token
+    pulls alike, and those that started far behind come last, one by one; with 2 or 3 they come
+    together, in half the steps. But with 3 the hopeless ones pull hardest, and a row that will not
+    hold its text is better off with p 1, which gives them up and gets the others right
+    (benchmarks/log.md).
+
+    The rival word is found without gradient; the gradient then needs two rows of the output layer
+    for each position that still counts, not all V.
     """
 
-    def objective(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], spent: Float[Tensor, " P"]) -> Scored:
+    def objective(
+        lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], spent: Float[Tensor, " P"]
+    ) -> Scored:
         with torch.no_grad():
             margins, rivals = _lead(lm.scores(hidden), targets)
         words = lm.model.get_output_embeddings()
@@ -139,8 +173,13 @@ def margin_hinge(delta: float, power: float) -> Objective:
     return objective
 
 
-def _lead(logits: Float[Tensor, "P V"], targets: Int[Tensor, " P"]) -> tuple[Float[Tensor, " P"], Int[Tensor, " P"]]:
-    """How far the target leads the best other word, and that word. `logits` is overwritten: a copy costs more than the search."""
+def _lead(
+    logits: Float[Tensor, "P V"], targets: Int[Tensor, " P"]
+) -> tuple[Float[Tensor, " P"], Int[Tensor, " P"]]:
+    """How far the target leads the best other word, and that word.
+
+    `logits` is overwritten: a copy costs more than the search.
+    """
     positions = torch.arange(len(targets), device=targets.device)
     right = logits[positions, targets]
     logits[positions, targets] = -torch.inf  # scatter_ in bfloat16 takes longer than the search
@@ -148,31 +187,37 @@ def _lead(logits: Float[Tensor, "P V"], targets: Int[Tensor, " P"]) -> tuple[Flo
     return right.float() - rivals.float(), index
 
 
-# Sastre & Rosa 2025, arXiv:2506.15001, "<MEMORY>{text}<eos>". The paper's schedule, and what its public code does: a constant rate, and a
-# token that is added to the vocabulary. Both start where transformers puts an added token, at the mean of the embeddings. Two things are
-# ours: the best vector measured is kept, not the last one, and the numbers are fp32, not fp16.
+# Sastre & Rosa 2025, arXiv:2506.15001, "<MEMORY>{text}<eos>". The paper's schedule, and what its
+# public code does: a constant rate, and a token that is added to the vocabulary. Both start where
+# transformers puts an added token, at the mean of the embeddings. Two things are ours: the best
+# vector measured is kept, not the last one, and the numbers are fp32, not fp16.
 SASTRE = Recipe(
-    cross_entropy, start="mean", optimiser="sgd", unit="one", lr=1.0, first_lr=0.2, warmup=100, cosine=False, clip=0.0, margin=0.0,
-    steps=3000, template="sastre2025", draft=False, through=False,
+    cross_entropy, start="mean", optimiser="sgd", unit="one", lr=1.0, first_lr=0.2, warmup=100,
+    cosine=False, clip=0.0, margin=0.0, steps=3000, template="sastre2025", draft=False,
+    through=False,
 )  # fmt: skip
 
-# Kuratov et al. 2025, arXiv:2502.13063, and its public code. There neither the text's first token nor its end is scored; here all are, as
-# for every recipe.
+# Kuratov et al. 2025, arXiv:2502.13063, and its public code. There neither the text's first token
+# nor its end is scored; here all are, as for every recipe.
 KURATOV = Recipe(
-    cross_entropy, start="random", unit="one", lr=0.01, warmup=0, cosine=False, clip=0.0, margin=0.0, steps=5000, template="kuratov2025",
-    draft=False, through=False, decay=0.01, patience=2000,
+    cross_entropy, start="random", unit="one", lr=0.01, warmup=0, cosine=False, clip=0.0,
+    margin=0.0, steps=5000, template="kuratov2025", draft=False, through=False, decay=0.01,
+    patience=2000,
 )  # fmt: skip
 
-# Tarasov et al. 2026, Progressive Cramming: its optimiser, on the whole text at once, not on a token more at a time. Its lr is 0.1 for
-# embeddings of about 0.02, falling to 0.001, weight decay 0.01.
+# Tarasov et al. 2026, Progressive Cramming: its optimiser, on the whole text at once, not on a
+# token more at a time. Its lr is 0.1 for embeddings of about 0.02, falling to 0.001, weight decay
+# 0.01.
 CRAMMING = Recipe(
-    cross_entropy, start="random", unit="table", lr=5.0, last_lr=0.05, warmup=100, clip=0.0, margin=0.0, steps=10_000,
-    template="kuratov2025", draft=False, through=False, decay=0.0002,
+    cross_entropy, start="random", unit="table", lr=5.0, last_lr=0.05, warmup=100, clip=0.0,
+    margin=0.0, steps=10_000, template="kuratov2025", draft=False, through=False, decay=0.0002,
 )  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
     "margin": Recipe(margin_hinge(0.5, power=2.0), settle=True),
-    "readable": Recipe(margin_hinge(0.5, power=2.0), lr=0.5, last_lr=0.03, reading=3.0, steps=300, template="cue"),
+    "readable": Recipe(
+        margin_hinge(0.5, power=2.0), lr=0.5, last_lr=0.03, reading=3.0, steps=300, template="cue"
+    ),
     "cross-entropy": Recipe(cross_entropy, settle=True),
     "sastre2025": SASTRE,
     "sastre2025-code": replace(SASTRE, lr=5.0, first_lr=0.0, warmup=0, memory_word=True),

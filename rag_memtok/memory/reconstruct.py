@@ -1,7 +1,10 @@
-"""Memory -> tokens -> Verdict: the one judge. Nothing is called exact that this file has not decoded.
+"""Memory -> tokens -> Verdict: the one judge.
 
-`judge` feeds the true tokens and pins where the argmax fails or leads by too little; `decode` feeds its own. At an unpinned position the
-context of both is the text so far, so that the second is exact by induction if the first was right.
+Nothing is called exact that this file has not decoded.
+
+`judge` feeds the true tokens and pins where the argmax fails or leads by too little; `decode` feeds
+its own. At an unpinned position the context of both is the text so far, so that the second is exact
+by induction if the first was right.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +28,9 @@ ASSISTED_SHARE = 0.05  # more correction pins than this share of the tokens: not
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Tokens that came out, whether the end token did, and the smallest lead of an argmax that was not pinned (logits; inf if none).
+    """Tokens that came out, whether the end token did, and the smallest lead.
+
+    That lead is of an argmax that was not pinned (logits; inf if none).
 
     `corrections` are the positions where a pin gave what the argmax did not.
     """
@@ -43,21 +48,32 @@ def prompt(lm: LM, template: Template, memory: Memory) -> Float[Tensor, "_ d"]:
 
 
 def require_decodable(lm: LM, template: Template, record: Record) -> None:
-    """Refuses what could not even be tried. Right checksums do not rule it out: whoever makes a store makes those, too.
+    """Refuses what could not even be tried.
+
+    Right checksums do not rule it out: whoever makes a store makes those, too.
 
     Raises:
-        StoreDamaged: an unknown codec, a wrong width, a pin that is no word of the LM, more tokens than its context holds.
+        StoreDamaged: an unknown codec, a wrong width, a pin that is no word of the LM, more tokens
+            than its context holds.
     """
     (rows, width), words = record.shape, len(lm.table)
     faults = {
-        f"it is packed as {record.codec!a}; there are {', '.join(CODECS)}": record.codec not in CODECS,
-        f"it has {rows} vectors of {width}; those of this model are of {lm.width}": rows < 1 or width != lm.width,
-        f"a pin is none of the {words} words": any(pin.position < 0 or not 0 <= pin.token < words for pin in record.pins),
-        f"{record.tokens} tokens do not fit into the context": not 0 <= record.tokens <= lm.context - template.overhead - rows,
+        f"it is packed as {record.codec!a}; there are {', '.join(CODECS)}": record.codec
+        not in CODECS,
+        f"it has {rows} vectors of {width}; those of this model are of {lm.width}": rows < 1
+        or width != lm.width,
+        f"a pin is none of the {words} words": any(
+            pin.position < 0 or not 0 <= pin.token < words for pin in record.pins
+        ),
+        f"{record.tokens} tokens do not fit into the context": not 0
+        <= record.tokens
+        <= lm.context - template.overhead - rows,
     }
     for fault, there in faults.items():
         if there:
-            raise StoreDamaged(fault, remedy="rag-memtok rm the file that it is of, then ingest it again")
+            raise StoreDamaged(
+                fault, remedy="rag-memtok rm the file that it is of, then ingest it again"
+            )
 
 
 def kind_of(corrections: int, tokens: int) -> VerdictKind:
@@ -67,8 +83,12 @@ def kind_of(corrections: int, tokens: int) -> VerdictKind:
     return "pinned" if corrections <= ASSISTED_SHARE * (tokens + 1) else "assisted"
 
 
-def judge(lm: LM, template: Template, memory: Memory, tokens: Sequence[int], tau: float) -> tuple[Memory, Verdict]:
-    """Decodes `memory` with the true `tokens` fed and returns it with the pins it needs, and the verdict.
+def judge(
+    lm: LM, template: Template, memory: Memory, tokens: Sequence[int], tau: float
+) -> tuple[Memory, Verdict]:
+    """Judges `memory`: decodes it with the true `tokens` fed.
+
+    Returns it with the pins it needs, and the verdict.
 
     Args:
         memory: as read back from its packed bytes; pins it has are ignored.
@@ -78,29 +98,44 @@ def judge(lm: LM, template: Template, memory: Memory, tokens: Sequence[int], tau
     """
     pins: list[Pin] = []
     smallest = float("inf")
-    for position, (token, margin) in enumerate(zip([*tokens, template.end], margins(lm, template, memory, tokens), strict=True)):
+    for position, (token, margin) in enumerate(
+        zip([*tokens, template.end], margins(lm, template, memory, tokens), strict=True)
+    ):
         if margin <= tau:
             pins.append(Pin(position, token, "correction" if margin <= 0 else "safety"))
         else:
             smallest = min(smallest, margin)
     corrections = sum(pin.kind == "correction" for pin in pins)
-    verdict = Verdict(kind_of(corrections, len(tokens)), len(tokens), corrections, len(pins) - corrections, smallest)
+    verdict = Verdict(
+        kind_of(corrections, len(tokens)),
+        len(tokens),
+        corrections,
+        len(pins) - corrections,
+        smallest,
+    )
     return Memory(memory.vectors, tuple(pins)), verdict
 
 
 def verdict_of(decoded: Decoded, pins: Sequence[Pin]) -> Verdict:
-    """What a right decode says of its memory here and now, whatever was stored of it: of the pins used, those that were needed correct.
+    """What a right decode says of its memory here and now, whatever was stored of it.
 
-    On another machine than the writer's a token with a safety pin may not be the argmax any more. Then the pin did what it is for, and the
-    memory, exact where it was written, is pinned there: lossless as before, and called no more than it is.
+    Of the pins used, those that were needed correct.
+
+    On another machine than the writer's a token with a safety pin may not be the argmax any more.
+    Then the pin did what it is for, and the memory, exact where it was written, is pinned there:
+    lossless as before, and called no more than it is.
     """
     tokens, corrections = len(decoded.tokens), len(decoded.corrections)
     used = len({pin.position for pin in pins if pin.position <= tokens})
-    return Verdict(kind_of(corrections, tokens), tokens, corrections, used - corrections, decoded.margin)
+    return Verdict(
+        kind_of(corrections, tokens), tokens, corrections, used - corrections, decoded.margin
+    )
 
 
 def margins(lm: LM, template: Template, memory: Memory, tokens: Sequence[int]) -> tuple[float, ...]:
-    """The lead of each of `tokens`, and of the end token after them, with the tokens before it fed, in the reference profile.
+    """The lead of each of `tokens`, and of the end token after them.
+
+    Each is taken with the tokens before it fed, in the reference profile.
 
     Cost: T + 1 cached steps at batch 1 in fp32.
     """
@@ -115,7 +150,10 @@ def margins(lm: LM, template: Template, memory: Memory, tokens: Sequence[int]) -
 
 
 def lead(logits: Float[Tensor, " V"], token: int) -> float:
-    """How far `token` is ahead of the best other word, in logits; 0 or less: not the argmax. NaN counts as far behind."""
+    """How far `token` is ahead of the best other word, in logits; 0 or less: not the argmax.
+
+    NaN counts as far behind.
+    """
     values, words = logits.topk(2)
     rival = values[1] if int(words[0]) == token else values[0]
     difference = float(logits[token] - rival)
@@ -123,7 +161,9 @@ def lead(logits: Float[Tensor, " V"], token: int) -> float:
 
 
 def decode(lm: LM, template: Template, memory: Memory, limit: int) -> Decoded:
-    """Decodes `memory` greedily from its vectors and pins alone, in the reference profile, until the end token or `limit` tokens.
+    """Decodes `memory` greedily from its vectors and pins alone.
+
+    This is in the reference profile, until the end token or `limit` tokens.
 
     Cost: T + 1 cached steps at batch 1 in fp32.
     """
@@ -147,8 +187,12 @@ def decode(lm: LM, template: Template, memory: Memory, limit: int) -> Decoded:
     raise AssertionError("unreachable: the loop returns")
 
 
-def decode_batch(lm: LM, template: Template, memories: Sequence[Memory], limit: int) -> list[tuple[int, ...]]:
-    """Decodes several memories at once: the fast path, whose result the caller checks against the hash of the tokens.
+def decode_batch(
+    lm: LM, template: Template, memories: Sequence[Memory], limit: int
+) -> list[tuple[int, ...]]:
+    """Decodes several memories at once: the fast path.
+
+    The caller checks its result against the hash of the tokens.
 
     Cost: as many cached steps as the longest text has tokens, each over all rows.
     """
@@ -156,9 +200,16 @@ def decode_batch(lm: LM, template: Template, memories: Sequence[Memory], limit: 
 
 
 def decode_checked(
-    lm: LM, template: Template, memories: Sequence[Memory], lengths: Sequence[int], right: Callable[[int, Decoded], bool]
+    lm: LM,
+    template: Template,
+    memories: Sequence[Memory],
+    lengths: Sequence[int],
+    right: Callable[[int, Decoded], bool],
 ) -> list[Decoded]:
-    """Decodes several memories at once; one that does not come out `right` (its index, what came out) is decoded alone, as the judge does.
+    """Decodes several memories at once.
+
+    One that does not come out `right` (its index, what came out) is decoded alone, as the judge
+    does.
 
     Args:
         lengths: how many tokens each should have.
@@ -166,11 +217,18 @@ def decode_checked(
     Cost: that of `decode_together`, and of `decode` for each that needs it.
     """
     found = decode_together(lm, template, memories, max(lengths, default=0))
-    return [one if right(index, one) else decode(lm, template, memories[index], lengths[index] + 1) for index, one in enumerate(found)]
+    return [
+        one if right(index, one) else decode(lm, template, memories[index], lengths[index] + 1)
+        for index, one in enumerate(found)
+    ]
 
 
-def decode_together(lm: LM, template: Template, memories: Sequence[Memory], limit: int) -> list[Decoded]:
-    """`decode` for several memories at once, in the LM's own arithmetic; margins are of each row's own unpinned positions.
+def decode_together(
+    lm: LM, template: Template, memories: Sequence[Memory], limit: int
+) -> list[Decoded]:
+    """`decode` for several memories at once, in the LM's own arithmetic.
+
+    Margins are of each row's own unpinned positions.
 
     Cost: as many cached steps as the longest text has tokens, each over all rows.
     """
@@ -198,7 +256,10 @@ def decode_together(lm: LM, template: Template, memories: Sequence[Memory], limi
         for row in open_rows:
             texts[row].append(chosen[row])
         run.feed(chosen)
-    return [Decoded(tuple(text), row not in open_rows, smallest[row], tuple(corrections[row])) for row, text in enumerate(texts)]
+    return [
+        Decoded(tuple(text), row not in open_rows, smallest[row], tuple(corrections[row]))
+        for row, text in enumerate(texts)
+    ]
 
 
 def memory_of(record: Record) -> Memory:

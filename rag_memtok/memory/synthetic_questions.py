@@ -1,16 +1,20 @@
-"""Questions about a text, made by rule: what memories are taught to be read with where nobody has asked yet.
+"""Questions about a text, made by rule.
 
-A cue is a question word and some words of a sentence: "When keeper lived island?" It need not make sense, only use the words that a real
-question would: the model answers it itself from the text, and a memory learns to be answered alike. Riddles that a rule can answer but
-the model cannot (what is missing here, what comes after) teach far less, and cues for names and for fields no more (benchmarks/log.md).
+They are what memories are taught to be read with where nobody has asked yet.
+
+A cue is a question word and some words of a sentence: "When keeper lived island?" It need not make
+sense, only use the words that a real question would: the model answers it itself from the text, and
+a memory learns to be answered alike. Riddles that a rule can answer but the model cannot (what is
+missing here, what comes after) teach far less, and cues for names and for fields no more
+(benchmarks/log.md).
 """
 
 import random
 import re
 
 ASKING = (
-    "Who", "Who is", "Who was", "What", "What is", "What was", "When", "When was", "Where", "Where is", "Which", "How", "How many",
-    "How much",
+    "Who", "Who is", "Who was", "What", "What is", "What was", "When", "When was", "Where",
+    "Where is", "Which", "How", "How many", "How much",
 )  # fmt: skip
 SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\s*\n\s*")
 WORD = re.compile(r"\w[\w.,'’/%-]*\w|\w")
@@ -21,7 +25,10 @@ TRIES = 6  # for each cue wanted
 
 
 def cues(text: str, count: int, seed: int | str) -> tuple[str, ...]:
-    """At most `count` different questions about `text`; fewer where it has not so many. Text and seed decide them all."""
+    """At most `count` different questions about `text`; fewer where it has not so many.
+
+    Text and seed decide them all.
+    """
     rng = random.Random(f"{seed}:{text}")
     of_each = [words for sentence in SENTENCE_END.split(text) if (words := WORD.findall(sentence))]
     found: dict[str, None] = {}
@@ -34,7 +41,10 @@ def cues(text: str, count: int, seed: int | str) -> tuple[str, ...]:
 
 
 def asked(words: list[str], rng: random.Random) -> str | None:
-    """A question word, and some words of a stretch of a sentence in their order; None if none was drawn."""
+    """A question word, and some words of a stretch of a sentence in their order.
+
+    It is None if none was drawn.
+    """
     at = rng.randrange(len(words))
     stretch = words[max(0, at - rng.randint(0, BEFORE)) : at + rng.randint(2, AFTER)]
     kept = [word for word in stretch if rng.random() < (KEPT_SHORT if len(word) <= SHORT else KEPT)]

@@ -1,7 +1,10 @@
-"""Tasks -> judged memories, ready to be stored: in this process, or in several at once, one for each GPU or for a few cores.
+"""Tasks -> judged memories, ready to be stored.
 
-Several processes fill one store through one writer: they load the model, write and judge; the caller alone has the store open. A chunk does
-not depend on who writes it: at one chunk a batch and one thread its bits are the same.
+The work is done in this process, or in several at once, one for each GPU or for a few cores.
+
+Several processes fill one store through one writer: they load the model, write and judge; the
+caller alone has the store open. A chunk does not depend on who writes it: at one chunk a batch and
+one thread its bits are the same.
 """
 
 import multiprocessing
@@ -30,7 +33,10 @@ from rag_memtok.model.prompts import Template, template_named
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one of several processes has to do; `number` counts them from 0. `config` is complete."""
+    """What one of several processes has to do; `number` counts them from 0.
+
+    `config` is complete.
+    """
 
     number: int
     config: Config
@@ -45,14 +51,33 @@ def judged_record(lm: LM, template: Template, settings: Memorize, written: Writt
     shape = (written.vectors.shape[0], written.vectors.shape[1])
     memory, verdict = judge(lm, template, Memory(codec.unpack(packed, shape)), tokens, settings.tau)
     digest = sha256_of_tokens(tokens)
-    return Record(written.task.key, len(tokens), digest, settings.codec, packed, shape, memory.pins, verdict, None)
+    return Record(
+        written.task.key,
+        len(tokens),
+        digest,
+        settings.codec,
+        packed,
+        shape,
+        memory.pins,
+        verdict,
+        None,
+    )
 
 
-def records(lm: LM, template: Template, config: Config, tasks: Iterable[Task], on_step: Callable[[Progress], None]) -> Iterator[Record]:
-    """Writes and judges `tasks`, in `config.memorize.processes` processes; yields each as it is done, in no fixed order.
+def records(
+    lm: LM,
+    template: Template,
+    config: Config,
+    tasks: Iterable[Task],
+    on_step: Callable[[Progress], None],
+) -> Iterator[Record]:
+    """Writes and judges `tasks`, in `config.memorize.processes` processes.
+
+    Yields each as it is done, in no fixed order.
 
     Raises:
-        ChunkDoesNotFit, OutOfMemory: see `memorize`; in several processes also one that the system has ended.
+        ChunkDoesNotFit, OutOfMemory: see `memorize`; in several processes also one that the system
+            has ended.
 
     Cost: that of `memorize` and `judge`; with more than one process each loads the model.
     """
@@ -78,7 +103,13 @@ def dealt(tasks: Iterable[Task], config: Config, template: str) -> list[Share]:
     return [Share(number, config, template, hand) for number, hand in enumerate(hands) if hand]
 
 
-def _here(lm: LM, template: Template, settings: Memorize, tasks: Iterable[Task], on_step: Callable[[Progress], None]) -> Iterator[Record]:
+def _here(
+    lm: LM,
+    template: Template,
+    settings: Memorize,
+    tasks: Iterable[Task],
+    on_step: Callable[[Progress], None],
+) -> Iterator[Record]:
     for written in memorize(lm, template, tasks, settings, on_step):
         yield judged_record(lm, template, settings, written)
 
@@ -103,7 +134,9 @@ def _together(shares: Sequence[Share], on_step: Callable[[Progress], None]) -> I
             process.join()
 
 
-def _heard(crew: Mapping[Connection, SpawnProcess]) -> Iterator[tuple[Connection, Record | Progress | Exception]]:
+def _heard(
+    crew: Mapping[Connection, SpawnProcess],
+) -> Iterator[tuple[Connection, Record | Progress | Exception]]:
     """What the processes say, as it comes; a pipe whose process has ended is closed."""
     while waiting := [pipe for pipe in crew if not pipe.closed]:
         for pipe in cast(list[Connection], wait(waiting)):
@@ -116,11 +149,17 @@ def _heard(crew: Mapping[Connection, SpawnProcess]) -> Iterator[tuple[Connection
 
 def _sum(each: Sequence[Progress]) -> Progress:
     """Where several processes stand together: their rows, and the most steps and seconds."""
-    return Progress(sum(p.rows for p in each), sum(p.right for p in each), max(p.steps for p in each), max(p.seconds for p in each))
+    return Progress(
+        sum(p.rows for p in each),
+        sum(p.right for p in each),
+        max(p.steps for p in each),
+        max(p.seconds for p in each),
+    )
 
 
 def _started(share: Share) -> tuple[Connection, SpawnProcess]:
-    context = multiprocessing.get_context("spawn")  # after a fork neither CUDA nor torch's threads work
+    # after a fork neither CUDA nor torch's threads work
+    context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(share, theirs), daemon=True)
     process.start()
@@ -129,15 +168,24 @@ def _started(share: Share) -> tuple[Connection, SpawnProcess]:
 
 
 def _ended(process: SpawnProcess) -> None:
-    """Raises OutOfMemory if a process that says nothing any more did not end by itself: mostly the system has killed it for its memory."""
+    """Raises OutOfMemory if a silent process did not end by itself.
+
+    Silent is one that says nothing any more; mostly the system has killed it for its memory.
+    """
     process.join()
     if code := process.exitcode:
         how = f"signal {-code}" if code < 0 else f"code {code}"
-        raise OutOfMemory(f"a process that wrote memories ended with {how}", remedy="fewer --processes, or a smaller --batch")
+        raise OutOfMemory(
+            f"a process that wrote memories ended with {how}",
+            remedy="fewer --processes, or a smaller --batch",
+        )
 
 
 def work(share: Share, pipe: Connection) -> None:
-    """One of several processes: writes its share and sends records, where it stands, and what it could not do."""
+    """One of several processes: writes its share.
+
+    It sends records, where it stands, and what it could not do.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides what comes of a Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with suppress(BrokenPipeError):  # the caller is gone
@@ -145,7 +193,13 @@ def work(share: Share, pipe: Connection) -> None:
             if torch.cuda.is_available():
                 torch.cuda.set_device(share.number % torch.cuda.device_count())
             lm = models.load(share.config.model)
-            for record in _here(lm, template_named(share.template, lm), share.config.memorize, share.tasks, pipe.send):
+            for record in _here(
+                lm,
+                template_named(share.template, lm),
+                share.config.memorize,
+                share.tasks,
+                pipe.send,
+            ):
                 pipe.send(record)
         except BrokenPipeError:
             raise

@@ -1,4 +1,7 @@
-"""What there is to compute on: which device, whether it computes in bfloat16, and a heap that suits training."""
+"""What there is to compute on.
+
+That is which device, whether it computes in bfloat16, and a heap that suits training.
+"""
 
 import ctypes
 import sys
@@ -18,11 +21,17 @@ def device_named(name: str) -> torch.device:
     Raises:
         DeviceUnavailable: it is not there.
     """
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
     if not present[name]:
-        raise DeviceUnavailable(f"there is no {name} device here", remedy="--device auto takes what there is")
+        raise DeviceUnavailable(
+            f"there is no {name} device here", remedy="--device auto takes what there is"
+        )
     return torch.device(name)
 
 
@@ -37,10 +46,16 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def keep_freed() -> bool:
-    """Whether blocks of up to 32 MB now come from the heap, which no longer shrinks; False where the C library is another.
+    """Whether blocks of up to 32 MB now come from the heap, which no longer shrinks.
 
-    By default a block of some megabytes is a mapping of its own: given back when freed, and paid for again, page by page, when next asked
-    for. Cost: the process stays as large as it once was.
+    It is False where the C library is another.
+
+    By default a block of some megabytes is a mapping of its own: given back when freed, and paid
+    for again, page by page, when next asked for. Cost: the process stays as large as it once was.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    return mallopt is not None and bool(mallopt(M_MMAP_THRESHOLD, LARGEST)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
+    return (
+        mallopt is not None
+        and bool(mallopt(M_MMAP_THRESHOLD, LARGEST))
+        and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
+    )

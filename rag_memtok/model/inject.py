@@ -17,8 +17,12 @@ BATCH = 16  # prompts answered at a time
 Passage = Sequence[int] | Float[np.ndarray, "_ d"]  # of any number of vectors each
 
 
-def inject(lm: LM, frame: Frame, passages: Sequence[Passage], question: Sequence[int]) -> Float[Tensor, "S d"]:
-    """The prompt's input embeddings: `passages`, each as tokens or as soft tokens, in the frame, then the question.
+def inject(
+    lm: LM, frame: Frame, passages: Sequence[Passage], question: Sequence[int]
+) -> Float[Tensor, "S d"]:
+    """The prompt's input embeddings.
+
+    They are `passages`, each as tokens or as soft tokens, in the frame, then the question.
 
     Args:
         passages: one or more; they stand in this order.
@@ -38,8 +42,13 @@ def embedded(lm: LM, passage: Passage) -> Float[Tensor, "_ d"]:
     return lm.embed(list(passage))
 
 
-def fitting(lm: LM, frame: Frame, passages: Sequence[Passage], question: Sequence[int], answer: int) -> int:
-    """How many of `passages`, from the first, leave room in the context for `answer` tokens; 0 if not even one does."""
+def fitting(
+    lm: LM, frame: Frame, passages: Sequence[Passage], question: Sequence[int], answer: int
+) -> int:
+    """How many of `passages`, from the first, fit in the context.
+
+    They leave room for `answer` tokens; 0 if not even one does.
+    """
     room = lm.context - frame.overhead - len(question) - answer
     for index, passage in enumerate(passages):
         room -= len(passage) + (len(frame.between) if index else 0)
@@ -48,10 +57,13 @@ def fitting(lm: LM, frame: Frame, passages: Sequence[Passage], question: Sequenc
     return len(passages)
 
 
-def greedy(run: Continuation, frame: Frame, limit: int) -> Iterator[tuple[list[int], list[int | None], Float[Tensor, "B V"]]]:
+def greedy(
+    run: Continuation, frame: Frame, limit: int
+) -> Iterator[tuple[list[int], list[int | None], Float[Tensor, "B V"]]]:
     """Lets every row of `run` go on to its end, at most `limit` tokens.
 
-    At each position: the rows that still speak, every row's next token (None: the end), and the logits that it is chosen by.
+    At each position: the rows that still speak, every row's next token (None: the end), and the
+    logits that it is chosen by.
 
     Cost: a cached step a token but the first, each over all rows.
     """
@@ -67,7 +79,10 @@ def greedy(run: Continuation, frame: Frame, limit: int) -> Iterator[tuple[list[i
 
 
 def answer_tokens(lm: LM, frame: Frame, prompt: Float[Tensor, "S d"], limit: int) -> Iterator[int]:
-    """The greedy answer, a token at a time, at most `limit`. Cost: one pass over the prompt, then one cached step a token."""
+    """The greedy answer, a token at a time, at most `limit`.
+
+    Cost: one pass over the prompt, then one cached step a token.
+    """
     for _, (token,), _ in greedy(Continuation(lm, [prompt]), frame, limit):
         if token is not None:
             yield token
@@ -75,16 +90,22 @@ def answer_tokens(lm: LM, frame: Frame, prompt: Float[Tensor, "S d"], limit: int
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An answer's tokens, and how sure the model was: the mean log-probability of its tokens, the end included, in nats."""
+    """An answer's tokens, and how sure the model was.
+
+    The sureness is the mean log-probability of the answer's tokens, the end included, in nats.
+    """
 
     tokens: tuple[int, ...]
     sureness: float
 
 
-def answer_batch(lm: LM, frame: Frame, prompts: Sequence[Float[Tensor, "_ d"]], limit: int) -> list[Said]:
+def answer_batch(
+    lm: LM, frame: Frame, prompts: Sequence[Float[Tensor, "_ d"]], limit: int
+) -> list[Said]:
     """The greedy answers to several prompts at once, each at most `limit` tokens.
 
-    Cost: one pass over as many rows of the longest prompt, then as many cached steps as the longest answer has tokens, each over all rows.
+    Cost: one pass over as many rows of the longest prompt, then as many cached steps as the longest
+        answer has tokens, each over all rows.
     """
     answers: list[list[int]] = [[] for _ in prompts]
     nats: list[list[float]] = [[] for _ in prompts]
@@ -94,15 +115,21 @@ def answer_batch(lm: LM, frame: Frame, prompts: Sequence[Float[Tensor, "_ d"]], 
             nats[row].append(known[row])
             if (token := tokens[row]) is not None:
                 answers[row].append(token)
-    return [Said(tuple(answer), math.fsum(some) / len(some)) for answer, some in zip(answers, nats, strict=True)]
+    return [
+        Said(tuple(answer), math.fsum(some) / len(some))
+        for answer, some in zip(answers, nats, strict=True)
+    ]
 
 
 def surest(answers: Sequence[tuple[str, float]]) -> int:
-    """Which of `answers` (text, sureness) to the same question to keep, each from a passage of its own, the best passage first.
+    """Which of `answers` (text, sureness) to the same question to keep.
 
-    The likeliest under p(passage | question) p(answer | passage, question), where the first falls with the passage's rank by Zipf's law (1,
-    1/2, 1/3, ...) and the second does without the answer's length. That one passage does not say counts only if none does. Source: Lewis et
-    al. 2020, arXiv:2005.11401 (RAG-Sequence).
+    Each is from a passage of its own, the best passage first.
+
+    The likeliest under p(passage | question) p(answer | passage, question), where the first falls
+    with the passage's rank by Zipf's law (1, 1/2, 1/3, ...) and the second does without the
+    answer's length. That one passage does not say counts only if none does. Source: Lewis et al.
+    2020, arXiv:2005.11401 (RAG-Sequence).
     """
 
     def worth(place: int) -> tuple[bool, float]:

@@ -1,4 +1,7 @@
-"""The frozen causal LM: found, loaded, hashed, run. The home of transformers (imported when a model is loaded: it costs seconds)."""
+"""The frozen causal LM: found, loaded, hashed, run.
+
+The home of transformers (imported when a model is loaded: it costs seconds).
+"""
 
 import errno
 import hashlib
@@ -24,13 +27,16 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parent.parent / "mini" / "lm"
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 UNWANTED = ["*/*", "consolidated*"]
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")  # transformers' names of the model classes that are tried
+# transformers' names of the model classes that are tried
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
 UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5"}
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a memory is bound to: other weights, another tokenizer or another arithmetic, and it is noise.
+    """What a memory is bound to.
+
+    With other weights, another tokenizer or another arithmetic, it is noise.
 
     `id` is what loads it; `revision` the hub's, or the version of the embedded model.
     """
@@ -44,7 +50,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LM:
-    """A frozen causal LM with its tokenizer. Its parameters never require gradients and are never written to."""
+    """A frozen causal LM with its tokenizer.
+
+    Its parameters never require gradients and are never written to.
+    """
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
@@ -78,7 +87,10 @@ class LM:
 
     @property
     def reads_apart(self) -> bool:
-        """Whether it answers better from one passage at a time, as far as its makers measured: `rag_memtok_passages` in its config.json."""
+        """Whether it answers better from one passage at a time.
+
+        This holds as far as its makers measured: `rag_memtok_passages` in its config.json.
+        """
         return getattr(self.model.config, "rag_memtok_passages", "") == "apart"
 
     @property
@@ -93,7 +105,10 @@ class LM:
 
     @property
     def opening(self) -> tuple[int, ...]:
-        """What the tokenizer puts before a text unless told otherwise: a BOS with Llama's, nothing with GPT-2's."""
+        """What the tokenizer puts before a text unless told otherwise.
+
+        That is a BOS with Llama's, nothing with GPT-2's.
+        """
         return tuple(self.tokenizer("", add_special_tokens=True)["input_ids"])
 
     @property
@@ -108,24 +123,45 @@ class LM:
         return frozenset([self.eos] + ([ends] if isinstance(ends, int) else list(ends or [])))
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text in which nothing is special: `<|eot_id|>` in a document is ten characters."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        """Tokens of a text in which nothing is special.
+
+        `<|eot_id|>` in a document is ten characters.
+        """
+        return self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )["input_ids"]
 
     def encode_frame(self, text: str) -> list[int]:
         """Tokens of our own words around a text, in which control tokens are control tokens."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=False, verbose=False)["input_ids"]
+        return self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=False, verbose=False
+        )["input_ids"]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of `tokens`, unpolished: `decode(encode(text)) == text` wherever the tokenizer is lossless."""
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        """The text of `tokens`, unpolished.
+
+        `decode(encode(text)) == text` holds wherever the tokenizer is lossless.
+        """
+        return str(
+            self.tokenizer.decode(
+                list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
 
     def embed(self, tokens: Sequence[int] | Int[Tensor, "..."]) -> Float[Tensor, "... d"]:
         """The input embeddings of `tokens`, in the model's dtype."""
-        return torch.nn.functional.embedding(torch.as_tensor(tokens, dtype=torch.long, device=self.device), self.table)
+        return torch.nn.functional.embedding(
+            torch.as_tensor(tokens, dtype=torch.long, device=self.device), self.table
+        )
 
     def hidden(self, embeddings: Float[Tensor, "B S d"]) -> Float[Tensor, "B S d"]:
-        """The last hidden states over `embeddings`, without a padding mask: what stands to the right of a position never reaches it."""
-        return self.model.base_model(inputs_embeds=embeddings.to(self.table.dtype), use_cache=False).last_hidden_state
+        """The last hidden states over `embeddings`, without a padding mask.
+
+        What stands to the right of a position never reaches it.
+        """
+        return self.model.base_model(
+            inputs_embeds=embeddings.to(self.table.dtype), use_cache=False
+        ).last_hidden_state
 
     def logits(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
         """The logits over the vocabulary, in fp32."""
@@ -137,10 +173,13 @@ class LM:
 
 
 def load(settings: config.Model) -> LM:
-    """Loads the LM that `settings` names: the embedded one, a folder, or a hub id (downloaded once, safetensors only).
+    """Loads the LM that `settings` names: the embedded one, a folder, or a hub id.
+
+    A hub id is downloaded once, safetensors only.
 
     Raises:
-        ModelUnavailable: no such folder or hub id, gated, offline, or a model class that is not in FAMILIES.
+        ModelUnavailable: no such folder or hub id, gated, offline, or a model class that is not in
+            FAMILIES.
         InputRefused: the folder holds pickled weights or wants to run code of its own.
         DeviceUnavailable: the device asked for is not there.
         UsageError: 4-bit weights without bitsandbytes.
@@ -171,7 +210,10 @@ def _folder(settings: config.Model) -> Path:
     if path.is_dir():
         return path
     if path.is_absolute() or settings.id.startswith((".", "~")) or settings.id.count("/") > 1:
-        raise ModelUnavailable(f"there is no model folder {settings.id}", remedy="check the path, or give a hub id such as OWNER/NAME")
+        raise ModelUnavailable(
+            f"there is no model folder {settings.id}",
+            remedy="check the path, or give a hub id such as OWNER/NAME",
+        )
     return _download(settings)
 
 
@@ -179,34 +221,67 @@ def _download(settings: config.Model) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(settings.id, revision=settings.revision or None, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+        return Path(
+            snapshot_download(
+                settings.id,
+                revision=settings.revision or None,
+                allow_patterns=WANTED,
+                ignore_patterns=UNWANTED,
+            )
+        )
     except errors.GatedRepoError as error:
         remedy = f"accept its licence on the hub page of {settings.id}, then run: hf auth login"
         raise ModelUnavailable(f"the model {settings.id} is gated", remedy) from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        raise ModelUnavailable(f"the hub has no model {settings.id} {settings.revision}".rstrip(), "check the id and --revision") from error
+    except (
+        errors.RepositoryNotFoundError,
+        errors.RevisionNotFoundError,
+        errors.HFValidationError,
+    ) as error:
+        raise ModelUnavailable(
+            f"the hub has no model {settings.id} {settings.revision}".rstrip(),
+            "check the id and --revision",
+        ) from error
     except (errors.HfHubHTTPError, OSError) as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
-        remedy = "connect once to download it, or give --model a folder; the embedded model needs no network: --model mini"
-        raise ModelUnavailable(f"the model {settings.id} is not on this machine and the hub is out of reach", remedy) from error
+        remedy = (
+            "connect once to download it, or give --model a folder; the embedded model needs "
+            "no network: --model mini"
+        )
+        raise ModelUnavailable(
+            f"the model {settings.id} is not on this machine and the hub is out of reach", remedy
+        ) from error
 
 
 def _description(folder: Path) -> dict[str, Any]:
     try:
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{folder} holds no readable config.json", remedy="give --model a Hugging Face model folder") from error
+        raise ModelUnavailable(
+            f"{folder} holds no readable config.json",
+            remedy="give --model a Hugging Face model folder",
+        ) from error
     if described.get("auto_map"):
-        raise InputRefused(f"the model in {folder} wants to run code of its own", remedy="use a model that transformers knows by itself")
+        raise InputRefused(
+            f"the model in {folder} wants to run code of its own",
+            remedy="use a model that transformers knows by itself",
+        )
     if not any(folder.glob("*.safetensors")):
         unsafe = sorted(path.name for path in folder.iterdir() if path.suffix in UNSAFE_SUFFIXES)
         if unsafe:
-            raise InputRefused(f"{folder} has only pickled weights ({unsafe[0]})", remedy="convert them to safetensors first")
-        raise ModelUnavailable(f"{folder} holds no *.safetensors", remedy="give --model a folder with its weights")
+            raise InputRefused(
+                f"{folder} has only pickled weights ({unsafe[0]})",
+                remedy="convert them to safetensors first",
+            )
+        raise ModelUnavailable(
+            f"{folder} holds no *.safetensors", remedy="give --model a folder with its weights"
+        )
     if described.get("model_type") not in FAMILIES:
         known = ", ".join(FAMILIES)
-        raise ModelUnavailable(f"model class {described.get('model_type')!r} is not known here", remedy=f"use one of: {known}")
+        raise ModelUnavailable(
+            f"model class {described.get('model_type')!r} is not known here",
+            remedy=f"use one of: {known}",
+        )
     return described
 
 
@@ -216,16 +291,29 @@ def _from_folder(folder: Path, dtype: str, device: torch.device) -> tuple[Any, A
 
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+        options: dict[str, Any] = {
+            "use_safetensors": True,
+            "local_files_only": True,
+            "output_loading_info": True,
+        }
         options |= packing(device) if dtype == NF4 else {"dtype": getattr(torch, dtype)}
-        found: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=False, **options
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelUnavailable(f"the model in {folder} does not load: {reason}", remedy="is the folder complete?") from error
+        raise ModelUnavailable(
+            f"the model in {folder} does not load: {reason}", remedy="is the folder complete?"
+        ) from error
     model, loaded = found
-    if missing := sorted(loaded["missing_keys"]):  # transformers would go on with random numbers in their place
-        raise ModelUnavailable(f"{folder} lacks weights: {', '.join(missing[:3])}", remedy="is the folder complete?")
+    # transformers would go on with random numbers in their place
+    if missing := sorted(loaded["missing_keys"]):
+        raise ModelUnavailable(
+            f"{folder} lacks weights: {', '.join(missing[:3])}", remedy="is the folder complete?"
+        )
     return tokenizer, model.eval().requires_grad_(False)
 
 
@@ -240,4 +328,6 @@ def _hash_files(paths: Sequence[Path]) -> str:
 
 def _hash_tokenizer(tokenizer: Any) -> str:
     """Digest of the tokenizer's rules and its chat template."""
-    return hashlib.sha256((tokenizer.backend_tokenizer.to_str() + "\0" + str(tokenizer.chat_template)).encode()).hexdigest()
+    return hashlib.sha256(
+        (tokenizer.backend_tokenizer.to_str() + "\0" + str(tokenizer.chat_template)).encode()
+    ).hexdigest()

@@ -1,8 +1,11 @@
-"""An LM with a LoRA on its linear layers, beside the frozen one whose tensors it shares. The only home of peft (imported when needed).
+"""An LM with a LoRA on its linear layers, beside the frozen one whose tensors it shares.
+
+The only home of peft (imported when needed).
 
     DIR/   adapter_config.json         PEFT's own layout: its tools and vLLM can load it
            adapter_model.safetensors
-           reader.json                 what it is bound to and was made of (Bond): written last, an adapter without it is none
+           reader.json                 what it is bound to and was made of (Bond): written last,
+                                       an adapter without it is none
            README.md                   its card
 
 It is on for answering alone: the LM that writes and judges memories never has one.
@@ -27,7 +30,8 @@ from rag_memtok.model.lm import LM
 
 CONFIG, WEIGHTS, BOND = "adapter_config.json", "adapter_model.safetensors", "reader.json"
 FORMAT = 1
-PREFIX, NAME = "base_model.model.", ".default."  # how PEFT calls a parameter in a file, and within a model
+# how PEFT calls a parameter in a file, and within a model
+PREFIX, NAME = "base_model.model.", ".default."
 Kind = Literal["memory", "text"]
 
 
@@ -35,8 +39,9 @@ Kind = Literal["memory", "text"]
 class Bond:
     """What an adapter reads (`kind`), what it is noise without, and what it was made of.
 
-    `template_sha256` is that of the memories it reads, "" for text. `dev` are measurements on chunks it was not trained on, shares of 1:
-    F1 of the frozen model reading the text ("text"), of the memories without ("before") and with the adapter ("after"), and the losses.
+    `template_sha256` is that of the memories it reads, "" for text. `dev` are measurements on
+    chunks it was not trained on, shares of 1: F1 of the frozen model reading the text ("text"), of
+    the memories without ("before") and with the adapter ("after"), and the losses.
     """
 
     kind: Kind
@@ -52,15 +57,29 @@ class Bond:
 
 
 def started(lm: LM, rank: int, seed: int) -> LM:
-    """An LM with a new LoRA, to be trained: so far it answers as `lm` does, whose tensors it shares and which it leaves as it was."""
+    """An LM with a new LoRA, to be trained: so far it answers as `lm` does.
+
+    It shares the tensors of `lm` and leaves it as it was.
+    """
     from peft import LoraConfig
 
-    linear = sorted({name.rpartition(".")[2] for name, module in lm.model.named_modules() if _is_linear(lm, module)})
+    linear = sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in lm.model.named_modules()
+            if _is_linear(lm, module)
+        }
+    )
     transposed = any(type(module).__name__ == "Conv1D" for module in lm.model.modules())
+    base = Path(lm.identity.id)
     settings = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules=linear, task_type="CAUSAL_LM", fan_in_fan_out=transposed,
-        base_model_name_or_path=lm.identity.id if not Path(lm.identity.id).is_absolute() else Path(lm.identity.id).name,
-    )  # fmt: skip
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=linear,
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=transposed,
+        base_model_name_or_path=base.name if base.is_absolute() else lm.identity.id,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = _injected(lm, settings)
@@ -75,7 +94,10 @@ def _is_linear(lm: LM, module: torch.nn.Module) -> bool:
 
 
 def _injected(lm: LM, settings: Any) -> LM:
-    """A second model of the same tensors, with the LoRA's beside them. Its configuration is its own: `reference_profile` changes it."""
+    """A second model of the same tensors, with the LoRA's beside them.
+
+    Its configuration is its own: `reference_profile` changes it.
+    """
     from peft import inject_adapter_in_model
 
     shared = {id(tensor): tensor for tensor in (*lm.model.parameters(), *lm.model.buffers())}
@@ -86,7 +108,9 @@ def _injected(lm: LM, settings: Any) -> LM:
 def weights(lm: LM) -> dict[str, torch.nn.Parameter]:
     """The LoRA's parameters, by the names PEFT gives them in a file."""
     named = lm.model.named_parameters()
-    return {PREFIX + name.replace(NAME, "."): parameter for name, parameter in named if ".lora_" in name}
+    return {
+        PREFIX + name.replace(NAME, "."): parameter for name, parameter in named if ".lora_" in name
+    }
 
 
 @torch.no_grad()
@@ -97,26 +121,40 @@ def set_weights(lm: LM, values: Mapping[str, Float[Tensor, "..."]]) -> None:
         InputRefused: they are not those of a LoRA of this shape.
     """
     own = weights(lm)
-    if {name: value.shape for name, value in values.items()} != {name: value.shape for name, value in own.items()}:
-        raise InputRefused("these are not the weights of an adapter of this model and rank", remedy="rag-memtok adapt trains one")
+    if {name: value.shape for name, value in values.items()} != {
+        name: value.shape for name, value in own.items()
+    }:
+        raise InputRefused(
+            "these are not the weights of an adapter of this model and rank",
+            remedy="rag-memtok adapt trains one",
+        )
     for name, parameter in own.items():
         parameter.copy_(values[name])
 
 
 def rounded(lm: LM) -> dict[str, Tensor]:
     """The LoRA's weights as they are stored: in half precision."""
-    return {name: parameter.detach().to("cpu", torch.float16, copy=True).contiguous() for name, parameter in weights(lm).items()}
+    return {
+        name: parameter.detach().to("cpu", torch.float16, copy=True).contiguous()
+        for name, parameter in weights(lm).items()
+    }
 
 
 def files(lm: LM, bond: Bond) -> dict[str, bytes]:
     """What to write for an adapter, file by file, the one that makes it valid last."""
     model: Any = lm.model
     settings = model.peft_config["default"].to_dict()
-    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()} | {"inference_mode": True}
+    plain = {
+        key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()
+    } | {"inference_mode": True}
     packed = save(rounded(lm), {"format": "pt"})
     whole = replace(bond, adapter_sha256=hashlib.sha256(packed).hexdigest())
     described = json.dumps(plain, indent=2, sort_keys=True, default=str)
-    return {CONFIG: described.encode(), WEIGHTS: packed, BOND: json.dumps(asdict(whole), indent=2).encode()}
+    return {
+        CONFIG: described.encode(),
+        WEIGHTS: packed,
+        BOND: json.dumps(asdict(whole), indent=2).encode(),
+    }
 
 
 def bond_of(folder: Path) -> Bond | None:
@@ -133,23 +171,39 @@ def bond_of(folder: Path) -> Bond | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputRefused(f"{folder / BOND} is not that of an adapter: {error}", remedy="rag-memtok adapt trains one") from error
+        raise InputRefused(
+            f"{folder / BOND} is not that of an adapter: {error}",
+            remedy="rag-memtok adapt trains one",
+        ) from error
 
 
 def mismatches(bond: Bond, lm: LM, template_sha256: str) -> list[str]:
-    """What an adapter is bound to and is not here, both values named. `template_sha256` is the memories'."""
+    """What an adapter is bound to and is not here, both values named.
+
+    `template_sha256` is the memories'.
+    """
     pairs = {
         "the model's weights": (bond.weights_sha256, lm.identity.weights_sha256),
         "the tokenizer": (bond.tokenizer_sha256, lm.identity.tokenizer_sha256),
-        "the memories' template": (bond.template_sha256, template_sha256 if bond.kind == "memory" else ""),
+        "the memories' template": (
+            bond.template_sha256,
+            template_sha256 if bond.kind == "memory" else "",
+        ),
     }
-    return [f"{what} ({theirs[:16]} of the adapter, {ours[:16]} here)" for what, (theirs, ours) in pairs.items() if theirs != ours]
+    return [
+        f"{what} ({theirs[:16]} of the adapter, {ours[:16]} here)"
+        for what, (theirs, ours) in pairs.items()
+        if theirs != ours
+    ]
 
 
 def adapted(lm: LM, folder: Path, template_sha256: str | None = None) -> LM:
-    """An LM that answers with the LoRA in `folder` on; `lm` stays as it is, and the weights they share are in memory once.
+    """An LM that answers with the LoRA in `folder` on.
 
-    Its identity has a weight hash of its own, so that nothing takes it for the LM that writes and judges.
+    `lm` stays as it is, and the weights they share are in memory once.
+
+    Its identity has a weight hash of its own, so that nothing takes it for the LM that writes and
+    judges.
 
     Args:
         template_sha256: of the memories it is to read; None does not ask.
@@ -164,7 +218,8 @@ def adapted(lm: LM, folder: Path, template_sha256: str | None = None) -> LM:
     wanted = bond.template_sha256 if template_sha256 is None else template_sha256
     if different := mismatches(bond, lm, wanted):
         raise WrongModel(
-            f"the adapter in {folder} was made for {bond.model}, which is not what is here: {'; '.join(different)}",
+            f"the adapter in {folder} was made for {bond.model}, which is not what is here: "
+            f"{'; '.join(different)}",
             remedy="--adapter none asks without one; rag-memtok adapt trains one for this model",
         )
     reader = _injected(lm, _settings(folder))
@@ -187,11 +242,22 @@ def _settings(folder: Path) -> Any:
         ):
             raise ValueError("not a LoRA")
         known = {
-            key: content[key] for key in ("r", "lora_alpha", "target_modules", "fan_in_fan_out", "task_type", "base_model_name_or_path")
+            key: content[key]
+            for key in (
+                "r",
+                "lora_alpha",
+                "target_modules",
+                "fan_in_fan_out",
+                "task_type",
+                "base_model_name_or_path",
+            )
         }
         return LoraConfig(**known)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputRefused(f"{folder / CONFIG} is not that of a LoRA: {error}", remedy="rag-memtok adapt trains one") from error
+        raise InputRefused(
+            f"{folder / CONFIG} is not that of a LoRA: {error}",
+            remedy="rag-memtok adapt trains one",
+        ) from error
 
 
 def _stored(path: Path, bond: Bond) -> dict[str, Tensor]:
@@ -201,4 +267,7 @@ def _stored(path: Path, bond: Bond) -> dict[str, Tensor]:
             raise ValueError("its content is not what its checksum says")
         return load(packed)
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputRefused(f"{path} is refused: {error}", remedy="rag-memtok adapt trains one; --adapter none asks without") from error
+        raise InputRefused(
+            f"{path} is refused: {error}",
+            remedy="rag-memtok adapt trains one; --adapter none asks without",
+        ) from error

@@ -1,4 +1,7 @@
-"""The same LM in other arithmetic: the judge's fp32; the writer's draft in bfloat16, with an attention of ours on a CPU, or compiled."""
+"""The same LM in other arithmetic: the judge's fp32, the writer's draft.
+
+The draft is in bfloat16, with an attention of ours on a CPU, or compiled.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,9 +19,12 @@ from rag_memtok.model.quantize import dense, dense_config
 
 @contextlib.contextmanager
 def reference_profile(lm: LM) -> Iterator[LM]:
-    """Gives `lm` in the arithmetic of the judge: fp32 over the weights as stored, TF32 off, eager attention.
+    """Gives `lm` in the arithmetic of the judge.
 
-    Cost: nothing for an fp32 model; for another dtype a copy of the weights in fp32 while the context is open.
+    That is fp32 over the weights as stored, TF32 off, eager attention.
+
+    Cost: nothing for an fp32 model; for another dtype a copy of the weights in fp32 while the
+        context is open.
     """
     exactly = lm if lm.table.dtype == torch.float32 else in_dtype(lm, torch.float32)
     attention = exactly.model.config._attn_implementation
@@ -33,12 +39,17 @@ def reference_profile(lm: LM) -> Iterator[LM]:
 
 
 def in_dtype(lm: LM, dtype: torch.dtype) -> LM:
-    """A copy of `lm` that computes in `dtype`, on a CPU in lean attention if that is bfloat16. Cost: the weights once more."""
+    """A copy of `lm` that computes in `dtype`, on a CPU in lean attention if that is bfloat16.
+
+    Cost: the weights once more.
+    """
     weights = {name: value.to(dtype) for name, value in dense(lm.model).items()}
     model: Any = type(lm.model)(dense_config(lm.model))
     computed = {name: value for name, value in model.named_buffers() if name not in weights}
     model = model.to(device=lm.device, dtype=dtype)
-    for name, value in computed.items():  # the rotary frequencies: rounded to bfloat16 they lose their place within some hundred positions
+    # the rotary frequencies: rounded to bfloat16 they lose their place within some hundred
+    # positions
+    for name, value in computed.items():
         module, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(module), attribute, value.to(lm.device))
     model.load_state_dict(weights)
@@ -49,18 +60,28 @@ def in_dtype(lm: LM, dtype: torch.dtype) -> LM:
 
 
 def drafted(lm: LM, wish: str) -> bool:
-    """Whether most steps are taken in bfloat16: only for an fp32 LM, and by default only where the hardware computes in it."""
-    return lm.table.dtype == torch.float32 and (wish in ("bfloat16", "compiled") or (wish == "auto" and has_bfloat16(lm.device)))
+    """Whether most steps are taken in bfloat16: only for an fp32 LM.
+
+    By default they are only where the hardware computes in it.
+    """
+    return lm.table.dtype == torch.float32 and (
+        wish in ("bfloat16", "compiled") or (wish == "auto" and has_bfloat16(lm.device))
+    )
 
 
 def draft_of(lm: LM, wish: str) -> LM:
-    """What a draft is computed with. Cost: the weights once more, and what `compiled` costs if that is the wish."""
+    """What a draft is computed with.
+
+    Cost: the weights once more, and what `compiled` costs if that is the wish.
+    """
     draft = in_dtype(lm, torch.bfloat16)
     return compiled(draft) if wish == "compiled" else draft
 
 
 def compiled(lm: LM) -> LM:
-    """The same LM, its layers compiled by torch from here on, for any number of sequences of any length.
+    """The same LM, its layers compiled by torch from here on.
+
+    They are compiled for any number of sequences of any length.
 
     Raises:
         UsageError: it does not compile here; a C++ compiler is missing, say.
@@ -70,12 +91,15 @@ def compiled(lm: LM) -> LM:
     lm.model.base_model.compile(dynamic=True)
     try:
         for batch, length in ((2, 24), (3, 40)):
-            inputs = torch.zeros(batch, length, lm.width, dtype=lm.table.dtype, device=lm.device, requires_grad=True)
+            inputs = torch.zeros(
+                batch, length, lm.width, dtype=lm.table.dtype, device=lm.device, requires_grad=True
+            )
             torch.autograd.grad(lm.hidden(inputs).sum(), inputs)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(
-            f"the model does not compile here: {reason}", remedy="install a C++ compiler, or leave memorize.draft at auto"
+            f"the model does not compile here: {reason}",
+            remedy="install a C++ compiler, or leave memorize.draft at auto",
         ) from error
     return lm
 
@@ -99,15 +123,24 @@ def lean(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "B S H D"], None]:
-    """Attention as transformers asks for it, for sequences that share one mask (of the first it is taken for all) and no dropout.
+    """Attention as transformers asks for it, for sequences that share one mask and no dropout.
 
-    The scale and the mask are part of the product, the softmax is taken in the model's own dtype, and heads that share keys are not copied.
+    The mask of the first is taken for all.
+
+    The scale and the mask are part of the product, the softmax is taken in the model's own dtype,
+    and heads that share keys are not copied.
     """
     batch, heads, length, width = query.shape
     groups = batch * key.shape[1]
     queries = query.reshape(groups, -1, width)
     keys, values = key.reshape(groups, -1, width), value.reshape(groups, -1, width)
-    mask = query.new_zeros(1, 1) if attention_mask is None else attention_mask[0, 0].repeat(heads // key.shape[1], 1)
-    scores = torch.baddbmm(mask, queries, keys.mT, alpha=width**-0.5 if scaling is None else scaling)
+    mask = (
+        query.new_zeros(1, 1)
+        if attention_mask is None
+        else attention_mask[0, 0].repeat(heads // key.shape[1], 1)
+    )
+    scores = torch.baddbmm(
+        mask, queries, keys.mT, alpha=width**-0.5 if scaling is None else scaling
+    )
     found = torch.bmm(scores.softmax(-1), values)
     return found.reshape(batch, heads, length, width).transpose(1, 2).contiguous(), None

@@ -1,4 +1,7 @@
-"""Which adapter answers, if any: the one that is named, else the store's own, else the one shipped with the model."""
+"""Which adapter answers, if any.
+
+It is the one that is named, else the store's own, else the one shipped with the model.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,8 +27,12 @@ class Adapter:
         return reader == "memory" if self.bond.kind == "memory" else reader in ("text", "decode")
 
 
-def find(wanted: str, store: Path, lm: LM, template_sha256: str, say: Callable[[str], None]) -> Adapter | None:
-    """The adapter that `wanted` means for a store: "none", a folder, or "auto", which takes only one that fits and is not stale.
+def find(
+    wanted: str, store: Path, lm: LM, template_sha256: str, say: Callable[[str], None]
+) -> Adapter | None:
+    """The adapter that `wanted` means for a store: "none", a folder, or "auto".
+
+    "auto" takes only one that fits and is not stale.
 
     Raises:
         InputRefused: the folder named holds none.
@@ -35,7 +42,10 @@ def find(wanted: str, store: Path, lm: LM, template_sha256: str, say: Callable[[
     if wanted != "auto":
         bond = bond_of(Path(wanted))
         if bond is None:
-            raise InputRefused(f"there is no adapter in {wanted}", remedy="rag-memtok adapt trains one; --adapter none asks without")
+            raise InputRefused(
+                f"there is no adapter in {wanted}",
+                remedy="rag-memtok adapt trains one; --adapter none asks without",
+            )
         return Adapter(Path(wanted), bond)
     for folder in (store / ADAPTER, SHIPPED):
         try:
@@ -67,5 +77,10 @@ def described(folder: Path) -> str:
         return "damaged"
     if bond is None:
         return ""
-    f1 = f"F1 {100 * bond.dev.get('after', 0.0):.1f} reading {bond.kind}, {100 * bond.dev.get('text', 0.0):.1f} the text"
-    return f"{bond.steps} steps, {f1}" + ("; stale: chunks have been removed" if is_stale(folder) else "")
+    f1 = (
+        f"F1 {100 * bond.dev.get('after', 0.0):.1f} reading {bond.kind}, "
+        f"{100 * bond.dev.get('text', 0.0):.1f} the text"
+    )
+    return f"{bond.steps} steps, {f1}" + (
+        "; stale: chunks have been removed" if is_stale(folder) else ""
+    )

@@ -1,11 +1,13 @@
-"""Question -> Answer: the hits' memories are put into the prompt by a reader, and the frozen LM goes on.
+"""Question -> Answer: a reader puts the hits' memories into the prompt, the frozen LM goes on.
 
 memory   the vectors themselves, as soft tokens
-decode   the memories decoded to text first: what a store without text can always do, at the price of the decode
+decode   the memories decoded to text first: what a store without text can always do, at the price
+         of the decode
 text     the kept text: plain retrieval-augmented generation, to compare with
 
-Several passages stand together in one prompt, or apart in one each, where the surest answer is kept: what is better depends on the model.
-An adapter (lora.py) may help to read memories. It is on while an answer is made and at no other time: `decode` decodes without it.
+Several passages stand together in one prompt, or apart in one each, where the surest answer is
+kept: what is better depends on the model. An adapter (lora.py) may help to read memories. It is on
+while an answer is made and at no other time: `decode` decodes without it.
 """
 
 import time
@@ -17,7 +19,15 @@ from rag_memtok.datatypes import TEXT_ONLY, Answer, Hit, Record, Source, sha256_
 from rag_memtok.errors import NoUsableMemory, StoreDamaged, UsageError
 from rag_memtok.memory.reconstruct import decode_checked, memory_for, memory_of
 from rag_memtok.model import lora
-from rag_memtok.model.inject import BATCH, Passage, answer_batch, answer_tokens, fitting, inject, surest
+from rag_memtok.model.inject import (
+    BATCH,
+    Passage,
+    answer_batch,
+    answer_tokens,
+    fitting,
+    inject,
+    surest,
+)
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template, frame
 from rag_memtok.pipeline.adapters import SHIPPED, Adapter
@@ -34,7 +44,8 @@ ENOUGH = 0.9  # of what the text reaches: from there on `memory` is what --read 
 class Session:
     """Everything that stays loaded between questions.
 
-    `reading` is the LM with the `adapter` on: it answers where the adapter reads, and does nothing else; None: no adapter, or none needed.
+    `reading` is the LM with the `adapter` on: it answers where the adapter reads, and does nothing
+    else; None: no adapter, or none needed.
     """
 
     store: Store
@@ -59,7 +70,10 @@ class Readable:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What was said: its tokens, the passages that were read for it, those it is from, and the positions of all prompts."""
+    """What was said: its tokens, the passages that were read for it, and those it is from.
+
+    `positions` are those of all prompts.
+    """
 
     tokens: tuple[int, ...]
     used: Sequence[Readable]
@@ -68,32 +82,58 @@ class Response:
 
 
 def reads_apart(session: Session) -> bool:
-    """Whether each of several passages gets a prompt of its own: as asked for; `auto`: where the model was measured to be better so."""
+    """Whether each of several passages gets a prompt of its own.
+
+    It is as asked for; `auto`: where the model was measured to be better so.
+    """
     asked = session.config.ask.passages
-    return session.config.retrieve.k > 1 and (asked == "apart" or (asked == "auto" and session.lm.reads_apart))
+    return session.config.retrieve.k > 1 and (
+        asked == "apart" or (asked == "auto" and session.lm.reads_apart)
+    )
 
 
 def reader_of(session: Session, adapter: Adapter | None) -> tuple[str, str]:
     """The reader that answers with `adapter` at hand, and why."""
     config = session.config
-    return choose_reader(config.ask.read, session.store.manifest, adapter, 1 if reads_apart(session) else config.retrieve.k)
+    return choose_reader(
+        config.ask.read,
+        session.store.manifest,
+        adapter,
+        1 if reads_apart(session) else config.retrieve.k,
+    )
 
 
-def choose_reader(asked: str, manifest: Mapping[str, str], adapter: Adapter | None, k: int) -> tuple[str, str]:
+def choose_reader(
+    asked: str, manifest: Mapping[str, str], adapter: Adapter | None, k: int
+) -> tuple[str, str]:
     """Returns the reader and why.
 
-    `auto` reads memories directly only where that was measured to be good enough for so many (`k`) in a prompt: alone, or among others.
+    `auto` reads memories directly only where that was measured to be good enough for so many (`k`)
+    in a prompt: alone, or among others.
     """
     if asked != "auto":
         return asked, "asked for"
     if manifest.get("write") != "readable" and (adapter is None or adapter.folder == SHIPPED):
-        return "decode", "these memories were written to be decoded, not to be read: the frozen model cannot use them directly"
+        return (
+            "decode",
+            "these memories were written to be decoded, not to be read: the frozen model cannot "
+            "use them directly",
+        )
     if adapter is None or not adapter.reads("memory"):
-        return "decode", "how well these memories are read directly was not measured: rag-memtok adapt does; --read memory reads them"
+        return (
+            "decode",
+            "how well these memories are read directly was not measured: rag-memtok adapt does; "
+            "--read memory reads them",
+        )
     share = adapter.bond.dev.get("share_alone" if k == 1 else "share", 0.0)
     among = "one memory" if k == 1 else "memories among others"
-    measured = f"with the adapter in {adapter.folder} reading {among} directly measured {share:.0%} of reading the text"
-    return ("memory", measured) if share >= ENOUGH else ("decode", f"{measured}, under {ENOUGH:.0%}")
+    measured = (
+        f"with the adapter in {adapter.folder} reading {among} directly measured "
+        f"{share:.0%} of reading the text"
+    )
+    return (
+        ("memory", measured) if share >= ENOUGH else ("decode", f"{measured}, under {ENOUGH:.0%}")
+    )
 
 
 def with_adapter(session: Session, adapter: Adapter | None) -> Session:
@@ -105,19 +145,35 @@ def with_adapter(session: Session, adapter: Adapter | None) -> Session:
     reader, _ = reader_of(session, adapter)
     if adapter is None or not adapter.reads(reader):
         return replace(session, adapter=adapter)
-    return replace(session, adapter=adapter, reading=lora.adapted(session.lm, adapter.folder, session.template.digest))
+    return replace(
+        session,
+        adapter=adapter,
+        reading=lora.adapted(session.lm, adapter.folder, session.template.digest),
+    )
 
 
 def looked_for(question: str, before: str) -> str:
-    """What to search for: a question with few words of its own ("And its price?") is looked for together with the one before it."""
-    return f"{before} {question}" if before and len(content_words(question)) <= FOLLOW_UP else question
+    """What to search for when `question` is asked.
+
+    A question with few words of its own ("And its price?") is looked for together with the one
+    before it.
+    """
+    return (
+        f"{before} {question}" if before and len(content_words(question)) <= FOLLOW_UP else question
+    )
 
 
-def answer(session: Session, question: str, on_text: Callable[[str], None] = lambda text: None, before: str = "") -> Answer:
+def answer(
+    session: Session,
+    question: str,
+    on_text: Callable[[str], None] = lambda text: None,
+    before: str = "",
+) -> Answer:
     """Answers `question` from the store; `on_text` gets the answer piece by piece.
 
     Args:
-        before: the question before this one in a dialogue: it may help to find memories, the model never sees it.
+        before: the question before this one in a dialogue: it may help to find memories, the model
+            never sees it.
 
     Raises:
         UsageError: the question is empty, too long, or no text (bytes that are not UTF-8).
@@ -129,12 +185,16 @@ def answer(session: Session, question: str, on_text: Callable[[str], None] = lam
     hits = search(session.store, session.index, session.embedder, wanted, session.config.retrieve)
     if not hits:
         raise NoUsableMemory(
-            "nothing in the store has to do with this question", remedy="ask in the words of the documents, or ingest what holds the answer"
+            "nothing in the store has to do with this question",
+            remedy="ask in the words of the documents, or ingest what holds the answer",
         )
     reader, reason = reader_of(session, session.adapter)
     readable = read(session, hits, reader)
     if not readable:
-        raise NoUsableMemory("none of the memories found could be read", remedy="rag-memtok verify names what is damaged")
+        raise NoUsableMemory(
+            "none of the memories found could be read",
+            remedy="rag-memtok verify names what is damaged",
+        )
     return _generated(session, asked, readable, (reader, reason), began, on_text)
 
 
@@ -143,10 +203,16 @@ def _asked(session: Session, question: str) -> list[int]:
     try:
         question.encode()
     except UnicodeEncodeError:
-        raise UsageError("the question is not valid UTF-8", remedy="save the questions, or set the terminal, as UTF-8") from None
+        raise UsageError(
+            "the question is not valid UTF-8",
+            remedy="save the questions, or set the terminal, as UTF-8",
+        ) from None
     tokens = session.lm.encode(question.strip())
     if not 0 < len(tokens) <= limit:
-        raise UsageError(f"the question has {len(tokens)} tokens; valid: 1 to {limit}", remedy="ask one thing, in a sentence")
+        raise UsageError(
+            f"the question has {len(tokens)} tokens; valid: 1 to {limit}",
+            remedy="ask one thing, in a sentence",
+        )
     return tokens
 
 
@@ -179,22 +245,36 @@ def _record(session: Session, hit: Hit) -> Record | None:
 
 
 def _vectors(session: Session, record: Record) -> Passage | None:
-    return session.lm.encode(record.packed.decode()) if record.codec == TEXT_ONLY else memory_of(record).vectors
+    return (
+        session.lm.encode(record.packed.decode())
+        if record.codec == TEXT_ONLY
+        else memory_of(record).vectors
+    )
 
 
 def _text(session: Session, record: Record) -> Passage | None:
     try:
-        text = record.packed.decode() if record.codec == TEXT_ONLY else session.store.text(record.chunk_id)
+        text = (
+            record.packed.decode()
+            if record.codec == TEXT_ONLY
+            else session.store.text(record.chunk_id)
+        )
     except StoreDamaged as error:
         session.on_warning(f"left out: text {record.chunk_id[:12]}: {error}")
         return None
     if text is None:
-        raise UsageError("this store keeps no text (--no-text)", remedy="--read decode gets it back from the memories")
+        raise UsageError(
+            "this store keeps no text (--no-text)",
+            remedy="--read decode gets it back from the memories",
+        )
     return session.lm.encode(text)
 
 
 def _decoded(session: Session, records: Sequence[Record]) -> list[Passage | None]:
-    """Decodes all memories in one batch; one that comes out wrong there is decoded alone, as the judge does."""
+    """Decodes all memories in one batch.
+
+    One that comes out wrong there is decoded alone, as the judge does.
+    """
     coded = [record for record in records if record.codec != TEXT_ONLY]
     found = decode_checked(
         session.lm,
@@ -212,7 +292,10 @@ def _proven(session: Session, record: Record, tokens: Sequence[int] | None) -> P
         return session.lm.encode(record.packed.decode())
     if sha256_of_tokens(tokens) == record.tokens_sha256:
         return tokens
-    session.on_warning(f"left out: memory {record.chunk_id[:12]} no longer decodes to its text; run rag-memtok verify")
+    session.on_warning(
+        f"left out: memory {record.chunk_id[:12]} no longer decodes to its text; run rag-memtok "
+        "verify"
+    )
     return None
 
 
@@ -224,7 +307,11 @@ def _generated(
     began: float,
     on_text: Callable[[str], None],
 ) -> Answer:
-    on = session.reading is not None and session.adapter is not None and session.adapter.reads(reader[0])
+    on = (
+        session.reading is not None
+        and session.adapter is not None
+        and session.adapter.reads(reader[0])
+    )
     lm = session.reading if on and session.reading else session.lm
     apart = reads_apart(session) and len(readable) > 1
     response = (_apart if apart else _together)(session, lm, asked, readable, on_text)
@@ -241,8 +328,17 @@ def _generated(
     )
 
 
-def _together(session: Session, lm: LM, asked: Sequence[int], readable: Sequence[Readable], on_text: Callable[[str], None]) -> Response:
-    """One prompt with all that fit, the best one last: what stands nearest to the question is read best."""
+def _together(
+    session: Session,
+    lm: LM,
+    asked: Sequence[int],
+    readable: Sequence[Readable],
+    on_text: Callable[[str], None],
+) -> Response:
+    """One prompt with all that fit, the best one last.
+
+    What stands nearest to the question is read best.
+    """
     words, limit = frame(session.lm), session.config.ask.max_new_tokens
     used = readable[: fitting(lm, words, [one.passage for one in readable], asked, limit)]
     _tell_what_fits(session, len(used), len(readable))
@@ -260,13 +356,23 @@ def _together(session: Session, lm: LM, asked: Sequence[int], readable: Sequence
     return Response(tuple(tokens), used, used, len(prompt))
 
 
-def _apart(session: Session, lm: LM, asked: Sequence[int], readable: Sequence[Readable], on_text: Callable[[str], None]) -> Response:
+def _apart(
+    session: Session,
+    lm: LM,
+    asked: Sequence[int],
+    readable: Sequence[Readable],
+    on_text: Callable[[str], None],
+) -> Response:
     """A prompt for each; the surest answer is kept, and cited is what it was read from."""
     words, limit = frame(session.lm), session.config.ask.max_new_tokens
     used = [one for one in readable if fitting(lm, words, [one.passage], asked, limit)]
     _tell_what_fits(session, len(used), len(readable))
     prompts = [inject(lm, words, [one.passage], asked) for one in used]
-    said = [one for start in range(0, len(prompts), BATCH) for one in answer_batch(lm, words, prompts[start : start + BATCH], limit)]
+    said = [
+        one
+        for start in range(0, len(prompts), BATCH)
+        for one in answer_batch(lm, words, prompts[start : start + BATCH], limit)
+    ]
     answers = [lm.decode(one.tokens) for one in said]
     kept = surest([(text, one.sureness) for text, one in zip(answers, said, strict=True)])
     on_text(answers[kept])
@@ -275,18 +381,28 @@ def _apart(session: Session, lm: LM, asked: Sequence[int], readable: Sequence[Re
 
 def _tell_what_fits(session: Session, fit: int, found: int) -> None:
     if not fit:
-        raise NoUsableMemory("not even one memory fits into the context", remedy="fewer --max-new-tokens or a shorter question")
+        raise NoUsableMemory(
+            "not even one memory fits into the context",
+            remedy="fewer --max-new-tokens or a shorter question",
+        )
     if fit < found:
-        session.on_warning(f"only {fit} of {found} memories fit into the context of {session.lm.context} positions")
+        session.on_warning(
+            f"only {fit} of {found} memories fit into the context of {session.lm.context} positions"
+        )
 
 
 def quotations(session: Session, question: str) -> list[tuple[str, Source]]:
-    """The chunks that have to do with a question, best first, as text with citations: the kept text, else what the memory decodes to."""
+    """The chunks that have to do with a question, best first, as text with citations.
+
+    The text is the kept text, else what the memory decodes to.
+    """
     hits = search(session.store, session.index, session.embedder, question, session.config.retrieve)
     found = []
     for hit in hits:
         for one in read(session, [hit], "decode" if _kept(session, hit) is None else "text"):
-            found.append((_kept(session, hit) or session.lm.decode(list(one.passage)), source_of(one)))
+            found.append(
+                (_kept(session, hit) or session.lm.decode(list(one.passage)), source_of(one))
+            )
     return found
 
 
@@ -300,4 +416,11 @@ def _kept(session: Session, hit: Hit) -> str | None:
 def source_of(one: Readable) -> Source:
     """The citation of a passage: its first place; the others are in the store."""
     place = one.hit.occurrences[0]
-    return Source(place.path, place.locator, (place.start, place.end), one.hit.score, one.record.chunk_id, one.record.verdict.kind)
+    return Source(
+        place.path,
+        place.locator,
+        (place.start, place.end),
+        one.hit.score,
+        one.record.chunk_id,
+        one.record.verdict.kind,
+    )

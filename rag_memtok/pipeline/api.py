@@ -1,4 +1,6 @@
-"""Whole trips: ingest, ask, verify, restore, status, remove. The only file that knows the order of things.
+"""Whole trips: ingest, ask, verify, restore, status, remove.
+
+The only file that knows the order of things.
 
 ingest   path -> Document -> Chunk -> Memory -> bytes -> Memory' -> Verdict -> store
 ask      question -> Hits -> Memories -> input embeddings -> Answer
@@ -25,7 +27,14 @@ from rag_memtok.pipeline.bundle import Bundled
 from rag_memtok.pipeline.compare import against, root_for
 from rag_memtok.pipeline.ingest import Estimate, Ingested, Standing, estimate, ingest
 from rag_memtok.pipeline.inspect import Collection, ListedChunk, ListedDocument, Setting, Shown
-from rag_memtok.pipeline.manifest import bound_to, completed, differences, installed, require_same, require_same_embedder
+from rag_memtok.pipeline.manifest import (
+    bound_to,
+    completed,
+    differences,
+    installed,
+    require_same,
+    require_same_embedder,
+)
 from rag_memtok.pipeline.migrate import Migrated
 from rag_memtok.pipeline.resources import Say, quiet, store_folder
 from rag_memtok.pipeline.restore import Restored, restore_documents
@@ -91,12 +100,22 @@ def session(config: Config, say: Say = quiet, trusted: bool = False) -> Iterator
         loaded = resources.load(settings)
         require_same(manifest, loaded.lm, loaded.template)
         require_same_embedder(manifest, loaded.embedder)
-        adapter = adapters.find(settings.ask.adapter, folder, loaded.lm, loaded.template.digest, say)
-        plain = Session(store, loaded.lm, loaded.template, loaded.embedder, open_index(store), settings, say)
+        adapter = adapters.find(
+            settings.ask.adapter, folder, loaded.lm, loaded.template.digest, say
+        )
+        plain = Session(
+            store, loaded.lm, loaded.template, loaded.embedder, open_index(store), settings, say
+        )
         yield with_adapter(plain, adapter)
 
 
-def ask(question: str, config: Config, on_text: Callable[[str], None] = quiet, say: Say = quiet, trusted: bool = False) -> Answer:
+def ask(
+    question: str,
+    config: Config,
+    on_text: Callable[[str], None] = quiet,
+    say: Say = quiet,
+    trusted: bool = False,
+) -> Answer:
     """Answers one question from the store.
 
     Raises:
@@ -121,19 +140,29 @@ def verify(
     page: Path | None = None,
     batch: int = 1,
 ) -> Audit:
-    """The reconstruction audit: decodes every memory from vectors and pins alone, rejoins every document, compares.
+    """The reconstruction audit: decodes every memory, rejoins every document, compares.
+
+    It decodes from vectors and pins alone.
 
     Args:
-        structure_only: checksums and completeness alone, without a model; proves nothing about decoding.
+        structure_only: checksums and completeness alone, without a model; proves nothing about
+            decoding.
         share: of the chunks, drawn with `seed`; 1 is all.
-        folder: files to compare the documents with, read again: a folder that was ingested, or a copy of the only one.
-        batch: chunks decoded together, 1 being the reference profile; several times quicker, and the audit says so.
+        folder: files to compare the documents with, read again: a folder that was ingested, or a
+            copy of the only one.
+        batch: chunks decoded together, 1 being the reference profile; several times quicker, and
+            the audit says so.
         page: a file for the audit as HTML; it quotes the documents where something failed.
     """
     if page is not None and not page.parent.is_dir():
-        raise UsageError(f"there is no folder {page.parent} for the report", remedy=f"mkdir -p {page.parent}")
+        raise UsageError(
+            f"there is no folder {page.parent} for the report", remedy=f"mkdir -p {page.parent}"
+        )
     if page is not None and os.path.lexists(page) and not regular(page):
-        raise UsageError(f"{page} is in the way of the report, and not a file", remedy="give the report another name")
+        raise UsageError(
+            f"{page} is in the way of the report, and not a file",
+            remedy="give the report another name",
+        )
     files = None if folder is None else scan([folder], config.documents, Path(config.store))
     with open_store(store_folder(config), write=False) as store:
         root = "" if folder is None else root_for(store, folder)
@@ -146,16 +175,26 @@ def verify(
             template = template_named(settings.memorize.template, model)
             now |= bound_to(model, template)
             different = differences(store.manifest, model, template)
-            found = incomparable(store, different) if different else audit(store, model, template, share, seed, on_chunk, batch)
+            found = (
+                incomparable(store, different)
+                if different
+                else audit(store, model, template, share, seed, on_chunk, batch)
+            )
         if files is not None:
-            found = replace(found, findings=(*found.findings, *against(store, root, files, config.documents)))
+            found = replace(
+                found, findings=(*found.findings, *against(store, root, files, config.documents))
+            )
         if page is not None:
             audit_report.write(page, store, found, now, model)
         return found
 
 
-def restore(to: Path, config: Config, on_chunk: Callable[[int, int], None] = lambda done, total: None) -> Restored:
-    """Writes the documents back from their memories alone. Text formats come back as the very file, others as their text (`NAME.txt`).
+def restore(
+    to: Path, config: Config, on_chunk: Callable[[int, int], None] = lambda done, total: None
+) -> Restored:
+    """Writes the documents back from their memories alone.
+
+    Text formats come back as the very file, others as their text (`NAME.txt`).
 
     Raises:
         UsageError: a file of that name with other content is in the way.
@@ -174,21 +213,38 @@ def status(config: Config) -> Status:
     folder = store_folder(config)
     with open_store(folder, write=False) as store:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return Status(store.summary(), store.manifest, store.generation, size, adapters.described(folder / ADAPTER))
+        return Status(
+            store.summary(),
+            store.manifest,
+            store.generation,
+            size,
+            adapters.described(folder / ADAPTER),
+        )
 
 
 def remove(path: Path, config: Config) -> tuple[str, ...]:
-    """Forgets a file, or all files of a folder: documents, and every memory that no other document has. The files themselves stay.
+    """Forgets a file, or all files of a folder.
+
+    What goes is documents, and every memory that no other document has. The files themselves stay.
 
     Raises:
         UsageError: the store has nothing of that path.
     """
     wanted = name_of(located(os.fspath(path)))
     with open_store(store_folder(config), write=True) as store:
-        stored = {(one.root, one.file): joined(one.root, one.file) for one in store.documents(skip_damaged=True)}
-        gone = sorted(names for names, whole in stored.items() if whole == wanted or whole.startswith(wanted.rstrip("/") + "/"))
+        stored = {
+            (one.root, one.file): joined(one.root, one.file)
+            for one in store.documents(skip_damaged=True)
+        }
+        gone = sorted(
+            names
+            for names, whole in stored.items()
+            if whole == wanted or whole.startswith(wanted.rstrip("/") + "/")
+        )
         if not gone:
-            raise UsageError(f"the store has nothing of {path}", remedy="rag-memtok list names what it has")
+            raise UsageError(
+                f"the store has nothing of {path}", remedy="rag-memtok list names what it has"
+            )
         store.collect(gone)
     return tuple(joined(root, file) for root, file in gone)
 
@@ -213,12 +269,21 @@ def collections(config: Config) -> tuple[Collection, ...]:
     """
     root = Path(config.store)
     if (root / DATABASE).exists():
-        raise UsageError(f"{root} is a store itself; it holds no collections", remedy="rag-memtok list says what is in it")
+        raise UsageError(
+            f"{root} is a store itself; it holds no collections",
+            remedy="rag-memtok list says what is in it",
+        )
     found = []
     for name in collections_of(root):
         with open_store(root / name, write=False) as store:
             manifest = store.manifest
-            found.append(Collection(name, f"{manifest.get('model')} {manifest.get('revision', '')}".strip(), store.summary()))
+            found.append(
+                Collection(
+                    name,
+                    f"{manifest.get('model')} {manifest.get('revision', '')}".strip(),
+                    store.summary(),
+                )
+            )
     return tuple(found)
 
 
@@ -235,8 +300,13 @@ def show(prefix: str, config: Config) -> Shown:
         return inspect.show(store, model, template, prefix)
 
 
-def effective(flags: Mapping[str, object], environment: Mapping[str, str], folder: Path, config: Config) -> Sequence[Setting]:
-    """Every dial; what `config` leaves open is filled in from the store, if there is one. Loads no model."""
+def effective(
+    flags: Mapping[str, object], environment: Mapping[str, str], folder: Path, config: Config
+) -> Sequence[Setting]:
+    """Every dial; what `config` leaves open is filled in from the store, if there is one.
+
+    Loads no model.
+    """
     store, manifest = store_folder(config), dict[str, str]()
     if (store / DATABASE).exists():
         with open_store(store, write=False) as opened:
@@ -270,10 +340,17 @@ def import_(file: Path, config: Config, trusted: bool = False) -> Bundled:
     return bundle.import_(file, store_folder(config), trusted)
 
 
-def migrate(config: Config, drop_old: bool = False, on_progress: Callable[[Standing], None] = quiet, say: Say = quiet) -> Migrated:
+def migrate(
+    config: Config,
+    drop_old: bool = False,
+    on_progress: Callable[[Standing], None] = quiet,
+    say: Say = quiet,
+) -> Migrated:
     """Rewrites every memory for the model that `config` names. Run again, it goes on where it was.
 
     Raises:
         WrongModel, StoreDamaged, UsageError, ...: see `migrate.migrate`.
     """
-    return migration.migrate(store_folder(config), config, drop_old, resources.load, on_progress, say)
+    return migration.migrate(
+        store_folder(config), config, drop_old, resources.load, on_progress, say
+    )

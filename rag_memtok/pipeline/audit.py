@@ -1,6 +1,9 @@
-"""The reconstruction audit: every memory is decoded from vectors and pins alone, every document rejoined, both compared by hash.
+"""The reconstruction audit: every memory and every document, compared by hash.
 
-No chunk's verdict depends on the kept text, or on what the store says of the chunk; of the text it is checked that it is there and whole.
+The memories are decoded from vectors and pins alone, the documents rejoined.
+
+No chunk's verdict depends on the kept text, or on what the store says of the chunk; of the text it
+is checked that it is there and whole.
 """
 
 import math
@@ -12,7 +15,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from rag_memtok.datatypes import PROVEN, TEXT_ONLY, Record, StoredDocument, Verdict, sha256_of_text, sha256_of_tokens
+from rag_memtok.datatypes import (
+    PROVEN,
+    TEXT_ONLY,
+    Record,
+    StoredDocument,
+    Verdict,
+    sha256_of_text,
+    sha256_of_tokens,
+)
 from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.memory.reconstruct import Decoded, decode, decode_checked, memory_for, verdict_of
 from rag_memtok.model.lm import LM
@@ -23,7 +34,11 @@ from rag_memtok.store.store import Store
 
 T = TypeVar("T")
 PROFILE = "fp32, eager attention, batch 1, cached, greedy"
-TOGETHER = "fp32, eager attention, batch {}, padded on the left, cached, greedy; what failed there again at batch 1"
+TOGETHER = (
+    "fp32, eager attention, batch {}, padded on the left, cached, greedy; what failed "
+    "there "
+    "again at batch 1"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +52,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What was checked and found. `counts` are chunks by verdict; `sample` says how they were drawn, "" if all were.
+    """What was checked and found.
+
+    `counts` are chunks by verdict; `sample` says how they were drawn, "" if all were.
 
     `decodes`: whether memories were to be decoded, or only structure and checksums looked at.
 
-    `recited` are the checked chunks without their texts; `proofs` says of each document whether it came back, None if that is not known.
+    `recited` are the checked chunks without their texts; `proofs` says of each document whether it
+    came back, None if that is not known.
     """
 
     counts: Mapping[str, int]
@@ -65,26 +83,40 @@ class Audit:
         if self.interrupted:
             return f"INTERRUPTED after {self.checked} of {self.chunks} chunks; run verify again"
         if any(one.kind != "fragile" for one in self.findings):
-            return f"NOT PROVEN: {len(self.findings)} finding{'' if len(self.findings) == 1 else 's'}"
+            return (
+                f"NOT PROVEN: {len(self.findings)} finding{'' if len(self.findings) == 1 else 's'}"
+            )
         if not self.checked:
-            return "nothing was decoded; structure and checksums are whole" if self.chunks else "the store is empty: nothing to prove"
+            return (
+                "nothing was decoded; structure and checksums are whole"
+                if self.chunks
+                else "the store is empty: nothing to prove"
+            )
         if self.checked < self.chunks:
             return f"{self.checked} of {self.chunks} chunks proven, none failed"
         return "all chunks and all documents come back exactly from their memories"
 
     @property
     def exit_code(self) -> int:
-        """0 all that was asked for is proven; 13 damaged; 5 mismatch; 6 not everything was, or could be, proved."""
+        """The exit code: 0 all that was asked for is proven.
+
+        13 damaged; 5 mismatch; 6 not everything was, or could be, proved.
+        """
         kinds = {finding.kind for finding in self.findings}
         if kinds & {"damaged", "mismatch"}:
             return 13 if "damaged" in kinds else 5
-        partly = self.interrupted or not self.chunks or (self.decodes and self.checked < self.chunks)
+        partly = (
+            self.interrupted or not self.chunks or (self.decodes and self.checked < self.chunks)
+        )
         return 6 if partly or kinds - {"fragile"} else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Recited:
-    """One chunk's verdict today, its text if it came back; of a mismatch or an assisted one what came out and where pins corrected it."""
+    """One chunk's verdict today, its text if it came back.
+
+    Of a mismatch or an assisted one it has what came out and where pins corrected it.
+    """
 
     chunk_id: str
     verdict: Verdict
@@ -98,15 +130,22 @@ def recite(store: Store, lm: LM, template: Template, chunk_id: str) -> Recited:
     try:
         record = store.record(chunk_id)
         if record.codec == TEXT_ONLY:
-            return _compared(chunk_id, record.packed.decode(errors="replace"), Verdict("text-only", 0))
+            return _compared(
+                chunk_id, record.packed.decode(errors="replace"), Verdict("text-only", 0)
+            )
         memory = memory_for(lm, template, record)
     except StoreDamaged as error:
         return Recited(chunk_id, Verdict("damaged", 0, reason=str(error)), None)
     return _verified(lm, record, decode(lm, template, memory, record.tokens + 1))
 
 
-def recite_together(store: Store, lm: LM, template: Template, chunk_ids: Sequence[str]) -> list[Recited]:
-    """`recite` for several chunks at once: the fast path. What does not come back right there is a suspicion, and is recited alone."""
+def recite_together(
+    store: Store, lm: LM, template: Template, chunk_ids: Sequence[str]
+) -> list[Recited]:
+    """`recite` for several chunks at once: the fast path.
+
+    What does not come back right there is a suspicion, and is recited alone.
+    """
     coded, memories = [], []
     for chunk_id in chunk_ids:
         with suppress(StoreDamaged):
@@ -115,11 +154,19 @@ def recite_together(store: Store, lm: LM, template: Template, chunk_ids: Sequenc
                 coded.append(record)
 
     def as_good(index: int, one: Decoded) -> bool:
-        return came_back(coded[index], one) and len(one.corrections) <= coded[index].verdict.corrections
+        return (
+            came_back(coded[index], one)
+            and len(one.corrections) <= coded[index].verdict.corrections
+        )
 
     with reference_profile(lm) as exactly:
-        decoded = decode_checked(exactly, template, memories, [record.tokens for record in coded], as_good)
-    found = {record.chunk_id: _verified(lm, record, one) for record, one in zip(coded, decoded, strict=True)}
+        decoded = decode_checked(
+            exactly, template, memories, [record.tokens for record in coded], as_good
+        )
+    found = {
+        record.chunk_id: _verified(lm, record, one)
+        for record, one in zip(coded, decoded, strict=True)
+    }
     return [found.get(chunk_id) or recite(store, lm, template, chunk_id) for chunk_id in chunk_ids]
 
 
@@ -129,19 +176,39 @@ def came_back(record: Record, decoded: Decoded) -> bool:
 
 
 def _verified(lm: LM, record: Record, decoded: Decoded) -> Recited:
-    """What came out of a memory, compared with the hashes of its tokens and its text. What the store says of it is not asked."""
+    """What came out of a memory, compared with the hashes of its tokens and its text.
+
+    What the store says of it is not asked.
+    """
     today = verdict_of(decoded, record.pins)
     if not came_back(record, decoded):
-        wrong = f"decodes to {len(decoded.tokens)} tokens that are not the {record.tokens} that were stored"
-        return Recited(record.chunk_id, replace(today, kind="mismatch", reason=wrong), None, decoded.tokens, decoded.corrections)
+        wrong = (
+            f"decodes to {len(decoded.tokens)} tokens that are not the {record.tokens} that "
+            "were stored"
+        )
+        return Recited(
+            record.chunk_id,
+            replace(today, kind="mismatch", reason=wrong),
+            None,
+            decoded.tokens,
+            decoded.corrections,
+        )
     right = _compared(record.chunk_id, lm.decode(decoded.tokens), today)
     looked_at = right.verdict.kind in ("assisted", "mismatch")
-    return replace(right, tokens=decoded.tokens, corrections=decoded.corrections) if looked_at else right
+    return (
+        replace(right, tokens=decoded.tokens, corrections=decoded.corrections)
+        if looked_at
+        else right
+    )
 
 
 def _compared(chunk_id: str, text: str, verdict: Verdict) -> Recited:
     if sha256_of_text(text) != chunk_id:
-        return Recited(chunk_id, replace(verdict, kind="mismatch", reason="the text is not the one its id names"), None)
+        return Recited(
+            chunk_id,
+            replace(verdict, kind="mismatch", reason="the text is not the one its id names"),
+            None,
+        )
     return Recited(chunk_id, verdict, text)
 
 
@@ -150,7 +217,10 @@ def weakened(recited: Recited, tau: float) -> Recited:
     verdict = recited.verdict
     if not verdict.proven or verdict.margin > tau:
         return recited
-    reason = f"decodes right, but leads by only {verdict.margin:.3f} logits somewhere (it was written to lead by {tau})"
+    reason = (
+        f"decodes right, but leads by only {verdict.margin:.3f} logits somewhere (it was "
+        f"written to lead by {tau})"
+    )
     return replace(recited, verdict=replace(verdict, kind="fragile", reason=reason))
 
 
@@ -172,14 +242,19 @@ def audit(
     on_chunk: Callable[[int, int], None] = lambda done, total: None,
     batch: int = 1,
 ) -> Audit:
-    """Proves every chunk (or a sample) and every document whose chunks were all checked, of the store as it is now.
+    """Proves the chunks and documents of the store as it is now.
 
-    While it runs another may write: what is new is left for the next audit, what is gone is left out.
+    That is every chunk (or a sample) and every document whose chunks were all checked.
+
+    While it runs another may write: what is new is left for the next audit, what is gone is left
+    out.
 
     Args:
-        batch: chunks decoded together; 1 is the reference profile. The audit names the profile it was held in.
+        batch: chunks decoded together; 1 is the reference profile. The audit names the profile it
+            was held in.
 
-    Cost: T + 1 cached steps a chunk at batch 1. An interrupt ends it early with what was found so far.
+    Cost: T + 1 cached steps a chunk at batch 1. An interrupt ends it early with what was found so
+        far.
     """
     began = time.monotonic()
     documents: Sequence[StoredDocument]
@@ -192,19 +267,28 @@ def audit(
     try:
         for start in range(0, len(chosen), batch):
             some = chosen[start : start + batch]
-            found = recite_together(store, lm, template, some) if batch > 1 else [recite(store, lm, template, some[0])]
+            found = (
+                recite_together(store, lm, template, some)
+                if batch > 1
+                else [recite(store, lm, template, some[0])]
+            )
             recited |= {one.chunk_id: weakened(one, tau) for one in found}
             on_chunk(len(recited), len(chosen))
     except KeyboardInterrupt:
         interrupted = True
     with store.snapshot():
-        everything, documents = _still(everything, placed(store)), _still(documents, store.documents(skip_damaged=True))
+        everything, documents = (
+            _still(everything, placed(store)),
+            _still(documents, store.documents(skip_damaged=True)),
+        )
         recited = {chunk_id: recited[chunk_id] for chunk_id in _still(recited, everything)}
         verdicts = {document: proven_document(store, document, recited) for document in documents}
     damaged = {chunk_id for chunk_id, one in recited.items() if one.verdict.kind == "damaged"}
     findings = [*_structure(store, damaged), *_chunk_findings(store, recited.values())]
     findings += [
-        Finding("mismatch", document.path, "its chunks joined are not the document") for document, ok in verdicts.items() if ok is False
+        Finding("mismatch", document.path, "its chunks joined are not the document")
+        for document, ok in verdicts.items()
+        if ok is False
     ]
     return Audit(
         counts=dict(Counter(one.verdict.kind for one in recited.values())),
@@ -230,10 +314,17 @@ def _still(then: Iterable[T], now: Iterable[T]) -> list[T]:
 
 
 def sampled(share: float, seed: int, count: int) -> str:
-    """Says how chunks were drawn, and what no failure among them would prove (the rule of three)."""
+    """Says how chunks were drawn.
+
+    It also says what no failure among them would prove (the rule of three).
+    """
     if share >= 1 or not count:
         return ""
-    return f"{share:.1%} drawn with seed {seed}; 0 failures in {count} means under {3 / count:.1%} in all, at 95 % confidence"
+    return (
+        f"{share:.1%} drawn with seed {seed}; 0 failures in {count} means under "
+        f"{3 / count:.1%} "
+        "in all, at 95 % confidence"
+    )
 
 
 def placed(store: Store) -> list[str]:
@@ -243,15 +334,23 @@ def placed(store: Store) -> list[str]:
     return [chunk_id for chunk_id in ids if places[chunk_id]]
 
 
-def proven_document(store: Store, document: StoredDocument, recited: Mapping[str, Recited]) -> bool | None:
-    """Whether the document's recited chunks, joined, are its text; None if not all of them were checked or came back."""
+def proven_document(
+    store: Store, document: StoredDocument, recited: Mapping[str, Recited]
+) -> bool | None:
+    """Whether the document's recited chunks, joined, are its text.
+
+    It is None if not all of them were checked or came back.
+    """
     try:
         chunks = [place.chunk_id for place in store.document_chunks(document.root, document.path)]
     except StoreDamaged:
         return None  # `_structure` names it
     if any(chunk_id not in recited or recited[chunk_id].text is None for chunk_id in chunks):
         return None
-    return sha256_of_text("".join(recited[chunk_id].text or "" for chunk_id in chunks)) == document.sha256
+    return (
+        sha256_of_text("".join(recited[chunk_id].text or "" for chunk_id in chunks))
+        == document.sha256
+    )
 
 
 def _structure(store: Store, told: Collection[str] = ()) -> Iterator[Finding]:
@@ -268,21 +367,42 @@ def _chunk_findings(store: Store, recited: Iterable[Recited]) -> Iterator[Findin
     for one in recited:
         if one.verdict.kind not in PROVEN:
             places = store.occurrences([one.chunk_id])[one.chunk_id]
-            where = ", ".join(f"{place.path} {place.locator}" for place in places[:3]) or one.chunk_id[:12]
+            where = (
+                ", ".join(f"{place.path} {place.locator}" for place in places[:3])
+                or one.chunk_id[:12]
+            )
             yield Finding(one.verdict.kind, where, one.verdict.reason)
 
 
 def quick(store: Store) -> Audit:
-    """Checks structure and checksums alone, without a model: damage is found, but nothing is proved to decode."""
+    """Checks structure and checksums alone, without a model.
+
+    Damage is found, but nothing is proved to decode.
+    """
     began = time.monotonic()
     everything = placed(store)
     documents = store.documents(skip_damaged=True)
     findings, seconds = tuple(_structure(store)), time.monotonic() - began
-    return Audit({}, len(everything), 0, len(documents), 0, 0, findings, "structure and checksums only", "", seconds, decodes=False)
+    return Audit(
+        {},
+        len(everything),
+        0,
+        len(documents),
+        0,
+        0,
+        findings,
+        "structure and checksums only",
+        "",
+        seconds,
+        decodes=False,
+    )
 
 
 def incomparable(store: Store, reasons: Sequence[str]) -> Audit:
-    """The audit that cannot be held: the model at hand is not the one the memories were written for."""
+    """The audit that cannot be held.
+
+    The model at hand is not the one the memories were written for.
+    """
     chunks, documents = len(placed(store)), len(store.documents(skip_damaged=True))
     finding = Finding("incomparable", store.manifest.get("model", ""), "; ".join(reasons))
     return Audit({"incomparable": chunks}, chunks, 0, documents, 0, 0, (finding,), PROFILE, "", 0.0)

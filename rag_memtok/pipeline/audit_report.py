@@ -1,6 +1,9 @@
-"""The audit as a page: one file without script or network, light or dark as the reader's system is, what failed as a diff of tokens.
+"""The audit as a page: one file without script or network.
 
-Documents and stores are hostile: every text from them goes through `shown`, and the page's own policy forbids scripts and requests.
+It is light or dark as the reader's system is, and shows what failed as a diff of tokens.
+
+Documents and stores are hostile: every text from them goes through `shown`, and the page's own
+policy forbids scripts and requests.
 """
 
 import html
@@ -20,7 +23,16 @@ from rag_memtok.store.store import Store
 LIMIT = 200  # chunks, findings and documents shown of each; the rest is counted
 BINS = 30
 WIDTH, HEIGHT, FLOOR = 460, 150, 24  # of a histogram; FLOOR is kept for its axis
-ORDER = ("mismatch", "damaged", "fragile", "assisted", "pinned", "exact", "text-only", "incomparable")
+ORDER = (
+    "mismatch",
+    "damaged",
+    "fragile",
+    "assisted",
+    "pinned",
+    "exact",
+    "text-only",
+    "incomparable",
+)
 WORTH_A_LOOK = ORDER[:4]
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -28,7 +40,10 @@ STYLE = Path(__file__).with_name("audit_report.css")
 
 
 def write(path: Path, store: Store, found: Audit, now: Mapping[str, str], lm: LM | None) -> None:
-    """Writes the page, for its owner alone, whoever could read what was there before: it quotes the documents. See `page`."""
+    """Writes the page, for its owner alone, whoever could read what was there before.
+
+    The reason is that it quotes the documents. See `page`.
+    """
     write_whole(path, page(store, found, now, lm).encode())
 
 
@@ -40,19 +55,26 @@ def page(store: Store, found: Audit, now: Mapping[str, str], lm: LM | None) -> s
         lm: for the words of tokens; None if no chunk was decoded.
     """
     body = "".join((
-        headline(store, found), counts(found), charts(found, float(store.manifest.get("tau", 0))), findings(found.findings),
-        chunks(store, found, lm), documents(found), profile(store.manifest, now, found),
+        headline(store, found), counts(found), charts(found, float(store.manifest.get("tau", 0))),
+        findings(found.findings), chunks(store, found, lm), documents(found),
+        profile(store.manifest, now, found),
     ))  # fmt: skip
     style = STYLE.read_text(encoding="utf-8")
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
-        f"<title>Reconstruction audit</title><style>{style}</style></head><body>{body}</body></html>\n"
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta '
+        f'http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width"><meta name="color-scheme" '
+        'content="light dark">'
+        "<title>Reconstruction "
+        f"audit</title><style>{style}</style></head><body>{body}</body></html>\n"
     )
 
 
 def shown(text: object) -> str:
-    r"""A text as HTML shows it: markup escaped, and every control and format character but newline and tab written out, as `\x1b`."""
+    r"""A text as HTML shows it, with markup escaped.
+
+    Every control and format character but newline and tab is written out, as `\x1b`.
+    """
     return html.escape(escaped(str(text)))
 
 
@@ -64,7 +86,11 @@ def table(names: Sequence[str], rows: Iterable[str]) -> str:
 
 def more(everything: Sequence[object]) -> str:
     """Says what is not shown."""
-    return f'<p class="faint">and {len(everything) - LIMIT} more</p>' if len(everything) > LIMIT else ""
+    return (
+        f'<p class="faint">and {len(everything) - LIMIT} more</p>'
+        if len(everything) > LIMIT
+        else ""
+    )
 
 
 def kind(name: str) -> str:
@@ -81,7 +107,8 @@ def headline(store: Store, found: Audit) -> str:
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     sample = f"<p>{shown(found.sample)}</p>" if found.sample else ""
     return (
-        f'<h1>Reconstruction audit</h1><p class="faint">{shown(store.folder)} · {when} · {found.seconds:.1f} s · {shown(found.profile)}</p>'
+        f'<h1>Reconstruction audit</h1><p class="faint">{shown(store.folder)} · {when} · '
+        f"{found.seconds:.1f} s · {shown(found.profile)}</p>"
         f'<p class="sentence" style="--state: var(--{state})">{shown(found.sentence)}</p>{sample}'
     )
 
@@ -93,43 +120,77 @@ def counts(found: Audit) -> str:
     cells = [("chunks checked", f"{found.checked} of {found.chunks}")]
     if found.checked:
         partly = found.checked < found.chunks
-        of = f"{found.documents_checked} checked, {found.documents} in all" if partly else found.documents
+        of = (
+            f"{found.documents_checked} checked, {found.documents} in all"
+            if partly
+            else found.documents
+        )
         cells.append(("documents come back", f"{found.documents_proven} of {of}"))
         tokens = sum(one.tokens + 1 for one in pins)
         cells.append(("correction pins", per_token(sum(one.corrections for one in pins), tokens)))
         cells.append(("safety pins", per_token(sum(one.safeties for one in pins), tokens)))
     total = max(1, sum(count for _, count in verdicts))
-    bar = "".join(f'<i style="width: {count / total:.3%}; background: var(--{name})"></i>' for name, count in verdicts)
+    bar = "".join(
+        f'<i style="width: {count / total:.3%}; background: var(--{name})"></i>'
+        for name, count in verdicts
+    )
     legend = " &nbsp; ".join(f"{kind(name)} {count}" for name, count in verdicts)
     numbers = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in cells)
-    return f"<dl>{numbers}</dl>" + (f'<div class="share">{bar}</div><p>{legend}</p>' if verdicts else "")
+    return f"<dl>{numbers}</dl>" + (
+        f'<div class="share">{bar}</div><p>{legend}</p>' if verdicts else ""
+    )
 
 
 def per_token(count: int, tokens: int) -> str:
     """A number of pins, and what share of the tokens that is."""
-    return f'{count} <small class="faint">{count / max(1, tokens):.1%} of tokens</small>' if count else "0"
+    return (
+        f'{count} <small class="faint">{count / max(1, tokens):.1%} of tokens</small>'
+        if count
+        else "0"
+    )
 
 
 def charts(found: Audit, tau: float) -> str:
-    """How far the right tokens lead, and how much is pinned, chunk by chunk. A wrong decode has no lead worth drawing."""
-    right = [one.verdict for one in found.recited if one.verdict.kind in ("exact", "pinned", "assisted", "fragile")]
+    """How far the right tokens lead, and how much is pinned, chunk by chunk.
+
+    A wrong decode has no lead worth drawing.
+    """
+    right = [
+        one.verdict
+        for one in found.recited
+        if one.verdict.kind in ("exact", "pinned", "assisted", "fragile")
+    ]
     if not right:
         return ""
     margins = [one.margin for one in right if math.isfinite(one.margin)]
     shares = [100 * (one.corrections + one.safeties) / (one.tokens + 1) for one in right]
-    left = f"Smallest lead of a right, unpinned token in each of {len(margins)} chunks, in logits. Dashed: tau, {tau:g}."
+    left = (
+        f"Smallest lead of a right, unpinned token in each of {len(margins)} chunks, in "
+        "logits. "
+        f"Dashed: tau, {tau:g}."
+    )
     if len(margins) < len(right):
         left += f" {len(right) - len(margins)} more are pinned throughout."
     parts = (
-        f"Pins of each of {len(right)} chunks, in % of its tokens. Dashed: {ASSISTED_SHARE:.0%}; over that, corrections make it assisted."
+        f"Pins of each of {len(right)} chunks, in % of its tokens. Dashed: "
+        f"{ASSISTED_SHARE:.0%}; over that, corrections make it assisted."
     )
-    pictures = [("Margins", histogram(margins, tau), left), ("Pins", histogram(shares, 100 * ASSISTED_SHARE), parts)]
-    figures = "".join(f"<figure><h3>{title}</h3>{svg}<figcaption>{words}</figcaption></figure>" for title, svg, words in pictures)
+    pictures = [
+        ("Margins", histogram(margins, tau), left),
+        ("Pins", histogram(shares, 100 * ASSISTED_SHARE), parts),
+    ]
+    figures = "".join(
+        f"<figure><h3>{title}</h3>{svg}<figcaption>{words}</figcaption></figure>"
+        for title, svg, words in pictures
+    )
     return f'<h2>Chunk by chunk</h2><div class="charts">{figures}</div>'
 
 
 def histogram(values: Sequence[float], mark: float) -> str:
-    """Values from 0 on as bars, with a dashed line at `mark`. The last bar has what is beyond the axis, too."""
+    """Values from 0 on as bars, with a dashed line at `mark`.
+
+    The last bar has what is beyond the axis, too.
+    """
     ranked = sorted(values) or [0.0]
     top = rounded_up(max(ranked[math.ceil(0.98 * (len(ranked) - 1))], 1.5 * mark))
     heights = [0] * BINS
@@ -143,7 +204,10 @@ def histogram(values: Sequence[float], mark: float) -> str:
         *ticks(top, "+" if ranked[-1] > top else ""),
         f'<text x="{WIDTH}" y="10" text-anchor="end">tallest bar: {max(heights)}</text>',
     )
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="histogram">{"".join(drawn)}</svg>'
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="histogram">{"".join(drawn)}</svg>'
+    )
 
 
 def bars(heights: Sequence[int], top: float) -> Iterator[str]:
@@ -152,19 +216,34 @@ def bars(heights: Sequence[int], top: float) -> Iterator[str]:
     for index, count in enumerate(heights):
         if count:
             tall = room * count / max(heights)
-            place = f'x="{index * step + 1:.1f}" y="{HEIGHT - FLOOR - tall:.1f}" width="{step - 2:.1f}" height="{tall:.1f}"'
-            yield f'<rect class="bin" {place}><title>{index * top / BINS:.3g} to {(index + 1) * top / BINS:.3g}: {count}</title></rect>'
+            place = (
+                f'x="{index * step + 1:.1f}" y="{HEIGHT - FLOOR - tall:.1f}" '
+                f'width="{step - 2:.1f}" height="{tall:.1f}"'
+            )
+            yield (
+                f'<rect class="bin" {place}><title>{index * top / BINS:.3g} to '
+                f"{(index + 1) * top / BINS:.3g}: {count}</title></rect>"
+            )
 
 
 def ticks(top: float, beyond: str) -> Iterator[str]:
     """The numbers under a histogram."""
-    for part, anchor in ((0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1, "end")):
+    for part, anchor in (
+        (0, "start"),
+        (0.25, "middle"),
+        (0.5, "middle"),
+        (0.75, "middle"),
+        (1, "end"),
+    ):
         name = f"{top * part:.3g}{beyond if part == 1 else ''}"
         yield f'<text x="{WIDTH * part:.0f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{name}</text>'
 
 
 def rounded_up(value: float) -> float:
-    """The next of 1, 2, 4, 5, 8 and 10 times a power of ten: an axis whose quarters have short names."""
+    """The next of 1, 2, 4, 5, 8 and 10 times a power of ten.
+
+    It makes an axis whose quarters have short names.
+    """
     power = 10.0 ** math.floor(math.log10(value)) if value > 0 else 1.0
     return next(step * power for step in (1, 2, 4, 5, 8, 10) if step * power >= value * (1 - 1e-9))
 
@@ -176,20 +255,28 @@ def findings(found: Sequence[Finding]) -> str:
     """Everything that is not proven."""
     if not found:
         return ""
-    rows = (f"<tr><td>{kind(one.kind)}<td>{shown(one.subject)}<td>{shown(one.reason)}</tr>" for one in found[:LIMIT])
+    rows = (
+        f"<tr><td>{kind(one.kind)}<td>{shown(one.subject)}<td>{shown(one.reason)}</tr>"
+        for one in found[:LIMIT]
+    )
     return f"<h2>Not proven</h2>{table(('verdict', 'where', 'why'), rows)}{more(found)}"
 
 
 def chunks(store: Store, found: Audit, lm: LM | None) -> str:
-    """The failing chunks, then the assisted ones, each with what came out beside what was stored."""
-    chosen = sorted((one for one in found.recited if one.verdict.kind in WORTH_A_LOOK), key=lambda one: ORDER.index(one.verdict.kind))
+    """The failing chunks, then the assisted, each with what came out beside what was stored."""
+    chosen = sorted(
+        (one for one in found.recited if one.verdict.kind in WORTH_A_LOOK),
+        key=lambda one: ORDER.index(one.verdict.kind),
+    )
     if not chosen or lm is None:
         return ""
     legend = (
-        '<p class="legend"><del>stored, but not decoded</del> <ins>decoded, but not stored</ins> <mark>given by a correction pin</mark> '
+        '<p class="legend"><del>stored, but not decoded</del> <ins>decoded, but not stored</ins> '
+        "<mark>given by a correction pin</mark> "
         '<mark class="safety">given by a safety pin</mark></p>'
     )
-    return f"<h2>Chunks that need a look</h2>{legend}{''.join(article(store, lm, one) for one in chosen[:LIMIT])}{more(chosen)}"
+    articles = "".join(article(store, lm, one) for one in chosen[:LIMIT])
+    return f"<h2>Chunks that need a look</h2>{legend}{articles}{more(chosen)}"
 
 
 def article(store: Store, lm: LM, one: Recited) -> str:
@@ -198,53 +285,82 @@ def article(store: Store, lm: LM, one: Recited) -> str:
     where = ", ".join(f"{place.path} {place.locator}" for place in places[:3])
     verdict = one.verdict
     margin = (
-        f" · smallest lead {verdict.margin:.3f}" if math.isfinite(verdict.margin) and verdict.kind not in ("damaged", "mismatch") else ""
+        f" · smallest lead {verdict.margin:.3f}"
+        if math.isfinite(verdict.margin) and verdict.kind not in ("damaged", "mismatch")
+        else ""
     )
-    pins = f" · pins: {verdict.corrections} corrections, {verdict.safeties} for safety" if verdict.corrections + verdict.safeties else ""
+    pins = (
+        f" · pins: {verdict.corrections} corrections, {verdict.safeties} for safety"
+        if verdict.corrections + verdict.safeties
+        else ""
+    )
     facts = f"{verdict.tokens} tokens{margin}{pins}" if verdict.kind != "damaged" else ""
     reason = f"<p>{shown(verdict.reason)}</p>" if verdict.reason else ""
     words, said = content(store, lm, one)
     return (
-        f'<article><h3>{kind(verdict.kind)} &nbsp;{shown(where)}</h3><p class="faint">{shown(one.chunk_id[:12])} {facts}{said}</p>{reason}'
+        f"<article><h3>{kind(verdict.kind)} &nbsp;{shown(where)}</h3><p "
+        f'class="faint">{shown(one.chunk_id[:12])} {facts}{said}</p>{reason}'
         f"{f'<pre>{words}</pre>' if words else ''}</article>"
     )
 
 
 def content(store: Store, lm: LM, one: Recited) -> tuple[str, str]:
-    """The chunk's tokens as HTML, and what is to be said of them. A damaged text or record is not shown, but named elsewhere."""
+    """The chunk's tokens as HTML, and what is to be said of them.
+
+    A damaged text or record is not shown, but named elsewhere.
+    """
     try:
         text = store.text(one.chunk_id)
     except StoreDamaged:
         text = None
     if not one.tokens:
         return ("", "") if text is None else (shown(text), " · the text that was kept, not decoded")
-    pins = {pin.position: "correction" if pin.position in one.corrections else "safety" for pin in store.record(one.chunk_id).pins}
+    pins = {
+        pin.position: "correction" if pin.position in one.corrections else "safety"
+        for pin in store.record(one.chunk_id).pins
+    }
     if text is None:
-        return "".join(marked(lm, one.tokens, 0, pins)), " · what was decoded; no text is kept to compare it with"
+        return "".join(
+            marked(lm, one.tokens, 0, pins)
+        ), " · what was decoded; no text is kept to compare it with"
     return "".join(diff(lm, lm.encode(text), one.tokens, pins)), ""
 
 
-def diff(lm: LM, stored: Sequence[int], decoded: Sequence[int], pins: Mapping[int, str]) -> Iterator[str]:
-    """What was stored against what was decoded, token by token, with the pinned ones of the latter marked."""
-    for change, first, last, start, end in SequenceMatcher(None, stored, decoded, autojunk=False).get_opcodes():
+def diff(
+    lm: LM, stored: Sequence[int], decoded: Sequence[int], pins: Mapping[int, str]
+) -> Iterator[str]:
+    """What was stored against what was decoded, token by token.
+
+    The pinned tokens of the latter are marked.
+    """
+    for change, first, last, start, end in SequenceMatcher(
+        None, stored, decoded, autojunk=False
+    ).get_opcodes():
         if change in ("delete", "replace"):
             yield tagged("del", lm.decode(stored[first:last]))
         tag = "" if change == "equal" else "ins"
         yield from marked(lm, decoded[start:end], start, pins, tag)
 
 
-def marked(lm: LM, tokens: Sequence[int], offset: int, pins: Mapping[int, str], tag: str = "") -> Iterator[str]:
+def marked(
+    lm: LM, tokens: Sequence[int], offset: int, pins: Mapping[int, str], tag: str = ""
+) -> Iterator[str]:
     """Tokens as text, in `tag` if one is given; those that pins gave are marked."""
     for first, end, text in pieces(lm, tokens):
         given = [pin for position in range(first, end) if (pin := pins.get(offset + position))]
         if given:
-            yield tagged("mark", text, f' class="{given[0]}" title="token {offset + first}: {given[0]} pin"')
+            yield tagged(
+                "mark", text, f' class="{given[0]}" title="token {offset + first}: {given[0]} pin"'
+            )
         else:
             yield tagged(tag, text) if tag else shown(text)
 
 
 def pieces(lm: LM, tokens: Sequence[int]) -> Iterator[tuple[int, int, str]]:
-    """Yields (first, end, text) of each run of tokens that is whole characters, mostly one token; the one before decides on its space."""
+    """Yields (first, end, text) of each run of tokens that is whole characters.
+
+    A run is mostly one token; the one before decides on its space.
+    """
     first = 0
     for end in range(1, len(tokens) + 1):
         before = list(tokens[max(first - 1, 0) : first])
@@ -255,7 +371,10 @@ def pieces(lm: LM, tokens: Sequence[int]) -> Iterator[tuple[int, int, str]]:
 
 
 def tagged(tag: str, text: str, attributes: str = "") -> str:
-    """A text in a tag. A new line in it is drawn, or it would not be seen; the last ones then follow the tag."""
+    """A text in a tag.
+
+    A new line in it is drawn, or it would not be seen; the last ones then follow the tag.
+    """
     within = text.rstrip("\n")
     ending = len(text) - len(within)
     drawn = shown(within).replace("\n", "↵\n") + "↵" * ending
@@ -269,26 +388,43 @@ def documents(found: Audit) -> str:
     """Every document, those that did not come back first."""
     if not found.proofs:
         return ""
-    words = {True: "identical", False: "NOT identical", None: "not proven: not all of its chunks were checked and came back"}
+    words = {
+        True: "identical",
+        False: "NOT identical",
+        None: "not proven: not all of its chunks were checked and came back",
+    }
     ranked = sorted(found.proofs, key=lambda proof: {False: 0, None: 1, True: 2}[proof[1]])
     rows = (
-        f"<tr><td>{shown(document.path)}<td>{document.chunks}<td>{document.characters}<td>{words[proof]}</tr>"
+        f"<tr><td>{shown(document.path)}<td>{document.chunks}<td>{document.characters}"
+        f"<td>{words[proof]}</tr>"
         for document, proof in ranked[:LIMIT]
     )
-    return f"<h2>Documents</h2>{table(('document', 'chunks', 'characters', 'rejoined'), rows)}{more(ranked)}"
+    listed = table(("document", "chunks", "characters", "rejoined"), rows)
+    return f"<h2>Documents</h2>{listed}{more(ranked)}"
 
 
 def profile(manifest: Mapping[str, str], now: Mapping[str, str], found: Audit) -> str:
     """What the store was written with, beside what audited it."""
     rows = []
-    for key in [*(key for key in manifest if key in now), *(key for key in manifest if key not in now and key != "state")]:
+    for key in [
+        *(key for key in manifest if key in now),
+        *(key for key in manifest if key not in now and key != "state"),
+    ]:
         then, here = manifest[key], now.get(key)
         differs = ' class="differs"' if here is not None and here != then else ""
-        rows.append(f"<tr{differs}><td>{shown(key)}<td>{abridged(then)}<td>{'' if here is None else abridged(here)}</tr>")
-    said = f"<p>The audit ran in this profile: {shown(found.profile)}. A line whose two values differ is marked.</p>"
+        today = "" if here is None else abridged(here)
+        rows.append(f"<tr{differs}><td>{shown(key)}<td>{abridged(then)}<td>{today}</tr>")
+    said = (
+        f"<p>The audit ran in this profile: {shown(found.profile)}. A line whose two values "
+        "differ is marked.</p>"
+    )
     return f"<h2>Then and now</h2>{said}{table(('', 'written with', 'audited with'), rows)}"
 
 
 def abridged(value: str) -> str:
     """A value; of a digest the beginning."""
-    return f'<span title="{shown(value)}">{shown(value[:16])}…</span>' if len(value) == 64 else shown(value)
+    return (
+        f'<span title="{shown(value)}">{shown(value[:16])}…</span>'
+        if len(value) == 64
+        else shown(value)
+    )

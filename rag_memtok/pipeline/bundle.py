@@ -4,8 +4,9 @@
     keys      a row per chunk that has one                             float32, N e
     content   everything else as JSON: manifest, chunks, documents     uint8
 
-The header's metadata has the format, the sha256 of the three, and a seal by which an export made here is known again. The file is the
-documents' text: only its owner can read it. Export and import hold the whole store in memory.
+The header's metadata has the format, the sha256 of the three, and a seal by which an export made
+here is known again. The file is the documents' text: only its owner can read it. Export and import
+hold the whole store in memory.
 """
 
 import hashlib
@@ -22,7 +23,16 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rag_memtok.datatypes import TEXT_ONLY, Occurrence, Pin, Record, StoredDocument, Verdict, VerdictKind, sha256_of_text
+from rag_memtok.datatypes import (
+    TEXT_ONLY,
+    Occurrence,
+    Pin,
+    Record,
+    StoredDocument,
+    Verdict,
+    VerdictKind,
+    sha256_of_text,
+)
 from rag_memtok.errors import FormatMismatch, InputRefused, StoreDamaged, UsageError
 from rag_memtok.memory.codec import codec_named
 from rag_memtok.store import ownership
@@ -37,7 +47,10 @@ PARTS = ("vectors", "keys", "content")
 
 @dataclass(frozen=True, slots=True)
 class Bundled:
-    """What an export or an import moved. `own`: it is known to have been made here, or the user said to trust it."""
+    """What an export or an import moved.
+
+    `own`: it is known to have been made here, or the user said to trust it.
+    """
 
     file: str
     store: str
@@ -57,15 +70,21 @@ def export(store: Store, file: Path) -> Bundled:
     if file.exists():
         raise UsageError(f"{file} is in the way", remedy="name a new file")
     if not file.parent.is_dir():
-        raise UsageError(f"there is no folder {file.parent} for the export", remedy=f"mkdir -p {shlex.quote(str(file.parent))}")
+        raise UsageError(
+            f"there is no folder {file.parent} for the export",
+            remedy=f"mkdir -p {shlex.quote(str(file.parent))}",
+        )
     with store.snapshot():
         parts = _parts(store)
         counts = len(store.documents()), len(store.chunk_ids())
     with translated(file.absolute().parent):
         digest = _digest(parts)
-        own = ownership.made_here(store.manifest)  # only what is one's own is sealed: a foreign store stays one
+        # only what is one's own is sealed: a foreign store stays one
+        own = ownership.made_here(store.manifest)
         seal = ownership.signed("export", digest) if own else ""
-        data = save(parts, {"format": FORMAT, "sha256": digest, "seal": seal, "made_by": "rag-memtok"})
+        data = save(
+            parts, {"format": FORMAT, "sha256": digest, "seal": seal, "made_by": "rag-memtok"}
+        )
         write_whole(file, data)
     return Bundled(str(file), str(store.folder), *counts, len(data), own)
 
@@ -75,9 +94,15 @@ def _parts(store: Store) -> dict[str, np.ndarray]:
     chunk_ids = store.chunk_ids()
     records = [store.record(chunk_id) for chunk_id in chunk_ids]
     documents = store.documents()
-    places = [asdict(place) for one in documents for place in store.document_chunks(one.root, one.path)]
+    places = [
+        asdict(place) for one in documents for place in store.document_chunks(one.root, one.path)
+    ]
     content = {
-        "manifest": {key: value for key, value in store.manifest.items() if key not in RESERVED | {ownership.MAKER}},
+        "manifest": {
+            key: value
+            for key, value in store.manifest.items()
+            if key not in RESERVED | {ownership.MAKER}
+        },
         "chunks": [_chunk(record, store.text(record.chunk_id)) for record in records],
         "documents": [asdict(one) for one in documents],
         "occurrences": places,
@@ -91,7 +116,10 @@ def _parts(store: Store) -> dict[str, np.ndarray]:
 
 
 def _chunk(record: Record, text: str | None) -> dict[str, Any]:
-    """All of a record but its vectors and key, of which it has the length and whether there is one. JSON has no infinity: None."""
+    """All of a record but its vectors and key.
+
+    Of those it has the length and whether there is one. JSON has no infinity: it is None.
+    """
     verdict = asdict(record.verdict)
     if math.isinf(record.verdict.margin):
         verdict["margin"] = None
@@ -119,7 +147,9 @@ def _digest(parts: Mapping[str, np.ndarray]) -> str:
 
 
 def import_(file: Path, folder: Path, trusted: bool) -> Bundled:
-    """Makes a store from an exported file: built beside `folder`, checked, and then put there by renaming.
+    """Makes a store from an exported file.
+
+    It is built beside `folder`, checked, and then put there by renaming.
 
     Args:
         trusted: take it as one's own, whoever made it.
@@ -130,7 +160,9 @@ def import_(file: Path, folder: Path, trusted: bool) -> Bundled:
         UsageError: there is something at `folder`.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is in the way", remedy="name a new folder: --store DIR, or --collection NAME")
+        raise UsageError(
+            f"{folder} is in the way", remedy="name a new folder: --store DIR, or --collection NAME"
+        )
     metadata, parts = _read(file)
     own = trusted or ownership.is_signed("export", metadata["sha256"], metadata.get("seal", ""))
     draft = beside(folder, IMPORTING)
@@ -155,7 +187,10 @@ def _read(file: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
             if metadata.get("made_by") != "rag-memtok" or set(opened.keys()) != set(PARTS):
                 raise _refused(file, "it is not an export of rag-memtok")
             if metadata.get("format") != FORMAT:
-                raise FormatMismatch(f"{file} is an export of format {metadata.get('format')}, this program reads {FORMAT}")
+                raise FormatMismatch(
+                    f"{file} is an export of format {metadata.get('format')}, this program reads "
+                    f"{FORMAT}"
+                )
             parts = {name: opened.get_tensor(name) for name in PARTS}
     except (SafetensorError, ValueError) as error:
         raise _refused(file, "it is not a safetensors file, or only a part of one") from error
@@ -165,14 +200,23 @@ def _read(file: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
 
 
 def _refused(file: Path, reason: str) -> InputRefused:
-    return InputRefused(f"{file} is refused: {reason}", remedy="export the store again, or copy the file again")
+    return InputRefused(
+        f"{file} is refused: {reason}", remedy="export the store again, or copy the file again"
+    )
 
 
 def _build(folder: Path, parts: Mapping[str, np.ndarray], own: bool, file: Path) -> tuple[int, int]:
-    """Makes the store; whatever a file with a right checksum may say, only what a store can hold gets in."""
+    """Makes the store; only what a store can hold gets in.
+
+    This holds whatever a file with a right checksum may say.
+    """
     try:
         content = json.loads(parts["content"].tobytes())
-        manifest = {key: value for key, value in content["manifest"].items() if key not in RESERVED | {ownership.MAKER}}
+        manifest = {
+            key: value
+            for key, value in content["manifest"].items()
+            if key not in RESERVED | {ownership.MAKER}
+        }
         if not all(isinstance(value, str) for value in manifest.values()):
             raise ValueError("a manifest of strings")
         records = _records(content["chunks"], parts)
@@ -185,32 +229,50 @@ def _build(folder: Path, parts: Mapping[str, np.ndarray], own: bool, file: Path)
             _place(store, documents, occurrences)
             if problems := store.check():
                 raise ValueError(str(problems[0]))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, StoreDamaged, UsageError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+        StoreDamaged,
+        UsageError,
+    ) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise _refused(file, f"its content is not that of a store: {error}") from error
     return len(documents), len(records)
 
 
-def _place(store: Store, documents: Sequence[StoredDocument], occurrences: Sequence[Occurrence]) -> None:
+def _place(
+    store: Store, documents: Sequence[StoredDocument], occurrences: Sequence[Occurrence]
+) -> None:
     """Gives the store its documents, and refuses places of others."""
-    places: dict[tuple[str, str], list[Occurrence]] = {(one.root, one.path): [] for one in documents}
+    places: dict[tuple[str, str], list[Occurrence]] = {
+        (one.root, one.path): [] for one in documents
+    }
     files: dict[tuple[str, str], list[StoredDocument]] = {}
     for place in occurrences:
         places[place.root, place.path].append(place)
     for document in documents:
         files.setdefault((document.root, document.file), []).append(document)
     for (root, file), of_file in files.items():
-        store.replace_file(root, file, of_file, [place for one in of_file for place in places[root, one.path]])
+        store.replace_file(
+            root, file, of_file, [place for one in of_file for place in places[root, one.path]]
+        )
 
 
-def _records(chunks: Sequence[Mapping[str, Any]], parts: Mapping[str, np.ndarray]) -> list[tuple[Record, str | None]]:
+def _records(
+    chunks: Sequence[Mapping[str, Any]], parts: Mapping[str, np.ndarray]
+) -> list[tuple[Record, str | None]]:
     """The chunks with their vectors and keys."""
     vectors, keys = parts["vectors"].tobytes(), iter(parts["keys"])
     found, start = [], 0
     for chunk in chunks:
         packed = vectors[start : start + chunk["bytes"]]
         start += chunk["bytes"]
-        found.append((_record(chunk, packed, next(keys) if chunk["keyed"] else None), chunk["text"]))
+        found.append(
+            (_record(chunk, packed, next(keys) if chunk["keyed"] else None), chunk["text"])
+        )
     if start != len(vectors) or next(keys, None) is not None:
         raise ValueError("the chunks do not account for all vectors and keys")
     return found
@@ -218,7 +280,15 @@ def _records(chunks: Sequence[Mapping[str, Any]], parts: Mapping[str, np.ndarray
 
 def _record(chunk: Mapping[str, Any], packed: bytes, key: np.ndarray | None) -> Record:
     """One record, with everything in it of the type and size it has to be."""
-    verdict = _noun(Verdict, {**chunk["verdict"], "margin": math.inf if chunk["verdict"]["margin"] is None else chunk["verdict"]["margin"]})
+    verdict = _noun(
+        Verdict,
+        {
+            **chunk["verdict"],
+            "margin": math.inf
+            if chunk["verdict"]["margin"] is None
+            else chunk["verdict"]["margin"],
+        },
+    )
     pins = tuple(_noun(Pin, pin) for pin in chunk["pins"])
     rows, width = chunk["shape"]
     text = packed.decode() if chunk["codec"] == TEXT_ONLY else chunk["text"]
@@ -226,9 +296,21 @@ def _record(chunk: Mapping[str, Any], packed: bytes, key: np.ndarray | None) -> 
         codec_named(chunk["codec"]).unpack(packed, (rows, width))  # refuses what has another size
     if text is not None and sha256_of_text(text) != chunk["id"]:
         raise ValueError("a chunk whose text is not the one its id names")
-    if verdict.kind not in get_args(VerdictKind) or any(not 0 <= number < 2**32 for pin in pins for number in (pin.position, pin.token)):
+    if verdict.kind not in get_args(VerdictKind) or any(
+        not 0 <= number < 2**32 for pin in pins for number in (pin.position, pin.token)
+    ):
         raise ValueError("a verdict or a pin that there cannot be")
-    record = Record(chunk["id"], chunk["tokens"], chunk["tokens_sha256"], chunk["codec"], packed, (rows, width), pins, verdict, key)
+    record = Record(
+        chunk["id"],
+        chunk["tokens"],
+        chunk["tokens_sha256"],
+        chunk["codec"],
+        packed,
+        (rows, width),
+        pins,
+        verdict,
+        key,
+    )
     return _noun(Record, {field.name: getattr(record, field.name) for field in fields(record)})
 
 

@@ -11,7 +11,9 @@ from rag_memtok.store.store import Store
 
 
 def root_for(store: Store, folder: Path) -> str:
-    """The folder that was ingested to compare `folder` with: itself or, as it may be a copy, the only one there is.
+    """The folder that was ingested to compare `folder` with.
+
+    It is `folder` itself or, as it may be a copy, the only one there is.
 
     Raises:
         UsageError: there are several others.
@@ -29,11 +31,15 @@ def root_for(store: Store, folder: Path) -> str:
 
 
 def against(store: Store, root: str, scan: Scan, settings: Documents) -> list[Finding]:
-    """Compares what was ingested from the folder `root` with files read again: same text, or how they differ.
+    """Compares what was ingested from the folder `root` with files read again.
+
+    Tells same text, or how they differ.
 
     What cannot be read, cannot be compared.
     """
-    stored = {(one.file, one.path): one for one in store.documents(skip_damaged=True) if one.root == root}
+    stored = {
+        (one.file, one.path): one for one in store.documents(skip_damaged=True) if one.root == root
+    }
     unread = {item.path: item.reason for item in scan.skipped}
     findings = []
     for source in scan.files:
@@ -47,7 +53,9 @@ def against(store: Store, root: str, scan: Scan, settings: Documents) -> list[Fi
                 reason = f"was extracted by {known.extractor}, here by {document.extractor}"
                 findings.append(Finding("incomparable", document.path, reason))
             elif known.sha256 != document.sha256:
-                findings.append(Finding("mismatch", document.path, "has another text than the stored one"))
+                findings.append(
+                    Finding("mismatch", document.path, "has another text than the stored one")
+                )
     for file, path in stored:
         if why := unread.get(path) or unread.get(file):
             findings.append(Finding("incomparable", path, f"cannot be read here: {why}"))

@@ -1,4 +1,7 @@
-"""Files -> chunks -> memories -> store. A chunk is committed when it has been judged, a file when all its chunks are."""
+"""Files -> chunks -> memories -> store.
+
+A chunk is committed when it has been judged, a file when all its chunks are.
+"""
 
 import math
 import os
@@ -12,7 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from rag_memtok.config import Config, Memorize
-from rag_memtok.datatypes import TEXT_ONLY, Chunk, Document, Occurrence, Record, StoredDocument, Verdict, sha256_of_tokens
+from rag_memtok.datatypes import (
+    TEXT_ONLY,
+    Chunk,
+    Document,
+    Occurrence,
+    Record,
+    StoredDocument,
+    Verdict,
+    sha256_of_tokens,
+)
 from rag_memtok.documents.scan import Scan, Skipped, SourceFile, joined, name_of, scan
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.memory.optimize import Progress
@@ -20,7 +32,13 @@ from rag_memtok.memory.workers import of_one, records
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline import resources
-from rag_memtok.pipeline.manifest import completed, manifest_of, require_same, require_same_embedder, require_same_settings
+from rag_memtok.pipeline.manifest import (
+    completed,
+    manifest_of,
+    require_same,
+    require_same_embedder,
+    require_same_settings,
+)
 from rag_memtok.pipeline.plan import Piece, PlannedFile, Survey, plan, survey, tasks_of, tokens_in
 from rag_memtok.pipeline.resources import Load, Say, quiet, store_folder
 from rag_memtok.retrieval.embedder import Embedder
@@ -32,7 +50,11 @@ from rag_memtok.store.store import Store, create, open_store
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where writing stands: chunks to write and done, by verdict, steps of the batch, seconds, and an estimate of those left."""
+    """Where writing stands.
+
+    Chunks to write and done, by verdict, steps of the batch, seconds, and an estimate of those
+    left.
+    """
 
     chunks: int
     done: int
@@ -43,8 +65,13 @@ class Standing:
     seconds_left: float | None
 
 
-def standing(chunks: int, verdicts: Mapping[str, int], steps: int, rows: int, began: float) -> Standing:
-    """Where it stands now; `began` is by the monotonic clock, and what is left is taken to cost what is done did."""
+def standing(
+    chunks: int, verdicts: Mapping[str, int], steps: int, rows: int, began: float
+) -> Standing:
+    """Where it stands now.
+
+    `began` is by the monotonic clock, and what is left is taken to cost what is done did.
+    """
     done, seconds = sum(verdicts.values()), time.monotonic() - began
     left = seconds / done * (chunks - done) if done else None
     return Standing(chunks, done, dict(verdicts), steps, rows, seconds, left)
@@ -52,7 +79,11 @@ def standing(chunks: int, verdicts: Mapping[str, int], steps: int, rows: int, be
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What an ingest did. `positions` are the context positions the new memories take, `text_positions` those of their text."""
+    """What an ingest did.
+
+    `positions` are the context positions the new memories take, `text_positions` those of their
+    text.
+    """
 
     files: int
     unchanged: int
@@ -71,7 +102,10 @@ class Ingested:
 
 @dataclass(slots=True, eq=False)
 class Ingest:
-    """An ingest under way: what each file still waits for, and what has come of the chunks that are done."""
+    """An ingest under way: what each file still waits for.
+
+    It also has what has come of the chunks that are done.
+    """
 
     store: Store
     lm: LM
@@ -98,21 +132,32 @@ class Ingest:
         return self.config.memorize
 
     def run(self, files: Sequence[PlannedFile]) -> None:
-        """Writes what of `files` the store does not have, and commits each file when it is whole."""
+        """Writes what of `files` the store does not have.
+
+        Commits each file when it is whole.
+        """
         pieces = {piece.chunk.id: piece for file in files for piece in file.pieces}
         missing = set(self.store.missing(pieces))
         self.files = dict(enumerate(files))
-        self.waiting = {index: {piece.chunk.id for piece in file.pieces} & missing for index, file in self.files.items()}
+        self.waiting = {
+            index: {piece.chunk.id for piece in file.pieces} & missing
+            for index, file in self.files.items()
+        }
         self.texts = {chunk_id: pieces[chunk_id].chunk.text for chunk_id in missing}
         for one in self.store.documents(skip_damaged=True):
-            self.before.setdefault(joined(one.root, one.file), set()).add((one.root, one.file, one.file_sha256))
+            self.before.setdefault(joined(one.root, one.file), set()).add(
+                (one.root, one.file, one.file_sha256)
+            )
         self.total = len(missing)
         for index in [index for index, left in self.waiting.items() if not left]:
             self._commit_file(index)
         for chunk_id in sorted(missing):
             if pieces[chunk_id].tokens is None:
                 self._keep(text_only_record(pieces[chunk_id].chunk, self._key(chunk_id)))
-        tasks = tasks_of((pieces[chunk_id] for chunk_id in pieces if chunk_id in missing), self.settings.tokens_per_vector)
+        tasks = tasks_of(
+            (pieces[chunk_id] for chunk_id in pieces if chunk_id in missing),
+            self.settings.tokens_per_vector,
+        )
         for record in records(self.lm, self.template, self.config, tasks, self._stepped):
             self._accept(record)
 
@@ -120,7 +165,9 @@ class Ingest:
         """Keeps what was written, unless it needs more pins than the user allows."""
         needed, allowed = record.verdict.corrections, self.settings.max_pins
         if 0 <= allowed < needed:
-            self._refuse(record.chunk_id, f"a chunk needs {needed} correction pins; --max-pins is {allowed}")
+            self._refuse(
+                record.chunk_id, f"a chunk needs {needed} correction pins; --max-pins is {allowed}"
+            )
             return
         self.positions += record.shape[0]
         self.text_positions += record.tokens
@@ -145,16 +192,29 @@ class Ingest:
 
     def _commit_file(self, index: int) -> None:
         file = self.files[index]
-        documents = [stored_document(file.source, document, pieces) for document, pieces in file.documents]
-        places = [place for document, pieces in file.documents for place in places_of(document, pieces)]
-        self.store.replace_file(file.source.root, file.source.file, documents, places, self._outdated(file.source))
+        documents = [
+            stored_document(file.source, document, pieces) for document, pieces in file.documents
+        ]
+        places = [
+            place for document, pieces in file.documents for place in places_of(document, pieces)
+        ]
+        self.store.replace_file(
+            file.source.root, file.source.file, documents, places, self._outdated(file.source)
+        )
         self.completed += 1
         del self.waiting[index]
 
     def _outdated(self, source: SourceFile) -> list[tuple[str, str]]:
-        """The same file as it was when it was ingested with another folder: its old text must not answer any more."""
+        """The same file as it was when it was ingested with another folder.
+
+        Its old text must not answer any more.
+        """
         known = self.before.get(joined(source.root, source.file), ())
-        return [(root, file) for root, file, sha256 in known if root != source.root and sha256 != source.sha256]
+        return [
+            (root, file)
+            for root, file, sha256 in known
+            if root != source.root and sha256 != source.sha256
+        ]
 
     def _key(self, chunk_id: str) -> np.ndarray:
         return self.embedder.encode([self.texts[chunk_id]], query=False)[0]
@@ -169,20 +229,47 @@ class Ingest:
 
 def text_only_record(chunk: Chunk, key: np.ndarray | None) -> Record:
     """A chunk the tokenizer would not give back, kept as its text."""
-    return Record(chunk.id, 0, sha256_of_tokens(()), TEXT_ONLY, chunk.text.encode(), (0, 0), (), Verdict("text-only", 0), key)
+    return Record(
+        chunk.id,
+        0,
+        sha256_of_tokens(()),
+        TEXT_ONLY,
+        chunk.text.encode(),
+        (0, 0),
+        (),
+        Verdict("text-only", 0),
+        key,
+    )
 
 
-def stored_document(source: SourceFile, document: Document, pieces: Sequence[Piece]) -> StoredDocument:
+def stored_document(
+    source: SourceFile, document: Document, pieces: Sequence[Piece]
+) -> StoredDocument:
     """What the store keeps of a document beside its chunks."""
     return StoredDocument(
-        document.root, document.file, document.path, document.sha256, source.sha256, len(pieces), len(document.text), document.extractor
+        document.root,
+        document.file,
+        document.path,
+        document.sha256,
+        source.sha256,
+        len(pieces),
+        len(document.text),
+        document.extractor,
     )
 
 
 def places_of(document: Document, pieces: Sequence[Piece]) -> list[Occurrence]:
     """Where a document's chunks stand."""
     return [
-        Occurrence(document.root, document.path, ordinal, piece.chunk.id, piece.chunk.start, piece.chunk.end, piece.chunk.locator)
+        Occurrence(
+            document.root,
+            document.path,
+            ordinal,
+            piece.chunk.id,
+            piece.chunk.start,
+            piece.chunk.end,
+            piece.chunk.locator,
+        )
         for ordinal, piece in enumerate(pieces)
     ]
 
@@ -207,7 +294,9 @@ def ingest(
     say: Say = quiet,
     load: Load = resources.load,
 ) -> Ingested:
-    """Writes a memory for every chunk of every new or changed file under `paths`, judges it, and stores it.
+    """Writes a memory for every chunk of every new or changed file under `paths`.
+
+    It judges each memory and stores it.
 
     What is done is committed chunk by chunk; after an interrupt the same call goes on from there.
 
@@ -223,7 +312,8 @@ def ingest(
     if not (folder / DATABASE).exists():
         return _ingest_into_new(folder, found, config, on_progress, say, load)
     with open_store(folder, write=True) as store:
-        with suppress(StoreDamaged):  # of which the texts cannot be read either, as an ingest of their files may mend
+        # of which the texts cannot be read either, as an ingest of their files may mend
+        with suppress(StoreDamaged):
             if store.mend_words():
                 say("the word index was damaged; it was made anew from the kept texts")
         todo = survey(found, map(name_of, roots), store.file_hashes)
@@ -237,12 +327,20 @@ def ingest(
         require_same(store.manifest, loaded.lm, loaded.template)
         require_same_embedder(store.manifest, loaded.embedder)
         planned, skipped = plan(loaded.lm, todo.changed, settings)
-        removed = _pruned(store, todo) if prune else 0  # not before: what is refused removes nothing
+        # not before: what is refused removes nothing
+        removed = _pruned(store, todo) if prune else 0
         work = Ingest(store, loaded.lm, loaded.template, loaded.embedder, settings, on_progress)
         return _written(work, planned, todo, skipped, removed)
 
 
-def _ingest_into_new(folder: Path, found: Scan, config: Config, on_progress: Callable[[Standing], None], say: Say, load: Load) -> Ingested:
+def _ingest_into_new(
+    folder: Path,
+    found: Scan,
+    config: Config,
+    on_progress: Callable[[Standing], None],
+    say: Say,
+    load: Load,
+) -> Ingested:
     todo = Survey(found.files, 0, (), found.skipped)
     settings = completed(config, {})
     loaded = load(settings)
@@ -250,19 +348,35 @@ def _ingest_into_new(folder: Path, found: Scan, config: Config, on_progress: Cal
     planned, skipped = plan(model, todo.changed, settings)
     chunks = tokens_in(planned)
     calibration = resources.calibrated(model, template, chunks, settings, say)
-    settings = replace(settings, memorize=replace(settings.memorize, tokens_per_vector=calibration.tokens_per_vector))
+    settings = replace(
+        settings,
+        memorize=replace(settings.memorize, tokens_per_vector=calibration.tokens_per_vector),
+    )
     if settings.model.id == "mini":
         say(resources.introduction(model, resources.cost(model, template, chunks, settings)))
-    manifest = manifest_of(model, template, embedder, settings) | {"tokens_per_vector_origin": calibration.origin}
+    manifest = manifest_of(model, template, embedder, settings) | {
+        "tokens_per_vector_origin": calibration.origin
+    }
     maker = ownership.maker()
     if not ownership.made_here(maker):
-        say(f"{ownership.secret_path()} cannot be kept: this store will not be known as made here, and to ask it takes --trust-store")
+        say(
+            f"{ownership.secret_path()} cannot be kept: this store will not be known as made here, "
+            "and to ask it takes --trust-store"
+        )
     create(folder, manifest | maker)
     with open_store(folder, write=True) as store:
-        return _written(Ingest(store, model, template, embedder, settings, on_progress), planned, todo, skipped, 0)
+        return _written(
+            Ingest(store, model, template, embedder, settings, on_progress),
+            planned,
+            todo,
+            skipped,
+            0,
+        )
 
 
-def _written(work: Ingest, planned: list[PlannedFile], todo: Survey, skipped: list[Skipped], removed: int) -> Ingested:
+def _written(
+    work: Ingest, planned: list[PlannedFile], todo: Survey, skipped: list[Skipped], removed: int
+) -> Ingested:
     work.run(planned)
     work.store.collect()
     open_index(work.store)
@@ -291,18 +405,43 @@ def _pruned(store: Store, todo: Survey) -> int:
 
 
 def _nothing_new(todo: Survey, removed: int, tokens_per_vector: int) -> Ingested:
-    return Ingested(0, todo.unchanged, removed, todo.vanished, todo.skipped, (), 0, 0, {}, 0, 0, 0.0, tokens_per_vector)
+    return Ingested(
+        0,
+        todo.unchanged,
+        removed,
+        todo.vanished,
+        todo.skipped,
+        (),
+        0,
+        0,
+        {},
+        0,
+        0,
+        0.0,
+        tokens_per_vector,
+    )
 
 
 def estimate(paths: Sequence[Path], config: Config) -> Estimate:
-    """What `ingest` would write and how long it would take here: of three real steps of the writer the second counts. Writes nothing."""
+    """What `ingest` would write and how long it would take here. Writes nothing.
+
+    Of three real steps of the writer the second counts.
+    """
     folder = store_folder(config)
     found = scan(paths, config.documents, Path(config.store))
     roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
-    todo, manifest, written = Survey(found.files, 0, (), found.skipped), dict[str, str](), set[str]()
+    todo, manifest, written = (
+        Survey(found.files, 0, (), found.skipped),
+        dict[str, str](),
+        set[str](),
+    )
     if (folder / DATABASE).exists():
         with open_store(folder, write=False) as store:
-            todo, manifest, written = survey(found, roots, store.file_hashes), store.manifest, set(store.chunk_ids())
+            todo, manifest, written = (
+                survey(found, roots, store.file_hashes),
+                store.manifest,
+                set(store.chunk_ids()),
+            )
     if not todo.changed:
         return Estimate(0, todo.unchanged, todo.vanished, todo.skipped, 0, 0.0)
     require_same_settings(manifest, config)
@@ -310,6 +449,10 @@ def estimate(paths: Sequence[Path], config: Config) -> Estimate:
     loaded = resources.load(settings)
     planned, skipped = plan(loaded.lm, todo.changed, settings)
     chunks = {piece.chunk.id for file in planned for piece in file.pieces} - written
-    each = resources.cost(loaded.lm, loaded.template, tokens_in(planned), settings) if chunks else 0.0
+    each = (
+        resources.cost(loaded.lm, loaded.template, tokens_in(planned), settings) if chunks else 0.0
+    )
     seconds = each * math.ceil(len(chunks) / settings.memorize.processes)
-    return Estimate(len(planned), todo.unchanged, todo.vanished, (*todo.skipped, *skipped), len(chunks), seconds)
+    return Estimate(
+        len(planned), todo.unchanged, todo.vanished, (*todo.skipped, *skipped), len(chunks), seconds
+    )

@@ -25,7 +25,10 @@ class ListedDocument:
 
 @dataclass(frozen=True, slots=True)
 class ListedChunk:
-    """A chunk as it was judged when it was written, and its first place; `place` is None for a chunk of an unfinished ingest."""
+    """A chunk as it was judged when it was written, and its first place.
+
+    `place` is None for a chunk of an unfinished ingest.
+    """
 
     chunk_id: str
     verdict: Verdict
@@ -36,7 +39,10 @@ class ListedChunk:
 
 @dataclass(frozen=True, slots=True)
 class ShownToken:
-    """A token of a memory: its lead in logits over the best other word, and "correction" or "safety" if it is pinned."""
+    """A token of a memory, with its lead in logits over the best other word.
+
+    `pin` is "correction" or "safety" if it is pinned.
+    """
 
     text: str
     margin: float
@@ -45,7 +51,11 @@ class ShownToken:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One memory, decoded now. The last token is the end; a text-only chunk has none. `bytes` are those of its parts and of its text."""
+    """One memory, decoded now.
+
+    The last token is the end; a text-only chunk has none. `bytes` are those of its parts and of its
+    text.
+    """
 
     chunk_id: str
     codec: str
@@ -90,7 +100,10 @@ def find(store: Store, prefix: str) -> str:
     found = [chunk_id for chunk_id in store.chunk_ids() if chunk_id.startswith(prefix.lower())]
     if len(found) != 1 or not prefix:
         some = ": " + ", ".join(chunk_id[:12] for chunk_id in found[:4]) if found else ""
-        raise UsageError(f"{len(found)} chunks begin with {prefix!a}{some}", remedy="rag-memtok list --chunks has their ids")
+        raise UsageError(
+            f"{len(found)} chunks begin with {prefix!a}{some}",
+            remedy="rag-memtok list --chunks has their ids",
+        )
     return found[0]
 
 
@@ -109,7 +122,12 @@ def show(store: Store, lm: LM, template: Template, prefix: str) -> Shown:
     tokens = _tokens(lm, template, record, recited.text)
     text = recited.text if recited.text is not None else "".join(one.text for one in tokens[:-1])
     key = 0 if record.key is None else 4 * len(record.key)
-    sizes = {"vectors": len(record.packed), "pins": PIN.size * len(record.pins), "key": key, "text": len(text.encode())}
+    sizes = {
+        "vectors": len(record.packed),
+        "pins": PIN.size * len(record.pins),
+        "key": key,
+        "text": len(text.encode()),
+    }
     places = store.occurrences([chunk_id])[chunk_id]
     return Shown(chunk_id, record.codec, record.shape, recited.verdict, text, tokens, places, sizes)
 
@@ -119,11 +137,18 @@ def _tokens(lm: LM, template: Template, record: Record, text: str | None) -> tup
     if record.codec == TEXT_ONLY:
         return ()
     memory = memory_for(lm, template, record)
-    tokens = lm.encode(text) if text is not None else list(decode(lm, template, memory, record.tokens + 1).tokens)
+    tokens = (
+        lm.encode(text)
+        if text is not None
+        else list(decode(lm, template, memory, record.tokens + 1).tokens)
+    )
     pinned = {pin.position for pin in record.pins}
     leads = margins(lm, template, memory, tokens)
     texts = [lm.decode([token]) for token in tokens] + [lm.decode([template.end])]
-    needed = ["" if place not in pinned else "correction" if lead <= 0 else "safety" for place, lead in enumerate(leads)]
+    needed = [
+        "" if place not in pinned else "correction" if lead <= 0 else "safety"
+        for place, lead in enumerate(leads)
+    ]
     return tuple(map(ShownToken, texts, leads, needed))
 
 
@@ -138,7 +163,10 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A dial's effective value and where it comes from: flag, variable, file, store (the dial leaves it open) or default."""
+    """A dial's effective value and where it comes from.
+
+    That is flag, variable, file, store (the dial leaves it open) or default.
+    """
 
     dial: str
     value: object

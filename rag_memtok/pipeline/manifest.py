@@ -1,4 +1,7 @@
-"""What a store is bound to: the manifest of a new one, the settings an old one implies, and the refusal of what does not match."""
+"""What a store is bound to, and the refusal of what does not match.
+
+A new store has its manifest, an old one the settings it implies.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,7 +35,9 @@ KEPT = {
 KEEP_TEXT = "keep_text"  # kept as well
 
 # What every store's manifest has; a row that is gone leaves no checksum behind that could be wrong.
-REQUIRED = frozenset({*BOUND, *KEPT.values(), "model", "template", "embedder", "embedder_sha256", "tau"})
+REQUIRED = frozenset(
+    {*BOUND, *KEPT.values(), "model", "template", "embedder", "embedder_sha256", "tau"}
+)
 
 
 def completed(config: Config, manifest: Mapping[str, str]) -> Config:
@@ -46,14 +51,22 @@ def completed(config: Config, manifest: Mapping[str, str]) -> Config:
         device=told.device,
         threads=told.threads,
     )
-    tokens_per_vector = config.memorize.tokens_per_vector or int(manifest.get("tokens_per_vector", 0))
+    tokens_per_vector = config.memorize.tokens_per_vector or int(
+        manifest.get("tokens_per_vector", 0)
+    )
     template = config.memorize.template or manifest.get("template", "bare")
     codec = config.memorize.codec or manifest.get("codec", CODEC)
-    kept: Memorize = replace(config.memorize, template=template, tokens_per_vector=tokens_per_vector, codec=codec)
+    kept: Memorize = replace(
+        config.memorize, template=template, tokens_per_vector=tokens_per_vector, codec=codec
+    )
     keep_text = kept.keep_text and keeps_text(manifest) is not False
-    memorize = replace(kept, write=kept.write or manifest.get("write", "exact"), keep_text=keep_text)  # type: ignore[arg-type]
+    memorize = replace(
+        kept, write=kept.write or manifest.get("write", "exact"), keep_text=keep_text
+    )  # type: ignore[arg-type]
     chunk_tokens = config.documents.chunk_tokens or int(manifest.get("chunk_tokens", CHUNK_TOKENS))
-    retrieve: Retrieve = replace(config.retrieve, embedder=config.retrieve.embedder or manifest.get("embedder", "mini"))
+    retrieve: Retrieve = replace(
+        config.retrieve, embedder=config.retrieve.embedder or manifest.get("embedder", "mini")
+    )
     documents = replace(config.documents, chunk_tokens=chunk_tokens)
     return replace(config, model=model, documents=documents, memorize=memorize, retrieve=retrieve)
 
@@ -77,7 +90,10 @@ def manifest_of(lm: LM, template: Template, embedder: Embedder, config: Config) 
 
 
 def keeps_text(manifest: Mapping[str, str]) -> bool | None:
-    """Whether the store keeps its chunks' text; None for a new one, and for one that was made before that was written down."""
+    """Whether the store keeps its chunks' text.
+
+    It is None for a new one, and for one that was made before that was written down.
+    """
     return None if KEEP_TEXT not in manifest else manifest[KEEP_TEXT] != "False"
 
 
@@ -100,7 +116,10 @@ def installed() -> dict[str, str]:
 
 
 def differences(manifest: Mapping[str, str], lm: LM, template: Template) -> list[str]:
-    """What of the LM and the template is not what the store's memories were written with, both values named."""
+    """What of the LM and the template differs from the store's, both values named.
+
+    The store's are those its memories were written with.
+    """
     now = bound_to(lm, template)
     return [
         f"{what} ({manifest.get(key, 'none')[:16]} in the store, {now[key][:16]} here)"
@@ -119,8 +138,10 @@ def require_same(manifest: Mapping[str, str], lm: LM, template: Template) -> Non
         theirs = f"{manifest.get('model')} {manifest.get('revision', '')}".strip()
         ours = f"{lm.identity.id} {lm.identity.revision}".strip()
         raise WrongModel(
-            f"the store was written with {theirs}, which is not {ours} as it is here: {'; '.join(different)}",
-            remedy="leave --model, --dtype and --template out to take the store's, or name another --store",
+            f"the store was written with {theirs}, which is not {ours} as it is here: "
+            f"{'; '.join(different)}",
+            remedy="leave --model, --dtype and --template out to take the store's, or name another "
+            "--store",
         )
 
 
@@ -132,14 +153,17 @@ def require_same_embedder(manifest: Mapping[str, str], embedder: Embedder) -> No
     """
     if manifest.get("embedder_sha256") != embedder.digest:
         raise WrongModel(
-            f"the store's keys are of the embedder {manifest.get('embedder')} ({manifest.get('embedder_sha256', '')[:16]}), "
+            f"the store's keys are of the embedder {manifest.get('embedder')} "
+            f"({manifest.get('embedder_sha256', '')[:16]}), "
             f"not of {embedder.id} ({embedder.digest[:16]})",
             remedy="leave --embedder out to take the store's, or name another --store",
         )
 
 
 def require_same_settings(manifest: Mapping[str, str], config: Config) -> None:
-    """Refuses, before anything is loaded, a setting that was told and is not the store's: chunks of two kinds are never mixed.
+    """Refuses, before anything is loaded, a setting that was told and is not the store's.
+
+    Chunks of two kinds are never mixed.
 
     Raises:
         UsageError: both values named.
@@ -149,7 +173,12 @@ def require_same_settings(manifest: Mapping[str, str], config: Config) -> None:
         if told and kept is not None and str(told) != kept:
             raise UsageError(
                 f"{dial} is {told!r}; this store was made with {kept}",
-                remedy="leave the setting out to take the store's, or name another --store or --collection",
+                remedy="leave the setting out to take the store's, or name another --store or "
+                "--collection",
             )
-    if keeps_text(manifest) and not config.memorize.keep_text:  # the other way round nothing was told: to keep text is the default
-        raise UsageError("--no-text keeps no text; this store keeps it", remedy="leave it out, or name another --store or --collection")
+    # the other way round nothing was told: to keep text is the default
+    if keeps_text(manifest) and not config.memorize.keep_text:
+        raise UsageError(
+            "--no-text keeps no text; this store keeps it",
+            remedy="leave it out, or name another --store or --collection",
+        )

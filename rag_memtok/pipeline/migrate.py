@@ -1,11 +1,14 @@
-"""A store written anew for another model: side by side, verified, then put in the place of the old one by renaming.
+"""A store written anew for another model.
+
+It is made side by side, verified, then put in the place of the old one by renaming.
 
     DIR             the old store, locked until the end, untouched until the switch
     DIR.migrating   the new one; a kill leaves it, and running again goes on with it
     DIR.old         the old one after the switch
 
-Chunks keep their texts, ids and places. Text comes from the table of kept texts or, where none is kept, from the memories themselves,
-decoded with the old model; either way its hash is the chunk's id.
+Chunks keep their texts, ids and places. Text comes from the table of kept texts or, where none is
+kept, from the memories themselves, decoded with the old model; either way its hash is the chunk's
+id.
 """
 
 import os
@@ -28,7 +31,13 @@ from rag_memtok.memory.optimize import Progress
 from rag_memtok.memory.workers import records
 from rag_memtok.pipeline.audit import audit, placed, recite
 from rag_memtok.pipeline.ingest import Standing, standing, text_only_record
-from rag_memtok.pipeline.manifest import KEEP_TEXT, completed, differences, manifest_of, require_same
+from rag_memtok.pipeline.manifest import (
+    KEEP_TEXT,
+    completed,
+    differences,
+    manifest_of,
+    require_same,
+)
 from rag_memtok.pipeline.resources import Equipment, Load, Say, calibrated
 from rag_memtok.store import ownership
 from rag_memtok.store.files import DATABASE, beside, sync_folder
@@ -40,7 +49,11 @@ PROVED = "migrated_from"  # in the manifest of a new store that is proved: it ma
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """What a migration did. `chunks` were written by this run; `kept` is the old store's folder, "" if there is none (any more)."""
+    """What a migration did.
+
+    `chunks` were written by this run; `kept` is the old store's folder, "" if there is none (any
+    more).
+    """
 
     model: str
     chunks: int
@@ -70,7 +83,9 @@ class Migration:
         self.total = len(missing)
         lm, template = self.equipment.lm, self.equipment.template
         for record in records(lm, template, self.settings, self._tasks(missing), self._stepped):
-            self.new.put(replace(record, key=self._key(record.chunk_id)), self.old.text(record.chunk_id))
+            self.new.put(
+                replace(record, key=self._key(record.chunk_id)), self.old.text(record.chunk_id)
+            )
             self.verdicts[record.verdict.kind] += 1
             self._tell(0)
         self._place()
@@ -90,7 +105,8 @@ class Migration:
         kept = self.old.text(chunk_id)
         if kept is None:
             raise InputRefused(
-                f"the tokenizer of {self.settings.model.id} does not give chunk {chunk_id[:12]} back, and the store keeps no text",
+                f"the tokenizer of {self.settings.model.id} does not give chunk {chunk_id[:12]} "
+                "back, and the store keeps no text",
                 remedy="migrate to a model with another tokenizer, or ingest the documents anew",
             )
         self.new.put(text_only_record(Chunk(text, 0, len(text), ""), self._key(chunk_id)), kept)
@@ -100,14 +116,19 @@ class Migration:
         return self.old.record(chunk_id).key
 
     def _place(self) -> None:
-        """Gives the new store the old one's documents and no others: the old may have lost some since an earlier run was killed."""
+        """Gives the new store the old one's documents and no others.
+
+        The old may have lost some since an earlier run was killed.
+        """
         documents = self.old.documents()
         files = {(one.root, one.file) for one in documents}
         for root, file in {(one.root, one.file) for one in self.new.documents()} - files:
             self.new.remove_file(root, file)
         for root, file in sorted(files):
             of_file = [one for one in documents if (one.root, one.file) == (root, file)]
-            places = [place for one in of_file for place in self.old.document_chunks(root, one.path)]
+            places = [
+                place for one in of_file for place in self.old.document_chunks(root, one.path)
+            ]
             self.new.replace_file(root, file, of_file, places)
         self.new.collect()
 
@@ -119,13 +140,23 @@ class Migration:
         self.on_progress(standing(self.total, self.verdicts, self.steps, rows, self.began))
 
 
-def migrate(folder: Path, config: Config, drop_old: bool, load: Load, on_progress: Callable[[Standing], None], say: Say) -> Migrated:
-    """Rewrites every memory of the store for the model that `config` names. Run again, it goes on where it was.
+def migrate(
+    folder: Path,
+    config: Config,
+    drop_old: bool,
+    load: Load,
+    on_progress: Callable[[Standing], None],
+    say: Say,
+) -> Migrated:
+    """Rewrites every memory of the store for the model that `config` names.
+
+    Run again, it goes on where it was.
 
     Raises:
         UsageError: DIR.old is in the way.
         WrongModel: DIR.migrating is for yet another model.
-        StoreDamaged: a memory cannot be read, or the new store was not proved: nothing was switched.
+        StoreDamaged: a memory cannot be read, or the new store was not proved: nothing was
+            switched.
 
     Cost: an ingest of the whole store and a verify; the disk of two stores.
     """
@@ -135,25 +166,56 @@ def migrate(folder: Path, config: Config, drop_old: bool, load: Load, on_progres
         settings = _settings_for(config, old.manifest)
         equipment = load(settings)
         if not differences(old.manifest, equipment.lm, equipment.template):
-            return Migrated(settings.model.id, 0, {}, _dropped(folder, drop_old), time.monotonic() - began)
+            return Migrated(
+                settings.model.id, 0, {}, _dropped(folder, drop_old), time.monotonic() - began
+            )
         if beside(folder, OLD).exists():
-            raise UsageError(f"{beside(folder, OLD)} is in the way", remedy="remove or rename it; the old store will be kept there")
-        verdicts = _written(old, beside(folder, MIGRATING), equipment, settings, load, on_progress, say)
+            raise UsageError(
+                f"{beside(folder, OLD)} is in the way",
+                remedy="remove or rename it; the old store will be kept there",
+            )
+        verdicts = _written(
+            old, beside(folder, MIGRATING), equipment, settings, load, on_progress, say
+        )
         say(f"proved; it takes the place of {folder}")
         _switch(folder)
-    return Migrated(settings.model.id, sum(verdicts.values()), verdicts, _dropped(folder, drop_old), time.monotonic() - began)
+    return Migrated(
+        settings.model.id,
+        sum(verdicts.values()),
+        verdicts,
+        _dropped(folder, drop_old),
+        time.monotonic() - began,
+    )
 
 
 def _settings_for(config: Config, manifest: Mapping[str, str]) -> Config:
-    """Settings for the new model: what a store keeps is kept, what hangs on the model is told or found anew."""
-    kept = {key: manifest[key] for key in ("embedder", "template", "chunk_tokens", "codec", "write") if key in manifest}
-    documents, memorize = replace(config.documents, chunk_tokens=0), replace(config.memorize, codec="", write="")
+    """Settings for the new model.
+
+    What a store keeps is kept, what hangs on the model is told or found anew.
+    """
+    kept = {
+        key: manifest[key]
+        for key in ("embedder", "template", "chunk_tokens", "codec", "write")
+        if key in manifest
+    }
+    documents, memorize = (
+        replace(config.documents, chunk_tokens=0),
+        replace(config.memorize, codec="", write=""),
+    )
     retrieve = replace(config.retrieve, embedder="")
-    return completed(replace(config, documents=documents, memorize=memorize, retrieve=retrieve), kept)
+    return completed(
+        replace(config, documents=documents, memorize=memorize, retrieve=retrieve), kept
+    )
 
 
 def _written(
-    old: Store, target: Path, equipment: Equipment, settings: Config, load: Load, on_progress: Callable[[Standing], None], say: Say
+    old: Store,
+    target: Path,
+    equipment: Equipment,
+    settings: Config,
+    load: Load,
+    on_progress: Callable[[Standing], None],
+    say: Say,
 ) -> Mapping[str, int]:
     """Makes or goes on with the new store, and proves it."""
     text_of = _reader(old, settings, load)
@@ -164,22 +226,41 @@ def _written(
     with open_store(target, write=True) as new:
         require_same(new.manifest, equipment.lm, equipment.template)
         per_vector = int(new.manifest["tokens_per_vector"])
-        settings = replace(settings, memorize=replace(settings.memorize, tokens_per_vector=per_vector))
+        settings = replace(
+            settings, memorize=replace(settings.memorize, tokens_per_vector=per_vector)
+        )
         work = Migration(old, new, equipment, settings, text_of, on_progress)
         work.run()
         _prove(new, equipment, old, say)
-        new.set_manifest(PROVED, f"{old.manifest['model']} {old.manifest.get('revision', '')}".strip())
+        new.set_manifest(
+            PROVED, f"{old.manifest['model']} {old.manifest.get('revision', '')}".strip()
+        )
         return dict(work.verdicts)
 
 
-def _manifest_for(old: Store, equipment: Equipment, settings: Config, text_of: Callable[[str], str], say: Say) -> dict[str, str]:
-    """The new store's manifest. Who made the old one made its texts, so that is not changed, nor is whether there are any."""
-    sample = [] if settings.memorize.tokens_per_vector else [equipment.lm.encode(text_of(one)) for one in _longest(old)]
+def _manifest_for(
+    old: Store, equipment: Equipment, settings: Config, text_of: Callable[[str], str], say: Say
+) -> dict[str, str]:
+    """The new store's manifest.
+
+    Who made the old one made its texts, so that is not changed, nor is whether there are any.
+    """
+    sample = (
+        []
+        if settings.memorize.tokens_per_vector
+        else [equipment.lm.encode(text_of(one)) for one in _longest(old)]
+    )
     chosen = calibrated(equipment.lm, equipment.template, sample, settings, say)
-    settings = replace(settings, memorize=replace(settings.memorize, tokens_per_vector=chosen.tokens_per_vector))
+    settings = replace(
+        settings, memorize=replace(settings.memorize, tokens_per_vector=chosen.tokens_per_vector)
+    )
     made = manifest_of(equipment.lm, equipment.template, equipment.embedder, settings)
     del made[KEEP_TEXT]
-    kept = {key: value for key, value in old.manifest.items() if key in (ownership.MAKER, "embedder", "embedder_sha256", KEEP_TEXT)}
+    kept = {
+        key: value
+        for key, value in old.manifest.items()
+        if key in (ownership.MAKER, "embedder", "embedder_sha256", KEEP_TEXT)
+    }
     return made | kept | {"tokens_per_vector_origin": chosen.origin}
 
 
@@ -190,19 +271,30 @@ def _longest(store: Store) -> list[str]:
 
 
 def _reader(old: Store, settings: Config, load: Load) -> Callable[[str], str]:
-    """What gives a chunk's text: the kept one, else its memory; the old model is loaded only when the first memory has to be decoded."""
+    """What gives a chunk's text: the kept one, else its memory.
+
+    The old model is loaded only when the first memory has to be decoded.
+    """
     loaded: list[Equipment] = []
 
     def text_of(chunk_id: str) -> str:
         text = old.text(chunk_id)
         if text is None:
             if not loaded:
-                before = replace(Config(), model=replace(Config().model, device=settings.model.device, threads=settings.model.threads))
+                before = replace(
+                    Config(),
+                    model=replace(
+                        Config().model, device=settings.model.device, threads=settings.model.threads
+                    ),
+                )
                 loaded.append(load(completed(before, old.manifest)))
                 require_same(old.manifest, loaded[0].lm, loaded[0].template)
             text = recite(old, loaded[0].lm, loaded[0].template, chunk_id).text
         if text is None or sha256_of_text(text) != chunk_id:
-            raise StoreDamaged(f"the memory {chunk_id[:12]} does not give its text", remedy="rag-memtok verify names what is damaged")
+            raise StoreDamaged(
+                f"the memory {chunk_id[:12]} does not give its text",
+                remedy="rag-memtok verify names what is damaged",
+            )
         return text
 
     return text_of
@@ -215,7 +307,9 @@ def _prove(new: Store, equipment: Equipment, old: Store, say: Say) -> None:
     if found.interrupted:
         raise KeyboardInterrupt
     if (found.chunks and found.exit_code) or new.documents() != old.documents():
-        first = f": {found.findings[0].subject}: {found.findings[0].reason}" if found.findings else ""
+        first = (
+            f": {found.findings[0].subject}: {found.findings[0].reason}" if found.findings else ""
+        )
         raise StoreDamaged(
             f"{new.folder} is not proved{first}; {old.folder} is as it was",
             remedy=f"remove {shlex.quote(str(new.folder))} and migrate again",

@@ -1,4 +1,7 @@
-"""What there is to do: files that are new or changed, read and cut into chunks with their tokens."""
+"""What there is to do: files that are new or changed.
+
+They are read and cut into chunks with their tokens.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +16,10 @@ from rag_memtok.model.lm import LM
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What there is to do: files that are new or changed, how many are not, and (root, file) of those that are gone."""
+    """What there is to do: files that are new or changed.
+
+    It also has how many are not, and (root, file) of those that are gone.
+    """
 
     changed: tuple[SourceFile, ...]
     unchanged: int
@@ -23,7 +29,10 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A chunk with its tokens; `tokens` is None where the tokenizer's round trip loses something."""
+    """A chunk with its tokens.
+
+    `tokens` is None where the tokenizer's round trip loses something.
+    """
 
     chunk: Chunk
     tokens: tuple[int, ...] | None
@@ -43,7 +52,9 @@ class PlannedFile:
 
 
 def survey(scan: Scan, roots: Iterable[str], known: Callable[[str], Mapping[str, str]]) -> Survey:
-    """Compares the files found with those in the store. A file that was not looked at, as it is excluded now, has not vanished.
+    """Compares the files found with those in the store.
+
+    A file that was not looked at, as it is excluded now, has not vanished.
 
     Args:
         roots: the folders given; only under these can a file be called vanished.
@@ -65,22 +76,38 @@ def survey(scan: Scan, roots: Iterable[str], known: Callable[[str], Mapping[str,
 def _hidden(root: str, file: str, scan: Scan) -> bool:
     """Whether the file may still be there, unreadable, or in a folder that is."""
     return any(
-        root == skipped.root and (skipped.path == "." or file == skipped.path or file.startswith(skipped.path.rstrip("/") + "/"))
+        root == skipped.root
+        and (
+            skipped.path == "."
+            or file == skipped.path
+            or file.startswith(skipped.path.rstrip("/") + "/")
+        )
         for skipped in scan.skipped
     )
 
 
-def plan(lm: LM, files: Sequence[SourceFile], config: Config) -> tuple[list[PlannedFile], list[Skipped]]:
+def plan(
+    lm: LM, files: Sequence[SourceFile], config: Config
+) -> tuple[list[PlannedFile], list[Skipped]]:
     """Reads and cuts `files`; what cannot be read is told, never raised."""
     planned: list[PlannedFile] = []
     skipped: list[Skipped] = []
     for source in files:
         reading = read(source, config.documents)
         skipped += reading.skipped
-        cut = tuple((document, _pieces(lm, document, config.documents.chunk_tokens)) for document in reading.documents)
+        cut = tuple(
+            (document, _pieces(lm, document, config.documents.chunk_tokens))
+            for document in reading.documents
+        )
         lossy = any(piece.tokens is None for _, pieces in cut for piece in pieces)
         if lossy and not config.memorize.keep_text:
-            skipped.append(Skipped(source.root, source.file, "the tokenizer does not give its text back, and --no-text keeps none"))
+            skipped.append(
+                Skipped(
+                    source.root,
+                    source.file,
+                    "the tokenizer does not give its text back, and --no-text keeps none",
+                )
+            )
         elif cut:
             planned.append(PlannedFile(source, cut))
     return planned, skipped
@@ -89,16 +116,25 @@ def plan(lm: LM, files: Sequence[SourceFile], config: Config) -> tuple[list[Plan
 def _pieces(lm: LM, document: Document, capacity: int) -> tuple[Piece, ...]:
     chunks = split(document, capacity, lambda text: len(lm.encode(text)))
     encoded = [(chunk, lm.encode(chunk.text)) for chunk in chunks]
-    return tuple(Piece(chunk, tuple(tokens) if lm.decode(tokens) == chunk.text else None) for chunk, tokens in encoded)
+    return tuple(
+        Piece(chunk, tuple(tokens) if lm.decode(tokens) == chunk.text else None)
+        for chunk, tokens in encoded
+    )
 
 
 def tasks_of(pieces: Iterable[Piece], tokens_per_vector: int) -> list[Task]:
     """What the writer has to do, each text once."""
-    tasks = {piece.chunk.id: task_of(piece.chunk.id, piece.tokens, tokens_per_vector) for piece in pieces if piece.tokens is not None}
+    tasks = {
+        piece.chunk.id: task_of(piece.chunk.id, piece.tokens, tokens_per_vector)
+        for piece in pieces
+        if piece.tokens is not None
+    }
     return list(tasks.values())
 
 
 def tokens_in(planned: Sequence[PlannedFile]) -> list[tuple[int, ...]]:
     """The tokens of every planned chunk, each text once."""
-    chunks = {piece.chunk.id: piece.tokens for file in planned for piece in file.pieces if piece.tokens}
+    chunks = {
+        piece.chunk.id: piece.tokens for file in planned for piece in file.pieces if piece.tokens
+    }
     return list(chunks.values())

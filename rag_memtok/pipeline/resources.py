@@ -1,4 +1,8 @@
-"""What a trip needs before it starts: the model, the template and the embedder; for a new store how much a vector holds, and the cost."""
+"""What a trip needs before it starts.
+
+That is the model, the template and the embedder; for a new store how much a vector holds, and the
+cost.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +50,8 @@ def load(settings: Config) -> Equipment:
     codec_named(settings.memorize.codec)
     recipe = recipe_named(recipe_of(settings.memorize))
     model = lm.load(settings.model)
-    if settings.model.threads:  # FAISS and torch share one pool: without a number both keep what they have
+    # FAISS and torch share one pool: without a number both keep what they have
+    if settings.model.threads:
         set_threads(settings.model.threads)
     template = template_named(recipe.template or settings.memorize.template, model)
     return Equipment(model, template, load_embedder(settings.retrieve.embedder))
@@ -69,37 +74,54 @@ def decoder(manifest: Mapping[str, str], config: Config) -> tuple[lm.LM, Templat
 def introduction(model: lm.LM, seconds: float) -> str:
     """What to know of the embedded model before it is used."""
     return (
-        f"{model.identity.revision} is a small demonstration model ({model.parameters / 1e6:.1f}M parameters); a real one: "
-        f"--model HuggingFaceTB/SmolLM2-360M-Instruct. A chunk will take about {seconds:.1f} s here."
+        f"{model.identity.revision} is a small demonstration model ({model.parameters / 1e6:.1f}M "
+        "parameters); a real one: "
+        f"--model HuggingFaceTB/SmolLM2-360M-Instruct. A chunk will take about {seconds:.1f} s "
+        "here."
     )
 
 
-def cost(model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], settings: Config) -> float:
-    """Seconds that the longest of `chunks` would take here, from three real steps, of which the second counts."""
+def cost(
+    model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], settings: Config
+) -> float:
+    """Seconds that the longest of `chunks` would take here.
+
+    They come from three real steps, of which the second counts.
+    """
     longest = max(chunks, key=len, default=())
     if not longest:
         return 0.0
     recorded = known(model, template, settings.documents.chunk_tokens, settings.memorize)
     steps = expected_steps(settings.memorize, recorded)
-    per_vector = settings.memorize.tokens_per_vector or (recorded.tokens_per_vector if recorded else GUESSED_TOKENS_PER_VECTOR)
+    per_vector = settings.memorize.tokens_per_vector or (
+        recorded.tokens_per_vector if recorded else GUESSED_TOKENS_PER_VECTOR
+    )
     vectors = task_of("", tuple(longest), per_vector).vectors
     return seconds_per_chunk(model, template, longest, vectors, steps, settings.memorize)
 
 
 def expected_steps(settings: Memorize, recorded: Calibration | None) -> int:
-    """How many steps a chunk takes: as many as are known to make it exact, or all where it is also to be read."""
+    """How many steps a chunk takes.
+
+    They are as many as are known to make it exact, or all where it is also to be read.
+    """
     if recorded is None or recipe_named(recipe_of(settings)).reading:
         return steps_of(settings)
     return min(steps_of(settings), recorded.steps)
 
 
-def calibrated(model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], settings: Config, say: Say) -> Calibration:
+def calibrated(
+    model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], settings: Config, say: Say
+) -> Calibration:
     """How many tokens a vector gets: as told, as known for this model, else as found out now."""
     if settings.memorize.tokens_per_vector:
         return Calibration(settings.memorize.tokens_per_vector, "given", 0)
     if recorded := known(model, template, settings.documents.chunk_tokens, settings.memorize):
         return recorded
-    say("finding out how many tokens a vector of this model can hold; --tokens-per-vector skips this")
+    say(
+        "finding out how many tokens a vector of this model can hold; --tokens-per-vector skips "
+        "this"
+    )
     chosen = calibrate(model, template, chunks, settings.memorize, say)
     if chosen.tokens_per_vector <= 2:
         say("at 2 tokens a vector a memory is little more than the text's own embeddings")

@@ -16,7 +16,10 @@ from rag_memtok.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Files written back, and documents that could not be (path, reason); `damaged`: some of those because the store is."""
+    """Files written back, and documents that could not be (path, reason).
+
+    `damaged`: some of those could not because the store is.
+    """
 
     written: tuple[Path, ...]
     failed: tuple[tuple[str, str], ...]
@@ -24,14 +27,22 @@ class Restored:
 
     @property
     def exit_code(self) -> int:
-        """0 all are written; 13 the store is damaged; 5 some do not come back, or not to a place of their own."""
+        """The exit code: 0 all are written; 13 the store is damaged; else 5.
+
+        5: some do not come back, or not to a place of their own.
+        """
         return StoreDamaged.exit_code if self.damaged else 5 * bool(self.failed)
 
 
-def restore_documents(store: Store, lm: LM, template: Template, to: Path, on_chunk: Callable[[int, int], None]) -> Restored:
-    """Writes every proven document under `to`: text formats as the very file, others as their text (`NAME.txt`).
+def restore_documents(
+    store: Store, lm: LM, template: Template, to: Path, on_chunk: Callable[[int, int], None]
+) -> Restored:
+    """Writes every proven document under `to`.
 
-    Documents of several roots go into a folder for each, named after the root. Where two come to the same name, the very file has it.
+    Text formats are written as the very file, others as their text (`NAME.txt`).
+
+    Documents of several roots go into a folder for each, named after the root. Where two come to
+    the same name, the very file has it.
 
     Raises:
         UsageError: a file with other content, or one where a folder has to be, was there before.
@@ -46,7 +57,10 @@ def restore_documents(store: Store, lm: LM, template: Template, to: Path, on_chu
         on_chunk(len(recited), len(everything))
     documents, lost = store.documents(skip_damaged=True), store.damaged_documents()
     roots = sorted({document.root for document in documents})
-    written, failed = [], [(problem.file or f"document {problem.row}", str(problem)) for problem in lost]
+    written, failed = (
+        [],
+        [(problem.file or f"document {problem.row}", str(problem)) for problem in lost],
+    )
     damaged = bool(lost) or any(one.verdict.kind == "damaged" for one in recited.values())
     taken: set[Path] = set()
     for document in sorted(documents, key=lambda one: not restores_exactly(one.extractor)):
@@ -62,7 +76,12 @@ def restore_documents(store: Store, lm: LM, template: Template, to: Path, on_chu
         name = document.path if restores_exactly(document.extractor) else document.path + ".txt"
         target = _target(to, folder_of(document.root, roots), name)
         if target in taken or not taken.isdisjoint(target.parents):
-            failed.append((document.path, f"another document is restored as {target}, or as a folder that it would be in"))
+            failed.append(
+                (
+                    document.path,
+                    f"another document is restored as {target}, or as a folder that it would be in",
+                )
+            )
             continue
         written.append(_write_new(target, text.encode()))
         taken.add(target)
@@ -82,7 +101,10 @@ def _rejoined(store: Store, document: StoredDocument, recited: Mapping[str, Reci
 
 
 def folder_of(root: str, roots: list[str]) -> str:
-    """The folder for a root's documents: "" for the only one, else its last name, numbered where two share it."""
+    """The folder for a root's documents: "" for the only one, else its last name.
+
+    The name is numbered where two share it.
+    """
     if len(roots) == 1:
         return ""
     name = _last_name(root)
@@ -91,27 +113,41 @@ def folder_of(root: str, roots: list[str]) -> str:
 
 
 def _last_name(root: str) -> str:
-    """A root's last name, "root" for one that has none: ".." leads out of the folder that is restored into."""
+    """A root's last name, "root" for one that has none.
+
+    ".." leads out of the folder that is restored into.
+    """
     name = Path(root).name
     return "root" if name in ("", ".", "..") else name
 
 
 def _target(to: Path, folder: str, name: str) -> Path:
-    """Where a document goes: into a folder of `to`, never outside it, whatever the names say: the store may be somebody else's."""
+    """Where a document goes: into a folder of `to`, never outside it.
+
+    This holds whatever the names say: the store may be somebody else's.
+    """
     target = to / folder / os.fsdecode(native_of(name))
     if not _lies_in(target, to.resolve() / folder):
-        raise InputRefused(f"the document {name!a} would be written outside {to / folder}", remedy="do not trust this store")
+        raise InputRefused(
+            f"the document {name!a} would be written outside {to / folder}",
+            remedy="do not trust this store",
+        )
     return target
 
 
 def _write_new(target: Path, data: bytes) -> Path:
     """Writes a document, but not over what is something else."""
     if target.is_dir() or (target.exists() and target.read_bytes() != data):
-        raise UsageError(f"{target} is in the way and has other content", remedy="restore into a new folder")
+        raise UsageError(
+            f"{target} is in the way and has other content", remedy="restore into a new folder"
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UsageError(f"{target.parent} cannot be a folder: a file is in the way", remedy="restore into a new folder") from None
+        raise UsageError(
+            f"{target.parent} cannot be a folder: a file is in the way",
+            remedy="restore into a new folder",
+        ) from None
     target.write_bytes(data)
     return target
 

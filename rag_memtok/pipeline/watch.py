@@ -17,11 +17,18 @@ TICK_MS = 500  # how long it takes until Ctrl-C is seen
 
 
 def watch(
-    paths: Sequence[Path], config: Config, prune: bool = False, on_progress: Callable[[Standing], None] = quiet, say: Say = quiet
+    paths: Sequence[Path],
+    config: Config,
+    prune: bool = False,
+    on_progress: Callable[[Standing], None] = quiet,
+    say: Say = quiet,
 ) -> Iterator[Ingested | RagMemtokError]:
-    """Ingests `paths`, and again whenever something under them changes, until the caller stops; yields what each did, or why it failed.
+    """Ingests `paths`, and again whenever something under them changes.
 
-    The model stays loaded from one change to the next. A failure of the first ingest is raised, a later one may pass with the next change.
+    It goes on until the caller stops, and yields what each ingest did, or why it failed.
+
+    The model stays loaded from one change to the next. A failure of the first ingest is raised, a
+    later one may pass with the next change.
 
     Raises:
         UsageError: watchfiles is not installed.
@@ -38,10 +45,12 @@ def watch(
 
 
 def changes(paths: Sequence[Path], store: Path) -> Iterator[None]:
-    """Yields once when it has begun to watch, and then each time something under `paths` has changed. It never ends by itself.
+    """Yields each time something under `paths` has changed.
 
-    What changes while the caller works is told at the next turn. The folder `store`, version control, environments and editors' drafts do
-    not count.
+    Before that it yields once, when it has begun to watch. It never ends by itself.
+
+    What changes while the caller works is told at the next turn. The folder `store`, version
+    control, environments and editors' drafts do not count.
 
     Raises:
         UsageError: watchfiles is not installed.
@@ -50,7 +59,9 @@ def changes(paths: Sequence[Path], store: Path) -> Iterator[None]:
     try:
         import watchfiles
     except ImportError as error:
-        raise UsageError("watch needs the package watchfiles", remedy="pip install 'rag-memtok[watch]'") from error
+        raise UsageError(
+            "watch needs the package watchfiles", remedy="pip install 'rag-memtok[watch]'"
+        ) from error
     if missing := [path for path in paths if not path.exists()]:
         raise InputRefused(f"there is no {missing[0]}", remedy="name files and folders that exist")
     # A file is watched through its folder: editors replace files.
@@ -58,7 +69,12 @@ def changes(paths: Sequence[Path], store: Path) -> Iterator[None]:
     relevant = watchfiles.DefaultFilter(ignore_paths=[os.path.realpath(store)])
     begun = False
     for found in watchfiles.watch(
-        *sorted(folders), watch_filter=relevant, debounce=LONGEST_MS, step=CALM_MS, rust_timeout=TICK_MS, yield_on_timeout=True
+        *sorted(folders),
+        watch_filter=relevant,
+        debounce=LONGEST_MS,
+        step=CALM_MS,
+        rust_timeout=TICK_MS,
+        yield_on_timeout=True,
     ):
         if found or not begun:
             begun = True

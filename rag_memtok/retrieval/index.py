@@ -26,7 +26,9 @@ class Index:
     keys: faiss.IndexIDMap2
 
     def nearest(self, key: Float[np.ndarray, " e"], count: int) -> tuple[tuple[int, float], ...]:
-        """The numbers and cosines of the `count` nearest chunks, best first; fewer where there are fewer.
+        """The numbers and cosines of the `count` nearest chunks, best first.
+
+        They are fewer where there are fewer chunks.
 
         Raises:
             WrongModel: the store's keys are of another width.
@@ -34,18 +36,32 @@ class Index:
         if not self.keys.ntotal or not key.any():
             return ()
         if self.keys.d != len(key):
-            raise WrongModel(f"the store's keys have width {self.keys.d}, the embedder's {len(key)}", remedy="name the store's --embedder")
-        cosines, numbers = self.keys.search(np.ascontiguousarray(key[None], dtype=np.float32), count)
-        return tuple((int(number), float(cosine)) for number, cosine in zip(numbers[0], cosines[0], strict=True) if number != PADDING)
+            raise WrongModel(
+                f"the store's keys have width {self.keys.d}, the embedder's {len(key)}",
+                remedy="name the store's --embedder",
+            )
+        cosines, numbers = self.keys.search(
+            np.ascontiguousarray(key[None], dtype=np.float32), count
+        )
+        return tuple(
+            (int(number), float(cosine))
+            for number, cosine in zip(numbers[0], cosines[0], strict=True)
+            if number != PADDING
+        )
 
 
 def set_threads(count: int) -> None:
-    """Lets FAISS use `count` threads. Two on a busy two-core machine can be six times slower than one."""
+    """Lets FAISS use `count` threads.
+
+    Two on a busy two-core machine can be six times slower than one.
+    """
     faiss.omp_set_num_threads(count)
 
 
 def open_index(store: Store) -> Index:
-    """Returns the index of the store as it is now: the cached one if it is of this state, else a new one, which is cached if that can be.
+    """Returns the index of the store as it is now.
+
+    It is the cached one if it is of this state, else a new one, which is cached if that can be.
 
     Cost: where the cache is of no use, reads all keys.
     """
@@ -67,7 +83,10 @@ def open_index(store: Store) -> Index:
 
 
 def build(numbers: Int[np.ndarray, " N"], keys: Float[np.ndarray, "N e"]) -> faiss.IndexIDMap2:
-    """Makes an index of keys under the chunks' own numbers, so that there is no second list to fall out of step."""
+    """Makes an index of keys under the chunks' own numbers.
+
+    So there is no second list to fall out of step.
+    """
     index = faiss.IndexIDMap2(faiss.IndexFlatIP(max(keys.shape[1], 1)))
     if len(numbers):
         index.add_with_ids(np.ascontiguousarray(keys, dtype=np.float32), numbers)
@@ -75,7 +94,10 @@ def build(numbers: Int[np.ndarray, " N"], keys: Float[np.ndarray, "N e"]) -> fai
 
 
 def read_index(path: Path, bound: dict[str, str]) -> faiss.IndexIDMap2 | None:
-    """Returns the cached index, None unless it is whole and of this store and state. FAISS itself would load a damaged one."""
+    """Returns the cached index, None unless it is whole and of this store and state.
+
+    FAISS itself would load a damaged one.
+    """
     if not regular(path):
         return None
     try:

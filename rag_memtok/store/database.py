@@ -1,4 +1,7 @@
-"""`store.db` as rows: made whole or not at all, opened only if it is ours, read only if it is what was written."""
+"""`store.db` as rows.
+
+It is made whole or not at all, opened only if it is ours, read only if it is what was written.
+"""
 
 import secrets
 import shlex
@@ -11,7 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from rag_memtok.errors import StoreDamaged, UsageError
-from rag_memtok.store.files import DATABASE, IGNORE, NEW, OURS, locked, mark, put_in_place, regular, translated, write_privately
+from rag_memtok.store.files import (
+    DATABASE,
+    IGNORE,
+    NEW,
+    OURS,
+    locked,
+    mark,
+    put_in_place,
+    regular,
+    translated,
+    write_privately,
+)
 from rag_memtok.store.schema import (
     ANOTHER_STORE,
     FORMAT,
@@ -33,22 +47,32 @@ log = getLogger(__name__)
 
 
 def create(folder: Path, manifest: Mapping[str, str]) -> None:
-    """Makes an empty store. A kill leaves either no store or a whole one; creating again goes on from there.
+    """Makes an empty store.
+
+    A kill leaves either no store or a whole one; creating again goes on from there.
 
     Raises:
         UsageError: there is a store already, or the folder holds other things.
         StoreLocked: another process is making it.
     """
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; valid: a new or empty folder", remedy="name another --store")
+        raise UsageError(
+            f"{folder} is a file; valid: a new or empty folder", remedy="name another --store"
+        )
     with translated(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         others = sorted(entry.name for entry in folder.iterdir() if entry.name not in OURS)
     if others:
-        raise UsageError(f"{folder} is not empty: it holds {others[0]!a}; valid: a new or empty folder", remedy="name another --store")
+        raise UsageError(
+            f"{folder} is not empty: it holds {others[0]!a}; valid: a new or empty folder",
+            remedy="name another --store",
+        )
     with locked(folder), translated(folder):
         if (folder / DATABASE).exists():
-            raise UsageError(f"there is a store at {folder} already", remedy=f"rag-memtok status --store {shlex.quote(str(folder))}")
+            raise UsageError(
+                f"there is a store at {folder} already",
+                remedy=f"rag-memtok status --store {shlex.quote(str(folder))}",
+            )
         folder.chmod(0o700)
         write_privately(folder / IGNORE, b"*\n")
         write_database(folder / (DATABASE + NEW), manifest)
@@ -68,7 +92,10 @@ def write_database(path: Path, manifest: Mapping[str, str]) -> None:
 
 
 def next_state(state: str) -> str:
-    """The generation, one up, and a nonce: a restored backup that is written to again never has the state of what it replaced."""
+    """The next state: the generation, one up, and a nonce.
+
+    A restored backup that is written to again never has the state of what it replaced.
+    """
     return f"{int(state.partition(' ')[0]) + 1} {secrets.token_hex(8)}"
 
 
@@ -96,14 +123,24 @@ def open_database(folder: Path, write: bool) -> Iterator["Database"]:
 
 
 def admitted(db: sqlite3.Connection, folder: Path, write: bool) -> None:
-    """Checks a connection, and the whole file once more if a kill left a journal: by then it has been rolled back."""
+    """Checks a connection, and the whole file once more if a kill left a journal.
+
+    By then the journal has been rolled back.
+    """
     journal = folder / f"{DATABASE}-journal"
     hot = journal.exists()
     with transaction(db, "DEFERRED"):
         admit(db, folder)
-        if hot and write and (lines := db.execute("PRAGMA quick_check(1)").fetchall()) != [(b"ok",)]:
-            raise StoreDamaged(f"{folder / DATABASE}: {lines[0][0].decode(errors='replace')}", remedy=ANOTHER_STORE)
-    if write and journal.exists():  # begun by a write that was killed before it counted: SQLite would leave it until the next one
+        if (
+            hot
+            and write
+            and (lines := db.execute("PRAGMA quick_check(1)").fetchall()) != [(b"ok",)]
+        ):
+            raise StoreDamaged(
+                f"{folder / DATABASE}: {lines[0][0].decode(errors='replace')}", remedy=ANOTHER_STORE
+            )
+    # begun by a write that was killed before it counted: SQLite would leave it until the next one
+    if write and journal.exists():
         db.execute("PRAGMA journal_mode = TRUNCATE")
         db.execute("PRAGMA journal_mode = DELETE")  # deletes it, under a lock
     if not write:
@@ -116,7 +153,10 @@ def identity(db: sqlite3.Connection, folder: Path) -> str:
     store_id = row[0].decode(errors="replace") if row else ""
     whole = {raw[0].decode() for raw, whole in select(db, store_id, "manifest") if whole}
     if not RESERVED <= whole:
-        raise StoreDamaged(f"{folder / DATABASE}: the manifest lost {', '.join(sorted(RESERVED - whole))}", remedy=ANOTHER_STORE)
+        raise StoreDamaged(
+            f"{folder / DATABASE}: the manifest lost {', '.join(sorted(RESERVED - whole))}",
+            remedy=ANOTHER_STORE,
+        )
     return store_id
 
 
@@ -142,7 +182,9 @@ class Database:
         with translated(self.folder), transaction(self.connection, "IMMEDIATE"):
             mark("transaction begun")
             yield
-            self.insert("manifest", ("state", next_state(self.row("manifest", "key = ?", "state")[1])))
+            self.insert(
+                "manifest", ("state", next_state(self.row("manifest", "key = ?", "state")[1]))
+            )
         mark("committed")
 
     def insert(self, table: str, row: Sequence[Any]) -> None:
@@ -161,11 +203,14 @@ class Database:
         """The one value of a query."""
         return self.execute(query, values).fetchone()[0]
 
-    def rows(self, table: str, where: str = "TRUE", *values: Any, skip_damaged: bool = False) -> list[Row]:
+    def rows(
+        self, table: str, where: str = "TRUE", *values: Any, skip_damaged: bool = False
+    ) -> list[Row]:
         """The rows of a table.
 
         Raises:
-            StoreDamaged: one is not what was written; with `skip_damaged` it is logged and left out.
+            StoreDamaged: one is not what was written; with `skip_damaged` it is logged and left
+                out.
         """
         rows = []
         for raw, whole in select(self.connection, self.store_id, table, f"WHERE {where}", values):
@@ -203,10 +248,14 @@ class Database:
         """The exception that names a problem and the command that mends it."""
         path = shlex.quote(found.file) if found.file else "PATH"
         return StoreDamaged(
-            f"{self.folder}: {found}", remedy=f"rag-memtok ingest {path} --store {shlex.quote(str(self.folder))} writes it anew"
+            f"{self.folder}: {found}",
+            remedy=f"rag-memtok ingest {path} --store {shlex.quote(str(self.folder))} writes it "
+            "anew",
         )
 
     def next_number(self, table: str) -> int:
         """A number that no row of the table ever had."""
-        used = self.scalar("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?", table)
+        used = self.scalar(
+            "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?", table
+        )
         return max(used, self.scalar(f"SELECT coalesce(max(number), 0) FROM {table}")) + 1

@@ -1,4 +1,7 @@
-"""The store's folder: its files, their permissions, the writer's lock, and what the errors of SQLite and the system mean to the user."""
+"""The store's folder: its files, their permissions, and the writer's lock.
+
+Here is also what the errors of SQLite and the system mean to the user.
+"""
 
 import errno
 import fcntl
@@ -13,21 +16,46 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rag_memtok.config import COLLECTION
-from rag_memtok.errors import DiskFailure, NoStore, OutOfMemory, PermissionRefused, RagMemtokError, StoreDamaged, StoreLocked, UsageError
+from rag_memtok.errors import (
+    DiskFailure,
+    NoStore,
+    OutOfMemory,
+    PermissionRefused,
+    RagMemtokError,
+    StoreDamaged,
+    StoreLocked,
+    UsageError,
+)
 
 DATABASE, INDEX, LOCK, IGNORE, ADAPTER = "store.db", "index.faiss", "lock", ".gitignore", "adapter"
-STALE, ADAPTER_WORK = "stale", "work"  # in the adapter's folder: a mark, and what an unfinished training goes on from
+# in the adapter's folder: a mark, and what an unfinished training goes on from
+STALE, ADAPTER_WORK = "stale", "work"
 NEW = ".new"  # what a file is called until it is whole
-OURS = frozenset({DATABASE, f"{DATABASE}-journal", DATABASE + NEW, f"{DATABASE}{NEW}-journal", INDEX, INDEX + NEW, LOCK, IGNORE, ADAPTER})
+OURS = frozenset(
+    {
+        DATABASE,
+        f"{DATABASE}-journal",
+        DATABASE + NEW,
+        f"{DATABASE}{NEW}-journal",
+        INDEX,
+        INDEX + NEW,
+        LOCK,
+        IGNORE,
+        ADAPTER,
+    }
+)
 BUSY_SECONDS = 30.0
 CHECK = "rag-memtok verify --quick names what is damaged"
 CRASH_AT = "RAG_MEMTOK_CRASH_AT"
 
 
 def mark(step: str) -> None:
-    """A step after which a kill must lose nothing. With RAG_MEMTOK_CRASH_AT=n the n-th step a process comes to is its last (SIGKILL).
+    """A step after which a kill must lose nothing.
 
-    Cost: a look into the environment. The campaign in tests/faults counts n up until a command ends before it gets there.
+    With RAG_MEMTOK_CRASH_AT=n the n-th step a process comes to is its last (SIGKILL).
+
+    Cost: a look into the environment. The campaign in tests/faults counts n up until a command ends
+        before it gets there.
     """
     left = os.environ.get(CRASH_AT, "")
     if not left.isdecimal():
@@ -43,13 +71,15 @@ def translated(folder: Path) -> Iterator[None]:
     """Turns the errors of SQLite and of the operating system into ours, everywhere in the store.
 
     Raises:
-        StoreLocked, StoreDamaged, DiskFailure, PermissionRefused, OutOfMemory, NoStore: see `meaning`.
+        StoreLocked, StoreDamaged, DiskFailure, PermissionRefused, OutOfMemory, NoStore: see
+            `meaning`.
     """
     try:
         yield
     except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
         raise  # bugs of ours
-    except UnicodeDecodeError as error:  # sqlite3 could not even decode SQLite's message, which quotes damaged bytes
+    # sqlite3 could not even decode SQLite's message, which quotes damaged bytes
+    except UnicodeDecodeError as error:
         raise StoreDamaged(f"{folder / DATABASE}: SQLite cannot read it", remedy=CHECK) from error
     except (sqlite3.Error, OSError) as error:
         ours = meaning(error, folder)
@@ -59,22 +89,43 @@ def translated(folder: Path) -> Iterator[None]:
 
 
 def meaning(error: sqlite3.Error | OSError, folder: Path) -> RagMemtokError | None:
-    """Returns what an error of SQLite or the operating system means to the user, None for one that we do not expect."""
+    """Returns what an error of SQLite or the operating system means to the user.
+
+    It is None for one that we do not expect.
+    """
     if isinstance(error, OSError):
         return os_meaning(error, folder)
     detail = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     code = detail & 0xFF  # the kind of error
     if code == sqlite3.SQLITE_CONSTRAINT and detail != sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
-        return None  # a bug of ours; that what a row refers to is there was looked up, so there it is a damaged index
+        # a bug of ours; that what a row refers to is there was looked up, so there it is a damaged
+        # index
+        return None
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreLocked(f"{folder} is busy: {error}, for {BUSY_SECONDS:.0f} s", remedy="run the command again when the other is done")
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH) and not reachable(folder):
+        return StoreLocked(
+            f"{folder} is busy: {error}, for {BUSY_SECONDS:.0f} s",
+            remedy="run the command again when the other is done",
+        )
+    if code in (
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_AUTH,
+    ) and not reachable(folder):
         return PermissionRefused(f"{folder}: {error}", remedy=f"chmod -R u+rwX {folder}")
-    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+    if code in (
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+    ):
         return disk_failure(folder, str(error))
     if code == sqlite3.SQLITE_NOMEM:
-        return OutOfMemory(f"{folder}: {error}", remedy="close other programs, or use a smaller --batch")
-    # Our SQL is constant and the schema was compared at opening: what SQLite cannot run now is damage (FTS5 says SQLITE_ERROR for it).
+        return OutOfMemory(
+            f"{folder}: {error}", remedy="close other programs, or use a smaller --batch"
+        )
+    # Our SQL is constant and the schema was compared at opening: what SQLite cannot run now is
+    # damage (FTS5 says SQLITE_ERROR for it).
     return StoreDamaged(f"{folder / DATABASE}: {error}", remedy=CHECK)
 
 
@@ -83,34 +134,54 @@ def os_meaning(error: OSError, folder: Path) -> RagMemtokError | None:
     if error.errno in (errno.EACCES, errno.EPERM):
         return PermissionRefused(f"{folder}: {error}", remedy=f"chmod -R u+rwX {folder}")
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return NoStore(f"there is no store at {folder}", remedy=f"rag-memtok ingest PATH --store {folder}")
+        return NoStore(
+            f"there is no store at {folder}", remedy=f"rag-memtok ingest PATH --store {folder}"
+        )
     if error.errno == errno.ELOOP:
-        return StoreDamaged(f"{folder}: {error}: a link where the store's own file should be", remedy="remove the link")
+        return StoreDamaged(
+            f"{folder}: {error}: a link where the store's own file should be",
+            remedy="remove the link",
+        )
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
         return disk_failure(folder, str(error))
     return None
 
 
 def reachable(folder: Path) -> bool:
-    """Whether this process may write to the folder and its database, were the disk not mounted read-only."""
+    """Whether this process may write to the folder and its database.
+
+    This is as it would be were the disk not mounted read-only.
+    """
     if folder.exists() and os.statvfs(folder).f_flag & os.ST_RDONLY:
         return True
-    return os.access(folder, os.W_OK | os.X_OK) and (not (folder / DATABASE).exists() or os.access(folder / DATABASE, os.W_OK))
+    return os.access(folder, os.W_OK | os.X_OK) and (
+        not (folder / DATABASE).exists() or os.access(folder / DATABASE, os.W_OK)
+    )
 
 
 def disk_failure(folder: Path, reason: str) -> DiskFailure:
-    """Says how much is free and how much a write may need: a copy of the database when it is compacted, 16 MiB else."""
+    """Says how much is free and how much a write may need.
+
+    The need is a copy of the database when it is compacted, 16 MiB else.
+    """
     database = folder / DATABASE
     needed = 16 * 2**20 + (database.stat().st_size if database.exists() else 0)
     free = shutil.disk_usage(folder).free if folder.exists() else 0
     message = (
-        f"{folder}: {reason}; nothing that was stored is lost. Free: {free / 2**20:.1f} MiB, enough for any write: {needed / 2**20:.1f} MiB"
+        f"{folder}: {reason}; nothing that was stored is lost. Free: {free / 2**20:.1f} "
+        "MiB, "
+        f"enough for any write: {needed / 2**20:.1f} MiB"
     )
-    return DiskFailure(message, remedy="make room (or the disk writable), then run the same command again")
+    return DiskFailure(
+        message, remedy="make room (or the disk writable), then run the same command again"
+    )
 
 
 def regular(path: Path) -> bool:
-    """Whether `path` is a plain file: not missing, nor a link, a FIFO or a device someone put in its place."""
+    """Whether `path` is a plain file.
+
+    That is: not missing, nor a link, a FIFO or a device someone put in its place.
+    """
     return path.is_file() and not path.is_symlink()
 
 
@@ -127,10 +198,19 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreLocked(f"{holder(handle)} is writing to {folder}", remedy="wait for it, or stop it; reading goes on") from None
+            raise StoreLocked(
+                f"{holder(handle)} is writing to {folder}",
+                remedy="wait for it, or stop it; reading goes on",
+            ) from None
         with translated(folder):
             os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps({"pid": os.getpid(), "started": datetime.now(UTC).isoformat(timespec="seconds")}).encode(), 0)
+            os.pwrite(
+                handle,
+                json.dumps(
+                    {"pid": os.getpid(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
+                ).encode(),
+                0,
+            )
         mark("locked")
         yield
     finally:
@@ -150,20 +230,29 @@ def collections_of(root: Path) -> list[str]:
     """The names of the stores under a folder that holds several."""
     with translated(root):
         found = sorted(entry.name for entry in root.iterdir()) if root.is_dir() else []
-    return [name for name in found if COLLECTION.fullmatch(name) and (root / name / DATABASE).exists()]
+    return [
+        name for name in found if COLLECTION.fullmatch(name) and (root / name / DATABASE).exists()
+    ]
 
 
 def folder_of(root: Path, collection: str) -> Path:
     """The folder of a store: `root`, or that of a collection in it.
 
     Raises:
-        UsageError: `root` is a store, not a folder of collections, or the other way round: the two are never mixed.
+        UsageError: `root` is a store, not a folder of collections, or the other way round: the two
+            are never mixed.
     """
     if collection and (root / DATABASE).exists():
-        raise UsageError(f"{root} is a store itself; it holds no collections", remedy="leave --collection out, or name another --store")
+        raise UsageError(
+            f"{root} is a store itself; it holds no collections",
+            remedy="leave --collection out, or name another --store",
+        )
     if not collection and not (root / DATABASE).exists() and (names := collections_of(root)):
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        raise UsageError(f"{root} holds collections: {shown}", remedy="--collection NAME takes one of them, or starts one")
+        raise UsageError(
+            f"{root} holds collections: {shown}",
+            remedy="--collection NAME takes one of them, or starts one",
+        )
     return root / collection
 
 
@@ -194,7 +283,10 @@ def write_privately(path: Path, content: bytes) -> None:
 
 
 def put_in_place(path: Path) -> None:
-    """Renames the finished `path`.new to `path`, and has the new name on the disk before it returns."""
+    """Renames the finished `path`.new to `path`.
+
+    It has the new name on the disk before it returns.
+    """
     mark("before the rename")
     os.replace(f"{path}{NEW}", path)
     mark("renamed")
@@ -202,7 +294,10 @@ def put_in_place(path: Path) -> None:
 
 
 def outdate_adapter(store: Path) -> None:
-    """Marks a store's adapter as trained on what is there no more, and removes what an unfinished training kept: it is chunks' text."""
+    """Marks a store's adapter as trained on what is there no more.
+
+    It also removes what an unfinished training kept: it is chunks' text.
+    """
     folder = store / ADAPTER
     if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder / ADAPTER_WORK, ignore_errors=True)
@@ -210,7 +305,9 @@ def outdate_adapter(store: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is the old one or the new one at any instant. Of two at once one wins; a torn file cannot have the right digest.
+    """Writes a file that is the old one or the new one at any instant.
+
+    Of two at once one wins; a torn file cannot have the right digest.
 
     Raises:
         OSError: it could not be written; the old file stands.

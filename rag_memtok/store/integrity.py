@@ -1,4 +1,7 @@
-"""What is in the store, and what `verify` asks before any model is loaded: is every row what was written, and is everything there?"""
+"""What is in the store, and what `verify` asks before any model is loaded.
+
+It asks whether every row is what was written, and whether everything is there.
+"""
 
 import sqlite3
 from collections import Counter
@@ -11,15 +14,23 @@ from rag_memtok.store.schema import COLUMNS, PARTS, Problem, problem, select, tr
 PAGE = 64  # rows read in one transaction: a writer waits for these, not for the whole check
 LIMIT = 100  # lines that SQLite's own check may give
 
-MISPLACED = """SELECT number, root, file, chunks, count(ordinal) FROM documents LEFT JOIN occurrences ON document = number GROUP BY number
-    HAVING count(ordinal) <> chunks OR coalesce(min(ordinal), 0) <> 0 OR coalesce(max(ordinal), chunks - 1) <> chunks - 1"""
-WORDS = """SELECT chunks.number FROM chunks LEFT JOIN texts ON texts.chunk = chunks.number LEFT JOIN words ON words.rowid = chunks.number
+MISPLACED = """SELECT number, root, file, chunks, count(ordinal)
+    FROM documents LEFT JOIN occurrences ON document = number GROUP BY number
+    HAVING count(ordinal) <> chunks OR coalesce(min(ordinal), 0) <> 0
+        OR coalesce(max(ordinal), chunks - 1) <> chunks - 1"""
+WORDS = """SELECT chunks.number FROM chunks
+    LEFT JOIN texts ON texts.chunk = chunks.number
+    LEFT JOIN words ON words.rowid = chunks.number
     WHERE texts.text IS NOT words.text"""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Counts. `chunks` have an occurrence, `orphans` have none (yet); `verdicts` are those of the chunks; `bytes` are per table."""
+    """Counts.
+
+    `chunks` have an occurrence, `orphans` have none (yet); `verdicts` are those of the chunks;
+    `bytes` are per table.
+    """
 
     chunks: int
     orphans: int
@@ -29,12 +40,21 @@ class Summary:
 
 
 def summarise(db: sqlite3.Connection, store_id: str) -> Summary:
-    """Counts what is in the store; a damaged verdict counts as "damaged". Cost: reads every row once."""
-    every, documents = scalar(db, "SELECT count(*) FROM chunks"), scalar(db, "SELECT count(*) FROM documents")
+    """Counts what is in the store; a damaged verdict counts as "damaged".
+
+    Cost: reads every row once.
+    """
+    every, documents = (
+        scalar(db, "SELECT count(*) FROM chunks"),
+        scalar(db, "SELECT count(*) FROM documents"),
+    )
     placed = scalar(db, "SELECT count(DISTINCT chunk) FROM occurrences")
     found = select(db, store_id, "verdicts", "WHERE chunk IN (SELECT chunk FROM occurrences)")
     kinds = Counter(raw[1].decode() if whole else "damaged" for raw, whole in found)
-    sizes = {table: scalar(db, f"SELECT coalesce(sum({size(columns)}), 0) FROM {table}") for table, columns in COLUMNS.items()}
+    sizes = {
+        table: scalar(db, f"SELECT coalesce(sum({size(columns)}), 0) FROM {table}")
+        for table, columns in COLUMNS.items()
+    }
     sizes["words"] = scalar(db, "SELECT coalesce(sum(length(block)), 0) FROM words_data")
     return Summary(placed, every - placed, documents, dict(kinds), sizes)
 
@@ -50,7 +70,9 @@ def size(columns: Sequence[str]) -> str:
 
 
 def problems(db: sqlite3.Connection, store_id: str, structural: bool = True) -> Iterator[Problem]:
-    """Yields everything wrong that can be seen without a model; with `structural` also by SQLite's own check and in the word index.
+    """Yields everything wrong that can be seen without a model.
+
+    With `structural` it also looks by SQLite's own check and in the word index.
 
     Cost: reads all of the database, a few rows in memory at a time; `structural` does so once more.
     """
@@ -70,11 +92,17 @@ def index(db: sqlite3.Connection) -> Iterator[Problem]:
 
 
 def guarded(table: str, found: Iterator[Problem]) -> Iterator[Problem]:
-    """Yields what is found; where SQLite itself cannot go on, that is a problem too, and the next part is looked at."""
+    """Yields what is found.
+
+    Where SQLite itself cannot go on, that is a problem too, and the next part is looked at.
+    """
     try:
         yield from found
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR):
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in (
+            sqlite3.SQLITE_BUSY,
+            sqlite3.SQLITE_IOERR,
+        ):
             raise  # no damage: the system refuses
         yield Problem(table, "?", str(error))
     except UnicodeDecodeError:  # as in `translated`
@@ -82,21 +110,35 @@ def guarded(table: str, found: Iterator[Problem]) -> Iterator[Problem]:
 
 
 def structure(db: sqlite3.Connection) -> Iterator[Problem]:
-    """What SQLite finds in its trees, indexes and references. It knows nothing of the rows' content."""
+    """What SQLite finds in its trees, indexes and references.
+
+    It knows nothing of the rows' content.
+    """
     with transaction(db, "DEFERRED"):
         for (line,) in db.execute(f"PRAGMA integrity_check({LIMIT})").fetchall():
             if line != b"ok":
                 yield Problem("store.db", "?", line.decode(errors="replace"))
         for table, row, parent, _ in db.execute("PRAGMA foreign_key_check").fetchall():
-            yield Problem(table.decode(), "?" if row is None else str(row), f"it refers to a row of {parent.decode()} that is not there")
+            yield Problem(
+                table.decode(),
+                "?" if row is None else str(row),
+                f"it refers to a row of {parent.decode()} that is not there",
+            )
 
 
 def checksums(db: sqlite3.Connection, store_id: str, table: str) -> Iterator[Problem]:
-    """The rows of a table whose checksum is wrong, in pages; the two tables without a number have small rows and are one page."""
+    """The rows of a table whose checksum is wrong, in pages.
+
+    The two tables without a number have small rows and are one page.
+    """
     key = COLUMNS[table][0]
     last, size = -(2**63), PAGE
     while size == PAGE:
-        rest = "" if table in ("manifest", "occurrences") else f"WHERE {key} > {last} ORDER BY {key} LIMIT {PAGE}"
+        rest = (
+            ""
+            if table in ("manifest", "occurrences")
+            else f"WHERE {key} > {last} ORDER BY {key} LIMIT {PAGE}"
+        )
         with transaction(db, "DEFERRED"):
             page = [(head(raw), whole) for raw, whole in select(db, store_id, table, rest)]
             found = [problem(db, table, raw) for raw, whole in page if not whole]
@@ -126,7 +168,12 @@ def places(db: sqlite3.Connection) -> Iterator[Problem]:
     """Documents whose chunks are not 0, 1, ... up to their count."""
     with transaction(db, "DEFERRED"):
         for number, root, file, chunks, count in db.execute(MISPLACED).fetchall():
-            yield problem(db, "documents", (number, root, file), f"it has {chunks} chunks, {count} are in their places")
+            yield problem(
+                db,
+                "documents",
+                (number, root, file),
+                f"it has {chunks} chunks, {count} are in their places",
+            )
 
 
 def words(db: sqlite3.Connection) -> Iterator[Problem]:
@@ -134,5 +181,6 @@ def words(db: sqlite3.Connection) -> Iterator[Problem]:
     with transaction(db, "DEFERRED"):
         for (number,) in db.execute(WORDS).fetchall():
             yield problem(db, "words", (number,), "the word index has another text")
-        if not db.execute("PRAGMA query_only").fetchone()[0]:  # FTS5 checks itself only for a writer
+        # FTS5 checks itself only for a writer
+        if not db.execute("PRAGMA query_only").fetchone()[0]:
             db.execute("INSERT INTO words (words) VALUES ('integrity-check')")

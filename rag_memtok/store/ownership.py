@@ -1,8 +1,11 @@
-"""Was this store made here? A random secret in the user's configuration folder, never in a store, signs what is made with it.
+"""Was this store made here?
 
-A memory that verifies can still steer an answer, so who wrote it matters. A store's manifest has a nonce and its HMAC; a file of `export`
-has the HMAC of its whole content, so that one's own comes back as one's own and a changed one does not. What this cannot see: a store made
-here, copied away, changed by somebody else and copied back over it. For that, move stores with `export` and `import`.
+A random secret in the user's configuration folder, never in a store, signs what is made with it.
+
+A memory that verifies can still steer an answer, so who wrote it matters. A store's manifest has a
+nonce and its HMAC; a file of `export` has the HMAC of its whole content, so that one's own comes
+back as one's own and a changed one does not. What this cannot see: a store made here, copied away,
+changed by somebody else and copied back over it. For that, move stores with `export` and `import`.
 """
 
 import hashlib
@@ -24,11 +27,16 @@ log = getLogger(__name__)
 
 def secret_path() -> Path:
     """Where the secret is: `$XDG_CONFIG_HOME/rag-memtok/owner`, else under `~/.config`."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "rag-memtok" / "owner"
+    return (
+        Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "rag-memtok" / "owner"
+    )
 
 
 def secret() -> bytes | None:
-    """This user's secret, made when it is first needed; None where there is no place to keep one."""
+    """This user's secret, made when it is first needed.
+
+    It is None where there is no place to keep one.
+    """
     path = secret_path()
     try:
         if not path.exists():
@@ -41,7 +49,10 @@ def secret() -> bytes | None:
 
 
 def _make_secret(path: Path) -> None:
-    """Puts a whole file in place at once, and leaves the one of another process that was quicker."""
+    """Puts a whole file in place at once.
+
+    It leaves the one of another process that was quicker.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
@@ -56,7 +67,10 @@ def _make_secret(path: Path) -> None:
 
 
 def signed(what: str, value: str) -> str:
-    """The HMAC of `value`, "" without a secret; `what` keeps a store's from being one of an export."""
+    """The HMAC of `value`, "" without a secret.
+
+    `what` keeps a store's from being one of an export.
+    """
     key = secret()
     return hmac.new(key, f"{what} {value}".encode(), hashlib.sha256).hexdigest() if key else ""
 
@@ -86,6 +100,7 @@ def require_trust(manifest: Mapping[str, str], folder: Path, trusted: bool) -> N
     """
     if not trusted and not made_here(manifest):
         raise InputRefused(
-            f"the store {folder} was not made here; whoever wrote its memories can steer the answers",
+            f"the store {folder} was not made here; whoever wrote its memories can steer the "
+            "answers",
             remedy="if you trust its maker: --trust-store; verify and restore need no trust",
         )

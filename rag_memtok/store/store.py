@@ -1,4 +1,6 @@
-"""The store on disk: one SQLite file with everything that was memorised, in a private folder. What exists in it is whole.
+"""The store on disk: one SQLite file with everything that was memorised, in a private folder.
+
+What exists in it is whole.
 
     DIR/ 0700   store.db     the only truth (schema.py); every file is 0600
                 lock         held by the one writer, names it (files.py)
@@ -6,10 +8,11 @@
                 adapter/     an optional reader (lora.py)
                 .gitignore   keeps the folder out of git: memories are the documents' text
 
-A verb is one transaction (database.py). Readers never look at the lock; while a writer commits (milliseconds) they wait for SQLite, up to
-30 s. Every verb raises StoreDamaged if a row it reads is not what was written (unless it says that it leaves such rows out), DiskFailure or
-PermissionRefused if the system refuses, StoreLocked if SQLite was busy for too long. A chunk's `number` is its integer row id and its FAISS
-id, and is never used again.
+A verb is one transaction (database.py). Readers never look at the lock; while a writer commits
+(milliseconds) they wait for SQLite, up to 30 s. Every verb raises StoreDamaged if a row it reads is
+not what was written (unless it says that it leaves such rows out), DiskFailure or PermissionRefused
+if the system refuses, StoreLocked if SQLite was busy for too long. A chunk's `number` is its
+integer row id and its FAISS id, and is never used again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -63,7 +66,10 @@ class Store:
 
     @property
     def manifest(self) -> dict[str, str]:
-        """What the store is bound to; the store's own "store_id", "format" and "state" are in it."""
+        """What the store is bound to.
+
+        The store's own "store_id", "format" and "state" are in it.
+        """
         with self._db.reading():
             return dict(self._db.rows("manifest"))
 
@@ -86,17 +92,26 @@ class Store:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """All that is read within is of one generation. A writer cannot commit meanwhile: not for long."""
+        """All that is read within is of one generation.
+
+        A writer cannot commit meanwhile: not for long.
+        """
         with self._db.reading():
             yield
 
     def summary(self) -> Summary:
-        """Counts chunks, documents and bytes. A damaged verdict counts as "damaged". Cost: reads every row once."""
+        """Counts chunks, documents and bytes.
+
+        A damaged verdict counts as "damaged". Cost: reads every row once.
+        """
         with self._db.reading():
             return summarise(self._db.connection, self.store_id)
 
     def check(self) -> tuple[Problem, ...]:
-        """Everything wrong that can be seen without a model; damage is never raised here. Cost: reads the whole database twice."""
+        """Everything wrong that can be seen without a model; damage is never raised here.
+
+        Cost: reads the whole database twice.
+        """
         with translated(self.folder):
             return tuple(problems(self._db.connection, self.store_id))
 
@@ -114,13 +129,19 @@ class Store:
             return tuple(checksums(self._db.connection, self.store_id, "documents"))
 
     def file_hashes(self, root: str) -> dict[str, str]:
-        """The sha256 of each file under `root` as ingested. A file of which any row is damaged is left out: to ingest it again mends it.
+        """The sha256 of each file under `root` as ingested.
+
+        A file of which any row is damaged is left out: to ingest it again mends it.
 
         Cost: reads every row of the store, about a second per GB.
         """
         with self._db.reading():
-            damaged = {one.file for one in problems(self._db.connection, self.store_id, structural=False)}
-            rows = self._db.rows("documents", "root = ? ORDER BY path", name_bytes(root), skip_damaged=True)
+            damaged = {
+                one.file for one in problems(self._db.connection, self.store_id, structural=False)
+            }
+            rows = self._db.rows(
+                "documents", "root = ? ORDER BY path", name_bytes(root), skip_damaged=True
+            )
             return {row[2]: row[5] for row in rows if f"{root}/{row[2]}" not in damaged}
 
     def document_chunks(self, root: str, path: str) -> tuple[Occurrence, ...]:
@@ -130,27 +151,53 @@ class Store:
             StoreDamaged: one is missing or damaged, or there is no such document.
         """
         with self._db.reading():
-            number, *_, chunks, _, _ = document = self._db.row("documents", "root = ? AND path = ?", name_bytes(root), name_bytes(path))
+            number, *_, chunks, _, _ = document = self._db.row(
+                "documents", "root = ? AND path = ?", name_bytes(root), name_bytes(path)
+            )
             found = self._occurrences("document = ? ORDER BY ordinal", number)
             if [one.ordinal for one in found] != list(range(chunks)):
                 names = map(name_bytes, document[1:3])
-                raise self._db.damage(problem(self._db.connection, "documents", (number, *names), f"it lost some of its {chunks} chunks"))
+                raise self._db.damage(
+                    problem(
+                        self._db.connection,
+                        "documents",
+                        (number, *names),
+                        f"it lost some of its {chunks} chunks",
+                    )
+                )
         return tuple(found)
 
     def occurrences(self, chunk_ids: Iterable[str]) -> dict[str, tuple[Occurrence, ...]]:
-        """Every place of each chunk, by root, path and ordinal; none for a chunk no document has. Damaged rows are logged and left out."""
+        """Every place of each chunk, by root, path and ordinal.
+
+        There is none for a chunk no document has. Damaged rows are logged and left out.
+        """
         where = "chunk = (SELECT number FROM chunks WHERE id = ?)"
         with self._db.reading():
-            found = {chunk_id: self._occurrences(where, chunk_id, skip_damaged=True) for chunk_id in chunk_ids}
-        return {chunk_id: tuple(sorted(places, key=lambda one: (one.root, one.path, one.ordinal))) for chunk_id, places in found.items()}
+            found = {
+                chunk_id: self._occurrences(where, chunk_id, skip_damaged=True)
+                for chunk_id in chunk_ids
+            }
+        return {
+            chunk_id: tuple(sorted(places, key=lambda one: (one.root, one.path, one.ordinal)))
+            for chunk_id, places in found.items()
+        }
 
     def replace_file(
-        self, root: str, file: str, documents: Sequence[StoredDocument], occurrences: Sequence[Occurrence], outdated: Files = ()
+        self,
+        root: str,
+        file: str,
+        documents: Sequence[StoredDocument],
+        occurrences: Sequence[Occurrence],
+        outdated: Files = (),
     ) -> None:
-        """Puts a file's new documents and their chunks' places in the place of its old ones, and of those of `outdated`, at once.
+        """Puts a file's new documents and their chunks' places in, at once.
+
+        They take the place of its old ones, and of those of `outdated`.
 
         Raises:
-            ValueError, KeyError: a document without exactly its chunks 0, 1, ..., or the other way round (a bug of the caller).
+            ValueError, KeyError: a document without exactly its chunks 0, 1, ..., or the other way
+                round (a bug of the caller).
             StoreDamaged: a chunk that is not stored.
         """
         places: dict[str, list[Occurrence]] = {document.path: [] for document in documents}
@@ -158,17 +205,26 @@ class Store:
             places[one.path].append(one)
         for document in documents:
             ordinals = sorted(one.ordinal for one in places[document.path])
-            if (document.root, document.file, ordinals) != (root, file, list(range(document.chunks))):
+            if (document.root, document.file, ordinals) != (
+                root,
+                file,
+                list(range(document.chunks)),
+            ):
                 raise ValueError(f"{document.path!a} is not whole, or not of {file!a}")
         with self._db.writing():
             for names in ((root, file), *outdated):
                 self._drop_file(*names)
             for document in documents:
                 number = self._db.next_number("documents")
-                self._db.insert("documents", (number, *(getattr(document, name) for name in COLUMNS["documents"][1:])))
+                self._db.insert(
+                    "documents",
+                    (number, *(getattr(document, name) for name in COLUMNS["documents"][1:])),
+                )
                 for one in places[document.path]:
                     chunk = self._db.row("chunks", "id = ?", one.chunk_id)[0]
-                    self._db.insert("occurrences", (number, one.ordinal, chunk, one.start, one.end, one.locator))
+                    self._db.insert(
+                        "occurrences", (number, one.ordinal, chunk, one.start, one.end, one.locator)
+                    )
 
     def remove_file(self, root: str, file: str) -> None:
         """Removes a file's documents; their chunks stay until `collect`."""
@@ -179,17 +235,27 @@ class Store:
     def missing(self, chunk_ids: Iterable[str]) -> tuple[str, ...]:
         """Those of `chunk_ids` that are not stored, or damaged: `put` writes these."""
         with self._db.reading():
-            return tuple(chunk_id for chunk_id in dict.fromkeys(chunk_ids) if not self._whole(chunk_id))
+            return tuple(
+                chunk_id for chunk_id in dict.fromkeys(chunk_ids) if not self._whole(chunk_id)
+            )
 
     def put(self, record: Record, text: str | None) -> None:
-        """Stores a chunk whole, in one transaction; does nothing if it is stored, and mends it if it is damaged. `text` None keeps none."""
+        """Stores a chunk whole, in one transaction.
+
+        Does nothing if it is stored, and mends it if it is damaged. `text` None keeps none.
+        """
         if not self.missing([record.chunk_id]):
             return
         with self._db.writing():
-            number = self._db.scalar("SELECT max(number) FROM chunks WHERE id = ?", record.chunk_id) or self._db.next_number("chunks")
+            number = self._db.scalar(
+                "SELECT max(number) FROM chunks WHERE id = ?", record.chunk_id
+            ) or self._db.next_number("chunks")
             self._delete_parts([number])
             keyed, worded = int(record.key is not None), int(text is not None)
-            self._db.insert("chunks", (number, record.chunk_id, record.tokens, record.tokens_sha256, keyed, worded))
+            self._db.insert(
+                "chunks",
+                (number, record.chunk_id, record.tokens, record.tokens_sha256, keyed, worded),
+            )
             self._db.insert("vectors", (number, record.codec, *record.shape, record.packed))
             self._db.insert("pins", (number, pack_pins(record.pins)))
             self._db.insert("verdicts", (number, *verdict_row(record.verdict)))
@@ -203,7 +269,8 @@ class Store:
         """Reads a chunk, never its text.
 
         Raises:
-            StoreDamaged: it is not there, or one of its rows is not what was written. Other chunks can still be read.
+            StoreDamaged: it is not there, or one of its rows is not what was written. Other chunks
+                can still be read.
         """
         with self._db.reading():
             number, _, tokens, tokens_sha256, keyed, _ = self._db.row("chunks", "id = ?", chunk_id)
@@ -211,7 +278,17 @@ class Store:
             _, pins = self._db.part("pins", number)
             verdict = Verdict(*self._db.part("verdicts", number)[1:])
             key = np.frombuffer(self._db.part("keys", number)[1], dtype="<f4") if keyed else None
-        return Record(chunk_id, tokens, tokens_sha256, codec, packed, (rows, width), unpack_pins(pins), verdict, key)
+        return Record(
+            chunk_id,
+            tokens,
+            tokens_sha256,
+            codec,
+            packed,
+            (rows, width),
+            unpack_pins(pins),
+            verdict,
+            key,
+        )
 
     def text(self, chunk_id: str) -> str | None:
         """A chunk's text, None if it was not kept."""
@@ -220,12 +297,19 @@ class Store:
             return self._db.part("texts", number)[1] if worded else None
 
     def chunk_ids(self) -> tuple[str, ...]:
-        """The ids of all chunks, orphans too, in the order they were stored. Damaged rows are logged and left out."""
+        """The ids of all chunks, orphans too, in the order they were stored.
+
+        Damaged rows are logged and left out.
+        """
         with self._db.reading():
-            return tuple(row[1] for row in self._db.rows("chunks", "TRUE ORDER BY number", skip_damaged=True))
+            return tuple(
+                row[1] for row in self._db.rows("chunks", "TRUE ORDER BY number", skip_damaged=True)
+            )
 
     def collect(self, files: Files = ()) -> int:
-        """Removes the documents of `files` (root, file) and every chunk without an occurrence; returns how many chunks went.
+        """Removes the documents of `files` (root, file) and every chunk without an occurrence.
+
+        Returns how many chunks went.
 
         It is one transaction, so that a kill leaves all of them or, in the store's files, nothing.
 
@@ -255,31 +339,57 @@ class Store:
     # --- search
 
     def keys(self) -> tuple[Int[np.ndarray, " N"], Float[np.ndarray, "N e"]]:
-        """The numbers and keys of all chunks that have a place, by number. Damaged rows are logged and left out."""
+        """The numbers and keys of all chunks that have a place, by number.
+
+        Damaged rows are logged and left out.
+        """
         with self._db.reading():
-            rows = self._db.rows("keys", "chunk IN (SELECT chunk FROM occurrences) ORDER BY chunk", skip_damaged=True)
+            rows = self._db.rows(
+                "keys", "chunk IN (SELECT chunk FROM occurrences) ORDER BY chunk", skip_damaged=True
+            )
         if len({len(packed) for _, packed in rows}) > 1:
-            raise StoreDamaged(f"{self.folder / DATABASE} has keys of several widths", remedy=ANOTHER_STORE)
+            raise StoreDamaged(
+                f"{self.folder / DATABASE} has keys of several widths", remedy=ANOTHER_STORE
+            )
         matrix = np.frombuffer(b"".join(packed for _, packed in rows), dtype="<f4")
-        return np.array([number for number, _ in rows], dtype=np.int64), matrix.reshape(len(rows), -1 if rows else 0)
+        return np.array([number for number, _ in rows], dtype=np.int64), matrix.reshape(
+            len(rows), -1 if rows else 0
+        )
 
     def ids_of(self, numbers: Iterable[int]) -> dict[int, str]:
         """The chunk ids of `numbers`; those that are gone or damaged are left out."""
         with self._db.reading():
-            return {row[0]: row[1] for number in numbers for row in self._db.rows("chunks", "number = ?", number, skip_damaged=True)}
+            return {
+                row[0]: row[1]
+                for number in numbers
+                for row in self._db.rows("chunks", "number = ?", number, skip_damaged=True)
+            }
 
     def search_words(self, terms: Sequence[str], limit: int) -> tuple[int, ...]:
-        """The numbers of the chunks with any of `terms`, best (BM25) first. Only chunks that have a place and whose text was kept."""
-        quoted = " OR ".join(f'"{term}"' for raw in dict.fromkeys(terms) if (term := raw.replace(chr(0), "").replace('"', '""')))
+        """The numbers of the chunks with any of `terms`, best (BM25) first.
+
+        Only chunks that have a place and whose text was kept.
+        """
+        quoted = " OR ".join(
+            f'"{term}"'
+            for raw in dict.fromkeys(terms)
+            if (term := raw.replace(chr(0), "").replace('"', '""'))
+        )
         if not quoted:
             return ()
         placed = "rowid IN (SELECT chunk FROM occurrences)"
-        query = f"SELECT rowid FROM words WHERE words MATCH ? AND {placed} ORDER BY bm25(words), rowid LIMIT ?"
+        query = (
+            f"SELECT rowid FROM words WHERE words MATCH ? AND {placed} ORDER BY bm25(words), "
+            "rowid LIMIT ?"
+        )
         with self._db.reading():
             return tuple(number for (number,) in self._db.execute(query, (quoted, limit)))
 
     def mend_words(self) -> bool:
-        """Makes the word index anew from the kept texts if `check` finds anything in the table "words". Cost: reads all texts."""
+        """Makes the word index anew from the kept texts where it must.
+
+        It must if `check` finds anything in the table "words". Cost: reads all texts.
+        """
         with translated(self.folder):
             damaged = any(index(self._db.connection))
         if damaged:
@@ -299,25 +409,46 @@ class Store:
             return False
         return True
 
-    def _occurrences(self, where: str, value: object, skip_damaged: bool = False) -> list[Occurrence]:
+    def _occurrences(
+        self, where: str, value: object, skip_damaged: bool = False
+    ) -> list[Occurrence]:
         found = []
-        for document, ordinal, chunk, start, stop, locator in self._db.rows("occurrences", where, value, skip_damaged=skip_damaged):
+        for document, ordinal, chunk, start, stop, locator in self._db.rows(
+            "occurrences", where, value, skip_damaged=skip_damaged
+        ):
             chunks = self._db.rows("chunks", "number = ?", chunk, skip_damaged=skip_damaged)
-            for row in self._db.rows("documents", "number = ?", document, skip_damaged=skip_damaged) if chunks else []:
-                found.append(Occurrence(row[1], row[3], ordinal, chunks[0][1], start, stop, locator))
+            for row in (
+                self._db.rows("documents", "number = ?", document, skip_damaged=skip_damaged)
+                if chunks
+                else []
+            ):
+                found.append(
+                    Occurrence(row[1], row[3], ordinal, chunks[0][1], start, stop, locator)
+                )
         return found
 
     def _drop_file(self, root: str, file: str) -> None:
         names = (name_bytes(root), name_bytes(file))
-        self._db.execute("DELETE FROM occurrences WHERE document IN (SELECT number FROM documents WHERE root = ? AND file = ?)", names)
+        self._db.execute(
+            "DELETE FROM occurrences WHERE document IN (SELECT number FROM documents WHERE root = "
+            "? AND file = ?)",
+            names,
+        )
         self._db.execute("DELETE FROM documents WHERE root = ? AND file = ?", names)
 
     def _orphans(self) -> list[int]:
         placed = {row[2] for row in self._db.rows("occurrences")}
-        return [number for (number,) in self._db.execute("SELECT number FROM chunks") if number not in placed]
+        return [
+            number
+            for (number,) in self._db.execute("SELECT number FROM chunks")
+            if number not in placed
+        ]
 
     def _drop_index(self) -> None:
-        """The cache holds the chunks' keys, which are nearly their text; an adapter may have learned it."""
+        """Drops the cache of the chunks' keys, which are nearly their text.
+
+        An adapter may have learned it.
+        """
         with translated(self.folder):
             outdate_adapter(self.folder)
             for name in (INDEX, INDEX + NEW):

@@ -1,8 +1,11 @@
-"""The fault campaign: `python tests/faults/campaign.py [--long] [--only WORDS] [--seconds N] [--out NAME]`.
+"""The fault campaign.
 
-Makes every fault of FAULTS, many times, and prints one table: fault, tries, outcome, lost. Lost counts the tries after which anything was
-not as it must be: a chunk, a text, a citation, a verdict, an exit code, a message. It ends with 1 if there was one. `make faults` takes
-about ten minutes, `make faults-long` hours. NAME.json and NAME.md get the table, and NAME.json every try that lost.
+To run it: `python tests/faults/campaign.py [--long] [--only WORDS] [--seconds N] [--out NAME]`.
+
+Makes every fault of FAULTS, many times, and prints one table: fault, tries, outcome, lost. Lost
+counts the tries after which anything was not as it must be: a chunk, a text, a citation, a verdict,
+an exit code, a message. It ends with 1 if there was one. `make faults` takes about ten minutes,
+`make faults-long` hours. NAME.json and NAME.md get the table, and NAME.json every try that lost.
 """
 
 import argparse
@@ -19,7 +22,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+}
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import errno  # noqa: E402
@@ -67,14 +75,20 @@ def calls(bench: Bench, verdict: int | str, stride: int) -> Iterator[Trial]:
     if reason := tracer.able():
         raise Unable(reason)
     for verb in VERBS:
-        yield from kills.at_calls(bench.world.scenes[verb], bench.numbers(stride if verb in ("ingest", "update") else stride // 2), verdict)
+        yield from kills.at_calls(
+            bench.world.scenes[verb],
+            bench.numbers(stride if verb in ("ingest", "update") else stride // 2),
+            verdict,
+        )
 
 
 def random_kills(bench: Bench) -> Iterator[Trial]:
     return kills.at_random(list(bench.world.scenes.values()), 2000 if bench.long else 60, seed=7)
 
 
-def over_verbs(bench: Bench, fault: Callable[..., Iterator[Trial]], *values: int) -> Iterator[Trial]:
+def over_verbs(
+    bench: Bench, fault: Callable[..., Iterator[Trial]], *values: int
+) -> Iterator[Trial]:
     for verb in ("ingest", "update", "delete"):
         yield from fault(bench.world.scenes[verb], *values)
 
@@ -86,16 +100,27 @@ def refusals(bench: Bench) -> Iterator[Trial]:
 
 
 FAULTS: dict[str, Callable[[Bench], Iterator[Trial]]] = {
-    **{f"SIGKILL at every marked step of {verb}": lambda bench, verb=verb: marks(bench, verb) for verb in VERBS},
+    **{
+        f"SIGKILL at every marked step of {verb}": lambda bench, verb=verb: marks(bench, verb)
+        for verb in VERBS
+    },
     "SIGKILL before a system call that writes": lambda bench: calls(bench, "kill", 24),
     "SIGKILL in the middle of a write": lambda bench: calls(bench, "tear", 24),
     "the n-th write fails: no space": lambda bench: calls(bench, errno.ENOSPC, 24),
     "the n-th write fails: I/O error": lambda bench: calls(bench, errno.EIO, 24),
     "SIGKILL at a random moment": random_kills,
-    "Ctrl-C, Ctrl-C twice, SIGTERM": lambda bench: kills.interrupts(bench.world.scenes["ingest"], 300 if bench.long else 12, seed=3),
-    "a full disk (tmpfs)": lambda bench: over_verbs(bench, limits.full_disks, (4 if bench.long else 48) * 1024),
-    "files may not grow (RLIMIT_FSIZE)": lambda bench: over_verbs(bench, limits.small_files, (4 if bench.long else 48) * 1024),
-    "memory runs out (RLIMIT_AS)": lambda bench: over_verbs(bench, limits.little_memory, (1 if bench.long else 12) * 2**20, 200),
+    "Ctrl-C, Ctrl-C twice, SIGTERM": lambda bench: kills.interrupts(
+        bench.world.scenes["ingest"], 300 if bench.long else 12, seed=3
+    ),
+    "a full disk (tmpfs)": lambda bench: over_verbs(
+        bench, limits.full_disks, (4 if bench.long else 48) * 1024
+    ),
+    "files may not grow (RLIMIT_FSIZE)": lambda bench: over_verbs(
+        bench, limits.small_files, (4 if bench.long else 48) * 1024
+    ),
+    "memory runs out (RLIMIT_AS)": lambda bench: over_verbs(
+        bench, limits.little_memory, (1 if bench.long else 12) * 2**20, 200
+    ),
     "read-only disk, no permission": refusals,
     "a bit flipped in store.db": lambda bench: bench.small.flips(1.0 if bench.long else 0.02),
     "store.db cut short": lambda bench: bench.small.truncations(16 if bench.long else 512),
@@ -103,13 +128,19 @@ FAULTS: dict[str, Callable[[Bench], Iterator[Trial]]] = {
     "a row gone, a document reordered": lambda bench: bench.small.losses(),
     "index.faiss damaged, older, another's": lambda bench: bench.small.strangers(),
     "six writers": lambda bench: crowd.writers(bench.world.scenes["update"], 6),
-    "twenty readers and a verify during an ingest": lambda bench: crowd.readers(bench.world.scenes["update"], 20),
+    "twenty readers and a verify during an ingest": lambda bench: crowd.readers(
+        bench.world.scenes["update"], 20
+    ),
     "edits, deletions, kills against a dictionary": lambda bench: machine.against_a_dictionary(
         bench.world, *((200, 30) if bench.long else (12, 8))
     ),
     "any bytes as a document": lambda bench: fuzz.loaders(bench.world, 600 if bench.long else 8),
-    "any bytes in store.db": lambda bench: fuzz.store_readers(bench.small, 600 if bench.long else 8),
-    "any bytes in rag-memtok.toml": lambda bench: fuzz.settings_file(bench.world, 600 if bench.long else 3),
+    "any bytes in store.db": lambda bench: fuzz.store_readers(
+        bench.small, 600 if bench.long else 8
+    ),
+    "any bytes in rag-memtok.toml": lambda bench: fuzz.settings_file(
+        bench.world, 600 if bench.long else 3
+    ),
 }
 
 
@@ -140,7 +171,14 @@ def row_of(name: str, bench: Bench, deadline: float) -> Row:
     except Unable as reason:
         note = f"; not made: {reason}"
     told = ", ".join(f"{outcome} {count}" for outcome, count in sorted(outcomes.items()))
-    return Row(name, sum(outcomes.values()), (told + note).removeprefix("; "), len(losses), time.monotonic() - began, tuple(losses))
+    return Row(
+        name,
+        sum(outcomes.values()),
+        (told + note).removeprefix("; "),
+        len(losses),
+        time.monotonic() - began,
+        tuple(losses),
+    )
 
 
 def markdown(rows: list[Row]) -> str:
@@ -149,14 +187,21 @@ def markdown(rows: list[Row]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--long", action="store_true", help="every step, every byte, 2,000 random kills: hours")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--long", action="store_true", help="every step, every byte, 2,000 random kills: hours"
+    )
     parser.add_argument("--only", default="", help="the faults with these words in their name")
-    parser.add_argument("--seconds", type=float, default=1e9, help="begin no new try after so many seconds")
+    parser.add_argument(
+        "--seconds", type=float, default=1e9, help="begin no new try after so many seconds"
+    )
     parser.add_argument("--out", type=Path, help="write NAME.json and NAME.md as well")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
+    # ignored in what a shell starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.disable(logging.CRITICAL)  # thousands of warnings of damage that was made on purpose
     chosen = [name for name in FAULTS if options.only in name]
     rows = []
@@ -166,11 +211,21 @@ def main() -> int:
         bench = Bench(World(Path(folder)), options.long)
         for number, name in enumerate(chosen, 1):
             rows.append(row_of(name, bench, deadline))
-            console.say(f"{number} of {len(chosen)}, {rows[-1].seconds:.0f} s: {name}: {rows[-1].tries} tries, {rows[-1].lost} lost")
-    console.put_columns([("fault", "tries", "outcome", "lost"), *((row.fault, row.tries, row.outcome, row.lost) for row in rows)])
+            console.say(
+                f"{number} of {len(chosen)}, {rows[-1].seconds:.0f} s: {name}: {rows[-1].tries} "
+                f"tries, {rows[-1].lost} lost"
+            )
+    console.put_columns(
+        [
+            ("fault", "tries", "outcome", "lost"),
+            *((row.fault, row.tries, row.outcome, row.lost) for row in rows),
+        ]
+    )
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        Path(f"{options.out}.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        Path(f"{options.out}.json").write_text(
+            json.dumps([asdict(row) for row in rows], indent=1) + "\n"
+        )
         Path(f"{options.out}.md").write_text(markdown(rows))
     return int(any(row.lost for row in rows))
 

@@ -1,7 +1,9 @@
-"""Bytes that changed behind the store's back: each change is detected, harmless, or silent, and silent must not happen.
+"""Bytes that changed behind the store's back.
 
-Silent is a wrong memory, text, citation or verdict that no one is told of. The store is a small one, packed into pages of 512 bytes, so
-that most of its bytes mean something.
+Each change is detected, harmless, or silent, and silent must not happen.
+
+Silent is a wrong memory, text, citation or verdict that no one is told of. The store is a small
+one, packed into pages of 512 bytes, so that most of its bytes mean something.
 """
 
 import itertools
@@ -38,7 +40,10 @@ QUESTIONS = ("Who wrote a letter?", "Is the lamp quiet?")
 
 @dataclass(frozen=True)
 class Truth:
-    """What a whole store tells: single answers, which must never be wrong, and lists, which may be shorter, but not in silence."""
+    """What a whole store tells: single answers and lists.
+
+    Single answers must never be wrong; lists may be shorter, but not in silence.
+    """
 
     answers: dict[object, object]
     lists: dict[str, object]
@@ -64,7 +69,10 @@ def sql(store: Path, *statements: str) -> None:
 
 
 def truth_of(store: Store, embedder: Embedder, names: Truth | None = None) -> Truth:
-    """All that a reader is told; an answer is None where it is told of damage. `names`: ask for the chunks and documents of this one."""
+    """All that a reader is told; an answer is None where it is told of damage.
+
+    `names`: ask for the chunks and documents of this one.
+    """
     documents = store.documents() if names is None else names.lists["documents"]
     ids = store.chunk_ids() if names is None else names.lists["ids"]
     answers: dict[object, object] = {}
@@ -72,16 +80,24 @@ def truth_of(store: Store, embedder: Embedder, names: Truth | None = None) -> Tr
         answers["record", one] = refused(lambda one=one: fields_of(store, one))
         answers["text", one] = refused(lambda one=one: store.text(one))
     for one in documents:
-        answers["places", one.root, one.path] = refused(lambda one=one: store.document_chunks(one.root, one.path))
+        answers["places", one.root, one.path] = refused(
+            lambda one=one: store.document_chunks(one.root, one.path)
+        )
     for question in QUESTIONS:
-        answers["hits", question] = refused(lambda question=question: cited(store, embedder, question))
+        answers["hits", question] = refused(
+            lambda question=question: cited(store, embedder, question)
+        )
     return Truth(
         answers,
         {
             "documents": store.documents(skip_damaged=True),
             "ids": store.chunk_ids(),
             "occurrences": store.occurrences(ids),
-            "summary": refused(lambda: (lambda one: (one.chunks, one.orphans, one.documents, one.verdicts))(store.summary())),
+            "summary": refused(
+                lambda: (lambda one: (one.chunks, one.orphans, one.documents, one.verdicts))(
+                    store.summary()
+                )
+            ),
         },
     )
 
@@ -89,20 +105,36 @@ def truth_of(store: Store, embedder: Embedder, names: Truth | None = None) -> Tr
 def fields_of(store: Store, chunk_id: str) -> tuple:
     record = store.record(chunk_id)
     key = None if record.key is None else record.key.tobytes()
-    return record.tokens, record.tokens_sha256, record.codec, record.packed, record.shape, record.pins, record.verdict, key
+    return (
+        record.tokens,
+        record.tokens_sha256,
+        record.codec,
+        record.packed,
+        record.shape,
+        record.pins,
+        record.verdict,
+        key,
+    )
 
 
 def cited(store: Store, embedder: Embedder, question: str) -> dict[str, tuple]:
     """What an answer would cite; its order is no promise, since both indexes are caches."""
     hits = search_words(store, content_words(question), 9)
-    dense = [number for number, _ in open_index(store).nearest(embedder.encode([question], query=True)[0], 9)]
+    dense = [
+        number
+        for number, _ in open_index(store).nearest(embedder.encode([question], query=True)[0], 9)
+    ]
     ids = store.ids_of([*hits, *dense])
     return {one: store.text(one) for one in ids.values()}
 
 
 def allowed(name: object, value: object, truth: object) -> bool:
     """Whether an answer may be given: the truth, none where damage was told, or fewer hits."""
-    return value is None or value == truth or (isinstance(value, dict) and isinstance(truth, dict) and value.items() <= truth.items())
+    return (
+        value is None
+        or value == truth
+        or (isinstance(value, dict) and isinstance(truth, dict) and value.items() <= truth.items())
+    )
 
 
 def refused(question: Callable[[], object]) -> object:
@@ -117,12 +149,22 @@ class Bench:
     """A small store that is whole, and a copy of it to be changed."""
 
     def __init__(self, world: World) -> None:
-        self.world, self.copy, self.embedder = world, world.folder / "changed", world.equipment.embedder
+        self.world, self.copy, self.embedder = (
+            world,
+            world.folder / "changed",
+            world.equipment.embedder,
+        )
         self.older = (small_store(world, "whole", OLDER) / INDEX).read_bytes()
-        self.whole, self.other = small_store(world, "whole", DOCUMENTS), small_store(world, "other", OTHER)
+        self.whole, self.other = (
+            small_store(world, "whole", DOCUMENTS),
+            small_store(world, "other", OTHER),
+        )
         self.bytes = (self.whole / DATABASE).read_bytes()
         self.truth, self.others = self.truth_in(self.whole), self.truth_in(self.other)
-        assert all(value is not None for value in self.truth.answers.values()) and self.outcome_of(lambda: None)[0] == "harmless"
+        assert (
+            all(value is not None for value in self.truth.answers.values())
+            and self.outcome_of(lambda: None)[0] == "harmless"
+        )
 
     def truth_in(self, folder: Path) -> Truth:
         with open_store(folder, write=False) as store:
@@ -133,7 +175,9 @@ class Bench:
         shutil.rmtree(self.copy, ignore_errors=True)
         shutil.copytree(self.whole, self.copy)
 
-    def outcome_of(self, change: Callable[[], object], truth: Truth | None = None) -> tuple[str, tuple[str, ...]]:
+    def outcome_of(
+        self, change: Callable[[], object], truth: Truth | None = None
+    ) -> tuple[str, tuple[str, ...]]:
         """Changes a fresh copy and says what came of it: detected, harmless, or wrong and how."""
         truth = truth or self.truth
         self.fresh()
@@ -146,7 +190,11 @@ class Bench:
             return f"refused ({error.name})", ()
         except Exception as error:
             return "crash", (f"{type(error).__name__}: {error}",)
-        wrong = [f"{name} is wrong" for name, value in told.answers.items() if not allowed(name, value, truth.answers[name])]
+        wrong = [
+            f"{name} is wrong"
+            for name, value in told.answers.items()
+            if not allowed(name, value, truth.answers[name])
+        ]
         if not problems and told.lists != truth.lists:
             wrong.append("a list is short, and check finds nothing")
         if wrong:
@@ -168,46 +216,87 @@ class Bench:
     def flips(self, share: float, seed: int = 0) -> Iterator[Trial]:
         """A bit of every byte, or of a share of them."""
         positions = range(len(self.bytes))
-        for position in positions if share >= 1 else sorted(random.Random(seed).sample(positions, int(share * len(self.bytes)))):
+        for position in (
+            positions
+            if share >= 1
+            else sorted(random.Random(seed).sample(positions, int(share * len(self.bytes))))
+        ):
             yield self.trial(f"byte {position}", lambda position=position: self.flipped(position))
 
     def truncations(self, step: int) -> Iterator[Trial]:
         """The database cut short."""
         for length in range(0, len(self.bytes), step):
-            yield self.trial(f"cut to {length} bytes", lambda length=length: (self.copy / DATABASE).write_bytes(self.bytes[:length]))
+            yield self.trial(
+                f"cut to {length} bytes",
+                lambda length=length: (self.copy / DATABASE).write_bytes(self.bytes[:length]),
+            )
 
     def swaps(self) -> Iterator[Trial]:
-        """Two rows of a table with their places changed, and rows whose content alone is another's."""
+        """Two rows of a table swapped, and rows whose content alone is another's."""
         for table in ("texts", "vectors", "pins", "keys", "verdicts"):
             for one, two in itertools.combinations((1, 2, 3), 2):
-                turned = [f"UPDATE {table} SET chunk = {new} WHERE chunk = {old}" for old, new in ((one, -1), (two, one), (-1, two))]
-                yield self.trial(f"{table} {one} and {two} swapped", lambda turned=turned: sql(self.copy, *turned))
+                turned = [
+                    f"UPDATE {table} SET chunk = {new} WHERE chunk = {old}"
+                    for old, new in ((one, -1), (two, one), (-1, two))
+                ]
+                yield self.trial(
+                    f"{table} {one} and {two} swapped",
+                    lambda turned=turned: sql(self.copy, *turned),
+                )
         for table, columns in COLUMNS.items():
-            stolen = f"INSERT OR REPLACE INTO {table} SELECT {', '.join(columns)}, checksum FROM other.{table}"
+            stolen = (
+                f"INSERT OR REPLACE INTO {table} SELECT {', '.join(columns)}, checksum FROM "
+                f"other.{table}"
+            )
             for limit in (1, 2):
                 change = (f"ATTACH '{self.other / DATABASE}' AS other", f"{stolen} LIMIT {limit}")
-                yield self.trial(f"rows of {table} from another store", lambda change=change: sql(self.copy, *change))
+                yield self.trial(
+                    f"rows of {table} from another store",
+                    lambda change=change: sql(self.copy, *change),
+                )
 
     def losses(self) -> Iterator[Trial]:
         """Each row of each table gone, and a document's places turned round."""
         for table, columns in COLUMNS.items():
             names = columns[: KEY_COLUMNS.get(table, 1)]
             with closing(sqlite3.connect(self.whole / DATABASE)) as db:
-                rows = db.execute(f"SELECT {', '.join(f'quote({name})' for name in names)} FROM {table}").fetchall()
+                rows = db.execute(
+                    f"SELECT {', '.join(f'quote({name})' for name in names)} FROM {table}"
+                ).fetchall()
             for row in rows:
-                which = " AND ".join(f"{name} = {value}" for name, value in zip(names, row, strict=True))
-                yield self.trial(f"{table}: {which} gone", lambda change=f"DELETE FROM {table} WHERE {which}": sql(self.copy, change))
-        turned = "UPDATE occurrences SET ordinal = {} WHERE ordinal = {} AND document = (SELECT max(document) FROM occurrences)"
-        yield self.trial("a document reordered", lambda: sql(self.copy, *(turned.format(*pair) for pair in ((9, 0), (0, 1), (1, 9)))))
+                which = " AND ".join(
+                    f"{name} = {value}" for name, value in zip(names, row, strict=True)
+                )
+                yield self.trial(
+                    f"{table}: {which} gone",
+                    lambda change=f"DELETE FROM {table} WHERE {which}": sql(self.copy, change),
+                )
+        turned = (
+            "UPDATE occurrences SET ordinal = {} WHERE ordinal = {} AND document = (SELECT "
+            "max(document) FROM occurrences)"
+        )
+        yield self.trial(
+            "a document reordered",
+            lambda: sql(self.copy, *(turned.format(*pair) for pair in ((9, 0), (0, 1), (1, 9)))),
+        )
 
     def strangers(self) -> Iterator[Trial]:
         """The index of another store, an older one, a damaged one, none."""
         other, own = (self.other / INDEX).read_bytes(), (self.whole / INDEX).read_bytes()
-        yield self.trial("the index of another store", lambda: (self.copy / INDEX).write_bytes(other))
+        yield self.trial(
+            "the index of another store", lambda: (self.copy / INDEX).write_bytes(other)
+        )
         yield self.trial("no index", lambda: (self.copy / INDEX).unlink())
         yield self.trial("an empty index", lambda: (self.copy / INDEX).write_bytes(b""))
         for position in range(0, len(own), max(1, len(own) // 60)):
             changed = own[:position] + bytes([own[position] ^ 1]) + own[position + 1 :]
-            yield self.trial(f"byte {position} of the index", lambda changed=changed: (self.copy / INDEX).write_bytes(changed))
+            yield self.trial(
+                f"byte {position} of the index",
+                lambda changed=changed: (self.copy / INDEX).write_bytes(changed),
+            )
         yield self.trial("an older index", lambda: (self.copy / INDEX).write_bytes(self.older))
-        yield self.trial("the database of another store", lambda: shutil.copy(self.other / DATABASE, self.copy / DATABASE), self.others)
+        yield self.trial(
+            "the database of another store",
+            lambda: shutil.copy(self.other / DATABASE, self.copy / DATABASE),
+            self.others,
+        )

@@ -1,4 +1,7 @@
-"""Many processes at one store: one writer, all others are told who it is; readers always see a whole store."""
+"""Many processes at one store: one writer, all others are told who it is.
+
+Readers always see a whole store.
+"""
 
 import os
 import re
@@ -14,7 +17,10 @@ from rag_memtok.store.store import open_store
 
 
 def writers(scene: Scene, count: int) -> Iterator[Trial]:
-    """`count` processes start the same work at once: one does it, the others end with 11 and name its pid and its start."""
+    """`count` processes start the same work at once.
+
+    One does it, the others end with 11 and name its pid and its start.
+    """
     scene.ready()
     gate = scene.world.folder / "gate"  # while it is there the one that writes waits
     gate.touch()
@@ -23,7 +29,11 @@ def writers(scene: Scene, count: int) -> Iterator[Trial]:
         codes: dict[Child, int] = {}
         deadline = time.monotonic() + 120
         while len(codes) < count:
-            codes |= {child: code for child in children if child not in codes and (code := child.ended()) is not None}
+            codes |= {
+                child: code
+                for child in children
+                if child not in codes and (code := child.ended()) is not None
+            }
             if len(codes) >= count - 1 or time.monotonic() > deadline:
                 gate.unlink(missing_ok=True)
             time.sleep(0.01)
@@ -34,14 +44,23 @@ def writers(scene: Scene, count: int) -> Iterator[Trial]:
             wrong.append(f"they ended with {sorted(codes.values())}")
         winners = [child.pid for child, code in codes.items() if code == 0]
         for child, code in codes.items():
-            named = re.search(r"(?:process (\d+), started 20\d\d-.*|another process) is writing to ", child.output)
+            named = re.search(
+                r"(?:process (\d+), started 20\d\d-.*|another process) is writing to ", child.output
+            )
             if code == 11 and (named is None or (named[1] and int(named[1]) not in winners)):
                 wrong.append(f"the writer is not named: {child.output[-200:]}")
-        yield Trial(f"{count} writers", f"one wrote, {list(codes.values()).count(11)} were told who", tuple(wrong))
+        yield Trial(
+            f"{count} writers",
+            f"one wrote, {list(codes.values()).count(11)} were told who",
+            tuple(wrong),
+        )
 
 
 def readers(scene: Scene, count: int) -> Iterator[Trial]:
-    """`count` processes read all the time while one writes; one of them audits. None is ever told of damage, all see whole generations."""
+    """`count` processes read all the time while one writes; one of them audits.
+
+    None is ever told of damage, all see whole generations.
+    """
     scene.ready()
     world = scene.world
     with world.trial(scene.base) as store:
@@ -59,7 +78,9 @@ def readers(scene: Scene, count: int) -> Iterator[Trial]:
         if code or small.content_of(store) != scene.after:
             wrong.append(f"the writer ended with {code}: {writer.output[-300:]}")
         yield Trial(
-            f"{count} readers during {scene.name}", "all saw whole generations" if looks else "no reader came to look", tuple(wrong)
+            f"{count} readers during {scene.name}",
+            "all saw whole generations" if looks else "no reader came to look",
+            tuple(wrong),
         )
 
 
@@ -68,20 +89,29 @@ def looks_of(child: Child) -> int:
 
 
 def look(world: World, store: Path, end: Path, known: dict) -> None:
-    """Reads everything in one generation, again and again: every document whole, every chunk as before or as after."""
+    """Reads everything in one generation, again and again.
+
+    Every document has to be whole, every chunk as before or as after.
+    """
     looks = 0
     while not end.exists() or not looks:
         with open_store(store, write=False) as opened, opened.snapshot():
             for document in opened.documents():
                 places = opened.document_chunks(document.root, document.path)
-                assert all(opened.record(place.chunk_id).packed == known[place.chunk_id][0] for place in places)
+                assert all(
+                    opened.record(place.chunk_id).packed == known[place.chunk_id][0]
+                    for place in places
+                )
         looks += 1
         time.sleep(0.05)  # or on two cores the writer never gets its turn
     os.write(1, f"looked {looks}".encode())
 
 
 def audit_again(world: World, store: Path, end: Path) -> None:
-    """Audits again and again: a chunk may have gone meanwhile, nothing may be a mismatch or damaged."""
+    """Audits again and again.
+
+    A chunk may have gone meanwhile, nothing may be a mismatch or damaged.
+    """
     looks = 0
     while not end.exists() or not looks:
         assert not (wrong := world.broken(store)), wrong

@@ -1,6 +1,9 @@
-"""Any bytes at all for the loaders, the store's readers and the configuration: Hypothesis, which shrinks what it finds.
+"""Any bytes at all for the loaders, the store's readers and the configuration.
 
-A coverage-guided fuzzer would go deeper; these inputs are mutations of good ones, which reach as far as most of the code.
+They come from Hypothesis, which shrinks what it finds.
+
+A coverage-guided fuzzer would go deeper; these inputs are mutations of good ones, which reach as
+far as most of the code.
 """
 
 import functools
@@ -24,14 +27,23 @@ from rag_memtok.store.files import DATABASE
 
 SEEDS = {
     "text": ("a.txt", "The lamp\r\nis \U0001f95f quiet.\n".encode()),
-    "html": ("a.html", b"<html><body><h1>Fan</h1><table><tr><td>4&nbsp;euros</td></tr></table><pre> a\n b</pre></body></html>"),
+    "html": (
+        "a.html",
+        b"<html><body><h1>Fan</h1><table><tr><td>4&nbsp;euros</td></tr></table><pre> a\n "
+        b"b</pre></body></html>",
+    ),
     "jsonl": ("a.jsonl", b'{"text": "Ticket 7", "n": [1.50, null]}\n"a \\ud83e\\udd5f"\n'),
     "pdf": ("a.pdf", files.pdf("one", "two")),
     "docx": ("a.docx", files.docx("one", "two")),
     "xlsx": ("a.xlsx", files.xlsx({"Stock": [["one", 2.5]]})),
 }
-TOML = b'store = "here"\n[model]\nthreads = 1\n[memorize]\ntau = 0.05\nsteps = 300\n[documents]\nexclude = ["drafts/"]\n'
-EDITS = st.lists(st.tuples(st.integers(0, 2**16), st.binary(max_size=4), st.integers(0, 8)), max_size=8)
+TOML = (
+    b'store = "here"\n[model]\nthreads = 1\n[memorize]\ntau = 0.05\nsteps = '
+    b'300\n[documents]\nexclude = ["drafts/"]\n'
+)
+EDITS = st.lists(
+    st.tuples(st.integers(0, 2**16), st.binary(max_size=4), st.integers(0, 8)), max_size=8
+)
 
 
 def edited(content: bytes, edits: list[tuple[int, bytes, int]]) -> bytes:
@@ -42,7 +54,9 @@ def edited(content: bytes, edits: list[tuple[int, bytes, int]]) -> bytes:
     return content
 
 
-def for_seconds(name: str, seconds: float, law: Callable[..., None], *values: st.SearchStrategy) -> Iterator[Trial]:
+def for_seconds(
+    name: str, seconds: float, law: Callable[..., None], *values: st.SearchStrategy
+) -> Iterator[Trial]:
     """Tries `law` on ever new values for so long; one Trial a round."""
     end, number, tries = time.monotonic() + seconds, 0, [0]
 
@@ -53,19 +67,28 @@ def for_seconds(name: str, seconds: float, law: Callable[..., None], *values: st
 
     while time.monotonic() < end:
         number += 1
-        quiet = settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        quiet = settings(
+            max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        )
         wrong: list[str] = []
         before = tries[0]
         try:
             seed(number)(quiet(given(*values)(counted)))()
         except Exception as error:
-            wrong.append("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
+            wrong.append(
+                "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+            )
         for one in range(max(tries[0] - before, len(wrong))):
-            yield Trial(f"{name}, round {number}", "read or refused", tuple(wrong) if not one else ())
+            yield Trial(
+                f"{name}, round {number}", "read or refused", tuple(wrong) if not one else ()
+            )
 
 
 def loaders(world: World, seconds: float) -> Iterator[Trial]:
-    """A file of each kind with any bytes: documents, or skipped with a reason; what is a document is text."""
+    """A file of each kind with any bytes gives documents, or is skipped with a reason.
+
+    What is a document is text.
+    """
     folder = world.folder / "fuzzed"
     folder.mkdir(exist_ok=True)
 
@@ -73,12 +96,24 @@ def loaders(world: World, seconds: float) -> Iterator[Trial]:
         name, content = SEEDS[kind]
         reading = read_as(folder / name, raw if take_raw else edited(content, edits))
         for document in reading.documents:
-            assert document.text.encode().decode() == document.text and document.segments[0].start == 0
+            assert (
+                document.text.encode().decode() == document.text and document.segments[0].start == 0
+            )
         assert reading.documents or reading.skipped and all(one.reason for one in reading.skipped)
 
     cheap = st.sampled_from(["text", "html", "jsonl"])
-    yield from for_seconds("loaders", 0.7 * seconds, law, cheap, EDITS, st.binary(max_size=200), st.booleans())
-    yield from for_seconds("parsers", 0.3 * seconds, law, st.sampled_from(["pdf", "docx", "xlsx"]), EDITS, st.just(b""), st.just(False))
+    yield from for_seconds(
+        "loaders", 0.7 * seconds, law, cheap, EDITS, st.binary(max_size=200), st.booleans()
+    )
+    yield from for_seconds(
+        "parsers",
+        0.3 * seconds,
+        law,
+        st.sampled_from(["pdf", "docx", "xlsx"]),
+        EDITS,
+        st.just(b""),
+        st.just(False),
+    )
 
 
 def read_as(path: Path, content: bytes) -> Reading:
@@ -96,7 +131,11 @@ def store_readers(bench: corruption.Bench, seconds: float) -> Iterator[Trial]:
 
     def law(edits: list, many: int) -> None:
         chosen = random.Random(many)
-        places = [(chosen.randrange(len(bench.bytes)), new, len(new)) for _, new, _ in edits] if many % 2 else edits
+        places = (
+            [(chosen.randrange(len(bench.bytes)), new, len(new)) for _, new, _ in edits]
+            if many % 2
+            else edits
+        )
         changed = edited(bench.bytes, places)
         outcome, wrong = bench.outcome_of(lambda: (bench.copy / DATABASE).write_bytes(changed))
         assert not wrong, (outcome, wrong)

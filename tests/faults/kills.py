@@ -1,4 +1,7 @@
-"""Kills: at every marked step, at every system call that changes the store, and at random moments."""
+"""Kills: at every marked step, at system calls, and at random moments.
+
+Of the system calls it is every one that changes the store.
+"""
 
 import random
 import signal
@@ -15,7 +18,10 @@ from rag_memtok.store.files import CRASH_AT
 
 @dataclass(frozen=True)
 class Trial:
-    """One try: what was done, where it ended, and all that was wrong afterwards (nothing, one hopes)."""
+    """One try: what was done, where it ended, and all that was wrong afterwards.
+
+    One hopes that nothing was wrong.
+    """
 
     where: str
     outcome: str
@@ -29,7 +35,10 @@ def judged(scene: Scene, store: Path, where: str, outcome: str, acknowledged: in
 
 
 def at_marks(scene: Scene, numbers: Iterator[int]) -> Iterator[Trial]:
-    """SIGKILL at the n-th marked step, for each of `numbers` until the verb ends before it gets there."""
+    """SIGKILL at the n-th marked step, for each of `numbers`.
+
+    Stops when the verb ends before it gets there.
+    """
     scene.ready()
     for number in numbers:
         with scene.world.trial(scene.base) as store:
@@ -37,17 +46,24 @@ def at_marks(scene: Scene, numbers: Iterator[int]) -> Iterator[Trial]:
             if child.wait() != -signal.SIGKILL:
                 return
             step = child.output.rpartition("killed: ")[2].strip()
-            yield judged(scene, store, f"{scene.name}, step {number}: {step}", "killed", child.acknowledged)
+            yield judged(
+                scene, store, f"{scene.name}, step {number}: {step}", "killed", child.acknowledged
+            )
 
 
 def at_calls(scene: Scene, numbers: Iterator[int], verdict: int | str) -> Iterator[Trial]:
-    """The n-th system call that changes the store is the last ("kill", "tear"), or fails (an errno), for each of `numbers`."""
+    """The n-th system call that changes the store is the last or fails, for each of `numbers`.
+
+    It is the last for "kill" and "tear", and fails for an errno.
+    """
     scene.ready()
     for number in numbers:
         with scene.world.trial(scene.base) as store:
             seen: list[tracer.Call] = []
 
-            def decide(call: tracer.Call, number: int = number, seen: list[tracer.Call] = seen) -> int | str | None:
+            def decide(
+                call: tracer.Call, number: int = number, seen: list[tracer.Call] = seen
+            ) -> int | str | None:
                 if call.number == number:
                     seen.append(call)
                     return verdict
@@ -58,14 +74,23 @@ def at_calls(scene: Scene, numbers: Iterator[int], verdict: int | str) -> Iterat
             if not seen:
                 return
             where = f"{scene.name}, call {number}: {seen[0].name} {seen[0].file}"
-            trial = judged(scene, store, where, "killed" if code == -signal.SIGKILL else f"exit {code}", child.acknowledged)
+            trial = judged(
+                scene,
+                store,
+                where,
+                "killed" if code == -signal.SIGKILL else f"exit {code}",
+                child.acknowledged,
+            )
             if not isinstance(verdict, str):
                 trial = Trial(where, trial.outcome, (*trial.wrong, *unkind(code, child.output)))
             yield trial
 
 
 def unkind(code: int, output: str) -> list[str]:
-    """What is wrong with how a command told of a disk that refused: 20 and what to do, or nothing where it could do without."""
+    """What is wrong with how a command told of a disk that refused.
+
+    Right is 20 and what to do, or nothing where it could do without.
+    """
     if code == 0:
         return []
     if code != 20 or "nothing that was stored is lost" not in output or "\n  next: " not in output:
@@ -89,14 +114,27 @@ def at_random(scenes: list[Scene], tries: int, seed: int) -> Iterator[Trial]:
             child.send(signal.SIGKILL)
             code = child.wait()
             ended = "killed" if code == -signal.SIGKILL else f"exit {code}"
-            yield judged(scene, store, f"{scene.name}, random kill {number} after {moment:.3f} s", ended, child.acknowledged)
+            yield judged(
+                scene,
+                store,
+                f"{scene.name}, random kill {number} after {moment:.3f} s",
+                ended,
+                child.acknowledged,
+            )
 
 
-SIGNALS = {"Ctrl-C": (signal.SIGINT,), "Ctrl-C twice": (signal.SIGINT, signal.SIGINT), "SIGTERM": (signal.SIGTERM,)}
+SIGNALS = {
+    "Ctrl-C": (signal.SIGINT,),
+    "Ctrl-C twice": (signal.SIGINT, signal.SIGINT),
+    "SIGTERM": (signal.SIGTERM,),
+}
 
 
 def interrupts(scene: Scene, tries: int, seed: int) -> Iterator[Trial]:
-    """Ctrl-C, Ctrl-C twice and SIGTERM at random moments: 130 or 143, what is done is kept, and how to go on is said."""
+    """Ctrl-C, Ctrl-C twice and SIGTERM at random moments.
+
+    The code is 130 or 143, what is done is kept, and how to go on is said.
+    """
     chosen = random.Random(seed)
     scene.ready()
     length = seconds(lambda: finished(scene))
@@ -110,10 +148,22 @@ def interrupts(scene: Scene, tries: int, seed: int) -> Iterator[Trial]:
             for sent in SIGNALS[name]:
                 child.send(sent)
             code = child.wait()
-            trial = judged(scene, store, f"{scene.name}, {name} {number}", f"exit {code}", child.acknowledged)
-        told = code == 0 or (code == (143 if name == "SIGTERM" else 130) and "Traceback" not in child.output)
-        told = told and (code == 0 or name == "Ctrl-C twice" or "run the same command again to go on" in child.output)
-        yield Trial(trial.where, trial.outcome, trial.wrong if told else (*trial.wrong, f"it ended with {code}: {child.output[-300:]}"))
+            trial = judged(
+                scene, store, f"{scene.name}, {name} {number}", f"exit {code}", child.acknowledged
+            )
+        told = code == 0 or (
+            code == (143 if name == "SIGTERM" else 130) and "Traceback" not in child.output
+        )
+        told = told and (
+            code == 0
+            or name == "Ctrl-C twice"
+            or "run the same command again to go on" in child.output
+        )
+        yield Trial(
+            trial.where,
+            trial.outcome,
+            trial.wrong if told else (*trial.wrong, f"it ended with {code}: {child.output[-300:]}"),
+        )
 
 
 def finished(scene: Scene) -> None:

@@ -1,4 +1,7 @@
-"""Limits of the system, made for real: a disk that is full or read-only, files that may not grow, memory that runs out."""
+"""Limits of the system, made for real.
+
+A disk is full or read-only, files may not grow, memory runs out.
+"""
 
 import os
 import re
@@ -36,7 +39,11 @@ def small_disk(world: World) -> Iterator[Path]:
     """
     folder = world.folder / "disk"
     folder.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)], capture_output=True, text=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         raise Unable(f"mounting is not permitted here: {done.stderr.strip()}")
     try:
@@ -49,12 +56,17 @@ def able_to_mount() -> str:
     """Why a small disk cannot be mounted here; "" if it can."""
     if os.geteuid() != 0:
         return "only root may mount"
-    done = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, text=True)
+    done = subprocess.run(
+        ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, text=True
+    )
     return f"mounting is not permitted here: {done.stderr.strip()}" if done.returncode else ""
 
 
 def full_disks(scene: Scene, step: int) -> Iterator[Trial]:
-    """A verb on a disk with 0, `step`, 2 x `step`, ... bytes free, until there is room; then with room."""
+    """A verb on a disk with ever more bytes free, then with room.
+
+    There are 0, `step`, 2 x `step`, ... bytes free, until there is room.
+    """
     scene.ready()
     with small_disk(scene.world) as disk:
         for free in range(0, DISK, step):
@@ -67,36 +79,70 @@ def full_disks(scene: Scene, step: int) -> Iterator[Trial]:
                 child = scene.world.start(lambda: scene.run(store))
                 code = child.wait()
                 filler.unlink()
-                trial = kills.judged(scene, store, f"{scene.name}, {free} bytes free", f"exit {code}", child.acknowledged)
-            yield Trial(trial.where, trial.outcome, (*trial.wrong, *kills.unkind(code, child.output)))
+                trial = kills.judged(
+                    scene,
+                    store,
+                    f"{scene.name}, {free} bytes free",
+                    f"exit {code}",
+                    child.acknowledged,
+                )
+            yield Trial(
+                trial.where, trial.outcome, (*trial.wrong, *kills.unkind(code, child.output))
+            )
             if code == 0:
                 return
 
 
 def small_files(scene: Scene, step: int) -> Iterator[Trial]:
-    """A verb in a process whose files may not grow over a size, as under a quota: every multiple of `step` up to the one that is enough."""
+    """A verb in a process whose files may not grow over a size, as under a quota.
+
+    The sizes are every multiple of `step` up to the one that is enough.
+    """
     scene.ready()
     for size in range(step, DISK, step):
         with scene.world.trial(scene.base) as store:
-            child = scene.world.start(lambda size=size: (limited(resource.RLIMIT_FSIZE, size), scene.run(store)))
+            child = scene.world.start(
+                lambda size=size: (limited(resource.RLIMIT_FSIZE, size), scene.run(store))
+            )
             code = child.wait()
-            trial = kills.judged(scene, store, f"{scene.name}, files up to {size} bytes", f"exit {code}", child.acknowledged)
+            trial = kills.judged(
+                scene,
+                store,
+                f"{scene.name}, files up to {size} bytes",
+                f"exit {code}",
+                child.acknowledged,
+            )
         yield Trial(trial.where, trial.outcome, (*trial.wrong, *kills.unkind(code, child.output)))
         if code == 0:
             return
 
 
 def little_memory(scene: Scene, step: int, tries: int) -> Iterator[Trial]:
-    """A verb in a process that may have 0, `step`, 2 x `step`, ... bytes more than it has: 21 and what to do, or done."""
+    """A verb in a process that may have 0, `step`, 2 x `step`, ... bytes more than it has.
+
+    It ends with 21 and what to do, or done.
+    """
     scene.ready()
     for number in range(tries):
         with scene.world.trial(scene.base) as store:
             more = number * step
-            child = scene.world.start(lambda more=more: (limited(resource.RLIMIT_AS, mapped() + more), scene.run(store)))
+            child = scene.world.start(
+                lambda more=more: (limited(resource.RLIMIT_AS, mapped() + more), scene.run(store))
+            )
             code = child.wait()
-            trial = kills.judged(scene, store, f"{scene.name}, {more} bytes of memory more", f"exit {code}", child.acknowledged)
+            trial = kills.judged(
+                scene,
+                store,
+                f"{scene.name}, {more} bytes of memory more",
+                f"exit {code}",
+                child.acknowledged,
+            )
         told = code == 0 or (code == 21 and "\n  next: " in child.output)
-        yield Trial(trial.where, trial.outcome, trial.wrong if told else (*trial.wrong, f"it ended with {code}: {child.output[-400:]}"))
+        yield Trial(
+            trial.where,
+            trial.outcome,
+            trial.wrong if told else (*trial.wrong, f"it ended with {code}: {child.output[-400:]}"),
+        )
         if code == 0:
             return
 
@@ -124,7 +170,10 @@ def read_only(scene: Scene) -> Iterator[Trial]:
 
 
 def no_permission(scene: Scene) -> Iterator[Trial]:
-    """A verb by a user who may read the store, but not write to it, is refused with 23; reading goes on."""
+    """A verb by a user who may read the store, but not write to it, is refused with 23.
+
+    Reading goes on.
+    """
     if os.geteuid() != 0:
         raise Unable("only root can become another user")
     scene.ready()
@@ -138,17 +187,29 @@ def no_permission(scene: Scene) -> Iterator[Trial]:
         for path in (store, *store.iterdir()):
             path.chmod(0o555 if path.is_dir() else 0o444)
             os.chown(path, 65534, 65534)
-        yield from refused(scene, store, "in a folder without permission to write", 23, "chmod", as_nobody)
+        yield from refused(
+            scene, store, "in a folder without permission to write", 23, "chmod", as_nobody
+        )
 
 
 def refused(
-    scene: Scene, store: Path, where: str, code: int, words: str, as_whom: Callable[[Callable[[], object]], Callable[[], object]]
+    scene: Scene,
+    store: Path,
+    where: str,
+    code: int,
+    words: str,
+    as_whom: Callable[[Callable[[], object]], Callable[[], object]],
 ) -> Iterator[Trial]:
-    """The verb is refused with `code` and says `words`; verify still proves everything and the index still answers."""
+    """The verb is refused with `code` and says `words`.
+
+    Verify still proves everything and the index still answers.
+    """
     world = scene.world
     child = world.start(as_whom(lambda: scene.run(store)))
     found = child.wait()
-    wrong = [] if found == code and words in child.output else [f"exit {found}: {child.output[-300:]}"]
+    wrong = (
+        [] if found == code and words in child.output else [f"exit {found}: {child.output[-300:]}"]
+    )
     yield Trial(f"{scene.name} {where}", f"exit {found}", tuple(wrong))
     reader = world.start(as_whom(lambda: sum(map(len, world.broken(store)))))
     found = reader.wait()
@@ -158,16 +219,25 @@ def refused(
 
 
 def rows_at_once(world: World, batch: int, more: int) -> tuple[int, int]:
-    """The exit code of writing 24 long memories, `batch` at a time, in `more` bytes of memory, and how many rows took a step together."""
+    """Writes 24 long memories, `batch` at a time, in `more` bytes of memory.
+
+    Returns the exit code, and how many rows took a step together.
+    """
     model, template = world.equipment.lm, world.equipment.template
-    tasks = [task_of(str(number), tuple(3 + (number * place) % 90 for place in range(400)), 8) for number in range(24)]
+    tasks = [
+        task_of(str(number), tuple(3 + (number * place) % 90 for place in range(400)), 8)
+        for number in range(24)
+    ]
     settings = replace(world.config(world.folder / "none").memorize, batch=batch, steps=1)
 
     def work() -> None:
-        warnings.simplefilter("ignore")  # oneDNN tells that it will do without; in a test that would be an error
+        # oneDNN tells that it will do without; in a test that would be an error
+        warnings.simplefilter("ignore")
         limited(resource.RLIMIT_AS, mapped() + more)
         rows = []
-        written = list(memorize(model, template, tasks, settings, lambda progress: rows.append(progress.rows)))
+        written = list(
+            memorize(model, template, tasks, settings, lambda progress: rows.append(progress.rows))
+        )
         assert len(written) == len(tasks)
         os.write(1, f"rows {max(rows)}".encode())
 

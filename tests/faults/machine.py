@@ -1,4 +1,7 @@
-"""Files are written, edited, deleted, ingested, pruned, forgotten, killed half way; the store always tells what a dictionary would."""
+"""The store always tells what a dictionary would.
+
+Meanwhile files are written, edited, deleted, ingested, pruned, forgotten, killed half way.
+"""
 
 import signal
 import tempfile
@@ -20,11 +23,16 @@ from rag_memtok.store.store import open_store
 
 NAMES = st.sampled_from(["a.txt", "b.txt", "c.txt"])
 WORDS = ("lamp", "keeper", "harbour", "cebolla", "letter", "huevo")
-TEXTS = st.lists(st.sampled_from([f"The {word} of {word} is here. " for word in WORDS]), min_size=1, max_size=3).map("".join)
+TEXTS = st.lists(
+    st.sampled_from([f"The {word} of {word} is here. " for word in WORDS]), min_size=1, max_size=3
+).map("".join)
 
 
 class AgainstADictionary(RuleBasedStateMachine):
-    """`files` are in the folder, `stored` is what the store has to tell; an edit to None deletes."""
+    """`files` are in the folder, `stored` is what the store has to tell.
+
+    An edit to None deletes.
+    """
 
     world: World
     steps = 0
@@ -39,14 +47,22 @@ class AgainstADictionary(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.folder.cleanup()
 
-    @rule(edits=st.dictionaries(NAMES, st.none() | TEXTS, min_size=1), prune=st.booleans(), crash_at=st.none() | st.integers(1, 80))
+    @rule(
+        edits=st.dictionaries(NAMES, st.none() | TEXTS, min_size=1),
+        prune=st.booleans(),
+        crash_at=st.none() | st.integers(1, 80),
+    )
     def ingest(self, edits, prune, crash_at):
         self.files = {name: text for name, text in (self.files | edits).items() if text is not None}
         if not self.files:
             return  # nothing to read: refused, see the matrix
         self.world.write(self.files)
         before, after = dict(self.stored), ({} if prune else self.stored) | self.files
-        if crash_at and self.run(lambda: self.ingested(prune), crash_at) == -signal.SIGKILL and (self.store / DATABASE).exists():
+        if (
+            crash_at
+            and self.run(lambda: self.ingested(prune), crash_at) == -signal.SIGKILL
+            and (self.store / DATABASE).exists()
+        ):
             for name, text in self.told().items():
                 assert text in (before.get(name), after.get(name))
             assert (before.keys() & after.keys()) <= self.told().keys()
@@ -57,14 +73,23 @@ class AgainstADictionary(RuleBasedStateMachine):
     def forget(self, name, crash_at):
         if name not in self.stored:
             return
-        code = self.run(lambda: api.remove(self.world.documents / name, self.world.config(self.store)), crash_at)
+        code = self.run(
+            lambda: api.remove(self.world.documents / name, self.world.config(self.store)), crash_at
+        )
         assert code == 0 or (crash_at and code == -signal.SIGKILL)
         if code and name in self.told():
-            assert self.run(lambda: api.remove(self.world.documents / name, self.world.config(self.store))) == 0
+            assert (
+                self.run(
+                    lambda: api.remove(self.world.documents / name, self.world.config(self.store))
+                )
+                == 0
+            )
         del self.stored[name]
 
     def ingested(self, prune: bool) -> None:
-        api.ingest([self.world.documents], self.world.config(self.store), prune=prune, load=self.world.load)
+        api.ingest(
+            [self.world.documents], self.world.config(self.store), prune=prune, load=self.world.load
+        )
 
     def run(self, work, crash_at: int | None = None) -> int:
         AgainstADictionary.steps += 1
@@ -73,8 +98,13 @@ class AgainstADictionary(RuleBasedStateMachine):
     def told(self) -> dict[str, str]:
         """The documents, put together from the kept texts."""
         with open_store(self.store, write=False) as store:
-            places = {one.path: store.document_chunks(one.root, one.path) for one in store.documents()}
-            return {path: "".join(store.text(place.chunk_id) or "" for place in found) for path, found in places.items()}
+            places = {
+                one.path: store.document_chunks(one.root, one.path) for one in store.documents()
+            }
+            return {
+                path: "".join(store.text(place.chunk_id) or "" for place in found)
+                for path, found in places.items()
+            }
 
     @invariant()
     def it_tells_what_the_dictionary_does(self):
@@ -85,8 +115,19 @@ class AgainstADictionary(RuleBasedStateMachine):
         with open_store(self.store, write=False) as store:
             index = open_index(store)
             for word in WORDS:
-                hits = search(store, index, self.world.equipment.embedder, f"{word}?", Retrieve(k=9, dense_weight=0.0))
-                cited = {place.path for hit in hits for place in hit.occurrences if word in (store.text(hit.chunk_id) or "")}
+                hits = search(
+                    store,
+                    index,
+                    self.world.equipment.embedder,
+                    f"{word}?",
+                    Retrieve(k=9, dense_weight=0.0),
+                )
+                cited = {
+                    place.path
+                    for hit in hits
+                    for place in hit.occurrences
+                    if word in (store.text(hit.chunk_id) or "")
+                }
                 assert cited == {name for name, text in self.stored.items() if word in text}
 
 
@@ -106,4 +147,8 @@ def against_a_dictionary(world: World, examples: int, steps: int) -> Iterator[Tr
         run_state_machine_as_test(AgainstADictionary, settings=quiet)
     except AssertionError as error:
         wrong.append("\n".join([str(error), *getattr(error, "__notes__", [])]))
-    yield Trial("against a dictionary", f"as the dictionary, after each of {AgainstADictionary.steps} runs", tuple(wrong))
+    yield Trial(
+        "against a dictionary",
+        f"as the dictionary, after each of {AgainstADictionary.steps} runs",
+        tuple(wrong),
+    )

@@ -1,4 +1,7 @@
-"""The quick part of the fault campaign (README.md here): a few tries of every kind; `make faults` makes all of them."""
+"""The quick part of the fault campaign (README.md here): a few tries of every kind.
+
+`make faults` makes all of them.
+"""
 
 import errno
 import itertools
@@ -14,12 +17,19 @@ import pytest
 import tracer
 from world import VERBS, World
 
-MARKS = {"ingest": (1, 5, 9, 31, 52, 88, 111), "update": (2, 9, 23), "delete": (2, 3, 4, 6), "prune": (3, 4, 8), "index write": (2, 4)}
+MARKS = {
+    "ingest": (1, 5, 9, 31, 52, 88, 111),
+    "update": (2, 9, 23),
+    "delete": (2, 3, 4, 6),
+    "prune": (3, 4, 8),
+    "index write": (2, 4),
+}
 
 
 @pytest.fixture(scope="module")
 def world():
-    with tempfile.TemporaryDirectory() as folder:  # not pytest's own, into which another user may not look
+    # not pytest's own, into which another user may not look
+    with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield World(Path(folder))
 
@@ -74,7 +84,9 @@ def test_memory_that_runs_out_loses_nothing(world):
 
 def test_a_batch_that_does_not_fit_is_halved(world):
     step = 2**24
-    enough = next(more for more in range(step, 64 * step, step) if limits.rows_at_once(world, 1, more)[0] == 0)
+    enough = next(
+        more for more in range(step, 64 * step, step) if limits.rows_at_once(world, 1, more)[0] == 0
+    )
     found = [limits.rows_at_once(world, 24, int(share * enough)) for share in (1.5, 2.0, 2.5, 3.0)]
     assert any(code == 0 and 1 <= rows < 24 for code, rows in found), found
     assert limits.rows_at_once(world, 24, 2**20) == (21, 0)

@@ -1,4 +1,7 @@
-"""Rows of the matrix (README.md here) that no other test covers, the matrix itself, and the planted faults of the audit's audit."""
+"""Rows of the matrix (README.md here) that no other test covers, and the matrix itself.
+
+The planted faults of the audit's audit are here, too.
+"""
 
 import os
 import pty
@@ -33,13 +36,16 @@ from rag_memtok.store.store import open_store
 HERE = Path(__file__).parent
 MATRIX = (HERE / "README.md").read_text(encoding="utf-8")
 ROWS = [
-    [cell.strip() for cell in line.strip("|").split(" | ")] for line in MATRIX.splitlines() if line.startswith("| ") and "`test_" in line
+    [cell.strip() for cell in line.strip("|").split(" | ")]
+    for line in MATRIX.splitlines()
+    if line.startswith("| ") and "`test_" in line
 ]
 
 
 @pytest.fixture(scope="module")
 def world():
-    with tempfile.TemporaryDirectory() as folder:  # not pytest's own, into which another user may not look
+    # not pytest's own, into which another user may not look
+    with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield World(Path(folder))
 
@@ -53,12 +59,18 @@ def test_every_row_names_tests_that_there_are(row):
     assert names
     for file, function in names:
         (path,) = HERE.parent.rglob(f"{file}.py")
-        assert not function or f"def {function}" in path.read_text(encoding="utf-8"), f"{file}::{function}"
+        assert not function or f"def {function}" in path.read_text(encoding="utf-8"), (
+            f"{file}::{function}"
+        )
 
 
 def test_every_exit_code_has_a_row():
     told = {int(code) for row in ROWS for code in re.findall(r"\d+", row[2])}
-    assert {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RagMemtokError)} - {1} <= told
+    assert {
+        kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, RagMemtokError)
+    } - {1} <= told
     assert {0, 3, 6, 130, 141, 143} <= told
 
 
@@ -72,19 +84,31 @@ def test_every_exit_code_has_a_row():
     codec=st.sampled_from(list(CODECS)),
 )
 def test_any_unicode_comes_back_from_the_bytes_of_a_memory(toy_lm, text, seed, codec):
-    """Chunk -> memory bytes -> decode with pins -> text, with vectors that nobody has trained: the pins alone must make up for them."""
+    """Chunk -> memory bytes -> decode with pins -> text, with vectors that nobody has trained.
+
+    The pins alone must make up for them.
+    """
     tokens = toy_lm.encode(text)
-    template, vectors = template_named("bare", toy_lm), np.random.default_rng(seed).standard_normal((2, toy_lm.width), dtype=np.float32)
+    template, vectors = (
+        template_named("bare", toy_lm),
+        np.random.default_rng(seed).standard_normal((2, toy_lm.width), dtype=np.float32),
+    )
     packed = codec_named(codec).pack(vectors)
-    memory, verdict = judge(toy_lm, template, Memory(codec_named(codec).unpack(packed, vectors.shape)), tokens, 0.05)
-    read_back = Memory(codec_named(codec).unpack(packed, vectors.shape), unpack_pins(pack_pins(memory.pins)))
+    memory, verdict = judge(
+        toy_lm, template, Memory(codec_named(codec).unpack(packed, vectors.shape)), tokens, 0.05
+    )
+    read_back = Memory(
+        codec_named(codec).unpack(packed, vectors.shape), unpack_pins(pack_pins(memory.pins))
+    )
     decoded = decode(toy_lm, template, read_back, len(tokens) + 1)
     assert decoded.ended and toy_lm.decode(decoded.tokens) == text and verdict.proven
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_files_without_permission_are_skipped_and_told(world):
-    world.write({"open.txt": "The lamp.\n", "closed.txt": "The fan.\n", "shut/in.txt": "A letter.\n"})
+    world.write(
+        {"open.txt": "The lamp.\n", "closed.txt": "The fan.\n", "shut/in.txt": "A letter.\n"}
+    )
     (world.documents / "closed.txt").chmod(0)
     (world.documents / "shut").chmod(0)
 
@@ -98,7 +122,10 @@ def test_files_without_permission_are_skipped_and_told(world):
 
 
 def test_a_renamed_file_keeps_its_memory_and_prune_keeps_to_the_roots_given(world, tmp_path):
-    one, two = small.written(tmp_path / "one", {"a.txt": "The lamp."}), small.written(tmp_path / "two", {"b.txt": "The fan."})
+    one, two = (
+        small.written(tmp_path / "one", {"a.txt": "The lamp."}),
+        small.written(tmp_path / "two", {"b.txt": "The fan."}),
+    )
     config = world.config(tmp_path / "store")
     api.ingest([one, two], config, load=world.load)
     (one / "a.txt").rename(one / "c.txt")
@@ -119,7 +146,9 @@ def test_an_answer_cannot_steer_a_terminal(world):
 
 
 def test_an_interrupt_once_or_twice_keeps_what_is_done(world):
-    assert [trial for trial in kills.interrupts(world.scenes["ingest"], 3, seed=1) if trial.wrong] == []
+    assert [
+        trial for trial in kills.interrupts(world.scenes["ingest"], 3, seed=1) if trial.wrong
+    ] == []
 
 
 def test_edits_deletions_and_kills_against_a_dictionary(world):
@@ -137,8 +166,28 @@ def test_any_bytes_are_read_or_refused(world, what):
 
 @pytest.mark.slow
 def test_a_verify_that_always_says_yes_fails_the_suite():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "yesman", "-p", "no:cacheprovider", "--tb=no", HERE.parent / "test_audit.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "yesman",
+        "-p",
+        "no:cacheprovider",
+        "--tb=no",
+        HERE.parent / "test_audit.py",
+    ]
     paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent.parent, env={**os.environ, "PYTHONPATH": paths})
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=HERE.parent.parent,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
     failed = re.findall(r"FAILED .*::(test_\w+)", done.stdout)
-    assert sum("mismatch" in name for name in failed) >= 5 and "test_a_whole_store_is_proven_from_vectors_and_pins_alone" not in failed
+    assert (
+        sum("mismatch" in name for name in failed) >= 5
+        and "test_a_whole_store_is_proven_from_vectors_and_pins_alone" not in failed
+    )

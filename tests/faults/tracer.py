@@ -1,8 +1,11 @@
-"""Stops a child of ours at each system call that changes a store, and kills it there, tears the write, or lets the call fail.
+"""Stops a child of ours at each system call that changes a store.
 
-ptrace and a seccomp filter, called through ctypes: Linux on x86-64 only. The kernel stops the child at the calls of CALLS and at no other,
-so that what is traced runs at nearly full speed. A kill leaves what the kernel has taken, as a killed process does; the loss of power,
-which may undo what was not fsynced, cannot be made here.
+It kills the child there, tears the write, or lets the call fail.
+
+ptrace and a seccomp filter, called through ctypes: Linux on x86-64 only. The kernel stops the child
+at the calls of CALLS and at no other, so that what is traced runs at nearly full speed. A kill
+leaves what the kernel has taken, as a killed process does; the loss of power, which may undo what
+was not fsynced, cannot be made here.
 """
 
 import ctypes
@@ -23,7 +26,8 @@ CALLS = {
     1: "write", 18: "pwrite64", 74: "fsync", 75: "fdatasync", 77: "ftruncate",
     82: "rename", 83: "mkdir", 87: "unlink", 263: "unlinkat", 264: "renameat",
 }  # fmt: skip
-BY_NAME = {82: 0, 83: 0, 87: 0, 263: 1, 264: 1}  # which argument is the path, where it is none of an open file
+# which argument is the path, where it is none of an open file
+BY_NAME = {82: 0, 83: 0, 87: 0, 263: 1, 264: 1}
 WRITES = {1, 18}
 
 
@@ -65,7 +69,9 @@ def be_traced() -> None:
     code = struct.pack("HBBI", load, 0, 0, 0)
     for index, number in enumerate(numbers):
         code += struct.pack("HBBI", jump, len(numbers) - index, 0, number)
-    code += struct.pack("HBBI", give, 0, 0, 0x7FFF0000) + struct.pack("HBBI", give, 0, 0, 0x7FF00000)
+    code += struct.pack("HBBI", give, 0, 0, 0x7FFF0000) + struct.pack(
+        "HBBI", give, 0, 0, 0x7FF00000
+    )
     program = Filter(len(code) // 8, code)
     library.ptrace(TRACEME, 0, None, None)
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -77,8 +83,9 @@ def follow(pid: int, folder: Path, decide: Callable[[Call], int | str | None]) -
     """Follows a child that calls `be_traced`, to its end; returns its exit code.
 
     Args:
-        decide: what becomes of a call on a file in `folder`: None: it goes on; an errno: it fails so; "kill": it is never made; "tear": a
-            write is made by half, anything else whole, and then the child is killed.
+        decide: what becomes of a call on a file in `folder`: None: it goes on; an errno: it fails
+            so; "kill": it is never made; "tear": a write is made by half, anything else whole, and
+            then the child is killed.
     """
     library, count = libc(), 0
     os.waitpid(pid, 0)

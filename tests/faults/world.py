@@ -1,7 +1,10 @@
-"""A small world for faults to happen in: documents, a toy model, and a warm parent whose forked children are the processes that die.
+"""A small world for faults to happen in.
 
-A child is a process of its own with the command line's own exit codes (`cli.run`); it only skips the seconds that imports and the model
-take. Its memories are written one at a time on one thread, so that every store of the same documents has the same bytes in it.
+It has documents, a toy model, and a warm parent whose forked children are the processes that die.
+
+A child is a process of its own with the command line's own exit codes (`cli.run`); it only skips
+the seconds that imports and the model take. Its memories are written one at a time on one thread,
+so that every store of the same documents has the same bytes in it.
 """
 
 import os
@@ -37,13 +40,19 @@ FIRST = {
     "again.txt": "Se hornea media hora.\n",
     "tickets.jsonl": '{"text": "Ticket 7"}\n{"text": "<|eot_id|> in the log"}\n',
 }
-EDITED = FIRST | {"lamp.txt": "The lamp of the harbour was repaired.\n\nIts keeper wrote no letter.\n", "added.txt": "A new document.\n"}
+EDITED = FIRST | {
+    "lamp.txt": "The lamp of the harbour was repaired.\n\nIts keeper wrote no letter.\n",
+    "added.txt": "A new document.\n",
+}
 FEWER = {name: text for name, text in FIRST.items() if name not in ("old.txt", "again.txt")}
 
 
 @dataclass(frozen=True)
 class Verb:
-    """Something that is done to a store: to which store (None: there is none yet), with which documents, and how."""
+    """Something that is done to a store.
+
+    It says to which store (None: there is none yet), with which documents, and how.
+    """
 
     before: Mapping[str, str] | None
     documents: Mapping[str, str]
@@ -52,11 +61,19 @@ class Verb:
 
 
 def ingest(world: "World", store: Path) -> None:
-    api.ingest([world.documents], world.config(store), on_progress=world.acknowledge, load=world.load)
+    api.ingest(
+        [world.documents], world.config(store), on_progress=world.acknowledge, load=world.load
+    )
 
 
 def prune(world: "World", store: Path) -> None:
-    api.ingest([world.documents], world.config(store), prune=True, on_progress=world.acknowledge, load=world.load)
+    api.ingest(
+        [world.documents],
+        world.config(store),
+        prune=True,
+        on_progress=world.acknowledge,
+        load=world.load,
+    )
 
 
 def delete(world: "World", store: Path) -> None:
@@ -95,7 +112,11 @@ class Child:
     @property
     def acknowledged(self) -> int:
         """How many chunks it has said are written."""
-        counts = [int(line.partition(" ")[2]) for line in self.output.splitlines() if line.startswith("acknowledged ")]
+        counts = [
+            int(line.partition(" ")[2])
+            for line in self.output.splitlines()
+            if line.startswith("acknowledged ")
+        ]
         return max(counts, default=0)
 
     def ended(self) -> int | None:
@@ -113,7 +134,10 @@ class Child:
 
 
 class World:
-    """The documents (one folder, rewritten for every trial), the model, and where stores are made."""
+    """The documents, the model, and where stores are made.
+
+    The documents are one folder, rewritten for every trial.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.documents, self.pid = folder, folder / "docs", os.getpid()
@@ -122,7 +146,14 @@ class World:
         set_threads(1)
 
     def config(self, store: Path, **changes):
-        return small.dials(store, self.model, memorize__batch=1, memorize__steps=6, documents__chunk_tokens=16, **changes)
+        return small.dials(
+            store,
+            self.model,
+            memorize__batch=1,
+            memorize__steps=6,
+            documents__chunk_tokens=16,
+            **changes,
+        )
 
     def load(self, settings):
         return self.equipment
@@ -142,7 +173,8 @@ class World:
         """Does `work` in a child."""
         handle, told = tempfile.mkstemp(dir=self.folder)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python warns of a fork where there are threads: these are asleep
+            # Python warns of a fork where there are threads: these are asleep
+            warnings.simplefilter("ignore")
             pid = os.fork()
         if not pid:
             code = 1
@@ -163,7 +195,10 @@ class World:
 
     @contextmanager
     def trial(self, base: Path | None = None, place: Path | None = None) -> Iterator[Path]:
-        """A store of its own, a copy of `base`, gone afterwards; in the folder `place` if that is told."""
+        """A store of its own, a copy of `base`, gone afterwards.
+
+        It is in the folder `place` if that is told.
+        """
         with tempfile.TemporaryDirectory(dir=place or self.folder) as folder:
             store = Path(folder) / "store"
             if base is not None:
@@ -239,17 +274,22 @@ class Scene:
         wrong = self.world.broken(store)
         chunks, documents, _ = small.content_of(store)
         (old, old_documents, _), (new, new_documents, _) = self.before, self.after
-        if changed := [one for one, content in chunks.items() if content not in (old.get(one), new.get(one))]:
+        if changed := [
+            one for one, content in chunks.items() if content not in (old.get(one), new.get(one))
+        ]:
             wrong.append(f"{len(changed)} chunks are neither as before nor as after")
         if gone := [one for one in old.keys() & new.keys() if one not in chunks]:
             wrong.append(f"{len(gone)} chunks that stay were lost")
         if len(chunks.keys() - old.keys()) < acknowledged:
-            wrong.append(f"{acknowledged} chunks were acknowledged, {len(chunks.keys() - old.keys())} are there")
+            wrong.append(
+                f"{acknowledged} chunks were acknowledged, {len(chunks.keys() - old.keys())} are "
+                "there"
+            )
         if [one for one in documents if one not in (*old_documents, *new_documents)]:
             wrong.append("a document is neither as before nor as after")
-        if {(one.root, one.file) for one in old_documents} & {(one.root, one.file) for one in new_documents} - {
-            (one.root, one.file) for one in documents
-        }:
+        if {(one.root, one.file) for one in old_documents} & {
+            (one.root, one.file) for one in new_documents
+        } - {(one.root, one.file) for one in documents}:
             wrong.append("a file that stays was lost")
         return wrong
 
@@ -262,15 +302,24 @@ class Scene:
             return [f"the next run ended with {code}: {again.output[-300:]}"]
         with open_store(store, write=False) as opened:
             wrong = [str(one) for one in quick(opened).findings]
-        if small.content_of(store) != self.after:  # which was audited: the same bits decode to the same texts
+        # which was audited: the same bits decode to the same texts
+        if small.content_of(store) != self.after:
             wrong.append("the next run did not end with the same chunks, texts and citations")
         return wrong + leftovers(store, VERBS[self.name].forgotten)
 
 
 def leftovers(store: Path, forgotten: str) -> list[str]:
     """Files that should not be there, and deleted text that still is."""
-    wrong = [f"{path.name} is left" for path in store.iterdir() if path.name not in OURS or path.name.endswith((NEW, "-journal"))]
+    wrong = [
+        f"{path.name} is left"
+        for path in store.iterdir()
+        if path.name not in OURS or path.name.endswith((NEW, "-journal"))
+    ]
     if forgotten:
         trace = forgotten.lower().encode()
-        wrong += [f"deleted text is in {path.name}" for path in store.iterdir() if trace in path.read_bytes().lower()]
+        wrong += [
+            f"deleted text is in {path.name}"
+            for path in store.iterdir()
+            if trace in path.read_bytes().lower()
+        ]
     return wrong
