@@ -33,7 +33,7 @@ from rag_memtok.documents.scan import read, scan
 from rag_memtok.documents.split import split
 from rag_memtok.evaluation.corpora import spread
 from rag_memtok.memory.batch import Task, task_of
-from rag_memtok.memory.optimize import Progress, memorize
+from rag_memtok.memory.optimize import Step, memorize
 from rag_memtok.memory.recipes import recipe_named
 from rag_memtok.model.lm import LM, load
 from rag_memtok.model.prompts import template_named
@@ -180,7 +180,7 @@ def in_it(answers: Sequence[str], text: str) -> bool:
 
 
 def memories(
-    lm: LM, start: str, single: bool, steps: int, on_step: Callable[[Progress], None]
+    lm: LM, start: str, single: bool, steps: int, on_step: Callable[[Step], None]
 ) -> Encode:
     """Texts as the mean of their memory's vectors.
 
@@ -230,7 +230,7 @@ def pooled_states(lm: LM) -> Encode:
     return encode
 
 
-def ways(lm: LM, steps: int, on_step: Callable[[Progress], None]) -> Mapping[str, Encode]:
+def ways(lm: LM, steps: int, on_step: Callable[[Step], None]) -> Mapping[str, Encode]:
     """Every row of the table."""
     rng = np.random.default_rng(0)
     return {

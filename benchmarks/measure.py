@@ -31,19 +31,9 @@ from rag_memtok.datatypes import sha256_of_tokens
 from rag_memtok.errors import RagMemtokError, UsageError
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.calibrate import known
-from rag_memtok.memory.optimize import (
-    WINDOW,
-    Batch,
-    Clock,
-    Progress,
-    Row,
-    Written,
-    advanced,
-    by_length,
-    fitting,
-    started,
-)
+from rag_memtok.memory.optimize import WINDOW, Clock, Step, advanced, by_length, fitting
 from rag_memtok.memory.recipes import Recipe
+from rag_memtok.memory.step import Batch, Row, Written, started
 from rag_memtok.model.lm import LM, load
 from rag_memtok.model.precision import draft_of, drafted
 from rag_memtok.model.prompts import Template
@@ -239,7 +229,7 @@ def _staged(
         settings.seed,
     )
 
-    def stepped(progress: Progress) -> None:
+    def stepped(progress: Step) -> None:
         for row in batch.rows:
             between(row)
 
@@ -267,14 +257,14 @@ def usual_tokens_per_vector(lm: LM, template: Template, asked: int, steps: int) 
     return asked or (recorded.tokens_per_vector if recorded else GUESSED_TOKENS_PER_VECTOR)
 
 
-def heartbeat(name: str) -> Callable[[Progress], None]:
+def heartbeat(name: str) -> Callable[[Step], None]:
     """Says once a minute where the writing of `name` stands.
 
     It is for `memorize` to call after every step.
     """
     last = time.monotonic()
 
-    def stepped(progress: Progress) -> None:
+    def stepped(progress: Step) -> None:
         nonlocal last
         if time.monotonic() - last >= MINUTE:
             last = time.monotonic()

@@ -59,9 +59,9 @@ from rag_memtok.datatypes import Memory
 from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.figures import Chart, Line, draw
 from rag_memtok.memory.batch import Task
-from rag_memtok.memory.optimize import Row
 from rag_memtok.memory.recipes import RECIPES, Objective, Recipe, Scored, cross_entropy
 from rag_memtok.memory.reconstruct import judge
+from rag_memtok.memory.step import Row
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import template_named
 

@@ -53,8 +53,9 @@ from rag_memtok.datatypes import Memory
 from rag_memtok.evaluation.figures import Chart, Line, draw
 from rag_memtok.memory.batch import Task, task_of
 from rag_memtok.memory.codec import CODECS, Codec
-from rag_memtok.memory.optimize import Written, memorize
+from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.reconstruct import judge
+from rag_memtok.memory.step import Written
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template, template_named
 from rag_memtok.retrieval.embedder import load_embedder

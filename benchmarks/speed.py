@@ -36,8 +36,8 @@ from measure import (
 )
 
 from rag_memtok.memory.batch import task_of
-from rag_memtok.memory.optimize import Batch, started
 from rag_memtok.memory.recipes import RECIPES
+from rag_memtok.memory.step import Batch, started
 from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import draft_of, in_dtype
 from rag_memtok.model.prompts import template_named

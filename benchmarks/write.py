@@ -75,8 +75,9 @@ from rag_memtok.datatypes import Record
 from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.figures import Chart, Line, draw
 from rag_memtok.memory.batch import Task, pooled, task_of
-from rag_memtok.memory.optimize import Written, memorize
+from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.recipes import Recipe, cross_entropy, recipe_named
+from rag_memtok.memory.step import Written
 from rag_memtok.memory.workers import judged_record
 from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import drafted

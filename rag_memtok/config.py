@@ -39,6 +39,12 @@ def require(condition: bool, dial: str, value: object, valid: str) -> None:
         )
 
 
+def within(section: object, dial: str, low: int, high: int, low_means: str = "") -> None:
+    """Raises UsageError unless the value that `section` has for `dial` lies between the two."""
+    value = getattr(section, dial.rpartition(".")[2])
+    require(low <= value <= high, dial, value, f"{low}{low_means and f' ({low_means})'} to {high}")
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """The frozen LM.
@@ -57,7 +63,7 @@ class Model:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        require(0 <= self.threads <= 1024, "model.threads", self.threads, "0 (automatic) to 1024")
+        within(self, "model.threads", 0, 1024, "automatic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,27 +121,12 @@ class Memorize:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(
-            0 <= self.tokens_per_vector <= 8192,
-            "memorize.tokens_per_vector",
-            self.tokens_per_vector,
-            "0 (auto) to 8192",
-        )
-        require(
-            0 <= self.steps <= 1_000_000,
-            "memorize.steps",
-            self.steps,
-            "0 (the recipe's own) to 1000000",
-        )
-        require(1 <= self.batch <= 4096, "memorize.batch", self.batch, "1 to 4096")
-        require(1 <= self.processes <= 1024, "memorize.processes", self.processes, "1 to 1024")
-        require(
-            0 <= self.seconds_per_chunk < 1e6,
-            "memorize.seconds_per_chunk",
-            self.seconds_per_chunk,
-            "0 (no bound) to 1000000",
-        )
-        require(0 <= self.tau <= 100, "memorize.tau", self.tau, "0 to 100")
+        within(self, "memorize.tokens_per_vector", 0, 8192, "auto")
+        within(self, "memorize.steps", 0, 1_000_000, "the recipe's own")
+        within(self, "memorize.batch", 1, 4096)
+        within(self, "memorize.processes", 1, 1024)
+        within(self, "memorize.seconds_per_chunk", 0, 1_000_000, "no bound")
+        within(self, "memorize.tau", 0, 100)
         require(self.max_pins >= -1, "memorize.max_pins", self.max_pins, "-1 (no limit) or more")
 
 
@@ -156,7 +147,7 @@ class Retrieve:
     rank_constant: int = 60
 
     def __post_init__(self) -> None:
-        require(1 <= self.k <= 1000, "retrieve.k", self.k, "1 to 1000")
+        within(self, "retrieve.k", 1, 1000)
         weight = self.dense_weight
         require(
             0 <= weight <= 1 or weight == -1,
@@ -164,12 +155,7 @@ class Retrieve:
             weight,
             "0 to 1, or -1 (the embedder's own)",
         )
-        require(
-            1 <= self.rank_constant <= 10_000,
-            "retrieve.rank_constant",
-            self.rank_constant,
-            "1 to 10000",
-        )
+        within(self, "retrieve.rank_constant", 1, 10_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,15 +175,8 @@ class Ask:
     max_question_tokens: int = 256
 
     def __post_init__(self) -> None:
-        require(
-            1 <= self.max_new_tokens <= 8192, "ask.max_new_tokens", self.max_new_tokens, "1 to 8192"
-        )
-        require(
-            1 <= self.max_question_tokens <= 8192,
-            "ask.max_question_tokens",
-            self.max_question_tokens,
-            "1 to 8192",
-        )
+        within(self, "ask.max_new_tokens", 1, 8192)
+        within(self, "ask.max_question_tokens", 1, 8192)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,15 +202,15 @@ class Adapt:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(1 <= self.steps <= 1_000_000, "adapt.steps", self.steps, "1 to 1000000")
-        require(0 <= self.minutes < 1e5, "adapt.minutes", self.minutes, "0 (no bound) to 100000")
-        require(1 <= self.batch <= 4096, "adapt.batch", self.batch, "1 to 4096")
+        within(self, "adapt.steps", 1, 1_000_000)
+        within(self, "adapt.minutes", 0, 100_000, "no bound")
+        within(self, "adapt.batch", 1, 4096)
         require(0 < self.lr <= 1, "adapt.lr", self.lr, "above 0, to 1")
-        require(1 <= self.rank <= 512, "adapt.rank", self.rank, "1 to 512")
-        require(0 <= self.questions <= 1000, "adapt.questions", self.questions, "0 to 1000")
-        require(0 <= self.gold <= 1, "adapt.gold", self.gold, "0 to 1")
-        require(0 <= self.least <= 1, "adapt.least", self.least, "0 to 1")
-        require(1 <= self.patience <= 1000, "adapt.patience", self.patience, "1 to 1000")
+        within(self, "adapt.rank", 1, 512)
+        within(self, "adapt.questions", 0, 1000)
+        within(self, "adapt.gold", 0, 1)
+        within(self, "adapt.least", 0, 1)
+        within(self, "adapt.patience", 1, 1000)
 
 
 @dataclass(frozen=True, slots=True)

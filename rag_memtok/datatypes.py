@@ -11,8 +11,8 @@ Shapes, wherever a type names one:
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -37,6 +37,26 @@ def sha256_of_text(text: str) -> str:
 def sha256_of_tokens(tokens: Sequence[int]) -> str:
     """Returns the hex sha256 of token ids as little-endian 32-bit numbers."""
     return hashlib.sha256(np.asarray(tokens, dtype="<u4").tobytes()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where long work stands: `done` of `total` of what it counts.
+
+    `stage` says what is being done where that changes. `facts` are what else is worth a word, by
+    name: how many are exact, the step, the loss. `seconds` are those since the start;
+    `seconds_left` an estimate, None while there is none.
+    """
+
+    done: int
+    total: int
+    stage: str = ""
+    facts: Mapping[str, int | float] = field(default_factory=dict)
+    seconds: float = 0.0
+    seconds_left: float | None = None
+
+
+OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)

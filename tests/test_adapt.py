@@ -26,7 +26,8 @@ from rag_memtok.adapt.dataset import (
     packed,
     unpacked,
 )
-from rag_memtok.adapt.train import Training, adapt, lessons_about, passes, split, taught
+from rag_memtok.adapt.teach import taught
+from rag_memtok.adapt.train import Training, adapt, lessons_about, passes, split
 from rag_memtok.config import Adapt
 from rag_memtok.datatypes import sha256_of_text
 from rag_memtok.errors import UsageError

@@ -18,7 +18,8 @@ from rag_memtok.errors import InputRefused, UsageError, WrongModel
 from rag_memtok.model import lora
 from rag_memtok.pipeline import adapters, api
 from rag_memtok.pipeline.adapters import SHIPPED
-from rag_memtok.pipeline.answer import ENOUGH, answer, choose_reader
+from rag_memtok.pipeline.answer import answer
+from rag_memtok.pipeline.readers import ENOUGH, choose_reader
 from rag_memtok.store.files import ADAPTER, STALE
 from rag_memtok.store.store import open_store
 

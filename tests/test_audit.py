@@ -19,8 +19,9 @@ from rag_memtok.memory.codec import codec_named
 from rag_memtok.model import lm
 from rag_memtok.model.prompts import template_named
 from rag_memtok.pipeline import api
-from rag_memtok.pipeline.audit import audit, drawn, quick, recite, sampled, weakened
+from rag_memtok.pipeline.audit import audit, drawn, quick, sampled
 from rag_memtok.pipeline.inspect import show
+from rag_memtok.pipeline.recite import recite, weakened
 from rag_memtok.store.schema import insert, verdict_row
 from rag_memtok.store.store import open_store
 
@@ -116,7 +117,7 @@ def id_of(name):
 def test_a_whole_store_is_proven_from_vectors_and_pins_alone(planted):
     _, config, sql = planted
     seen = []
-    found = api.verify(config, on_chunk=lambda done, total: seen.append((done, total)))
+    found = api.verify(config, on_progress=lambda at: seen.append((at.done, at.total)))
     assert (found.exit_code, found.findings, found.counts) == (0, (), {"exact": 3})
     assert (found.documents, found.documents_checked, found.documents_proven) == (3, 3, 3)
     assert seen == [(1, 3), (2, 3), (3, 3)]
@@ -518,11 +519,11 @@ def test_a_part_is_never_called_all(planted):
 def test_an_interrupt_ends_the_audit_with_what_was_found(planted):
     _, config, _ = planted
 
-    def interrupt(done, total):
-        if done == 2:
+    def interrupt(at):
+        if at.done == 2:
             raise KeyboardInterrupt
 
-    found = api.verify(config, on_chunk=interrupt)
+    found = api.verify(config, on_progress=interrupt)
     assert (
         found.interrupted
         and found.exit_code == 6
@@ -574,13 +575,13 @@ def test_two_folders_are_compared_each_with_its_own_documents(original, tmp_path
         api.verify(
             without,
             folder=original[0] / "docs",
-            on_chunk=lambda done, total: pytest.fail("decoded before it was refused"),
+            on_progress=lambda at: pytest.fail("decoded before it was refused"),
         )
     with pytest.raises(InputRefused):
         api.verify(
             without,
             folder=tmp_path / "none",
-            on_chunk=lambda done, total: pytest.fail("decoded before it was refused"),
+            on_progress=lambda at: pytest.fail("decoded before it was refused"),
         )
     (folders[1] / "README.md").write_text("Another text.")
     told = {

@@ -23,8 +23,9 @@ from rag_memtok.errors import UsageError
 from rag_memtok.memory.codec import codec_named
 from rag_memtok.model import lm
 from rag_memtok.pipeline import api
-from rag_memtok.pipeline.audit import Recited
-from rag_memtok.pipeline.audit_report import article, histogram, kind, pieces, rounded_up, shown
+from rag_memtok.pipeline.audit_charts import histogram, rounded_up
+from rag_memtok.pipeline.audit_report import article, kind, pieces, shown
+from rag_memtok.pipeline.recite import Recited
 from rag_memtok.store.schema import insert
 from rag_memtok.store.store import open_store
 
@@ -228,7 +229,7 @@ def test_no_folder_for_the_page_is_said_before_the_audit(planted):
         api.verify(
             config,
             page=folder / "nowhere" / "audit.html",
-            on_chunk=lambda done, total: pytest.fail("it began"),
+            on_progress=lambda at: pytest.fail("it began"),
         )
 
 
@@ -240,7 +241,7 @@ def test_what_is_no_file_is_not_replaced_and_that_is_said_before_the_audit(plant
     put(folder / "audit.html")
     with pytest.raises(UsageError, match="in the way"):
         api.verify(
-            config, page=folder / "audit.html", on_chunk=lambda done, total: pytest.fail("it began")
+            config, page=folder / "audit.html", on_progress=lambda at: pytest.fail("it began")
         )
     assert not (folder / "elsewhere.html").exists()
 

@@ -122,7 +122,7 @@ def test_what_is_no_number_becomes_zero(name):
 def written(toy_lm):
     """Two memories of the toy LM.
 
-    The second has more tokens than its vectors hold in so few steps.
+    "full" has more tokens than its vectors hold in so few steps.
     """
     template = template_named("bare", toy_lm)
     text = tuple(toy_lm.encode("The keeper wrote, 7 March: ¿dónde?"))
@@ -141,7 +141,8 @@ def test_a_stored_memory_is_judged_and_decodes_with_its_pins(toy_lm, written, na
         decoded = decode(toy_lm, template, judged, len(memory.task.tokens) + 1)
         assert verdict.proven and decoded.ended and decoded.tokens == memory.task.tokens
         assert (verdict.kind == "exact") == (verdict.corrections == 0)
-    assert verdict.corrections > 0  # the last one needs pins, whatever the codec
+        # the full one needs pins, whatever the codec
+        assert memory.task.key != "full" or verdict.corrections > 0
 
 
 def test_what_is_written_for_a_codec_is_exact_as_it_comes_back_from_it(toy_lm):

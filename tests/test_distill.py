@@ -12,8 +12,9 @@ from rag_memtok.config import Memorize
 from rag_memtok.errors import ChunkDoesNotFit
 from rag_memtok.memory.batch import Request, pooled, task_of
 from rag_memtok.memory.distill import LONGEST, POOL, TOGETHER, TOP, Reading, Teacher, distances
-from rag_memtok.memory.optimize import Clock, Row, advanced, memorize, stages
+from rag_memtok.memory.optimize import Clock, advanced, memorize, stages
 from rag_memtok.memory.recipes import RECIPES
+from rag_memtok.memory.step import Row
 from rag_memtok.memory.synthetic_questions import cues
 from rag_memtok.model.inject import answer_tokens, inject
 from rag_memtok.model.prompts import template_named

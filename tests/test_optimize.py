@@ -19,18 +19,10 @@ from rag_memtok.datatypes import Memory
 from rag_memtok.errors import ChunkDoesNotFit, UsageError
 from rag_memtok.memory.calibrate import seconds_per_chunk
 from rag_memtok.memory.codec import CODECS
-from rag_memtok.memory.optimize import (
-    Batch,
-    Progress,
-    Task,
-    by_length,
-    lay_out,
-    memorize,
-    pooled,
-    started,
-)
+from rag_memtok.memory.optimize import Step, Task, by_length, lay_out, memorize, pooled
 from rag_memtok.memory.recipes import RECIPES, SETTLED, cross_entropy, recipe_named
 from rag_memtok.memory.reconstruct import judge
+from rag_memtok.memory.step import Batch, started
 from rag_memtok.model.prompts import TEMPLATES, template_named
 
 
@@ -190,7 +182,7 @@ def test_more_tasks_than_rows_are_each_written_once(toy_lm):
     assert found.keys() == {task.key for task in tasks} and all(
         one.wrong == 0 for one in found.values()
     )
-    assert all(isinstance(progress, Progress) and 1 <= progress.rows <= 2 for progress in seen)
+    assert all(isinstance(progress, Step) and 1 <= progress.rows <= 2 for progress in seen)
     assert [progress.steps for progress in seen] == list(range(1, len(seen) + 1))
     assert sum(one.steps for one in found.values()) == sum(progress.rows for progress in seen)
 

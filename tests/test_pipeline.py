@@ -36,8 +36,9 @@ from rag_memtok.model import lm
 from rag_memtok.model.inject import answer_batch, answer_tokens, inject, surest
 from rag_memtok.model.prompts import frame, template_named
 from rag_memtok.pipeline import api
-from rag_memtok.pipeline.answer import read
+from rag_memtok.pipeline.readers import read
 from rag_memtok.pipeline.resources import expected_steps
+from rag_memtok.retrieval.embedder import MINI
 from rag_memtok.retrieval.search import search
 from rag_memtok.store.store import open_store
 
@@ -566,10 +567,10 @@ def crew(first, tmp_path):
 def test_who_writes_a_memory_makes_no_difference(first, crew, tmp_path):
     seen = []
     done = api.ingest([first.documents], crew, on_progress=seen.append)
+    assert seen[-1].done == seen[-1].total == done.chunks
     alone = updated(crew, {"store": str(tmp_path / "alone"), "memorize.processes": 1})
     assert dict(done.verdicts) == dict(api.ingest([first.documents], alone).verdicts)
     assert content_of(tmp_path / "crew") == content_of(tmp_path / "alone")
-    assert seen[-1].done == done.chunks and max(one.rows for one in seen) == 2
     assert multiprocessing.active_children() == []
 
 
@@ -618,9 +619,10 @@ def test_the_shares_are_alike_and_the_threads_are_shared(crew):
 def test_progress_counts_up_to_all(small):
     seen = []
     api.ingest([small.documents], small.config, on_progress=seen.append)
-    assert (seen[-1].done, seen[-1].chunks) == (2, 2) and sum(seen[-1].verdicts.values()) == 2
+    assert (seen[-1].done, seen[-1].total, seen[-1].seconds_left) == (2, 2, 0)
     assert [one.done for one in seen] == sorted(one.done for one in seen)
-    assert [one.steps for one in seen] == sorted(one.steps for one in seen)
+    for fact in ("exact", "step"):
+        assert [one.facts[fact] for one in seen] == sorted(one.facts[fact] for one in seen)
 
 
 def test_a_second_writer_is_refused_and_readers_go_on(trip):
@@ -777,7 +779,7 @@ def test_another_tokenizer_is_another_model(trip, tmp_path):
 
 
 def test_another_embedder_is_refused(trip, tmp_path):
-    shutil.copytree(Path(api.__file__).parent / "mini" / "retriever", tmp_path / "embedder")
+    shutil.copytree(MINI, tmp_path / "embedder")
     same = updated(trip.config, {"retrieve.embedder": str(tmp_path / "embedder")})
     assert api.ask("Who repaired the lamp?", same).sources
     (tmp_path / "embedder" / "tokenizer_config.json").write_text("{}")

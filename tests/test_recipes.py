@@ -11,8 +11,9 @@ from transformers import get_scheduler
 
 from rag_memtok.config import Memorize
 from rag_memtok.memory.batch import Task
-from rag_memtok.memory.optimize import Batch, memorize, started
+from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.recipes import RECIPES, memory_word_entropy
+from rag_memtok.memory.step import Batch, started
 from rag_memtok.model.prompts import template_named
 
 TOKENS = (70, 31, 200, 45, 99, 301, 8, 122, 17, 260)

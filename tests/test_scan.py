@@ -11,17 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag_memtok.config import Documents
-from rag_memtok.documents.scan import (
-    LOADERS,
-    Reading,
-    Scan,
-    name_of,
-    native_of,
-    read,
-    restores_exactly,
-    scan,
-    shown,
-)
+from rag_memtok.documents.names import name_of, native_of, shown
+from rag_memtok.documents.scan import LOADERS, Reading, Scan, read, restores_exactly, scan
 from rag_memtok.errors import InputRefused, UsageError
 
 DIALS = Documents()

@@ -26,8 +26,8 @@ from safetensors.numpy import save
 
 from rag_memtok.adapt.dataset import Exercise, Page, Teacher
 from rag_memtok.adapt.run import UNSAID, by_rule
-from rag_memtok.adapt.train import Progress, adapt
-from rag_memtok.cli.views import training_note
+from rag_memtok.adapt.train import adapt
+from rag_memtok.cli.console import progress_bar
 from rag_memtok.config import Config, Memorize, updated
 from rag_memtok.datatypes import Document, Segment
 from rag_memtok.documents.split import split
@@ -226,13 +226,6 @@ def shard_of(lm: LM, template: Template, shard: Sequence[Asked], settings: Memor
     return save(vectors, {"not_exact": str(wrong)})
 
 
-def show(last: list[float], at: Progress) -> None:
-    """A line of progress every fifteen seconds."""
-    if time.monotonic() - last[0] > 15:
-        last[0] = time.monotonic()
-        say(f"{at.done} of {at.total}: {training_note(at)}")
-
-
 def settings_of(args: argparse.Namespace) -> Config:
     """The dials told, over the defaults; `--set DIAL=VALUE` reaches every one."""
     told = {
@@ -321,11 +314,9 @@ def main() -> None:
     ]
     say(f"{len(some)} chunks, {len(exercises)} questions")
     pages = [Page(one.key, one.tokens, vectors[one.key]) for one in some]
-    last = [0.0]
     folder = args.out / ("adapter" if args.kind == "memory" else "adapter-text")
-    bond = adapt(
-        lm, template.digest, pages, exercises, config.adapt, folder, lambda at: show(last, at)
-    )
+    with progress_bar("done") as on_progress:
+        bond = adapt(lm, template.digest, pages, exercises, config.adapt, folder, on_progress)
     say(f"{folder}: {bond.steps} steps; {dict(bond.dev)}; {dict(bond.trained_on)}")
 
 

@@ -6,14 +6,14 @@ out, and counted.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rag_memtok.adapt import train
 from rag_memtok.adapt.dataset import Exercise, Page
 from rag_memtok.config import Config
-from rag_memtok.datatypes import TEXT_ONLY, Document
+from rag_memtok.datatypes import TEXT_ONLY, Document, OnProgress
 from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.questions import question_of, rows_of
 from rag_memtok.memory.reconstruct import memory_of
@@ -22,8 +22,9 @@ from rag_memtok.model import lm
 from rag_memtok.model.lora import Bond
 from rag_memtok.model.prompts import REFUSAL, Template
 from rag_memtok.pipeline import resources
-from rag_memtok.pipeline.audit import recite
-from rag_memtok.pipeline.resources import Say, quiet, store_folder
+from rag_memtok.pipeline.progress import quiet
+from rag_memtok.pipeline.recite import recite
+from rag_memtok.pipeline.resources import Say, store_folder
 from rag_memtok.retrieval.search import content_words
 from rag_memtok.store import ownership
 from rag_memtok.store.files import ADAPTER, STALE, outdate_adapter
@@ -49,7 +50,7 @@ def adapt(
     config: Config,
     data: Path | None = None,
     out: Path | None = None,
-    tell: Callable[[train.Progress], None] = quiet,
+    on_progress: OnProgress = quiet,
     say: Say = quiet,
     trusted: bool = False,
 ) -> Adapted:
@@ -89,7 +90,9 @@ def adapt(
     target = out or folder / ADAPTER
     say(f"{len(pages)} chunks; {len(given)} questions given, {len(exercises)} made by rule")
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    bond = train.adapt(model, template.digest, pages, given + exercises, config.adapt, target, tell)
+    bond = train.adapt(
+        model, template.digest, pages, given + exercises, config.adapt, target, on_progress
+    )
     (target / STALE).unlink(missing_ok=True)
     with open_store(folder, write=False) as store:
         gone = set(texts) - set(store.chunk_ids())

@@ -12,7 +12,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import compress
@@ -34,11 +34,11 @@ from rag_memtok.adapt.dataset import (
     Teacher,
     losses,
     others,
-    packed,
-    unpacked,
 )
 from rag_memtok.adapt.model_card import card
+from rag_memtok.adapt.teach import taught
 from rag_memtok.config import Adapt
+from rag_memtok.datatypes import OnProgress, Progress
 from rag_memtok.errors import OutOfMemory, UsageError
 from rag_memtok.evaluation.corpora import spread
 from rag_memtok.evaluation.metrics import answerable, score
@@ -50,7 +50,6 @@ from rag_memtok.model.precision import drafted
 from rag_memtok.model.prompts import digest_of, frame
 from rag_memtok.store.files import ADAPTER_WORK, write_whole
 
-SHARD = 256  # exercises answered by the teacher between two files
 POSITIONS = 4096  # of a forward pass in training, at most
 DEV_SHARE, DEV_PAGES, DEV_LESSONS, DEV_ANSWERS = 0.1, 200, 160, 96
 EVALUATIONS = 16  # of the loss on dev, in `steps`
@@ -58,23 +57,6 @@ WARM_UP = 20  # steps
 SAVE_SECONDS = 60.0
 CLIP = 1.0
 FLOOR = 0.3  # F1: a reader of text under this is no measure
-
-Tell = Callable[["Progress"], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run stands: `stage` is "teaching", "training" or "measuring".
-
-    Losses are of the last step and the best on dev.
-    """
-
-    stage: str
-    done: int
-    total: int
-    seconds_left: float | None = None
-    loss: float = math.nan
-    dev_loss: float = math.nan
 
 
 def split(pages: Sequence[Page]) -> tuple[list[str], list[str]]:
@@ -106,7 +88,7 @@ class Training:
     dev: Deck
     work: Path
     run: str
-    tell: Tell
+    on_progress: OnProgress
     state: State
     saved: float = field(default_factory=time.monotonic)
 
@@ -130,14 +112,14 @@ class Training:
                 self.saved = -math.inf
             state.seconds += time.monotonic() - began
             self._save()
-            self.tell(
+            self.on_progress(
                 Progress(
-                    "training",
-                    state.step,
-                    self.settings.steps,
-                    self.seconds_left(),
-                    loss,
-                    state.best_loss,
+                    stage="training",
+                    done=state.step,
+                    total=self.settings.steps,
+                    facts={"loss": loss, "best aside": state.best_loss},
+                    seconds=state.seconds,
+                    seconds_left=self.seconds_left(),
                 )
             )
         lora.set_weights(state.student, state.best)
@@ -216,7 +198,7 @@ class Training:
                 found[id(lesson)] = score(
                     lm.decode(said.tokens).strip(), answerable(lesson.exercise.answers or (own,))
                 ).f1
-            self.tell(Progress("measuring", done, len(hand)))
+            self.on_progress(Progress(stage="measuring", done=done, total=len(hand)))
         return [found[id(lesson)] for lesson, _ in hand]
 
     def answerable(self) -> list[tuple[Lesson, list[str]]]:
@@ -253,7 +235,7 @@ def lessons_about(
     teacher: Teacher,
     settings: Adapt,
     work: Path,
-    tell: Tell,
+    on_progress: OnProgress,
 ) -> list[Lesson]:
     """Lessons about the pages `keys`, evenly at most `most` (0: all); and those of `others`.
 
@@ -266,7 +248,7 @@ def lessons_about(
     asked = [one for one in exercises if one.page in here]
     understood = [
         lesson
-        for lesson in taught(teacher, asked, settings, work, tell)
+        for lesson in taught(teacher, asked, settings, work, on_progress)
         if lesson.f1 >= settings.least
     ]
     if not understood:
@@ -279,34 +261,8 @@ def lessons_about(
         others([lesson.exercise for lesson in own], keys, settings.seed),
         settings,
         work,
-        tell,
+        on_progress,
     )
-
-
-def taught(
-    teacher: Teacher, exercises: Sequence[Exercise], settings: Adapt, work: Path, tell: Tell
-) -> list[Lesson]:
-    """The lessons of `exercises`; what the teacher said is kept in files, and said once.
-
-    Cost: about a greedy answer to each exercise.
-    """
-    made: list[Lesson] = []
-    began, ready = time.monotonic(), 0
-    for start in range(0, len(exercises), SHARD):
-        some = exercises[start : start + SHARD]
-        digest = digest_of((teacher.lm.identity, some, settings.gold, settings.seed))
-        file = work / f"taught-{digest[:16]}.safetensors"
-        lessons = unpacked(file.read_bytes(), some) if file.is_file() else None
-        if lessons is None:
-            lessons = teacher.lessons(some, settings.gold, settings.seed)
-            write_whole(file, packed(lessons))
-        else:
-            ready += len(lessons)
-        made += lessons
-        new = len(made) - ready
-        left = (time.monotonic() - began) / new * (len(exercises) - len(made)) if new else None
-        tell(Progress("teaching", len(made), len(exercises), left))
-    return made
 
 
 def adapt(
@@ -316,7 +272,7 @@ def adapt(
     exercises: Sequence[Exercise],
     settings: Adapt,
     folder: Path,
-    tell: Tell = lambda progress: None,
+    on_progress: OnProgress = lambda progress: None,
 ) -> Bond:
     """Trains an adapter on `exercises` about `pages` and writes it into `folder`.
 
@@ -352,10 +308,12 @@ def adapt(
     teacher = Teacher(lm, frame(lm), by_key)
     decks = []
     for keys, most in zip(split(pages), (0, DEV_LESSONS), strict=True):
-        lessons = lessons_about(keys, exercises, most, teacher, settings, work, tell)
+        lessons = lessons_about(keys, exercises, most, teacher, settings, work, on_progress)
         decks.append(Deck(teacher, keys, lessons, settings.kind, settings.seed, lone))
     train, dev = decks
-    training = Training(teacher, settings, train, dev, work, run, tell, state_of(lm, settings))
+    training = Training(
+        teacher, settings, train, dev, work, run, on_progress, state_of(lm, settings)
+    )
     training.state.resume(work / "checkpoint.safetensors", run)
     try:
         training.finish()

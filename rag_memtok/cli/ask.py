@@ -14,7 +14,7 @@ from rag_memtok.cli.options import settings
 from rag_memtok.errors import NoUsableMemory, UsageError
 
 if TYPE_CHECKING:
-    from rag_memtok.pipeline.answer import Session
+    from rag_memtok.pipeline.readers import Session
 
 
 def ask(

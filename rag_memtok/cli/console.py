@@ -11,18 +11,19 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 from rich.text import Text
 
 from rag_memtok.errors import DiskFailure, RagMemtokError, escaped
 
 if TYPE_CHECKING:
-    pass
+    from rag_memtok.datatypes import OnProgress, Progress
 
 EVERY = 15.0  # seconds between lines of progress where there is no terminal
 SHOWN = 20  # findings and files listed before "and N more"
@@ -159,11 +160,8 @@ def put_strip(tokens: Sequence[tuple[str, float, str]]) -> None:
 
 
 @contextmanager
-def bar(unit: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Shows progress on stderr.
-
-    The function it gives takes how many are done, of how many, and a note.
-    """
+def progress_bar(unit: str) -> Iterator["OnProgress"]:
+    """Shows on stderr how far work is that counts `unit`: a bar on a terminal, lines elsewhere."""
     if not sys.stderr.isatty():
         yield _lines(unit)
         return
@@ -174,23 +172,32 @@ def bar(unit: str) -> Iterator[Callable[[int, int, str], None]]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=None, note="")
-        yield lambda done, total, note: progress.update(
-            task, completed=done, total=total, note=note
-        )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, note="")
+        yield lambda at: bar.update(task, completed=at.done, total=at.total, note=noted(at))
 
 
-def _lines(unit: str) -> Callable[[int, int, str], None]:
+def _lines(unit: str) -> "OnProgress":
     last = time.monotonic()
 
-    def show(done: int, total: int, note: str) -> None:
+    def show(at: "Progress") -> None:
         nonlocal last
         if time.monotonic() - last >= EVERY:
             last = time.monotonic()
-            say(f"{done} of {total} {unit}  {note}".rstrip())
+            say(f"{at.done} of {at.total} {unit}  {noted(at)}".rstrip())
 
     return show
+
+
+def noted(at: "Progress") -> str:
+    """What is being done, the facts, and the time left, in a phrase."""
+    facts = (
+        f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in at.facts.items()
+        if math.isfinite(value)
+    )
+    left = [] if at.seconds_left is None else [f"{duration(at.seconds_left)} left"]
+    return ", ".join([*filter(None, [at.stage]), *facts, *left])
 
 
 def counted(number: int, noun: str) -> str:

@@ -11,92 +11,104 @@ from rag_memtok.cli import console, options, tables, views
 from rag_memtok.cli.options import settings
 from rag_memtok.errors import UsageError
 
+Questions = Annotated[
+    Path,
+    typer.Argument(help="Rows of context (or file), question, answers as JSONL; or a SQuAD file."),
+]
+Readers = Annotated[
+    str,
+    typer.Option(
+        "--readers",
+        help="Ways of reading, by commas.",
+        show_default="all there are adapters for",
+    ),
+]
+Adapter = Annotated[
+    Path | None, typer.Option("--adapter", help="A LoRA that reads memories: memory+adapter.")
+]
+TextAdapter = Annotated[
+    Path | None, typer.Option("--text-adapter", help="One that reads texts: text+adapter.")
+]
+Limit = Annotated[
+    int, typer.Option("--limit", min=0, help="Questions, spread over the file; 0: all.")
+]
+K = Annotated[
+    str, typer.Option("--k", help="Chunks in the prompt beside the gold one alone, by commas.")
+]
+TokensPerVector = Annotated[
+    str, typer.Option("--tokens-per-vector", help="Compressions, by commas; 0 finds out.")
+]
+Documents = Annotated[
+    Path | None,
+    typer.Option(
+        "--documents", help="The folder of the rows' files.", show_default="the questions' own"
+    ),
+]
+Distractors = Annotated[
+    str, typer.Option("--distractors", help="Other chunks: retriever or random.")
+]
+ChunkTokens = Annotated[
+    int | None,
+    typer.Option("--chunk-tokens", help="Tokens of a chunk, at most.", show_default="128"),
+]
+Template = Annotated[
+    str | None, typer.Option("--template", help="bare or cue.", show_default="bare")
+]
+Write = Annotated[
+    str | None,
+    typer.Option(
+        "--write", help="exact, or readable: memories that also answer.", show_default="exact"
+    ),
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option("--recipe", help="Another way of writing, by name.", show_default="by --write"),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps", help="Optimiser steps a chunk, at most.", show_default="500, 300 to be read"
+    ),
+]
+Work = Annotated[
+    Path | None,
+    typer.Option("--work", help="Keep memories and answers here; run again to go on."),
+]
+Figures = Annotated[
+    Path | None,
+    typer.Option("--figures", help="Draw F1 against compression and against k into this folder."),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Write everything, answer by answer, as JSON.")
+]
+
 
 def eval_(
-    questions: Annotated[
-        Path,
-        typer.Argument(
-            help="Rows of context (or file), question, answers as JSONL; or a SQuAD file."
-        ),
-    ],
-    readers: Annotated[
-        str,
-        typer.Option(
-            "--readers",
-            help="Ways of reading, by commas.",
-            show_default="all there are adapters for",
-        ),
-    ] = "",
-    adapter: Annotated[
-        Path | None, typer.Option("--adapter", help="A LoRA that reads memories: memory+adapter.")
-    ] = None,
-    text_adapter: Annotated[
-        Path | None, typer.Option("--text-adapter", help="One that reads texts: text+adapter.")
-    ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", min=0, help="Questions, spread over the file; 0: all.")
-    ] = 0,
-    k: Annotated[
-        str, typer.Option("--k", help="Chunks in the prompt beside the gold one alone, by commas.")
-    ] = "3,5,10",
-    tokens_per_vector: Annotated[
-        str, typer.Option("--tokens-per-vector", help="Compressions, by commas; 0 finds out.")
-    ] = "0",
-    documents: Annotated[
-        Path | None,
-        typer.Option(
-            "--documents", help="The folder of the rows' files.", show_default="the questions' own"
-        ),
-    ] = None,
+    questions: Questions,
+    readers: Readers = "",
+    adapter: Adapter = None,
+    text_adapter: TextAdapter = None,
+    limit: Limit = 0,
+    k: K = "3,5,10",
+    tokens_per_vector: TokensPerVector = "0",
+    documents: Documents = None,
     model: options.Model = None,
     dtype: options.Dtype = None,
     device: options.Device = None,
     threads: options.Threads = None,
     embedder: options.Embedder = None,
-    distractors: Annotated[
-        str, typer.Option("--distractors", help="Other chunks: retriever or random.")
-    ] = "retriever",
-    chunk_tokens: Annotated[
-        int | None,
-        typer.Option("--chunk-tokens", help="Tokens of a chunk, at most.", show_default="128"),
-    ] = None,
-    template: Annotated[
-        str | None, typer.Option("--template", help="bare or cue.", show_default="bare")
-    ] = None,
-    write: Annotated[
-        str | None,
-        typer.Option(
-            "--write", help="exact, or readable: memories that also answer.", show_default="exact"
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe", help="Another way of writing, by name.", show_default="by --write"
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            "--steps", help="Optimiser steps a chunk, at most.", show_default="500, 300 to be read"
-        ),
-    ] = None,
+    distractors: Distractors = "retriever",
+    chunk_tokens: ChunkTokens = None,
+    template: Template = None,
+    write: Write = None,
+    recipe: Recipe = None,
+    steps: Steps = None,
     seconds_per_chunk: options.SecondsPerChunk = None,
     max_new_tokens: options.MaxNewTokens = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of what is drawn.")] = 0,
-    work: Annotated[
-        Path | None,
-        typer.Option("--work", help="Keep memories and answers here; run again to go on."),
-    ] = None,
-    figures: Annotated[
-        Path | None,
-        typer.Option(
-            "--figures", help="Draw F1 against compression and against k into this folder."
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Write everything, answer by answer, as JSON.")
-    ] = None,
+    work: Work = None,
+    figures: Figures = None,
+    out: Out = None,
     json: options.Json = False,
 ) -> None:
     """Measure how well questions are answered from memories and from their text.
@@ -122,10 +134,9 @@ def eval_(
     adapters = {
         kind: folder for kind, folder in (("memory", adapter), ("text", text_adapter)) if folder
     }
-    with console.bar("done") as show:
-        on_stage = lambda at: show(at.done, at.total, views.stage_note(at))  # noqa: E731
+    with console.progress_bar("done") as on_progress:
         found = evaluate.evaluate(
-            questions, dials, study, limit, documents, work, adapters, on_stage, console.say
+            questions, dials, study, limit, documents, work, adapters, on_progress, console.say
         )
     rows, shifts = results.rows(found), results.shifts(found)
     summary = {"rows": [asdict(row) for row in rows], "shifts": [asdict(shift) for shift in shifts]}
@@ -199,8 +210,7 @@ def paper(
         dials = settings(
             model__id=name, model__dtype=dtype, model__device=device, model__threads=threads
         )
-        with console.bar("texts") as show:
-            on_progress = lambda at: show(at.done, at.texts, views.trial_note(at))  # noqa: E731
+        with console.progress_bar("texts") as on_progress:
             trials += list(paper.run(lm.load(dials.model), corpora, protocol, out, on_progress))
     drawn = (
         {figures / file: chart for file, chart in paper.charts(trials).items()} if figures else {}

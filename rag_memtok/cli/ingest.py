@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders.")],
+    paths: options.Paths,
     store: options.Store = None,
     collection: options.Collection = None,
     model: options.Model = None,
@@ -25,64 +25,22 @@ def ingest(
     threads: options.Threads = None,
     embedder: options.Embedder = None,
     exclude: options.Exclude = None,
-    chunk_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--chunk-tokens", help="Tokens of a chunk, at most.", show_default="the store's, or 128"
-        ),
-    ] = None,
+    chunk_tokens: options.ChunkTokens = None,
     tokens_per_vector: options.TokensPerVector = None,
-    write: Annotated[
-        str | None,
-        typer.Option(
-            "--write",
-            help="exact, or readable: memories that also answer.",
-            show_default="the store's, or exact",
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe", help="Another way of writing, by name.", show_default="by --write"
-        ),
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option("--template", help="bare or cue.", show_default="the store's, or bare"),
-    ] = None,
-    codec: Annotated[
-        str | None,
-        typer.Option(
-            "--codec", help="How vectors are stored.", show_default="the store's, or float16"
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            "--steps", help="Optimiser steps a chunk, at most.", show_default="500, 300 to be read"
-        ),
-    ] = None,
+    write: options.Write = None,
+    recipe: options.Recipe = None,
+    template: options.Template = None,
+    codec: options.Codec = None,
+    steps: options.Steps = None,
     seconds_per_chunk: options.SecondsPerChunk = None,
-    batch: Annotated[
-        int | None, typer.Option("--batch", help="Chunks written together.", show_default="8")
-    ] = None,
+    batch: options.Batch = None,
     processes: options.Processes = None,
-    max_pins: Annotated[
-        int | None, typer.Option("--max-pins", help="Refuse a chunk with more correction pins.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Seed of the writer.", show_default="0")
-    ] = None,
-    no_text: Annotated[
-        bool, typer.Option("--no-text", help="Keep no text: dense retrieval only.")
-    ] = False,
+    max_pins: options.MaxPins = None,
+    seed: options.Seed = None,
+    no_text: options.NoText = False,
     prune: options.Prune = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be written and how long it takes.")
-    ] = False,
-    skip_ok: Annotated[
-        bool, typer.Option("--skip-ok", help="Exit 0 even if some inputs were skipped.")
-    ] = False,
+    dry_run: options.DryRun = False,
+    skip_ok: options.SkipOk = False,
     json: options.Json = False,
 ) -> None:
     """Write a memory for every chunk of these documents, judge it, and store it.
@@ -110,12 +68,12 @@ def ingest(
             "no text is kept: retrieval is by meaning alone, and an audit can show no differences "
             "in words"
         )
-    with console.bar("chunks") as show:
+    with console.progress_bar("chunks") as on_progress:
         done = api.ingest(
             paths,
             dials,
             prune,
-            lambda at: show(at.done, at.chunks, views.standing_note(at)),
+            on_progress,
             console.say,
         )
     console.put_json(asdict(done)) if json else views.put_ingested(done)
@@ -150,12 +108,12 @@ def watch(
     )  # fmt: skip
     rounds: list["Ingested"] = []
     try:
-        with console.bar("chunks") as show:
+        with console.progress_bar("chunks") as on_progress:
             for done in watching.watch(
                 paths,
                 dials,
                 prune,
-                lambda at: show(at.done, at.chunks, views.standing_note(at)),
+                on_progress,
                 console.say,
             ):
                 if isinstance(done, RagMemtokError):

@@ -225,8 +225,7 @@ def migrate(
         memorize__tokens_per_vector=tokens_per_vector,
         memorize__seconds_per_chunk=seconds_per_chunk, memorize__processes=processes,
     )  # fmt: skip
-    with console.bar("chunks") as show_bar:
-        on_progress = lambda at: show_bar(at.done, at.chunks, views.standing_note(at))  # noqa: E731
+    with console.progress_bar("chunks") as on_progress:
         done = api.migrate(dials, drop_old, on_progress, console.say)
     console.put_json(asdict(done)) if json else views.put_migrated(done)
 
@@ -282,7 +281,6 @@ def adapt(
         model__threads=threads, adapt__kind=kind, adapt__steps=steps, adapt__minutes=minutes,
         adapt__batch=batch, adapt__questions=questions, adapt__seed=seed,
     )  # fmt: skip
-    with console.bar("done") as show_bar:
-        on_progress = lambda at: show_bar(at.done, at.total, views.training_note(at))  # noqa: E731
+    with console.progress_bar("done") as on_progress:
         done = run.adapt(dials, data, out, on_progress, console.say, trust_store)
     console.put_json(asdict(done)) if json else views.put_adapted(done)

@@ -109,6 +109,51 @@ Trust = Annotated[
         help="Read a store that was not made here.",
     ),
 ]
+Paths = Annotated[list[Path], typer.Argument(help="Files and folders.")]
+ChunkTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--chunk-tokens", help="Tokens of a chunk, at most.", show_default="the store's, or 128"
+    ),
+]
+Write = Annotated[
+    str | None,
+    typer.Option(
+        "--write",
+        help="exact, or readable: memories that also answer.",
+        show_default="the store's, or exact",
+    ),
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option("--recipe", help="Another way of writing, by name.", show_default="by --write"),
+]
+Template = Annotated[
+    str | None,
+    typer.Option("--template", help="bare or cue.", show_default="the store's, or bare"),
+]
+Codec = Annotated[
+    str | None,
+    typer.Option("--codec", help="How vectors are stored.", show_default="the store's, or float16"),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps", help="Optimiser steps a chunk, at most.", show_default="500, 300 to be read"
+    ),
+]
+Batch = Annotated[
+    int | None, typer.Option("--batch", help="Chunks written together.", show_default="8")
+]
+MaxPins = Annotated[
+    int | None, typer.Option("--max-pins", help="Refuse a chunk with more correction pins.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the writer.", show_default="0")]
+NoText = Annotated[bool, typer.Option("--no-text", help="Keep no text: dense retrieval only.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be written and how long it takes.")
+]
+SkipOk = Annotated[bool, typer.Option("--skip-ok", help="Exit 0 even if some inputs were skipped.")]
 
 
 def given(flags: Mapping[str, object]) -> dict[str, object]:

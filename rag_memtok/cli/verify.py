@@ -44,14 +44,14 @@ def verify(
         store=store, collection=collection, model__id=model, model__device=device,
         model__threads=threads, documents__exclude=exclude or None,
     )  # fmt: skip
-    with console.bar("chunks") as show:
+    with console.progress_bar("chunks") as on_progress:
         found = api.verify(
             dials,
             quick,
             share_of(sample),
             seed,
             against,
-            lambda done, total: show(done, total, ""),
+            on_progress,
             report,
             batch,
         )
@@ -107,8 +107,8 @@ def restore(
         model__device=device,
         model__threads=threads,
     )
-    with console.bar("chunks") as show:
-        done = api.restore(to, dials, lambda count, total: show(count, total, ""))
+    with console.progress_bar("chunks") as on_progress:
+        done = api.restore(to, dials, on_progress)
     console.put_list("not restored", [f"{path}: {reason}" for path, reason in done.failed])
     console.put(f"{len(done.written)} documents written to {to}")
     raise typer.Exit(done.exit_code)

@@ -4,22 +4,18 @@ Of a store it shows its documents, chunks, collections, a memory, settings.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import isnan
 from typing import TYPE_CHECKING
 
 from rag_memtok.cli import console
 
 if TYPE_CHECKING:
     from rag_memtok.adapt.run import Adapted
-    from rag_memtok.adapt.train import Progress
     from rag_memtok.datatypes import Answer
-    from rag_memtok.evaluation import paper
-    from rag_memtok.evaluation.memory_cache import Stage
     from rag_memtok.evaluation.paper import Protocol, Row
     from rag_memtok.pipeline.api import Status
     from rag_memtok.pipeline.audit import Audit
     from rag_memtok.pipeline.bundle import Bundled
-    from rag_memtok.pipeline.ingest import Estimate, Ingested, Standing
+    from rag_memtok.pipeline.ingest import Estimate, Ingested
     from rag_memtok.pipeline.inspect import Collection, ListedChunk, ListedDocument, Setting, Shown
     from rag_memtok.pipeline.migrate import Migrated
 
@@ -30,21 +26,6 @@ VERDICTS = ("exact", "pinned", "assisted", "text-only")
 def counted(verdicts: Mapping[str, int]) -> str:
     """Verdicts in a phrase."""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(verdicts.items())) or "nothing"
-
-
-def standing_note(standing: "Standing") -> str:
-    """Exact so far, steps, time left."""
-    left = (
-        "" if standing.seconds_left is None else f", {console.duration(standing.seconds_left)} left"
-    )
-    return f"{standing.verdicts.get('exact', 0)} exact, step {standing.steps}{left}"
-
-
-def stage_note(stage: "Stage") -> str:
-    """What is being done, and the time left for it."""
-    return stage.name + (
-        "" if stage.seconds_left is None else f", {console.duration(stage.seconds_left)} left"
-    )
 
 
 def put_ingested(done: "Ingested") -> None:
@@ -286,16 +267,6 @@ def put_migrated(done: "Migrated") -> None:
         console.put(f"the old store is kept in {done.kept}; --drop-old removes it")
 
 
-def training_note(at: "Progress") -> str:
-    """What is being done, how well it goes, and the time left for it."""
-    losses = "" if isnan(at.loss) else f", loss {at.loss:.3f}, best aside {at.dev_loss:.3f}"
-    return (
-        at.stage
-        + losses
-        + ("" if at.seconds_left is None else f", {console.duration(at.seconds_left)} left")
-    )
-
-
 def put_adapted(done: "Adapted") -> None:
     """Where the adapter is, and what it measured on chunks set aside."""
     bond, dev = done.bond, done.bond.dev
@@ -319,16 +290,6 @@ def put_watched(rounds: Sequence["Ingested"]) -> None:
         f"watched: {files} files written ({chunks} chunks), {removed} removed, in {len(rounds)} "
         "rounds; all of it is stored"
     )
-
-
-def trial_note(standing: "paper.Standing") -> str:
-    """Which model, exact so far, time left."""
-    left = (
-        ""
-        if standing.seconds_left is None
-        else f", at most {console.duration(standing.seconds_left)} left"
-    )
-    return f"{standing.model}: {standing.exact} exact{left}"
 
 
 def put_paper(rows: Sequence["Row"], protocol: "Protocol") -> None:

@@ -1,17 +1,14 @@
-r"""Path -> Documents.
+"""Path -> Documents.
 
 `scan` finds the files worth reading and says why it skips others; `read` turns one of them into
 Documents.
 
-A file is (root, file): the folder it was found in, and its name there. Names are kept as they are,
-newlines included, with two exceptions that make any name valid text and that `native_of` undoes: a
-byte that is not UTF-8 is written \xNN, and a backslash is doubled.
+A file is (root, file): the folder it was found in, and its name there (names.py).
 """
 
 import errno
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ from pathspec import GitIgnoreSpec
 from rag_memtok.config import Documents
 from rag_memtok.datatypes import Document
 from rag_memtok.documents.loaders import LOADERS, Loader, Unreadable, text_of
+from rag_memtok.documents.names import located, name_of, shown
 from rag_memtok.errors import InputRefused, UsageError
 
 # Never looked into, nor reported: version control, environments, caches, stores of ours, and what
@@ -77,65 +75,6 @@ class Reading:
 
     documents: tuple[Document, ...]
     skipped: tuple[Skipped, ...]
-
-
-# --- names ---
-
-
-def name_of(native: str) -> str:
-    """Returns the system's name of a file as valid, reversible text.
-
-    See the head of this file; "/" stands between folders.
-    """
-    name = native.replace(os.sep, "/").replace("\\", "\\\\")
-    return re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", name)
-
-
-def native_of(name: str) -> str:
-    """Returns the system's name of a file: `native_of(name_of(native)) == native`."""
-    return re.sub(
-        r"\\(\\|x[0-9a-f]{2})",
-        lambda found: "\\" if found[1] == "\\" else chr(0xDC00 + int(found[1][1:], 16)),
-        name,
-    )
-
-
-def joined(root: str, file: str) -> str:
-    """Returns the whole name of a file."""
-    return f"{root.rstrip('/')}/{file}"
-
-
-def located(path: str) -> str:
-    """Returns where a file or folder is, or was.
-
-    Links on the way there are followed, and a link to a folder, but not one to a file.
-    """
-    if os.path.isdir(path):
-        return os.path.realpath(path)
-    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-
-
-def is_gone(root: str, file: str) -> bool:
-    """Whether there is no such file any more.
-
-    One that the system does not let us look for may still be there.
-    """
-    try:
-        return stat.S_ISDIR(os.lstat(native_of(joined(root, file))).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-
-
-def shown(name: str) -> str:
-    """Returns `name` for a message.
-
-    Control characters and others that could disturb a terminal are escaped.
-    """
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1] for character in name
-    )
 
 
 # --- scan ---

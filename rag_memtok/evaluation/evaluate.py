@@ -10,7 +10,6 @@ beside    the gold text with something irrelevant before it; and unrelated texts
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -18,15 +17,16 @@ from pathlib import Path
 from types import MappingProxyType
 
 from rag_memtok.config import Config, require
+from rag_memtok.datatypes import OnProgress
 from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.baselines import ARMS, BESIDE, Arm, Material, all_decoded, arms_named
 from rag_memtok.evaluation.cases import Case, Corpus, alone, among, corpus, retrieved
 from rag_memtok.evaluation.corpora import spread
-from rag_memtok.evaluation.memory_cache import Kept, OnStage, Pace, written
+from rag_memtok.evaluation.memory_cache import written
 from rag_memtok.evaluation.metrics import score
 from rag_memtok.evaluation.predictions import Prompt, Replies, costs, nats
 from rag_memtok.evaluation.questions import load_questions
-from rag_memtok.evaluation.results import Cell, Disturbance, Evaluation, Setting, Writing
+from rag_memtok.evaluation.results import Cell, Disturbance, Evaluation, Setting, Writing, writing
 from rag_memtok.memory.recipes import recipe_of
 from rag_memtok.memory.reconstruct import decode_batch
 from rag_memtok.model.inject import Passage
@@ -34,6 +34,7 @@ from rag_memtok.model.lora import adapted
 from rag_memtok.model.prompts import frame
 from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.manifest import completed
+from rag_memtok.pipeline.progress import Reporter, quiet
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,8 @@ def evaluate(
     documents: Path | None = None,
     work: Path | None = None,
     adapters: Mapping[str, Path] = MappingProxyType({}),
-    on_stage: OnStage = resources.quiet,
-    say: Callable[[str], None] = resources.quiet,
+    on_progress: OnProgress = quiet,
+    say: Callable[[str], None] = quiet,
 ) -> Evaluation:
     """Measures `study` over the questions of a file, `limit` of them (0: all).
 
@@ -131,7 +132,7 @@ def evaluate(
         kind: Replies(model, frame(tools.lm), settings.ask.max_new_tokens, answers)
         for kind, model in models.items()
     }
-    run = Run(tools, settings, study, read, replies, on_stage)
+    run = Run(tools, settings, study, read, replies, on_progress)
     run.write(work / "memories" if work else None, say)
     cells = [run.cell(planned) for planned in run.plan(say)]
     return Evaluation(
@@ -177,7 +178,7 @@ class Run:
     study: Study
     corpus: Corpus
     replies: Mapping[str, Replies]
-    on_stage: OnStage
+    on_progress: OnProgress
     materials: dict[int, Material] = field(default_factory=dict)
     writings: list[Writing] = field(default_factory=list)
     timed: list[tuple[Replies, Sequence[Sequence[Prompt]]]] = field(default_factory=list)
@@ -197,7 +198,7 @@ class Run:
         for compression in compressions:
             memorize = replace(self.settings.memorize, tokens_per_vector=compression)
             kept = written(
-                self.tools.lm, self.tools.template, texts, memorize, folder, self.on_stage
+                self.tools.lm, self.tools.template, texts, memorize, folder, self.on_progress
             )
             decoded = {}
             if "decode" in self.arms:
@@ -250,7 +251,7 @@ class Run:
             parts, left = self._parts(planned, material, case, replies)
             prompts.append(parts)
             dropped += len(case.ids) - left
-        said = replies.to(prompts, name_of(planned), self.on_stage)
+        said = replies.to(prompts, name_of(planned), self.on_progress)
         if planned.setting != "beside":
             self.timed.append((replies, spread(prompts, self.study.timed)))
         golds = [question.answers for question in self.corpus.questions]
@@ -321,7 +322,7 @@ class Run:
             costs(
                 [replies for replies, _ in self.timed],
                 [prompts for _, prompts in self.timed],
-                self.on_stage,
+                self.on_progress,
             )
         )
         return [
@@ -345,7 +346,7 @@ class Run:
                 ("random", compression, material.noise),
             ]
         adapters = self._reading_memories()
-        pace = Pace("unrelated texts", len(adapters) * len(befores), self.on_stage)
+        reporter = Reporter(self.on_progress, len(adapters) * len(befores), "unrelated texts")
         found = []
         for adapter, (before, compression, passage) in product(adapters, befores):
             lm = self.replies[adapter].lm
@@ -353,7 +354,7 @@ class Run:
                 nats(lm, passage(other), self.corpus.tokens[one]) for one, other in pairs
             )
             found.append(Disturbance(before, adapter, compression, values))
-            pace.tick()
+            reporter.advance()
         return found
 
     def _reading_memories(self) -> list[str]:
@@ -382,20 +383,4 @@ def without_last(case: Case) -> Case:
     gone = len(case.ids) - 1 if case.place != len(case.ids) - 1 else len(case.ids) - 2
     return Case(
         case.question, (*case.ids[:gone], *case.ids[gone + 1 :]), case.place - (gone < case.place)
-    )
-
-
-def writing(compression: int, kept: Mapping[str, Kept], text_positions: int) -> Writing:
-    """The memories at one compression, counted."""
-    verdicts = [one.verdict for one in kept.values()]
-    return Writing(
-        tokens_per_vector=compression,
-        chunks=len(kept),
-        verdicts=dict(sorted(Counter(verdict.kind for verdict in verdicts).items())),
-        corrections=sum(verdict.corrections for verdict in verdicts),
-        safeties=sum(verdict.safeties for verdict in verdicts),
-        positions=sum(len(one.memory.vectors) for one in kept.values()),
-        text_positions=text_positions,
-        steps=sum(one.steps for one in kept.values()),
-        seconds=sum(one.seconds for one in kept.values()),
     )

@@ -7,8 +7,7 @@ it is given are tokens.
 import hashlib
 import json
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -18,14 +17,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from rag_memtok.config import Memorize
-from rag_memtok.datatypes import Memory, Pin, Verdict
+from rag_memtok.datatypes import Memory, OnProgress, Pin, Verdict
 from rag_memtok.memory.batch import task_of
-from rag_memtok.memory.optimize import Written, memorize
+from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.recipes import recipe_named, recipe_of
 from rag_memtok.memory.reconstruct import memory_of
+from rag_memtok.memory.step import Written
 from rag_memtok.memory.workers import judged_record
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
+from rag_memtok.pipeline.progress import Reporter
 from rag_memtok.store.files import write_whole
 
 FORMAT = "2"
@@ -44,54 +45,13 @@ class Kept:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Where a long piece of work stands.
-
-    It has its name, how much is done, of how much, and the seconds that are likely left.
-    """
-
-    name: str
-    done: int
-    total: int
-    seconds_left: float | None
-
-
-OnStage = Callable[[Stage], None]
-
-
-@dataclass(slots=True)
-class Pace:
-    """Counts what is done of `total` and tells.
-
-    What was found done already does not count for the time left.
-    """
-
-    name: str
-    total: int
-    on_stage: OnStage
-    ready: int = 0
-    done: int = 0
-    began: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.began, self.done = time.monotonic(), self.ready
-        self.on_stage(Stage(self.name, self.done, self.total, None))
-
-    def tick(self, count: int = 1) -> None:
-        """So many more are done."""
-        self.done += count
-        each = (time.monotonic() - self.began) / (self.done - self.ready)
-        self.on_stage(Stage(self.name, self.done, self.total, each * (self.total - self.done)))
-
-
 def written(
     lm: LM,
     template: Template,
     texts: Mapping[str, Tokens],
     settings: Memorize,
     folder: Path | None,
-    on_stage: OnStage,
+    on_progress: OnProgress,
 ) -> dict[str, Kept]:
     """Returns a judged memory for each of `texts`, by its key.
 
@@ -110,17 +70,14 @@ def written(
         if folder and (kept := kept_in(folder / name)) is not None
     }
     missing = {key: tokens for key, tokens in texts.items() if key not in found}
-    pace = Pace(
-        f"memories at {settings.tokens_per_vector} tokens a vector",
-        len(texts),
-        on_stage,
-        ready=len(found),
-    )
+    stage = f"memories at {settings.tokens_per_vector} tokens a vector"
+    reporter = Reporter(on_progress, len(texts), stage, ready=len(found))
+    reporter.tell()
     for key, kept in _written(lm, template, missing, settings):
         found[key] = kept
         if folder:
             keep(folder / names[key], kept)
-        pace.tick()
+        reporter.advance()
     return {key: found[key] for key in texts}
 
 

@@ -9,20 +9,21 @@ gives the text back, the steps, the seconds, and the smallest lead of a token.
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rag_memtok.config import Memorize
-from rag_memtok.datatypes import Memory, sha256_of_text
+from rag_memtok.datatypes import Memory, OnProgress, Progress, sha256_of_text
 from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.corpora import Corpus
 from rag_memtok.evaluation.figures import Chart, Line
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.codec import codec_named
-from rag_memtok.memory.optimize import Progress, Written, memorize
+from rag_memtok.memory.optimize import Step, memorize
 from rag_memtok.memory.recipes import recipe_named
 from rag_memtok.memory.reconstruct import decode, margins
+from rag_memtok.memory.step import Written
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import template_named
 
@@ -110,21 +111,6 @@ class Row:
     margin: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How far a run is.
-
-    It has the texts done, of how many, exact among them, and the most seconds that are left (None:
-    not known yet).
-    """
-
-    model: str
-    done: int
-    texts: int
-    exact: int
-    seconds_left: float | None
-
-
 # --- trials
 
 
@@ -133,7 +119,7 @@ def run(
     corpora: Sequence[Corpus],
     protocol: Protocol,
     out: Path | None,
-    on_progress: Callable[[Standing], None],
+    on_progress: OnProgress,
 ) -> Iterator[Trial]:
     """Tries every text of `corpora` on `lm`.
 
@@ -238,7 +224,7 @@ class Gauge:
 
     model: str
     budget: int
-    on_progress: Callable[[Standing], None]
+    on_progress: OnProgress
     pending: dict[tuple[object, ...], int]
     texts: int
     exact: int = 0
@@ -251,11 +237,11 @@ class Gauge:
         """Before the texts of a corpus."""
         self.size, self.before = sum(map(len, texts)) / max(1, len(texts)), 0.0
 
-    def step(self, progress: Progress) -> None:
+    def step(self, step: Step) -> None:
         """After a step of the writer, whose clock begins anew with each corpus."""
-        self.seconds += progress.seconds - self.before
-        self.before = progress.seconds
-        self.work += progress.rows * self.size
+        self.seconds += step.seconds - self.before
+        self.before = step.seconds
+        self.work += step.rows * self.size
         self.tell()
 
     def count(self, trial: Trial) -> None:
@@ -272,7 +258,14 @@ class Gauge:
             else None
         )
         self.on_progress(
-            Standing(self.model, self.texts - len(self.pending), self.texts, self.exact, left)
+            Progress(
+                done=self.texts - len(self.pending),
+                total=self.texts,
+                stage=self.model,
+                facts={"exact": self.exact},
+                seconds=self.seconds,
+                seconds_left=left,
+            )
         )
 
 

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from rag_memtok.evaluation.memory_cache import OnStage, Pace
+from rag_memtok.datatypes import OnProgress
 from rag_memtok.model.generate import Continuation
 from rag_memtok.model.inject import BATCH, Passage, answer_batch, embedded, greedy, inject, surest
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import GAP, Frame, digest_of
+from rag_memtok.pipeline.progress import Reporter
 from rag_memtok.store.files import write_whole
 
 POSITIONS = 8192  # of a batch, at most, beside its BATCH prompts
@@ -98,7 +99,9 @@ class Replies:
             except (ValueError, KeyError, TypeError):
                 continue
 
-    def to(self, questions: Sequence[Sequence[Prompt]], name: str, on_stage: OnStage) -> list[str]:
+    def to(
+        self, questions: Sequence[Sequence[Prompt]], name: str, on_progress: OnProgress
+    ) -> list[str]:
         """Answers each question's prompts, and keeps the surest answer.
 
         Equal prompts, and those that the file has, are answered only once.
@@ -108,10 +111,11 @@ class Replies:
         keys = [[self._key(prompt) for prompt in prompts] for prompts in questions]
         asked = dict(zip(chain(*keys), chain(*questions), strict=True))
         missing = {key: prompt for key, prompt in asked.items() if key not in self.known}
-        pace = Pace(name, len(asked), on_stage, ready=len(asked) - len(missing))
+        reporter = Reporter(on_progress, len(asked), name, ready=len(asked) - len(missing))
+        reporter.tell()
         for batch in batches(missing, lambda prompt: prompt.positions(self.frame)):
             self._keep(dict(zip(batch, self._answered(list(batch.values())), strict=True)))
-            pace.tick(len(batch))
+            reporter.advance(len(batch))
         found = [[self.known[key] for key in some] for some in keys]
         return [some[surest([(one.answer, one.sureness) for one in some])].answer for some in found]
 
@@ -173,7 +177,9 @@ def batches(
 
 
 def costs(
-    replies: Sequence[Replies], questions: Sequence[Sequence[Sequence[Prompt]]], on_stage: OnStage
+    replies: Sequence[Replies],
+    questions: Sequence[Sequence[Sequence[Prompt]]],
+    on_progress: OnProgress,
 ) -> list[Cost]:
     """Measures each group of `questions` with its `replies`.
 
@@ -183,14 +189,14 @@ def costs(
     """
     found: list[list[Cost]] = [[] for _ in questions]
     longest = max(map(len, questions), default=0)
-    pace = Pace("timing", sum(map(len, questions)), on_stage)
+    reporter = Reporter(on_progress, sum(map(len, questions)), "timing")
     for turn in range(longest):
         for index, group in enumerate(questions):
             if turn < len(group):
                 if not turn and not index:
                     timed(replies[index], group[turn])
                 found[index].append(timed(replies[index], group[turn]))
-                pace.tick()
+                reporter.advance()
     return [typical(some) for some in found]
 
 

@@ -1,11 +1,13 @@
 """What an evaluation found: every answer, and the table that is made of them."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
 from rag_memtok.evaluation.cases import PLACES, place_name
+from rag_memtok.evaluation.memory_cache import Kept
 from rag_memtok.evaluation.metrics import Interval, Score, interval, paired
 from rag_memtok.evaluation.predictions import Cost
 
@@ -223,3 +225,19 @@ def shifts(found: Evaluation) -> list[Shift]:
             )
         )
     return shown
+
+
+def writing(compression: int, kept: Mapping[str, Kept], text_positions: int) -> Writing:
+    """The memories at one compression, counted."""
+    verdicts = [one.verdict for one in kept.values()]
+    return Writing(
+        tokens_per_vector=compression,
+        chunks=len(kept),
+        verdicts=dict(sorted(Counter(verdict.kind for verdict in verdicts).items())),
+        corrections=sum(verdict.corrections for verdict in verdicts),
+        safeties=sum(verdict.safeties for verdict in verdicts),
+        positions=sum(len(one.memory.vectors) for one in kept.values()),
+        text_positions=text_positions,
+        steps=sum(one.steps for one in kept.values()),
+        seconds=sum(one.seconds for one in kept.values()),
+    )

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
-from rag_memtok.pipeline.answer import Session, quotations
+from rag_memtok.pipeline.answer import quotations
+from rag_memtok.pipeline.readers import Session
 
 
 class MemtokRetriever(BaseRetriever):

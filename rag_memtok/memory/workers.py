@@ -24,8 +24,9 @@ from rag_memtok.datatypes import Memory, Record, sha256_of_tokens
 from rag_memtok.errors import OutOfMemory
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.codec import codec_named
-from rag_memtok.memory.optimize import Progress, Written, memorize
+from rag_memtok.memory.optimize import Step, memorize
 from rag_memtok.memory.reconstruct import judge
+from rag_memtok.memory.step import Written
 from rag_memtok.model import lm as models
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template, template_named
@@ -69,7 +70,7 @@ def records(
     template: Template,
     config: Config,
     tasks: Iterable[Task],
-    on_step: Callable[[Progress], None],
+    on_step: Callable[[Step], None],
 ) -> Iterator[Record]:
     """Writes and judges `tasks`, in `config.memorize.processes` processes.
 
@@ -108,16 +109,16 @@ def _here(
     template: Template,
     settings: Memorize,
     tasks: Iterable[Task],
-    on_step: Callable[[Progress], None],
+    on_step: Callable[[Step], None],
 ) -> Iterator[Record]:
     for written in memorize(lm, template, tasks, settings, on_step):
         yield judged_record(lm, template, settings, written)
 
 
-def _together(shares: Sequence[Share], on_step: Callable[[Progress], None]) -> Iterator[Record]:
+def _together(shares: Sequence[Share], on_step: Callable[[Step], None]) -> Iterator[Record]:
     """Starts a process for each share and yields what comes; all end when this does."""
     crew = dict(map(_started, shares))
-    latest: dict[Connection, Progress] = {}
+    latest: dict[Connection, Step] = {}
     try:
         for pipe, said in _heard(crew):
             if isinstance(said, Exception):
@@ -136,7 +137,7 @@ def _together(shares: Sequence[Share], on_step: Callable[[Progress], None]) -> I
 
 def _heard(
     crew: Mapping[Connection, SpawnProcess],
-) -> Iterator[tuple[Connection, Record | Progress | Exception]]:
+) -> Iterator[tuple[Connection, Record | Step | Exception]]:
     """What the processes say, as it comes; a pipe whose process has ended is closed."""
     while waiting := [pipe for pipe in crew if not pipe.closed]:
         for pipe in cast(list[Connection], wait(waiting)):
@@ -147,9 +148,9 @@ def _heard(
                 _ended(crew[pipe])
 
 
-def _sum(each: Sequence[Progress]) -> Progress:
+def _sum(each: Sequence[Step]) -> Step:
     """Where several processes stand together: their rows, and the most steps and seconds."""
-    return Progress(
+    return Step(
         sum(p.rows for p in each),
         sum(p.right for p in each),
         max(p.steps for p in each),

@@ -14,18 +14,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rag_memtok.config import Config, dials, origins, value_of
-from rag_memtok.datatypes import Answer
-from rag_memtok.documents.scan import joined, located, name_of, scan
+from rag_memtok.datatypes import Answer, OnProgress
+from rag_memtok.documents.names import joined, located, name_of
+from rag_memtok.documents.scan import scan
 from rag_memtok.errors import UsageError
 from rag_memtok.model import lm
 from rag_memtok.model.prompts import template_named
 from rag_memtok.pipeline import adapters, audit_report, bundle, inspect, resources
 from rag_memtok.pipeline import migrate as migration
-from rag_memtok.pipeline.answer import Session, answer, with_adapter
+from rag_memtok.pipeline.answer import answer
 from rag_memtok.pipeline.audit import Audit, audit, incomparable, quick
 from rag_memtok.pipeline.bundle import Bundled
 from rag_memtok.pipeline.compare import against, root_for
-from rag_memtok.pipeline.ingest import Estimate, Ingested, Standing, estimate, ingest
+from rag_memtok.pipeline.ingest import Estimate, Ingested, estimate, ingest
 from rag_memtok.pipeline.inspect import Collection, ListedChunk, ListedDocument, Setting, Shown
 from rag_memtok.pipeline.manifest import (
     bound_to,
@@ -36,7 +37,9 @@ from rag_memtok.pipeline.manifest import (
     require_same_embedder,
 )
 from rag_memtok.pipeline.migrate import Migrated
-from rag_memtok.pipeline.resources import Say, quiet, store_folder
+from rag_memtok.pipeline.progress import quiet
+from rag_memtok.pipeline.readers import Session, with_adapter
+from rag_memtok.pipeline.resources import Say, store_folder
 from rag_memtok.pipeline.restore import Restored, restore_documents
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.store import ownership
@@ -136,7 +139,7 @@ def verify(
     share: float = 1.0,
     seed: int = 0,
     folder: Path | None = None,
-    on_chunk: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = quiet,
     page: Path | None = None,
     batch: int = 1,
 ) -> Audit:
@@ -178,7 +181,7 @@ def verify(
             found = (
                 incomparable(store, different)
                 if different
-                else audit(store, model, template, share, seed, on_chunk, batch)
+                else audit(store, model, template, share, seed, on_progress, batch)
             )
         if files is not None:
             found = replace(
@@ -189,9 +192,7 @@ def verify(
         return found
 
 
-def restore(
-    to: Path, config: Config, on_chunk: Callable[[int, int], None] = lambda done, total: None
-) -> Restored:
+def restore(to: Path, config: Config, on_progress: OnProgress = quiet) -> Restored:
     """Writes the documents back from their memories alone.
 
     Text formats come back as the very file, others as their text (`NAME.txt`).
@@ -202,7 +203,7 @@ def restore(
     """
     with open_store(store_folder(config), write=False) as store:
         model, template = resources.decoder(store.manifest, config)
-        return restore_documents(store, model, template, to, on_chunk)
+        return restore_documents(store, model, template, to, on_progress)
 
 
 # --- the store
@@ -343,7 +344,7 @@ def import_(file: Path, config: Config, trusted: bool = False) -> Bundled:
 def migrate(
     config: Config,
     drop_old: bool = False,
-    on_progress: Callable[[Standing], None] = quiet,
+    on_progress: OnProgress = quiet,
     say: Say = quiet,
 ) -> Migrated:
     """Rewrites every memory for the model that `config` names. Run again, it goes on where it was.

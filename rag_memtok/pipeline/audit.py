@@ -10,26 +10,23 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from rag_memtok.datatypes import (
     PROVEN,
-    TEXT_ONLY,
-    Record,
+    OnProgress,
     StoredDocument,
-    Verdict,
     sha256_of_text,
-    sha256_of_tokens,
 )
 from rag_memtok.errors import StoreDamaged, UsageError
-from rag_memtok.memory.reconstruct import Decoded, decode, decode_checked, memory_for, verdict_of
 from rag_memtok.model.lm import LM
-from rag_memtok.model.precision import reference_profile
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.manifest import REQUIRED
+from rag_memtok.pipeline.progress import Reporter, quiet
+from rag_memtok.pipeline.recite import Recited, recite, recite_together, weakened
 from rag_memtok.store.store import Store
 
 T = TypeVar("T")
@@ -111,119 +108,6 @@ class Audit:
         return 6 if partly or kinds - {"fragile"} else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Recited:
-    """One chunk's verdict today, its text if it came back.
-
-    Of a mismatch or an assisted one it has what came out and where pins corrected it.
-    """
-
-    chunk_id: str
-    verdict: Verdict
-    text: str | None
-    tokens: tuple[int, ...] = ()
-    corrections: tuple[int, ...] = ()
-
-
-def recite(store: Store, lm: LM, template: Template, chunk_id: str) -> Recited:
-    """Decodes one memory and compares what comes out with the hashes of its tokens and its text."""
-    try:
-        record = store.record(chunk_id)
-        if record.codec == TEXT_ONLY:
-            return _compared(
-                chunk_id, record.packed.decode(errors="replace"), Verdict("text-only", 0)
-            )
-        memory = memory_for(lm, template, record)
-    except StoreDamaged as error:
-        return Recited(chunk_id, Verdict("damaged", 0, reason=str(error)), None)
-    return _verified(lm, record, decode(lm, template, memory, record.tokens + 1))
-
-
-def recite_together(
-    store: Store, lm: LM, template: Template, chunk_ids: Sequence[str]
-) -> list[Recited]:
-    """`recite` for several chunks at once: the fast path.
-
-    What does not come back right there is a suspicion, and is recited alone.
-    """
-    coded, memories = [], []
-    for chunk_id in chunk_ids:
-        with suppress(StoreDamaged):
-            if (record := store.record(chunk_id)).codec != TEXT_ONLY:
-                memories.append(memory_for(lm, template, record))
-                coded.append(record)
-
-    def as_good(index: int, one: Decoded) -> bool:
-        return (
-            came_back(coded[index], one)
-            and len(one.corrections) <= coded[index].verdict.corrections
-        )
-
-    with reference_profile(lm) as exactly:
-        decoded = decode_checked(
-            exactly, template, memories, [record.tokens for record in coded], as_good
-        )
-    found = {
-        record.chunk_id: _verified(lm, record, one)
-        for record, one in zip(coded, decoded, strict=True)
-    }
-    return [found.get(chunk_id) or recite(store, lm, template, chunk_id) for chunk_id in chunk_ids]
-
-
-def came_back(record: Record, decoded: Decoded) -> bool:
-    """Whether what came out of a memory is what was stored: the tokens and then the end."""
-    return decoded.ended and sha256_of_tokens(decoded.tokens) == record.tokens_sha256
-
-
-def _verified(lm: LM, record: Record, decoded: Decoded) -> Recited:
-    """What came out of a memory, compared with the hashes of its tokens and its text.
-
-    What the store says of it is not asked.
-    """
-    today = verdict_of(decoded, record.pins)
-    if not came_back(record, decoded):
-        wrong = (
-            f"decodes to {len(decoded.tokens)} tokens that are not the {record.tokens} that "
-            "were stored"
-        )
-        return Recited(
-            record.chunk_id,
-            replace(today, kind="mismatch", reason=wrong),
-            None,
-            decoded.tokens,
-            decoded.corrections,
-        )
-    right = _compared(record.chunk_id, lm.decode(decoded.tokens), today)
-    looked_at = right.verdict.kind in ("assisted", "mismatch")
-    return (
-        replace(right, tokens=decoded.tokens, corrections=decoded.corrections)
-        if looked_at
-        else right
-    )
-
-
-def _compared(chunk_id: str, text: str, verdict: Verdict) -> Recited:
-    if sha256_of_text(text) != chunk_id:
-        return Recited(
-            chunk_id,
-            replace(verdict, kind="mismatch", reason="the text is not the one its id names"),
-            None,
-        )
-    return Recited(chunk_id, verdict, text)
-
-
-def weakened(recited: Recited, tau: float) -> Recited:
-    """Marks a right decode `fragile` if a margin that was above `tau` logits is not any more."""
-    verdict = recited.verdict
-    if not verdict.proven or verdict.margin > tau:
-        return recited
-    reason = (
-        f"decodes right, but leads by only {verdict.margin:.3f} logits somewhere (it was "
-        f"written to lead by {tau})"
-    )
-    return replace(recited, verdict=replace(verdict, kind="fragile", reason=reason))
-
-
 def drawn(chunk_ids: Sequence[str], share: float, seed: int) -> list[str]:
     """A share of the chunks, at least one, drawn with `seed`, in their order."""
     if not 0 < share <= 1:
@@ -239,7 +123,7 @@ def audit(
     template: Template,
     share: float = 1.0,
     seed: int = 0,
-    on_chunk: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = quiet,
     batch: int = 1,
 ) -> Audit:
     """Proves the chunks and documents of the store as it is now.
@@ -262,6 +146,7 @@ def audit(
         everything, documents = placed(store), list(store.documents(skip_damaged=True))
     chosen = drawn(everything, share, seed)
     tau = float(store.manifest.get("tau", 0))
+    reporter = Reporter(on_progress, len(chosen))
     recited: dict[str, Recited] = {}
     interrupted = False
     try:
@@ -273,7 +158,7 @@ def audit(
                 else [recite(store, lm, template, some[0])]
             )
             recited |= {one.chunk_id: weakened(one, tau) for one in found}
-            on_chunk(len(recited), len(chosen))
+            reporter.advance(len(found))
     except KeyboardInterrupt:
         interrupted = True
     with store.snapshot():

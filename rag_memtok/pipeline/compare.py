@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from rag_memtok.config import Documents
-from rag_memtok.documents.scan import Scan, located, name_of, read
+from rag_memtok.documents.names import located, name_of
+from rag_memtok.documents.scan import Scan, read
 from rag_memtok.errors import UsageError
 from rag_memtok.pipeline.audit import Finding
 from rag_memtok.store.store import Store

@@ -5,9 +5,7 @@ A chunk is committed when it has been judged, a file when all its chunks are.
 
 import math
 import os
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,21 +14,16 @@ import numpy as np
 
 from rag_memtok.config import Config, Memorize
 from rag_memtok.datatypes import (
-    TEXT_ONLY,
-    Chunk,
     Document,
     Occurrence,
+    OnProgress,
     Record,
     StoredDocument,
-    Verdict,
-    sha256_of_tokens,
 )
-from rag_memtok.documents.scan import Scan, Skipped, SourceFile, joined, name_of, scan
+from rag_memtok.documents.names import joined, name_of
+from rag_memtok.documents.scan import Scan, Skipped, SourceFile, scan
 from rag_memtok.errors import StoreDamaged
-from rag_memtok.memory.optimize import Progress
-from rag_memtok.memory.workers import of_one, records
-from rag_memtok.model.lm import LM
-from rag_memtok.model.prompts import Template
+from rag_memtok.memory.workers import of_one
 from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.manifest import (
     completed,
@@ -40,41 +33,14 @@ from rag_memtok.pipeline.manifest import (
     require_same_settings,
 )
 from rag_memtok.pipeline.plan import Piece, PlannedFile, Survey, plan, survey, tasks_of, tokens_in
-from rag_memtok.pipeline.resources import Load, Say, quiet, store_folder
+from rag_memtok.pipeline.progress import quiet
+from rag_memtok.pipeline.resources import Load, Say, store_folder
+from rag_memtok.pipeline.writer import Writer, text_only_record
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.store import ownership
 from rag_memtok.store.files import DATABASE
 from rag_memtok.store.store import Store, create, open_store
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where writing stands.
-
-    Chunks to write and done, by verdict, steps of the batch, seconds, and an estimate of those
-    left.
-    """
-
-    chunks: int
-    done: int
-    verdicts: Mapping[str, int]
-    steps: int
-    rows: int
-    seconds: float
-    seconds_left: float | None
-
-
-def standing(
-    chunks: int, verdicts: Mapping[str, int], steps: int, rows: int, began: float
-) -> Standing:
-    """Where it stands now.
-
-    `began` is by the monotonic clock, and what is left is taken to cost what is done did.
-    """
-    done, seconds = sum(verdicts.values()), time.monotonic() - began
-    left = seconds / done * (chunks - done) if done else None
-    return Standing(chunks, done, dict(verdicts), steps, rows, seconds, left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,29 +73,26 @@ class Ingest:
     It also has what has come of the chunks that are done.
     """
 
-    store: Store
-    lm: LM
-    template: Template
+    writer: Writer
     embedder: Embedder
-    config: Config
-    on_progress: Callable[[Standing], None]
-    began: float = field(default_factory=time.monotonic)
     files: dict[int, PlannedFile] = field(default_factory=dict)
     waiting: dict[int, set[str]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     before: dict[str, set[tuple[str, str, str]]] = field(default_factory=dict)
-    verdicts: Counter[str] = field(default_factory=Counter)
     over_limit: list[Skipped] = field(default_factory=list)
-    total: int = 0
     completed: int = 0
     positions: int = 0
     text_positions: int = 0
-    steps: int = 0
+
+    @property
+    def store(self) -> Store:
+        """Where it all goes."""
+        return self.writer.store
 
     @property
     def settings(self) -> Memorize:
         """How memories are written."""
-        return self.config.memorize
+        return self.writer.config.memorize
 
     def run(self, files: Sequence[PlannedFile]) -> None:
         """Writes what of `files` the store does not have.
@@ -148,7 +111,7 @@ class Ingest:
             self.before.setdefault(joined(one.root, one.file), set()).add(
                 (one.root, one.file, one.file_sha256)
             )
-        self.total = len(missing)
+        self.writer.expect(len(missing))
         for index in [index for index, left in self.waiting.items() if not left]:
             self._commit_file(index)
         for chunk_id in sorted(missing):
@@ -158,7 +121,7 @@ class Ingest:
             (pieces[chunk_id] for chunk_id in pieces if chunk_id in missing),
             self.settings.tokens_per_vector,
         )
-        for record in records(self.lm, self.template, self.config, tasks, self._stepped):
+        for record in self.writer.write(tasks):
             self._accept(record)
 
     def _accept(self, record: Record) -> None:
@@ -175,13 +138,13 @@ class Ingest:
 
     def _keep(self, record: Record) -> None:
         """Commits a chunk, and every file that waited for nothing else."""
-        self.store.put(record, self.texts.pop(record.chunk_id) if self.settings.keep_text else None)
-        self.verdicts[record.verdict.kind] += 1
+        text = self.texts.pop(record.chunk_id)
+        self.writer.keep(record, text if self.settings.keep_text else None)
         for index in [index for index, left in self.waiting.items() if record.chunk_id in left]:
             self.waiting[index].discard(record.chunk_id)
             if not self.waiting[index]:
                 self._commit_file(index)
-        self._tell(0)
+        self.writer.tell()
 
     def _refuse(self, chunk_id: str, reason: str) -> None:
         """Gives up every file that has the chunk: the store keeps what it had of them."""
@@ -218,28 +181,6 @@ class Ingest:
 
     def _key(self, chunk_id: str) -> np.ndarray:
         return self.embedder.encode([self.texts[chunk_id]], query=False)[0]
-
-    def _stepped(self, progress: Progress) -> None:
-        self.steps = progress.steps
-        self._tell(progress.rows)
-
-    def _tell(self, rows: int) -> None:
-        self.on_progress(standing(self.total, self.verdicts, self.steps, rows, self.began))
-
-
-def text_only_record(chunk: Chunk, key: np.ndarray | None) -> Record:
-    """A chunk the tokenizer would not give back, kept as its text."""
-    return Record(
-        chunk.id,
-        0,
-        sha256_of_tokens(()),
-        TEXT_ONLY,
-        chunk.text.encode(),
-        (0, 0),
-        (),
-        Verdict("text-only", 0),
-        key,
-    )
 
 
 def stored_document(
@@ -290,7 +231,7 @@ def ingest(
     paths: Sequence[Path],
     config: Config,
     prune: bool = False,
-    on_progress: Callable[[Standing], None] = quiet,
+    on_progress: OnProgress = quiet,
     say: Say = quiet,
     load: Load = resources.load,
 ) -> Ingested:
@@ -329,15 +270,15 @@ def ingest(
         planned, skipped = plan(loaded.lm, todo.changed, settings)
         # not before: what is refused removes nothing
         removed = _pruned(store, todo) if prune else 0
-        work = Ingest(store, loaded.lm, loaded.template, loaded.embedder, settings, on_progress)
-        return _written(work, planned, todo, skipped, removed)
+        writer = Writer(store, loaded.lm, loaded.template, settings, on_progress)
+        return _written(Ingest(writer, loaded.embedder), planned, todo, skipped, removed)
 
 
 def _ingest_into_new(
     folder: Path,
     found: Scan,
     config: Config,
-    on_progress: Callable[[Standing], None],
+    on_progress: OnProgress,
     say: Say,
     load: Load,
 ) -> Ingested:
@@ -365,13 +306,8 @@ def _ingest_into_new(
         )
     create(folder, manifest | maker)
     with open_store(folder, write=True) as store:
-        return _written(
-            Ingest(store, model, template, embedder, settings, on_progress),
-            planned,
-            todo,
-            skipped,
-            0,
-        )
+        writer = Writer(store, model, template, settings, on_progress)
+        return _written(Ingest(writer, embedder), planned, todo, skipped, 0)
 
 
 def _written(
@@ -381,6 +317,7 @@ def _written(
     work.store.collect()
     open_index(work.store)
     chunks = {piece.chunk.id for file in planned for piece in file.pieces}
+    reporter = work.writer.reporter
     return Ingested(
         files=work.completed,
         unchanged=todo.unchanged,
@@ -388,12 +325,12 @@ def _written(
         vanished=todo.vanished,
         skipped=(*todo.skipped, *skipped),
         over_limit=tuple(work.over_limit),
-        chunks=work.total,
-        reused=len(chunks) - work.total,
-        verdicts=dict(work.verdicts),
+        chunks=reporter.total,
+        reused=len(chunks) - reporter.total,
+        verdicts=dict(work.writer.verdicts),
         positions=work.positions,
         text_positions=work.text_positions,
-        seconds=time.monotonic() - work.began,
+        seconds=reporter.seconds,
         tokens_per_vector=work.settings.tokens_per_vector,
     )
 

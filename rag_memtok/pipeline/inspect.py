@@ -9,7 +9,7 @@ from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.memory.reconstruct import decode, margins, memory_for
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
-from rag_memtok.pipeline.audit import recite, weakened
+from rag_memtok.pipeline.recite import recite, weakened
 from rag_memtok.store.integrity import Summary
 from rag_memtok.store.schema import PIN
 from rag_memtok.store.store import Store

@@ -6,6 +6,7 @@ A new store has its manifest, an old one the settings it implies.
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 from rag_memtok import __version__
 from rag_memtok.config import CHUNK_TOKENS, CODEC, Config, Memorize, Model, Retrieve, value_of
@@ -60,9 +61,8 @@ def completed(config: Config, manifest: Mapping[str, str]) -> Config:
         config.memorize, template=template, tokens_per_vector=tokens_per_vector, codec=codec
     )
     keep_text = kept.keep_text and keeps_text(manifest) is not False
-    memorize = replace(
-        kept, write=kept.write or manifest.get("write", "exact"), keep_text=keep_text
-    )  # type: ignore[arg-type]
+    write: Any = kept.write or manifest.get("write", "exact")
+    memorize = replace(kept, write=write, keep_text=keep_text)
     chunk_tokens = config.documents.chunk_tokens or int(manifest.get("chunk_tokens", CHUNK_TOKENS))
     retrieve: Retrieve = replace(
         config.retrieve, embedder=config.retrieve.embedder or manifest.get("embedder", "mini")

@@ -15,22 +15,19 @@ import os
 import shlex
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from rag_memtok.config import Config
-from rag_memtok.datatypes import Chunk, sha256_of_text
+from rag_memtok.datatypes import Chunk, OnProgress, sha256_of_text
 from rag_memtok.errors import InputRefused, StoreDamaged, UsageError
 from rag_memtok.memory.batch import Task, task_of
-from rag_memtok.memory.optimize import Progress
-from rag_memtok.memory.workers import records
-from rag_memtok.pipeline.audit import audit, placed, recite
-from rag_memtok.pipeline.ingest import Standing, standing, text_only_record
+from rag_memtok.pipeline.audit import audit, placed
+from rag_memtok.pipeline.ingest import text_only_record
 from rag_memtok.pipeline.manifest import (
     KEEP_TEXT,
     completed,
@@ -38,7 +35,9 @@ from rag_memtok.pipeline.manifest import (
     manifest_of,
     require_same,
 )
+from rag_memtok.pipeline.recite import recite
 from rag_memtok.pipeline.resources import Equipment, Load, Say, calibrated
+from rag_memtok.pipeline.writer import Writer
 from rag_memtok.store import ownership
 from rag_memtok.store.files import DATABASE, beside, sync_folder
 from rag_memtok.store.store import Store, create, open_store
@@ -67,32 +66,27 @@ class Migration:
     """A migration under way, from an old store to a new one that is open for writing."""
 
     old: Store
-    new: Store
-    equipment: Equipment
-    settings: Config
+    writer: Writer
     text_of: Callable[[str], str]
-    on_progress: Callable[[Standing], None]
-    began: float = field(default_factory=time.monotonic)
-    verdicts: Counter[str] = field(default_factory=Counter)
-    total: int = 0
-    steps: int = 0
+
+    @property
+    def new(self) -> Store:
+        """The store that is written."""
+        return self.writer.store
 
     def run(self) -> None:
         """Writes every memory the new store lacks, then every document."""
         missing = self.new.missing(placed(self.old))
-        self.total = len(missing)
-        lm, template = self.equipment.lm, self.equipment.template
-        for record in records(lm, template, self.settings, self._tasks(missing), self._stepped):
-            self.new.put(
-                replace(record, key=self._key(record.chunk_id)), self.old.text(record.chunk_id)
-            )
-            self.verdicts[record.verdict.kind] += 1
-            self._tell(0)
+        self.writer.expect(len(missing))
+        for record in self.writer.write(self._tasks(missing)):
+            keyed = replace(record, key=self._key(record.chunk_id))
+            self.writer.keep(keyed, self.old.text(record.chunk_id))
+            self.writer.tell()
         self._place()
 
     def _tasks(self, chunk_ids: tuple[str, ...]) -> Iterator[Task]:
         """What is to be written, one text at a time: the store need not fit into memory."""
-        lm, per_vector = self.equipment.lm, self.settings.memorize.tokens_per_vector
+        lm, per_vector = self.writer.lm, self.writer.config.memorize.tokens_per_vector
         for chunk_id in chunk_ids:
             text = self.text_of(chunk_id)
             tokens = tuple(lm.encode(text))
@@ -105,12 +99,12 @@ class Migration:
         kept = self.old.text(chunk_id)
         if kept is None:
             raise InputRefused(
-                f"the tokenizer of {self.settings.model.id} does not give chunk {chunk_id[:12]} "
-                "back, and the store keeps no text",
+                f"the tokenizer of {self.writer.config.model.id} does not give chunk "
+                f"{chunk_id[:12]} back, and the store keeps no text",
                 remedy="migrate to a model with another tokenizer, or ingest the documents anew",
             )
-        self.new.put(text_only_record(Chunk(text, 0, len(text), ""), self._key(chunk_id)), kept)
-        self.verdicts["text-only"] += 1
+        chunk = Chunk(text, 0, len(text), "")
+        self.writer.keep(text_only_record(chunk, self._key(chunk_id)), kept)
 
     def _key(self, chunk_id: str) -> Float[np.ndarray, " e"] | None:
         return self.old.record(chunk_id).key
@@ -132,20 +126,13 @@ class Migration:
             self.new.replace_file(root, file, of_file, places)
         self.new.collect()
 
-    def _stepped(self, progress: Progress) -> None:
-        self.steps = progress.steps
-        self._tell(progress.rows)
-
-    def _tell(self, rows: int) -> None:
-        self.on_progress(standing(self.total, self.verdicts, self.steps, rows, self.began))
-
 
 def migrate(
     folder: Path,
     config: Config,
     drop_old: bool,
     load: Load,
-    on_progress: Callable[[Standing], None],
+    on_progress: OnProgress,
     say: Say,
 ) -> Migrated:
     """Rewrites every memory of the store for the model that `config` names.
@@ -214,7 +201,7 @@ def _written(
     equipment: Equipment,
     settings: Config,
     load: Load,
-    on_progress: Callable[[Standing], None],
+    on_progress: OnProgress,
     say: Say,
 ) -> Mapping[str, int]:
     """Makes or goes on with the new store, and proves it."""
@@ -229,13 +216,13 @@ def _written(
         settings = replace(
             settings, memorize=replace(settings.memorize, tokens_per_vector=per_vector)
         )
-        work = Migration(old, new, equipment, settings, text_of, on_progress)
-        work.run()
+        writer = Writer(new, equipment.lm, equipment.template, settings, on_progress)
+        Migration(old, writer, text_of).run()
         _prove(new, equipment, old, say)
         new.set_manifest(
             PROVED, f"{old.manifest['model']} {old.manifest.get('revision', '')}".strip()
         )
-        return dict(work.verdicts)
+        return dict(writer.verdicts)
 
 
 def _manifest_for(

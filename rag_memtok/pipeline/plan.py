@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Chunk, Document
-from rag_memtok.documents.scan import Scan, Skipped, SourceFile, is_gone, read
+from rag_memtok.documents.names import is_gone
+from rag_memtok.documents.scan import Scan, Skipped, SourceFile, read
 from rag_memtok.documents.split import split
 from rag_memtok.memory.batch import Task, task_of
 from rag_memtok.model.lm import LM

@@ -36,10 +36,6 @@ class Equipment:
 Load = Callable[[Config], Equipment]
 
 
-def quiet(_: object) -> None:
-    """Says nothing."""
-
-
 def load(settings: Config) -> Equipment:
     """Loads everything that completed settings name.
 

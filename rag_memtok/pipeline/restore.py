@@ -1,16 +1,19 @@
 """The documents, written back from their memories alone."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rag_memtok.datatypes import StoredDocument
-from rag_memtok.documents.scan import native_of, restores_exactly
+from rag_memtok.datatypes import OnProgress, StoredDocument
+from rag_memtok.documents.names import native_of
+from rag_memtok.documents.scan import restores_exactly
 from rag_memtok.errors import InputRefused, StoreDamaged, UsageError
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
-from rag_memtok.pipeline.audit import Recited, placed, proven_document, recite
+from rag_memtok.pipeline.audit import placed, proven_document
+from rag_memtok.pipeline.progress import Reporter
+from rag_memtok.pipeline.recite import Recited, recite
 from rag_memtok.store.store import Store
 
 
@@ -35,7 +38,7 @@ class Restored:
 
 
 def restore_documents(
-    store: Store, lm: LM, template: Template, to: Path, on_chunk: Callable[[int, int], None]
+    store: Store, lm: LM, template: Template, to: Path, on_progress: OnProgress
 ) -> Restored:
     """Writes every proven document under `to`.
 
@@ -52,9 +55,10 @@ def restore_documents(
     """
     everything = placed(store)
     recited: dict[str, Recited] = {}
+    reporter = Reporter(on_progress, len(everything))
     for chunk_id in everything:
         recited[chunk_id] = recite(store, lm, template, chunk_id)
-        on_chunk(len(recited), len(everything))
+        reporter.advance()
     documents, lost = store.documents(skip_damaged=True), store.damaged_documents()
     roots = sorted({document.root for document in documents})
     written, failed = (

@@ -1,15 +1,17 @@
 """Ingest, and again whenever a file changes. The only home of watchfiles, which is optional."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from rag_memtok.config import Config
+from rag_memtok.datatypes import OnProgress
 from rag_memtok.errors import InputRefused, RagMemtokError, UsageError
 from rag_memtok.pipeline import resources
-from rag_memtok.pipeline.ingest import Ingested, Standing, ingest
-from rag_memtok.pipeline.resources import Say, quiet
+from rag_memtok.pipeline.ingest import Ingested, ingest
+from rag_memtok.pipeline.progress import quiet
+from rag_memtok.pipeline.resources import Say
 
 CALM_MS = 400  # nothing changed for so long: a save is over
 LONGEST_MS = 5_000  # but never wait longer than this
@@ -20,7 +22,7 @@ def watch(
     paths: Sequence[Path],
     config: Config,
     prune: bool = False,
-    on_progress: Callable[[Standing], None] = quiet,
+    on_progress: OnProgress = quiet,
     say: Say = quiet,
 ) -> Iterator[Ingested | RagMemtokError]:
     """Ingests `paths`, and again whenever something under them changes.

@@ -25,12 +25,12 @@ from jaxtyping import Float, Int
 from rag_memtok.datatypes import Occurrence, Record, StoredDocument, Verdict
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.store.database import RESERVED, Database, create, open_database
-from rag_memtok.store.files import ADAPTER, DATABASE, INDEX, NEW, mark, outdate_adapter, translated
+from rag_memtok.store.files import ADAPTER, DATABASE, INDEX, translated
 from rag_memtok.store.integrity import Summary, checksums, index, problems, summarise
+from rag_memtok.store.removal import Files, collect, delete_parts, drop_file
 from rag_memtok.store.schema import (
     ANOTHER_STORE,
     COLUMNS,
-    PARTS,
     Problem,
     name_bytes,
     pack_pins,
@@ -41,7 +41,6 @@ from rag_memtok.store.schema import (
 )
 
 __all__ = ["ADAPTER", "INDEX", "Problem", "Store", "Summary", "create", "open_store"]
-Files = Sequence[tuple[str, str]]  # (root, file)
 
 
 @contextmanager
@@ -156,15 +155,9 @@ class Store:
             )
             found = self._occurrences("document = ? ORDER BY ordinal", number)
             if [one.ordinal for one in found] != list(range(chunks)):
-                names = map(name_bytes, document[1:3])
-                raise self._db.damage(
-                    problem(
-                        self._db.connection,
-                        "documents",
-                        (number, *names),
-                        f"it lost some of its {chunks} chunks",
-                    )
-                )
+                row = (number, *map(name_bytes, document[1:3]))
+                lost = f"it lost some of its {chunks} chunks"
+                raise self._db.damage(problem(self._db.connection, "documents", row, lost))
         return tuple(found)
 
     def occurrences(self, chunk_ids: Iterable[str]) -> dict[str, tuple[Occurrence, ...]]:
@@ -205,15 +198,12 @@ class Store:
             places[one.path].append(one)
         for document in documents:
             ordinals = sorted(one.ordinal for one in places[document.path])
-            if (document.root, document.file, ordinals) != (
-                root,
-                file,
-                list(range(document.chunks)),
-            ):
+            whole = list(range(document.chunks))
+            if (document.root, document.file, ordinals) != (root, file, whole):
                 raise ValueError(f"{document.path!a} is not whole, or not of {file!a}")
         with self._db.writing():
             for names in ((root, file), *outdated):
-                self._drop_file(*names)
+                drop_file(self._db, *names)
             for document in documents:
                 number = self._db.next_number("documents")
                 self._db.insert(
@@ -250,7 +240,7 @@ class Store:
             number = self._db.scalar(
                 "SELECT max(number) FROM chunks WHERE id = ?", record.chunk_id
             ) or self._db.next_number("chunks")
-            self._delete_parts([number])
+            delete_parts(self._db, [number])
             keyed, worded = int(record.key is not None), int(text is not None)
             self._db.insert(
                 "chunks",
@@ -278,17 +268,8 @@ class Store:
             _, pins = self._db.part("pins", number)
             verdict = Verdict(*self._db.part("verdicts", number)[1:])
             key = np.frombuffer(self._db.part("keys", number)[1], dtype="<f4") if keyed else None
-        return Record(
-            chunk_id,
-            tokens,
-            tokens_sha256,
-            codec,
-            packed,
-            (rows, width),
-            unpack_pins(pins),
-            verdict,
-            key,
-        )
+        memory = (codec, packed, (rows, width), unpack_pins(pins))
+        return Record(chunk_id, tokens, tokens_sha256, *memory, verdict, key)
 
     def text(self, chunk_id: str) -> str | None:
         """A chunk's text, None if it was not kept."""
@@ -318,23 +299,7 @@ class Store:
 
         Cost: if any went, all of the database is written anew, with as much free disk again.
         """
-        with self._db.reading():
-            if not files and not self._orphans():
-                return 0
-        self._drop_index()  # first: no kill may leave it behind
-        with self._db.writing():
-            for root, file in files:
-                self._drop_file(root, file)
-            orphans = self._orphans()
-            self._delete_parts(orphans)
-            self._db.for_each("DELETE FROM chunks WHERE number = ?", orphans)
-            # A deleted word stays in the index until the parts of the index are merged.
-            self._db.execute("INSERT INTO words (words) VALUES ('optimize')")
-        self._drop_index()  # again: a reader may have put it back meanwhile
-        with translated(self.folder):
-            self._db.execute("VACUUM")
-        mark("vacuumed")
-        return len(orphans)
+        return collect(self._db, files)
 
     # --- search
 
@@ -412,50 +377,17 @@ class Store:
     def _occurrences(
         self, where: str, value: object, skip_damaged: bool = False
     ) -> list[Occurrence]:
-        found = []
-        for document, ordinal, chunk, start, stop, locator in self._db.rows(
+        found: list[Occurrence] = []
+        for document, ordinal, chunk, *place in self._db.rows(
             "occurrences", where, value, skip_damaged=skip_damaged
         ):
-            chunks = self._db.rows("chunks", "number = ?", chunk, skip_damaged=skip_damaged)
-            for row in (
-                self._db.rows("documents", "number = ?", document, skip_damaged=skip_damaged)
-                if chunks
-                else []
+            for _, chunk_id, *_ in self._db.rows(
+                "chunks", "number = ?", chunk, skip_damaged=skip_damaged
             ):
-                found.append(
-                    Occurrence(row[1], row[3], ordinal, chunks[0][1], start, stop, locator)
-                )
+                found += [
+                    Occurrence(root, path, ordinal, chunk_id, *place)
+                    for _, root, _, path, *_ in self._db.rows(
+                        "documents", "number = ?", document, skip_damaged=skip_damaged
+                    )
+                ]
         return found
-
-    def _drop_file(self, root: str, file: str) -> None:
-        names = (name_bytes(root), name_bytes(file))
-        self._db.execute(
-            "DELETE FROM occurrences WHERE document IN (SELECT number FROM documents WHERE root = "
-            "? AND file = ?)",
-            names,
-        )
-        self._db.execute("DELETE FROM documents WHERE root = ? AND file = ?", names)
-
-    def _orphans(self) -> list[int]:
-        placed = {row[2] for row in self._db.rows("occurrences")}
-        return [
-            number
-            for (number,) in self._db.execute("SELECT number FROM chunks")
-            if number not in placed
-        ]
-
-    def _drop_index(self) -> None:
-        """Drops the cache of the chunks' keys, which are nearly their text.
-
-        An adapter may have learned it.
-        """
-        with translated(self.folder):
-            outdate_adapter(self.folder)
-            for name in (INDEX, INDEX + NEW):
-                (self.folder / name).unlink(missing_ok=True)
-        mark("index dropped")
-
-    def _delete_parts(self, numbers: Sequence[int]) -> None:
-        for table in PARTS:
-            self._db.for_each(f"DELETE FROM {table} WHERE chunk = ?", numbers)
-        self._db.for_each("DELETE FROM words WHERE rowid = ?", numbers)

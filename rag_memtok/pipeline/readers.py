@@ -1,0 +1,207 @@
+"""Hits -> passages for the prompt: which reader, and what it makes of a memory.
+
+memory   the vectors themselves, as soft tokens
+decode   the memories decoded to text first: what a store without text can always do, at the price
+         of the decode
+text     the kept text: plain retrieval-augmented generation, to compare with
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rag_memtok.config import Config
+from rag_memtok.datatypes import TEXT_ONLY, Hit, Record, sha256_of_tokens
+from rag_memtok.errors import StoreDamaged, UsageError
+from rag_memtok.memory.reconstruct import decode_checked, memory_for, memory_of
+from rag_memtok.model import lora
+from rag_memtok.model.inject import Passage
+from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import Template
+from rag_memtok.pipeline.adapters import SHIPPED, Adapter
+from rag_memtok.retrieval.embedder import Embedder
+from rag_memtok.retrieval.index import Index
+from rag_memtok.store.store import Store
+
+ENOUGH = 0.9  # of what the text reaches: from there on `memory` is what --read auto takes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Session:
+    """Everything that stays loaded between questions.
+
+    `reading` is the LM with the `adapter` on: it answers where the adapter reads, and does nothing
+    else; None: no adapter, or none needed.
+    """
+
+    store: Store
+    lm: LM
+    template: Template
+    embedder: Embedder
+    index: Index
+    config: Config
+    on_warning: Callable[[str], None] = lambda message: None
+    adapter: Adapter | None = None
+    reading: LM | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Readable:
+    """A hit whose memory could be read, with the passage a reader made of it."""
+
+    hit: Hit
+    record: Record
+    passage: Passage
+
+
+def reads_apart(session: Session) -> bool:
+    """Whether each of several passages gets a prompt of its own.
+
+    It is as asked for; `auto`: where the model was measured to be better so.
+    """
+    asked = session.config.ask.passages
+    return session.config.retrieve.k > 1 and (
+        asked == "apart" or (asked == "auto" and session.lm.reads_apart)
+    )
+
+
+def reader_of(session: Session, adapter: Adapter | None) -> tuple[str, str]:
+    """The reader that answers with `adapter` at hand, and why."""
+    config = session.config
+    return choose_reader(
+        config.ask.read,
+        session.store.manifest,
+        adapter,
+        1 if reads_apart(session) else config.retrieve.k,
+    )
+
+
+def choose_reader(
+    asked: str, manifest: Mapping[str, str], adapter: Adapter | None, k: int
+) -> tuple[str, str]:
+    """Returns the reader and why.
+
+    `auto` reads memories directly only where that was measured to be good enough for so many (`k`)
+    in a prompt: alone, or among others.
+    """
+    if asked != "auto":
+        return asked, "asked for"
+    if manifest.get("write") != "readable" and (adapter is None or adapter.folder == SHIPPED):
+        return (
+            "decode",
+            "these memories were written to be decoded, not to be read: the frozen model cannot "
+            "use them directly",
+        )
+    if adapter is None or not adapter.reads("memory"):
+        return (
+            "decode",
+            "how well these memories are read directly was not measured: rag-memtok adapt does; "
+            "--read memory reads them",
+        )
+    share = adapter.bond.dev.get("share_alone" if k == 1 else "share", 0.0)
+    among = "one memory" if k == 1 else "memories among others"
+    measured = (
+        f"with the adapter in {adapter.folder} reading {among} directly measured "
+        f"{share:.0%} of reading the text"
+    )
+    return (
+        ("memory", measured) if share >= ENOUGH else ("decode", f"{measured}, under {ENOUGH:.0%}")
+    )
+
+
+def with_adapter(session: Session, adapter: Adapter | None) -> Session:
+    """Loads `adapter` beside the session's LM, if it is on for the reader that will be chosen.
+
+    Raises:
+        WrongModel, InputRefused: see `lora.adapted`.
+    """
+    reader, _ = reader_of(session, adapter)
+    if adapter is None or not adapter.reads(reader):
+        return replace(session, adapter=adapter)
+    return replace(
+        session,
+        adapter=adapter,
+        reading=lora.adapted(session.lm, adapter.folder, session.template.digest),
+    )
+
+
+def read(session: Session, hits: Sequence[Hit], reader: str) -> list[Readable]:
+    """Turns each hit into a passage for the prompt; a damaged memory is named and left out."""
+    records = [record for hit in hits if (record := _record(session, hit)) is not None]
+    by_id = {hit.chunk_id: hit for hit in hits}
+    if reader == "memory":
+        passages: list[Passage | None] = [_vectors(session, record) for record in records]
+    elif reader == "decode":
+        passages = list(_decoded(session, records))
+    else:
+        passages = [_text(session, record) for record in records]
+    return [
+        Readable(by_id[record.chunk_id], record, passage)
+        for record, passage in zip(records, passages, strict=True)
+        if passage is not None and len(passage)
+    ]
+
+
+def _record(session: Session, hit: Hit) -> Record | None:
+    try:
+        record = session.store.record(hit.chunk_id)
+        if record.codec != TEXT_ONLY:
+            memory_for(session.lm, session.template, record)
+        return record
+    except StoreDamaged as error:
+        session.on_warning(f"left out: memory {hit.chunk_id[:12]}: {error}")
+        return None
+
+
+def _vectors(session: Session, record: Record) -> Passage | None:
+    return (
+        session.lm.encode(record.packed.decode())
+        if record.codec == TEXT_ONLY
+        else memory_of(record).vectors
+    )
+
+
+def _text(session: Session, record: Record) -> Passage | None:
+    try:
+        text = (
+            record.packed.decode()
+            if record.codec == TEXT_ONLY
+            else session.store.text(record.chunk_id)
+        )
+    except StoreDamaged as error:
+        session.on_warning(f"left out: text {record.chunk_id[:12]}: {error}")
+        return None
+    if text is None:
+        raise UsageError(
+            "this store keeps no text (--no-text)",
+            remedy="--read decode gets it back from the memories",
+        )
+    return session.lm.encode(text)
+
+
+def _decoded(session: Session, records: Sequence[Record]) -> list[Passage | None]:
+    """Decodes all memories in one batch.
+
+    One that comes out wrong there is decoded alone, as the judge does.
+    """
+    coded = [record for record in records if record.codec != TEXT_ONLY]
+    found = decode_checked(
+        session.lm,
+        session.template,
+        [memory_of(record) for record in coded],
+        [record.tokens for record in coded],
+        lambda index, one: sha256_of_tokens(one.tokens) == coded[index].tokens_sha256,
+    )
+    tokens = {record.chunk_id: one.tokens for record, one in zip(coded, found, strict=True)}
+    return [_proven(session, record, tokens.get(record.chunk_id)) for record in records]
+
+
+def _proven(session: Session, record: Record, tokens: Sequence[int] | None) -> Passage | None:
+    if tokens is None:
+        return session.lm.encode(record.packed.decode())
+    if sha256_of_tokens(tokens) == record.tokens_sha256:
+        return tokens
+    session.on_warning(
+        f"left out: memory {record.chunk_id[:12]} no longer decodes to its text; run rag-memtok "
+        "verify"
+    )
+    return None

@@ -1,0 +1,78 @@
+"""What leaves the store, and that nothing of it stays behind: documents, chunks, caches.
+
+A memory is its text. So what is removed goes with its words, its key and the index made of it, and
+the database is written anew without it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rag_memtok.store.database import Database
+from rag_memtok.store.files import INDEX, NEW, mark, outdate_adapter, translated
+from rag_memtok.store.schema import PARTS, name_bytes
+
+Files = Sequence[tuple[str, str]]  # (root, file)
+
+
+def collect(db: Database, files: Files) -> int:
+    """Removes the documents of `files` and every chunk without an occurrence.
+
+    See `Store.collect`.
+    """
+    with db.reading():
+        if not files and not orphans(db):
+            return 0
+    drop_index(db.folder)  # first: no kill may leave it behind
+    with db.writing():
+        for root, file in files:
+            drop_file(db, root, file)
+        gone = orphans(db)
+        delete_parts(db, gone)
+        db.for_each("DELETE FROM chunks WHERE number = ?", gone)
+        # A deleted word stays in the index until the parts of the index are merged.
+        db.execute("INSERT INTO words (words) VALUES ('optimize')")
+    drop_index(db.folder)  # again: a reader may have put it back meanwhile
+    with translated(db.folder):
+        db.execute("VACUUM")
+    mark("vacuumed")
+    return len(gone)
+
+
+def drop_file(db: Database, root: str, file: str) -> None:
+    """Removes a file's documents and their places; within a transaction."""
+    names = (name_bytes(root), name_bytes(file))
+    db.execute(
+        "DELETE FROM occurrences WHERE document IN "
+        "(SELECT number FROM documents WHERE root = ? AND file = ?)",
+        names,
+    )
+    db.execute("DELETE FROM documents WHERE root = ? AND file = ?", names)
+
+
+def orphans(db: Database) -> list[int]:
+    """The numbers of the chunks that no document has.
+
+    Raises:
+        StoreDamaged: an occurrence is damaged: what it hides must not be taken for an orphan.
+    """
+    placed = {row[2] for row in db.rows("occurrences")}
+    return [number for (number,) in db.execute("SELECT number FROM chunks") if number not in placed]
+
+
+def drop_index(folder: Path) -> None:
+    """Drops the cache of the chunks' keys, which are nearly their text.
+
+    An adapter may have learned it: it is outdated.
+    """
+    with translated(folder):
+        outdate_adapter(folder)
+        for name in (INDEX, INDEX + NEW):
+            (folder / name).unlink(missing_ok=True)
+    mark("index dropped")
+
+
+def delete_parts(db: Database, numbers: Sequence[int]) -> None:
+    """Deletes all of these chunks but their own rows; within a transaction."""
+    for table in PARTS:
+        db.for_each(f"DELETE FROM {table} WHERE chunk = ?", numbers)
+    db.for_each("DELETE FROM words WHERE rowid = ?", numbers)
