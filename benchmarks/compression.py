@@ -2,7 +2,7 @@
 
 Bits per character of vectors and pins against zlib, xz and the LM's own code length.
 
-    python benchmarks/compression.py --limit 16
+    python -m benchmarks.compression --limit 16
 
 Nobody should expect memories to win: a vector of d numbers stands for a few tokens. What is shown
 is by how much they lose, and that the LM which reads them would, as a compressor, need far less. A
@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from measure import code_length, pin_price
 
+from benchmarks.measure import code_length, pin_price
 from rag_memtok import config
 from rag_memtok.cli import console
 from rag_memtok.datatypes import Memory

@@ -1,6 +1,6 @@
 """Are memory vectors embeddings? Retrieval and classification by them, against the usual ways.
 
-    python benchmarks/embeddings.py --limit 64
+    python -m benchmarks.embeddings --limit 64
 
 The same passages of `data/docs` (about 32 tokens each) in every row of the table, compared by
 cosine: M = 1, or the mean of M > 1 vectors. A memory that starts at its text's own token embeddings

@@ -15,7 +15,7 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,9 @@ from rag_memtok.cli.tables import put_markdown
 from rag_memtok.config import Memorize
 from rag_memtok.datatypes import sha256_of_tokens
 from rag_memtok.errors import RagMemtokError, UsageError
-from rag_memtok.memory.batch import Task
 from rag_memtok.memory.calibrate import known
-from rag_memtok.memory.optimize import WINDOW, Clock, Step, advanced, by_length, fitting
-from rag_memtok.memory.recipes import Recipe
-from rag_memtok.memory.step import Batch, Row, Written, started
+from rag_memtok.memory.optimize import Step
 from rag_memtok.model.lm import LM, load
-from rag_memtok.model.precision import draft_of, drafted
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.resources import GUESSED_TOKENS_PER_VECTOR
 
@@ -188,62 +184,6 @@ def pin_price(lm: LM, tokens: int) -> int:
 
 
 # --- writing
-
-
-def write_with(
-    lm: LM,
-    template: Template,
-    recipe: Recipe,
-    rows: Iterable[Row],
-    settings: Memorize,
-    between: Callable[[Row], None],
-) -> Iterator[Written]:
-    """Writes as `memorize` does, from rows that are started already.
-
-    Calls `between` with each row after each of its steps.
-
-    What `between` puts into `row.vectors` is what is measured next.
-    """
-    stages = [draft_of(lm, settings.draft)] if recipe.draft and drafted(lm, settings.draft) else []
-    for stage in stages:
-        rows = (
-            row.from_best() for row in _staged(stage, template, recipe, rows, settings, between)
-        )
-    return (row.written() for row in _staged(lm, template, recipe, rows, settings, between))
-
-
-def _staged(
-    lm: LM,
-    template: Template,
-    recipe: Recipe,
-    rows: Iterable[Row],
-    settings: Memorize,
-    between: Callable[[Row], None],
-) -> Iterator[Row]:
-    batch = Batch(
-        lm,
-        template,
-        recipe,
-        settings.steps or recipe.steps,
-        settings.seconds_per_chunk,
-        settings.seed,
-    )
-
-    def stepped(progress: Step) -> None:
-        for row in batch.rows:
-            between(row)
-
-    return advanced(batch, iter(rows), settings.batch, Clock(stepped))
-
-
-def rows_of(
-    lm: LM, template: Template, recipe: Recipe, tasks: Iterable[Task], settings: Memorize
-) -> Iterator[Row]:
-    """The rows of `tasks` at their start, sorted as `memorize` sorts them."""
-    return (
-        started(lm, recipe, task, settings.seed)
-        for task in by_length(fitting(lm, template, tasks), WINDOW * settings.batch)
-    )
 
 
 def usual_tokens_per_vector(lm: LM, template: Template, asked: int, steps: int) -> int:

@@ -1,6 +1,6 @@
 """How far do other numerics move the logits of the same memories?
 
-`python benchmarks/numerics.py --store DIR --out numerics`.
+`python -m benchmarks.numerics --store DIR --out numerics`.
 
 Every memory is decoded with its true tokens fed (an unpinned position is right in a free decode
 just as long as all before it are), in fp32 and bf16, in batches of 1, 2, 8 and 32, with 0 and 13

@@ -32,7 +32,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from measure import (
+from torch import Tensor
+
+from benchmarks.measure import (
     Interval,
     Ledger,
     Sample,
@@ -45,20 +47,17 @@ from measure import (
     open_ledger,
     options,
     put_table,
-    rows_of,
     samples,
     save_json,
     texts_of,
-    write_with,
 )
-from torch import Tensor
-
 from rag_memtok.cli.console import duration, put, say
 from rag_memtok.config import Memorize
 from rag_memtok.datatypes import Memory
 from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.figures import Chart, Line, draw
 from rag_memtok.memory.batch import Task
+from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.recipes import RECIPES, Objective, Recipe, Scored, cross_entropy
 from rag_memtok.memory.reconstruct import judge
 from rag_memtok.memory.step import Row
@@ -231,15 +230,12 @@ def written(study: Study, variant: Variant, vectors: int, length: int, seed: int
     recipe = replace(variant.recipe, margin=arguments.margin)
     norm = float(lm.table.float().norm(dim=-1).mean())
 
-    def between(row: Row) -> None:
+    def hold_norm(row: Row) -> None:
         if variant.hold_norm:
             row.vectors = row.vectors * (norm / row.vectors.norm(dim=-1, keepdim=True))
 
-    rows = list(rows_of(lm, template, recipe, tasks, settings))
-    for row in rows:
-        between(row)
     exact, steps, wrong = ([0] * len(tasks) for _ in range(3))
-    for one in write_with(lm, template, recipe, rows, settings, between):
+    for one in memorize(lm, template, tasks, settings, recipe=recipe, before_step=hold_norm):
         index = int(one.task.key.partition(" ")[0])
         steps[index], wrong[index] = one.steps, one.wrong
         if not one.wrong:

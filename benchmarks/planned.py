@@ -5,7 +5,7 @@ How should they be shared out: by length, by an affine rule, or by what the LM f
 How to run (results go to run/benchmarks/planned.jsonl as they come; the same command goes on after
 a kill; Ctrl-C is one):
 
-    python benchmarks/planned.py --chunks 24 --tokens-per-vector 8     a first look
+    python -m benchmarks.planned --chunks 24 --tokens-per-vector 8     a first look
     python -m benchmarks.planned                         64 chunks, three totals, and the picture
 
 The chunks are those that `ingest` makes of the sample documents, full ones and the short ones that
@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import (
+
+from benchmarks.measure import (
     DOCS,
     Interval,
     Ledger,
@@ -47,7 +48,6 @@ from measure import (
     save_json,
     work_through,
 )
-
 from rag_memtok.config import Documents, Memorize
 from rag_memtok.datatypes import sha256_of_text
 from rag_memtok.documents.scan import read, scan

@@ -1,6 +1,6 @@
 """Makes the questions of an evaluation from a folder of sources.
 
-It is run as `python benchmarks/questions.py DATA QUESTIONS.jsonl`.
+It is run as `python -m benchmarks.questions DATA QUESTIONS.jsonl`.
 
 DATA has SOURCE.jsonl.xz files of rows {"context", "question", "answers", "split"}; only `dev` rows
 are used. A context is cut as an ingest would cut it, before any question is looked at; a question

@@ -1,6 +1,6 @@
 """Is the right file among the first k hits?
 
-The sample questions over the sample documents: `python benchmarks/retrieval.py`.
+The sample questions over the sample documents: `python -m benchmarks.retrieval`.
 
 Chunks, keys and words as `ingest` stores them; the memories themselves play no part in finding, so
 none are written.

@@ -5,8 +5,8 @@ Also what writing it through the rounding changes, and what it weighs.
 How to run (results go to run/benchmarks/rounding.jsonl as they come; the same command goes on after
 a kill; Ctrl-C is one):
 
-    python benchmarks/rounding.py --chunks 12     a first look
-    python benchmarks/rounding.py                 64 chunks of 64 and 128 tokens, all kinds of text
+    python -m benchmarks.rounding --chunks 12     a first look
+    python -m benchmarks.rounding                 64 chunks of 64 and 128 tokens, all kinds of text
 
 Every chunk is written unrounded and judged from the packed bytes of every codec; and it is written
 anew for each codec as an ingest does it, which measures the loss at the rounded vectors and moves
@@ -25,7 +25,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from measure import (
+
+from benchmarks.measure import (
     Ledger,
     Sample,
     Table,
@@ -47,7 +48,6 @@ from measure import (
     usual_tokens_per_vector,
     work_through,
 )
-
 from rag_memtok.config import Memorize
 from rag_memtok.datatypes import Memory
 from rag_memtok.evaluation.figures import Chart, Line, draw

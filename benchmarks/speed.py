@@ -6,7 +6,7 @@ It gives milliseconds of a row-step, and the share of the rate at which large pr
     python -m benchmarks.speed --shape llama-3.2-1b --drafts bfloat16
                                                   random weights of that shape: speed does not ask
                                                   for others
-    python benchmarks/speed.py --shape llama-3.1-8b --drafts bfloat16 --batches 8,32,128
+    python -m benchmarks.speed --shape llama-3.1-8b --drafts bfloat16 --batches 8,32,128
 
 Every cell is a batch of the writer with nothing done (a row never ends); cells take turns, --rounds
 times, --steps steps at a time, and the fastest turn counts. The rate of products is measured in the
@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
-from measure import (
+
+from benchmarks.measure import (
     guarded,
     load_model,
     machine,
@@ -34,7 +35,6 @@ from measure import (
     say,
     step_flops,
 )
-
 from rag_memtok.memory.batch import task_of
 from rag_memtok.memory.recipes import RECIPES
 from rag_memtok.memory.step import Batch, started

@@ -5,7 +5,7 @@ All have the same chunks, same model and same machine, in one run.
 How to run (results go to run/benchmarks/write.jsonl as they come; the same command goes on after a
 kill; Ctrl-C is one):
 
-    python benchmarks/write.py --chunks 8 --published-chunks 1 --tuning-chunks 4     a first look
+    python -m benchmarks.write --chunks 8 --published-chunks 1 --tuning-chunks 4     a first look
     python -m benchmarks.write --published-chunks 8 --tuning-chunks 8    what two cores do in an
                                                                          evening
     python -m benchmarks.write --lengths 2,4,8,12 --vectors one --published-chunks 16 \
@@ -13,7 +13,7 @@ kill; Ctrl-C is one):
                                                                                      where one
                                                                                      vector holds
                                                                                      something
-    python benchmarks/write.py                                                       all of it
+    python -m benchmarks.write                                                       all of it
 
 Each public recipe has three rows: as published (batch 1, fp32, its own steps and template); the
 same in our engine (batched, drafted in bfloat16 where the hardware has it); and with learning rate
@@ -40,7 +40,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import (
+
+from benchmarks.measure import (
     Interval,
     Ledger,
     Sample,
@@ -68,7 +69,6 @@ from measure import (
     usual_tokens_per_vector,
     work_through,
 )
-
 from rag_memtok.cli.console import put, say
 from rag_memtok.config import Memorize
 from rag_memtok.datatypes import Record

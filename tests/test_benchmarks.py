@@ -3,10 +3,10 @@
 The arithmetic: fair chunks, costs, intervals, rules. Every script is cut short and gone on with.
 """
 
+import importlib
 import json
 import mmap
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,22 +18,12 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
+from benchmarks import measure, objective, planned, speed, write
+from rag_memtok.errors import UsageError
+from rag_memtok.memory.batch import Task
+from rag_memtok.memory.recipes import RECIPES
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import measure  # noqa: E402
-import objective  # noqa: E402
-import planned  # noqa: E402
-import rounding  # noqa: E402, F401 - by name, below
-import speed  # noqa: E402
-import write  # noqa: E402
-
-from rag_memtok.config import Memorize  # noqa: E402
-from rag_memtok.errors import UsageError  # noqa: E402
-from rag_memtok.memory.batch import Task  # noqa: E402
-from rag_memtok.memory.optimize import memorize  # noqa: E402
-from rag_memtok.memory.recipes import RECIPES  # noqa: E402
-from rag_memtok.model.prompts import template_named  # noqa: E402
 
 SCRIPTS = {
     "write": "--recipes cross-entropy --vectors one --chunks 2 --lengths 2,3 --tuning-chunks 1 "
@@ -264,23 +254,6 @@ def test_every_variant_measures_the_same_margins_and_pulls_at_what_is_wrong(toy_
             ), name
 
 
-def test_with_nothing_between_steps_it_writes_what_the_package_writes(toy_lm):
-    template, tasks = template_named("bare", toy_lm), tasks_of(toy_lm, 3, 9, 3)
-    settings = Memorize(steps=25, batch=2, seconds_per_chunk=0.0, draft="bfloat16")
-    rows = measure.rows_of(toy_lm, template, RECIPES["margin"], tasks, settings)
-    ours = {
-        one.task.key: one
-        for one in measure.write_with(
-            toy_lm, template, RECIPES["margin"], rows, settings, lambda row: None
-        )
-    }
-    for one in memorize(toy_lm, template, tasks, settings):
-        assert (
-            np.array_equal(one.vectors, ours[one.task.key].vectors)
-            and one.steps == ours[one.task.key].steps
-        )
-
-
 # --- planning
 
 
@@ -345,7 +318,7 @@ def test_a_script_goes_on_where_it_was_stopped_and_reports(
     (tmp_path / "texts").mkdir()
     for kind, text in TEXT.items():
         (tmp_path / "texts" / f"{kind}.txt").write_text(text, encoding="utf-8")
-    script = sys.modules[name]
+    script = importlib.import_module(f"benchmarks.{name}")
     out = tmp_path / name
     words = [
         *SCRIPTS[name].split(),
@@ -388,7 +361,7 @@ def without_times(text):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help_says_how_to_run_it_and_what_it_costs(name, capsys):
     with pytest.raises(SystemExit) as ended:
-        sys.modules[name].parsed(["--help"])
+        importlib.import_module(f"benchmarks.{name}").parsed(["--help"])
     said = capsys.readouterr().out
     assert (
         ended.value.code == 0

@@ -3,21 +3,16 @@
 Pins make up for it.
 """
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import small
 import torch
 
+from benchmarks import numerics
 from rag_memtok.model import precision
 from rag_memtok.pipeline import api, resources
 from rag_memtok.store.store import open_store
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-
-import numerics  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from rag_memtok.config import Memorize
 from rag_memtok.datatypes import Memory
 from rag_memtok.errors import ChunkDoesNotFit, UsageError
+from rag_memtok.memory.batch import Task, by_length, lay_out, pooled
 from rag_memtok.memory.calibrate import seconds_per_chunk
 from rag_memtok.memory.codec import CODECS
-from rag_memtok.memory.optimize import Step, Task, by_length, lay_out, memorize, pooled
+from rag_memtok.memory.optimize import Step, memorize
 from rag_memtok.memory.recipes import RECIPES, SETTLED, cross_entropy, recipe_named
 from rag_memtok.memory.reconstruct import judge
 from rag_memtok.memory.step import Batch, started
@@ -185,6 +186,24 @@ def test_more_tasks_than_rows_are_each_written_once(toy_lm):
     assert all(isinstance(progress, Step) and 1 <= progress.rows <= 2 for progress in seen)
     assert [progress.steps for progress in seen] == list(range(1, len(seen) + 1))
     assert sum(one.steps for one in found.values()) == sum(progress.rows for progress in seen)
+
+
+def test_what_the_hook_puts_into_a_row_is_what_is_measured_and_kept(toy_lm):
+    """`before_step` sees every row before each of its steps, the first one too."""
+    template, steps = template_named("bare", toy_lm), {}
+
+    def hold(row):
+        steps.setdefault(row.task.key, []).append(row.step)
+        row.vectors = row.vectors / row.vectors.norm(dim=-1, keepdim=True)
+
+    tasks = [task_of(3, 2, seed) for seed in range(3)]
+    held = by_key(memorize(toy_lm, template, tasks, settings(batch=2, steps=9), before_step=hold))
+    free = by_key(memorize(toy_lm, template, tasks, settings(batch=2, steps=9)))
+    for key, one in held.items():
+        assert np.allclose(np.linalg.norm(one.vectors, axis=-1), 1, atol=1e-5)
+        assert not np.allclose(np.linalg.norm(free[key].vectors, axis=-1), 1, atol=1e-2)
+        assert steps[key] == sorted(steps[key]) and steps[key][0] == 0
+        assert len(steps[key]) == one.steps
 
 
 def test_no_tasks_are_no_work(toy_lm):

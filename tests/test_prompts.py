@@ -1,8 +1,6 @@
 """The words around a memory."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import toy
@@ -14,8 +12,6 @@ from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.metrics import answerable, score
 from rag_memtok.model.inject import surest
 from rag_memtok.model.prompts import TEMPLATES, frame, refuses, template_named
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # for training
 
 HEAD = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
 REPLY = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"

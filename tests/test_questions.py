@@ -7,18 +7,13 @@ The shares the README quotes are printed by benchmarks/retrieval.py.
 
 import json
 import lzma
-import sys
-from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-
-from questions import made, shares  # noqa: E402
-from retrieval import answerable, build, share_found  # noqa: E402
-
-from rag_memtok.model.lm import EMBEDDED  # noqa: E402
+from benchmarks.questions import made, shares
+from benchmarks.retrieval import answerable, build, share_found
+from rag_memtok.model.lm import EMBEDDED
 
 
 @pytest.mark.parametrize(("exclude", "library"), [(["library/"], False), ([], True)])

@@ -77,12 +77,12 @@ def scripts() -> set[tuple[str, str]]:
     found = set()
     for page in (*pages, *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "training").glob("*.py")):
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        lines = inline("python (?:benchmarks/|-m training)", text) + re.findall(
+        lines = inline("python -m (?:benchmarks|training)", text) + re.findall(
             r"^(?:    )?((?:nice |python |torchrun ).*)", text, re.MULTILINE
         )
         for line in lines:
             for module, options in re.findall(
-                r"(benchmarks/\w+(?=\.py)|(?<=-m )training\.\w+)(.*)", line
+                r"(?<=-m )((?:benchmarks|training)\.[a-z]\w*)(.*)", line
             ):
                 found.add((options, module.replace(".", "/") + ".py"))
     return found

@@ -19,14 +19,13 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+from rag_memtok.config import Memorize
+from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import bare
+from training import cuts, evaluate, examples, facts, frame, reader, sources, tokenizer
+from training.optimise import Optimiser, Schedule
 
-from rag_memtok.config import Memorize  # noqa: E402
-from rag_memtok.model.lm import LM  # noqa: E402
-from rag_memtok.model.prompts import bare  # noqa: E402
-from training import cuts, evaluate, examples, facts, frame, reader, sources, tokenizer  # noqa: E402
-from training.optimise import Optimiser, Schedule  # noqa: E402
+ROOT = Path(__file__).parent.parent
 
 DATA = Path(os.environ.get("RAG_MEMTOK_DATA", "/nonexistent"))
 SENTENCES = [

@@ -1,23 +1,17 @@
 """What the benchmarks count, on examples that can be counted by hand, and against transformers."""
 
 import math
-import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-
-import compression  # noqa: E402
-import embeddings  # noqa: E402
-
-from rag_memtok.config import Memorize  # noqa: E402
-from rag_memtok.memory.batch import Task  # noqa: E402
-from rag_memtok.memory.optimize import memorize  # noqa: E402
-from rag_memtok.model.prompts import template_named  # noqa: E402
+from benchmarks import compression, embeddings
+from rag_memtok.config import Memorize
+from rag_memtok.memory.batch import Task
+from rag_memtok.memory.optimize import memorize
+from rag_memtok.model.prompts import template_named
 
 TEXT = "The lamp of the harbour was repaired in March."
 

@@ -22,7 +22,7 @@ from rag_memtok.memory.batch import (
 from rag_memtok.memory.codec import codec_named
 from rag_memtok.memory.distill import Reading, Teacher
 from rag_memtok.memory.recipes import Recipe, recipe_named, recipe_of
-from rag_memtok.memory.step import Batch, Row, Written, started
+from rag_memtok.memory.step import Batch, BeforeStep, Row, Written, started, untouched
 from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import draft_of, drafted
 from rag_memtok.model.prompts import Template
@@ -55,10 +55,14 @@ def memorize(
     settings: Memorize,
     on_step: Callable[[Step], None] = lambda step: None,
     recipe: Recipe | None = None,
+    before_step: BeforeStep = untouched,
 ) -> Iterator[Written]:
     """Writes `tasks`, yielding each as it is done, in no fixed order.
 
-    `recipe` stands for the one that `settings` names.
+    Args:
+        recipe: stands for the one that `settings` names.
+        before_step: gets each row before each of its steps; what it puts into `row.vectors` is what
+            is measured then. With it a variant of the writer is tried without a copy of its loop.
 
     Raises:
         ChunkDoesNotFit: a task is longer than the context.
@@ -75,7 +79,7 @@ def memorize(
         started(lm, recipe, task, settings.seed)
         for task in by_length(fitting(lm, template, tasks), WINDOW * settings.batch)
     )
-    for number, stage in enumerate(stages(lm, template, recipe, settings, teacher)):
+    for number, stage in enumerate(stages(lm, template, recipe, settings, teacher, before_step)):
         rows = advanced(stage, map(Row.from_best, rows) if number else rows, settings.batch, clock)
     for row in rows:
         teacher.forget(row.task)
@@ -83,7 +87,12 @@ def memorize(
 
 
 def stages(
-    lm: LM, template: Template, recipe: Recipe, settings: Memorize, teacher: Teacher
+    lm: LM,
+    template: Template,
+    recipe: Recipe,
+    settings: Memorize,
+    teacher: Teacher,
+    before_step: BeforeStep = untouched,
 ) -> Iterator[Batch]:
     """The stages that a row goes through.
 
@@ -107,6 +116,7 @@ def stages(
             settings.seed,
             codec,
             reading,
+            before_step,
         )
 
     share = READING_SHARE if recipe.reading else 1.0

@@ -5,6 +5,7 @@ on its neighbours beyond rounding.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -96,6 +97,13 @@ def started(lm: LM, recipe: Recipe, task: Task, seed: int) -> Row:
     return Row(task, vectors, torch.zeros_like(vectors), torch.zeros_like(vectors))
 
 
+BeforeStep = Callable[[Row], None]
+
+
+def untouched(row: Row) -> None:
+    """Leaves a row as it is."""
+
+
 @dataclass(slots=True, eq=False)
 class Batch:
     """The rows that share a forward pass, and how a step is taken.
@@ -115,6 +123,7 @@ class Batch:
     seed: int
     codec: Codec | None = None
     reading: Reading | None = None
+    before_step: BeforeStep = untouched
     rows: list[Row] = field(default_factory=list)
     layout: Layout | None = None
     unit: float = 1.0
@@ -131,6 +140,8 @@ class Batch:
         began = time.monotonic()
         if self.layout is None:
             self.layout = lay_out(self.lm, self.template, [row.task for row in self.rows])
+        for row in self.rows:
+            self.before_step(row)
         measured, gradients, margins = self._measure(self.layout)
         per_row = margins.cpu().split([len(row.task.tokens) + 1 for row in self.rows])
         done = []
