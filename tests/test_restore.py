@@ -44,7 +44,7 @@ def restored(toy_lm):
     def run(folder, to):
         with open_store(folder, write=False) as store:
             return restore_documents(
-                store, toy_lm, template_named("bare", toy_lm), to, lambda done, total: None
+                store, toy_lm, template_named("bare", toy_lm), to, lambda at: None
             )
 
     return run

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 from kills import Trial
 from world import World
 
@@ -47,12 +53,20 @@ class AgainstADictionary(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.folder.cleanup()
 
+    @initialize(text=TEXTS)
+    def begin(self, text):
+        self.edited({"a.txt": text}, prune=False, crash_at=None)
+
     @rule(
         edits=st.dictionaries(NAMES, st.none() | TEXTS, min_size=1),
         prune=st.booleans(),
         crash_at=st.none() | st.integers(1, 80),
     )
     def ingest(self, edits, prune, crash_at):
+        self.edited(edits, prune, crash_at)
+
+    def edited(self, edits, prune, crash_at):
+        """Edits files and ingests them, perhaps killed on the way, and then again."""
         self.files = {name: text for name, text in (self.files | edits).items() if text is not None}
         if not self.files:
             return  # nothing to read: refused, see the matrix
