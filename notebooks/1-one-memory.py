@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from matplotlib.colors import TwoSlopeNorm
 
-from rag_memtok import config
+from rag_memtok.config import Memorize, Model
 from rag_memtok.datatypes import Memory
 from rag_memtok.memory.batch import Task, lay_out, pooled
 from rag_memtok.memory.codec import CODECS
@@ -49,7 +49,7 @@ plt.rcParams.update(
     }
 )
 
-model = lm.load(config.Model())
+model = lm.load(Model())
 template = prompts.bare(model)  # [BOS] [memory] -> text [end]
 print(
     f"{model.parameters / 1e6:.1f} million parameters, {len(model.table)} words, vectors of "
@@ -272,7 +272,7 @@ pins_at = []
 print("step   verdict    correction  safety   weakest lead   decoded from vectors and pins")
 for moment in moments:
     stored = codec.unpack(codec.pack(tried[moment].numpy()), tuple(memory.shape))
-    pinned, verdict = judge(model, template, Memory(stored), task.tokens, tau=config.Memorize().tau)
+    pinned, verdict = judge(model, template, Memory(stored), task.tokens, tau=Memorize().tau)
     said = decode(model, template, pinned, limit=len(task.tokens))
     pins_at.append(pinned.pins)
     same = "the text, exactly" if said.tokens == task.tokens and said.ended else "something else"
@@ -319,14 +319,14 @@ plt.show()
 # what `rag-memtok ingest` and `rag-memtok verify` run.
 
 # %%
-written = next(memorize(model, template, [task], config.Memorize(seconds_per_chunk=0)))
+written = next(memorize(model, template, [task], Memorize(seconds_per_chunk=0)))
 packed = codec.pack(written.vectors)
 final, verdict = judge(
     model,
     template,
     Memory(codec.unpack(packed, written.vectors.shape)),
     task.tokens,
-    tau=config.Memorize().tau,
+    tau=Memorize().tau,
 )
 said = decode(model, template, final, limit=len(task.tokens))
 print(f"verdict: {verdict.kind}, {len(final.pins)} pins, weakest lead {verdict.margin:.2f} logits")

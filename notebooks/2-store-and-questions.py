@@ -30,17 +30,14 @@ import html
 import json
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import HTML
 
-from rag_memtok import config
+import rag_memtok as rm
 from rag_memtok.errors import NoUsableMemory
-from rag_memtok.pipeline import api
-from rag_memtok.pipeline.answer import answer
 from rag_memtok.store.store import open_store
 
 RIGHT, WRONG, GREY = "#1f6f8b", "#c8553d", "#777777"
@@ -76,16 +73,8 @@ folder = Path(tempfile.mkdtemp())
 for name in ("testbench.toml", "letter-oskelund.txt", "release-notes.md"):
     shutil.copy(Path("../data/docs") / name, folder)
 
-quick = {
-    "memorize.tokens_per_vector": 2,
-    "memorize.steps": 100,
-    "memorize.seconds_per_chunk": 0.0,
-    "model.threads": 1,
-}
-dials = config.load(
-    {"store": str(folder / "store"), "retrieve.k": 2, "ask.max_new_tokens": 20, **quick}, {}, folder
-)
-done = api.ingest([folder], dials)
+store = rm.open(folder / "store", tokens_per_vector=2, steps=100, k=2, max_new_tokens=20, threads=1)
+done = store.ingest(folder)
 print(
     f"{done.files} files, {done.chunks} chunks, {done.positions} vectors instead of "
     f"{done.text_positions} tokens"
@@ -101,10 +90,10 @@ print("verdicts:", ", ".join(f"{count} {kind}" for kind, count in sorted(done.ve
 
 # %%
 rows = []
-with open_store(folder / "store", write=False) as store:
-    for document in store.documents():
-        for place in store.document_chunks(document.root, document.path):
-            record, text = store.record(place.chunk_id), store.text(place.chunk_id)
+with open_store(folder / "store", write=False) as opened:
+    for document in opened.documents():
+        for place in opened.document_chunks(document.root, document.path):
+            record, text = opened.record(place.chunk_id), opened.text(place.chunk_id)
             verdict = record.verdict
             pins = f"{verdict.corrections} + {verdict.safeties}"
             sizes = (len(text.encode()), len(record.packed))
@@ -154,11 +143,10 @@ ours = {path.name for path in folder.iterdir()}
 questions = [one for one in asked if one["file"] in ours][:6]
 readers = ("memory", "decode", "text")
 answers = {}
-with api.session(dials) as session:
-    for one in questions:
-        for reader in readers:
-            told = replace(session, config=config.updated(dials, {"ask.read": reader}))
-            answers[one["question"], reader] = answer(told, one["question"])
+for reader in readers:
+    with rm.open(folder / "store", read=reader, k=2, max_new_tokens=20, threads=1) as opened:
+        for one in questions:
+            answers[one["question"], reader] = opened.ask(one["question"])
 
 
 def right(one, found):
@@ -203,8 +191,7 @@ print("decode answered word for word as text did")
 #   six questions cannot show that, the README's table of 128 does.
 
 # %%
-with api.session(dials) as session:
-    found = answer(session, questions[0]["question"])
+found = store.ask(questions[0]["question"])
 print(f"reader {found.reader}: {found.reader_reason}")
 
 # %% [markdown]
@@ -239,9 +226,10 @@ plt.show()
 
 # %%
 try:
-    api.ask("Wie tief ist der Marianengraben?", dials)
+    store.ask("Wie tief ist der Marianengraben?")
 except NoUsableMemory as refusal:
     print(f"refused: {refusal}")
 
 # %%
+store.close()
 shutil.rmtree(folder)

@@ -34,12 +34,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rag_memtok import config
+import rag_memtok as rm
+from rag_memtok.config import Model
 from rag_memtok.datatypes import Memory
 from rag_memtok.memory.codec import CODECS
 from rag_memtok.memory.reconstruct import decode_batch
 from rag_memtok.model import lm, prompts
-from rag_memtok.pipeline import api
 from rag_memtok.store.schema import insert
 from rag_memtok.store.store import open_store
 
@@ -58,18 +58,12 @@ folder = Path(tempfile.mkdtemp())
 shutil.copy("../data/docs/testbench.toml", folder)
 
 
-def dials(store):
-    """Two tokens a vector: four times the vectors of the default, so that few steps are enough."""
-    quick = {
-        "memorize.tokens_per_vector": 2,
-        "memorize.steps": 100,
-        "memorize.seconds_per_chunk": 0.0,
-        "model.threads": 1,
-    }
-    return config.load({"store": str(folder / store), **quick}, {}, folder)
+def store_in(name):
+    """Two tokens a vector: six times the vectors of the default, so that few steps are enough."""
+    return rm.open(folder / name, tokens_per_vector=2, steps=100, threads=1)
 
 
-done = api.ingest([folder / "testbench.toml"], dials("whole"))
+done = store_in("whole").ingest(folder / "testbench.toml")
 print(
     f"{done.chunks} chunks, {done.positions} vectors for {done.text_positions} tokens; verdicts: "
     f"{dict(done.verdicts)}"
@@ -95,7 +89,7 @@ def tell(found):
         print(f"  {finding.kind}: {finding.subject}: {finding.reason.replace(f'{folder}/', '')}")
 
 
-tell(api.verify(dials("whole")))
+tell(store_in("whole").verify())
 
 # %% [markdown]
 # ## One byte
@@ -119,7 +113,7 @@ with closing(sqlite3.connect(folder / "flipped" / "store.db")) as db, db:
         f"byte {place} of {len(packed)} changed; SQLite's integrity check says: "
         f"{db.execute('PRAGMA integrity_check').fetchone()[0]}"
     )
-tell(api.verify(dials("flipped")))
+tell(store_in("flipped").verify())
 
 # %% [markdown]
 # Every row of the store carries a sha256 of its own, so the damage is found and named before
@@ -131,7 +125,7 @@ tell(api.verify(dials("flipped")))
 # decoded.
 
 # %%
-model = lm.load(config.Model())
+model = lm.load(Model())
 template = prompts.bare(model)
 with open_store(folder / "whole", write=False) as store:
     record = store.record(store.chunk_ids()[1])
@@ -187,8 +181,8 @@ vectors[len(vectors) // 2 :] = 0
 with closing(sqlite3.connect(folder / "forged" / "store.db")) as db, db:
     insert(db, store_id, "vectors", (3, record.codec, *record.shape, codec.pack(vectors)))
 
-print("quick: ", api.verify(dials("forged"), structure_only=True).sentence)
-tell(api.verify(dials("forged")))
+print("quick: ", store_in("forged").verify(quick=True).sentence)
+tell(store_in("forged").verify())
 
 # %% [markdown]
 # `rag-memtok verify --report audit.html` writes the same as a page, with what was decoded beside
@@ -295,7 +289,7 @@ def check(database, model_folder):
 # %%
 print(f"{'store':9s} {'chunk':9s} {'verify':10s} {'checker':10s}")
 for store in ("whole", "flipped", "forged"):
-    audit = api.verify(dials(store))
+    audit = store_in(store).verify()
     chunks, documents = check(folder / store / "store.db", lm.EMBEDDED)
     for one in audit.recited:
         print(

@@ -238,7 +238,7 @@ class Source:
     verdict: VerdictKind
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Answer:
     """An answer with its sources and what it cost.
 
@@ -257,3 +257,8 @@ class Answer:
     prompt_positions: int
     text_positions: int
     seconds: float
+
+    def __repr__(self) -> str:
+        cited = ", ".join(f"{one.path} {one.lines}" for one in self.sources)
+        saved = f"{self.context_positions} positions instead of {self.text_positions}"
+        return f"Answer({self.answer!r}, [{cited}], {self.reader}, {saved}, {self.seconds:.1f} s)"

@@ -5,9 +5,10 @@ The dials write them quickly.
 
 from pathlib import Path
 
-from rag_memtok.config import Config, updated
+from rag_memtok.config import Config
 from rag_memtok.datatypes import PROVEN
 from rag_memtok.pipeline import api
+from rag_memtok.settings import updated
 from rag_memtok.store.store import open_store
 
 DOCUMENTS = {

@@ -13,13 +13,13 @@ import small
 import toy
 
 from rag_memtok.adapt import run
-from rag_memtok.config import updated
 from rag_memtok.errors import InputRefused, UsageError, WrongModel
 from rag_memtok.model import lora
 from rag_memtok.pipeline import adapters, api
 from rag_memtok.pipeline.adapters import SHIPPED
 from rag_memtok.pipeline.answer import answer
 from rag_memtok.pipeline.readers import ENOUGH, choose_reader
+from rag_memtok.settings import updated
 from rag_memtok.store.files import ADAPTER, STALE
 from rag_memtok.store.store import open_store
 

@@ -7,8 +7,11 @@ import importlib
 
 import pytest
 
-from rag_memtok.config import Config, updated
+from rag_memtok.config import Config
 from rag_memtok.pipeline import api
+from rag_memtok.pipeline.handle import MemoryStore
+from rag_memtok.pipeline.progress import quiet
+from rag_memtok.settings import updated
 
 pytestmark = pytest.mark.filterwarnings("default")  # what foreign code deprecates is not our test
 
@@ -20,8 +23,8 @@ TEXTS = {
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["text", "no-text"])
-def session(request, tmp_path_factory, model_folder):
-    """An open session on a store that keeps its text, or that has memories alone."""
+def store(request, tmp_path_factory, model_folder):
+    """An open store that keeps its text, or that has memories alone."""
     folder = tmp_path_factory.mktemp("adapters")
     (folder / "docs").mkdir()
     for name, text in TEXTS.items():
@@ -39,7 +42,7 @@ def session(request, tmp_path_factory, model_folder):
     }
     config = updated(Config(), {**dials, **quick, "retrieve.k": 2})
     api.ingest([folder / "docs"], config)
-    with api.session(config) as opened:
+    with MemoryStore(config, False, quiet, quiet) as opened:
         yield opened
 
 
@@ -49,12 +52,12 @@ def retriever_class(library, name):
     return importlib.import_module(f"rag_memtok.integrations.{name}").MemtokRetriever
 
 
-def langchain(session):
-    return retriever_class("langchain_core", "langchain")(session=session)
+def langchain(store):
+    return retriever_class("langchain_core", "langchain")(store=store)
 
 
-def llamaindex(session):
-    return retriever_class("llama_index.core", "llamaindex")(session)
+def llamaindex(store):
+    return retriever_class("llama_index.core", "llamaindex")(store)
 
 
 def check(text, score, metadata):
@@ -71,23 +74,23 @@ def check(text, score, metadata):
     )
 
 
-def test_langchain_gets_documents_with_citations(session):
-    retriever = langchain(session)
+def test_langchain_gets_documents_with_citations(store):
+    retriever = langchain(store)
     found = retriever.invoke("Which fan is loud?")
     assert 1 <= len(found) <= 2
     check(found[0].page_content, found[0].metadata["score"], found[0].metadata)
     assert found[0].id == found[0].metadata["chunk"]
 
 
-def test_llamaindex_gets_nodes_with_scores_and_citations(session):
-    retriever = llamaindex(session)
+def test_llamaindex_gets_nodes_with_scores_and_citations(store):
+    retriever = llamaindex(store)
     found = retriever.retrieve("Which fan is loud?")
     assert 1 <= len(found) <= 2 and found == sorted(found, key=lambda one: -one.score)
     check(found[0].text, found[0].score, found[0].metadata)
     assert found[0].node.node_id == found[0].metadata["chunk"]
 
 
-def test_what_is_relevant_to_nothing_finds_nothing(session):
+def test_what_is_relevant_to_nothing_finds_nothing(store):
     nothing = "zyxomma quodlibet"
-    assert langchain(session).invoke(nothing) == []
-    assert llamaindex(session).retrieve(nothing) == []
+    assert langchain(store).invoke(nothing) == []
+    assert llamaindex(store).retrieve(nothing) == []

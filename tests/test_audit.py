@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from rag_memtok.config import Config, updated
+from rag_memtok.config import Config
 from rag_memtok.datatypes import PROVEN, Pin, sha256_of_text
 from rag_memtok.errors import InputRefused, StoreDamaged, UsageError
 from rag_memtok.memory.codec import codec_named
@@ -22,6 +22,7 @@ from rag_memtok.pipeline import api
 from rag_memtok.pipeline.audit import audit, drawn, quick, sampled
 from rag_memtok.pipeline.inspect import show
 from rag_memtok.pipeline.recite import recite, weakened
+from rag_memtok.settings import updated
 from rag_memtok.store.schema import insert, verdict_row
 from rag_memtok.store.store import open_store
 

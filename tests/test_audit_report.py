@@ -17,7 +17,7 @@ import toy
 from matplotlib.image import imread
 
 from rag_memtok.cli import app
-from rag_memtok.config import Config, updated
+from rag_memtok.config import Config
 from rag_memtok.datatypes import Verdict
 from rag_memtok.errors import UsageError
 from rag_memtok.memory.codec import codec_named
@@ -26,6 +26,7 @@ from rag_memtok.pipeline import api
 from rag_memtok.pipeline.audit_charts import histogram, rounded_up
 from rag_memtok.pipeline.audit_report import article, kind, pieces, shown
 from rag_memtok.pipeline.recite import Recited
+from rag_memtok.settings import updated
 from rag_memtok.store.schema import insert
 from rag_memtok.store.store import open_store
 

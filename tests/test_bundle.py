@@ -17,9 +17,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from small import content_of, dials, proven, written
 
-from rag_memtok.config import updated
 from rag_memtok.errors import FormatMismatch, InputRefused, UsageError
 from rag_memtok.pipeline import api, bundle
+from rag_memtok.settings import updated
 from rag_memtok.store import ownership
 from rag_memtok.store.files import beside
 from rag_memtok.store.store import open_store

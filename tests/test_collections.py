@@ -6,9 +6,10 @@ Such settings are refused, never mixed.
 import pytest
 from small import content_of, dials, proven, written
 
-from rag_memtok.config import Config, updated
+from rag_memtok.config import Config
 from rag_memtok.errors import NoStore, UsageError
 from rag_memtok.pipeline import api
+from rag_memtok.settings import updated
 
 ONE, TWO = {"a.txt": "The lamp is red."}, {"b.txt": "The fan is loud."}
 

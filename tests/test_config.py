@@ -8,8 +8,9 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from rag_memtok import config
-from rag_memtok.config import FILE_NAME, PREFIX, Config, dials, load, updated
+from rag_memtok.config import Config
 from rag_memtok.errors import UsageError
+from rag_memtok.settings import FILE_NAME, PREFIX, dials, load, updated
 
 
 def value_of(settings, dial):

@@ -13,7 +13,7 @@ import pytest
 import toy
 from test_lora import trained
 
-from rag_memtok.config import Config, updated
+from rag_memtok.config import Config
 from rag_memtok.errors import InputRefused, UsageError
 from rag_memtok.evaluation import baselines, memory_cache, results
 from rag_memtok.evaluation.baselines import ARMS, BESIDE, Material, all_decoded, overlap, split
@@ -24,6 +24,7 @@ from rag_memtok.evaluation.questions import load_questions
 from rag_memtok.model import lm
 from rag_memtok.model.inject import answer_batch, answer_tokens, inject, surest
 from rag_memtok.model.prompts import frame, template_named
+from rag_memtok.settings import updated
 
 LAMP = "The lamp of the harbour was repaired in March. Its keeper, Aldo Ruiz, wrote a letter."
 SOUP = "The empanada has 3 onions. It is baked for half an hour."

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rag_memtok.config import Config, updated
+from rag_memtok.config import Config
 from rag_memtok.pipeline import api
+from rag_memtok.settings import updated
 from rag_memtok.store.schema import FORMAT
 
 STORES = Path(__file__).parent / "golden" / "stores"

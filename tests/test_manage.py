@@ -20,13 +20,13 @@ import pytest
 import toy
 from small import dials, written
 
-from rag_memtok import config
 from rag_memtok.cli import app
 from rag_memtok.memory.reconstruct import judge, memory_of
 from rag_memtok.model import lm
 from rag_memtok.model.prompts import template_named
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.answer import looked_for
+from rag_memtok.settings import dials as dials_of
 from rag_memtok.store.store import open_store
 
 
@@ -204,7 +204,7 @@ def test_config_says_where_each_value_comes_from(run, tmp_path, monkeypatch):
     monkeypatch.setenv("RAG_MEMTOK_RETRIEVE_K", "7")
     monkeypatch.setenv("RAG_MEMTOK_MODEL_THREADS", "2")
     found = json.loads(run("config", "--json", "--threads", "1")[1])
-    assert set(found) == set(config.dials())
+    assert set(found) == set(dials_of())
     told = {dial: (one["value"], one["from"]) for dial, one in found.items()}
     assert told["retrieve.k"] == (7, "variable") and told["retrieve.rank_constant"] == (50, "file")
     assert told["model.threads"] == (1, "flag") and told["documents.exclude"] == (["x"], "file")

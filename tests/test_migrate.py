@@ -15,7 +15,6 @@ import pytest
 import toy
 from small import content_of, dials, proven, written
 
-from rag_memtok.config import updated
 from rag_memtok.errors import (
     InputRefused,
     NoStore,
@@ -26,6 +25,7 @@ from rag_memtok.errors import (
 )
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.migrate import MIGRATING, OLD
+from rag_memtok.settings import updated
 from rag_memtok.store.files import beside
 from rag_memtok.store.schema import insert
 from rag_memtok.store.store import open_store

@@ -15,7 +15,7 @@ import pytest
 import torch
 import toy
 
-from rag_memtok.config import Config, Memorize, Model, updated
+from rag_memtok.config import Config, Memorize, Model
 from rag_memtok.datatypes import PROVEN, StoredDocument
 from rag_memtok.errors import (
     InputRefused,
@@ -40,6 +40,7 @@ from rag_memtok.pipeline.readers import read
 from rag_memtok.pipeline.resources import expected_steps
 from rag_memtok.retrieval.embedder import MINI
 from rag_memtok.retrieval.search import search
+from rag_memtok.settings import updated
 from rag_memtok.store.store import open_store
 
 DOCUMENTS = {

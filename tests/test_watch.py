@@ -12,9 +12,9 @@ import time
 import pytest
 from small import dials, proven, written
 
-from rag_memtok.config import updated
 from rag_memtok.errors import InputRefused, RagMemtokError
 from rag_memtok.pipeline import api, watch
+from rag_memtok.settings import updated
 
 watchfiles = pytest.importorskip("watchfiles")
 

@@ -28,7 +28,7 @@ from rag_memtok.adapt.dataset import Exercise, Page, Teacher
 from rag_memtok.adapt.run import UNSAID, by_rule
 from rag_memtok.adapt.train import adapt
 from rag_memtok.cli.console import progress_bar
-from rag_memtok.config import Config, Memorize, updated
+from rag_memtok.config import Config, Memorize
 from rag_memtok.datatypes import Document, Segment
 from rag_memtok.documents.split import split
 from rag_memtok.memory.batch import task_of
@@ -39,6 +39,7 @@ from rag_memtok.model.lm import LM, load
 from rag_memtok.model.prompts import Template, digest_of, frame, template_named
 from rag_memtok.pipeline.manifest import completed
 from rag_memtok.pipeline.resources import calibrated
+from rag_memtok.settings import updated
 from rag_memtok.store.files import write_whole
 from training.prepare import question_rows
 from training.sources import hash01

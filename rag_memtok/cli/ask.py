@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rag_memtok.cli import console, options, views
-from rag_memtok.cli.options import settings
 from rag_memtok.errors import NoUsableMemory, UsageError
+from rag_memtok.settings import here
 
 if TYPE_CHECKING:
     from rag_memtok.pipeline.readers import Session
@@ -39,7 +39,7 @@ def ask(
     """Answer a question from the store, with sources."""
     from rag_memtok.pipeline import answer, api
 
-    dials = settings(
+    dials = here(
         store=store, collection=collection, model__id=model, model__dtype=dtype,
         model__device=device, model__threads=threads, retrieve__embedder=embedder, retrieve__k=k,
         ask__read=read, ask__passages=passages, ask__adapter=adapter,
@@ -98,7 +98,7 @@ def chat(
     """
     from rag_memtok.pipeline import api
 
-    dials = settings(
+    dials = here(
         store=store, collection=collection, model__id=model, model__dtype=dtype,
         model__device=device, model__threads=threads, retrieve__embedder=embedder, retrieve__k=k,
         ask__read=read, ask__passages=passages, ask__adapter=adapter,

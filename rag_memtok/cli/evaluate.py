@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from rag_memtok.cli import console, options, tables, views
-from rag_memtok.cli.options import settings
 from rag_memtok.errors import UsageError
+from rag_memtok.settings import here
 
 Questions = Annotated[
     Path,
@@ -119,7 +119,7 @@ def eval_(
 
     if distractors not in ("retriever", "random"):
         raise UsageError(f"--distractors is {distractors!r}; valid: retriever, random")
-    dials = settings(
+    dials = here(
         model__id=model, model__dtype=dtype, model__device=device, model__threads=threads,
         retrieve__embedder=embedder, documents__chunk_tokens=chunk_tokens,
         memorize__template=template, memorize__write=write, memorize__recipe=recipe,
@@ -207,7 +207,7 @@ def paper(
     corpora = texts_of(chunks, docs, numbers("--chars", chars, least=1), limit)
     trials = []
     for name in dict.fromkeys(model or ["mini"]):
-        dials = settings(
+        dials = here(
             model__id=name, model__dtype=dtype, model__device=device, model__threads=threads
         )
         with console.progress_bar("texts") as on_progress:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rag_memtok.cli import console, options, views
-from rag_memtok.cli.options import settings
 from rag_memtok.errors import RagMemtokError
+from rag_memtok.settings import here
 
 if TYPE_CHECKING:
     from rag_memtok.pipeline.ingest import Ingested
@@ -49,7 +49,7 @@ def ingest(
     """
     from rag_memtok.pipeline import api
 
-    dials = settings(
+    dials = here(
         store=store, collection=collection, model__id=model, model__revision=revision,
         model__dtype=dtype, model__device=device, model__threads=threads,
         retrieve__embedder=embedder, documents__exclude=exclude or None,
@@ -101,7 +101,7 @@ def watch(
     """
     from rag_memtok.pipeline import watch as watching
 
-    dials = settings(
+    dials = here(
         store=store, collection=collection, model__id=model, model__device=device,
         model__threads=threads, documents__exclude=exclude or None,
         memorize__tokens_per_vector=tokens_per_vector,

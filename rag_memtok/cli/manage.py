@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from rag_memtok.cli import console, options, views
-from rag_memtok.cli.options import given, settings
+from rag_memtok.settings import here, named_dials
 
 
 def status(
@@ -20,7 +20,7 @@ def status(
     """Say what is in the store. Loads no model."""
     from rag_memtok.pipeline import api
 
-    found = api.status(settings(store=store, collection=collection))
+    found = api.status(here(store=store, collection=collection))
     if not json:
         views.put_status(found)
         return
@@ -60,7 +60,7 @@ def list_(
     """List what is in the store: documents, chunks and their verdicts. Loads no model."""
     from rag_memtok.pipeline import api
 
-    dials = settings(store=store, collection=collection)
+    dials = here(store=store, collection=collection)
     if collections:
         stores = api.collections(dials)
         console.put_json(
@@ -104,7 +104,7 @@ def show(
     """
     from rag_memtok.pipeline import api
 
-    dials = settings(
+    dials = here(
         store=store,
         collection=collection,
         model__id=model,
@@ -139,7 +139,7 @@ def config(
         "model__dtype": dtype, "model__device": device, "model__threads": threads,
         "retrieve__embedder": embedder,
     }  # fmt: skip
-    found = api.effective(given(flags), os.environ, Path.cwd(), settings(**flags))
+    found = api.effective(named_dials(flags), os.environ, Path.cwd(), here(**flags))
     console.put_json(
         {one.dial: {"value": one.value, "from": one.origin} for one in found}
     ) if json else views.put_settings(found)
@@ -156,7 +156,7 @@ def rm(
     """
     from rag_memtok.pipeline import api
 
-    for name in api.remove(path, settings(store=store, collection=collection)):
+    for name in api.remove(path, here(store=store, collection=collection)):
         console.put(f"forgot {name}")
 
 
@@ -172,7 +172,7 @@ def export(
     """
     from rag_memtok.pipeline import api
 
-    done = api.export(file, settings(store=store, collection=collection))
+    done = api.export(file, here(store=store, collection=collection))
     console.put_json(asdict(done)) if json else views.put_exported(done)
 
 
@@ -188,7 +188,7 @@ def import_(
     """Make a store from an exported file. What does not match its checksum is refused."""
     from rag_memtok.pipeline import api
 
-    done = api.import_(file, settings(store=store, collection=collection), trust_store)
+    done = api.import_(file, here(store=store, collection=collection), trust_store)
     console.put_json(asdict(done)) if json else views.put_imported(done)
 
 
@@ -219,7 +219,7 @@ def migrate(
     """
     from rag_memtok.pipeline import api
 
-    dials = settings(
+    dials = here(
         store=store, collection=collection, model__id=model, model__revision=revision,
         model__dtype=dtype, model__device=device, model__threads=threads,
         memorize__tokens_per_vector=tokens_per_vector,
@@ -276,7 +276,7 @@ def adapt(
     """
     from rag_memtok.adapt import run
 
-    dials = settings(
+    dials = here(
         store=store, collection=collection, model__id=model, model__device=device,
         model__threads=threads, adapt__kind=kind, adapt__steps=steps, adapt__minutes=minutes,
         adapt__batch=batch, adapt__questions=questions, adapt__seed=seed,

@@ -1,13 +1,9 @@
-"""The options that commands share, and how they become settings."""
+"""The options that commands share."""
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from rag_memtok import config
 
 Store = Annotated[
     str | None, typer.Option("--store", help="The store's folder.", show_default=".rag-memtok")
@@ -154,13 +150,3 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be written and how long it takes.")
 ]
 SkipOk = Annotated[bool, typer.Option("--skip-ok", help="Exit 0 even if some inputs were skipped.")]
-
-
-def given(flags: Mapping[str, object]) -> dict[str, object]:
-    """The flags that were given, as dials: `__` stands for the dot, None for not given."""
-    return {name.replace("__", "."): value for name, value in flags.items() if value is not None}
-
-
-def settings(**flags: object) -> config.Config:
-    """The effective settings."""
-    return config.load(given(flags), os.environ, Path.cwd())

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from rag_memtok.cli import console, options, views
-from rag_memtok.cli.options import settings
 from rag_memtok.errors import UsageError
+from rag_memtok.settings import here
 
 
 def verify(
@@ -40,7 +40,7 @@ def verify(
     """Prove that nothing was lost: decode every memory, rejoin every document, compare."""
     from rag_memtok.pipeline import api
 
-    dials = settings(
+    dials = here(
         store=store, collection=collection, model__id=model, model__device=device,
         model__threads=threads, documents__exclude=exclude or None,
     )  # fmt: skip
@@ -100,7 +100,7 @@ def restore(
     """Write the documents back from their memories alone."""
     from rag_memtok.pipeline import api
 
-    dials = settings(
+    dials = here(
         store=store,
         collection=collection,
         model__id=model,

@@ -1,7 +1,7 @@
 """A store as a LangChain retriever (extra `langchain`).
 
-with pipeline.session(config) as session:
-    MemtokRetriever(session=session).invoke("When does the warranty end?")
+with rag_memtok.open("./store") as store:
+    MemtokRetriever(store=store).invoke("When does the warranty end?")
 """
 
 from dataclasses import asdict
@@ -11,8 +11,6 @@ from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
-from rag_memtok.pipeline.answer import quotations
-
 
 class MemtokRetriever(BaseRetriever):
     """Finds chunks as `ask` does.
@@ -20,12 +18,12 @@ class MemtokRetriever(BaseRetriever):
     A document is the kept text, or what the memory decodes to; its metadata is the citation.
     """
 
-    session: Any  # an open `answer.Session`; pydantic would rather copy than keep it
+    store: Any  # a `MemoryStore`; pydantic would rather copy than keep it
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun
     ) -> list[Document]:
         return [
             Document(page_content=text, id=source.chunk, metadata=asdict(source))
-            for text, source in quotations(self.session, query)
+            for text, source in self.store.quotations(query)
         ]

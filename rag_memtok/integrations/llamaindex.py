@@ -1,7 +1,7 @@
 """A store as a LlamaIndex retriever (extra `llamaindex`).
 
-with pipeline.session(config) as session:
-    MemtokRetriever(session).retrieve("When does the warranty end?")
+with rag_memtok.open("./store") as store:
+    MemtokRetriever(store).retrieve("When does the warranty end?")
 """
 
 from dataclasses import asdict
@@ -9,8 +9,7 @@ from dataclasses import asdict
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
-from rag_memtok.pipeline.answer import quotations
-from rag_memtok.pipeline.readers import Session
+from rag_memtok.pipeline.handle import MemoryStore
 
 
 class MemtokRetriever(BaseRetriever):
@@ -19,9 +18,9 @@ class MemtokRetriever(BaseRetriever):
     A node is the kept text, or what the memory decodes to; its metadata is the citation.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, store: MemoryStore) -> None:
         super().__init__()
-        self.session = session
+        self.store = store
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return [
@@ -29,5 +28,5 @@ class MemtokRetriever(BaseRetriever):
                 node=TextNode(text=text, id_=source.chunk, metadata=asdict(source)),
                 score=source.score,
             )
-            for text, source in quotations(self.session, query_bundle.query_str)
+            for text, source in self.store.quotations(query_bundle.query_str)
         ]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rag_memtok.config import Config, dials, origins, value_of
+from rag_memtok.config import Config
 from rag_memtok.datatypes import Answer, OnProgress
 from rag_memtok.documents.names import joined, located, name_of
 from rag_memtok.documents.scan import scan
@@ -39,9 +39,10 @@ from rag_memtok.pipeline.manifest import (
 from rag_memtok.pipeline.migrate import Migrated
 from rag_memtok.pipeline.progress import quiet
 from rag_memtok.pipeline.readers import Session, with_adapter
-from rag_memtok.pipeline.resources import Say, store_folder
+from rag_memtok.pipeline.resources import Load, LoadLM, Say, store_folder
 from rag_memtok.pipeline.restore import Restored, restore_documents
 from rag_memtok.retrieval.index import open_index
+from rag_memtok.settings import dials, origins, value_of
 from rag_memtok.store import ownership
 from rag_memtok.store.files import ADAPTER, DATABASE, collections_of, regular
 from rag_memtok.store.store import Summary, open_store
@@ -85,11 +86,14 @@ class Status:
 
 
 @contextmanager
-def session(config: Config, say: Say = quiet, trusted: bool = False) -> Iterator[Session]:
+def session(
+    config: Config, say: Say = quiet, trusted: bool = False, load: Load = resources.load
+) -> Iterator[Session]:
     """Opens the store and loads its model, once, for any number of questions.
 
     Args:
         trusted: read a store that was not made here.
+        load: gives the model, which may be loaded already.
 
     Raises:
         InputRefused: it was not made here, and is not trusted.
@@ -100,7 +104,7 @@ def session(config: Config, say: Say = quiet, trusted: bool = False) -> Iterator
         manifest = store.manifest
         ownership.require_trust(manifest, folder, trusted)
         settings = completed(config, manifest)
-        loaded = resources.load(settings)
+        loaded = load(settings)
         require_same(manifest, loaded.lm, loaded.template)
         require_same_embedder(manifest, loaded.embedder)
         adapter = adapters.find(
@@ -142,6 +146,7 @@ def verify(
     on_progress: OnProgress = quiet,
     page: Path | None = None,
     batch: int = 1,
+    load_lm: LoadLM = lm.load,
 ) -> Audit:
     """The reconstruction audit: decodes every memory, rejoins every document, compares.
 
@@ -174,7 +179,7 @@ def verify(
             found = quick(store)
         else:
             settings = completed(config, store.manifest)
-            model = lm.load(settings.model)
+            model = load_lm(settings.model)
             template = template_named(settings.memorize.template, model)
             now |= bound_to(model, template)
             different = differences(store.manifest, model, template)
@@ -192,7 +197,9 @@ def verify(
         return found
 
 
-def restore(to: Path, config: Config, on_progress: OnProgress = quiet) -> Restored:
+def restore(
+    to: Path, config: Config, on_progress: OnProgress = quiet, load_lm: LoadLM = lm.load
+) -> Restored:
     """Writes the documents back from their memories alone.
 
     Text formats come back as the very file, others as their text (`NAME.txt`).
@@ -202,7 +209,7 @@ def restore(to: Path, config: Config, on_progress: OnProgress = quiet) -> Restor
         WrongModel, ...: see `session`.
     """
     with open_store(store_folder(config), write=False) as store:
-        model, template = resources.decoder(store.manifest, config)
+        model, template = resources.decoder(store.manifest, config, load_lm)
         return restore_documents(store, model, template, to, on_progress)
 
 

@@ -47,7 +47,7 @@ class Finding:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Audit:
     """What was checked and found.
 
@@ -92,6 +92,15 @@ class Audit:
         if self.checked < self.chunks:
             return f"{self.checked} of {self.chunks} chunks proven, none failed"
         return "all chunks and all documents come back exactly from their memories"
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that was asked for is proven."""
+        return self.exit_code == 0
+
+    def __repr__(self) -> str:
+        proven = f"{self.documents_proven} of {self.documents} documents"
+        return f"Audit({self.sentence!r}, {dict(self.counts)}, {proven}, {self.seconds:.1f} s)"
 
     @property
     def exit_code(self) -> int:

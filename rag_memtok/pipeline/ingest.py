@@ -43,7 +43,7 @@ from rag_memtok.store.files import DATABASE
 from rag_memtok.store.store import Store, create, open_store
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Ingested:
     """What an ingest did.
 
@@ -64,6 +64,11 @@ class Ingested:
     text_positions: int
     seconds: float
     tokens_per_vector: int
+
+    def __repr__(self) -> str:
+        files = f"{self.files} files written, {self.unchanged} unchanged"
+        rest = f"{len(self.skipped)} skipped, {self.seconds:.1f} s"
+        return f"Ingested({files}, {self.chunks} chunks: {dict(self.verdicts)}, {rest})"
 
 
 @dataclass(slots=True, eq=False)

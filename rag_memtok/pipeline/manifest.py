@@ -9,12 +9,13 @@ from importlib.metadata import version
 from typing import Any
 
 from rag_memtok import __version__
-from rag_memtok.config import CHUNK_TOKENS, CODEC, Config, Memorize, Model, Retrieve, value_of
+from rag_memtok.config import CHUNK_TOKENS, CODEC, Config, Memorize, Model, Retrieve
 from rag_memtok.errors import UsageError, WrongModel
 from rag_memtok.memory.recipes import recipe_of
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
 from rag_memtok.retrieval.embedder import Embedder
+from rag_memtok.settings import value_of
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "faiss-cpu", "semantic-text-splitter")
 

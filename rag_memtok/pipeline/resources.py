@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rag_memtok.config import Config, Memorize
+from rag_memtok.config import Config, Memorize, Model
 from rag_memtok.memory.batch import task_of
 from rag_memtok.memory.calibrate import Calibration, calibrate, known, seconds_per_chunk
 from rag_memtok.memory.codec import codec_named
@@ -34,9 +34,10 @@ class Equipment:
 
 
 Load = Callable[[Config], Equipment]
+LoadLM = Callable[[Model], lm.LM]
 
 
-def load(settings: Config) -> Equipment:
+def load(settings: Config, load_lm: LoadLM = lm.load) -> Equipment:
     """Loads everything that completed settings name.
 
     Raises:
@@ -45,7 +46,7 @@ def load(settings: Config) -> Equipment:
     """
     codec_named(settings.memorize.codec)
     recipe = recipe_named(recipe_of(settings.memorize))
-    model = lm.load(settings.model)
+    model = load_lm(settings.model)
     # FAISS and torch share one pool: without a number both keep what they have
     if settings.model.threads:
         set_threads(settings.model.threads)
@@ -53,7 +54,9 @@ def load(settings: Config) -> Equipment:
     return Equipment(model, template, load_embedder(settings.retrieve.embedder))
 
 
-def decoder(manifest: Mapping[str, str], config: Config) -> tuple[lm.LM, Template]:
+def decoder(
+    manifest: Mapping[str, str], config: Config, load_lm: LoadLM = lm.load
+) -> tuple[lm.LM, Template]:
     """Loads what a store's memories are decoded with.
 
     Raises:
@@ -61,7 +64,7 @@ def decoder(manifest: Mapping[str, str], config: Config) -> tuple[lm.LM, Templat
         ModelUnavailable, InputRefused, DeviceUnavailable: see `lm.load`.
     """
     settings = completed(config, manifest)
-    model = lm.load(settings.model)
+    model = load_lm(settings.model)
     template = template_named(settings.memorize.template, model)
     require_same(manifest, model, template)
     return model, template

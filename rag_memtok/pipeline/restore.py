@@ -17,7 +17,7 @@ from rag_memtok.pipeline.recite import Recited, recite
 from rag_memtok.store.store import Store
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Restored:
     """Files written back, and documents that could not be (path, reason).
 
@@ -27,6 +27,10 @@ class Restored:
     written: tuple[Path, ...]
     failed: tuple[tuple[str, str], ...]
     damaged: bool = False
+
+    def __repr__(self) -> str:
+        failed = "".join(f", {path}: {reason}" for path, reason in self.failed)
+        return f"Restored({len(self.written)} files written{failed})"
 
     @property
     def exit_code(self) -> int:

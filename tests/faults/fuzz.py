@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from kills import Trial
 from world import World
 
-from rag_memtok import config
 from rag_memtok.config import Documents
 from rag_memtok.documents.scan import Reading, Skipped, read, scan
 from rag_memtok.errors import InputRefused, UsageError
+from rag_memtok.settings import FILE_NAME, load
 from rag_memtok.store.files import DATABASE
 
 SEEDS = {
@@ -149,9 +149,9 @@ def settings_file(world: World, seconds: float) -> Iterator[Trial]:
     folder.mkdir(exist_ok=True)
 
     def law(edits: list) -> None:
-        (folder / config.FILE_NAME).write_bytes(edited(TOML, edits))
+        (folder / FILE_NAME).write_bytes(edited(TOML, edits))
         try:
-            config.load({}, {}, folder)
+            load({}, {}, folder)
         except UsageError as refused:
             assert str(refused)
 

@@ -14,8 +14,9 @@ sys.path.insert(0, str(HERE.parent))
 
 import toy  # noqa: E402
 
-from rag_memtok.config import Config, updated  # noqa: E402
+from rag_memtok.config import Config  # noqa: E402
 from rag_memtok.pipeline import api  # noqa: E402
+from rag_memtok.settings import updated  # noqa: E402
 from rag_memtok.store.schema import FORMAT  # noqa: E402
 
 DOCUMENTS = {

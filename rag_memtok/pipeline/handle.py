@@ -1,0 +1,207 @@
+"""The front door: a store to hold, opened once and asked many times.
+
+    import rag_memtok as rm
+
+    with rm.open("./store") as store:
+        store.ingest("./docs")
+        print(store.ask("When does the warranty end?").answer)
+
+Settings are those of the command line, as keywords: `k=5`, `tokens_per_vector=8`, `model="mini"`.
+What is said meanwhile goes to the logger "rag_memtok".
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache, partial
+from logging import getLogger
+from pathlib import Path
+
+from rag_memtok.config import Config
+from rag_memtok.datatypes import Answer, OnProgress, Source
+from rag_memtok.errors import NoStore
+from rag_memtok.model import lm
+from rag_memtok.pipeline import api, resources
+from rag_memtok.pipeline.answer import answer, quotations
+from rag_memtok.pipeline.audit import Audit
+from rag_memtok.pipeline.ingest import Ingested
+from rag_memtok.pipeline.progress import quiet
+from rag_memtok.pipeline.readers import Session
+from rag_memtok.pipeline.resources import Say, store_folder
+from rag_memtok.pipeline.restore import Restored
+from rag_memtok.settings import here
+
+PathLike = str | os.PathLike[str]
+
+log = getLogger("rag_memtok")
+
+
+class MemoryStore:
+    """A store to hold: what it has loaded for one call stays loaded for the next.
+
+    Nothing is opened or loaded before it is needed, and the folder need not be there yet. Not for
+    several threads at once. Close it, or use it in a `with`.
+    """
+
+    def __init__(self, config: Config, trusted: bool, say: Say, on_progress: OnProgress) -> None:
+        self.config = config
+        self._trusted, self._say, self._on_progress = trusted, say, on_progress
+        self._load_lm = lru_cache(maxsize=1)(lm.load)
+        self._load = lru_cache(maxsize=1)(partial(resources.load, load_lm=self._load_lm))
+        self._opened = ExitStack()
+        self._session: tuple[Session, str] | None = None  # and the state of the store it is of
+
+    def ingest(self, *paths: PathLike, prune: bool = False) -> Ingested:
+        """Writes a memory for every chunk of every new or changed file under `paths`.
+
+        Raises:
+            InputRefused, WrongModel, UsageError, ...: see `api.ingest`.
+        """
+        some = [Path(path) for path in paths]
+        return api.ingest(some, self.config, prune, self._on_progress, self._say, self._load)
+
+    def ask(
+        self, question: str, on_text: Callable[[str], None] = quiet, *, before: str = ""
+    ) -> Answer:
+        """Answers a question; `on_text` gets the answer piece by piece.
+
+        `before` is the question before this one in a dialogue: it may help to find memories.
+
+        Raises:
+            NoUsableMemory: nothing relevant is in the store.
+            NoStore, InputRefused, ...: see `api.session`.
+        """
+        return answer(self.session(), question, on_text, before)
+
+    def quotations(self, question: str) -> list[tuple[str, Source]]:
+        """The chunks that have to do with a question, best first: text and citation."""
+        return quotations(self.session(), question)
+
+    def verify(
+        self,
+        *,
+        quick: bool = False,
+        sample: float = 1.0,
+        seed: int = 0,
+        batch: int = 1,
+        against: PathLike | None = None,
+        report: PathLike | None = None,
+    ) -> Audit:
+        """The reconstruction audit; `.ok` says whether all that was asked for is proven.
+
+        Args:
+            quick: structure and checksums alone; decodes nothing.
+            sample: the share of the chunks, drawn with `seed`.
+            batch: chunks decoded together; 1 is the reference profile.
+            against: a folder to compare the documents with.
+            report: a file for the audit as an HTML page.
+        """
+        folder, page = (None if one is None else Path(one) for one in (against, report))
+        return api.verify(
+            self.config,
+            structure_only=quick,
+            share=sample,
+            seed=seed,
+            folder=folder,
+            on_progress=self._on_progress,
+            page=page,
+            batch=batch,
+            load_lm=self._load_lm,
+        )
+
+    def restore(self, to: PathLike) -> Restored:
+        """Writes the documents back from their memories alone.
+
+        Raises:
+            UsageError: a file of that name with other content is in the way.
+        """
+        return api.restore(Path(to), self.config, self._on_progress, self._load_lm)
+
+    def status(self) -> api.Status:
+        """What is in the store. Loads no model."""
+        return api.status(self.config)
+
+    def session(self) -> Session:
+        """What questions are asked with; made anew when the store has changed meanwhile."""
+        if self._session and self._session[0].store.state != self._session[1]:
+            self.close()
+        if self._session is None:
+            opened = self._opened.enter_context(
+                api.session(self.config, self._say, self._trusted, self._load)
+            )
+            self._session = (opened, opened.store.state)
+        return self._session[0]
+
+    def close(self) -> None:
+        """Lets go of the store's file; the model stays loaded, and the next question reopens."""
+        self._session = None
+        self._opened.close()
+
+    def __enter__(self) -> "MemoryStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        folder = str(store_folder(self.config))
+        try:
+            found = self.status()
+        except NoStore:
+            return f"MemoryStore({folder!r}, nothing in it yet)"
+        model = f"{found.manifest.get('model')} {found.manifest.get('revision', '')}".strip()
+        size = f"{found.summary.documents} documents, {found.summary.chunks} chunks"
+        return f"MemoryStore({folder!r}, {size}, {model})"
+
+
+def open(
+    store: PathLike | None = None,
+    *,
+    trust: bool = False,
+    say: Say = log.warning,
+    on_progress: OnProgress = quiet,
+    **settings: object,
+) -> MemoryStore:
+    """A store to hold, at the folder `store`, else at that of the settings (`.rag-memtok`).
+
+    Args:
+        trust: ask a store that was not made here: whoever wrote its memories can steer answers.
+        settings: those of the command line; they win over `RAG_MEMTOK_*` and rag-memtok.toml.
+
+    Raises:
+        UsageError: no such setting, or a value out of its range.
+    """
+    return MemoryStore(here(store=store, **settings), trust, say, on_progress)
+
+
+@contextmanager
+def _one_call(settings: dict[str, object]) -> Iterator[MemoryStore]:
+    with open(**settings) as opened:  # type: ignore[arg-type]
+        yield opened
+
+
+def ingest(*paths: PathLike, prune: bool = False, **settings: object) -> Ingested:
+    """Writes a memory for every chunk of every new or changed file under `paths`.
+
+    Several calls in a row: `open` keeps the model loaded.
+    """
+    with _one_call(settings) as store:
+        return store.ingest(*paths, prune=prune)
+
+
+def ask(question: str, **settings: object) -> Answer:
+    """Answers one question from a store. Several in a row: `open` keeps the model loaded."""
+    with _one_call(settings) as store:
+        return store.ask(question)
+
+
+def verify(**settings: object) -> Audit:
+    """The reconstruction audit of a store: every chunk, every document."""
+    with _one_call(settings) as store:
+        return store.verify()
+
+
+def restore(to: PathLike, **settings: object) -> Restored:
+    """Writes the documents of a store back from their memories alone."""
+    with _one_call(settings) as store:
+        return store.restore(to)

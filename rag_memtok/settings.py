@@ -1,0 +1,204 @@
+"""Where settings come from: keywords or flags > environment > rag-memtok.toml > defaults.
+
+A variable is named after its dial: `RAG_MEMTOK_STORE`, `RAG_MEMTOK_MODEL_DTYPE`. The file has one
+table per class of config.py:
+
+    store = ".rag-memtok"
+    [memorize]
+    tokens_per_vector = 8
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from rag_memtok.config import Config, require
+from rag_memtok.errors import UsageError
+
+FILE_NAME = "rag-memtok.toml"
+
+
+PREFIX = "RAG_MEMTOK_"
+
+
+def coerce(text: str, kind: Any, dial: str) -> object:
+    """Returns `text`, a variable's or a flag's value, as `kind`.
+
+    Raises:
+        UsageError: it does not read as one.
+    """
+    if get_origin(kind) is tuple:
+        return tuple(part for part in text.split(os.pathsep) if part)
+    if kind is bool:
+        require(text.lower() in {"0", "1", "true", "false"}, dial, text, "true or false")
+        return text.lower() in {"1", "true"}
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            require(False, dial, text, f"a number ({kind.__name__})")
+    return text
+
+
+def check(value: object, kind: Any, dial: str) -> object:
+    """Returns `value` as the type `kind` of `dial`, refusing what does not fit."""
+    if isinstance(value, str) and kind is not str and get_origin(kind) is not Literal:
+        value = coerce(value, kind, dial)
+    if get_origin(kind) is Literal:
+        require(value in get_args(kind), dial, value, ", ".join(map(str, get_args(kind))))
+    elif get_origin(kind) is tuple:
+        require(
+            isinstance(value, list | tuple) and all(isinstance(item, str) for item in value),
+            dial,
+            value,
+            "a list of strings",
+        )
+        value = tuple(value)  # type: ignore[arg-type]
+    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    else:
+        require(type(value) is kind, dial, value, f"a value of type {kind.__name__}")
+    return value
+
+
+def dials() -> dict[str, type]:
+    """Every dial's dotted name and type: "store", "model.id", ..."""
+    named: dict[str, type] = {}
+    for section in fields(Config):
+        kind = get_type_hints(Config)[section.name]
+        if kind is str:
+            named[section.name] = kind
+        else:
+            named |= {f"{section.name}.{name}": hint for name, hint in get_type_hints(kind).items()}
+    return named
+
+
+def updated(config: Config, values: Mapping[str, object]) -> Config:
+    """Returns `config` with the dotted dials in `values` set.
+
+    Raises:
+        UsageError: an unknown dial, or a value out of its range.
+    """
+    known, nested = dials(), dict[str, dict[str, Any]]()
+    for dial, value in values.items():
+        require(dial in known, "setting", dial, ", ".join(known))
+        section, _, name = dial.rpartition(".")
+        nested.setdefault(section, {})[name] = check(value, known[dial], dial)
+    sections = {
+        section: replace(getattr(config, section), **changes)
+        for section, changes in nested.items()
+        if section
+    }
+    return replace(config, **sections, **nested.get("", {}))
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
+    """The dials set by `RAG_MEMTOK_*` variables.
+
+    Unknown ones are left alone: they may be another program's.
+    """
+    return {
+        dial: environment[name]
+        for dial in dials()
+        if (name := PREFIX + dial.replace(".", "_").upper()) in environment
+    }
+
+
+def from_file(path: Path) -> dict[str, object]:
+    """The dials set in a `rag-memtok.toml`, empty if there is none.
+
+    Raises:
+        UsageError: the file is not TOML.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path} is not valid TOML: {error}", remedy=f"mend or remove {path}"
+        ) from error
+    flat: dict[str, object] = {}
+    for name, value in tables.items():
+        flat |= (
+            {f"{name}.{inner}": item for inner, item in value.items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
+    return flat
+
+
+def layers(
+    flags: Mapping[str, object], environment: Mapping[str, str], folder: Path
+) -> dict[str, Mapping[str, object]]:
+    """What is set, by where it is set, the weakest first."""
+    return {
+        "file": from_file(folder / FILE_NAME),
+        "variable": from_environment(environment),
+        "flag": flags,
+    }
+
+
+def load(flags: Mapping[str, object], environment: Mapping[str, str], folder: Path) -> Config:
+    """Returns the effective settings.
+
+    `flags` go over `environment` over `folder`'s rag-memtok.toml over the defaults.
+    """
+    config = Config()
+    for values in layers(flags, environment, folder).values():
+        config = updated(config, values)
+    return config
+
+
+def named_dials(values: Mapping[str, object]) -> dict[str, object]:
+    """The dials that keywords name, without those that are None.
+
+    `memorize__steps` is memorize.steps; `steps` alone is found where it stands first, in the order
+    of this file; `model` is model.id.
+
+    Raises:
+        UsageError: none of that name; the nearest are told.
+    """
+    short = {name.rpartition(".")[2]: name for name in reversed(dials())}
+    names = {name.replace(".", "__"): name for name in dials()}
+    known = short | names | {"model": "model.id"}
+    found = {}
+    for keyword, value in values.items():
+        if keyword not in known:
+            near = get_close_matches(keyword, known, 3) or list(short)
+            raise UsageError(f"there is no setting {keyword!r}; did you mean {', '.join(near)}?")
+        if value is not None:
+            found[known[keyword]] = str(value) if isinstance(value, Path) else value
+    return found
+
+
+def here(**keywords: object) -> Config:
+    """The effective settings: keywords over the environment over ./rag-memtok.toml.
+
+    Raises:
+        UsageError: an unknown setting, or a value out of its range.
+    """
+    return load(named_dials(keywords), os.environ, Path.cwd())
+
+
+def value_of(config: Config, dial: str) -> object:
+    """The value of a dotted dial."""
+    section, _, name = dial.rpartition(".")
+    return getattr(getattr(config, section) if section else config, name)
+
+
+def origins(
+    flags: Mapping[str, object], environment: Mapping[str, str], folder: Path
+) -> dict[str, str]:
+    """Where the effective value of each dial comes from.
+
+    It is "flag", "variable", "file" or "default".
+    """
+    found = dict.fromkeys(dials(), "default")
+    for where, values in layers(flags, environment, folder).items():
+        found |= dict.fromkeys(values, where)
+    return found

@@ -1,0 +1,108 @@
+"""The front door: `import rag_memtok as rm` does what the command line does."""
+
+import subprocess
+import sys
+
+import pytest
+
+import rag_memtok as rm
+from rag_memtok import settings
+from rag_memtok.errors import InputRefused, NoStore, UsageError
+from rag_memtok.store import ownership
+
+FAN, LAMP = "The fan is very loud today.", "The lamp of the harbour is red."
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, model_folder):
+    """A folder with two documents and their store, written through the front door."""
+    folder = tmp_path_factory.mktemp("face")
+    (folder / "docs").mkdir()
+    (folder / "docs" / "fan.txt").write_text(FAN)
+    (folder / "docs" / "lamp.txt").write_text(LAMP)
+    done = rm.ingest(folder / "docs", store=folder / "store", model=model_folder, **QUICK)
+    assert (done.files, done.chunks, done.verdicts) == (2, 2, {"exact": 2})
+    return folder
+
+
+QUICK = {"tokens_per_vector": 4, "threads": 1, "device": "cpu"}
+
+
+def test_the_three_things(folder):
+    told = {"store": folder / "store", "device": "cpu", "threads": 1}
+    found = rm.ask("Which fan is loud?", **told)
+    assert found.sources[0].path == "fan.txt" and isinstance(found, rm.Answer)
+    audit = rm.verify(**told)
+    assert audit.ok and audit.exit_code == 0 and isinstance(audit, rm.Audit)
+    assert rm.restore(folder / "back", **told).exit_code == 0
+    assert (folder / "back" / "fan.txt").read_text() == FAN
+
+
+def test_a_store_to_hold_loads_its_model_once_and_sees_what_is_new(
+    folder, tmp_path, model_folder, monkeypatch
+):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "fan.txt").write_text(FAN)
+    with rm.open(tmp_path / "store", model=str(model_folder), **QUICK) as store:
+        assert "nothing in it yet" in repr(store)
+        store.ingest(tmp_path / "docs")
+        session = store.session()
+        assert store.ask("Which fan is loud?").sources[0].path == "fan.txt"
+        assert store.session() is session  # nothing has changed
+        (tmp_path / "docs" / "lamp.txt").write_text(LAMP)
+        store.ingest(tmp_path / "docs")
+        assert store.ask("Which lamp is red?").sources[0].path == "lamp.txt"
+        assert store.session() is not session and store.session().lm is session.lm
+        assert store.verify(report=tmp_path / "audit.html").ok
+        assert store._load_lm.cache_info().misses == 1
+        assert [text for text, _ in store.quotations("Which lamp is red?")][0] == LAMP
+        assert "2 documents, 2 chunks" in repr(store)
+    assert (tmp_path / "audit.html").exists()
+
+
+def test_values_show_themselves_in_a_line(folder):
+    with rm.open(folder / "store", device="cpu", threads=1, k=1) as store:
+        answer, audit = store.ask("Which fan is loud?"), store.verify()
+        unchanged = store.ingest(folder / "docs")
+    assert repr(answer).startswith("Answer(") and "fan.txt line 1" in repr(answer)
+    assert f"{answer.context_positions} positions instead of" in repr(answer)
+    assert "all chunks and all documents" in repr(audit) and "2 of 2 documents" in repr(audit)
+    assert repr(unchanged).startswith("Ingested(0 files written, 2 unchanged")
+    assert max(len(repr(one)) for one in (answer, audit, unchanged)) < 400
+
+
+def test_settings_are_keywords(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAG_MEMTOK_RETRIEVE_K", "9")
+    (tmp_path / "rag-memtok.toml").write_text("[ask]\nmax_new_tokens = 7\n")
+    found = settings.here(model="mini", tokens_per_vector=8, adapt__steps=3, steps=50, seed=None)
+    assert (found.model.id, found.memorize.tokens_per_vector, found.retrieve.k) == ("mini", 8, 9)
+    assert (found.memorize.steps, found.adapt.steps, found.ask.max_new_tokens) == (50, 3, 7)
+    assert settings.here(k=2).retrieve.k == 2
+    with pytest.raises(UsageError, match="tokens_per_vector"):
+        rm.open("store", tokens_per_vectors=8)
+    with pytest.raises(UsageError, match="retrieve.k is 0"):
+        rm.open("store", k=0)
+
+
+def test_what_goes_wrong_is_what_the_command_line_says(folder, tmp_path, monkeypatch):
+    with pytest.raises(NoStore):
+        rm.ask("Which fan is loud?", store=tmp_path / "nowhere")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "somebody-else"))
+    with pytest.raises(InputRefused, match="not made here"):
+        rm.ask("Which fan is loud?", store=folder / "store", device="cpu")
+    assert ownership.secret_path().parent.parent == tmp_path / "somebody-else"
+    with rm.open(folder / "store", trust=True, device="cpu", threads=1) as store:
+        assert store.ask("Which fan is loud?").sources
+
+
+def test_what_is_public_is_there_and_nothing_is_loaded_before_it_is_used():
+    assert all(getattr(rm, name) is not None for name in rm.__all__)
+    assert set(rm.__all__) <= set(dir(rm))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = rm.nothing
+    script = "import rag_memtok, sys; print({'torch', 'numpy', 'typer'} & sys.modules.keys())"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
