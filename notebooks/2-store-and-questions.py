@@ -38,6 +38,7 @@ from IPython.display import HTML
 
 import rag_memtok as rm
 from rag_memtok.errors import NoUsableMemory
+from rag_memtok.pipeline.progress import quiet
 from rag_memtok.store.store import open_store
 
 RIGHT, WRONG, GREY = "#1f6f8b", "#c8553d", "#777777"
@@ -73,7 +74,8 @@ folder = Path(tempfile.mkdtemp())
 for name in ("testbench.toml", "letter-oskelund.txt", "release-notes.md"):
     shutil.copy(Path("../data/docs") / name, folder)
 
-store = rm.open(folder / "store", tokens_per_vector=2, steps=100, k=2, max_new_tokens=20, threads=1)
+quick = {"tokens_per_vector": 2, "steps": 100, "k": 2, "max_new_tokens": 20, "threads": 1}
+store = rm.open(folder / "store", say=quiet, **quick)  # quiet: the model introduces itself
 done = store.ingest(folder)
 print(
     f"{done.files} files, {done.chunks} chunks, {done.positions} vectors instead of "
@@ -144,7 +146,7 @@ questions = [one for one in asked if one["file"] in ours][:6]
 readers = ("memory", "decode", "text")
 answers = {}
 for reader in readers:
-    with rm.open(folder / "store", read=reader, k=2, max_new_tokens=20, threads=1) as opened:
+    with rm.open(folder / "store", read=reader, **quick) as opened:
         for one in questions:
             answers[one["question"], reader] = opened.ask(one["question"])
 

@@ -40,6 +40,7 @@ from rag_memtok.datatypes import Memory
 from rag_memtok.memory.codec import CODECS
 from rag_memtok.memory.reconstruct import decode_batch
 from rag_memtok.model import lm, prompts
+from rag_memtok.pipeline.progress import quiet
 from rag_memtok.store.schema import insert
 from rag_memtok.store.store import open_store
 
@@ -60,7 +61,7 @@ shutil.copy("../data/docs/testbench.toml", folder)
 
 def store_in(name):
     """Two tokens a vector: six times the vectors of the default, so that few steps are enough."""
-    return rm.open(folder / name, tokens_per_vector=2, steps=100, threads=1)
+    return rm.open(folder / name, say=quiet, tokens_per_vector=2, steps=100, threads=1)
 
 
 done = store_in("whole").ingest(folder / "testbench.toml")
