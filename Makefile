@@ -30,11 +30,11 @@ demo: .venv/.package ## install, then ingest the sample documents, ask, verify; 
 docs: .venv/.package ## ingest all the sample documents, the library too; takes a while
 	$(RAG) ingest data/docs --store $(STORE)
 
-test: .venv/.dev ## install the tools as well, and run the tests
-	$(BIN)/python -m pytest
+test: .venv/.dev ## install the tools as well, and run the tests: a process a core, one thread each
+	$(BIN)/python -m pytest -n auto
 
 test-slow: .venv/.dev ## the tests that take minutes
-	$(BIN)/python -m pytest -m 'slow and not gpu'
+	$(BIN)/python -m pytest -n auto -m 'slow and not gpu'
 
 faults: .venv/.dev ## the fault campaign: kills, full disks, flipped bits; one table (tests/faults/README.md)
 	$(BIN)/python tests/faults/campaign.py --out build/faults

@@ -305,9 +305,11 @@ def on_a_terminal(ready, *words, typed=(), sent=None):
         start_new_session=True,
     )
     os.close(child)
-    screen, typed, prompts, deadline = b"", list(typed), 0, time.monotonic() + 60
+    told, screen, typed, prompts, deadline = False, b"", list(typed), 0, time.monotonic() + 600
     while time.monotonic() < deadline:
         if not select.select([parent], [], [], 0.5)[0]:
+            if told:  # a signal between readline's prompt and its wait is seen with the next key
+                os.write(parent, b" ")
             continue
         try:
             read = os.read(parent, 65536)
@@ -322,13 +324,10 @@ def on_a_terminal(ready, *words, typed=(), sent=None):
             if typed:
                 os.write(parent, typed.pop(0).encode())
             elif sent:
-                # until readline waits: what comes between its prompt and its wait is seen only with
-                # the next key
-                time.sleep(0.5)
                 command.send_signal(sent)
-                sent = None
+                sent, told = None, True
     os.close(parent)
-    assert command.wait(30) == 0, screen.decode(errors="replace")
+    assert command.wait(600) == 0, screen.decode(errors="replace")
     return screen.decode(errors="replace")
 
 

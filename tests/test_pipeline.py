@@ -585,7 +585,7 @@ def test_what_a_process_cannot_do_is_raised_by_the_caller(toy_lm, crew):
 
 
 def test_a_process_that_was_killed_is_told_and_the_next_run_goes_on(first, crew, tmp_path):
-    def kill(standing):
+    def kill(progress):
         for child in multiprocessing.active_children()[:1]:
             child.kill()
 

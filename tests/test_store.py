@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -247,7 +248,7 @@ def child(code, *arguments):
     It does so without the time that pytest takes to import.
     """
     imports = """
-        import os, sys, time
+        import itertools, os, sys, time
         from pathlib import Path
         import numpy as np
         from rag_memtok.datatypes import Occurrence, Pin, Record, StoredDocument, Verdict
@@ -628,7 +629,7 @@ def test_the_second_writer_is_told_who_writes_and_readers_go_on(copy):
 def test_readers_see_whole_generations_while_another_process_writes(folder, tmp_path):
     code = """
     with open_store(folder, write=True) as store:
-        for round in range(300):
+        for round in itertools.count():
             parts = range(1 + round % 3)
             ingest(store, "a.txt", [f"version {round} part {part} " for part in parts])
             store.collect()
@@ -636,9 +637,10 @@ def test_readers_see_whole_generations_while_another_process_writes(folder, tmp_
                 break
             time.sleep(0.05)  # memorising takes its time
     """
-    seen = set()
+    seen, deadline = set(), time.monotonic() + 600
     with child(code, folder, tmp_path / "enough") as writer:
         while writer.poll() is None:
+            assert time.monotonic() < deadline, "the same version all the time"
             with open_store(folder, write=False) as store, store._db.reading():
                 for document in store.documents():
                     texts = [

@@ -27,7 +27,7 @@ def writers(scene: Scene, count: int) -> Iterator[Trial]:
     with scene.world.trial(scene.base) as store:
         children = [scene.world.start(lambda: scene.run(store)) for _ in range(count)]
         codes: dict[Child, int] = {}
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while len(codes) < count:
             codes |= {
                 child: code
