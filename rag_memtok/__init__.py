@@ -43,6 +43,7 @@ HOMES = {"Answer": "datatypes", "Audit": "pipeline.audit", "Config": "config"}  
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_module(f"{__name__}.settings").share_cores()
     return getattr(import_module(f"{__name__}.{HOMES.get(name, 'pipeline.handle')}"), name)
 
 

@@ -23,6 +23,7 @@ FILE_NAME = "rag-memtok.toml"
 
 
 PREFIX = "RAG_MEMTOK_"
+SPINS = "1000"  # of a thread at a barrier: benchmarks/log.md
 
 
 def coerce(text: str, kind: Any, dial: str) -> object:
@@ -183,6 +184,16 @@ def here(**keywords: object) -> Config:
         UsageError: an unknown setting, or a value out of its range.
     """
     return load(named_dials(keywords), os.environ, Path.cwd())
+
+
+def share_cores() -> None:
+    """Lets OpenMP's threads wait a little before they sleep; to be called before torch is loaded.
+
+    As it is made, libgomp spins so long at every barrier that two processes of as many threads as
+    there are cores bring each other to a stand. A setting of the user's own stays.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def value_of(config: Config, dial: str) -> object:

@@ -1,5 +1,6 @@
 """The front door: `import rag_memtok as rm` does what the command line does."""
 
+import os
 import subprocess
 import sys
 
@@ -13,6 +14,11 @@ from rag_memtok.store import ownership
 FAN, LAMP = "The fan is very loud today.", "The lamp of the harbour is red."
 
 
+WAITING, ACTIVE = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}, {"OMP_WAIT_POLICY": "ACTIVE"}
+COMMAND = "sys.argv[1:] = ['--version']\nfrom rag_memtok.cli.app import main; main()"
+QUICK = {"tokens_per_vector": 4, "threads": 1, "device": "cpu"}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, model_folder):
     """A folder with two documents and their store, written through the front door."""
@@ -23,9 +29,6 @@ def folder(tmp_path_factory, model_folder):
     done = rm.ingest(folder / "docs", store=folder / "store", model=model_folder, **QUICK)
     assert (done.files, done.chunks, done.verdicts) == (2, 2, {"exact": 2})
     return folder
-
-
-QUICK = {"tokens_per_vector": 4, "threads": 1, "device": "cpu"}
 
 
 def test_the_three_things(folder):
@@ -94,6 +97,18 @@ def test_what_goes_wrong_is_what_the_command_line_says(folder, tmp_path, monkeyp
     assert ownership.secret_path().parent.parent == tmp_path / "somebody-else"
     with rm.open(folder / "store", trust=True, device="cpu", threads=1) as store:
         assert store.ask("Which fan is loud?").sources
+
+
+@pytest.mark.parametrize("start", ["import rag_memtok; rag_memtok.open", COMMAND])
+def test_threads_share_the_cores_with_others_unless_told_otherwise(start):
+    said = "atexit.register(lambda: print(os.environ.get('GOMP_SPINCOUNT')))"
+    script = f"import atexit, os, sys\n{said}\n"
+    for told, found in (({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), (ACTIVE, "None")):
+        kept = {name: value for name, value in os.environ.items() if name not in WAITING}
+        done = subprocess.run(
+            [sys.executable, "-c", script + start], env=kept | told, capture_output=True, text=True
+        )
+        assert done.stdout.split()[-1] == found, done.stderr
 
 
 def test_what_is_public_is_there_and_nothing_is_loaded_before_it_is_used():

@@ -25,6 +25,8 @@ from rag_memtok.errors import (
     out_of_memory,
 )
 
+from rag_memtok.settings import share_cores
+
 
 class Ended(Exception):
     """Carries an interrupt or a closed pipe past typer, which would end with codes of its own."""
@@ -134,6 +136,7 @@ def main() -> None:
     """Runs a command and exits with its code."""
     signal.signal(signal.SIGTERM, terminate)
     open_streams()
+    share_cores()
     try:
         code = run(lambda: app(standalone_mode=False))
     except KeyboardInterrupt as again:  # while the first one was told

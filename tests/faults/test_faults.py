@@ -82,6 +82,7 @@ def test_memory_that_runs_out_loses_nothing(world):
     assert {trial.outcome for trial in seen} == {"exit 21", "exit 0"}
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_halved(world):
     step = 2**24
     enough = next(
