@@ -1,8 +1,8 @@
 """A store's chunks, and questions about them, as lessons for an adapter: the trip of `adapt`.
 
-Questions come from a file (questions.py) and are made by rule (cues.py). One from a file is about
-the chunk that stands in its context or file and holds its answer; one without such a chunk is left
-out, and counted.
+Questions come from a file (questions.py) and are made by rule (synthetic_questions.py). One from a
+file is about the chunk that stands in its context or file and holds its answer; one without such a
+chunk is left out, and counted.
 """
 
 import time

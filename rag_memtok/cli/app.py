@@ -24,7 +24,6 @@ from rag_memtok.errors import (
     UsageError,
     out_of_memory,
 )
-
 from rag_memtok.settings import share_cores
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rag_memtok.cli import console, options, tables, views
+from rag_memtok.cli import console, options, tables
 from rag_memtok.errors import UsageError
 from rag_memtok.settings import here
 
@@ -228,7 +228,7 @@ def paper(
             }
         )
     else:
-        views.put_paper(rows, protocol)
+        tables.put_paper(rows, protocol)
 
 
 def numbers(option: str, value: str, least: int = 0) -> tuple[int, ...]:

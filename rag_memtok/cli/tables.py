@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 from rag_memtok.cli import console
 from rag_memtok.evaluation.figures import Chart, Line, draw
+from rag_memtok.evaluation.paper import Protocol
 
 if TYPE_CHECKING:
     from rag_memtok.evaluation.metrics import Interval
+    from rag_memtok.evaluation.paper import Protocol
+    from rag_memtok.evaluation.paper import Row as PaperRow
     from rag_memtok.evaluation.results import Evaluation, Row, Shift, Writing
 
 KIB = 1024.0
@@ -292,3 +295,52 @@ def line_of(name: str, rows: Sequence["Row"], x: Callable[["Row"], float]) -> Li
         for values in zip(*((r.f1.mean, r.f1.low, r.f1.high) for r in order), strict=True)
     )
     return Line(name, [x(row) for row in order], y, low, high)
+
+
+def put_paper(rows: Sequence["PaperRow"], protocol: "Protocol") -> None:
+    """A table for each corpus, a line for each model."""
+    vectors = console.counted(protocol.vectors, "vector")
+    console.put(
+        f"the paper's protocol: recipe {protocol.recipe}, {vectors} a text, at most "
+        f"{protocol.budget} steps"
+    )
+    for corpus in dict.fromkeys(row.corpus for row in rows):
+        own = [row for row in rows if row.corpus == corpus]
+        console.put("")
+        console.put(
+            f"{corpus}: {own[0].texts} texts of {own[0].characters:.0f} characters on average"
+        )
+        lines: list[Sequence[object]] = [
+            (
+                "model",
+                "parameters",
+                "tokens",
+                "accuracy",
+                "exact",
+                "free-running",
+                "steps",
+                "s/text",
+                "margin",
+            )
+        ]
+        for row in own:
+            margin = "-" if row.margin is None else f"{row.margin:.3f}"
+            size, exact, free = (
+                f"{row.parameters / 1e6:.1f}M",
+                f"{row.exact}/{row.texts}",
+                f"{row.free}/{row.texts}",
+            )
+            lines.append(
+                (
+                    row.model,
+                    size,
+                    f"{row.tokens:.0f}",
+                    f"{row.accuracy:.3f}",
+                    exact,
+                    free,
+                    f"{row.steps:.0f}",
+                    f"{row.seconds:.1f}",
+                    margin,
+                )
+            )
+        console.put_columns(lines)

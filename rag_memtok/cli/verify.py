@@ -109,6 +109,5 @@ def restore(
     )
     with console.progress_bar("chunks") as on_progress:
         done = api.restore(to, dials, on_progress)
-    console.put_list("not restored", [f"{path}: {reason}" for path, reason in done.failed])
-    console.put(f"{len(done.written)} documents written to {to}")
+    views.put_restored(done, to)
     raise typer.Exit(done.exit_code)

@@ -4,6 +4,7 @@ Of a store it shows its documents, chunks, collections, a memory, settings.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag_memtok.cli import console
@@ -11,13 +12,13 @@ from rag_memtok.cli import console
 if TYPE_CHECKING:
     from rag_memtok.adapt.run import Adapted
     from rag_memtok.datatypes import Answer
-    from rag_memtok.evaluation.paper import Protocol, Row
     from rag_memtok.pipeline.api import Status
     from rag_memtok.pipeline.audit import Audit
     from rag_memtok.pipeline.bundle import Bundled
     from rag_memtok.pipeline.ingest import Estimate, Ingested
     from rag_memtok.pipeline.inspect import Collection, ListedChunk, ListedDocument, Setting, Shown
     from rag_memtok.pipeline.migrate import Migrated
+    from rag_memtok.pipeline.restore import Restored
 
 SHORT = 12  # characters of a chunk's id
 VERDICTS = ("exact", "pinned", "assisted", "text-only")
@@ -119,6 +120,12 @@ def put_audit(found: "Audit") -> None:
         rows["sample"] = found.sample
     console.put_table(rows)
     console.put(found.sentence)
+
+
+def put_restored(done: "Restored", to: Path) -> None:
+    """What could not be restored, and how much was."""
+    console.put_list("not restored", [f"{path}: {reason}" for path, reason in done.failed])
+    console.put(f"{len(done.written)} documents written to {to}")
 
 
 def put_status(found: "Status") -> None:
@@ -290,52 +297,3 @@ def put_watched(rounds: Sequence["Ingested"]) -> None:
         f"watched: {files} files written ({chunks} chunks), {removed} removed, in {len(rounds)} "
         "rounds; all of it is stored"
     )
-
-
-def put_paper(rows: Sequence["Row"], protocol: "Protocol") -> None:
-    """A table for each corpus, a line for each model."""
-    vectors = console.counted(protocol.vectors, "vector")
-    console.put(
-        f"the paper's protocol: recipe {protocol.recipe}, {vectors} a text, at most "
-        f"{protocol.budget} steps"
-    )
-    for corpus in dict.fromkeys(row.corpus for row in rows):
-        own = [row for row in rows if row.corpus == corpus]
-        console.put("")
-        console.put(
-            f"{corpus}: {own[0].texts} texts of {own[0].characters:.0f} characters on average"
-        )
-        lines: list[Sequence[object]] = [
-            (
-                "model",
-                "parameters",
-                "tokens",
-                "accuracy",
-                "exact",
-                "free-running",
-                "steps",
-                "s/text",
-                "margin",
-            )
-        ]
-        for row in own:
-            margin = "-" if row.margin is None else f"{row.margin:.3f}"
-            size, exact, free = (
-                f"{row.parameters / 1e6:.1f}M",
-                f"{row.exact}/{row.texts}",
-                f"{row.free}/{row.texts}",
-            )
-            lines.append(
-                (
-                    row.model,
-                    size,
-                    f"{row.tokens:.0f}",
-                    f"{row.accuracy:.3f}",
-                    exact,
-                    free,
-                    f"{row.steps:.0f}",
-                    f"{row.seconds:.1f}",
-                    margin,
-                )
-            )
-        console.put_columns(lines)

@@ -2,9 +2,9 @@
 
 It is that the frozen model, asked about it, answers as it does when it reads the text.
 
-Of every chunk questions are made by rule (cues.py). The model answers them once from the text; the
-memory is then moved until the model's next words, word for word of those answers, are as likely
-with the memory in the text's place. Nobody else's question is ever seen.
+Of every chunk questions are made by rule (synthetic_questions.py). The model answers them once from
+the text; the memory is then moved until the model's next words, word for word of those answers, are
+as likely with the memory in the text's place. Nobody else's question is ever seen.
 """
 
 import random

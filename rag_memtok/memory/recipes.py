@@ -32,7 +32,7 @@ class Recipe:
     stored, so that a row ends right as it comes back. `decay`: AdamW's, a vector shrinks by `lr *
     decay` a step. `patience`: a row ends after so many steps without a wrong token less (0: it does
     not). `memory_word`: each vector is a word of the vocabulary as well, see `memory_word_entropy`,
-    which then takes the place of `objective`. `reading`: the weight of being read (reading.py,
+    which then takes the place of `objective`. `reading`: the weight of being read (distill.py,
     `cues` questions a step) beside being recited; such a row uses all its steps but the last, which
     recite alone at `last_lr`.
 

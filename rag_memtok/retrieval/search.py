@@ -1,4 +1,4 @@
-"""text -> key; keys -> FAISS; dense hits and word hits, fused -> Hit.
+"""Question -> Hits: dense hits and word hits, fused by rank.
 
 Dense hits come from the keys through FAISS, word hits from the store's FTS5 table; a hit adds
 weight / (rank_constant + rank) to its chunk.
