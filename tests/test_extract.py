@@ -19,9 +19,10 @@ from pathlib import Path
 import files
 import pytest
 
+from rag_memtok.child import Limits
 from rag_memtok.config import Documents
 from rag_memtok.datatypes import StoredDocument
-from rag_memtok.documents.extract import KINDS, Limits, extracted, extractor, missing
+from rag_memtok.documents.extract import KINDS, extracted, extractor, limits_for, missing
 from rag_memtok.documents.scan import read, scan
 from rag_memtok.documents.split import split
 from rag_memtok.pipeline.compare import against, root_for
@@ -178,7 +179,7 @@ SLOW = files.pdf_of([b"BT /F1 12 Tf 50 700 Td" + b" (a) Tj" * 200_000 + b" ET"] 
 def test_the_time_limit_ends_it():
     found = extracted("pdf", SLOW, Limits(seconds=1))
     assert found.problem == "takes more than 1 s to read"
-    assert Limits.of(5_000_000).seconds > Limits.of(5_000).seconds >= 20
+    assert limits_for(5_000_000).seconds > limits_for(5_000).seconds >= 20
 
 
 @linux

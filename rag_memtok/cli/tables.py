@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from rag_memtok.cli import console
 from rag_memtok.evaluation.figures import Chart, Line, draw
-from rag_memtok.evaluation.paper import Protocol
 
 if TYPE_CHECKING:
     from rag_memtok.evaluation.metrics import Interval

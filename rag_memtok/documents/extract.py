@@ -3,52 +3,26 @@
 They are parsed in a child process with limits.
 
 Their parsers are large, and a file may come from anyone. So a child does it, which the system ends
-when it takes too much memory or time: `python -m rag_memtok.documents.extract KIND` reads the file
-from stdin and writes JSON to stdout. This module imports nothing but the standard library, so that
-the child loads the one parser it needs and no more. A new kind is a function and a row of `KINDS`.
+when it takes too much memory or time (child.py): `python -m rag_memtok.documents.extract KIND`
+reads the file from stdin and writes JSON to stdout. The child loads the one parser it needs and no
+more. A new kind is a function and a row of `KINDS`.
 """
 
 import contextlib
 import io
 import json
 import os
-import resource
 import signal
-import subprocess
 import sys
-import threading
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import IO, Any
+from typing import Any
+
+from rag_memtok.child import NO_MEMORY, Limits, confine, run, told
 
 Places = list[tuple[int, str]]  # from this character on, that locator
-
-WAIT = 6  # seconds of the clock for each of the CPU: a busy machine is no reason to skip a file
-NO_MEMORY = 9  # the child's exit code when it has too little of it even to say so
-# each thread would reserve memory
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a child may take.
-
-    `memory` is address space in bytes, `seconds` CPU time, `output` bytes of its answer.
-    """
-
-    memory: int = 2 << 30
-    seconds: int = 20
-    output: int = 64 << 20
-
-    @classmethod
-    def of(cls, size: int) -> "Limits":
-        """The limits for a file of `size` bytes: a second more for each 100 kB.
-
-        An honest file takes longer the larger it is.
-        """
-        return cls(seconds=20 + size // 100_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,24 +87,22 @@ def _version(package: str) -> str:
         return ""
 
 
+def limits_for(size: int) -> Limits:
+    """The limits for a file of `size` bytes: a second more for each 100 kB.
+
+    An honest file takes longer the larger it is.
+    """
+    return Limits(seconds=20 + size // 100_000)
+
+
 def extracted(kind: str, data: bytes, limits: Limits | None = None) -> Extracted:
     """Parses a file in a child process; whatever it does there, this returns.
 
     Cost: starting the child, 0.2 s (pdf) or 1 s (the others), and at most `limits`; six times its
         seconds where the machine is busy.
     """
-    limits = limits or Limits.of(len(data))
-    # -P: a module of that name in the working folder is not the parser
-    command = [
-        sys.executable,
-        "-P",
-        __file__,
-        kind,
-        str(limits.memory),
-        str(limits.seconds),
-        str(limits.output),
-    ]
-    code, reply = _run(command, data, limits)
+    limits = limits or limits_for(len(data))
+    code, reply = run("rag_memtok.documents.extract", [kind], data, limits)
     if code == -signal.SIGXCPU:
         return Extracted("", (), f"takes more than {limits.seconds} s to read")
     if code == NO_MEMORY:
@@ -149,71 +121,15 @@ def extracted(kind: str, data: bytes, limits: Limits | None = None) -> Extracted
     )
 
 
-def _run(command: Sequence[str], data: bytes, limits: Limits) -> tuple[int, bytes]:
-    """Returns the child's exit code (-N: ended by signal N) and what it wrote.
-
-    What it wrote is at most a byte over the limit.
-    """
-    environment: Mapping[str, str] = {**os.environ, **dict.fromkeys(THREADS, "1")}
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd=os.sep,
-        env=environment,
-    ) as child:
-        assert child.stdin and child.stdout
-        clock = threading.Timer(WAIT * limits.seconds, child.kill)
-        feeder = threading.Thread(target=_feed, args=(child.stdin, data))
-        try:
-            clock.start()
-            feeder.start()
-            reply = child.stdout.read(limits.output + 1)
-            if len(reply) > limits.output:
-                child.kill()
-                return 0, reply
-            code = child.wait()
-            return code if clock.is_alive() else -signal.SIGXCPU, reply
-        finally:  # also on Ctrl-C
-            child.kill()
-            child.wait()
-            clock.cancel()
-            feeder.join()
-
-
-def _feed(stdin: IO[bytes], data: bytes) -> None:
-    """Writes the file to the child, which may have ended by then."""
-    with contextlib.suppress(OSError), stdin:
-        stdin.write(data)
-
-
 # --- the child ---
 
 
 def main(kind: str, limits: Limits) -> None:
     """Reads a file from stdin and writes `Extracted` as JSON to stdout."""
-    _confine(limits)
+    confine(limits)
     with contextlib.redirect_stdout(sys.stderr):  # the answer is all that stdout gets
         reply = _reply(_answer(kind, sys.stdin.buffer.read(), limits.memory))
     sys.stdout.buffer.write(reply)
-
-
-def _confine(limits: Limits) -> None:
-    """Bounds CPU time, memory and what is written, here and for all it may start.
-
-    The parent decides what comes of a Ctrl-C.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    bounds = {
-        resource.RLIMIT_CPU: limits.seconds,
-        resource.RLIMIT_AS: limits.memory,
-        resource.RLIMIT_CORE: 0,
-    }
-    bounds[resource.RLIMIT_FSIZE] = limits.output
-    for which, limit in bounds.items():
-        with contextlib.suppress(ValueError, OSError):  # macOS refuses RLIMIT_AS
-            resource.setrlimit(which, (limit, limit + (which == resource.RLIMIT_CPU)))
 
 
 def _answer(kind: str, data: bytes, memory: int) -> Extracted:
@@ -234,13 +150,7 @@ def _answer(kind: str, data: bytes, memory: int) -> Extracted:
     except RecursionError:
         return Extracted("", (), "nested too deeply")
     except Exception as error:  # parsers of broken files raise anything
-        return Extracted("", (), f"not a readable {kind} file: {_told(error)}")
-
-
-def _told(error: Exception) -> str:
-    """The error on one short line: its words may come from the file."""
-    words = "".join(letter if letter.isprintable() else " " for letter in str(error))
-    return f"{type(error).__name__} {' '.join(words.split())[:120]}".strip()
+        return Extracted("", (), f"not a readable {kind} file: {told(error)}")
 
 
 def _check_unpacked(data: bytes, limit: int) -> None:
