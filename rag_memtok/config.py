@@ -33,11 +33,11 @@ def within(section: object, dial: str, low: int, high: int, low_means: str = "")
 class Model:
     """The frozen LM.
 
-    `id` is "mini" (the embedded one), a folder or a hub id; `revision` a hub revision; `threads` 0
-    leaves torch's own.
+    `id` is "smollm2" (the packaged one), "mini" (the embedded one), a folder, a GGUF file or a hub
+    id; `revision` a hub revision; `threads` 0 leaves torch's own.
 
-    An empty `id` and dtype "auto" are the store's, or for a new store "mini" in float32. "nf4" is 4
-    bits a weight, and needs bitsandbytes.
+    An empty `id` and dtype "auto" are the store's, or for a new store "smollm2" where it is
+    installed, else "mini", in float32. "nf4" is 4 bits a weight, and needs bitsandbytes.
     """
 
     id: str = ""

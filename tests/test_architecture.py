@@ -17,7 +17,8 @@ from rag_memtok import errors
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rag_memtok"
 HOMES = {
-    "transformers": {"model.lm", "model.precision"},
+    "transformers": {"model.lm", "model.precision", "model.gguf", "model.tokenizer"},
+    "gguf": {"model.gguf_header"},
     "huggingface_hub": {"model.lm", "retrieval.embedder"},
     "faiss": {"retrieval.index"},
     "sentence_transformers": {"retrieval.embedder"},
@@ -48,6 +49,9 @@ HOMES = {
 # each command imports what it needs
 DOORS = {"cli.ingest", "cli.ask", "cli.verify", "cli.manage", "cli.evaluate"}
 OPTIONAL = {
+    "model.gguf",
+    "model.gguf_header",
+    "model.tokenizer",
     "pipeline.watch",
     "documents.extract",
     "model.quantize",

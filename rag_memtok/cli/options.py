@@ -14,7 +14,9 @@ Collection = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", help="mini, a folder or a hub id.", show_default="the store's, or mini"
+        "--model",
+        help="smollm2, mini, a folder, a GGUF file or a hub id.",
+        show_default="the store's, or smollm2 where installed",
     ),
 ]
 Revision = Annotated[

@@ -26,8 +26,13 @@ def verify(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the sample.")] = 0,
     batch: Annotated[
         int,
-        typer.Option("--batch", min=1, help="Chunks decoded together; 1 is the reference profile."),
+        typer.Option(
+            "--batch", min=1, help="Chunks decoded together, without the text as a draft."
+        ),
     ] = 1,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Decode every memory token by token, alone.")
+    ] = False,
     against: Annotated[
         Path | None, typer.Option("--against", help="Compare the documents with this folder.")
     ] = None,
@@ -54,6 +59,7 @@ def verify(
             on_progress,
             report,
             batch,
+            reference,
         )
     if json:
         console.put_json(

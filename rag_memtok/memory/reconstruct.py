@@ -23,6 +23,9 @@ from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import reference_profile
 from rag_memtok.model.prompts import Template
 
+# logits: one pass moves a lead by less from what cached steps give (benchmarks/numerics.py)
+MOVED = 2e-3
+ROWS = 128  # positions whose logits are held at once
 ASSISTED_SHARE = 0.05  # more correction pins than this share of the tokens: not called a memory
 
 
@@ -94,13 +97,14 @@ def judge(
         memory: as read back from its packed bytes; pins it has are ignored.
         tau: logits; a right token that leads by this or less gets a safety pin.
 
-    Cost: T + 1 cached steps at batch 1 in fp32.
+    Cost: one pass in fp32; T + 1 cached steps more where it leaves a position open.
     """
     pins: list[Pin] = []
     smallest = float("inf")
-    for position, (token, margin) in enumerate(
-        zip([*tokens, template.end], margins(lm, template, memory, tokens), strict=True)
-    ):
+    leads = leads_at_once(lm, template, memory, tokens)
+    if not all(is_decided(one, 0.0, tau) for one in leads):
+        leads = margins(lm, template, memory, tokens)
+    for position, (token, margin) in enumerate(zip([*tokens, template.end], leads, strict=True)):
         if margin <= tau:
             pins.append(Pin(position, token, "correction" if margin <= 0 else "safety"))
         else:
@@ -147,6 +151,61 @@ def margins(lm: LM, template: Template, memory: Memory, tokens: Sequence[int]) -
             run.feed([token])
         found.append(lead(run.logits[0], template.end))
     return tuple(found)
+
+
+def leads_at_once(
+    lm: LM, template: Template, memory: Memory, tokens: Sequence[int]
+) -> tuple[float, ...]:
+    """`margins` in one pass over the whole text, within MOVED of them.
+
+    Cost: one forward pass in fp32 over prompt and text.
+    """
+    found: list[float] = []
+    targets = torch.tensor([*tokens, template.end], device=lm.device)
+    with reference_profile(lm) as exactly, torch.inference_mode():
+        start = prompt(exactly, template, memory)
+        text = exactly.embed(list(tokens))
+        hidden = exactly.hidden(torch.cat([start, text])[None])[0, len(start) - 1 :]  # [T + 1, d]
+        for states, words in zip(hidden.split(ROWS), targets.split(ROWS), strict=True):
+            logits = exactly.logits(states)  # [ROWS, V]
+            own = logits.gather(1, words[:, None])
+            rivals = logits.scatter(1, words[:, None], float("-inf")).amax(1)
+            found += (own[:, 0] - rivals).nan_to_num(float("-inf"), float("inf")).tolist()
+    return tuple(found)
+
+
+def is_decided(lead: float, *bounds: float) -> bool:
+    """Whether one pass says on which side of each of `bounds` a lead lies."""
+    return all(abs(lead - bound) > MOVED for bound in bounds)
+
+
+def decode_drafted(
+    lm: LM, template: Template, memory: Memory, draft: Sequence[int], tau: float
+) -> Decoded | None:
+    """What `decode` gives, where one pass shows that it gives `draft`; else None.
+
+    Nothing of the draft is believed. At an unpinned position its token has to be the argmax after
+    the tokens before it, which were shown to be decoded; at a pinned one the pin counts. A lead too
+    near to 0, or the least too near to `tau` (logits), leaves it open, and so does any difference.
+    Source: speculative decoding, Leviathan et al. 2023, arXiv:2211.17192.
+
+    Cost: one forward pass in fp32 over prompt and draft.
+    """
+    pins = {pin.position: pin.token for pin in memory.pins}
+    told = [*draft, template.end]
+    if template.end in draft or any(
+        told[position] != token for position, token in pins.items() if position < len(told)
+    ):
+        return None
+    leads = leads_at_once(lm, template, memory, draft)
+    free = [one for position, one in enumerate(leads) if position not in pins]
+    smallest = min(free, default=float("inf"))
+    if smallest <= 0 or not all(is_decided(one, 0.0) for one in leads):
+        return None
+    if not is_decided(smallest, tau):
+        return None
+    corrections = tuple(place for place, one in enumerate(leads) if place in pins and one <= 0)
+    return Decoded(tuple(draft), True, smallest, corrections)
 
 
 def lead(logits: Float[Tensor, " V"], token: int) -> float:

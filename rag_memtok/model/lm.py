@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rag_memtok import config
 from rag_memtok.errors import InputRefused, ModelUnavailable
+from rag_memtok.model import gguf
 from rag_memtok.model.device import device_named, keep_freed
 from rag_memtok.model.quantize import NF4, packing
 
@@ -173,9 +174,10 @@ class LM:
 
 
 def load(settings: config.Model) -> LM:
-    """Loads the LM that `settings` names: the embedded one, a folder, or a hub id.
+    """Loads the LM that `settings` names.
 
-    A hub id is downloaded once, safetensors only.
+    That is "mini" (embedded), "smollm2" (packaged), a folder, a GGUF file, or a hub id, which is
+    downloaded once, safetensors only.
 
     Raises:
         ModelUnavailable: no such folder or hub id, gated, offline, or a model class that is not in
@@ -203,18 +205,39 @@ def load(settings: config.Model) -> LM:
     return LM(model if dtype == NF4 else model.to(device), tokenizer, identity)
 
 
+def default_id() -> str:
+    """The model of a new store, if none is named: the packaged one where it is installed."""
+    return "smollm2" if gguf.is_installed() else "mini"
+
+
 def _folder(settings: config.Model) -> Path:
     if settings.id in ("", "mini"):
         return EMBEDDED
+    if settings.id == "smollm2":
+        return gguf.packaged()
     path = Path(settings.id).expanduser()
     if path.is_dir():
-        return path
+        return _in(path)
+    if path.is_file():
+        return gguf.converted(path)
     if path.is_absolute() or settings.id.startswith((".", "~")) or settings.id.count("/") > 1:
         raise ModelUnavailable(
             f"there is no model folder {settings.id}",
             remedy="check the path, or give a hub id such as OWNER/NAME",
         )
     return _download(settings)
+
+
+def _in(folder: Path) -> Path:
+    """A model folder as it is, or what is made of the GGUF file in it."""
+    files = sorted(folder.glob("*.gguf"))
+    if (folder / "config.json").exists() or not files:
+        return folder
+    if len(files) > 1:
+        raise ModelUnavailable(
+            f"{folder} holds {len(files)} GGUF files", remedy=f"name one: --model {files[0]}"
+        )
+    return gguf.converted(files[0])
 
 
 def _download(settings: config.Model) -> Path:

@@ -146,6 +146,7 @@ def verify(
     on_progress: OnProgress = quiet,
     page: Path | None = None,
     batch: int = 1,
+    reference: bool = False,
     load_lm: LoadLM = lm.load,
 ) -> Audit:
     """The reconstruction audit: decodes every memory, rejoins every document, compares.
@@ -158,8 +159,9 @@ def verify(
         share: of the chunks, drawn with `seed`; 1 is all.
         folder: files to compare the documents with, read again: a folder that was ingested, or a
             copy of the only one.
-        batch: chunks decoded together, 1 being the reference profile; several times quicker, and
-            the audit says so.
+        batch: chunks decoded together, without drafts, if that is more than 1.
+        reference: every memory decoded token by token, alone; else the kept text is a draft, of
+            which nothing is believed.
         page: a file for the audit as HTML; it quotes the documents where something failed.
     """
     if page is not None and not page.parent.is_dir():
@@ -186,7 +188,7 @@ def verify(
             found = (
                 incomparable(store, different)
                 if different
-                else audit(store, model, template, share, seed, on_progress, batch)
+                else audit(store, model, template, share, seed, on_progress, batch, reference)
             )
         if files is not None:
             found = replace(

@@ -26,16 +26,10 @@ from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.manifest import REQUIRED
 from rag_memtok.pipeline.progress import Reporter, quiet
-from rag_memtok.pipeline.recite import Recited, recite, recite_together, weakened
+from rag_memtok.pipeline.recite import REFERENCE, Recited, profile_of, recite_all, weakened
 from rag_memtok.store.store import Store
 
 T = TypeVar("T")
-PROFILE = "fp32, eager attention, batch 1, cached, greedy"
-TOGETHER = (
-    "fp32, eager attention, batch {}, padded on the left, cached, greedy; what failed "
-    "there "
-    "again at batch 1"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +128,7 @@ def audit(
     seed: int = 0,
     on_progress: OnProgress = quiet,
     batch: int = 1,
+    reference: bool = False,
 ) -> Audit:
     """Proves the chunks and documents of the store as it is now.
 
@@ -143,11 +138,12 @@ def audit(
     out.
 
     Args:
-        batch: chunks decoded together; 1 is the reference profile. The audit names the profile it
-            was held in.
+        batch: chunks decoded together, without drafts, if that is more than 1.
+        reference: every memory decoded token by token at batch 1. Else the kept text is a draft,
+            which changes the time and no verdict. The audit names the profile it was held in.
 
-    Cost: T + 1 cached steps a chunk at batch 1. An interrupt ends it early with what was found so
-        far.
+    Cost: a pass in fp32 a chunk; T + 1 cached steps where there is no right draft. An interrupt
+        ends it early with what was found so far.
     """
     began = time.monotonic()
     documents: Sequence[StoredDocument]
@@ -159,13 +155,7 @@ def audit(
     recited: dict[str, Recited] = {}
     interrupted = False
     try:
-        for start in range(0, len(chosen), batch):
-            some = chosen[start : start + batch]
-            found = (
-                recite_together(store, lm, template, some)
-                if batch > 1
-                else [recite(store, lm, template, some[0])]
-            )
+        for found in recite_all(store, lm, template, chosen, batch, reference):
             recited |= {one.chunk_id: weakened(one, tau) for one in found}
             reporter.advance(len(found))
     except KeyboardInterrupt:
@@ -192,7 +182,7 @@ def audit(
         documents_checked=sum(ok is not None for ok in verdicts.values()),
         documents_proven=sum(ok is True for ok in verdicts.values()),
         findings=tuple(dict.fromkeys(findings)),
-        profile=f"{PROFILE if batch == 1 else TOGETHER.format(batch)}, {lm.device.type}",
+        profile=f"{profile_of(batch, reference)}, {lm.device.type}",
         sample=sampled(share, seed, len(chosen)),
         seconds=time.monotonic() - began,
         interrupted=interrupted,
@@ -299,4 +289,6 @@ def incomparable(store: Store, reasons: Sequence[str]) -> Audit:
     """
     chunks, documents = len(placed(store)), len(store.documents(skip_damaged=True))
     finding = Finding("incomparable", store.manifest.get("model", ""), "; ".join(reasons))
-    return Audit({"incomparable": chunks}, chunks, 0, documents, 0, 0, (finding,), PROFILE, "", 0.0)
+    return Audit(
+        {"incomparable": chunks}, chunks, 0, documents, 0, 0, (finding,), REFERENCE, "", 0.0
+    )

@@ -84,6 +84,7 @@ class MemoryStore:
         sample: float = 1.0,
         seed: int = 0,
         batch: int = 1,
+        reference: bool = False,
         against: PathLike | None = None,
         report: PathLike | None = None,
     ) -> Audit:
@@ -92,7 +93,8 @@ class MemoryStore:
         Args:
             quick: structure and checksums alone; decodes nothing.
             sample: the share of the chunks, drawn with `seed`.
-            batch: chunks decoded together; 1 is the reference profile.
+            batch: chunks decoded together, without drafts, if that is more than 1.
+            reference: decode every memory token by token, alone.
             against: a folder to compare the documents with.
             report: a file for the audit as an HTML page.
         """
@@ -106,6 +108,7 @@ class MemoryStore:
             on_progress=self._on_progress,
             page=page,
             batch=batch,
+            reference=reference,
             load_lm=self._load_lm,
         )
 

@@ -12,7 +12,7 @@ from rag_memtok import __version__
 from rag_memtok.config import CHUNK_TOKENS, CODEC, Config, Memorize, Model, Retrieve
 from rag_memtok.errors import UsageError, WrongModel
 from rag_memtok.memory.recipes import recipe_of
-from rag_memtok.model.lm import LM
+from rag_memtok.model.lm import LM, default_id
 from rag_memtok.model.prompts import Template
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.settings import value_of
@@ -47,7 +47,7 @@ def completed(config: Config, manifest: Mapping[str, str]) -> Config:
     told = config.model
     same = told.id in ("", manifest.get("model"))
     model = Model(
-        id=told.id or manifest.get("model", "mini"),
+        id=told.id or manifest.get("model") or default_id(),
         revision=told.revision or (manifest.get("revision", "") if same else ""),
         dtype=told.dtype if told.dtype != "auto" else manifest.get("dtype", "float32"),  # type: ignore[arg-type]
         device=told.device,

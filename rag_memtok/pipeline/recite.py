@@ -1,16 +1,27 @@
 """One chunk: its memory decoded from vectors and pins alone, what comes out compared by hash."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from rag_memtok.datatypes import TEXT_ONLY, Record, Verdict, sha256_of_text, sha256_of_tokens
 from rag_memtok.errors import StoreDamaged
-from rag_memtok.memory.reconstruct import Decoded, decode, decode_checked, memory_for, verdict_of
+from rag_memtok.memory.reconstruct import (
+    Decoded,
+    decode,
+    decode_checked,
+    decode_drafted,
+    memory_for,
+    verdict_of,
+)
 from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import reference_profile
 from rag_memtok.model.prompts import Template
 from rag_memtok.store.store import Store
+
+TOGETHER = 16  # chunks without a kept text
+REFERENCE = "fp32, eager attention, batch 1, cached, greedy"
+PADDED = "padded on the left, cached, greedy; what failed there again at batch 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +38,17 @@ class Recited:
     corrections: tuple[int, ...] = ()
 
 
-def recite(store: Store, lm: LM, template: Template, chunk_id: str) -> Recited:
-    """Decodes one memory and compares what comes out with the hashes of its tokens and its text."""
+def recite(
+    store: Store, lm: LM, template: Template, chunk_id: str, drafted: bool = False
+) -> Recited:
+    """Decodes one memory and compares what comes out with the hashes of its tokens and its text.
+
+    Args:
+        drafted: with the kept text as a draft, of which nothing is believed; what it leaves open is
+            decoded as without one.
+
+    Cost: one pass in fp32 with a draft that is right, else T + 1 cached steps at batch 1.
+    """
     try:
         record = store.record(chunk_id)
         if record.codec == TEXT_ONLY:
@@ -38,7 +58,67 @@ def recite(store: Store, lm: LM, template: Template, chunk_id: str) -> Recited:
         memory = memory_for(lm, template, record)
     except StoreDamaged as error:
         return Recited(chunk_id, Verdict("damaged", 0, reason=str(error)), None)
-    return _verified(lm, record, decode(lm, template, memory, record.tokens + 1))
+    decoded = None
+    if drafted and (draft := _draft(store, lm, record)) is not None:
+        tau = float(store.manifest.get("tau", 0))
+        decoded = decode_drafted(lm, template, memory, draft, tau)
+    return _verified(lm, record, decoded or decode(lm, template, memory, record.tokens + 1))
+
+
+def recite_all(
+    store: Store,
+    lm: LM,
+    template: Template,
+    chunk_ids: Sequence[str],
+    batch: int = 1,
+    reference: bool = False,
+) -> Iterator[list[Recited]]:
+    """Recites chunks, some at a time.
+
+    Args:
+        batch: so many are decoded together, without drafts, if that is more than 1.
+        reference: each token by token at batch 1. Else with drafts, and those without a kept text
+            decoded together.
+    """
+    if reference or batch > 1:
+        alone, size = (chunk_ids, 1) if reference else ((), batch)
+    else:
+        alone, size = [one for one in chunk_ids if _has_text(store, one)], TOGETHER
+    for chunk_id in alone:
+        yield [recite(store, lm, template, chunk_id, drafted=not reference)]
+    done = set(alone)
+    rest = [chunk_id for chunk_id in chunk_ids if chunk_id not in done]
+    for start in range(0, len(rest), size):
+        yield recite_together(store, lm, template, rest[start : start + size])
+
+
+def profile_of(batch: int, reference: bool) -> str:
+    """The arithmetic in which `recite_all` decodes, in words."""
+    if reference:
+        return REFERENCE
+    if batch > 1:
+        return f"fp32, eager attention, batch {batch}, {PADDED}"
+    return (
+        "fp32, eager attention, the kept text as a draft in one pass, what that leaves open cached "
+        f"at batch 1; without a text batch {TOGETHER}, {PADDED}"
+    )
+
+
+def _has_text(store: Store, chunk_id: str) -> bool:
+    try:
+        return store.text(chunk_id) is not None
+    except StoreDamaged:
+        return False
+
+
+def _draft(store: Store, lm: LM, record: Record) -> list[int] | None:
+    """The tokens of the kept text, if they are as many as the memory is said to hold."""
+    try:
+        text = store.text(record.chunk_id)
+    except StoreDamaged:
+        return None
+    tokens = lm.encode(text) if text is not None else ()
+    return list(tokens) if len(tokens) == record.tokens and tokens else None
 
 
 def recite_together(

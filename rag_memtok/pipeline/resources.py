@@ -14,6 +14,7 @@ from rag_memtok.memory.calibrate import Calibration, calibrate, known, seconds_p
 from rag_memtok.memory.codec import codec_named
 from rag_memtok.memory.recipes import recipe_named, recipe_of, steps_of
 from rag_memtok.model import lm
+from rag_memtok.model.gguf import INSTALL
 from rag_memtok.model.prompts import Template, template_named
 from rag_memtok.pipeline.manifest import completed, require_same
 from rag_memtok.retrieval.embedder import Embedder, load_embedder
@@ -73,10 +74,9 @@ def decoder(
 def introduction(model: lm.LM, seconds: float) -> str:
     """What to know of the embedded model before it is used."""
     return (
-        f"{model.identity.revision} is a small demonstration model ({model.parameters / 1e6:.1f}M "
-        "parameters); a real one: "
-        f"--model HuggingFaceTB/SmolLM2-360M-Instruct. A chunk will take about {seconds:.1f} s "
-        "here."
+        f"{model.identity.revision} is a small demonstration model "
+        f"({model.parameters / 1e6:.1f}M parameters); a real one: {INSTALL}, then --model smollm2. "
+        f"A chunk will take about {seconds:.1f} s here."
     )
 
 
