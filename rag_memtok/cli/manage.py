@@ -126,14 +126,21 @@ def config(
     device: options.Device = None,
     threads: options.Threads = None,
     embedder: options.Embedder = None,
+    drop_cache: Annotated[
+        bool, typer.Option("--drop-cache", help="Remove converted models; they are made again.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Say every setting's effective value, and where it comes from.
 
     That is a flag, variable, file, store or default.
     """
+    from rag_memtok.model import gguf
     from rag_memtok.pipeline import api
 
+    if drop_cache:
+        views.put_cache(gguf.cache(), gguf.drop_cache(), gone=True)
+        return
     flags = {
         "store": store, "collection": collection, "model__id": model, "model__revision": revision,
         "model__dtype": dtype, "model__device": device, "model__threads": threads,
@@ -143,6 +150,8 @@ def config(
     console.put_json(
         {one.dial: {"value": one.value, "from": one.origin} for one in found}
     ) if json else views.put_settings(found)
+    if not json:
+        views.put_cache(gguf.cache(), gguf.cache_bytes())
 
 
 def rm(

@@ -239,6 +239,13 @@ def put_settings(settings: Iterable["Setting"]) -> None:
     console.put_columns(rows)
 
 
+def put_cache(folder: Path, size: int, gone: bool = False) -> None:
+    """How much converted models take, or took."""
+    what = "removed" if gone else "config --drop-cache removes them"
+    if size or gone:
+        console.say(f"converted models: {size / 1e6:.0f} MB in {folder}; {what}")
+
+
 def put_exported(done: "Bundled") -> None:
     """What is in the file."""
     console.put(

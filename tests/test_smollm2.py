@@ -1,0 +1,95 @@
+"""The packaged model, SmolLM2-135M-Instruct (Q4_1, dequantised), itself: `make test-model`.
+
+What is promised of it: the file, the tensors, the tokens, a memory that comes back, no network.
+"""
+
+import socket
+import sys
+
+import pytest
+import torch
+
+import rag_memtok as rm
+from rag_memtok.config import Model
+from rag_memtok.memory.calibrate import known
+from rag_memtok.memory.codec import CODECS
+from rag_memtok.memory.reconstruct import MOVED, leads_at_once, margins, memory_of
+from rag_memtok.model import gguf, lm
+from rag_memtok.model.prompts import template_named
+from rag_memtok.settings import here
+from rag_memtok.store.store import open_store
+
+pytestmark = pytest.mark.model
+
+FAN = (
+    "A replacement fan motor for the KD-7 dryer costs 118 euros and takes a week to arrive.\n\n"
+    "1. Switch the dryer off.\n2. Wait 12 minutes, until the drum is cold.\n"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed():
+    """The package, which conftest hides from the other tests."""
+    hidden = sys.modules.pop(gguf.PACKAGE)
+    yield gguf.is_installed() or pytest.fail(f"not installed: {gguf.INSTALL}")
+    sys.modules[gguf.PACKAGE] = hidden
+
+
+@pytest.fixture(scope="module")
+def model(installed):
+    """The model, loaded once."""
+    return lm.load(Model(id="smollm2", device="cpu", threads=1))
+
+
+def test_the_file_becomes_these_tensors_on_every_machine(model):
+    assert model.identity.revision == "SmolLM2-135M-Instruct (Q4_1, dequantised)"
+    assert model.identity.weights_sha256 == WEIGHTS
+    assert (model.width, len(model.table), model.context, model.tied) == (576, 49152, 8192, True)
+    assert model.table.dtype == torch.float32
+    assert torch.equal(model.table, model.table.to(torch.bfloat16).float())  # rounded, for all
+
+
+WEIGHTS = "fe45d49801a6ed8c8348fdfc967ce51c9e196729fa5eed1ad0fa9edad5af7805"
+
+
+def test_the_tokens_are_those_it_was_trained_on(model):
+    def pieces(text):
+        return model.tokenizer.convert_ids_to_tokens(model.encode(text))
+
+    assert pieces("\n\n1. 2024") == ["ĊĊ", "1", ".", "Ġ", "2", "0", "2", "4"]
+    assert pieces("The dryer") == ["The", "Ġdry", "er"]
+    assert model.stops == {2} and model.encode_frame("<|im_end|>") == [2]
+    assert model.decode(model.encode(FAN)) == FAN
+
+
+def test_a_new_store_takes_it_and_all_goes_offline(model, tmp_path, monkeypatch):
+    """Ingest, ask and verify with every socket refused; the judge's one pass beside its steps."""
+
+    def refused(*_, **__):
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket.socket, "connect_ex", refused)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    (tmp_path / "fan.md").write_text(FAN)
+    with rm.open(tmp_path / "store", seconds_per_chunk=0.0) as store:
+        done = store.ingest(tmp_path / "fan.md")
+        assert done.verdicts == {"exact": 1} and done.text_positions > 10 * done.positions
+        assert store.status().manifest["model"] == "smollm2"
+        answer = store.ask("What does a replacement fan motor cost?")
+        assert "118" in answer.answer and answer.sources[0].path == "fan.md"
+        assert store.verify().ok and store.verify(reference=True).ok
+    with open_store(tmp_path / "store", write=False) as opened:
+        (chunk_id,) = opened.chunk_ids()
+        record, tokens = opened.record(chunk_id), model.encode(FAN)
+    template, memory = template_named("bare", model), memory_of(record)
+    stepwise = margins(model, template, memory, tokens)
+    at_once = leads_at_once(model, template, memory, tokens)
+    moved = max(abs(one - other) for one, other in zip(stepwise, at_once, strict=True))
+    assert moved < MOVED / 4
+
+
+def test_what_a_vector_holds_is_known(model):
+    template, settings = template_named("bare", model), here().memorize
+    found = known(model, template, 128, settings)
+    assert found is not None and found.tokens_per_vector >= 32 and settings.codec in ("", *CODECS)
