@@ -19,8 +19,7 @@ from rag_memtok.datatypes import Record, Verdict
 from rag_memtok.documents.scan import read, scan
 from rag_memtok.documents.split import split
 from rag_memtok.model.lm import EMBEDDED
-from rag_memtok.pipeline.ingest import places_of, stored_document
-from rag_memtok.pipeline.plan import Piece
+from rag_memtok.pipeline.plan import Piece, places_of, stored_document
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.retrieval.search import search

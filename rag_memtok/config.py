@@ -81,12 +81,13 @@ class Memorize:
     that a chunk takes; 0: the recipe's own number.
 
     `tokens_per_vector` 0 means auto: the largest that a known model holds, else a short
-    calibration. `seconds_per_chunk` 0 means no bound. `max_pins` is the most correction pins a
-    chunk may have (-1: no limit). `tau` is the margin, in logits, under which a right token is
-    pinned all the same, for safety. `processes` write at the same time, each with a copy of the
-    model: one for each GPU, or for a few cores. `draft` is what most steps are computed in: auto is
-    bfloat16 where the hardware has it; compiled is bfloat16 in layers that torch compiles first,
-    for a minute and with a C++ compiler: worth it for hundreds of chunks.
+    calibration. `seconds_per_chunk` 0 means no bound; with one a slow machine writes worse
+    memories, and says so by their verdicts. `max_pins` is the most correction pins a chunk may have
+    (-1: no limit). `tau` is the margin, in logits, under which a right token is pinned all the
+    same, for safety. `processes` write at the same time, each with a copy of the model: one for
+    each GPU, or for a few cores. `draft` is what most steps are computed in: auto is bfloat16 where
+    the hardware has it; compiled is bfloat16 in layers that torch compiles first, for a minute and
+    with a C++ compiler: worth it for hundreds of chunks.
     """
 
     write: Literal["", "exact", "readable"] = ""
@@ -97,7 +98,7 @@ class Memorize:
     batch: int = 8
     processes: int = 1
     draft: Literal["auto", "float32", "bfloat16", "compiled"] = "auto"
-    seconds_per_chunk: float = 90.0
+    seconds_per_chunk: float = 0.0
     codec: str = ""
     tau: float = 0.1
     max_pins: int = -1

@@ -35,7 +35,7 @@ from rag_memtok.memory.workers import dealt, of_one, records
 from rag_memtok.model import lm
 from rag_memtok.model.inject import answer_batch, answer_tokens, inject, surest
 from rag_memtok.model.prompts import frame, template_named
-from rag_memtok.pipeline import api
+from rag_memtok.pipeline import api, resources
 from rag_memtok.pipeline.readers import read
 from rag_memtok.pipeline.resources import expected_steps
 from rag_memtok.retrieval.embedder import MINI
@@ -624,6 +624,20 @@ def test_progress_counts_up_to_all(small):
     assert [one.done for one in seen] == sorted(one.done for one in seen)
     for fact in ("exact", "step"):
         assert [one.facts[fact] for one in seen] == sorted(one.facts[fact] for one in seen)
+
+
+@pytest.mark.parametrize("each, said", [(0.1, ""), (9.0, "about 2 min here"), (90.0, "Ctrl-C")])
+def test_what_takes_long_is_said_before_it_begins(first, tmp_path, monkeypatch, each, said):
+    lines = []
+    monkeypatch.setattr(resources, "cost", lambda *_: each)
+    config = updated(dials(tmp_path / "store", first.config.model.id), {"memorize.batch": 2})
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        api.ingest([first.documents], config, on_progress=stop, say=lines.append)
+    assert (said in lines[-1]) if said else not [line for line in lines if " min here" in line]
 
 
 def test_a_second_writer_is_refused_and_readers_go_on(trip):

@@ -75,7 +75,9 @@ def test_one_pass_gives_the_leads_of_the_steps_within_its_bound(any_lm, tokens, 
     assert max(abs(one - other) for one, other in zip(once, steps, strict=True)) < MOVED / 4
 
 
-@given(tokens=st.lists(WORDS, max_size=12), seed=st.integers(0, 999), tau=st.sampled_from([0.0, 0.1]))
+@given(
+    tokens=st.lists(WORDS, max_size=12), seed=st.integers(0, 999), tau=st.sampled_from([0.0, 0.1])
+)
 @settings(max_examples=20)
 def test_what_one_pass_leaves_open_the_steps_decide(toy_lm, tokens, seed, tau):
     """With a bound that leaves everything open the verdict is that of the steps alone."""

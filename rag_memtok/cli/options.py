@@ -88,7 +88,7 @@ MaxNewTokens = Annotated[
 SecondsPerChunk = Annotated[
     float | None,
     typer.Option(
-        "--seconds-per-chunk", help="Seconds a chunk, at most; 0: no bound.", show_default="90"
+        "--seconds-per-chunk", help="Seconds a chunk, at most; 0: no bound.", show_default="0"
     ),
 ]
 Processes = Annotated[

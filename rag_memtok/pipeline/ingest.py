@@ -14,11 +14,8 @@ import numpy as np
 
 from rag_memtok.config import Config, Memorize
 from rag_memtok.datatypes import (
-    Document,
-    Occurrence,
     OnProgress,
     Record,
-    StoredDocument,
 )
 from rag_memtok.documents.names import joined, name_of
 from rag_memtok.documents.scan import Scan, Skipped, SourceFile, scan
@@ -32,7 +29,16 @@ from rag_memtok.pipeline.manifest import (
     require_same_embedder,
     require_same_settings,
 )
-from rag_memtok.pipeline.plan import Piece, PlannedFile, Survey, plan, survey, tasks_of, tokens_in
+from rag_memtok.pipeline.plan import (
+    PlannedFile,
+    Survey,
+    places_of,
+    plan,
+    stored_document,
+    survey,
+    tasks_of,
+    tokens_in,
+)
 from rag_memtok.pipeline.progress import quiet
 from rag_memtok.pipeline.resources import Load, Say, store_folder
 from rag_memtok.pipeline.writer import Writer, text_only_record
@@ -188,38 +194,6 @@ class Ingest:
         return self.embedder.encode([self.texts[chunk_id]], query=False)[0]
 
 
-def stored_document(
-    source: SourceFile, document: Document, pieces: Sequence[Piece]
-) -> StoredDocument:
-    """What the store keeps of a document beside its chunks."""
-    return StoredDocument(
-        document.root,
-        document.file,
-        document.path,
-        document.sha256,
-        source.sha256,
-        len(pieces),
-        len(document.text),
-        document.extractor,
-    )
-
-
-def places_of(document: Document, pieces: Sequence[Piece]) -> list[Occurrence]:
-    """Where a document's chunks stand."""
-    return [
-        Occurrence(
-            document.root,
-            document.path,
-            ordinal,
-            piece.chunk.id,
-            piece.chunk.start,
-            piece.chunk.end,
-            piece.chunk.locator,
-        )
-        for ordinal, piece in enumerate(pieces)
-    ]
-
-
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What an ingest would write, and what it would cost here."""
@@ -276,7 +250,7 @@ def ingest(
         # not before: what is refused removes nothing
         removed = _pruned(store, todo) if prune else 0
         writer = Writer(store, loaded.lm, loaded.template, settings, on_progress)
-        return _written(Ingest(writer, loaded.embedder), planned, todo, skipped, removed)
+        return _written(Ingest(writer, loaded.embedder), planned, todo, skipped, removed, say)
 
 
 def _ingest_into_new(
@@ -312,17 +286,26 @@ def _ingest_into_new(
     create(folder, manifest | maker)
     with open_store(folder, write=True) as store:
         writer = Writer(store, model, template, settings, on_progress)
-        return _written(Ingest(writer, embedder), planned, todo, skipped, 0)
+        return _written(Ingest(writer, embedder), planned, todo, skipped, 0, say)
 
 
 def _written(
-    work: Ingest, planned: list[PlannedFile], todo: Survey, skipped: list[Skipped], removed: int
+    work: Ingest,
+    planned: list[PlannedFile],
+    todo: Survey,
+    skipped: list[Skipped],
+    removed: int,
+    say: Say,
 ) -> Ingested:
+    writer = work.writer
+    pieces = {piece.chunk.id: piece for file in planned for piece in file.pieces if piece.tokens}
+    to_write = [pieces[chunk_id].tokens or () for chunk_id in work.store.missing(pieces)]
+    resources.forewarned(writer.lm, writer.template, to_write, writer.config, say)
     work.run(planned)
     work.store.collect()
     open_index(work.store)
     chunks = {piece.chunk.id for file in planned for piece in file.pieces}
-    reporter = work.writer.reporter
+    reporter = writer.reporter
     return Ingested(
         files=work.completed,
         unchanged=todo.unchanged,
@@ -332,7 +315,7 @@ def _written(
         over_limit=tuple(work.over_limit),
         chunks=reporter.total,
         reused=len(chunks) - reporter.total,
-        verdicts=dict(work.writer.verdicts),
+        verdicts=dict(writer.verdicts),
         positions=work.positions,
         text_positions=work.text_positions,
         seconds=reporter.seconds,

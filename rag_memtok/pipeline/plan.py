@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rag_memtok.config import Config
-from rag_memtok.datatypes import Chunk, Document
+from rag_memtok.datatypes import Chunk, Document, Occurrence, StoredDocument
 from rag_memtok.documents.names import is_gone
 from rag_memtok.documents.scan import Scan, Skipped, SourceFile, read
 from rag_memtok.documents.split import split
@@ -139,3 +139,35 @@ def tokens_in(planned: Sequence[PlannedFile]) -> list[tuple[int, ...]]:
         piece.chunk.id: piece.tokens for file in planned for piece in file.pieces if piece.tokens
     }
     return list(chunks.values())
+
+
+def stored_document(
+    source: SourceFile, document: Document, pieces: Sequence[Piece]
+) -> StoredDocument:
+    """What the store keeps of a document beside its chunks."""
+    return StoredDocument(
+        document.root,
+        document.file,
+        document.path,
+        document.sha256,
+        source.sha256,
+        len(pieces),
+        len(document.text),
+        document.extractor,
+    )
+
+
+def places_of(document: Document, pieces: Sequence[Piece]) -> list[Occurrence]:
+    """Where a document's chunks stand."""
+    return [
+        Occurrence(
+            document.root,
+            document.path,
+            ordinal,
+            piece.chunk.id,
+            piece.chunk.start,
+            piece.chunk.end,
+            piece.chunk.locator,
+        )
+        for ordinal, piece in enumerate(pieces)
+    ]

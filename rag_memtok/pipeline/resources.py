@@ -4,6 +4,7 @@ That is the model, the template and the embedder; for a new store how much a vec
 cost.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from rag_memtok.memory.batch import task_of
 from rag_memtok.memory.calibrate import Calibration, calibrate, known, seconds_per_chunk
 from rag_memtok.memory.codec import codec_named
 from rag_memtok.memory.recipes import recipe_named, recipe_of, steps_of
+from rag_memtok.memory.workers import of_one
 from rag_memtok.model import lm
 from rag_memtok.model.gguf import INSTALL
 from rag_memtok.model.prompts import Template, template_named
@@ -22,6 +24,7 @@ from rag_memtok.retrieval.index import set_threads
 from rag_memtok.store.files import folder_of
 
 GUESSED_TOKENS_PER_VECTOR = 8  # for an estimate, before a calibration
+PATIENCE = 10  # minutes: what takes longer is said with the ways out
 Say = Callable[[str], None]
 
 
@@ -97,6 +100,27 @@ def cost(
     )
     vectors = task_of("", tuple(longest), per_vector).vectors
     return seconds_per_chunk(model, template, longest, vectors, steps, settings.memorize)
+
+
+def forewarned(
+    model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], settings: Config, say: Say
+) -> None:
+    """Says how long the writing of `chunks` will take, if it is more than a minute.
+
+    Cost: three steps of a full batch, where there are more chunks than one batch has.
+    """
+    if len(chunks) <= settings.memorize.batch:
+        return
+    each = cost(model, template, chunks, of_one(settings))
+    minutes = each * math.ceil(len(chunks) / settings.memorize.processes) / 60
+    if minutes > 1:
+        ways = ""
+        if minutes > PATIENCE:
+            ways = (
+                "; quicker: less at a time (--exclude), fewer --steps, a GPU, more --processes "
+                "where there are more cores. Ctrl-C keeps what is done"
+            )
+        say(f"{len(chunks)} chunks to write, about {minutes:.0f} min here{ways}")
 
 
 def expected_steps(settings: Memorize, recorded: Calibration | None) -> int:
