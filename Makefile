@@ -29,6 +29,14 @@ demo: .venv/.package .venv/.model ## install, take over a store, write to it, as
 	$(RAG) ingest data/docs/handbook.md --store $(STORE)
 	$(RAG) status --store $(STORE)
 
+# DOCS is in the file, as the folder that the documents are of: name one that says nothing of this machine.
+DOCS = build/demo-docs
+demo-export: .venv/.package .venv/.model ## make data/demo.safetensors anew: data/docs without the library and the handbook
+	rm -rf build/demo-export data/demo.safetensors
+	mkdir -p $(DOCS) && cp data/docs/*.* $(DOCS) && rm $(DOCS)/handbook.md
+	$(RAG) ingest $(DOCS) --store build/demo-export
+	$(RAG) export data/demo.safetensors --store build/demo-export
+
 docs: .venv/.package .venv/.model ## ingest all the sample documents, the library too; takes a while
 	$(RAG) ingest data/docs --store $(STORE)
 
@@ -119,4 +127,4 @@ clean: ## remove caches and the demo's store; rm -rf .venv removes the rest
 
 FORCE:
 
-.PHONY: help demo docs test test-slow test-model faults faults-long audit check notebooks install clean FORCE
+.PHONY: help demo demo-export docs test test-slow test-model faults faults-long audit check notebooks install clean FORCE
