@@ -75,6 +75,7 @@ for name in ("testbench.toml", "letter-oskelund.txt", "release-notes.md"):
     shutil.copy(Path("../data/docs") / name, folder)
 
 quick = {"tokens_per_vector": 2, "steps": 100, "k": 2, "max_new_tokens": 20, "threads": 1}
+quick["model"] = "mini"
 store = rm.open(folder / "store", say=quiet, **quick)  # quiet: the model introduces itself
 done = store.ingest(folder)
 print(

@@ -61,7 +61,8 @@ shutil.copy("../data/docs/testbench.toml", folder)
 
 def store_in(name):
     """Two tokens a vector: six times the vectors of the default, so that few steps are enough."""
-    return rm.open(folder / name, say=quiet, tokens_per_vector=2, steps=100, threads=1)
+    quick = {"model": "mini", "tokens_per_vector": 2, "steps": 100, "threads": 1}
+    return rm.open(folder / name, say=quiet, **quick)
 
 
 done = store_in("whole").ingest(folder / "testbench.toml")
