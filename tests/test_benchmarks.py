@@ -27,8 +27,7 @@ ROOT = Path(__file__).parent.parent
 
 SCRIPTS = {
     "write": "--recipes cross-entropy --vectors one --chunks 2 --lengths 2,3 --tuning-chunks 1 "
-    "--budgets 2 --group 1 --steps 3 "
-    "--tokens-per-vector 2",
+    "--budgets 2 --group 1 --steps 3 --tokens-per-vector 2",
     "objective": "--chunks 2 --seeds 1 --vectors 1,2 --longest 4 --steps 20",
     "rounding": "--chunks 2 --lengths 4 --tokens-per-vector 2 --batch 1 --steps 60",
     "planned": "--chunks 1 --tokens-per-vector 40 --batch 1 --steps 3",

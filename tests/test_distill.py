@@ -20,9 +20,8 @@ from rag_memtok.model.inject import answer_tokens, inject
 from rag_memtok.model.prompts import template_named
 
 TEXT = (
-    "The lamp of the harbour was repaired in March, and its keeper wrote a letter. Colour: red and "
-    "green. "
-    "The keeper had lived there for nine years when the storm of 1911 came."
+    "The lamp of the harbour was repaired in March, and its keeper wrote a letter. Colour: red "
+    "and green. The keeper had lived there for nine years when the storm of 1911 came."
 )
 
 

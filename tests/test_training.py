@@ -375,8 +375,7 @@ def test_a_readers_chunks_are_of_train_questions_that_the_model_answers_and_are_
     (tmp_path / "qa").mkdir()
     for source in (*sources.SPAN_QUESTIONS, *sources.FREE_QUESTIONS, sources.UNANSWERABLE):
         context = (
-            f"The lamp of {source} was lit by Ana in March. Its keeper wrote a letter to "
-            "the "
+            f"The lamp of {source} was lit by Ana in March. Its keeper wrote a letter to the "
             "harbour about it."
         )
         rows = [

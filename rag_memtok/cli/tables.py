@@ -133,8 +133,7 @@ def put_evaluation(found: "Evaluation", rows: Sequence["Row"], shifts: Sequence[
     answerable = sum(bool(golds) for golds in found.golds)
     console.put(
         f"{found.model}, template {found.template}, recipe {found.recipe}: {len(found.questions)} "
-        "questions "
-        f"({len(found.questions) - answerable} that the documents do not answer) about "
+        f"questions ({len(found.questions) - answerable} that the documents do not answer) about "
         f"{len(set(found.gold))} chunks"
     )
     if halved := sum(

@@ -79,8 +79,7 @@ def put_answer(found: "Answer", streamed: bool) -> None:
         )
     console.put(
         f"  {found.context_positions} context positions instead of {found.text_positions}; prompt "
-        f"{found.prompt_positions}; "
-        f"reader {found.reader}; {found.seconds:.1f} s"
+        f"{found.prompt_positions}; reader {found.reader}; {found.seconds:.1f} s"
     )
     console.say(f"reader {found.reader}: {found.reader_reason}")
     if found.passages == "apart":

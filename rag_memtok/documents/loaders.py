@@ -243,11 +243,10 @@ def _parsed(kind: str, data: bytes) -> Iterator[Part]:
 
 
 _TEXT = (
-    ".txt .text .md .markdown .rst .adoc .org .tex .log .csv .tsv .json .yaml .yml .toml .ini .cfg "
-    ".xml .css .sql .sh .bat .ps1 .diff "
-    ".patch .r .py .pyi .js .mjs .jsx .ts .tsx .java .kt .scala .swift .c .h .cc .cpp .hpp .cs .rs "
-    ".go .rb .php .pl .lua .jl .hs .ml .ex "
-    ".el .vim .proto"
+    ".txt .text .md .markdown .rst .adoc .org .tex .log .csv .tsv .json .yaml .yml .toml .ini "
+    ".cfg .xml .css .sql .sh .bat .ps1 .diff .patch .r .py .pyi .js .mjs .jsx .ts .tsx .java .kt "
+    ".scala .swift .c .h .cc .cpp .hpp .cs .rs .go .rb .php .pl .lua .jl .hs .ml .ex .el .vim "
+    ".proto"
 )
 LOADERS: dict[str, Loader] = {
     **dict.fromkeys(_TEXT.split(), Loader("text/1", True, _plain)),

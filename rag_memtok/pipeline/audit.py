@@ -205,9 +205,8 @@ def sampled(share: float, seed: int, count: int) -> str:
     if share >= 1 or not count:
         return ""
     return (
-        f"{share:.1%} drawn with seed {seed}; 0 failures in {count} means under "
-        f"{3 / count:.1%} "
-        "in all, at 95 % confidence"
+        f"{share:.1%} drawn with seed {seed}; 0 failures in {count} means under {3 / count:.1%} in "
+        "all, at 95 % confidence"
     )
 
 

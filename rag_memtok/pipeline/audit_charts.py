@@ -25,8 +25,7 @@ def charts(found: Audit, tau: float) -> str:
     margins = [one.margin for one in right if math.isfinite(one.margin)]
     shares = [100 * (one.corrections + one.safeties) / (one.tokens + 1) for one in right]
     left = (
-        f"Smallest lead of a right, unpinned token in each of {len(margins)} chunks, in "
-        "logits. "
+        f"Smallest lead of a right, unpinned token in each of {len(margins)} chunks, in logits. "
         f"Dashed: tau, {tau:g}."
     )
     if len(margins) < len(right):

@@ -99,8 +99,8 @@ def profile_of(batch: int, reference: bool) -> str:
     if batch > 1:
         return f"fp32, eager attention, batch {batch}, {PADDED}"
     return (
-        "fp32, eager attention, the kept text as a draft in one pass, what that leaves open cached "
-        f"at batch 1; without a text batch {TOGETHER}, {PADDED}"
+        "fp32, eager attention, one pass over the kept text as a draft, what it leaves open cached "
+        f"at batch 1 (without a text batch {TOGETHER})"
     )
 
 

@@ -168,8 +168,7 @@ def disk_failure(folder: Path, reason: str) -> DiskFailure:
     needed = 16 * 2**20 + (database.stat().st_size if database.exists() else 0)
     free = shutil.disk_usage(folder).free if folder.exists() else 0
     message = (
-        f"{folder}: {reason}; nothing that was stored is lost. Free: {free / 2**20:.1f} "
-        "MiB, "
+        f"{folder}: {reason}; nothing that was stored is lost. Free: {free / 2**20:.1f} MiB, "
         f"enough for any write: {needed / 2**20:.1f} MiB"
     )
     return DiskFailure(
