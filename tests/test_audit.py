@@ -511,7 +511,8 @@ def test_together_the_same_is_proven_and_the_same_is_found(planted, loaded):
             one.chunk_id == other.chunk_id and abs(one.verdict.margin - other.verdict.margin) < 1e-3
         )
     assert (
-        "batch 1," in alone.profile
+        "draft" in alone.profile
+        and "at batch 1" in alone.profile
         and "batch 2," in together.profile
         and "again at batch 1" in together.profile
     )
