@@ -1,4 +1,4 @@
-"""A GGUF file -> an ordinary model folder: config, safetensors, tokenizer.json. The home of gguf.
+"""A GGUF file -> an ordinary model folder: config, safetensors, tokenizer.json.
 
     CACHE/SHA256-VERSION/   config.json generation_config.json model.safetensors
                             tokenizer.json tokenizer_config.json chat_template.jinja
@@ -19,7 +19,6 @@ import json
 import os
 import shutil
 import sys
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -118,8 +117,11 @@ def converted(file: Path, sha256: str = "") -> Path:
         (draft / "converted.json").write_text(json.dumps(about, indent=1))
         for path in draft.iterdir():
             path.chmod(0o600)
-        with suppress(OSError):  # another process was quicker
+        try:
             draft.rename(folder)
+        except OSError:
+            if not (folder / "converted.json").is_file():  # else another process was quicker
+                raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder
@@ -134,9 +136,7 @@ def _convert(file: Path, header: Header, draft: Path) -> None:
     words = [str(file.absolute()), str(draft.absolute())]
     code, reply = child.run("rag_memtok.model.gguf", words, b"", limits)
     if code:
-        how = {child.NO_MEMORY: "it takes too much memory"}.get(
-            code, f"its conversion ended ({code})"
-        )
+        how = "takes too much memory" if code == child.NO_MEMORY else f"ended with code {code}"
         raise refused(file, f"its conversion {how}")
     if problem := json.loads(reply)["problem"]:
         raise refused(file, problem)
