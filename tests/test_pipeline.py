@@ -866,7 +866,7 @@ def test_what_is_known_of_the_embedded_model_follows_from_the_steps_the_recipe_a
     chosen = [
         row["tokens_per_vector"]
         for row in json.loads(calibrate.KNOWN.read_text())
-        if (row["template"], row["recipe"]) == ("bare", "margin")
+        if (row["model"], row["template"], row["recipe"]) == ("mini-1", "bare", "margin")
     ]
     assert len(chosen) > 1 and found[60].tokens_per_vector == found[300].tokens_per_vector == min(
         chosen
