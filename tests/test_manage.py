@@ -309,8 +309,8 @@ def on_a_terminal(ready, *words, typed=(), sent=None):
     told, screen, typed, prompts, deadline = False, b"", list(typed), 0, time.monotonic() + 600
     while time.monotonic() < deadline:
         if not select.select([parent], [], [], 0.5)[0]:
-            if told:  # a signal between readline's prompt and its wait is seen with the next key
-                os.write(parent, b" ")
+            if told:  # a signal between readline's prompt and its wait is seen with the next line
+                os.write(parent, b"\n")
             continue
         try:
             read = os.read(parent, 65536)
