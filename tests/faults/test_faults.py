@@ -88,8 +88,13 @@ def test_a_batch_that_does_not_fit_is_halved(world):
     enough = next(
         more for more in range(step, 64 * step, step) if limits.rows_at_once(world, 1, more)[0] == 0
     )
-    found = [limits.rows_at_once(world, 24, int(share * enough)) for share in (1.5, 2.0, 2.5, 3.0)]
-    assert any(code == 0 and 1 <= rows < 24 for code, rows in found), found
+    # how much of a refused batch the allocator gives back differs: the first that fits is taken
+    found = []
+    for halves in range(3, 25):
+        found.append(limits.rows_at_once(world, 24, halves * enough // 2))
+        if found[-1][0] == 0:
+            break
+    assert found[-1][0] == 0 and 1 <= found[-1][1] < 24, found
     assert limits.rows_at_once(world, 24, 2**20) == (21, 0)
     assert limits.rows_at_once(world, 24, 2**34) == (0, 24)
 
