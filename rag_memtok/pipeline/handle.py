@@ -11,8 +11,8 @@ What is said meanwhile goes to the logger "rag_memtok".
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import lru_cache, partial
 from logging import getLogger
 from pathlib import Path
@@ -177,10 +177,8 @@ def open(
     return MemoryStore(here(store=store, **settings), trust, say, on_progress)
 
 
-@contextmanager
-def _one_call(settings: dict[str, object]) -> Iterator[MemoryStore]:
-    with open(**settings) as opened:  # type: ignore[arg-type]
-        yield opened
+def _one_call(settings: dict[str, object]) -> MemoryStore:
+    return open(**settings)  # type: ignore[arg-type]
 
 
 def ingest(*paths: PathLike, prune: bool = False, **settings: object) -> Ingested:
