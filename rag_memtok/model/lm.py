@@ -95,6 +95,11 @@ class LM:
         return getattr(self.model.config, "rag_memtok_passages", "") == "apart"
 
     @property
+    def frame_name(self) -> str:
+        """Which of `prompts.WORDINGS` it is asked in: `rag_memtok_frame` in its config.json."""
+        return getattr(self.model.config, "rag_memtok_frame", "sourced")
+
+    @property
     def parameters(self) -> int:
         """How many numbers are in the model, tied ones once, packed ones each."""
         return self.model.num_parameters()

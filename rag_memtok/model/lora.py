@@ -12,6 +12,7 @@ It is on for answering alone: the LM that writes and judges memories never has o
 """
 
 import copy
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from rag_memtok.errors import InputRefused, WrongModel
 from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import WORDINGS, frame, framed
 
 CONFIG, WEIGHTS, BOND = "adapter_config.json", "adapter_model.safetensors", "reader.json"
 FORMAT = 1
@@ -39,9 +41,11 @@ Kind = Literal["memory", "text"]
 class Bond:
     """What an adapter reads (`kind`), what it is noise without, and what it was made of.
 
-    `template_sha256` is that of the memories it reads, "" for text. `dev` are measurements on
-    chunks it was not trained on, shares of 1: F1 of the frozen model reading the text ("text"), of
-    the memories without ("before") and with the adapter ("after"), and the losses.
+    `template_sha256` is that of the memories it reads, "" for text; `frame_sha256` that of the
+    frame it was asked in, "" for `plain`. `passages`: whether several were measured to be read
+    better "apart" or "together", "" if that was not measured. `dev` are measurements on chunks it
+    was not trained on, shares of 1: F1 of the frozen model reading the text ("text"), of the
+    memories without ("before") and with the adapter ("after"), and the losses.
     """
 
     kind: Kind
@@ -53,6 +57,8 @@ class Bond:
     steps: int
     trained_on: Mapping[str, int] = field(default_factory=dict)
     dev: Mapping[str, float] = field(default_factory=dict)
+    frame_sha256: str = ""
+    passages: str = ""
     format: int = FORMAT
 
 
@@ -103,6 +109,52 @@ def _injected(lm: LM, settings: Any) -> LM:
     shared = {id(tensor): tensor for tensor in (*lm.model.parameters(), *lm.model.buffers())}
     model: Any = inject_adapter_in_model(settings, copy.deepcopy(lm.model, shared))
     return LM(model.eval(), lm.tokenizer, lm.identity)
+
+
+class _Product(torch.autograd.Function):
+    """`x W^T + scaling (x A^T) B^T`, the second product added in place to the first.
+
+    No gradient is made for W, which is frozen. Cost: beside W's products, one pass over x, the
+    result and each of their gradients; as PEFT computes it, five passes and what autograd keeps.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, down: Tensor, up: Tensor, scaling: float
+    ) -> Tensor:
+        narrow = x @ down.to(x.dtype).T
+        ctx.save_for_backward(x, weight, down, up, narrow)
+        ctx.scaling = scaling
+        return torch.addmm(x @ weight.T, narrow, up.to(x.dtype).T, alpha=scaling)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (given,), (x, weight, down, up, narrow) = gradients, ctx.saved_tensors
+        back = given @ up.to(x.dtype)
+        to_x = torch.addmm(given @ weight, back, down.to(x.dtype), alpha=ctx.scaling)
+        to_down = (back.T @ x).to(down.dtype) * ctx.scaling
+        to_up = (given.T @ narrow).to(up.dtype) * ctx.scaling
+        return to_x, None, to_down, to_up, None
+
+
+def lean(student: LM) -> LM:
+    """`student` (of `started`) with each adapted linear layer computed in fewer passes.
+
+    It computes in the model's dtype whatever that of the LoRA is, so that a bfloat16 model with a
+    float32 LoRA trains at bfloat16's speed.
+    """
+    for module in student.model.modules():
+        if hasattr(module, "lora_A") and isinstance(module.base_layer, torch.nn.Linear):
+            module.forward = functools.partial(_leanly, module)
+    return student
+
+
+def _leanly(module: Any, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
+    base, flat = module.base_layer, x.reshape(-1, x.shape[-1])
+    down, up = module.lora_A["default"].weight, module.lora_B["default"].weight
+    made = _Product.apply(flat, base.weight, down, up, module.scaling["default"])
+    made = made if base.bias is None else made + base.bias
+    return made.view(*x.shape[:-1], -1)
 
 
 def weights(lm: LM) -> dict[str, torch.nn.Parameter]:
@@ -182,9 +234,11 @@ def mismatches(bond: Bond, lm: LM, template_sha256: str) -> list[str]:
 
     `template_sha256` is the memories'.
     """
+    asked_in = bond.frame_sha256 or framed(lm, WORDINGS["plain"]).digest
     pairs = {
         "the model's weights": (bond.weights_sha256, lm.identity.weights_sha256),
         "the tokenizer": (bond.tokenizer_sha256, lm.identity.tokenizer_sha256),
+        "the question's frame": (asked_in, frame(lm).digest),
         "the memories' template": (
             bond.template_sha256,
             template_sha256 if bond.kind == "memory" else "",

@@ -3,19 +3,21 @@
 They are the templates it is written in, and the frame a question is asked in.
 
     bare         [BOS] [memory] -> text [EOS]
-    cue          the question's frame, [memory] where a document stands, "Repeat the document."
-                 -> text [end of turn]
+    cue          "Document:", [memory], "Repeat the document." -> text [end of turn]
     sastre2025   [memory] -> text [EOS]
     kuratov2025  [memory] [BOS, where the tokenizer adds one] -> text [EOS]
 
 A template is data. Its digest is in the manifest: a memory written in one is noise in another.
+
+A question's frame depends on the model: `plain` is the one that the embedded model was trained in,
+`sourced` every other model's. An adapter records the digest of the frame it was trained in.
 """
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
 
 from rag_memtok.errors import named
 from rag_memtok.model.lm import LM
@@ -25,7 +27,7 @@ GAP = "\n\n"
 REPEAT = "Repeat the document."
 QUESTION = "Question:\n"
 REFUSAL = "not in the documents"
-INSTRUCTION = f"\nAnswer from the documents in a few words. If they do not say, answer: {REFUSAL}."
+SOURCE_TOKENS = 32  # of a source line, at most; the end of a longer one is left out
 REFUSED = re.compile(
     r"[\W_]*(not\W+in\W+(the\W+)?documents?(?![^\W_])|(unanswerable[\W_]*)?$)", re.IGNORECASE
 )
@@ -68,10 +70,43 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class Wording:
+    """A frame in words: what is the same for every model.
+
+    `system` is a message of its own ("": the chat template's, if it has one), `reply` how the
+    answer begins. `before_source` and `after_source` are around the line that says where a passage
+    is from, None where the frame has no place for it.
+    """
+
+    system: str
+    instruction: str
+    reply: str
+    before_source: str | None = None
+    after_source: str = ""
+
+
+WORDINGS = {
+    "plain": Wording(
+        "",
+        f"\nAnswer from the documents in a few words. If they do not say, answer: {REFUSAL}.",
+        "",
+    ),
+    "sourced": Wording(
+        "You answer questions about documents.",
+        "\nAnswer in a few words copied from the documents.",
+        "According to the documents, the answer is",
+        "Source:",
+        "\n",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """A question's prompt without what is asked.
 
-    It is `opening` document (`between` document)* `question` words `closing`, then the answer.
+    It is `opening` document (`between` document)* `question` words `closing`, then the answer. A
+    document may begin with a `source_line`.
 
     `lead` is what this chat template has before an answer: part of its first word, where that is a
     space.
@@ -83,11 +118,18 @@ class Frame:
     closing: tuple[int, ...]
     end: int
     lead: str = ""
+    before_source: tuple[int, ...] | None = None
+    after_source: tuple[int, ...] = ()
 
     @property
     def overhead(self) -> int:
-        """Positions it takes with one document, beside document and question."""
+        """Positions it takes with one document, beside document, its source and question."""
         return len(self.opening) + len(self.question) + len(self.closing)
+
+    @property
+    def digest(self) -> str:
+        """Identifies the frame for this tokenizer."""
+        return digest_of(tuple(getattr(self, field.name) for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,34 +147,78 @@ class Rendered:
     end: int
 
 
-def render(lm: LM, content: str) -> Rendered:
-    """Renders one user message. Without a chat template the plain form is the message itself."""
+def render(lm: LM, content: str, system: str = "") -> Rendered:
+    """Renders one user message, after a `system` message if there is one.
+
+    Without a chat template the plain form is the messages themselves; a template that knows no
+    system message has it at the user's beginning.
+    """
     if lm.tokenizer.chat_template is None:
-        bos = lm.tokenizer.bos_token or ""
-        return Rendered(tuple((bos + content + GAP).split(MARK)), "", lm.eos)
-    options: dict[str, Any] = {
-        "tokenize": False,
-        "date_string": PINNED_DATE,
-        "enable_thinking": False,
-    }
+        bos, before = lm.tokenizer.bos_token or "", system + GAP if system else ""
+        return Rendered(tuple((bos + before + content + GAP).split(MARK)), "", lm.eos)
     user = {"role": "user", "content": content}
-    rendered = str(lm.tokenizer.apply_chat_template([user], add_generation_prompt=True, **options))
-    turn = str(
-        lm.tokenizer.apply_chat_template([user, {"role": "assistant", "content": MARK}], **options)
-    )
+    rendered = _templated(lm, [user], add_generation_prompt=True)
+    if system:
+        from jinja2.exceptions import TemplateError
+
+        messages = [{"role": "system", "content": system}, user]
+        with contextlib.suppress(TemplateError):
+            rendered = _templated(lm, messages, add_generation_prompt=True)
+        if system not in rendered:
+            return render(lm, system + GAP + content)
+    else:
+        messages = [user]
+    turn = _templated(lm, [*messages, {"role": "assistant", "content": MARK}])
     ending = lm.encode_frame(turn.rpartition(MARK)[2].lstrip())
     lead = turn.removeprefix(rendered).partition(MARK)[0] if turn.startswith(rendered) else ""
     return Rendered(tuple(rendered.split(MARK)), lead, ending[0] if ending else lm.eos)
 
 
+def _templated(lm: LM, messages: list[dict[str, str]], **options: bool) -> str:
+    return str(
+        lm.tokenizer.apply_chat_template(
+            messages, tokenize=False, date_string=PINNED_DATE, enable_thinking=False, **options
+        )
+    )
+
+
 def frame(lm: LM) -> Frame:
     """The frame in which `ask` puts documents and a question."""
-    content = f"{DOCUMENT}{MARK}{GAP}{DOCUMENT}{MARK}{GAP}{QUESTION}{MARK}{INSTRUCTION}"
-    rendered = render(lm, content)
+    return framed(lm, WORDINGS[lm.frame_name])
+
+
+def framed(lm: LM, words: Wording) -> Frame:
+    """The frame of these words in the tokens of `lm`."""
+    content = f"{DOCUMENT}{MARK}{GAP}{DOCUMENT}{MARK}{GAP}{QUESTION}{MARK}{words.instruction}"
+    rendered = render(lm, content, words.system)
     opening, between, question, closing = (
         tuple(lm.encode_frame(stretch)) for stretch in rendered.stretches
     )
-    return Frame(opening, between, question, closing, rendered.end, rendered.lead)
+    lead = rendered.lead
+    if words.reply:  # the answer's first word is then one within a sentence
+        closing, lead = (*closing, *lm.encode_frame(lead + words.reply)), " "
+    before = words.before_source
+    return Frame(
+        opening,
+        between,
+        question,
+        closing,
+        rendered.end,
+        lead,
+        None if before is None else tuple(lm.encode_frame(before)),
+        tuple(lm.encode_frame(words.after_source)),
+    )
+
+
+def source_line(lm: LM, frame: Frame, source: str) -> tuple[int, ...]:
+    """The line before a passage that says where it is from; none if `source` is empty.
+
+    In `source` nothing is special: a file named like a control token stays a name.
+    """
+    if frame.before_source is None or not source:
+        return ()
+    name = lm.encode(" " + " ".join(source.split()))[:SOURCE_TOKENS]
+    return (*frame.before_source, *name, *frame.after_source)
 
 
 def bare(lm: LM) -> Template:
