@@ -11,15 +11,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from rag_memtok.config import Documents, Retrieve
-from rag_memtok.datatypes import Record, Verdict
 from rag_memtok.documents.scan import read, scan
 from rag_memtok.documents.split import split
 from rag_memtok.model.lm import EMBEDDED
 from rag_memtok.pipeline.plan import Piece, places_of, stored_document
+from rag_memtok.pipeline.writer import text_only_record
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.retrieval.search import search
@@ -28,41 +27,30 @@ from rag_memtok.store.store import create, open_store
 DATA = Path(__file__).parent.parent / "data"
 
 
-def build(folder: Path, exclude: Sequence[str]) -> None:
-    """Makes a store of the sample documents whose memories are a single zero each."""
-    words, embedder = Tokenizer.from_file(str(EMBEDDED / "tokenizer.json")), load_embedder("mini")
+def build(folder: Path, documents: Path, exclude: Sequence[str], tokenizer: Path) -> None:
+    """Makes a store of `documents` that keeps text alone, cut as a model of that tokenizer cuts."""
+    words, embedder = Tokenizer.from_file(str(tokenizer)), load_embedder("mini")
     settings = Documents(exclude=tuple(exclude), chunk_tokens=128)
     create(folder, {})
     with open_store(folder, write=True) as store:
-        for source in scan([DATA / "docs"], settings).files:
-            documents = read(source, settings).documents
+        for source in scan([documents], settings).files:
+            parts = read(source, settings).documents
             cut = [
-                split(document, settings.chunk_tokens, lambda text: len(words.encode(text).ids))
-                for document in documents
+                split(part, settings.chunk_tokens, lambda text: len(words.encode(text).ids))
+                for part in parts
             ]
             for chunk in (chunk for chunks in cut for chunk in chunks):
                 key = embedder.encode([chunk.text], query=False)[0]
-                record = Record(
-                    chunk.id,
-                    1,
-                    "",
-                    "float16",
-                    bytes(2),
-                    (1, 1),
-                    (),
-                    Verdict("exact", 1),
-                    np.asarray(key),
-                )
-                store.put(record, chunk.text)
+                store.put(text_only_record(chunk, key), chunk.text)
             pieces = [tuple(Piece(chunk, None) for chunk in chunks) for chunks in cut]
             stored = [
-                stored_document(source, document, some)
-                for document, some in zip(documents, pieces, strict=True)
+                stored_document(source, part, some)
+                for part, some in zip(parts, pieces, strict=True)
             ]
             places = [
                 place
-                for document, some in zip(documents, pieces, strict=True)
-                for place in places_of(document, some)
+                for part, some in zip(parts, pieces, strict=True)
+                for place in places_of(part, some)
             ]
             store.replace_file(source.root, source.file, stored, places)
 
@@ -106,7 +94,7 @@ def main() -> None:
         ("22 files", [], answerable(True)),
     ):
         with tempfile.TemporaryDirectory() as folder:
-            build(Path(folder) / "store", exclude)
+            build(Path(folder) / "store", DATA / "docs", exclude, EMBEDDED / "tokenizer.json")
             for name, weight in (("words", 0.0), ("keys", 1.0), ("fused", -1.0)):
                 shares = [share_found(Path(folder) / "store", questions, k, weight) for k in (1, 3)]
                 print(

@@ -119,8 +119,8 @@ class Memorize:
 class Retrieve:
     """How chunks are found.
 
-    `embedder` is "mini" or a sentence-transformers id or folder, `dense_weight` its share of the
-    fused rank.
+    `embedder` is "mini", "minilm" or a sentence-transformers id or folder, `dense_weight` its share
+    of the fused rank.
 
     An empty `embedder` is the store's, or "mini"; `dense_weight` -1 is what the embedder recorded
     as its best, or 0.3.

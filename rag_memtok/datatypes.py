@@ -245,7 +245,8 @@ class Answer:
     `context_positions` are the positions the retrieved memories took in the prompt,
     `text_positions` those their text takes; `prompt_positions` is the whole prompt. Where passages
     are read `apart` these are sums over the prompts, and the one source is that of the answer kept.
-    `seconds` is wall clock.
+    `refused` by the "model": it was told what was found and says that this does not say; nothing is
+    cited then. `seconds` is wall clock.
     """
 
     answer: str
@@ -257,6 +258,7 @@ class Answer:
     prompt_positions: int
     text_positions: int
     seconds: float
+    refused: Literal["", "model"] = ""
 
     def __repr__(self) -> str:
         cited = ", ".join(f"{one.path} {one.lines}" for one in self.sources)

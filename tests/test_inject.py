@@ -11,8 +11,8 @@ from rag_memtok.config import Memorize
 from rag_memtok.memory.optimize import Task, memorize
 from rag_memtok.memory.reconstruct import prompt
 from rag_memtok.model.generate import Continuation
-from rag_memtok.model.inject import answer_batch, answer_tokens, fitting, inject, surest
-from rag_memtok.model.prompts import Frame, frame, template_named
+from rag_memtok.model.inject import Sourced, answer_batch, answer_tokens, fitting, inject, surest
+from rag_memtok.model.prompts import WORDINGS, Frame, frame, framed, source_line, template_named
 
 texts = st.lists(st.integers(6, 390), max_size=6)
 passages_of = st.lists(texts, min_size=1, max_size=4)
@@ -44,10 +44,26 @@ def test_vectors_go_in_as_they_are(toy_lm):
     assert np.array_equal(found[len(words.opening) : len(words.opening) + 3].numpy(), vectors)
 
 
+def test_a_passage_stands_behind_its_source(toy_lm):
+    vectors = np.random.default_rng(0).standard_normal((3, toy.WIDTH)).astype(np.float32)
+    words = frame(toy_lm)
+    line = source_line(toy_lm, words, "lamp.md")
+    for content in (vectors, (70, 71)):
+        passage = Sourced(line, content)
+        found = inject(toy_lm, words, [passage, passage], [80])
+        start, size = len(words.opening), len(line) + len(content)
+        assert len(passage) == size
+        assert torch.equal(found[start : start + len(line)], toy_lm.embed(line))
+        inner = torch.as_tensor(vectors) if content is vectors else toy_lm.embed(content)
+        assert torch.equal(found[start + len(line) : start + size], inner)
+        assert fitting(toy_lm, words, [passage], [80], toy.CONTEXT - words.overhead - 1 - size) == 1
+        assert fitting(toy_lm, words, [passage], [80], toy.CONTEXT - words.overhead - size) == 0
+
+
 def test_a_cue_memory_is_read_where_it_was_written(toy_lm):
     from rag_memtok.datatypes import Memory
 
-    template, words = template_named("cue", toy_lm), frame(toy_lm)
+    template, words = template_named("cue", toy_lm), framed(toy_lm, WORDINGS["plain"])
     memory = Memory(np.ones((2, toy.WIDTH), dtype=np.float32))
     written, read = prompt(toy_lm, template, memory), inject(toy_lm, words, [memory.vectors], [])
     assert torch.equal(written[: len(template.prefix) + 2], read[: len(words.opening) + 2])

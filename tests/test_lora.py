@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 import toy
+from random_adapter import trained
 from safetensors.torch import load
 
 from rag_memtok.config import Memorize
@@ -20,29 +21,6 @@ from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.reconstruct import judge
 from rag_memtok.model import lora
 from rag_memtok.model.prompts import bare
-
-
-def trained(lm, folder, seed=0, kind="memory"):
-    """An adapter with some random weights, as if it had been trained."""
-    student = lora.started(lm, 4, seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in lora.weights(student).values():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    template = bare(lm).digest if kind == "memory" else ""
-    bond = lora.Bond(
-        kind,
-        lm.identity.id,
-        lm.identity.weights_sha256,
-        lm.identity.tokenizer_sha256,
-        template,
-        "",
-        1,
-    )
-    folder.mkdir(exist_ok=True)
-    for name, content in lora.files(student, bond).items():
-        (folder / name).write_bytes(content)
-    return folder
 
 
 def logits(lm):

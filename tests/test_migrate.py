@@ -3,17 +3,21 @@
 It is proven, switched at once, and gone on with after a kill at any moment.
 """
 
+import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toy
 from small import content_of, dials, proven, written
+from toy_embedder import write_embedder
 
 from rag_memtok.errors import (
     InputRefused,
@@ -25,6 +29,7 @@ from rag_memtok.errors import (
 )
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.migrate import MIGRATING, OLD
+from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.settings import updated
 from rag_memtok.store.files import beside
 from rag_memtok.store.schema import insert
@@ -113,6 +118,62 @@ def texts(content):
     """What a migration must not change: ids and kept texts, keys, documents, places."""
     chunks, documents, places = content
     return {chunk_id: chunk[5:] for chunk_id, chunk in chunks.items()}, documents, places
+
+
+@pytest.mark.parametrize("keep_text", [True, False])
+def test_keys_are_made_anew_and_no_memory_is_touched(tmp_path, model_folder, keep_text):
+    config = dials(tmp_path / "store", model_folder, memorize__keep_text=keep_text)
+    api.ingest([written(tmp_path / "docs")], config)
+    before, steps = content_of(tmp_path / "store"), []
+    folder = write_embedder(tmp_path / "embedder", {"threshold": -1.0})
+    changed = updated(config, {"retrieve.embedder": str(folder)})
+    done = api.rekey(changed, steps.append)
+    assert done.chunks == len(before[0]) == steps[-1].done
+    after = content_of(tmp_path / "store")
+    assert after[1:] == before[1:]
+    embedder = load_embedder(str(folder))
+    for chunk_id, chunk in after[0].items():
+        assert (*chunk[:5], chunk[6]) == (*before[0][chunk_id][:5], before[0][chunk_id][6])
+        with open_store(tmp_path / "store", write=False) as store:
+            text = store.text(chunk_id)
+        if text is not None:
+            key = embedder.encode([text], query=False)[0]
+            assert np.array_equal(np.frombuffer(chunk[5], dtype="<f4"), key)
+    proven(config)
+    # the store's embedder is the new one, and another is refused
+    assert api.status(config).manifest["embedder"] == str(folder)
+    assert api.ask("Which lamp?", config).sources
+    with pytest.raises(WrongModel, match="keys are of the embedder"):
+        api.ask("Which lamp?", updated(config, {"retrieve.embedder": "mini"}))
+    assert api.rekey(changed).chunks == 0
+    assert api.rekey(updated(config, {"retrieve.embedder": "mini"})).chunks == done.chunks
+    assert content_of(tmp_path / "store") == before
+
+
+def test_a_text_that_is_lost_changes_no_key(tmp_path, model_folder):
+    config = dials(tmp_path / "store", model_folder)
+    api.ingest([written(tmp_path / "docs")], config)
+    with sqlite3.connect(tmp_path / "store" / "store.db") as db:
+        db.execute("UPDATE texts SET text = 'other' WHERE chunk = (SELECT max(chunk) FROM texts)")
+    before = api.status(config).manifest
+    changed = updated(config, {"retrieve.embedder": str(write_embedder(tmp_path / "embedder"))})
+    with pytest.raises(StoreDamaged):
+        api.rekey(changed)
+    assert api.status(config).manifest == before
+
+
+def test_the_command_makes_keys_anew(tmp_path, model_folder, command_line):
+    config = dials(tmp_path / "store", model_folder)
+    api.ingest([written(tmp_path / "docs")], config)
+    where = ("--store", tmp_path / "store")
+    folder = write_embedder(tmp_path / "embedder")
+    assert command_line("migrate", *where)[0] == 2
+    code, out, _ = command_line("migrate", *where, "--embedder", folder, "--json")
+    assert code == 0 and json.loads(out)["keys"]["embedder"] == str(folder)
+    code, out, _ = command_line("migrate", *where, "--embedder", folder)
+    assert code == 0 and "no keys to make" in out
+    code, out, _ = command_line("migrate", *where, "--embedder", "mini")
+    assert code == 0 and "have keys of mini" in out
 
 
 def test_every_memory_is_rewritten_and_proven(store, other, tmp_path):

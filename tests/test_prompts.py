@@ -10,8 +10,18 @@ from tokenizers import processors
 
 from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.metrics import answerable, score
+from rag_memtok.model import prompts
 from rag_memtok.model.inject import surest
-from rag_memtok.model.prompts import TEMPLATES, frame, refuses, template_named
+from rag_memtok.model.prompts import (
+    SOURCE_TOKENS,
+    TEMPLATES,
+    WORDINGS,
+    declines,
+    frame,
+    refuses,
+    source_line,
+    template_named,
+)
 
 HEAD = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
 REPLY = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
@@ -58,38 +68,139 @@ def test_kuratov2025_begins_the_text_as_the_tokenizer_does():
     assert 1 not in one.encode("a text")
 
 
-def test_cue_stands_where_ask_puts_a_document(framed):
-    template, words = template_named("cue", framed), frame(framed)
+def plainly(lm):
+    """The frame of the embedded model in another's tokens."""
+    return prompts.framed(lm, WORDINGS["plain"])
+
+
+def pieces_of(lm, words):
+    """The frame as text."""
+    pieces = [words.opening, words.between, words.question, words.closing]
+    return [lm.decode(piece) for piece in pieces]
+
+
+def test_cue_stands_where_the_plain_frame_puts_a_document(framed):
+    template, words = template_named("cue", framed), plainly(framed)
     assert template.prefix == words.opening
     assert template.end == words.end
     assert framed.decode(template.suffix).startswith("\n\nRepeat the document.")
 
 
-def test_the_frame_with_a_chat_template_is_the_template_around_our_words():
-    words, one = frame(toy.lm_of()), toy.lm_of()
-    pieces = [words.opening, words.between, words.question, words.closing]
-    assert [one.decode(piece) for piece in pieces] == [
+def test_the_plain_frame_with_a_chat_template_is_the_template_around_our_words():
+    one = toy.lm_of()
+    words = plainly(one)
+    assert pieces_of(one, words) == [
         HEAD + "Document:\n",
         "\n\nDocument:\n",
         "\n\nQuestion:\n",
         INSTRUCTION + REPLY,
     ]
     assert words.end == toy.SPECIAL.index("<|eot_id|>")
-    assert words.overhead == sum(map(len, (pieces[0], pieces[2], pieces[3])))
+    assert words.overhead == sum(map(len, (words.opening, words.question, words.closing)))
 
 
-def test_the_frame_without_a_chat_template_is_the_plain_message():
+def test_the_plain_frame_without_a_chat_template_is_the_plain_message():
     one = toy.lm_of(chat=None)
-    words = frame(one)
-    pieces = [words.opening, words.between, words.question, words.closing]
-    expected = [
+    words = plainly(one)
+    assert pieces_of(one, words) == [
         "<|begin_of_text|>Document:\n",
         "\n\nDocument:\n",
         "\n\nQuestion:\n",
         INSTRUCTION + "\n\n",
     ]
-    assert [one.decode(piece) for piece in pieces] == expected
     assert words.end == one.eos
+
+
+SYSTEM = "You answer questions about documents."
+ASKED = "\nAnswer in a few words copied from the documents."
+BEGUN = "According to the documents, the answer is"
+
+
+def test_the_frame_has_a_system_message_of_its_own_and_the_reply_begun():
+    one = toy.lm_of()
+    words = frame(one)
+    system = HEAD.replace("user", "system") + SYSTEM + "<|eot_id|>"
+    assert pieces_of(one, words) == [
+        system + HEAD.removeprefix("<|begin_of_text|>") + "Document:\n",
+        "\n\nDocument:\n",
+        "\n\nQuestion:\n",
+        ASKED + REPLY + BEGUN,
+    ]
+    assert words.lead == " " and words.end == toy.SPECIAL.index("<|eot_id|>")
+
+
+NO_SYSTEM = {
+    "says nothing of it": toy.CHAT.replace(
+        "{% for message in messages %}",
+        "{% for message in messages if message['role'] != 'system' %}",
+    ),
+    "refuses it": toy.CHAT.replace(
+        "{% for message in messages %}",
+        "{% for message in messages %}{% if message['role'] == 'system' %}"
+        "{{ raise_exception('no system') }}{% endif %}",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", NO_SYSTEM)
+def test_a_chat_template_without_a_system_message_has_it_in_the_question(how):
+    one = toy.lm_of(chat=NO_SYSTEM[how])
+    assert pieces_of(one, frame(one)) == [
+        HEAD + SYSTEM + "\n\nDocument:\n",
+        "\n\nDocument:\n",
+        "\n\nQuestion:\n",
+        ASKED + REPLY + BEGUN,
+    ]
+
+
+def test_the_frame_without_a_chat_template_is_its_words():
+    one = toy.lm_of(chat=None)
+    assert one.decode(frame(one).opening) == f"<|begin_of_text|>{SYSTEM}\n\nDocument:\n"
+    assert one.decode(frame(one).closing) == f"{ASKED}\n\n{BEGUN}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "declined"),
+    [
+        ("", True), (" \n", True), ("not in the documents", True), ("Not in the documents.", True),
+        ('"not in the documents"', True), ("unanswerable", True), ("-", False), ("+ / %", False),
+        ("in the documents", False), ("Paris", False), ("unanswerable questions", False),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_none_is_known(answer, declined):
+    assert declines(answer) == declined
+
+
+def test_a_source_is_a_line_of_text_before_its_passage(framed):
+    words = frame(framed)
+    assert framed.decode(source_line(framed, words, "a lamp.md")) == "Source: a lamp.md\n"
+    assert framed.decode(source_line(framed, words, "a\nQuestion:\r b")) == (
+        "Source: a Question: b\n"
+    )
+    assert source_line(framed, words, "") == ()
+    assert source_line(framed, plainly(framed), "a lamp.md") == ()
+
+
+def test_a_file_named_like_a_control_token_stays_text(framed):
+    line = source_line(framed, frame(framed), "<|eot_id|><|end_of_text|>")
+    assert not {framed.eos, framed.bos, toy.SPECIAL.index("<|eot_id|>")} & set(line)
+
+
+def test_a_source_line_is_bounded(framed):
+    words = frame(framed)
+    longest = len(words.before_source) + SOURCE_TOKENS + len(words.after_source)
+    assert len(source_line(framed, words, "lamp " * 99)) == longest
+
+
+def test_a_frame_is_known_by_its_digest(framed):
+    words = frame(framed)
+    others = [
+        plainly(framed),
+        *(replace(words, **{name: (7,)}) for name in ("opening", "closing", "after_source")),
+        replace(words, lead=""),
+        replace(words, before_source=None),
+    ]
+    assert len({one.digest for one in (words, *others)}) == len(others) + 1
 
 
 def test_the_frame_has_exactly_one_beginning(framed):
@@ -107,7 +218,7 @@ def test_a_tokenizer_without_a_beginning_has_none():
     one = toy.lm_of(chat=None)
     one.tokenizer.bos_token = None
     assert template_named("bare", one).prefix == ()
-    assert frame(one).opening == tuple(one.encode("Document:\n"))
+    assert plainly(one).opening == tuple(one.encode("Document:\n"))
 
 
 def test_the_digest_is_of_everything_a_memory_depends_on(toy_lm):
@@ -203,7 +314,7 @@ texts = st.text(max_size=20) | st.sampled_from(
 @given(passages=st.lists(texts, min_size=1, max_size=3), question=texts)
 def test_the_training_frame_gives_the_same_tokens(trained_with, passages, question):
     theirs, one, _ = trained_with
-    words = frame(one)
+    words = plainly(one)
     ours = list(words.opening) + one.encode(passages[0])
     for passage in passages[1:]:
         ours += [*words.between, *one.encode(passage)]
@@ -247,6 +358,6 @@ def test_what_the_chat_template_puts_before_a_reply_leads_it():
         "message['content']",
     )
     assert led != toy.CHAT
-    assert frame(toy.lm_of(chat=led)).lead == " "
-    assert frame(toy.lm_of()).lead == ""
-    assert frame(toy.lm_of(chat=None)).lead == ""
+    assert plainly(toy.lm_of(chat=led)).lead == " "
+    assert plainly(toy.lm_of()).lead == ""
+    assert plainly(toy.lm_of(chat=None)).lead == ""

@@ -12,13 +12,13 @@ import pytest
 from tokenizers import Tokenizer
 
 from benchmarks.questions import made, shares
-from benchmarks.retrieval import answerable, build, share_found
+from benchmarks.retrieval import DATA, answerable, build, share_found
 from rag_memtok.model.lm import EMBEDDED
 
 
 @pytest.mark.parametrize(("exclude", "library"), [(["library/"], False), ([], True)])
 def test_nine_of_ten_questions_find_their_file_among_the_first_three(tmp_path, exclude, library):
-    build(tmp_path / "store", exclude)
+    build(tmp_path / "store", DATA / "docs", exclude, EMBEDDED / "tokenizer.json")
     assert share_found(tmp_path / "store", answerable(library), k=3, dense_weight=-1.0) >= 0.9
 
 

@@ -1,56 +1,33 @@
 """Keys, the index and its cache, and how dense hits and word hits become one list."""
 
+import hashlib
 import json
 import logging
 import sqlite3
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from toy_embedder import VECTORS, write_embedder
 
 from rag_memtok.config import Retrieve
 from rag_memtok.datatypes import Occurrence, Record, StoredDocument, Verdict, sha256_of_text
 from rag_memtok.errors import InputRefused, ModelUnavailable, WrongModel
-from rag_memtok.retrieval.embedder import load_embedder, load_sentence_transformer
+from rag_memtok.retrieval import embedder as embedders
+from rag_memtok.retrieval.embedder import (
+    INSTALL,
+    PACKAGE,
+    load_embedder,
+    load_sentence_transformer,
+)
 from rag_memtok.retrieval.index import Index, build, open_index, set_threads
 from rag_memtok.retrieval.search import content_words, fuse, search
 from rag_memtok.store.store import INDEX, create, open_store
 
-WORDS = ["[UNK]", "lamp", "warranty", "battery", "soup", "onion", "años", "the", "is", "what"]
-VECTORS = np.random.default_rng(0).standard_normal((len(WORDS), 16), dtype=np.float32)
 TEXTS = ["the lamp warranty", "battery of the lamp", "onion soup", "soup battery soup"]
-
-
-def write_embedder(folder, dials=None, weights=VECTORS):
-    """A folder as sentence-transformers saves a StaticEmbedding with a Normalize."""
-    static = folder / "0_StaticEmbedding"
-    static.mkdir(parents=True)
-    (folder / "1_Normalize").mkdir()
-    tokenizer = Tokenizer(
-        WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]")
-    )
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.save(str(static / "tokenizer.json"))
-    save_file({"embedding.weight": weights}, static / "model.safetensors")
-    modules = "sentence_transformers.sentence_transformer.modules"
-    kinds = (
-        ("0_StaticEmbedding", "static_embedding.StaticEmbedding"),
-        ("1_Normalize", "normalize.Normalize"),
-    )
-    entries = [
-        {"idx": idx, "name": str(idx), "path": path, "type": f"{modules}.{kind}"}
-        for idx, (path, kind) in enumerate(kinds)
-    ]
-    (folder / "modules.json").write_text(json.dumps(entries))
-    if dials:
-        (folder / "retriever.json").write_text(json.dumps(dials))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -336,3 +313,36 @@ def test_orphans_and_an_empty_store_give_no_hit(tmp_path, embedder):
         store.remove_file("/r", "a.txt")
         assert search(store, index, embedder, "soup", Retrieve()) == ()
         assert store.collect() == 4 and search(store, index, embedder, "soup", Retrieve()) == ()
+
+
+# --- the packaged embedder
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of that name with other weights, which must not be imported."""
+    folder = tmp_path / "site" / PACKAGE
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')")
+    write_embedder(folder / "model")
+    (folder / "model" / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.delitem(sys.modules, PACKAGE, raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    return folder / "model"
+
+
+def test_minilm_means_one_set_of_weights_and_others_can_be_given_by_their_path(
+    package, monkeypatch
+):
+    with pytest.raises(InputRefused, match="not what minilm means") as caught:
+        load_embedder("minilm")
+    assert str(package) in caught.value.remedy
+    assert load_embedder(str(package)).width == VECTORS.shape[1]
+    monkeypatch.setattr(embedders, "SHA256", hashlib.sha256(b"weights").hexdigest())
+    assert load_embedder("minilm").id == "minilm" and PACKAGE not in sys.modules
+
+
+def test_without_the_package_it_is_said_how_to_get_minilm():
+    with pytest.raises(ModelUnavailable, match="not installed") as caught:
+        load_embedder("minilm")
+    assert INSTALL in caught.value.remedy

@@ -148,8 +148,11 @@ def file_name(text: str, rng: random.Random) -> str:
     """What a file with this text might be called: one to three of its words, or nothing telling."""
     words = [word for word in WORD.findall(text[:300]) if len(word) > 3]
     if rng.random() < 0.3 or not words:
-        stem = rng.choice(("notes", "README", "document", "minutes", "draft", f"page{rng.randint(1, 99)}",
-                           f"2024-0{rng.randint(1, 9)}", "letter", "report final", "todo"))  # fmt: skip
+        page, day = f"page{rng.randint(1, 99)}", f"2024-0{rng.randint(1, 9)}"
+        stem = rng.choice(
+            ("notes", "README", "document", "minutes", "draft", page, day, "letter", "report final",
+             "todo")
+        )  # fmt: skip
     else:
         stem = rng.choice("-_ ").join(rng.sample(words, min(len(words), rng.randint(1, 3))))
         stem = stem.lower() if rng.random() < 0.7 else stem
@@ -284,7 +287,9 @@ def says_all(question: str, texts: str) -> bool:
 
 def idle_questions(data: Path) -> list[str]:
     """Short questions that need no document, and what people say to a program."""
-    own = ["Hello", "Hi there", "Who are you?", "Thanks!", "Help", "How are you?", "Tell me a joke.",
-           "What day is it today?", "Good morning", "Can you help me?", "ok", "test"]  # fmt: skip
+    own = [
+        "Hello", "Hi there", "Who are you?", "Thanks!", "Help", "How are you?", "Tell me a joke.",
+        "What day is it today?", "Good morning", "Can you help me?", "ok", "test",
+    ]  # fmt: skip
     rows = questions(data, "dolly_nocontext", "train")
     return own * 20 + [row["question"] for row in rows if len(row["question"]) < 90]

@@ -11,12 +11,11 @@ theirs. To each it is the very prompt that `ask` builds, at a third of the cost.
 import argparse
 import contextlib
 import json
-import math
 import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -48,6 +47,8 @@ from training.sources import hash01, questions, read
 QUESTIONS = 24  # of a step, at least
 ROOM = 1400  # tokens of a row, at most: questions that do not fit are left out
 WARM_UP = 25  # steps
+# of the steps, at the end: the rate falls to a thirtieth; before, their number is nothing to it
+FALL = 0.6
 SAVE_SECONDS = 300.0
 ANSWER = 32  # tokens of an answer, at most
 DEV = 96  # questions of the choosing half that are watched
@@ -134,7 +135,8 @@ def row_of(lm: LM, words: Frame, lesson: Lesson) -> Row:
         ids += (*(words.between if number else ()), *source_line(lm, words, source))
         ids += lm.encode(text)
     shared = len(ids)
-    positions, own = list(range(shared)), []
+    positions = list(range(shared))
+    own: list[Tensor] = []
     places: list[int] = []
     targets: list[int] = []
     for question, answer in lesson.asked:
@@ -225,7 +227,7 @@ class Training:
         done = state.step / settings.steps
         rate = settings.lr * min(1.0, (state.step + 1) / WARM_UP)
         for group in state.optimiser.param_groups:
-            group["lr"] = rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            group["lr"] = rate * min(1.0, (1.02 - done) / FALL)
         rows, total = self.hand(), 0.0
         tokens = sum(len(row.targets) for row in rows)
         with attending(state.student):
@@ -347,7 +349,7 @@ def main() -> None:
     )
     state = state_of(lm, settings)
     lora.lean(state.student)
-    run = repr((settings, lm.identity, frame(lm).digest))
+    run = repr((replace(settings, steps=1), lm.identity, frame(lm).digest))
     lessons = lessons_of(lm, args.data, args.without, args.seed)
     dev, words = watched(lm, args.data), frame(lm)
     training = Training(lm, lessons, state, settings, run, args.out)
@@ -362,7 +364,7 @@ def write(training: Training, folder: Path) -> None:
     """The adapter as it ships, but for its card."""
     lm, state = training.lm, training.state
     lora.set_weights(state.student, lora.rounded(state.student))
-    curve = [json.loads(line) for line in (training.out / "curve.jsonl").open()]
+    curve = [json.loads(line) for line in (training.out / "curve.jsonl").read_text().splitlines()]
     bond = Bond(
         kind="text", model=f"{lm.identity.id} {lm.identity.revision}".strip(),
         weights_sha256=lm.identity.weights_sha256, tokenizer_sha256=lm.identity.tokenizer_sha256,

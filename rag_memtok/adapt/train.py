@@ -357,7 +357,7 @@ def write(training: Training, template_sha256: str, folder: Path) -> Bond:
         kind=kind, model=f"{lm.identity.id} {lm.identity.revision}".strip(),
         weights_sha256=lm.identity.weights_sha256, tokenizer_sha256=lm.identity.tokenizer_sha256,
         template_sha256=template_sha256 if kind == "memory" else "", adapter_sha256="",
-        steps=state.step, trained_on=counts, dev=dev,
+        steps=state.step, trained_on=counts, dev=dev, frame_sha256=training.teacher.frame.digest,
     )  # fmt: skip
     made = lora.files(state.student, bond)
     for name, content in {"README.md": card(bond).encode(), **made}.items():

@@ -68,6 +68,7 @@ def ask(
                 failed = True
                 console.put_error(error, json)
                 continue
+            failed |= bool(found.refused)
             console.put_json(asdict(found)) if json else views.put_answer(found, streams)
     if failed:
         raise typer.Exit(NoUsableMemory.exit_code)
@@ -117,7 +118,7 @@ def chat(
 
 
 def converse(session: "Session", json: bool) -> bool:
-    """Answers until the questions end; returns whether none failed.
+    """Answers until the questions end; returns whether none was left without an answer.
 
     Only a pipe needs to know that.
     """
@@ -140,6 +141,7 @@ def converse(session: "Session", json: bool) -> bool:
             console.say("looked for together with the question before; /new forgets it")
         try:
             found = answer(session, question, on_text, before)
+            fine &= not found.refused or sys.stdin.isatty()
             console.put_json({"question": question, **asdict(found)}) if json else views.put_answer(
                 found, streams
             )

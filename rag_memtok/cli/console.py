@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from rag_memtok.errors import DiskFailure, RagMemtokError, escaped
+from rag_memtok.errors import DiskFailure, NoUsableMemory, RagMemtokError, escaped
 
 if TYPE_CHECKING:
     from rag_memtok.datatypes import OnProgress, Progress
@@ -95,17 +95,15 @@ def finite(value: Any) -> Any:
 def put_error(error: RagMemtokError, as_json: bool) -> None:
     """What happened, to what, and what to do next."""
     if as_json:
+        known = {
+            "name": error.name,
+            "exit_code": error.exit_code,
+            "message": str(error),
+            "remedy": error.remedy,
+        }
+        refused = {"refused": "retrieval"} if isinstance(error, NoUsableMemory) else {}
         with suppress(DiskFailure):  # standard error has it all the same
-            put_json(
-                {
-                    "error": {
-                        "name": error.name,
-                        "exit_code": error.exit_code,
-                        "message": str(error),
-                        "remedy": error.remedy,
-                    }
-                }
-            )
+            put_json({"error": known, **refused})
     say(f"error: {error}")
     if error.remedy:
         say(f"  next: {error.remedy}")

@@ -27,7 +27,12 @@ Adapter = Annotated[
     Path | None, typer.Option("--adapter", help="A LoRA that reads memories: memory+adapter.")
 ]
 TextAdapter = Annotated[
-    Path | None, typer.Option("--text-adapter", help="One that reads texts: text+adapter.")
+    Path | None,
+    typer.Option(
+        "--text-adapter",
+        help="One that reads texts: text+adapter, decode+adapter.",
+        show_default="the model's",
+    ),
 ]
 Limit = Annotated[
     int, typer.Option("--limit", min=0, help="Questions, spread over the file; 0: all.")

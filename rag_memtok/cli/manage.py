@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from rag_memtok.cli import console, options, views
+from rag_memtok.errors import UsageError
 from rag_memtok.settings import here, named_dials
 
 
@@ -203,8 +204,12 @@ def import_(
 
 def migrate(
     model: Annotated[
-        str, typer.Option("--model", help="The new model: mini, a folder or a hub id.")
-    ],
+        str | None,
+        typer.Option("--model", help="The new model: smollm2, mini, a folder, a hub id."),
+    ] = None,
+    embedder: Annotated[
+        str | None, typer.Option("--embedder", help="The new embedder: other keys, same memories.")
+    ] = None,
     store: options.Store = None,
     collection: options.Collection = None,
     revision: options.Revision = None,
@@ -222,21 +227,32 @@ def migrate(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Rewrite every memory for another model, beside the old store; prove them, then switch.
+    """Rewrite every memory for another model, or make every key anew with another embedder.
 
-    Run again to resume.
+    Memories are written beside the old store and proved, then it is switched. Run again to resume.
     """
     from rag_memtok.pipeline import api
 
+    if not model and not embedder:
+        raise UsageError("nothing to migrate to", remedy="--model NAME, --embedder NAME, or both")
     dials = here(
         store=store, collection=collection, model__id=model, model__revision=revision,
-        model__dtype=dtype, model__device=device, model__threads=threads,
+        retrieve__embedder=embedder, model__dtype=dtype, model__device=device,
+        model__threads=threads,
         memorize__tokens_per_vector=tokens_per_vector,
         memorize__seconds_per_chunk=seconds_per_chunk, memorize__processes=processes,
     )  # fmt: skip
     with console.progress_bar("chunks") as on_progress:
-        done = api.migrate(dials, drop_old, on_progress, console.say)
-    console.put_json(asdict(done)) if json else views.put_migrated(done)
+        done = api.migrate(dials, drop_old, on_progress, console.say) if model else None
+        keyed = api.rekey(dials, on_progress, console.say) if embedder else None
+    if json:
+        written = asdict(done) if done else {}
+        console.put_json(written | ({"keys": asdict(keyed)} if keyed else {}))
+        return
+    if done:
+        views.put_migrated(done)
+    if keyed:
+        views.put_rekeyed(keyed)
 
 
 def adapt(

@@ -40,7 +40,7 @@ Embedder = Annotated[
     str | None,
     typer.Option(
         "--embedder",
-        help="mini, or a sentence-transformers folder or id.",
+        help="mini, minilm, or a sentence-transformers folder or id.",
         show_default="the store's, or mini",
     ),
 ]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rag_memtok.pipeline.bundle import Bundled
     from rag_memtok.pipeline.ingest import Estimate, Ingested
     from rag_memtok.pipeline.inspect import Collection, ListedChunk, ListedDocument, Setting, Shown
-    from rag_memtok.pipeline.migrate import Migrated
+    from rag_memtok.pipeline.migrate import Migrated, Rekeyed
     from rag_memtok.pipeline.restore import Restored
 
 SHORT = 12  # characters of a chunk's id
@@ -81,6 +81,11 @@ def put_answer(found: "Answer", streamed: bool) -> None:
         f"  {found.context_positions} context positions instead of {found.text_positions}; prompt "
         f"{found.prompt_positions}; reader {found.reader}; {found.seconds:.1f} s"
     )
+    if found.refused:
+        console.say(
+            "memories were found and read; as far as the model can tell they do not say; "
+            "next: ask in the words of the documents, or with a larger --k"
+        )
     console.say(f"reader {found.reader}: {found.reader_reason}")
     if found.passages == "apart":
         console.say(
@@ -278,6 +283,15 @@ def put_migrated(done: "Migrated") -> None:
         console.put(f"nothing to rewrite: the store is of {done.model}")
     if done.kept:
         console.put(f"the old store is kept in {done.kept}; --drop-old removes it")
+
+
+def put_rekeyed(done: "Rekeyed") -> None:
+    """How many keys were made."""
+    if done.chunks:
+        taken = console.duration(done.seconds)
+        console.put(f"{done.chunks} chunks have keys of {done.embedder}, in {taken}")
+    else:
+        console.put(f"no keys to make: they are of {done.embedder}")
 
 
 def put_adapted(done: "Adapted") -> None:

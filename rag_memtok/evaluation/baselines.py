@@ -158,6 +158,7 @@ ARMS: dict[str, Arm] = {
     "memory": Arm(memory),
     "memory+adapter": Arm(memory, adapter="memory"),
     "decode": Arm(decoded),
+    "decode+adapter": Arm(decoded, adapter="text"),
     "none": Arm(none, compressed=False, several=False),
     "wrong": Arm(wrong, several=False),
     "random": Arm(noise, several=False),

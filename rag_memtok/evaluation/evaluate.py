@@ -33,6 +33,7 @@ from rag_memtok.model.inject import Passage
 from rag_memtok.model.lora import adapted
 from rag_memtok.model.prompts import frame
 from rag_memtok.pipeline import resources
+from rag_memtok.pipeline.adapters import shipped
 from rag_memtok.pipeline.manifest import completed
 from rag_memtok.pipeline.progress import Reporter, quiet
 
@@ -95,7 +96,8 @@ def evaluate(
     Args:
         documents: the folder that the rows' `file` is in; by default the questions' own.
         work: a folder for memories and answers, so that a run goes on where another one ended.
-        adapters: the folders of the LoRAs for "memory" and for "text", where there are such.
+        adapters: the folders of the LoRAs for "memory" and for "text", where there are such; the
+            one for text that ships with the model is taken by itself.
 
     Raises:
         InputRefused: the questions cannot be read.
@@ -107,10 +109,13 @@ def evaluate(
         and k.
     """
     began = time.monotonic()
-    study = replace(study, readers=readable(study.readers, adapters))
+    arms_named(study.readers)
     questions = load_questions(path, documents, limit)
     settings = completed(config, {})
     tools = resources.load(settings)
+    if text := shipped(tools.lm, tools.template.digest).text:
+        adapters = {"text": text.folder, **adapters}
+    study = replace(study, readers=readable(study.readers, adapters))
     embedder = tools.embedder if study.nearest else None
     read = corpus(
         tools.lm,
@@ -201,7 +206,7 @@ class Run:
                 self.tools.lm, self.tools.template, texts, memorize, folder, self.on_progress
             )
             decoded = {}
-            if "decode" in self.arms:
+            if not {"decode", "decode+adapter"}.isdisjoint(self.arms):
                 decoded = all_decoded(
                     self.tools.lm, self.tools.template, kept, texts, memorize.batch
                 )
@@ -284,7 +289,7 @@ class Run:
         )
         fitted = [self._fitted(planned, material, one, replies) for one in cases]
         parts = [prompt for prompt, _ in fitted]
-        if planned.reader == "decode":
+        if planned.reader.startswith("decode"):
             parts[0] = replace(parts[0], unpack=self._decoding(material, case))
         return parts, sum(left for _, left in fitted)
 

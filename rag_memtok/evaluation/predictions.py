@@ -108,7 +108,7 @@ class Replies:
 
         Cost: what `answer_batch` costs, in batches of at most 16 rows and 8192 positions.
         """
-        keys = [[self._key(prompt) for prompt in prompts] for prompts in questions]
+        keys = [[self.key(prompt) for prompt in prompts] for prompts in questions]
         asked = dict(zip(chain(*keys), chain(*questions), strict=True))
         missing = {key: prompt for key, prompt in asked.items() if key not in self.known}
         reporter = Reporter(on_progress, len(asked), name, ready=len(asked) - len(missing))
@@ -136,7 +136,8 @@ class Replies:
                     for key, reply in answers.items()
                 )
 
-    def _key(self, prompt: Prompt) -> str:
+    def key(self, prompt: Prompt) -> str:
+        """What an answer is kept by: the LM, the frame, the bound, and the whole prompt."""
         identity = self.lm.identity
         whole = hashlib.sha256(
             digest_of(

@@ -14,7 +14,23 @@ from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Frame, refuses
 
 BATCH = 16  # prompts answered at a time
-Passage = Sequence[int] | Float[np.ndarray, "_ d"]  # of any number of vectors each
+# of a passage: tokens or soft tokens, any number of each
+Content = Sequence[int] | Float[np.ndarray, "_ d"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sourced:
+    """A passage behind the line that says where it is from (`prompts.source_line`)."""
+
+    line: Sequence[int]
+    content: Content
+
+    def __len__(self) -> int:
+        """The positions it takes."""
+        return len(self.line) + len(self.content)
+
+
+Passage = Content | Sourced
 
 
 def inject(
@@ -37,6 +53,8 @@ def inject(
 
 def embedded(lm: LM, passage: Passage) -> Float[Tensor, "_ d"]:
     """A passage as input embeddings."""
+    if isinstance(passage, Sourced):
+        return torch.cat([lm.embed(list(passage.line)), embedded(lm, passage.content)])
     if isinstance(passage, np.ndarray):
         return torch.from_numpy(passage).to(lm.device, lm.table.dtype)
     return lm.embed(list(passage))

