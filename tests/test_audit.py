@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from rag_memtok.config import Config
-from rag_memtok.datatypes import PROVEN, Pin, sha256_of_text
+from rag_memtok.datatypes import PROVEN, Hit, Pin, sha256_of_text
 from rag_memtok.errors import InputRefused, StoreDamaged, UsageError
 from rag_memtok.memory.codec import codec_named
 from rag_memtok.model import lm
 from rag_memtok.model.prompts import template_named
-from rag_memtok.pipeline import api
+from rag_memtok.pipeline import api, readers
 from rag_memtok.pipeline.audit import audit, drawn, quick, sampled
 from rag_memtok.pipeline.inspect import show
 from rag_memtok.pipeline.recite import recite, weakened
@@ -134,16 +134,15 @@ def resealed(folder, change):
             insert(db, store_id, "texts", (number, change(text, texts)))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda text, texts: "",
-        lambda text, texts: text[:-1] + "?",
-        lambda text, texts: text + " And more.",
-        lambda text, texts: texts[texts.index(text) - 1],
-    ],
-    ids=["emptied", "altered", "longer", "swapped"],
-)
+CHANGES = {
+    "emptied": lambda text, texts: "",
+    "altered": lambda text, texts: text[:-1] + "?",
+    "longer": lambda text, texts: text + " And more.",
+    "swapped": lambda text, texts: texts[texts.index(text) - 1],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_no_verdict_depends_on_the_draft(planted, change):
     """Texts that somebody rewrote, seals and all, cost time and change nothing."""
     folder, config, _ = planted
@@ -153,6 +152,21 @@ def test_no_verdict_depends_on_the_draft(planted, change):
         decoded = {one.chunk_id: one.verdict for one in found.recited}
         assert decoded == {one.chunk_id: one.verdict for one in before.recited}
         assert (found.counts, found.documents_proven) == ({"exact": 3}, 3)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_is_read_from_a_memory_never_depends_on_the_draft(planted, change):
+    folder, config, _ = planted
+    read = updated(config, {"ask.read": "decode"})
+
+    def passages():
+        with api.session(read) as session:
+            hits = [Hit(one, 1.0, 0.0, ()) for one in session.store.chunk_ids()]
+            return [list(one.passage) for one in readers.read(session, hits, "decode")]
+
+    before = passages()
+    resealed(folder, change)
+    assert passages() == before and len(before) == 3
 
 
 def test_a_draft_changes_the_time_and_no_verdict(planted):

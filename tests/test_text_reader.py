@@ -2,6 +2,7 @@
 
 import functools
 import json
+import lzma
 import random
 import re
 from collections import Counter
@@ -18,7 +19,18 @@ from rag_memtok.model.inject import inject
 from rag_memtok.model.prompts import REFUSAL, frame, source_line
 from training import text_reader
 from training.facts import Words
-from training.lessons import CAPACITIES, Forbidden, Lesson, Lessons, Mix, Piece, pieces_of
+from training.lessons import (
+    CAPACITIES,
+    TAKEN,
+    Forbidden,
+    Lesson,
+    Lessons,
+    Mix,
+    Piece,
+    all_pieces,
+    pieces_of,
+    says_all,
+)
 from training.notes import Writer
 from training.text_reader import Training, attending, loss_of, row_of
 from training.vocabulary import FOREIGN
@@ -96,7 +108,7 @@ def counted(text):
 
 def cut(context, rows, seed):
     """The pieces of a context, and the capacity that was drawn for them."""
-    made = pieces_of("a set", context, rows, counted, random.Random(seed))
+    made = pieces_of(context, rows, counted, random.Random(seed))
     return made, random.Random(seed).choice(CAPACITIES)
 
 
@@ -398,3 +410,25 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(monkeypatch, toy_lm, tm
     first.run = "another"
     first.save()
     assert started(toy_lm, tmp_path).state.step == 0
+
+
+def test_a_made_up_question_that_a_note_shown_could_answer_is_not_refused():
+    said = "the wifi is called x, password copper-7."
+    assert says_all("What is the password of the wifi?", said)
+    assert not says_all("What is the password of the alarm system?", said)
+
+
+def test_no_question_shares_twelve_words_with_what_is_measured_on(tmp_path):
+    long = "who was the leader of the union when the old wall in the north was built"
+    row = {"question": long, "answers": ["Aldo"], "context": "Aldo led it.", "split": "train"}
+    other = {**row, "question": "Who led it?"}
+    (tmp_path / "qa").mkdir()
+    for source in (*TAKEN, "dolly_nocontext"):
+        with lzma.open(tmp_path / "qa" / f"{source}.jsonl.xz", "wt") as file:
+            rows = [row, other] if source == "squad11_train_part" else []
+            file.write("".join(json.dumps(one) + "\n" for one in rows))
+    writer = Writer(random.Random(0), WORDS)
+    for forbidden, count in ((Forbidden([]), 2), (Forbidden([long.upper()]), 1)):
+        made = all_pieces(tmp_path, forbidden, writer, lambda text: len(text.split()), 0)
+        asked = [question for one in made if not one.made for question, _ in one.asked]
+        assert len(asked) == count and "Who led it?" in asked

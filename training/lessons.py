@@ -18,6 +18,7 @@ import numpy as np
 from rag_memtok.datatypes import Document, Segment
 from rag_memtok.documents.split import split
 from rag_memtok.retrieval.embedder import Embedder
+from rag_memtok.retrieval.search import content_words
 from training.notes import Writer
 from training.sources import hash01, questions, read
 
@@ -102,18 +103,14 @@ def answer_of(row: dict) -> str | None:
     """
     if row.get("impossible"):
         return None
-    short = [one.strip() for one in row["answers"] if one and len(one) <= ANSWER]
-    return (
-        next((one for one in short if one in row["context"]), short[0] if short else None) or _no()
-    )
-
-
-def _no() -> str:
-    raise LookupError
+    short = [one.strip() for one in row["answers"] if one.strip() and len(one) <= ANSWER]
+    if not short:
+        raise LookupError(row["question"])
+    return next((one for one in short if one in row["context"]), short[0])
 
 
 def pieces_of(
-    source: str, context: str, rows: Sequence[dict], count: Callable[[str], int], rng: random.Random
+    context: str, rows: Sequence[dict], count: Callable[[str], int], rng: random.Random
 ) -> list[Piece]:
     """The chunks of a context, each with the questions whose answers stand in it.
 
@@ -171,11 +168,12 @@ def all_pieces(
         )[:most]
         grouped: dict[str, list[dict]] = defaultdict(list)
         for row in rows:
-            if row["context"] and len(row["question"]) < 300 and len(row["context"]) < 20_000:
+            short = 0 < len(row["context"]) < 20_000 and len(row["question"]) < 300
+            if short and not forbidden.touches(row["question"]):
                 grouped[row["context"]].append(row)
         for context, some in grouped.items():
             if not forbidden.touches(context):
-                found += pieces_of(source, context, some, count, rng)
+                found += pieces_of(context, some, count, rng)
     for _ in range(NOTES):
         text, asked = writer.note(rng.randint(3, 9))
         if count(text) < 2 * CAPACITIES[0] and not forbidden.touches(text):
@@ -265,7 +263,7 @@ class Lessons:
         more = [one for n in shown[1:] for one in self.pieces[n].asked if one[1] is not None]
         asked = rng.sample(asked, len(asked))[: self.most - 2]
         asked += rng.sample(more, min(len(more), self.most - 2 - len(asked)))
-        known = {question for question, _ in asked}
+        known = {question for n in shown for question, _ in self.pieces[n].asked}
         absent = [
             (question, None)
             for n in rest
@@ -281,15 +279,15 @@ class Lessons:
 
 
 def says_all(question: str, texts: str) -> bool:
-    """Whether every longer word of the question is in `texts`, which are in lower case."""
-    return all(word in texts for word in WORD.findall(question.lower()) if len(word) > 3)
+    """Whether every word of the question that carries meaning is in `texts`, in lower case."""
+    return all(word in texts for word in content_words(question))
 
 
-def idle_questions(data: Path) -> list[str]:
+def idle_questions(data: Path, forbidden: Forbidden) -> list[str]:
     """Short questions that need no document, and what people say to a program."""
     own = [
         "Hello", "Hi there", "Who are you?", "Thanks!", "Help", "How are you?", "Tell me a joke.",
         "What day is it today?", "Good morning", "Can you help me?", "ok", "test",
     ]  # fmt: skip
-    rows = questions(data, "dolly_nocontext", "train")
-    return own * 20 + [row["question"] for row in rows if len(row["question"]) < 90]
+    asked = (row["question"] for row in questions(data, "dolly_nocontext", "train"))
+    return own * 20 + [one for one in asked if len(one) < 90 and not forbidden.touches(one)]

@@ -317,7 +317,8 @@ def lessons_of(lm: LM, data: Path, more: Sequence[Path], seed: int) -> Lessons:
     writer = Writer(random.Random(seed), facts.words(list(prose)))
     pieces = all_pieces(data, forbidden, writer, lambda text: len(lm.encode(text)), seed)
     say(f"{len(pieces)} chunks, {sum(len(one.asked) for one in pieces)} questions")
-    return Lessons(pieces, neighbours(pieces, load_embedder("mini")), idle_questions(data), seed)
+    idle = idle_questions(data, forbidden)
+    return Lessons(pieces, neighbours(pieces, load_embedder("mini")), idle, seed)
 
 
 def _some(data: Path, source: str) -> list[dict]:

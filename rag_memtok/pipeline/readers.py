@@ -12,12 +12,18 @@ from dataclasses import dataclass, replace
 from rag_memtok.config import Config
 from rag_memtok.datatypes import TEXT_ONLY, Hit, Record, sha256_of_tokens
 from rag_memtok.errors import StoreDamaged, UsageError
-from rag_memtok.memory.reconstruct import decode_checked, memory_for, memory_of
+from rag_memtok.memory.reconstruct import (
+    decode_checked,
+    decode_drafted,
+    memory_for,
+    memory_of,
+)
 from rag_memtok.model import lora
 from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.adapters import SHIPPED, Adapter, Adapters
+from rag_memtok.pipeline.recite import draft_of
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import Index
 from rag_memtok.store.store import Store
@@ -182,20 +188,34 @@ def _text(session: Session, record: Record) -> Content | None:
 
 
 def _decoded(session: Session, records: Sequence[Record]) -> list[Content | None]:
-    """Decodes all memories in one batch.
+    """Decodes the memories: one pass each where the text is kept, which is proved by it.
 
-    One that comes out wrong there is decoded alone, as the judge does.
+    The others are decoded in one batch, and one that comes out wrong there alone, as the judge
+    does.
     """
     coded = [record for record in records if record.codec != TEXT_ONLY]
+    tokens = {record.chunk_id: _drafted(session, record) for record in coded}
+    rest = [record for record in coded if tokens[record.chunk_id] is None]
     found = decode_checked(
         session.lm,
         session.template,
-        [memory_of(record) for record in coded],
-        [record.tokens for record in coded],
-        lambda index, one: sha256_of_tokens(one.tokens) == coded[index].tokens_sha256,
+        [memory_of(record) for record in rest],
+        [record.tokens for record in rest],
+        lambda index, one: sha256_of_tokens(one.tokens) == rest[index].tokens_sha256,
     )
-    tokens = {record.chunk_id: one.tokens for record, one in zip(coded, found, strict=True)}
+    tokens |= {record.chunk_id: one.tokens for record, one in zip(rest, found, strict=True)}
     return [_proven(session, record, tokens.get(record.chunk_id)) for record in records]
+
+
+def _drafted(session: Session, record: Record) -> tuple[int, ...] | None:
+    """What a memory decodes to, if one pass over the kept text shows it; nothing is believed."""
+    draft = draft_of(session.store, session.lm, record)
+    if draft is None:
+        return None
+    decoded = decode_drafted(
+        session.lm, session.template, memory_of(record), draft, tau=float("-inf")
+    )
+    return decoded and decoded.tokens
 
 
 def _proven(session: Session, record: Record, tokens: Sequence[int] | None) -> Content | None:

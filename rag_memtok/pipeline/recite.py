@@ -59,7 +59,7 @@ def recite(
     except StoreDamaged as error:
         return Recited(chunk_id, Verdict("damaged", 0, reason=str(error)), None)
     decoded = None
-    if drafted and (draft := _draft(store, lm, record)) is not None:
+    if drafted and (draft := draft_of(store, lm, record)) is not None:
         tau = float(store.manifest.get("tau", 0))
         decoded = decode_drafted(lm, template, memory, draft, tau)
     return _verified(lm, record, decoded or decode(lm, template, memory, record.tokens + 1))
@@ -111,7 +111,7 @@ def _has_text(store: Store, chunk_id: str) -> bool:
         return False
 
 
-def _draft(store: Store, lm: LM, record: Record) -> list[int] | None:
+def draft_of(store: Store, lm: LM, record: Record) -> list[int] | None:
     """The tokens of the kept text, if they are as many as the memory is said to hold."""
     try:
         text = store.text(record.chunk_id)
