@@ -21,8 +21,20 @@ from tokenizers import Tokenizer
 
 from rag_memtok.config import Memorize
 from rag_memtok.model.lm import LM
+from rag_memtok.model.lora import bond_of
 from rag_memtok.model.prompts import bare
-from training import cuts, evaluate, examples, facts, frame, reader, sources, tokenizer
+from training import (
+    cuts,
+    evaluate,
+    examples,
+    facts,
+    frame,
+    lessons,
+    notes,
+    reader,
+    sources,
+    tokenizer,
+)
 from training.optimise import Optimiser, Schedule
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +57,7 @@ SCRIPTS = (
     "export",
     "family",
     "reader",
+    "text_reader",
 )
 
 
@@ -195,13 +208,14 @@ def small_data(root: Path) -> Path:
         "A heading\n\n" + " ".join(rng.choices(SENTENCES, k=10)) + f"\n\nNumber {i}."
         for i in range(400)
     ]
-    for source in ("wikipedia_en-1", "python_docs_es"):
+    for source in ("wikipedia_en-1", "python_docs_es", "wikinews_en"):
         with lzma.open(root / "text" / f"{source}.jsonl.xz", "wt") as out:
             out.writelines(
                 json.dumps({"text": d, "path": str(i)}) + "\n" for i, d in enumerate(documents)
             )
     asked = [("When was the lighthouse built?", "1887"), ("Who was the keeper?", "John Smith")]
-    for source in (*sources.SPAN_QUESTIONS, *sources.FREE_QUESTIONS, sources.UNANSWERABLE):
+    asked_of = (*sources.SPAN_QUESTIONS, *sources.FREE_QUESTIONS, sources.UNANSWERABLE)
+    for source in (*asked_of, "dolly_nocontext"):
         with lzma.open(root / "qa" / f"{source}.jsonl.xz", "wt") as out:
             for i in range(24):
                 question, answer = asked[i % 2]
@@ -279,7 +293,8 @@ def test_scripts_on_a_slice(tmp_path: Path) -> None:
     )
     script("export", run / "read", packed, out, "--passages", "apart")
     assert all(path.stat().st_size <= 15_000_000 for path in out.iterdir())
-    assert json.loads((out / "config.json").read_text())["rag_memtok_passages"] == "apart"
+    config = json.loads((out / "config.json").read_text())
+    assert (config["rag_memtok_passages"], config["rag_memtok_frame"]) == ("apart", "plain")
     assert str(tmp_path) not in "".join(path.read_text() for path in out.glob("*.json"))
     scores = script(
         "evaluate",
@@ -294,6 +309,10 @@ def test_scripts_on_a_slice(tmp_path: Path) -> None:
         "nq_swap",
     )
     assert "bits per byte" in scores
+    reader = ("text_reader", data, "--out", tmp_path / "reader", "--model", "mini", "--rank", 4)
+    script(*reader, "--steps", 2)
+    assert "from step 2" in script(*reader, "--steps", 3)
+    assert bond_of(tmp_path / "reader" / "adapter").steps == 3
     script("retriever", packed, tmp_path / "retriever", "--max-steps", 5, "--batch", 32)
     assert "Recall@1" in script("retrieval", tmp_path / "retriever", data, "--lm", out)
     same_embeddings(tmp_path / "retriever")
@@ -324,6 +343,28 @@ def test_notice_names_all_weights_with_their_cards() -> None:
     assert all(
         "license: cc-by-sa-4.0" in (ROOT / folder / "README.md").read_text() for folder in folders
     )
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="RAG_MEMTOK_DATA is not set")
+def test_no_lesson_holds_a_run_of_what_is_measured_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No twelve words in a row of a dev or test row stand in a sample of the lessons."""
+    sets = ("squad11_train_part", "nq_swap")
+    monkeypatch.setattr(lessons, "TAKEN", dict.fromkeys(sets, 600))
+    monkeypatch.setattr(lessons, "NOTES", 50)
+    runs = set()
+    for path in (DATA / "qa").glob("*.xz"):
+        for row in sources.read(path):
+            if row["split"] != "train":
+                found = words_of(f"{row['context']} {row['question']}")
+                runs |= {tuple(found[i : i + 12]) for i in range(len(found) - 11)}
+    writer = notes.Writer(random.Random(0), facts.words(SENTENCES))
+    forbidden = lessons.measured_on(DATA, [])
+    made = lessons.all_pieces(DATA, forbidden, writer, lambda text: len(text) // 4, 0)
+    assert len(made) > 400 and len(runs) > 100_000
+    for one in made:
+        for text in (one.text, *(question for question, _ in one.asked)):
+            found = words_of(text)
+            assert not any(tuple(found[i : i + 12]) in runs for i in range(len(found) - 11))
 
 
 def same_embeddings(folder: Path) -> None:

@@ -37,11 +37,13 @@ def export(
 ) -> None:
     """Writes weights, tokenizer and configs, with `name` as the model's id.
 
-    The configs also have how it reads `passages` (if any). What was in `out` goes.
+    The configs also have the frame it is asked in, and how it reads `passages` (if any). What was
+    in `out` goes.
     """
     shutil.rmtree(out, ignore_errors=True)
     model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16)
     model.config.eos_token_id = [EOS, EOT]
+    model.config.rag_memtok_frame = "plain"  # the one it was trained in (frame.py)
     if name:
         model.config.rag_memtok_id = name
     if passages:

@@ -204,6 +204,7 @@ class Training:
         """Goes on where the checkpoint is."""
         self.words = frame(self.lm)
         if self.state.resume(self.out / "checkpoint.safetensors", self.run):
+            print(f"from step {self.state.step}")
             kept = json.loads((self.out / "used.json").read_text())
             self.used, self.asked = kept[str(self.state.step)]
         self.saved = time.monotonic()
