@@ -238,6 +238,16 @@ class Source:
     verdict: VerdictKind
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where an answer stands in a document: characters `span` of it, at `lines`, as `quote`."""
+
+    path: str
+    lines: str
+    span: tuple[int, int]
+    quote: str
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Answer:
     """An answer with its sources and what it cost.
@@ -246,7 +256,9 @@ class Answer:
     `text_positions` those their text takes; `prompt_positions` is the whole prompt. Where passages
     are read `apart` these are sums over the prompts, and the one source is that of the answer kept.
     `refused` by the "model": it was told what was found and says that this does not say; nothing is
-    cited then. `seconds` is wall clock.
+    cited then. `grounded` says whether the answer stands word for word in a passage that was read,
+    and `stands_in` where; None: it was refused, or vectors were read, which are no words. `seconds`
+    is wall clock.
     """
 
     answer: str
@@ -259,6 +271,8 @@ class Answer:
     text_positions: int
     seconds: float
     refused: Literal["", "model"] = ""
+    grounded: bool | None = None
+    stands_in: Standing | None = None
 
     def __repr__(self) -> str:
         cited = ", ".join(f"{one.path} {one.lines}" for one in self.sources)

@@ -72,6 +72,11 @@ def put_estimate(found: "Estimate") -> None:
 def put_answer(found: "Answer", streamed: bool) -> None:
     """The answer, unless it was streamed, its sources, and what it cost."""
     console.put("" if streamed else found.answer)
+    if found.stands_in:
+        where, (start, end) = found.stands_in, found.stands_in.span
+        console.put(f"  stands in {where.path}, {where.lines}, characters {start}-{end}")
+    elif found.grounded is False:
+        console.put("  stands in no passage in these words: look at the passages before you use it")
     for number, source in enumerate(found.sources, start=1):
         console.put(
             f"  [{number}] {source.path}, {source.lines}  (score {source.score:.4f}, "

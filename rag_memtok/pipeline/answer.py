@@ -6,12 +6,14 @@ while an answer is made and at no other time: `decode` decodes without it.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import PurePosixPath
 
-from rag_memtok.datatypes import Answer, Hit, Source
+import numpy as np
+
+from rag_memtok.datatypes import Answer, Hit, Occurrence, Source
 from rag_memtok.errors import NoUsableMemory, StoreDamaged, UsageError
 from rag_memtok.model.inject import (
     BATCH,
@@ -24,6 +26,7 @@ from rag_memtok.model.inject import (
 )
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Frame, declines, frame, source_line
+from rag_memtok.pipeline.grounding import before_circles, grounded
 from rag_memtok.pipeline.readers import Readable, Session, read, reader_of, reads_apart
 from rag_memtok.retrieval.search import content_words, search
 
@@ -120,6 +123,7 @@ def _generated(
     response = (_apart if apart else _together)(session, lm, asked, readable, on_text)
     said = lm.decode(response.tokens).strip()
     refused = declines(said)
+    standing = None if refused else grounded(said, _texts(lm, response.cited))
     return Answer(
         answer=said,
         sources=() if refused else tuple(source_of(one) for one in response.cited),
@@ -131,7 +135,16 @@ def _generated(
         text_positions=sum(one.record.tokens or len(one.passage) for one in response.used),
         seconds=time.monotonic() - began,
         refused="model" if refused else "",
+        grounded=None if refused or reader[0] == "memory" else standing is not None,
+        stands_in=standing,
     )
+
+
+def _texts(lm: LM, passages: Sequence[Readable]) -> Iterator[tuple[str, Occurrence]]:
+    """The passages that were read as words, with their first place."""
+    for one in passages:
+        if not isinstance(one.passage, np.ndarray):
+            yield lm.decode(one.passage), one.hit.occurrences[0]
 
 
 def _together(
@@ -155,13 +168,15 @@ def _together(
     shown = ""
     for token in answer_tokens(lm, words, prompt, limit):
         tokens.append(token)
+        if before_circles(tokens, lm.decode) < len(tokens):
+            break
         text = lm.decode(tokens)
         if not text.endswith("\ufffd"):  # half a character: wait for the rest
             on_text(text[len(shown) :])
             shown = text
-    if rest := lm.decode(tokens)[len(shown) :]:  # the answer ends within a character
-        on_text(rest)
-    return Response(tuple(tokens), used, used, len(prompt))
+    said = said_of(lm, tokens)
+    on_text(lm.decode(said)[len(shown) :])
+    return Response(said, used, used, len(prompt))
 
 
 def _apart(
@@ -183,10 +198,19 @@ def _apart(
         for start in range(0, len(prompts), BATCH)
         for one in answer_batch(lm, words, prompts[start : start + BATCH], limit)
     ]
-    answers = [lm.decode(one.tokens) for one in said]
+    tokens = [said_of(lm, one.tokens) for one in said]
+    answers = [lm.decode(one) for one in tokens]
     kept = surest([(text, one.sureness) for text, one in zip(answers, said, strict=True)])
     on_text(answers[kept])
-    return Response(said[kept].tokens, used, [used[kept]], sum(map(len, prompts)))
+    return Response(tokens[kept], used, [used[kept]], sum(map(len, prompts)))
+
+
+def said_of(lm: LM, tokens: Sequence[int]) -> tuple[int, ...]:
+    """An answer without the circles it goes in, and without half a character at its end."""
+    kept = list(tokens[: before_circles(tokens, lm.decode)])
+    while kept and lm.decode(kept).endswith("\ufffd"):
+        kept.pop()
+    return tuple(kept)
 
 
 def sourced(lm: LM, words: Frame, one: Readable) -> Sourced:

@@ -215,7 +215,7 @@ def _drafted(session: Session, record: Record) -> tuple[int, ...] | None:
     decoded = decode_drafted(
         session.lm, session.template, memory_of(record), draft, tau=float("-inf")
     )
-    return decoded and decoded.tokens
+    return None if decoded is None else decoded.tokens
 
 
 def _proven(session: Session, record: Record, tokens: Sequence[int] | None) -> Content | None:

@@ -1,0 +1,66 @@
+"""Does an answer stand in what was read? And where it goes round in circles.
+
+An answer is grounded if it is a run of whole words of a passage that was in the prompt. That does
+not make it right, but one that stands nowhere is the model's own.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from rag_memtok.datatypes import Occurrence, Standing
+
+# what stands in most texts and says nothing of where it is from
+ASSENT = frozenset("yes no sí si ja nein oui non true false none".split())
+EDGES = " \t\r\n.,;:!?\"'“”‘’«»()[]*_`"
+TURNS = 3  # so often the same words in a row are a circle
+LONGEST = 24  # tokens of them, at most
+LINES = re.compile(r"lines? (\d+)(?:-(\d+))?")
+
+
+def grounded(answer: str, passages: Iterable[tuple[str, Occurrence]]) -> Standing | None:
+    """Where the answer first stands, word for word; None: in no passage.
+
+    Case, the space between words and the signs around the answer do not count. "Yes" and the like
+    are never grounded, and neither is a number within a longer one.
+    """
+    said = answer.strip(EDGES)
+    if not said or said.casefold() in ASSENT:
+        return None
+    wanted = r"\s+".join(re.escape(word) for word in said.split())
+    before = r"(?<![\w])(?<!\d[.,:])" if said[0].isdigit() else r"(?<!\w)"
+    after = r"(?![.,:]?\d)(?!\w)" if said[-1].isdigit() else r"(?!\w)"
+    pattern = re.compile(before + wanted + after, re.IGNORECASE)
+    for text, place in passages:
+        if found := pattern.search(text):
+            start, end = found.span()
+            span = (place.start + start, place.start + end)
+            return Standing(place.path, _line(text, start, place.locator), span, found.group())
+    return None
+
+
+def _line(text: str, at: int, locator: str) -> str:
+    """The line of a character of a passage, where its locator counts the lines of the text."""
+    known = LINES.fullmatch(locator)
+    if known is None or known[2] is None:
+        return locator
+    first, last = int(known[1]), int(known[2])
+    if text.rstrip("\n").count("\n") != last - first and text.count("\n") != last - first:
+        return locator
+    return f"line {first + text.count(chr(10), 0, at)}"
+
+
+def before_circles(tokens: Sequence[int], text_of: Callable[[Sequence[int]], str]) -> int:
+    """How many of an answer's tokens come before it says the same again and again; all, if never.
+
+    A circle is a stretch that ends the answer so far and was said TURNS times in a row. One that is
+    all digits may be a number.
+    """
+    for end in range(TURNS, len(tokens) + 1):
+        for size in range(1, min(LONGEST, end // TURNS) + 1):
+            stretch = tokens[end - size : end]
+            if all(
+                tokens[end - (turn + 1) * size : end - turn * size] == stretch
+                for turn in range(1, TURNS)
+            ) and re.search(r"[^\W\d_]{2}", text_of(stretch)):
+                return end - (TURNS - 1) * size
+    return len(tokens)

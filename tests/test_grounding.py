@@ -1,0 +1,172 @@
+"""An answer that stands in a passage is shown where; one that stands in none is said to.
+
+And one that goes round in circles is cut.
+"""
+
+import json
+
+import pytest
+import small
+from hypothesis import given
+from hypothesis import strategies as st
+from random_adapter import says
+
+from rag_memtok.datatypes import Occurrence, Standing
+from rag_memtok.model.lm import load
+from rag_memtok.pipeline import api
+from rag_memtok.pipeline.grounding import before_circles, grounded
+from rag_memtok.settings import updated
+
+TEXT = """# Ferry
+
+It leaves at 9:40 from pier 7.
+A ticket is 12.50 euros, and 1,250 were
+sold. Sí.
+"""
+PLACE = Occurrence("/docs", "a/ferry.md", 0, "c", 100, 100 + len(TEXT), "lines 11-15")
+
+
+@pytest.mark.parametrize(
+    ("answer", "quote", "line"),
+    [
+        ("9:40", "9:40", 13),
+        ("pier 7", "pier 7", 13),
+        ("Pier 7.", "pier 7", 13),
+        (' "pier 7" ', "pier 7", 13),
+        ("12.50 euros", "12.50 euros", 14),
+        ("1,250 were sold", "1,250 were\nsold", 14),
+        ("ferry", "Ferry", 11),
+        ("9:40 PM", None, 0),
+        ("40", None, 0),
+        ("12", None, 0),
+        ("50 euros", None, 0),
+        ("250", None, 0),
+        ("pier", "pier", 13),
+        ("pie", None, 0),
+        ("ticke", None, 0),
+        ("sí", None, 0),
+        ("No.", None, 0),
+        ("", None, 0),
+        ("...", None, 0),
+        ("(9:40)", "9:40", 13),
+        ("p.*r", None, 0),
+    ],
+)
+def test_where_an_answer_stands(answer, quote, line):
+    found = grounded(answer, [("Nothing of the kind.", PLACE), (TEXT, PLACE)])
+    if quote is None:
+        assert found is None
+        return
+    start = 100 + TEXT.index(quote)
+    assert found == Standing("a/ferry.md", f"line {line}", (start, start + len(quote)), quote)
+
+
+def test_a_page_is_a_page():
+    place = Occurrence("/docs", "a.pdf", 0, "c", 0, 9, "page 3")
+    assert grounded("9:40", [(TEXT, place)]).lines == "page 3"
+    # the lines of a file whose text was taken out of it are not those of the text
+    far = Occurrence("/docs", "a.html", 0, "c", 0, 9, "lines 11-40")
+    assert grounded("9:40", [(TEXT, far)]).lines == "lines 11-40"
+
+
+words = st.lists(
+    st.sampled_from("lamp of the red 12 9:40 (a) años 漢字".split()), min_size=1, max_size=9
+)
+
+
+@given(before=words, answer=words, after=words)
+def test_what_stands_there_word_for_word_is_always_found(before, answer, after):
+    said, text = " ".join(answer), " ".join([*before, *answer, *after])
+    found = grounded(said, [(text, Occurrence("", "a", 0, "c", 0, len(text), "line 1"))])
+    assert found is not None and text[slice(*found.span)] == found.quote
+    assert "".join(found.quote.split()) in "".join(said.split())
+
+
+def circles(text):
+    """How much of a text, a token a word, comes before it says the same again."""
+    tokens = text.split()
+    return tokens[
+        : before_circles(range_of(tokens), lambda some: " ".join(tokens[n] for n in some))
+    ]
+
+
+def range_of(tokens):
+    """The same words as the same numbers: the first place where each stands."""
+    return [tokens.index(one) for one in tokens]
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("the red lamp", "the red lamp"),
+        ("a b a b a", "a b a b a"),
+        ("the lamp the lamp the lamp the lamp", "the lamp"),
+        ("it is the lamp , the lamp , the lamp , the", "it is the lamp ,"),
+        ("0 0 0 0 0 0", "0 0 0 0 0 0"),
+        ("very very good", "very very good"),
+        ("no no no", "no"),
+        ("", ""),
+    ],
+)
+def test_circles_are_cut_after_their_first_round(said, kept):
+    assert circles(said) == kept.split()
+
+
+@given(st.lists(st.integers(0, 3), max_size=40))
+def test_what_is_kept_is_a_beginning_without_a_circle(tokens):
+    kept = tokens[: before_circles(tokens, lambda some: "word")]
+    assert kept == tokens[: len(kept)]
+    assert before_circles(kept, lambda some: "word") == len(kept)
+
+
+# --- in ask
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, model_folder):
+    """The settings of a store that is asked by its text."""
+    folder = tmp_path_factory.mktemp("grounding")
+    config = small.dials(folder / "store", model_folder, ask__max_new_tokens=24)
+    api.ingest([small.written(folder / "docs")], config)
+    return config
+
+
+def asked(store, folder, answer, **more):
+    adapter = says(answer, load(store.model), folder / "adapter")
+    told = {"ask.adapter": str(adapter), "ask.read": "text", **more}
+    return api.ask("When was the lamp repaired?", updated(store, told))
+
+
+def test_the_screen_and_json_say_where_an_answer_stands(store, tmp_path, command_line):
+    found = asked(store, tmp_path, "in March")
+    text = small.DOCUMENTS["lamp.md"]
+    start = text.index("in March")
+    assert found.grounded is True
+    assert found.stands_in == Standing("lamp.md", "line 3", (start, start + 8), "in March")
+    told = ("--store", store.store, "--read", "text", "--adapter", tmp_path / "adapter")
+    code, out, _ = command_line("ask", "When was the lamp repaired?", *told)
+    assert code == 0 and f"stands in lamp.md, line 3, characters {start}-{start + 8}" in out
+    code, out, _ = command_line("ask", "When was the lamp repaired?", *told, "--json")
+    assert json.loads(out)["stands_in"]["span"] == [start, start + 8]
+
+
+def test_an_answer_of_the_models_own_is_said_to_be_one(store, tmp_path, command_line):
+    found = asked(store, tmp_path, "in May")
+    assert found.grounded is False and found.stands_in is None and found.sources
+    told = ("--store", store.store, "--read", "text", "--adapter", tmp_path / "adapter")
+    code, out, _ = command_line("ask", "When was the lamp repaired?", *told)
+    assert code == 0 and "stands in no passage" in out
+
+
+def test_vectors_are_no_words_and_a_refusal_stands_nowhere(store, tmp_path):
+    found = api.ask("When was the lamp repaired?", updated(store, {"ask.read": "memory"}))
+    assert found.grounded is None and found.stands_in is None
+    found = asked(store, tmp_path, "not in the documents")
+    assert found.refused and found.grounded is None and found.stands_in is None
+
+
+@pytest.mark.parametrize("passages", ["together", "apart"])
+def test_an_answer_that_goes_in_circles_ends(store, tmp_path, passages):
+    circle = " the lamp" * 9
+    found = asked(store, tmp_path, circle.strip(), **{"ask.passages": passages})
+    assert found.answer == "the lamp"
