@@ -228,7 +228,11 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One citation of an answer."""
+    """One citation of an answer.
+
+    `score` is the fused rank's, to sort by; `relevance` the cosine of question and chunk, 0 to 1,
+    to read (None: it was found by its words alone).
+    """
 
     path: str
     lines: str
@@ -236,6 +240,15 @@ class Source:
     score: float
     chunk: str
     verdict: VerdictKind
+    relevance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A chunk that was found, with its text ("": the store keeps none)."""
+
+    source: Source
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +270,8 @@ class Answer:
     are read `apart` these are sums over the prompts, and the one source is that of the answer kept.
     `refused` by the "model": it was told what was found and says that this does not say; nothing is
     cited then. `grounded` says whether the answer stands word for word in a passage that was read,
-    and `stands_in` where; None: it was refused, or vectors were read, which are no words. `seconds`
-    is wall clock.
+    and `stands_in` where; None: it was refused, or vectors were read, which are no words. `texts`
+    are the words of the sources, "" where there are none. `seconds` is wall clock.
     """
 
     answer: str
@@ -273,6 +286,7 @@ class Answer:
     refused: Literal["", "model"] = ""
     grounded: bool | None = None
     stands_in: Standing | None = None
+    texts: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         cited = ", ".join(f"{one.path} {one.lines}" for one in self.sources)

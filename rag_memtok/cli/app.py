@@ -55,6 +55,7 @@ app = typer.Typer(
 COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("ingest", ingest.ingest, "rag-memtok ingest ./docs --exclude 'drafts/'"),
     ("ask", ask.ask, 'rag-memtok ask "When does the warranty end?"'),
+    ("search", ask.search, 'rag-memtok search "warranty"'),
     ("chat", ask.chat, "rag-memtok chat --k 5"),
     ("verify", verify.verify, "rag-memtok verify --sample 5%"),
     ("restore", verify.restore, "rag-memtok restore --to ./restored"),

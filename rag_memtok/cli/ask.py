@@ -1,7 +1,7 @@
 """The commands that answer: ask, chat. Parse, one library call, print."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from io import TextIOWrapper
@@ -34,10 +34,13 @@ def ask(
     adapter: options.Adapter = None,
     max_new_tokens: options.MaxNewTokens = None,
     trust_store: options.Trust = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Show the passages, too, the answer >>marked<< in them.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Answer a question from the store, with sources."""
-    from rag_memtok.pipeline import answer, api
+    from rag_memtok.pipeline import api
 
     dials = here(
         store=store, collection=collection, model__id=model, model__dtype=dtype,
@@ -49,29 +52,69 @@ def ask(
         raise UsageError(
             "the question is empty", remedy='rag-memtok ask "When does the warranty end?"'
         )
-    streams = sys.stdout.isatty() and not json
-    failed = False
     tolerant()
     with api.session(dials, console.say, trust_store) as session:
-        for one in (
-            [question] if question != "-" else (line.strip() for line in sys.stdin if line.strip())
-        ):
-            try:
-                found = answer.answer(
-                    session,
-                    one,
-                    (lambda text: console.put(text, end="")) if streams else lambda text: None,
-                )
-            except (NoUsableMemory, UsageError) as error:  # of one question among several
-                if question != "-":
-                    raise
-                failed = True
-                console.put_error(error, json)
-                continue
-            failed |= bool(found.refused)
-            console.put_json(asdict(found)) if json else views.put_answer(found, streams)
-    if failed:
+        if question != "-":
+            found = answered(session, question, json, show, {"question": question, "number": 1})
+        else:
+            found = all([replied(session, *one, json, show) for one in numbered(sys.stdin)])
+    if not found:
         raise typer.Exit(NoUsableMemory.exit_code)
+
+
+def numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """The lines that hold a question, with their numbers from 1."""
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def replied(session: "Session", number: int, question: str, json: bool, show: bool) -> bool:
+    """Answers one of several questions under its own words; whether it has an answer."""
+    if not json:
+        console.put(f"> {question.encode(errors='replace').decode()}")
+    told = {"question": question.encode(errors="replace").decode(), "number": number}
+    try:
+        return answered(session, question, json, show, told)
+    except (NoUsableMemory, UsageError) as error:
+        if not json:
+            console.put(f"  not answered: {error}")
+        console.put_error(error, json, told)
+        return False
+
+
+def answered(
+    session: "Session", question: str, json: bool, show: bool, told: dict[str, object]
+) -> bool:
+    """Prints the answer to a question, in JSON with what is `told`; whether it is one."""
+    from rag_memtok.pipeline.answer import answer
+
+    streams = sys.stdout.isatty() and not json
+    on_text = (lambda text: console.put(text, end="")) if streams else (lambda text: None)
+    found = answer(session, question, on_text)
+    if json:
+        console.put_json(told | asdict(found))
+    else:
+        views.put_answer(found, streams)
+        if show:
+            views.put_passages(found)
+    return not found.refused
+
+
+def search(
+    question: Annotated[str, typer.Argument(help="Words, or a question.")],
+    store: options.Store = None,
+    collection: options.Collection = None,
+    embedder: options.Embedder = None,
+    k: options.K = None,
+    json: options.Json = False,
+) -> None:
+    """Find passages: the ones that ask would read, best first. Loads no language model."""
+    from rag_memtok.pipeline import api
+
+    dials = here(store=store, collection=collection, retrieve__embedder=embedder, retrieve__k=k)
+    hits = api.search(question, dials)
+    console.put_json({"found": [asdict(one) for one in hits]}) if json else views.put_found(hits)
 
 
 def chat(

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -92,8 +93,10 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def put_error(error: RagMemtokError, as_json: bool) -> None:
-    """What happened, to what, and what to do next."""
+def put_error(
+    error: RagMemtokError, as_json: bool, about: Mapping[str, object] = MappingProxyType({})
+) -> None:
+    """What happened, to what, and what to do next; in JSON with what it is `about`."""
     if as_json:
         known = {
             "name": error.name,
@@ -103,7 +106,7 @@ def put_error(error: RagMemtokError, as_json: bool) -> None:
         }
         refused = {"refused": "retrieval"} if isinstance(error, NoUsableMemory) else {}
         with suppress(DiskFailure):  # standard error has it all the same
-            put_json({"error": known, **refused})
+            put_json({**about, "error": known, **refused})
     say(f"error: {error}")
     if error.remedy:
         say(f"  next: {error.remedy}")

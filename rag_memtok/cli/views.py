@@ -11,7 +11,7 @@ from rag_memtok.cli import console
 
 if TYPE_CHECKING:
     from rag_memtok.adapt.run import Adapted
-    from rag_memtok.datatypes import Answer
+    from rag_memtok.datatypes import Answer, Found, Source
     from rag_memtok.pipeline.api import Status
     from rag_memtok.pipeline.audit import Audit
     from rag_memtok.pipeline.bundle import Bundled
@@ -69,6 +69,48 @@ def put_estimate(found: "Estimate") -> None:
     console.put(f"would write {what}, {time_needed}; nothing was written")
 
 
+def cited(source: "Source") -> str:
+    """A citation in a line."""
+    found = "by its words" if source.relevance is None else f"relevance {source.relevance:.2f}"
+    return f"{source.path}, {source.lines}  ({found}, memory {source.verdict})"
+
+
+def spent(found: "Answer") -> str:
+    """What an answer cost; positions only where some were saved."""
+    saved = found.text_positions - found.context_positions
+    positions = (
+        f"{found.context_positions} of {found.text_positions} positions of documents, prompt "
+        f"{found.prompt_positions} instead of {found.prompt_positions + saved}; "
+        if saved > 0
+        else ""
+    )
+    return f"{positions}reader {found.reader}; {found.seconds:.1f} s"
+
+
+def put_found(hits: "Sequence[Found]") -> None:
+    """Passages with their citations."""
+    for number, one in enumerate(hits, start=1):
+        console.put(f"[{number}] {cited(one.source)}")
+        console.put(indented(one.text or "(its text is not kept; rag-memtok show decodes it)"))
+
+
+def put_passages(found: "Answer") -> None:
+    """The passages of an answer, in which it is marked where it stands."""
+    for number, (source, text) in enumerate(zip(found.sources, found.texts, strict=True), start=1):
+        where = found.stands_in
+        start = where.span[0] - source.span[0] if where and where.path == source.path else -1
+        if where and text[max(start, 0) :].startswith(where.quote) and start >= 0:
+            end = start + len(where.quote)
+            text = f"{text[:start]}>>{where.quote}<<{text[end:]}"
+        console.put(f"[{number}] {source.path}, {source.lines}")
+        console.put(indented(text or "(vectors were read; the text is not kept)"))
+
+
+def indented(text: str) -> str:
+    """A passage, set in."""
+    return "\n".join(f"    {line}" for line in text.strip("\n").splitlines())
+
+
 def put_answer(found: "Answer", streamed: bool) -> None:
     """The answer, unless it was streamed, its sources, and what it cost."""
     console.put("" if streamed else found.answer)
@@ -78,14 +120,8 @@ def put_answer(found: "Answer", streamed: bool) -> None:
     elif found.grounded is False:
         console.put("  stands in no passage in these words: look at the passages before you use it")
     for number, source in enumerate(found.sources, start=1):
-        console.put(
-            f"  [{number}] {source.path}, {source.lines}  (score {source.score:.4f}, "
-            f"{source.verdict})"
-        )
-    console.put(
-        f"  {found.context_positions} context positions instead of {found.text_positions}; prompt "
-        f"{found.prompt_positions}; reader {found.reader}; {found.seconds:.1f} s"
-    )
+        console.put(f"  [{number}] {cited(source)}")
+    console.put(f"  {spent(found)}")
     if found.refused:
         console.say(
             "memories were found and read; as far as the model can tell they do not say; "

@@ -26,6 +26,7 @@ from rag_memtok.model.inject import (
 )
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Frame, declines, frame, source_line
+from rag_memtok.pipeline.finding import source_of
 from rag_memtok.pipeline.grounding import before_circles, grounded
 from rag_memtok.pipeline.readers import Readable, Session, read, reader_of, reads_apart
 from rag_memtok.retrieval.search import content_words, search
@@ -126,7 +127,9 @@ def _generated(
     standing = None if refused else grounded(said, _texts(lm, response.cited))
     return Answer(
         answer=said,
-        sources=() if refused else tuple(source_of(one) for one in response.cited),
+        sources=()
+        if refused
+        else tuple(source_of(one.hit, one.record.verdict.kind) for one in response.cited),
         reader=f"{reader[0]} + adapter" if session.reading else reader[0],
         reader_reason=reader[1],
         passages="apart" if apart else "together",
@@ -137,7 +140,14 @@ def _generated(
         refused="model" if refused else "",
         grounded=None if refused or reader[0] == "memory" else standing is not None,
         stands_in=standing,
+        texts=() if refused else tuple(_words_of(session, one) for one in response.cited),
     )
+
+
+def _words_of(session: Session, one: Readable) -> str:
+    if isinstance(one.passage, np.ndarray):
+        return _kept(session, one.hit) or ""
+    return session.lm.decode(one.passage)
 
 
 def _texts(lm: LM, passages: Sequence[Readable]) -> Iterator[tuple[str, Occurrence]]:
@@ -241,7 +251,10 @@ def quotations(session: Session, question: str) -> list[tuple[str, Source]]:
     for hit in hits:
         for one in read(session, [hit], "decode" if _kept(session, hit) is None else "text"):
             found.append(
-                (_kept(session, hit) or session.lm.decode(list(one.passage)), source_of(one))
+                (
+                    _kept(session, hit) or session.lm.decode(list(one.passage)),
+                    source_of(one.hit, one.record.verdict.kind),
+                )
             )
     return found
 
@@ -251,16 +264,3 @@ def _kept(session: Session, hit: Hit) -> str | None:
         return session.store.text(hit.chunk_id)
     except StoreDamaged:
         return None
-
-
-def source_of(one: Readable) -> Source:
-    """The citation of a passage: its first place; the others are in the store."""
-    place = one.hit.occurrences[0]
-    return Source(
-        place.path,
-        place.locator,
-        (place.start, place.end),
-        one.hit.score,
-        one.record.chunk_id,
-        one.record.verdict.kind,
-    )

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rag_memtok.config import Config
-from rag_memtok.datatypes import Answer, OnProgress
+from rag_memtok.datatypes import Answer, Found, OnProgress
 from rag_memtok.documents.names import joined, located, name_of
 from rag_memtok.documents.scan import scan
 from rag_memtok.errors import UsageError
 from rag_memtok.model import lm
 from rag_memtok.model.prompts import template_named
-from rag_memtok.pipeline import adapters, audit_report, bundle, inspect, resources
+from rag_memtok.pipeline import adapters, audit_report, bundle, finding, inspect, resources
 from rag_memtok.pipeline import migrate as migration
 from rag_memtok.pipeline.answer import answer
 from rag_memtok.pipeline.audit import Audit, audit, incomparable, quick
@@ -41,6 +41,7 @@ from rag_memtok.pipeline.progress import quiet
 from rag_memtok.pipeline.readers import Session, with_adapters
 from rag_memtok.pipeline.resources import Load, LoadLM, Say, store_folder
 from rag_memtok.pipeline.restore import Restored, restore_documents
+from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.settings import dials, origins, value_of
 from rag_memtok.store import ownership
@@ -64,6 +65,7 @@ __all__ = [
     "rekey",
     "remove",
     "restore",
+    "search",
     "session",
     "show",
     "status",
@@ -131,6 +133,20 @@ def ask(
     """
     with session(config, say, trusted) as opened:
         return answer(opened, question, on_text)
+
+
+def search(question: str, config: Config) -> list[Found]:
+    """The chunks that have to do with a question, best first; loads no language model.
+
+    Raises:
+        NoUsableMemory: there is none.
+        NoStore, StoreDamaged, WrongModel: see errors.py.
+    """
+    with open_store(store_folder(config), write=False) as store:
+        settings = completed(config, store.manifest)
+        embedder = load_embedder(settings.retrieve.embedder)
+        require_same_embedder(store.manifest, embedder)
+        return finding.found(store, embedder, question, settings.retrieve)
 
 
 # --- verify and restore

@@ -1,0 +1,46 @@
+"""What a question finds, without a language model."""
+
+from rag_memtok.config import Retrieve
+from rag_memtok.datatypes import Found, Hit, Source, VerdictKind
+from rag_memtok.errors import NoUsableMemory, StoreDamaged
+from rag_memtok.retrieval.embedder import Embedder
+from rag_memtok.retrieval.index import open_index
+from rag_memtok.retrieval.search import search
+from rag_memtok.store.store import Store
+
+
+def found(store: Store, embedder: Embedder, question: str, settings: Retrieve) -> list[Found]:
+    """The chunks that have to do with `question`, best first.
+
+    Raises:
+        NoUsableMemory: there is none.
+    """
+    hits = search(store, open_index(store), embedder, question, settings)
+    if not hits:
+        raise NoUsableMemory(
+            "nothing in the store has to do with this question",
+            remedy="search in the words of the documents, or ingest what holds the answer",
+        )
+    return [_found(store, hit) for hit in hits]
+
+
+def _found(store: Store, hit: Hit) -> Found:
+    try:
+        kind, text = store.record(hit.chunk_id).verdict.kind, store.text(hit.chunk_id)
+    except StoreDamaged:
+        kind, text = "damaged", None
+    return Found(source_of(hit, kind), text or "")
+
+
+def source_of(hit: Hit, kind: VerdictKind) -> Source:
+    """The citation of a chunk: its first place; the others are in the store."""
+    place = hit.occurrences[0]
+    return Source(
+        place.path,
+        place.locator,
+        (place.start, place.end),
+        hit.score,
+        hit.chunk_id,
+        kind,
+        None if hit.cosine is None else round(min(max(hit.cosine, 0.0), 1.0), 4),
+    )
