@@ -231,7 +231,9 @@ class Source:
     """One citation of an answer.
 
     `score` is the fused rank's, to sort by; `relevance` the cosine of question and chunk, 0 to 1,
-    to read (None: it was found by its words alone).
+    to read (None: it was found by its words alone). `name` is the path with as much of `root`, the
+    folder that was ingested, as tells it from others of the store. `file` says whether the file is
+    "gone" or "changed" since; "": it is as it was read, or that cannot be told.
     """
 
     path: str
@@ -241,6 +243,9 @@ class Source:
     chunk: str
     verdict: VerdictKind
     relevance: float | None = None
+    root: str = ""
+    name: str = ""
+    file: Literal["", "gone", "changed"] = ""
 
 
 @dataclass(frozen=True, slots=True)

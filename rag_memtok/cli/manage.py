@@ -72,7 +72,8 @@ def list_(
     if documents or not chunks:
         papers = api.documents(dials)
         answer["documents"] = [
-            asdict(one.document) | {"verdicts": dict(one.verdicts)} for one in papers
+            asdict(one.document) | {"name": one.name, "verdicts": dict(one.verdicts)}
+            for one in papers
         ]
         if not json:
             views.put_documents(papers)

@@ -72,7 +72,8 @@ def put_estimate(found: "Estimate") -> None:
 def cited(source: "Source") -> str:
     """A citation in a line."""
     found = "by its words" if source.relevance is None else f"relevance {source.relevance:.2f}"
-    return f"{source.path}, {source.lines}  ({found}, memory {source.verdict})"
+    since = {"": "", "gone": "; FILE GONE", "changed": "; FILE CHANGED since"}[source.file]
+    return f"{source.name}, {source.lines}  ({found}, memory {source.verdict}{since})"
 
 
 def spent(found: "Answer") -> str:
@@ -102,7 +103,7 @@ def put_passages(found: "Answer") -> None:
         if where and text[max(start, 0) :].startswith(where.quote) and start >= 0:
             end = start + len(where.quote)
             text = f"{text[:start]}>>{where.quote}<<{text[end:]}"
-        console.put(f"[{number}] {source.path}, {source.lines}")
+        console.put(f"[{number}] {source.name}, {source.lines}")
         console.put(indented(text or "(vectors were read; the text is not kept)"))
 
 
@@ -116,7 +117,12 @@ def put_answer(found: "Answer", streamed: bool) -> None:
     console.put("" if streamed else found.answer)
     if found.stands_in:
         where, (start, end) = found.stands_in, found.stands_in.span
-        console.put(f"  stands in {where.path}, {where.lines}, characters {start}-{end}")
+        name = next(
+            one.name
+            for one in found.sources
+            if one.path == where.path and one.span[0] <= start < one.span[1]
+        )
+        console.put(f"  stands in {name}, {where.lines}, characters {start}-{end}")
     elif found.grounded is False:
         console.put("  stands in no passage in these words: look at the passages before you use it")
     for number, source in enumerate(found.sources, start=1):
@@ -204,7 +210,7 @@ def put_documents(listed: Sequence["ListedDocument"]) -> None:
     """A line for each document."""
     rows: list[Sequence[object]] = [("document", "chunks", "characters", "verdicts")]
     rows += [
-        (one.document.path, one.document.chunks, one.document.characters, counted(one.verdicts))
+        (one.name, one.document.chunks, one.document.characters, counted(one.verdicts))
         for one in listed
     ]
     console.put_columns(rows)

@@ -7,6 +7,8 @@ that `native_of` undoes: a byte that is not UTF-8 is written \xNN, and a backsla
 import os
 import re
 import stat
+from collections import Counter
+from collections.abc import Collection
 
 
 def name_of(native: str) -> str:
@@ -40,6 +42,21 @@ def located(path: str) -> str:
     if os.path.isdir(path):
         return os.path.realpath(path)
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
+def told_apart(files: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """What to call each (root, path): its path, with as much of its root as tells it apart."""
+    counts = Counter(path for _, path in files)
+    found = {(root, path): path for root, path in files if counts[path] == 1}
+    same = [one for one in files if counts[one[1]] > 1]
+    for size in range(1, max((root.count("/") for root, _ in same), default=0) + 2):
+        longer = {
+            (root, path): joined("/".join(root.split("/")[-size:]), path) for root, path in same
+        }
+        taken = Counter(longer.values()) + Counter(found.values())
+        found |= {one: name for one, name in longer.items() if taken[name] == 1}
+        same = [one for one in same if one not in found]
+    return found | {(root, path): joined(root, path) for root, path in same}
 
 
 def is_gone(root: str, file: str) -> bool:

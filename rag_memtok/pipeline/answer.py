@@ -26,7 +26,7 @@ from rag_memtok.model.inject import (
 )
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Frame, declines, frame, source_line
-from rag_memtok.pipeline.finding import source_of
+from rag_memtok.pipeline.citation import source_of
 from rag_memtok.pipeline.grounding import before_circles, grounded
 from rag_memtok.pipeline.readers import Readable, Session, read, reader_of, reads_apart
 from rag_memtok.retrieval.search import content_words, search
@@ -124,12 +124,15 @@ def _generated(
     response = (_apart if apart else _together)(session, lm, asked, readable, on_text)
     said = lm.decode(response.tokens).strip()
     refused = declines(said)
-    standing = None if refused else grounded(said, _texts(lm, response.cited))
+    cited = () if refused else response.cited
+    standing = grounded(said, _texts(lm, cited))
     return Answer(
         answer=said,
         sources=()
         if refused
-        else tuple(source_of(one.hit, one.record.verdict.kind) for one in response.cited),
+        else tuple(
+            source_of(session.store, one.hit, one.record.verdict.kind) for one in response.cited
+        ),
         reader=f"{reader[0]} + adapter" if session.reading else reader[0],
         reader_reason=reader[1],
         passages="apart" if apart else "together",
@@ -140,7 +143,7 @@ def _generated(
         refused="model" if refused else "",
         grounded=None if refused or reader[0] == "memory" else standing is not None,
         stands_in=standing,
-        texts=() if refused else tuple(_words_of(session, one) for one in response.cited),
+        texts=tuple(_words_of(session, one) for one in cited),
     )
 
 
@@ -250,12 +253,8 @@ def quotations(session: Session, question: str) -> list[tuple[str, Source]]:
     found = []
     for hit in hits:
         for one in read(session, [hit], "decode" if _kept(session, hit) is None else "text"):
-            found.append(
-                (
-                    _kept(session, hit) or session.lm.decode(list(one.passage)),
-                    source_of(one.hit, one.record.verdict.kind),
-                )
-            )
+            text = _kept(session, hit) or session.lm.decode(list(one.passage))
+            found.append((text, _source(session, one)))
     return found
 
 
@@ -264,3 +263,7 @@ def _kept(session: Session, hit: Hit) -> str | None:
         return session.store.text(hit.chunk_id)
     except StoreDamaged:
         return None
+
+
+def _source(session: Session, one: Readable) -> Source:
+    return source_of(session.store, one.hit, one.record.verdict.kind)

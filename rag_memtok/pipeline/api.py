@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rag_memtok.config import Config
-from rag_memtok.datatypes import Answer, Found, OnProgress
-from rag_memtok.documents.names import joined, located, name_of
+from rag_memtok.datatypes import Answer, Found, OnProgress, StoredDocument
+from rag_memtok.documents.names import joined, located, name_of, told_apart
 from rag_memtok.documents.scan import scan
 from rag_memtok.errors import UsageError
 from rag_memtok.model import lm
@@ -248,7 +248,7 @@ def status(config: Config) -> Status:
 
 
 def remove(path: Path, config: Config) -> tuple[str, ...]:
-    """Forgets a file, or all files of a folder.
+    """Forgets a file, or all files of a folder; `path` may be a name that `list` gives, too.
 
     What goes is documents, and every memory that no other document has. The files themselves stay.
 
@@ -266,12 +266,19 @@ def remove(path: Path, config: Config) -> tuple[str, ...]:
             for names, whole in stored.items()
             if whole == wanted or whole.startswith(wanted.rstrip("/") + "/")
         )
+        gone = gone or named_so(store.documents(skip_damaged=True), os.fspath(path))
         if not gone:
             raise UsageError(
                 f"the store has nothing of {path}", remedy="rag-memtok list names what it has"
             )
         store.collect(gone)
     return tuple(joined(root, file) for root, file in gone)
+
+
+def named_so(papers: Sequence[StoredDocument], name: str) -> list[tuple[str, str]]:
+    """The (root, file) of what is listed by that name."""
+    names = told_apart([(one.root, one.path) for one in papers])
+    return [(one.root, one.file) for one in papers if names[one.root, one.path] == name]
 
 
 def documents(config: Config) -> tuple[ListedDocument, ...]:

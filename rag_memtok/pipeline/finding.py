@@ -1,8 +1,9 @@
 """What a question finds, without a language model."""
 
 from rag_memtok.config import Retrieve
-from rag_memtok.datatypes import Found, Hit, Source, VerdictKind
+from rag_memtok.datatypes import Found, Hit
 from rag_memtok.errors import NoUsableMemory, StoreDamaged
+from rag_memtok.pipeline.citation import source_of
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.retrieval.search import search
@@ -29,18 +30,4 @@ def _found(store: Store, hit: Hit) -> Found:
         kind, text = store.record(hit.chunk_id).verdict.kind, store.text(hit.chunk_id)
     except StoreDamaged:
         kind, text = "damaged", None
-    return Found(source_of(hit, kind), text or "")
-
-
-def source_of(hit: Hit, kind: VerdictKind) -> Source:
-    """The citation of a chunk: its first place; the others are in the store."""
-    place = hit.occurrences[0]
-    return Source(
-        place.path,
-        place.locator,
-        (place.start, place.end),
-        hit.score,
-        hit.chunk_id,
-        kind,
-        None if hit.cosine is None else round(min(max(hit.cosine, 0.0), 1.0), 4),
-    )
+    return Found(source_of(store, hit, kind), text or "")

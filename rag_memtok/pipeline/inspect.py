@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rag_memtok.datatypes import TEXT_ONLY, Occurrence, Record, StoredDocument, Verdict
+from rag_memtok.documents.names import told_apart
 from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.memory.reconstruct import decode, margins, memory_for
 from rag_memtok.model.lm import LM
@@ -17,10 +18,11 @@ from rag_memtok.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class ListedDocument:
-    """A document with the verdicts of its chunks."""
+    """A document with the verdicts of its chunks; `name` tells it from others of its path."""
 
     document: StoredDocument
     verdicts: Mapping[str, int]
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +72,17 @@ class Shown:
 def documents_of(store: Store) -> Iterator[ListedDocument]:
     """Every document. Damaged verdicts and places count as "damaged"."""
     kinds = {one.chunk_id: one.verdict.kind for one in chunks_of(store)}
-    for document in store.documents(skip_damaged=True):
+    papers = store.documents(skip_damaged=True)
+    names = told_apart([(one.root, one.path) for one in papers])
+    for document in papers:
+        name = names[document.root, document.path]
         try:
             places = store.document_chunks(document.root, document.path)
         except StoreDamaged:
-            yield ListedDocument(document, {"damaged": document.chunks})
+            yield ListedDocument(document, {"damaged": document.chunks}, name)
             continue
-        yield ListedDocument(document, dict(Counter(kinds[place.chunk_id] for place in places)))
+        verdicts: Mapping[str, int] = Counter(kinds[place.chunk_id] for place in places)
+        yield ListedDocument(document, dict(verdicts), name)
 
 
 def chunks_of(store: Store) -> Iterator[ListedChunk]:

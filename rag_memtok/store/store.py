@@ -122,6 +122,12 @@ class Store:
             rows = self._db.rows("documents", "TRUE ORDER BY root, path", skip_damaged=skip_damaged)
         return tuple(StoredDocument(*row[1:]) for row in rows)
 
+    def documents_at(self, path: str) -> tuple[StoredDocument, ...]:
+        """Those of this path, of whatever root; damaged ones are left out."""
+        with self._db.reading():
+            rows = self._db.rows("documents", "path = ?", name_bytes(path), skip_damaged=True)
+        return tuple(StoredDocument(*row[1:]) for row in rows)
+
     def damaged_documents(self) -> tuple[Problem, ...]:
         """Those that `documents` leaves out if it skips damaged ones."""
         with self._db.reading():

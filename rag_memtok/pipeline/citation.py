@@ -1,0 +1,60 @@
+"""The citation of a chunk: where it stands, what its file is called, whether that changed since.
+
+A file is as it was read if its bytes hash to what was stored; its time says nothing, a copy or a
+checkout is no edit.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Literal
+
+from rag_memtok.datatypes import Hit, Source, StoredDocument, VerdictKind
+from rag_memtok.documents.names import is_gone, joined, native_of, told_apart
+from rag_memtok.store.store import Store
+
+LARGEST = 20_000_000  # bytes of a file that is read to see whether it changed
+
+
+def source_of(store: Store, hit: Hit, kind: VerdictKind) -> Source:
+    """The citation of a chunk: its first place; the others are in the store.
+
+    Cost: reads the file, if it is at most LARGEST.
+    """
+    place = hit.occurrences[0]
+    papers = store.documents_at(place.path)
+    names = told_apart([(one.root, one.path) for one in papers])
+    own = [one for one in papers if one.root == place.root]
+    return Source(
+        path=place.path,
+        lines=place.locator,
+        span=(place.start, place.end),
+        score=hit.score,
+        chunk=hit.chunk_id,
+        verdict=kind,
+        relevance=None if hit.cosine is None else round(min(max(hit.cosine, 0.0), 1.0), 4),
+        root=place.root,
+        name=names.get((place.root, place.path), place.path),
+        file=state_of(own[0]) if own else "",
+    )
+
+
+def state_of(document: StoredDocument) -> Literal["", "gone", "changed"]:
+    """Whether a document's file is still what was read.
+
+    Where the folder that was ingested is not there, as with a store made elsewhere, nothing is
+    said.
+    """
+    if not os.path.isdir(native_of(document.root)):
+        return ""
+    if is_gone(document.root, document.file):
+        return "gone"
+    path = Path(native_of(joined(document.root, document.file)))
+    try:
+        if path.stat().st_size > LARGEST:
+            return ""
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+    return "" if found == document.file_sha256 else "changed"
