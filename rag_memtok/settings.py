@@ -10,7 +10,7 @@ table per class of config.py:
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,6 +23,7 @@ FILE_NAME = "rag-memtok.toml"
 
 
 PREFIX = "RAG_MEMTOK_"
+SIMILAR = 0.75  # of what a variable and a setting are called
 SPINS = "1000"  # of a thread at a barrier: benchmarks/log.md
 
 
@@ -86,7 +87,11 @@ def updated(config: Config, values: Mapping[str, object]) -> Config:
     """
     known, nested = dials(), dict[str, dict[str, Any]]()
     for dial, value in values.items():
-        require(dial in known, "setting", dial, ", ".join(known))
+        if dial not in known:
+            raise UsageError(
+                f"there is no setting {dial!r}{_meant(dial, known)}",
+                remedy="rag-memtok config lists every setting",
+            )
         section, _, name = dial.rpartition(".")
         nested.setdefault(section, {})[name] = check(value, known[dial], dial)
     sections = {
@@ -100,13 +105,27 @@ def updated(config: Config, values: Mapping[str, object]) -> Config:
 def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
     """The dials set by `RAG_MEMTOK_*` variables.
 
-    Unknown ones are left alone: they may be another program's.
+    Unknown ones are left alone, they may be another program's, unless they are nearly one of ours.
+
+    Raises:
+        UsageError: one looks like a misspelt setting.
     """
-    return {
-        dial: environment[name]
-        for dial in dials()
-        if (name := PREFIX + dial.replace(".", "_").upper()) in environment
-    }
+    known = {PREFIX + dial.replace(".", "_").upper(): dial for dial in dials()}
+    ours = [name.removeprefix(PREFIX) for name in known]
+    for name in environment:
+        if name.startswith(PREFIX) and name not in known:
+            near = _meant(name.removeprefix(PREFIX), ours, SIMILAR)
+            if near:
+                raise UsageError(
+                    f"there is no setting {name}{near}", remedy=f"mend it, or unset {name}"
+                )
+    return {dial: environment[name] for name, dial in known.items() if name in environment}
+
+
+def _meant(name: str, known: Iterable[str], similar: float = 0.6) -> str:
+    """The nearest of what there is, as a question; "" if nothing is near."""
+    near = get_close_matches(name, list(known), 3, similar)
+    return f"; did you mean {', '.join(near)}?" if near else ""
 
 
 def from_file(path: Path) -> dict[str, object]:

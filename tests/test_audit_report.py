@@ -235,9 +235,16 @@ def test_no_folder_for_the_page_is_said_before_the_audit(planted):
 
 
 @pytest.mark.parametrize(
-    "put", [lambda path: path.mkdir(), lambda path: path.symlink_to("elsewhere.html"), os.mkfifo]
+    "put",
+    [
+        lambda path: path.mkdir(),
+        lambda path: path.symlink_to("elsewhere.html"),
+        os.mkfifo,
+        lambda path: path.write_text("<title>My notes</title>"),
+        lambda path: path.write_bytes(b""),
+    ],
 )
-def test_what_is_no_file_is_not_replaced_and_that_is_said_before_the_audit(planted, put):
+def test_what_is_no_report_is_not_replaced_and_that_is_said_before_the_audit(planted, put):
     folder, config = planted
     put(folder / "audit.html")
     with pytest.raises(UsageError, match="in the way"):
@@ -249,11 +256,11 @@ def test_what_is_no_file_is_not_replaced_and_that_is_said_before_the_audit(plant
 
 def test_over_a_file_that_all_could_read_the_page_is_private_again(planted):
     folder, config = planted
-    (folder / "audit.html").write_text("old")
+    (folder / "audit.html").write_bytes(TITLE)  # an earlier one
     (folder / "audit.html").chmod(0o644)
     with (folder / "audit.html").open() as reader:
         _, source = written(folder, config)
-        assert reader.read() == "old"  # opened before, and so not the page
+        assert reader.read() == TITLE.decode()  # opened before, and so not the page
     assert (
         "Reconstruction audit" in source and (folder / "audit.html").stat().st_mode & 0o777 == 0o600
     )

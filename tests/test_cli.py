@@ -588,6 +588,23 @@ def test_a_question_that_is_not_utf8_is_refused_and_the_others_are_answered(
     assert out.count("  [1] lamp.txt") == (code == 7) and "  [1] fan.txt" not in out
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_terminal_of_another_encoding_gets_what_it_can_say(store, encoding):
+    told = {"PYTHONIOENCODING": encoding}
+    asked = "漢字 lamp 🎉 repaired?"
+    for more in ([], ["--json"]):
+        words = ("ask", "-", *more, "--max-new-tokens", 3)
+        with process(*words, extra=told, cwd=store.parent, stdin=subprocess.PIPE) as command:
+            command.stdin.buffer.write(b"When was the lamp repaired?\n")
+            out, err = command.communicate(timeout=HANGS)
+        assert command.returncode == 0 and "Traceback" not in err
+        if more:
+            assert json.loads(out)["sources"][0]["path"] == "lamp.txt"
+    with process("search", asked, extra=told, cwd=store.parent) as command:
+        out, err = command.communicate(timeout=HANGS)
+    assert command.returncode == 0 and "Traceback" not in err
+
+
 def test_bytes_that_are_not_utf8_do_not_end_the_reading_of_questions(store):
     """Where the locale is not C, Python raises at them."""
     encoding = {"PYTHONIOENCODING": "utf-8:strict"}

@@ -120,8 +120,33 @@ def test_an_unknown_dial_is_refused_in_the_file_and_left_alone_in_the_environmen
         'model = "mini"\n',
     ):
         (tmp_path / FILE_NAME).write_text(text)
-        with pytest.raises(UsageError, match="setting is .*(colour|model)"):
+        with pytest.raises(UsageError, match="no setting .*(colour|model)"):
             load({}, {}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("RETRIEVE_KAY", "RETRIEVE_K"),
+        ("STOER", "STORE"),
+        ("MODEL_THREAD", "MODEL_THREADS"),
+        ("ASK_MAX_TOKENS", "ASK_MAX_NEW_TOKENS"),
+    ],
+)
+def test_a_misspelt_variable_is_named_with_what_it_may_mean(name, meant, tmp_path):
+    with pytest.raises(UsageError, match=f"no setting {PREFIX}{name}; did you mean .*{meant}"):
+        load({}, {PREFIX + name: "1"}, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["TRUST_STORE", "DATA", "REGENERATE", "CRASH_AT", "PATH"])
+def test_variables_that_are_no_settings_are_left_alone(name, tmp_path):
+    assert load({}, {PREFIX + name: "1"}, tmp_path) == Config()
+
+
+def test_a_misspelt_setting_in_the_file_is_named_with_what_it_may_mean(tmp_path):
+    (tmp_path / FILE_NAME).write_text("[retrieve]\nkay = 3\n")
+    with pytest.raises(UsageError, match="no setting 'retrieve.kay'; did you mean .*retrieve.k"):
+        load({}, {}, tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"store = ", b"store = 'caf\xe9'", b"\x00"])

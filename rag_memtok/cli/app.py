@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -145,13 +146,17 @@ def main() -> None:
 
 
 def open_streams() -> None:
-    """Gives the process the standard streams it was started without.
+    r"""Gives the process the standard streams it was started without.
 
-    There is nothing to read, and what is written is lost.
+    There is nothing to read, and what is written is lost. A stream of another encoding than UTF-8
+    gets what it cannot say written out, as `\u20ac`.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and not console.is_unicode(stream):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def interrupted(error: KeyboardInterrupt) -> int:

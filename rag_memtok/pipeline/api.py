@@ -45,7 +45,7 @@ from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.settings import dials, origins, value_of
 from rag_memtok.store import ownership
-from rag_memtok.store.files import ADAPTER, DATABASE, collections_of, regular
+from rag_memtok.store.files import ADAPTER, DATABASE, collections_of
 from rag_memtok.store.store import Summary, open_store
 
 __all__ = [
@@ -179,15 +179,8 @@ def verify(
             which nothing is believed.
         page: a file for the audit as HTML; it quotes the documents where something failed.
     """
-    if page is not None and not page.parent.is_dir():
-        raise UsageError(
-            f"there is no folder {page.parent} for the report", remedy=f"mkdir -p {page.parent}"
-        )
-    if page is not None and os.path.lexists(page) and not regular(page):
-        raise UsageError(
-            f"{page} is in the way of the report, and not a file",
-            remedy="give the report another name",
-        )
+    if page is not None:
+        audit_report.require_place(page)
     files = None if folder is None else scan([folder], config.documents, Path(config.store))
     with open_store(store_folder(config), write=False) as store:
         root = "" if folder is None else root_for(store, folder)

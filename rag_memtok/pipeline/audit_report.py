@@ -8,17 +8,18 @@ policy forbids scripts and requests.
 
 import html
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from rag_memtok.errors import StoreDamaged, escaped
+from rag_memtok.errors import StoreDamaged, UsageError, escaped
 from rag_memtok.model.lm import LM
 from rag_memtok.pipeline.audit import Audit, Finding
 from rag_memtok.pipeline.audit_charts import charts
 from rag_memtok.pipeline.recite import Recited
-from rag_memtok.store.files import write_whole
+from rag_memtok.store.files import regular, write_whole
 from rag_memtok.store.store import Store
 
 LIMIT = 200  # chunks, findings and documents shown of each; the rest is counted
@@ -35,6 +36,7 @@ ORDER = (
 WORTH_A_LOOK = ORDER[:4]
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+TITLE = b"<title>Reconstruction audit</title>"
 STYLE = Path(__file__).with_name("audit_report.css")
 
 
@@ -64,9 +66,25 @@ def page(store: Store, found: Audit, now: Mapping[str, str], lm: LM | None) -> s
         f'http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width"><meta name="color-scheme" '
         'content="light dark">'
-        "<title>Reconstruction "
-        f"audit</title><style>{style}</style></head><body>{body}</body></html>\n"
+        f"{TITLE.decode()}<style>{style}</style></head><body>{body}</body></html>\n"
     )
+
+
+def require_place(page: Path) -> None:
+    """Refuses a place for the page where something else is; an earlier page is written over.
+
+    Raises:
+        UsageError: there is no such folder, or a file that is no such page.
+    """
+    if not page.parent.is_dir():
+        raise UsageError(
+            f"there is no folder {page.parent} for the report", remedy=f"mkdir -p {page.parent}"
+        )
+    if os.path.lexists(page) and not (regular(page) and TITLE in page.read_bytes()[:4096]):
+        raise UsageError(
+            f"{page} is in the way of the report, and is not one",
+            remedy="give the report another name",
+        )
 
 
 def shown(text: object) -> str:
