@@ -24,7 +24,7 @@ from rag_memtok.memory.codec import codec_named
 from rag_memtok.model import lm
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.audit_charts import histogram, rounded_up
-from rag_memtok.pipeline.audit_report import article, kind, pieces, shown
+from rag_memtok.pipeline.audit_report import TITLE, article, kind, pieces, shown
 from rag_memtok.pipeline.recite import Recited
 from rag_memtok.settings import updated
 from rag_memtok.store.schema import insert
