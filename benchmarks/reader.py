@@ -39,6 +39,7 @@ from rag_memtok.evaluation.questions import Question
 from rag_memtok.model import gguf, lora
 from rag_memtok.model.inject import surest
 from rag_memtok.model.lm import EMBEDDED, LM, load
+from rag_memtok.model.precision import for_reading
 from rag_memtok.model.prompts import bare, frame, refuses
 from rag_memtok.pipeline.adapters import Adapter, Adapters, find, shipped
 from rag_memtok.pipeline.answer import answer
@@ -291,7 +292,9 @@ def main() -> None:
     adapters = (
         shipped(lm, "") if args.adapter == "auto" else find(args.adapter, Path(), lm, "", say)
     )
-    reading = lora.adapted(lm, adapters.text.folder) if adapters.text else lm
+    reading = for_reading(lm)
+    if adapters.text:
+        reading = lora.adapted(reading, adapters.text.folder)
     replies = Replies(reading, frame(lm), config.ask.max_new_tokens, None)
     made: dict = {"half": args.half, "model": lm.identity.id, "adapter": _name(adapters.text)}
     if args.only != "documents":

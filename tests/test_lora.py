@@ -19,7 +19,9 @@ from rag_memtok.errors import InputRefused, WrongModel
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.reconstruct import judge
-from rag_memtok.model import lora
+from rag_memtok.model import lora, precision
+from rag_memtok.model.generate import Continuation
+from rag_memtok.model.precision import for_reading
 from rag_memtok.model.prompts import bare
 
 
@@ -126,3 +128,31 @@ def test_weights_of_another_shape_are_refused(toy_lm, tmp_path):
     os.replace(wide / lora.WEIGHTS, folder / lora.WEIGHTS)
     with pytest.raises(InputRefused):
         lora.adapted(toy_lm, folder)
+
+
+def test_text_is_read_in_bfloat16_only_where_nothing_but_the_arithmetic_changes(
+    toy_lm, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
+    assert for_reading(toy_lm) is toy_lm  # its weights are no numbers of that type
+    rounded = toy.lm_of(dtype=torch.bfloat16)
+    assert for_reading(rounded) is rounded
+    wide = toy.wrap(rounded.model.float(), rounded.tokenizer, "toy")
+    quick = for_reading(wide)
+    assert quick.table.dtype == torch.bfloat16 and quick.identity == wide.identity
+    trained(wide, tmp_path / "text", kind="text")
+    slow, fast = (lora.adapted(one, tmp_path / "text") for one in (wide, quick))
+    assert torch.allclose(logits(slow), logits(fast), atol=0.15)
+    assert {one.dtype for one in lora.weights(fast).values()} == {torch.bfloat16}
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: False)
+    assert for_reading(wide) is wide
+
+
+def test_rows_of_several_lengths_are_read_as_each_alone(toy_lm, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
+    wide = toy.wrap(toy.lm_of(dtype=torch.bfloat16).model.float(), toy_lm.tokenizer, "toy")
+    reader = lora.adapted(for_reading(wide), trained(wide, tmp_path / "text", kind="text"))
+    rows = [reader.embed(list(range(10, 10 + size))) for size in (3, 20, 9)]
+    together = Continuation(reader, rows).logits
+    for row, found in zip(rows, together, strict=True):
+        assert torch.allclose(Continuation(reader, [row]).logits[0], found, atol=0.15)

@@ -31,6 +31,7 @@ from rag_memtok.memory.recipes import recipe_of
 from rag_memtok.memory.reconstruct import decode_batch
 from rag_memtok.model.inject import Passage
 from rag_memtok.model.lora import adapted
+from rag_memtok.model.precision import for_reading
 from rag_memtok.model.prompts import frame
 from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.adapters import shipped
@@ -131,7 +132,10 @@ def evaluate(
     )
     answers = work / "answers.jsonl" if work else None
     models = {"": tools.lm} | {
-        kind: adapted(tools.lm, adapters[kind], tools.template.digest) for kind in adapters
+        kind: adapted(
+            for_reading(tools.lm) if kind == "text" else tools.lm, folder, tools.template.digest
+        )
+        for kind, folder in adapters.items()
     }
     replies = {
         kind: Replies(model, frame(tools.lm), settings.ask.max_new_tokens, answers)

@@ -279,6 +279,10 @@ def adapted(lm: LM, folder: Path, template_sha256: str | None = None) -> LM:
     reader = _injected(lm, _settings(folder))
     set_weights(reader, _stored(folder / WEIGHTS, bond))
     reader.model.requires_grad_(False)
+    for parameter in weights(reader).values():
+        parameter.data = parameter.data.to(lm.table.dtype)
+    if bond.kind == "text":
+        lean(reader)
     own = hashlib.sha256(f"{lm.identity.weights_sha256} {bond.adapter_sha256}".encode()).hexdigest()
     return replace(reader, identity=replace(lm.identity, weights_sha256=own))
 

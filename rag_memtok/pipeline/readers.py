@@ -21,6 +21,7 @@ from rag_memtok.memory.reconstruct import (
 from rag_memtok.model import lora
 from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM
+from rag_memtok.model.precision import for_reading
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.adapters import SHIPPED, Adapter, Adapters
 from rag_memtok.pipeline.recite import draft_of
@@ -128,9 +129,8 @@ def with_adapters(session: Session, found: Adapters) -> Session:
     chosen = found.of(reader_of(equipped)[0])
     if chosen is None:
         return equipped
-    return replace(
-        equipped, reading=lora.adapted(session.lm, chosen.folder, session.template.digest)
-    )
+    lm = for_reading(session.lm) if chosen.bond.kind == "text" else session.lm
+    return replace(equipped, reading=lora.adapted(lm, chosen.folder, session.template.digest))
 
 
 def read(session: Session, hits: Sequence[Hit], reader: str) -> list[Readable]:
