@@ -3,6 +3,7 @@
 Tested are what they say, and that no file can do more than be skipped.
 """
 
+import datetime
 import io
 import os
 import signal
@@ -14,16 +15,23 @@ import textwrap
 import time
 import zipfile
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import files
+import openpyxl
+import pptx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rag_memtok.child import Limits
 from rag_memtok.config import Documents
 from rag_memtok.datatypes import StoredDocument
 from rag_memtok.documents.extract import KINDS, extracted, extractor, limits_for, missing
+from rag_memtok.documents.office import mended, page_texts
 from rag_memtok.documents.scan import read, scan
+from rag_memtok.documents.sheets import percentage, shortest, tables
 from rag_memtok.documents.split import split
 from rag_memtok.pipeline.compare import against, root_for
 from rag_memtok.store.store import create, open_store
@@ -93,6 +101,515 @@ def test_the_extractor_names_the_versions_its_text_depends_on():
         "docx"
     )
     assert not any(missing(kind) for kind in KINDS)
+
+
+# --- spreadsheets: each value as it is stored ---
+
+
+def workbook(fill) -> bytes:
+    """A workbook, by `fill(book, its first sheet)`."""
+    book, file = openpyxl.Workbook(), io.BytesIO()
+    fill(book, book.active)
+    book.save(file)
+    return file.getvalue()
+
+
+def sheet_of(rows: str, after: str = "", dimension: str = "A1:B2") -> bytes:
+    """A workbook whose one sheet, "Raw", has these rows as raw XML."""
+    data = workbook(lambda book, sheet: setattr(sheet, "title", "Raw"))
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        entries = {name: file.read(name) for name in file.namelist()}
+    space = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    entries["xl/worksheets/sheet1.xml"] = (
+        f'<worksheet xmlns="{space}"><dimension ref="{dimension}"/><sheetData>{rows}</sheetData>'
+        f"{after}</worksheet>"
+    )
+    return files.zipped(entries)
+
+
+def table_of(data: bytes) -> list[str]:
+    """The lines of a workbook's text."""
+    return tables(data)[0].split("\n")
+
+
+def test_the_lab_book_says_what_the_lab_measured():
+    rows = [
+        ["Sample", "Reading", "Count", "Region"],
+        ["s1", 3.14159265, 1200, "NA"],
+        ["s2", 4.2e-07, None, "EU"],
+        ["s3", 1234567.891234, 7, "N/A"],
+    ]
+    assert table_of(files.xlsx({"Lab": rows})) == [
+        "## Lab",
+        "| Sample | Reading | Count | Region |",
+        "| --- | --- | --- | --- |",
+        "| s1 | 3.14159265 | 1200 | NA |",
+        "| s2 | 4.2e-07 |  | EU |",
+        "| s3 | 1234567.891234 | 7 | N/A |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "code", "read"),
+    [
+        (1200.0, "General", "1200"),
+        (1200, "0.00E+00", "1200"),
+        (3.14159265, "0", "3.14159265"),
+        (1234567.5, "#,##0,", "1234567.5"),
+        (7, ";;;", "7"),
+        (1e-7, "0.00", "1e-07"),
+        (-0.5, "# ?/?", "-0.5"),
+        (1e300, "0", "1e+300"),
+        (0.25, "0%", "25%"),
+        (0.07, "0.00%", "7%"),
+        (0.1234567, "0%", "12.34567%"),
+        (-1.5, "0%;[Red]-0%", "-150%"),
+        (0.5, "0.0;-0%", "0.5"),
+        (1e-30, "0%", "1e-30"),
+        (0.25, '0.00" % of it"', "0.25"),
+        (1200.5, '"$"#,##0.00_-', "$1200.5"),
+        (1200.0, '#,##0.00 "€"', "1200 €"),
+        (-3, "[$£-809]#,##0", "-£3"),
+        (5, "[$EUR ]#,##0.00_-", "EUR 5"),
+        (5, '#,##0.00\\ [$R$-416];[Red]"no "0', "5 R$"),
+        (21.5, '0.0 "°C"', "21.5"),
+        (39, "[$-409]0", "39"),
+        (datetime.date(2026, 3, 12), "dd/mm/yyyy", "2026-03-12"),
+        (datetime.datetime(2026, 3, 12, 9, 40), "yyyy-mm-dd h:mm", "2026-03-12 09:40:00"),
+        (datetime.datetime(2026, 3, 12, 9, 40), "mmm yy", "2026-03-12 09:40:00"),
+        (datetime.datetime(2026, 3, 12), "yyyy-mm-dd h:mm", "2026-03-12 00:00:00"),
+        (datetime.datetime(2026, 3, 12, 9, 40, 0, 250000), "h:mm", "2026-03-12 09:40:00.250"),
+        (datetime.time(9, 40), "h:mm AM/PM", "09:40:00"),
+        (datetime.timedelta(hours=26, minutes=30), "[h]:mm", "26:30:00"),
+        (datetime.timedelta(minutes=-90), "[h]:mm:ss", "-01:30:00"),
+        (-4, "yyyy-mm-dd", "-4"),
+        (99999999, "yyyy-mm-dd", "99999999"),
+        (True, "General", "TRUE"),
+        (False, "0", "FALSE"),
+        ("#DIV/0!", "General", "#DIV/0!"),
+        ("007", "@", "007"),
+        ("3.10", "General", "3.10"),
+        ("  set in", "General", "  set in"),
+        ("n/a", "General", "n/a"),
+        ("NaN", "General", "NaN"),
+        ("None", "General", "None"),
+    ],
+)
+def test_a_cell_is_what_is_stored(value, code, read):
+    def fill(book, sheet):
+        sheet["A1"], sheet["B1"] = "x", value
+        sheet["B1"].number_format = code
+
+    assert tables(workbook(fill))[0].split("\n")[1] == f"| x | {read} |"
+
+
+def test_numbers_are_those_of_the_file():
+    stored = ["0.30000000000000004", "0.10000000000000001", "12345678901234567890", "1.0", "3E-2"]
+    cells = (
+        "".join(f"<c><v>{one}</v></c>" for one in stored) + '<c t="d"><v>2026-03-12T09:40</v></c>'
+    )
+    read = "| 0.30000000000000004 | 0.1 | 12345678901234567890 | 1 | 0.03 | 2026-03-12 09:40 |"
+    assert table_of(sheet_of(f"<row>{cells}</row>"))[1] == read
+
+
+def test_dates_count_from_1904_where_the_workbook_says_so():
+    def fill(book, sheet):
+        book.epoch = openpyxl.utils.datetime.CALENDAR_MAC_1904
+        sheet.append(["x", datetime.date(2026, 3, 12)])
+
+    assert table_of(workbook(fill))[1] == "| x | 2026-03-12 |"
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_number_reads_back_as_itself(value):
+    for text in (repr(value), f"{value:.17g}"):
+        assert float(shortest(text)) == value and len(shortest(text)) <= len(text)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_percentage_reads_back_as_itself(value):
+    shown = percentage(shortest(repr(value)))
+    number = Decimal(shown.removesuffix("%")) / (100 if "%" in shown else 1)
+    assert float(number) == value
+
+
+def test_bars_and_line_ends_in_a_cell_make_no_column_and_no_row():
+    rows = [["a|b", "one\ntwo\r\nthree"], ["c\\|d", "x\u2028y_x000D_\nz"]]
+    assert table_of(files.xlsx({"S|T": rows})) == [
+        "## S|T",
+        "| a\\|b | one two three |",
+        "| --- | --- |",
+        "| c\\\\|d | x y z |",
+    ]
+
+
+def test_a_formula_gives_its_stored_value_or_itself():
+    rows = """<row r="1"><c r="A1"><v>2</v></c><c r="B1"><f>A1*2</f><v>4</v></c>
+        <c r="C1" t="str"><f>A1&amp;"|"</f><v>2|</v></c><c r="D1" t="str"><f>""</f><v></v></c>
+        <c r="E1" t="b"><f>A1=2</f><v>1</v></c><c r="F1" t="e"><f>1/0</f><v>#DIV/0!</v></c></row>
+        <row r="2"><c r="A2"><f>A1+B1</f></c><c r="B2"><f t="shared" si="0" ref="B2:B3">A1*2</f>
+        <v>4</v></c></row><row r="3"><c r="A3"><f>A1&amp;"|"</f><v></v></c>
+        <c r="B3"><f t="shared" si="0"/></c></row>"""
+    assert table_of(sheet_of(rows)) == [
+        "## Raw",
+        "| 2 | 4 | 2\\| |  | TRUE | #DIV/0! |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| =A1+B1 | 4 |  |  |  |  |",
+        '| =A1&"\\|" | =A2*2 |  |  |  |  |',
+        "",
+        "3 formulas without a stored value",
+    ]
+
+
+def test_what_a_program_wrote_says_each_sheets_formulas():
+    found = extracted("xlsx", files.xlsx({"One": [["a", "=B1*2"]], "Two": [["b", 1]]}))
+    assert found.text == (
+        "## One\n| a | =B1*2 |\n| --- | --- |\n\n1 formula without a stored value\n\n"
+        "## Two\n| b | 1 |\n| --- | --- |"
+    )
+    told = {locator: found.text[start:].split("\n")[0] for start, locator in found.places}
+    assert told == {
+        "sheet One row 1": "| a | =B1*2 |",
+        "sheet One": "1 formula without a stored value",
+        "sheet Two": "## Two",
+        "sheet Two row 1": "| b | 1 |",
+    }
+
+
+def test_merged_cells_have_their_value_once():
+    rows = """<row r="1"><c r="A1" t="inlineStr"><is><r><t>Yi</t></r><r><t>eld</t></r>
+        <rPh><t>jiːld</t></rPh></is></c>
+        <c r="B1" t="inlineStr"><is><t>left over</t></is></c><c r="C1"><v>3</v></c></row>
+        <row r="2"><c r="A2"><v>9</v></c><c r="C2"><v>4</v></c></row>"""
+    merged = '<mergeCells count="1"><mergeCell ref="A1:B2"/></mergeCells>'
+    assert table_of(sheet_of(rows, merged))[1:] == [
+        "| Yield |  | 3 |",
+        "| --- | --- | --- |",
+        "|  |  | 4 |",
+    ]
+
+
+def test_empty_headers_stay_empty_and_hidden_sheets_are_named_so():
+    def fill(book, sheet):
+        sheet.title = "Shown"
+        sheet["B2"], sheet["D2"], sheet["A5"] = "part", "price", "lid"
+        sheet["D5"], sheet["D9"], sheet["E9"] = 6.5, "  ", None
+        book.create_sheet("Nothing")
+        for name, state in (("Costs", "hidden"), ("Secret", "veryHidden")):
+            hidden = book.create_sheet(name)
+            hidden["A1"], hidden.sheet_state = "x", state
+
+    found = extracted("xlsx", workbook(fill))
+    assert found.text.split("\n") == [
+        "## Shown",
+        "|  | part |  | price |",
+        "| --- | --- | --- | --- |",
+        "| lid |  |  | 6.5 |",
+        "",
+        "## Nothing",
+        "",
+        "## Costs (hidden)",
+        "| x |",
+        "| --- |",
+        "",
+        "## Secret (hidden)",
+        "| x |",
+        "| --- |",
+    ]
+    assert [locator for _, locator in found.places] == [
+        "sheet Shown",
+        "sheet Shown row 2",
+        "sheet Shown row 5",
+        "sheet Nothing",
+        "sheet Costs",
+        "sheet Costs row 1",
+        "sheet Secret",
+        "sheet Secret row 1",
+    ]
+    start = dict((locator, start) for start, locator in found.places)["sheet Shown row 5"]
+    assert found.text[start:].startswith("| lid |")
+
+
+def test_a_sheet_is_as_large_as_what_is_in_it():
+    rows = """<row r="1"><c r="A1"><v>1</v></c><c r="XFD1"><v>2</v></c></row>
+        <row r="2"><c r="XFC2" s="0"/></row><row r="1048576"><c r="B1048576"><v>3</v></c></row>"""
+    found = extracted("xlsx", sheet_of(rows, dimension="A1:XFD1048576"), Limits(seconds=5))
+    assert found.text.split("\n") == [
+        "## Raw",
+        "| 1 |  |  | 2 |",
+        "| --- | --- | --- | --- |",
+        "|  | 3 |  |  |",
+    ]
+    assert found.places[-1][1] == "sheet Raw row 1048576"
+
+
+def test_a_workbook_without_a_value_is_skipped():
+    assert extracted("xlsx", files.xlsx({"Empty": []})).problem.startswith("no text in it")
+
+
+def test_the_extractor_of_sheets_names_what_reads_them():
+    assert extractor("xlsx") == f"xlsx/2 openpyxl {openpyxl.__version__}"
+
+
+# --- Word files, slides, books: what is there, once ---
+
+WORD = f'xmlns:w="{files.WORD}" xmlns:r="{files.OFFICE}"'
+MARKS = "http://schemas.openxmlformats.org/markup-compatibility/2006"
+SHAPE = "http://schemas.microsoft.com/office/word/2010/wordprocessingShape"
+
+
+def run_of(text: str) -> str:
+    return f'<w:r><w:t xml:space="preserve">{text}</w:t></w:r>'
+
+
+def paragraph(*runs: str) -> str:
+    return f"<w:p>{''.join(runs)}</w:p>"
+
+
+def table(*rows: str) -> str:
+    """A table; a row is the inside of its cells, with "&&" between them."""
+    cells = [f"<w:tc>{cell}</w:tc>" for row in rows for cell in row.split("&&")]
+    width = rows[0].count("&&") + 1
+    lines = ["".join(cells[at : at + width]) for at in range(0, len(cells), width)]
+    return f"<w:tbl>{''.join(f'<w:tr>{line}</w:tr>' for line in lines)}</w:tbl>"
+
+
+def field_of(instruction: str, result: str) -> str:
+    """A field of several runs, as Word writes a page number."""
+    marks = [f'<w:r><w:fldChar w:fldCharType="{kind}"/></w:r>' for kind in ("begin", "separate")]
+    end = '<w:r><w:fldChar w:fldCharType="end"/></w:r>'
+    return (
+        f"{marks[0]}<w:r><w:instrText>{instruction}</w:instrText></w:r>{marks[1]}"
+        f"{run_of(result)}{end}"
+    )
+
+
+def word_file(body: str, **parts: str) -> bytes:
+    """A Word file: the inside of its body, and of parts such as `header1`."""
+    document = f"<w:document {WORD}><w:body>{body}</w:body></w:document>"
+    entries: dict[str, str | bytes] = {"word/document.xml": document}
+    with zipfile.ZipFile(io.BytesIO(files.docx())) as file:
+        entries = {name: file.read(name) for name in file.namelist()} | entries
+    related = ""
+    for name, inside in parts.items():
+        kind = name.rstrip("0123456789")
+        tag = {"header": "hdr", "footer": "ftr"}.get(kind, kind)
+        entries[f"word/{name}.xml"] = f"<w:{tag} {WORD}>{inside}</w:{tag}>"
+        related += f'<Relationship Id="{name}" Type="{files.OFFICE}/{kind}" Target="{name}.xml"/>'
+    entries["word/_rels/document.xml.rels"] = (
+        f'<Relationships xmlns="{files.OPEN}/relationships">{related}</Relationships>'
+    )
+    return files.zipped(entries)
+
+
+def word(body: str, **parts: str) -> str:
+    """The text of such a Word file."""
+    text, places = KINDS["docx"].parse(word_file(body, **parts))
+    ends = [at + 1 for at, letter in enumerate(text) if letter == "\n"]
+    assert [start for start, _ in places] == [0, *ends]
+    return text
+
+
+def section(*references: str, more: str = "") -> str:
+    """The end of a section; a reference is "header1 default"."""
+    made = [
+        f'<w:{name.rstrip("0123456789")}Reference w:type="{kind}" r:id="{name}"/>'
+        for name, kind in map(str.split, references)
+    ]
+    return f"<w:sectPr>{''.join(made)}{more}</w:sectPr>"
+
+
+def test_a_headers_and_a_footers_text_is_there_once():
+    draft, company = paragraph(run_of("Draft of 3 May")), paragraph(run_of("Quay Ltd"))
+    body = (
+        paragraph(run_of("One.")) + f"<w:p><w:pPr>{section('header1 default', 'footer1 default')}"
+        f"</w:pPr></w:p>"
+        + paragraph(run_of("Two."))
+        + section("header2 default", "header3 default")
+    )
+    text = word(
+        body,
+        header1=draft,
+        header2=draft,
+        header3=table(f"{paragraph(run_of('Sheet'))}&&{paragraph(run_of('Q-17'))}"),
+        footer1=company + paragraph(run_of("Registered at Port Ellen")),
+    )
+    assert text == (
+        "Draft of 3 May\n\nSheet | Q-17\n\nOne.\n\nTwo.\n\nQuay Ltd\nRegistered at Port Ellen"
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "settings", "shown"),
+    [
+        ("", "", ["Every"]),
+        ("<w:titlePg/>", "", ["First", "Every"]),
+        ('<w:titlePg w:val="0"/>', "<w:evenAndOddHeaders/>", ["Every", "Even"]),
+    ],
+)
+def test_headers_that_no_page_shows_are_left_out(more, settings, shown):
+    body = paragraph(run_of("Body.")) + section(
+        "header1 first", "header2 default", "header3 even", more=more
+    )
+    headers = {
+        f"header{number}": paragraph(run_of(name))
+        for number, name in enumerate(("First", "Every", "Even"), 1)
+    }
+    assert page_texts(word_file(body, settings=settings, **headers)) == (shown, [])
+
+
+def test_a_header_is_read_as_pages_show_it():
+    header = (
+        paragraph(run_of("Old"), f"<w:del>{run_of('gone')}</w:del>", "<w:r><w:tab/></w:r>")
+        + paragraph('<w:ins w:id="1">' + run_of("New ") + "</w:ins>", run_of("name"))
+        + paragraph(box(choice=run_of("Boxed"), old=run_of("Boxed")))
+        + paragraph('<w:r><w:pict><v:shape xmlns:v="urn:schemas-microsoft-com:vml"><v:textpath '
+                    'string="CONFIDENTIAL"/></v:shape></w:pict></w:r>')
+        + "<w:sdt><w:sdtContent>" + paragraph(run_of("Held")) + "</w:sdtContent></w:sdt>"
+    )  # fmt: skip
+    footers = {
+        "footer1": paragraph(run_of("- "), field_of(" PAGE ", "7"), run_of(" -")),
+        "footer2": paragraph('<w:fldSimple w:instr="NUMPAGES">' + run_of("9") + "</w:fldSimple>"),
+        "footer3": paragraph(run_of("Page "), field_of(" PAGE ", "7"), run_of(" of the bylaws")),
+    }
+    ends = section("header1 default", *(f"{name} default" for name in footers))
+    text = word(paragraph(run_of("Body.")) + ends, header1=header, **footers)
+    assert text == "Old\nNew name\nBoxed\nCONFIDENTIAL\nHeld\n\nBody.\n\nPage 7 of the bylaws"
+
+
+def box(choice: str = "", old: str = "") -> str:
+    """A run with a text box, as new and as old readers know it."""
+    inside = f"<w:txbxContent>{paragraph(choice)}</w:txbxContent>"
+    new = f'<w:drawing><s:txbx xmlns:s="{SHAPE}">{inside}</s:txbx></w:drawing>'
+    shape = '<v:shape xmlns:v="urn:schemas-microsoft-com:vml"><v:textbox><w:txbxContent>'
+    end = "</w:txbxContent></v:textbox></v:shape>"
+    fallback = f"<w:pict>{shape}{paragraph(old)}{end}</w:pict>" if old else ""
+    return (
+        f'<w:r><m:AlternateContent xmlns:m="{MARKS}"><m:Choice Requires="wps">{new}</m:Choice>'
+        f"<m:Fallback>{fallback}</m:Fallback></m:AlternateContent></w:r>"
+    )
+
+
+LOST = {
+    "moved": (f'<w:moveTo w:id="1">{run_of("It moved here")}</w:moveTo>', "It moved here"),
+    "moved away": (f'{run_of("a")}<w:moveFrom w:id="1">{run_of("It was")}</w:moveFrom>', "a"),
+    "deleted": (f"{run_of('a')}<w:del><w:r><w:delText>old</w:delText></w:r></w:del>", "a"),
+    "field": (f'<w:fldSimple w:instr="DATE">{run_of("3 May")}</w:fldSimple>', "3 May"),
+    "long field": (field_of(" REF b ", "see 4"), "see 4"),
+    "XML": (f'<w:customXml w:element="x">{run_of("in XML")}</w:customXml>', "in XML"),
+    "direction": (f'<w:bdo w:val="ltr">{run_of("4-5")}</w:bdo>', "4-5"),
+    "ruby": (
+        f"<w:r><w:ruby><w:rt>{run_of('ka')}</w:rt><w:rubyBase>{run_of('火')}</w:rubyBase></w:ruby>"
+        "</w:r>",
+        "火",
+    ),
+    "line end": ("<w:r><w:t>one</w:t><w:cr/><w:t>two</w:t></w:r>", "one  \ntwo"),
+    "tab": ("<w:r><w:t>one</w:t><w:ptab/><w:t>two</w:t></w:r>", "one two"),
+    "box": (box(run_of("bring gloves"), run_of("bring gloves")), "bring gloves"),
+    "new box": (box(run_of("bring a lamp")), "bring a lamp"),
+    "drawn box": (
+        f'<w:r><w:drawing><s:txbx xmlns:s="{SHAPE}"><w:txbxContent>{paragraph(run_of("x"))}'
+        "</w:txbxContent></s:txbx></w:drawing></w:r>",
+        "x",
+    ),
+    "signs": (run_of("order_17 * 2_000 | 3"), "order_17 * 2_000 | 3"),
+}  # fmt: skip
+
+
+def test_what_stands_in_a_word_file_is_read_once():
+    found = word("".join(paragraph(body) for body, _ in LOST.values()))
+    assert dict(zip(LOST, found.split("\n\n"), strict=True)) == {
+        name: read for name, (_, read) in LOST.items()
+    }
+
+
+def test_tables_of_a_word_file_keep_their_columns():
+    inner = table(*(f"{paragraph(run_of(a))}&&{paragraph(run_of(b))}" for a, b in ("KV", "1|")))
+    gone = "<w:tr><w:trPr><w:del/></w:trPr><w:tc>" + paragraph(run_of("gone")) + "</w:tc></w:tr>"
+    inner = inner.replace("</w:tbl>", f"{gone}</w:tbl>")
+    outer = table(
+        f"{paragraph(run_of('a|b'))}&&{paragraph(run_of('c'))}",
+        f"{paragraph(run_of('Oak'))}&&{paragraph(run_of('14'))}{inner}{paragraph()}",
+    )
+    rows = ["|  |  |", "| --- | --- |", "| a\\|b | c |", "| Oak | 14  K / V  1 / \\| |"]
+    assert word(outer).split("\n") == rows
+
+
+def test_a_footnote_stands_where_it_is_referred_to_and_is_there():
+    body = paragraph(run_of("Five years."), '<w:r><w:footnoteReference w:id="2"/></w:r>')
+    notes = f'<w:footnote w:id="2">{paragraph(run_of("Or three."))}</w:footnote>'
+    text = word(body, footnotes=notes)
+    assert text.startswith("Five years.[") and text.count("Or three.") == 1
+
+
+def test_an_equation_is_read_beside_what_was_mended():
+    math = "http://schemas.openxmlformats.org/officeDocument/2006/math"
+    equation = f'<m:oMath xmlns:m="{math}"><m:r><m:t>|a|+1</m:t></m:r></m:oMath>'
+    body = paragraph(run_of("So"), "<w:r><w:ptab/></w:r>") + paragraph(equation)
+    assert word(body) == "So\n\n$|a|+1$"
+    # in LaTeX "\|" is another sign
+    cells = table(f"{paragraph(run_of('b|c'))}{paragraph(equation)}")
+    assert word(cells).split("\n")[-1] == "| b\\|c  $|a|+1$ |"
+
+
+def test_a_word_file_with_nothing_to_mend_is_left_as_it_is():
+    data = files.docx("one", body=table(f"{paragraph(run_of('a'))}&&{paragraph(run_of('b'))}"))
+    assert mended(data) is data
+
+
+def test_slides_have_their_tables_notes_and_groups():
+    deck, file = pptx.Presentation(), io.BytesIO()
+    for title in ("Prices_1", "Second"):
+        deck.slides.add_slide(deck.slide_layouts[5]).shapes.title.text = title
+    first, second = deck.slides
+    grid = first.shapes.add_table(2, 2, 0, 2_000_000, 5_000_000, 1_000_000).table
+    for at, text in enumerate(["lid_1", "a|b", "3.14159265", "two\nlines"]):
+        grid.cell(*divmod(at, 2)).text = text
+    first.notes_slide.notes_text_frame.text = "Say: it is 12_000."
+    group = second.shapes.add_group_shape()
+    group.shapes.add_textbox(0, 9_000_000, 10, 10).text_frame.text = "grouped\vbelow"
+    deck.save(file)
+    found = extracted("pptx", file.getvalue())
+    lines = found.text.split("\n")
+    assert [line for line in lines if line.startswith("|")] == [
+        "| lid_1 | a\\|b |",
+        "| --- | --- |",
+        "| 3.14159265 | two lines |",
+    ]
+    assert "# Prices_1" in lines and "Say: it is 12_000." in lines
+    assert lines[lines.index("grouped") + 1] == "below"
+    (_, start), (_, other) = sorted((locator, start) for start, locator in found.places)
+    assert start < found.text.index("Say:") < other < found.text.index("grouped")
+
+
+def test_a_slides_shape_with_an_equation_is_read():
+    data = files.pptx_of(("Title", "Force in N"))
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        entries: dict[str, str | bytes] = {name: file.read(name) for name in file.namelist()}
+    slide = str(entries["ppt/slides/slide1.xml"], "utf-8")
+    start = slide.index("<p:sp>", slide.index("<p:sp>") + 1)
+    end = slide.index("</p:sp>", start) + len("</p:sp>")
+    both = (
+        f'<m:AlternateContent xmlns:m="{MARKS}"><m:Choice Requires="a14">{slide[start:end]}'
+        "</m:Choice><m:Fallback/></m:AlternateContent>"
+    )
+    entries["ppt/slides/slide1.xml"] = slide[:start] + both + slide[end:]
+    assert extracted("pptx", files.zipped(entries)).text.split("\n")[-1] == "Force in N"
+
+
+def test_a_books_chapters_stand_in_its_order_and_signs_stay():
+    book = files.epub("The_Ferry", "<h1>Last</h1><p>It sinks.</p>", "<p>Ida &amp; pump_17 * 2</p>")
+    with zipfile.ZipFile(io.BytesIO(book)) as file:
+        entries = {name: file.read(name) for name in file.namelist()}
+    package = entries["OPS/book.opf"].decode().replace('href="c1.xhtml"', 'href="a%20b.xhtml"')
+    spine = '<itemref idref="c0.xhtml"/>', '<itemref idref="c1.xhtml"/>'
+    entries["OPS/book.opf"] = package.replace("".join(spine), "".join(spine[::-1])).encode()
+    entries["OPS/a b.xhtml"] = entries.pop("OPS/c1.xhtml").replace(
+        b"<body>", b"<head><style>p {}</style></head><body>"
+    )
+    assert extracted("epub", files.zipped(entries)).text == (
+        "**Title:** The_Ferry\n\nIda & pump_17 * 2\n\n# Last\n\nIt sinks."
+    )
 
 
 # --- what cannot be read ---

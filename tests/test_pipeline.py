@@ -3,14 +3,16 @@
 The trips are ingest, status, ask, verify, restore, remove.
 """
 
+import hashlib
 import itertools
 import json
 import multiprocessing
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import files
 import pytest
 import torch
 import toy
@@ -385,6 +387,90 @@ def test_an_edited_file_replaces_what_was_ingested_of_it_with_another_folder(sma
             ("docs", name) for name in ("a.txt", "b.txt", "deep/c.txt", "deep/d.txt")
         } | {("deep", "d.txt")}
         assert "The door is red." not in {store.text(chunk_id) for chunk_id in store.chunk_ids()}
+
+
+@pytest.fixture
+def outdated(small):
+    """A store in which a.xlsx is as an older version read it, and b.txt as it is."""
+    (small.documents / "a.txt").write_text("| Reading |\n| --- |\n| 3.141593e+00 |")
+    api.ingest([small.documents], small.config)
+    (small.documents / "a.txt").unlink()
+    data = files.xlsx({"Lab": [["Reading"], [3.14159265]]})
+    (small.documents / "a.xlsx").write_bytes(data)
+    with open_store(small.store, write=True) as store:
+        wrong = next(one for one in store.documents() if one.path == "a.txt")
+        places = store.document_chunks(wrong.root, "a.txt")
+        store.replace_file(
+            wrong.root,
+            "a.xlsx",
+            [
+                replace(
+                    wrong,
+                    file="a.xlsx",
+                    path="a.xlsx",
+                    file_sha256=hashlib.sha256(data).hexdigest(),
+                    extractor="xlsx/1 markitdown 0.1.8 openpyxl 3.1.5 pandas 3.1.1",
+                )
+            ],
+            [replace(place, path="a.xlsx") for place in places],
+        )
+        store.remove_file(wrong.root, "a.txt")
+    return small
+
+
+def texts_in(folder):
+    with open_store(folder, write=False) as store:
+        return {store.text(chunk_id) for chunk_id in store.chunk_ids()}
+
+
+def test_what_an_older_version_read_is_read_again(outdated):
+    said, right = [], "## Lab\n| Reading |\n| --- |\n| 3.14159265 |"
+    assert api.status(outdated.config).outdated == 1
+    estimated = api.estimate([outdated.documents], outdated.config)
+    assert (estimated.files, estimated.unchanged) == (1, 1)
+    done = api.ingest([outdated.documents], outdated.config, say=said.append)
+    assert (done.files, done.unchanged, done.skipped) == (1, 1, ())
+    told = "files read again because an older version of this program had read them: 1"
+    assert said.count(told) == 1
+    with open_store(outdated.store, write=False) as store:
+        (root,) = {one.root for one in store.documents()}
+        places = store.document_chunks(root, "a.xlsx")
+        assert "".join(store.text(place.chunk_id) or "" for place in places) == right
+    assert not any("3.141593e+00" in text for text in texts_in(outdated.store))
+    assert api.status(outdated.config).outdated == 0
+    proves_everything(outdated.config)
+    again = api.ingest([outdated.documents], outdated.config, say=said.append)
+    assert (again.files, again.unchanged, said.count(told)) == (0, 2, 1)
+
+
+def test_a_library_that_changed_and_a_newer_version_are_no_reason_to_read_again(outdated):
+    with open_store(outdated.store, write=True) as store:
+        (old,) = (one for one in store.documents() if one.path == "a.xlsx")
+        places = store.document_chunks(old.root, "a.xlsx")
+    for extractor in ("xlsx/2 openpyxl 3.0.1", "xlsx/20 openpyxl 9", "scroll/1", "xlsx", ""):
+        with open_store(outdated.store, write=True) as store:
+            store.replace_file(old.root, "a.xlsx", [replace(old, extractor=extractor)], places)
+        assert api.status(outdated.config).outdated == 0
+        assert api.ingest([outdated.documents], outdated.config).files == 0
+
+
+def test_what_an_older_version_read_of_a_file_with_another_folder_goes(outdated):
+    api.ingest([outdated.documents.parent], outdated.config)
+    with open_store(outdated.store, write=False) as store:
+        assert {one.file for one in store.documents()} == {"b.txt", "docs/a.xlsx", "docs/b.txt"}
+    assert not any("3.141593e+00" in text for text in texts_in(outdated.store))
+
+
+def test_the_command_line_says_what_an_older_version_read(outdated, command_line):
+    store = ("--store", outdated.store)
+    code, out, _ = command_line("status", *store)
+    assert code == 0 and "1 document that an older version of this program read otherwise" in out
+    assert json.loads(command_line("status", *store, "--json")[1])["outdated"] == 1
+    code, out, err = command_line("ingest", outdated.documents, *store)
+    assert code == 0 and "1 new or changed, 1 unchanged" in out
+    assert err.count("an older version of this program had read them: 1") == 1
+    assert "outdated" not in command_line("status", *store)[1]
+    assert json.loads(command_line("status", *store, "--json")[1])["outdated"] == 0
 
 
 def test_a_deleted_file_is_told_and_goes_with_prune(small):

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from rag_memtok.config import Documents
 from rag_memtok.documents.names import name_of, native_of, shown
-from rag_memtok.documents.scan import LOADERS, Reading, Scan, read, restores_exactly, scan
+from rag_memtok.documents.scan import (
+    LOADERS,
+    Reading,
+    Scan,
+    outdated,
+    read,
+    restores_exactly,
+    scan,
+)
 from rag_memtok.errors import InputRefused, UsageError
 
 DIALS = Documents()
@@ -298,6 +306,38 @@ def test_a_file_that_changes_or_vanishes_after_the_scan_is_skipped(folder):
     os.mkfifo(changed.path)
     assert "a FIFO" in read(changed, DIALS).skipped[0].reason
     assert read(stays, DIALS).documents
+
+
+def test_lock_files_of_office_programs_are_left_out_without_a_word(folder):
+    (folder / "odd.docx").write_bytes(files.docx("one"))
+    locks = ["~$odd.docx", "~$Prices.XLSX", "~$old.doc", ".~lock.odd.docx#"]
+    for name in [*locks, "~$notes.txt", "~odd.docx"]:
+        (folder / name).write_bytes(b"\x05user" + bytes(150))
+    found = scan([folder, *(folder / name for name in locks)], DIALS)
+    assert "odd.docx" in names(found)
+    assert {*names(found), *reasons(found)}.isdisjoint(locks)
+    assert {*names(found), *reasons(found)} == {"good.txt", "odd.docx", "~$notes.txt", "~odd.docx"}
+    with pytest.raises(InputRefused, match="nothing to read"):
+        scan([folder / "~$odd.docx"], DIALS)
+
+
+@pytest.mark.parametrize(
+    ("extractor", "older"),
+    [
+        ("xlsx/1 markitdown 0.1.8 openpyxl 3.1.5 pandas 3.1.1", True),
+        ("docx/1 markitdown 0.1.8 mammoth 1.11.0", True),
+        ("xlsx/2 openpyxl 0.1", False),
+        ("xlsx/99", False),
+        ("csv/0", False),
+        ("xlsx/x", False),
+    ],
+)
+def test_only_our_own_number_makes_a_reading_outdated(extractor, older):
+    assert outdated(extractor) is older
+
+
+def test_what_is_read_now_is_not_outdated():
+    assert not any(outdated(loader.extractor) for loader in LOADERS.values())
 
 
 # --- what is looked at ---

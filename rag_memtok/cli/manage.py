@@ -36,6 +36,7 @@ def status(
             "text_only": verdicts.get("text-only", 0),
             "damaged": verdicts.get("damaged", 0),
             "unfinished": found.summary.orphans,
+            "outdated": found.outdated,
             "adapter": found.adapter,
             "model": manifest["model"],
             "format": int(manifest["format"]),

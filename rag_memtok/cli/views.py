@@ -199,6 +199,11 @@ def put_status(found: "Status") -> None:
     }
     if found.adapter:
         rows["adapter"] = found.adapter
+    if found.outdated:
+        rows["outdated"] = (
+            f"{console.counted(found.outdated, 'document')} that an older version of this program "
+            "read otherwise; ingest again"
+        )
     if summary.orphans:
         rows["unfinished"] = (
             f"{summary.orphans} chunks of files whose ingest did not end; run it again"

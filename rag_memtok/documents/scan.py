@@ -9,9 +9,11 @@ A file is (root, file): the folder it was found in, and its name there (names.py
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from pathspec import GitIgnoreSpec
@@ -28,6 +30,10 @@ NEVER_READ = frozenset(
     ".git .hg .svn .bzr .jj CVS _darcs .venv node_modules __pycache__ .rag-memtok .tox .nox "
     ".mypy_cache .pytest_cache .ruff_cache "
     ".hypothesis .ipynb_checkpoints .gitignore .gitattributes .gitmodules .DS_Store".split()
+)
+# What an office program keeps beside a file while it has it open: who that is, and no text.
+LOCK_FILE = re.compile(
+    r"~\$.*\.(do[ct]|xl[st]|pp[ts]|pot)[xmb]?|\.~lock\..*#", re.DOTALL | re.IGNORECASE
 )
 TEXT_NAMES = frozenset(
     "README LICENSE NOTICE AUTHORS COPYING CHANGELOG TODO Makefile Dockerfile".split()
@@ -85,9 +91,10 @@ def scan(paths: Sequence[Path], settings: Documents, store: Path | None = None) 
 
     A folder is the root of what is in it, and is searched down to the last folder; what
     `settings.exclude` or a .gitignore on the way names is left out without a word, so are
-    `NEVER_READ` and `store`. A file's root is the folder given that holds it, else its parent;
-    being named, it is read whatever a .gitignore says, and tried as text whatever its suffix. Links
-    to files within the root are read, links to folders are not.
+    `NEVER_READ`, `store` and, even if named, the lock files of office programs. A file's root is
+    the folder given that holds it, else its parent; being named, it is read whatever a .gitignore
+    says, and tried as text whatever its suffix. Links to files within the root are read, links to
+    folders are not.
 
     Raises:
         InputRefused: a path is missing, or nothing readable was found.
@@ -168,7 +175,8 @@ def _found(
     for file in sorted(files):
         root = next((root for root in roots if _within(file, root)), os.path.dirname(file))
         relative = os.path.relpath(file, root)
-        if not exclude.match_file(relative):
+        # a shell's *.docx names lock files, too
+        if not exclude.match_file(relative) and not LOCK_FILE.fullmatch(os.path.basename(file)):
             yield root, relative, True
 
 
@@ -201,6 +209,7 @@ def _walk(root: str, exclude: GitIgnoreSpec, store: Path | None) -> Iterator[str
             is_folder = entry.is_dir(follow_symlinks=False)
             if (
                 entry.name in NEVER_READ
+                or (not is_folder and LOCK_FILE.fullmatch(entry.name))
                 or entry.path == forbidden
                 or _ignored(relative + "/" * is_folder, exclude, rules)
             ):
@@ -346,6 +355,20 @@ def read(source: SourceFile, settings: Documents) -> Reading:
 def restores_exactly(extractor: str) -> bool:
     """Whether a document's text, written in UTF-8, is its file byte for byte."""
     return any(loader.exact for loader in LOADERS.values() if loader.extractor == extractor)
+
+
+@cache
+def outdated(extractor: str) -> bool:
+    """Whether an older version of this program read it, in a way that has changed since.
+
+    Only our name and number count ("xlsx/1"), not the versions of the libraries: these change
+    often, and what they read seldom.
+    """
+    ours = (loader.extractor.partition(" ")[0].partition("/") for loader in LOADERS.values())
+    name, _, number = extractor.partition(" ")[0].partition("/")
+    return number.isdecimal() and any(
+        name == own and int(number) < int(now) for own, _, now in ours
+    )
 
 
 def _loader(file: str) -> Loader | None:

@@ -76,13 +76,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A store at a glance."""
+    """A store at a glance.
+
+    `outdated` documents were read by an older version of this program, otherwise than now.
+    """
 
     summary: Summary
     manifest: Mapping[str, str]
     generation: int
     bytes: int
     adapter: str = ""
+    outdated: int = 0
 
 
 # --- ask
@@ -237,6 +241,7 @@ def status(config: Config) -> Status:
             store.generation,
             size,
             adapters.described(folder / ADAPTER),
+            inspect.outdated_in(store),
         )
 
 

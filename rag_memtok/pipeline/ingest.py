@@ -18,7 +18,7 @@ from rag_memtok.datatypes import (
     Record,
 )
 from rag_memtok.documents.names import joined, name_of
-from rag_memtok.documents.scan import Scan, Skipped, SourceFile, scan
+from rag_memtok.documents.scan import Scan, Skipped, SourceFile, outdated, scan
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.memory.workers import of_one
 from rag_memtok.pipeline import resources
@@ -119,8 +119,10 @@ class Ingest:
         }
         self.texts = {chunk_id: pieces[chunk_id].chunk.text for chunk_id in missing}
         for one in self.store.documents(skip_damaged=True):
+            # what an older version read is not what is in the file, whether that changed or not
+            read = "" if outdated(one.extractor) else one.file_sha256
             self.before.setdefault(joined(one.root, one.file), set()).add(
-                (one.root, one.file, one.file_sha256)
+                (one.root, one.file, read)
             )
         self.writer.expect(len(missing))
         for index in [index for index, left in self.waiting.items() if not left]:
@@ -236,7 +238,8 @@ def ingest(
         with suppress(StoreDamaged):
             if store.mend_words():
                 say("the word index was damaged; it was made anew from the kept texts")
-        todo = survey(found, map(name_of, roots), store.file_hashes)
+        documents = store.documents(skip_damaged=True)
+        todo = survey(found, map(name_of, roots), store.file_hashes, documents)
         if not todo.changed:
             removed = _pruned(store, todo) if prune else 0
             store.collect()
@@ -246,6 +249,9 @@ def ingest(
         loaded = load(settings)
         require_same(store.manifest, loaded.lm, loaded.template)
         require_same_embedder(store.manifest, loaded.embedder)
+        if todo.outdated:
+            reason = "because an older version of this program had read them"
+            say(f"files read again {reason}: {todo.outdated}")
         planned, skipped = plan(loaded.lm, todo.changed, settings)
         # not before: what is refused removes nothing
         removed = _pruned(store, todo) if prune else 0
@@ -363,7 +369,7 @@ def estimate(paths: Sequence[Path], config: Config) -> Estimate:
     if (folder / DATABASE).exists():
         with open_store(folder, write=False) as store:
             todo, manifest, written = (
-                survey(found, roots, store.file_hashes),
+                survey(found, roots, store.file_hashes, store.documents(skip_damaged=True)),
                 store.manifest,
                 set(store.chunk_ids()),
             )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rag_memtok.datatypes import TEXT_ONLY, Occurrence, Record, StoredDocument, Verdict
 from rag_memtok.documents.names import told_apart
+from rag_memtok.documents.scan import outdated
 from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.memory.reconstruct import decode, margins, memory_for
 from rag_memtok.model.lm import LM
@@ -95,6 +96,14 @@ def chunks_of(store: Store) -> Iterator[ListedChunk]:
         except StoreDamaged as error:
             verdict, vectors = Verdict("damaged", 0, reason=str(error)), 0
         yield ListedChunk(chunk_id, verdict, vectors, len(places), places[0] if places else None)
+
+
+def outdated_in(store: Store) -> int:
+    """How many documents an older version of this program read otherwise than this one would.
+
+    To ingest their files again reads them again.
+    """
+    return sum(outdated(one.extractor) for one in store.documents(skip_damaged=True))
 
 
 def find(store: Store, prefix: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Chunk, Document, Occurrence, StoredDocument
 from rag_memtok.documents.names import is_gone
-from rag_memtok.documents.scan import Scan, Skipped, SourceFile, read
+from rag_memtok.documents.scan import Scan, Skipped, SourceFile, outdated, read
 from rag_memtok.documents.split import split
 from rag_memtok.memory.batch import Task, task_of
 from rag_memtok.model.lm import LM
@@ -19,13 +19,15 @@ from rag_memtok.model.lm import LM
 class Survey:
     """What there is to do: files that are new or changed.
 
-    It also has how many are not, and (root, file) of those that are gone.
+    It also has how many are not, and (root, file) of those that are gone. `outdated` of the changed
+    ones have the same bytes, and were read by an older version of this program.
     """
 
     changed: tuple[SourceFile, ...]
     unchanged: int
     vanished: tuple[tuple[str, str], ...]
     skipped: tuple[Skipped, ...]
+    outdated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,12 @@ class PlannedFile:
         return (piece for _, pieces in self.documents for piece in pieces)
 
 
-def survey(scan: Scan, roots: Iterable[str], known: Callable[[str], Mapping[str, str]]) -> Survey:
+def survey(
+    scan: Scan,
+    roots: Iterable[str],
+    known: Callable[[str], Mapping[str, str]],
+    documents: Iterable[StoredDocument] = (),
+) -> Survey:
     """Compares the files found with those in the store.
 
     A file that was not looked at, as it is excluded now, has not vanished.
@@ -60,10 +67,15 @@ def survey(scan: Scan, roots: Iterable[str], known: Callable[[str], Mapping[str,
     Args:
         roots: the folders given; only under these can a file be called vanished.
         known: root -> {file: sha256 of its bytes}, as stored.
+        documents: those stored, to see which an older version of this program read.
     """
     given = set(roots)
     stored = {root: known(root) for root in {*given, *(file.root for file in scan.files)}}
-    changed = tuple(file for file in scan.files if stored[file.root].get(file.file) != file.sha256)
+    older = {(one.root, one.file) for one in documents if outdated(one.extractor)}
+    same = [file for file in scan.files if stored[file.root].get(file.file) == file.sha256]
+    again = {(file.root, file.file) for file in same} & older
+    unchanged = {(file.root, file.file) for file in same} - again
+    changed = tuple(file for file in scan.files if (file.root, file.file) not in unchanged)
     seen = {(file.root, file.file) for file in scan.files}
     vanished = tuple(
         (root, file)
@@ -71,7 +83,7 @@ def survey(scan: Scan, roots: Iterable[str], known: Callable[[str], Mapping[str,
         for file in stored[root]
         if (root, file) not in seen and not _hidden(root, file, scan) and is_gone(root, file)
     )
-    return Survey(changed, len(scan.files) - len(changed), vanished, scan.skipped)
+    return Survey(changed, len(unchanged), vanished, scan.skipped, len(again))
 
 
 def _hidden(root: str, file: str, scan: Scan) -> bool:
