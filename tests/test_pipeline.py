@@ -38,6 +38,7 @@ from rag_memtok.model import lm
 from rag_memtok.model.inject import answer_batch, answer_tokens, inject, surest
 from rag_memtok.model.prompts import frame, template_named
 from rag_memtok.pipeline import api, resources
+from rag_memtok.pipeline.answer import said_of, sourced
 from rag_memtok.pipeline.readers import read
 from rag_memtok.pipeline.resources import expected_steps
 from rag_memtok.retrieval.embedder import MINI
@@ -260,13 +261,11 @@ def test_apart_the_surest_of_single_answers_is_kept_with_its_one_source(first, r
         hits = search(
             session.store, session.index, session.embedder, question, session.config.retrieve
         )
-        singles = [read(session, [hit], reader)[0] for hit in hits]
-        prompts = [
-            inject(session.lm, frame(session.lm), [one.passage], session.lm.encode(question))
-            for one in singles
-        ]
-        said = answer_batch(session.lm, frame(session.lm), prompts, dials.ask.max_new_tokens)
-        answers = [session.lm.decode(one.tokens) for one in said]
+        lm, words = session.lm, frame(session.lm)
+        singles = [sourced(lm, words, read(session, [hit], reader)[0]) for hit in hits]
+        prompts = [inject(lm, words, [one], lm.encode(question)) for one in singles]
+        said = answer_batch(lm, words, prompts, dials.ask.max_new_tokens)
+        answers = [lm.decode(said_of(lm, one.tokens)) for one in said]
         kept = surest([(text, one.sureness) for text, one in zip(answers, said, strict=True)])
         assert (
             found.answer == answers[kept].strip() and found.sources[0].chunk == hits[kept].chunk_id
@@ -287,11 +286,11 @@ def test_together_the_best_passage_stands_nearest_to_the_question(first):
         hits = search(
             session.store, session.index, session.embedder, question, session.config.retrieve
         )
-        passages = [read(session, [hit], "text")[0].passage for hit in hits]
-        prompt = inject(session.lm, frame(session.lm), passages[::-1], session.lm.encode(question))
-        said = session.lm.decode(
-            list(answer_tokens(session.lm, frame(session.lm), prompt, dials.ask.max_new_tokens))
-        ).strip()
+        lm, words = session.lm, frame(session.lm)
+        passages = [sourced(lm, words, read(session, [hit], "text")[0]) for hit in hits]
+        prompt = inject(lm, words, passages[::-1], lm.encode(question))
+        tokens = list(answer_tokens(lm, words, prompt, dials.ask.max_new_tokens))
+        said = lm.decode(said_of(lm, tokens)).strip()
     assert api.ask(question, dials).answer == said
 
 

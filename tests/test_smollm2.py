@@ -10,12 +10,14 @@ import pytest
 import torch
 
 import rag_memtok as rm
+from benchmarks.reader import SAMPLES, asked, contains
 from rag_memtok.config import Model
 from rag_memtok.memory.calibrate import known
 from rag_memtok.memory.codec import CODECS
 from rag_memtok.memory.reconstruct import MOVED, leads_at_once, margins, memory_of
 from rag_memtok.model import gguf, lm
 from rag_memtok.model.prompts import template_named
+from rag_memtok.pipeline.adapters import READERS, shipped
 from rag_memtok.settings import here
 from rag_memtok.store.store import open_store
 
@@ -87,6 +89,28 @@ def test_a_new_store_takes_it_and_all_goes_offline(model, tmp_path, monkeypatch)
     at_once = leads_at_once(model, template, memory, tokens)
     moved = max(abs(one - other) for one, other in zip(stepwise, at_once, strict=True))
     assert moved < MOVED / 4
+
+
+ASKED = {
+    "What does a replacement fan motor cost?": ["118 euros"],
+    "How many kilograms of seed can the KD-7 dry at a time?": ["18 kilograms"],
+    "When will the open day be?": ["13 June"],
+    "What is the boiling point of mercury?": [],
+    "Which planet has the most moons?": [],
+}
+
+
+def test_the_reader_that_ships_answers_in_a_few_words_and_refuses(model):
+    found = shipped(model, "")
+    assert found.text is not None and found.text.folder == READERS / "smollm2"
+    assert found.text.bond.passages in ("together", "apart") and found.memory is None
+    rows = [{"question": question, "answers": golds} for question, golds in ASKED.items()]
+    tokenizer = gguf.packaged() / "tokenizer.json"
+    answers = asked(model, found, SAMPLES / "docs", rows, tokenizer)
+    assert {one["question"]: contains(one["said"], one) for one in answers} == dict.fromkeys(
+        ASKED, True
+    )
+    assert all(len(one["said"].split()) <= 6 for one in answers)
 
 
 def test_what_a_vector_holds_is_known(model):

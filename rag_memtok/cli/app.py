@@ -155,7 +155,7 @@ def open_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper) and not console.is_unicode(stream):
+        if isinstance(stream, TextIOWrapper) and not console.is_unicode(stream.encoding):
             stream.reconfigure(errors="backslashreplace")
 
 

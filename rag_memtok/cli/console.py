@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -55,13 +55,13 @@ def put_json(value: object) -> None:
 
     JSON has no infinity: the margin of a memory that has none is null.
     """
-    plain = not is_unicode(sys.stdout)
+    plain = not is_unicode(sys.stdout.encoding)
     _write(json.dumps(finite(value), ensure_ascii=plain, allow_nan=False), "\n")
 
 
-def is_unicode(stream: TextIO) -> bool:
-    """Whether every character can be written to a stream."""
-    return (stream.encoding or "utf-8").lower().replace("-", "").startswith("utf")
+def is_unicode(encoding: str | None) -> bool:
+    """Whether every character can be written to a stream of that encoding."""
+    return (encoding or "utf-8").lower().replace("-", "").startswith("utf")
 
 
 def _write(text: str, end: str) -> None:
