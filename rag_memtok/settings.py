@@ -189,8 +189,8 @@ def named_dials(values: Mapping[str, object]) -> dict[str, object]:
     found = {}
     for keyword, value in values.items():
         if keyword not in known:
-            near = get_close_matches(keyword, known, 3) or list(short)
-            raise UsageError(f"there is no setting {keyword!r}; did you mean {', '.join(near)}?")
+            near = _meant(keyword, known) or f"; did you mean {', '.join(short)}?"
+            raise UsageError(f"there is no setting {keyword!r}{near}")
         if value is not None:
             found[known[keyword]] = str(value) if isinstance(value, Path) else value
     return found

@@ -24,6 +24,7 @@ from transformers import AttentionInterface
 
 from rag_memtok import config
 from rag_memtok.adapt.checkpoint import State, state_of
+from rag_memtok.adapt.dataset import LONGEST, said_of
 from rag_memtok.evaluation.metrics import answerable, score
 from rag_memtok.model import lora
 from rag_memtok.model.inject import answer_batch, inject
@@ -50,7 +51,6 @@ WARM_UP = 25  # steps
 # of the steps, at the end: the rate falls to a thirtieth; before, their number is nothing to it
 FALL = 0.6
 SAVE_SECONDS = 300.0
-ANSWER = 32  # tokens of an answer, at most
 DEV = 96  # questions of the choosing half that are watched
 
 
@@ -141,7 +141,7 @@ def row_of(lm: LM, words: Frame, lesson: Lesson) -> Row:
     targets: list[int] = []
     for question, answer in lesson.asked:
         asked = [*words.question, *lm.encode(question), *words.closing]
-        said = said_of(lm, words, answer)
+        said = said_of(lm, words, answer or REFUSAL)
         start, size = len(ids), len(asked) + len(said) - 1
         if own and start + size > ROOM:
             break
@@ -165,11 +165,6 @@ def attending(lm: LM) -> Iterator[None]:
         yield
     finally:
         lm.model.set_attn_implementation(before)
-
-
-def said_of(lm: LM, words: Frame, answer: str | None) -> list[int]:
-    """The tokens of an answer, or of the refusal, with the end."""
-    return [*lm.encode(words.lead + (answer or REFUSAL))[: ANSWER - 1], words.end]
 
 
 def loss_of(lm: LM, row: Row) -> Tensor:
@@ -301,7 +296,7 @@ def f1_of(
     scores = []
     for some in (order[start : start + 16] for start in range(0, len(order), 16)):
         for number, said in zip(
-            some, answer_batch(lm, words, [prompts[n] for n in some], ANSWER), strict=True
+            some, answer_batch(lm, words, [prompts[n] for n in some], LONGEST), strict=True
         ):
             golds = answerable(dev[number][2])
             scores.append(score(lm.decode(said.tokens).strip(), golds))

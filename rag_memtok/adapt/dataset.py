@@ -152,6 +152,11 @@ def others(exercises: Sequence[Exercise], keys: Sequence[str], seed: int) -> lis
     return [*elsewhere, *(Exercise("", one.question) for one in unrelated)]
 
 
+def said_of(lm: LM, frame: Frame, text: str) -> tuple[int, ...]:
+    """The tokens with which an answer of these words is said, at most LONGEST, the end included."""
+    return (*lm.encode(frame.lead + text.strip())[: LONGEST - 1], frame.end)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Teacher:
     """The frozen model that answers with the text."""
@@ -239,7 +244,7 @@ class Teacher:
 
     def said(self, text: str) -> tuple[int, ...]:
         """An answer as the model would say it, the end included."""
-        return (*self.lm.encode(self.frame.lead + text.strip())[: LONGEST - 1], self.frame.end)
+        return said_of(self.lm, self.frame, text)
 
     def understood(self, exercise: Exercise, said: Sequence[int]) -> float:
         """The F1 of an answer against the known ones; 1 where none is known."""

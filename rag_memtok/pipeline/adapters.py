@@ -64,21 +64,23 @@ def find(
             )
         return Adapters().with_one(Adapter(Path(wanted), bond))
     own = _own(store / ADAPTER, lm, template_sha256, say)
-    return _joined([*own, *_fitting(lm, template_sha256)])
+    return _joined([*own, *_fitting(lm, template_sha256, say)])
 
 
-def shipped(lm: LM, template_sha256: str) -> Adapters:
+def shipped(
+    lm: LM, template_sha256: str, say: Callable[[str], None] = lambda message: None
+) -> Adapters:
     """Those that ship with the package and fit."""
-    return _joined(_fitting(lm, template_sha256))
+    return _joined(_fitting(lm, template_sha256, say))
 
 
 def _joined(found: Iterable[Adapter]) -> Adapters:
     return reduce(Adapters.with_one, found, Adapters())
 
 
-def _fitting(lm: LM, template_sha256: str) -> Iterator[Adapter]:
+def _fitting(lm: LM, template_sha256: str, say: Callable[[str], None]) -> Iterator[Adapter]:
     for folder in SHIPPED:
-        bond = bond_of(folder)
+        bond = _bond_or_none(folder, say)
         if bond is not None and not mismatches(bond, lm, template_sha256):
             yield Adapter(folder, bond)
 
@@ -87,11 +89,7 @@ def _own(
     folder: Path, lm: LM, template_sha256: str, say: Callable[[str], None]
 ) -> Iterator[Adapter]:
     """The store's own, if it fits and is not stale; else it is said why it is left out."""
-    try:
-        bond = bond_of(folder)
-    except InputRefused as error:
-        say(f"{error}; asking without it")
-        return
+    bond = _bond_or_none(folder, say)
     if bond is None:
         return
     different = mismatches(bond, lm, template_sha256)
@@ -100,6 +98,15 @@ def _own(
         say(f"the store's adapter is left out: {why}; rag-memtok adapt trains a new one")
     else:
         yield Adapter(folder, bond)
+
+
+def _bond_or_none(folder: Path, say: Callable[[str], None]) -> Bond | None:
+    """What an adapter is bound to; a damaged one is told, and counts as none."""
+    try:
+        return bond_of(folder)
+    except InputRefused as error:
+        say(f"{error}; asking without it")
+        return None
 
 
 def is_stale(folder: Path) -> bool:

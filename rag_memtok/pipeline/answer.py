@@ -27,7 +27,7 @@ from rag_memtok.model.inject import (
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Frame, declines, frame, source_line
 from rag_memtok.pipeline.citation import source_of
-from rag_memtok.pipeline.grounding import before_circles, grounded
+from rag_memtok.pipeline.grounding import before_circles, circle_at_end, grounded
 from rag_memtok.pipeline.readers import Readable, Session, read, reader_of, reads_apart
 from rag_memtok.retrieval.search import content_words, search
 
@@ -181,7 +181,7 @@ def _together(
     shown = ""
     for token in answer_tokens(lm, words, prompt, limit):
         tokens.append(token)
-        if before_circles(tokens, lm.decode) < len(tokens):
+        if circle_at_end(tokens, lm.decode):
             break
         text = lm.decode(tokens)
         if not text.endswith("\ufffd"):  # half a character: wait for the rest

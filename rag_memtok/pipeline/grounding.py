@@ -56,11 +56,18 @@ def before_circles(tokens: Sequence[int], text_of: Callable[[Sequence[int]], str
     all digits may be a number.
     """
     for end in range(TURNS, len(tokens) + 1):
-        for size in range(1, min(LONGEST, end // TURNS) + 1):
-            stretch = tokens[end - size : end]
-            if all(
-                tokens[end - (turn + 1) * size : end - turn * size] == stretch
-                for turn in range(1, TURNS)
-            ) and re.search(r"[^\W\d_]{2}", text_of(stretch)):
-                return end - (TURNS - 1) * size
+        if size := circle_at_end(tokens[max(0, end - TURNS * LONGEST) : end], text_of):
+            return end - (TURNS - 1) * size
     return len(tokens)
+
+
+def circle_at_end(tokens: Sequence[int], text_of: Callable[[Sequence[int]], str]) -> int:
+    """The tokens of the circle that ends here, 0 if none does. Cost: the same for any answer."""
+    for size in range(1, min(LONGEST, len(tokens) // TURNS) + 1):
+        last, *before = (
+            tokens[len(tokens) - (turn + 1) * size : len(tokens) - turn * size]
+            for turn in range(TURNS)
+        )
+        if all(one == last for one in before) and re.search(r"[^\W\d_]{2}", text_of(last)):
+            return size
+    return 0
