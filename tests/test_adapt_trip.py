@@ -277,3 +277,13 @@ def test_one_that_reads_text_needs_a_folder(config, tmp_path):
     text = updated(config, {"ask.adapter": done.folder, "ask.read": "text"})
     assert api.ask("What rattles?", text).reader == "text + adapter"
     assert not (tmp_path / "store" / ADAPTER / "work").exists()
+
+
+def test_a_shipped_one_that_is_damaged_is_told_and_left_out(config, tmp_path, monkeypatch):
+    shutil.rmtree(f"{config.store}/{ADAPTER}")
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / lora.BOND).write_text("{}")
+    monkeypatch.setattr(adapters, "SHIPPED", (tmp_path / "shipped",))
+    said = []
+    assert api.ask("What rattles?", config, say=said.append).reader == "decode"
+    assert "asking without it" in said[0]

@@ -13,8 +13,6 @@ A file may come from anyone. Its header is checked before a library sees it (ggu
 child process with limits (child.py) does the rest.
 """
 
-import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -27,6 +25,7 @@ from rag_memtok import child
 from rag_memtok.errors import InputRefused, ModelUnavailable
 from rag_memtok.model.gguf_header import Broken, Header, header_of, refused
 from rag_memtok.model.tokenizer import tokenizer_of
+from rag_memtok.packages import file_in, sha256_of
 
 VERSION = "1"  # of the conversion: another one makes other folders
 # The packaged model: where it is, and the one file that its name means.
@@ -62,15 +61,7 @@ def drop_cache() -> int:
 
 def is_installed() -> bool:
     """Whether the packaged model is there. Imports nothing of it."""
-    return _packaged() is not None
-
-
-def _packaged() -> Path | None:
-    spec = importlib.util.find_spec(PACKAGE)
-    for folder in (spec and spec.submodule_search_locations) or ():
-        if (file := Path(folder) / FILE).is_file():
-            return file
-    return None
+    return file_in(PACKAGE, FILE) is not None
 
 
 def packaged() -> Path:
@@ -80,7 +71,7 @@ def packaged() -> Path:
         ModelUnavailable: the package is not installed.
         InputRefused: the file is not the one that the name means.
     """
-    file = _packaged()
+    file = file_in(PACKAGE, FILE)
     if file is None:
         raise ModelUnavailable(
             "the model smollm2 is not installed", remedy=f"{INSTALL}, or --model mini"
@@ -140,12 +131,6 @@ def _convert(file: Path, header: Header, draft: Path) -> None:
         raise refused(file, f"its conversion {how}")
     if problem := json.loads(reply)["problem"]:
         raise refused(file, problem)
-
-
-def sha256_of(file: Path) -> str:
-    """The hex sha256 of a file. Cost: reads it, about 1 GB a second."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 # --- conversion: the child

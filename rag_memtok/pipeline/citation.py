@@ -4,13 +4,13 @@ A file is as it was read if its bytes hash to what was stored; its time says not
 checkout is no edit.
 """
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Literal
 
 from rag_memtok.datatypes import Hit, Source, StoredDocument, VerdictKind
 from rag_memtok.documents.names import is_gone, joined, native_of, told_apart
+from rag_memtok.packages import sha256_of
 from rag_memtok.store.store import Store
 
 LARGEST = 20_000_000  # bytes of a file that is read to see whether it changed
@@ -53,8 +53,7 @@ def state_of(document: StoredDocument) -> Literal["", "gone", "changed"]:
     try:
         if path.stat().st_size > LARGEST:
             return ""
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
     except OSError:
         return ""
     return "" if found == document.file_sha256 else "changed"

@@ -1,7 +1,6 @@
 """Text -> key: the embedded static model, or any of sentence-transformers. Its only home."""
 
 import hashlib
-import importlib.util
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from rag_memtok.errors import InputRefused, ModelUnavailable
+from rag_memtok.packages import file_in, sha256_of
 
 MINI = Path(__file__).parent.parent / "mini" / "retriever"
 # all-MiniLM-L6-v2 as a package: found, never imported
@@ -108,16 +108,13 @@ def packaged() -> Path:
         ModelUnavailable: the package is not installed.
         InputRefused: its weights are not those that the name means.
     """
-    spec = importlib.util.find_spec(PACKAGE)
-    places = [Path(one) / "model" for one in (spec and spec.submodule_search_locations) or ()]
-    folder = next((one for one in places if (one / "model.safetensors").is_file()), None)
-    if folder is None:
+    file = file_in(PACKAGE, "model/model.safetensors")
+    if file is None:
         raise ModelUnavailable(
             "the embedder minilm is not installed", remedy=f"{INSTALL}, or --embedder mini"
         )
-    with (folder / "model.safetensors").open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256:
+    folder = file.parent
+    if (found := sha256_of(file)) != SHA256:
         raise InputRefused(
             f"{folder} is not what minilm means: the sha256 of its weights is {found}",
             remedy=f"give it by its path, --embedder {folder}, or install that one: {INSTALL}",
