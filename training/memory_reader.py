@@ -230,7 +230,7 @@ class Training:
         for name, one in self.live.items():
             moments = {m: tensors[f"{m} {name}"] for m in ("exp_avg", "exp_avg_sq")}
             self.optimiser.state[one] = {"step": torch.tensor(float(self.step)), **moments}
-        say(f"from step {self.step}")
+        print(f"from step {self.step}")
 
 
 def measured(
