@@ -11,7 +11,7 @@ import pytest
 from rag_memtok.config import Config
 from rag_memtok.pipeline import api
 from rag_memtok.settings import updated
-from rag_memtok.store.schema import FORMAT
+from rag_memtok.store.formats import FORMAT
 
 STORES = Path(__file__).parent / "golden" / "stores"
 

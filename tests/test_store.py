@@ -31,7 +31,7 @@ from rag_memtok.errors import (
     StoreLocked,
     UsageError,
 )
-from rag_memtok.store.schema import COLUMNS
+from rag_memtok.store.formats import COLUMNS
 from rag_memtok.store.store import create, open_store
 
 ROOT = "/documents"
@@ -136,7 +136,7 @@ def test_a_new_store_is_private_and_knows_what_it_is_bound_to(folder):
     with open_store(folder, write=False) as store:
         assert (
             store.manifest["model"] == "toy"
-            and store.manifest["format"] == "1"
+            and store.manifest["format"] == "2"
             and len(store.store_id) == 32
         )
         assert store.generation == 1 and store.check() == () and store.documents() == ()
@@ -220,11 +220,18 @@ def test_what_we_did_not_make_is_refused(copy, statement):
         pass
 
 
-@pytest.mark.parametrize("version", [0, 2])
-def test_another_format_is_refused(copy, version):
+@pytest.mark.parametrize(
+    "version, words",
+    [
+        (0, "format 0, this program reads 1 to 2"),
+        (3, "format 3, this program reads 1 to 2"),
+        (9002, r"unfinished store format 2 \(draft 9\)"),
+    ],
+)
+def test_another_format_is_refused(copy, version, words):
     sql(copy, f"PRAGMA user_version = {version}")
     with (
-        pytest.raises(FormatMismatch, match=f"format {version}.*reads 1") as caught,
+        pytest.raises(FormatMismatch, match=words) as caught,
         open_store(copy, write=False),
     ):
         pass

@@ -25,7 +25,7 @@ from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.retrieval.search import content_words, search_words
 from rag_memtok.store.files import DATABASE, INDEX
-from rag_memtok.store.schema import COLUMNS, KEY_COLUMNS
+from rag_memtok.store.formats import COLUMNS, KEY_COLUMNS
 from rag_memtok.store.store import Store, open_store
 
 DOCUMENTS = {

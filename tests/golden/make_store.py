@@ -17,7 +17,7 @@ import toy  # noqa: E402
 from rag_memtok.config import Config  # noqa: E402
 from rag_memtok.pipeline import api  # noqa: E402
 from rag_memtok.settings import updated  # noqa: E402
-from rag_memtok.store.schema import FORMAT  # noqa: E402
+from rag_memtok.store.formats import FORMAT  # noqa: E402
 
 DOCUMENTS = {
     "harbour.md": "# Harbour\r\n\r\nThe lamp of the harbour was repaired on 14 March; "
