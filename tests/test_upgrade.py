@@ -202,14 +202,17 @@ def test_a_kill_at_every_step_leaves_one_or_the_other_and_the_next_write_goes_on
 
 def test_the_copy_is_what_the_store_was(old):
     before = (old / DATABASE).read_bytes()
+    told_before = content(old)
     for number in range(1, 20):
         _, output = in_a_child(old, WRITE, **{CRASH_AT: str(number)})
         if "upgrade begun" in output:
             break
         assert "killed: " in output, output
-    assert (old / COPY).read_bytes() == before
+    # but for SQLite's own count of changes, in the header
+    assert (old / COPY).read_bytes()[100:] == before[100:]
     with open_store(old, write=True):
         assert left(old) == [DATABASE]  # of no use any more
+    assert content(old) == told_before
 
 
 def test_a_copy_stays_where_the_store_is_not_whole(old):
