@@ -75,7 +75,7 @@ def content_of(folder: Path):
                 record.pins,
                 record.verdict,
                 key,
-                record.readable,
                 store.text(chunk_id),
+                record.readable,
             )
         return chunks, store.documents(), store.occurrences(ids)
