@@ -9,9 +9,11 @@ import pytest
 import small
 from hypothesis import given
 from hypothesis import strategies as st
+from older import to_format_1
 
 from rag_memtok.documents.names import told_apart
 from rag_memtok.pipeline import api
+from rag_memtok.pipeline.citation import LARGEST
 
 FEES = {
     "2024/fees.md": "The club fee is 40 euros.\n",
@@ -124,3 +126,31 @@ def test_of_a_store_from_elsewhere_nothing_is_said(fees, tmp_path):
     moved = Path(shutil.move(folder, tmp_path / "moved"))
     assert states(config) == dict.fromkeys(FEES, "")
     shutil.move(moved, folder)
+
+
+def test_of_a_file_of_the_same_size_and_time_the_stat_decides(fees):
+    folder, config = fees
+    file = folder / "2025" / "fees.md"
+    (then,) = {one.document.modified for one in api.documents(config) if one.name == "2025/fees.md"}
+    file.write_text("The club fee is 66 euros.\n")
+    os.utime(file, ns=(then, then))
+    assert states(config) == dict.fromkeys(FEES, "")  # its bytes were not looked at
+    os.utime(file, ns=(then, then + 1_000_000))
+    assert states(config) == {"2024/fees.md": "", "2025/fees.md": "changed"}
+
+
+def test_another_size_is_a_change_of_the_largest_file_too(fees):
+    folder, config = fees
+    os.truncate(folder / "2024" / "fees.md", LARGEST + 1)
+    assert states(config) == {"2024/fees.md": "changed", "2025/fees.md": ""}
+
+
+def test_where_size_and_time_are_not_known_the_bytes_decide(fees):
+    folder, config = fees
+    to_format_1(Path(config.store))
+    file = folder / "2025" / "fees.md"
+    before = file.stat()
+    file.write_text("The club fee is 66 euros.\n")
+    os.utime(file, ns=(before.st_mtime_ns, before.st_mtime_ns))
+    os.utime(folder / "2024" / "fees.md", (0, 0))
+    assert states(config) == {"2024/fees.md": "", "2025/fees.md": "changed"}

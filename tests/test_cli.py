@@ -149,6 +149,7 @@ CONTRACTS = {
     ("status",): {
         "chunks": int, "documents": int, "exact": int, "pinned": int, "assisted": int, "model": str,
         "format": int, "generation": int, "damaged": int, "unfinished": int, "adapter": str,
+        "readable": int,
     },
     ("verify",): {"counts": dict, "documents": int, "profile": str, "failing": list},
 }  # fmt: skip
@@ -176,7 +177,7 @@ def test_the_numbers_of_json_are_those_of_the_store(run, store):
     )
     assert re.search("^documents +2 of 2 rejoined and identical$", run("verify")[1], re.M)
     with open_store(store, write=False) as opened:
-        assert status["generation"] == opened.generation and status["format"] == 1
+        assert status["generation"] == opened.generation and status["format"] == 2
     with closing(sqlite3.connect(store / "store.db")) as db, db:
         db.execute("UPDATE verdicts SET margin = margin + 1 WHERE chunk = 1")
         db.execute("DELETE FROM occurrences WHERE chunk = 2")

@@ -197,6 +197,11 @@ def put_status(found: "Status") -> None:
         "size": f"{found.bytes / 1e6:.2f} MB (vectors {summary.bytes.get('vectors', 0)} bytes, "
         f"text {summary.bytes.get('texts', 0)} bytes)",
     }
+    if summary.readable:
+        rows["readable"] = (
+            f"{console.counted(summary.readable, 'chunk')} with vectors of an encoder "
+            f"({summary.bytes['readables']} bytes)"
+        )
     if found.adapter:
         rows["adapter"] = found.adapter
     if found.outdated:
@@ -266,8 +271,10 @@ def put_collections(listed: Sequence["Collection"]) -> None:
 def put_shown(found: "Shown") -> None:
     """A memory: what it is, where it stands, what it takes, and its tokens."""
     verdict, sizes = found.verdict, found.bytes
-    memory = sum(size for name, size in sizes.items() if name != "text")
-    parts = ", ".join(f"{name} {size}" for name, size in sizes.items() if name != "text")
+    beside = ("text", "readable")
+    memory = sum(size for name, size in sizes.items() if name not in beside)
+    parts = ", ".join(f"{name} {size}" for name, size in sizes.items() if name not in beside)
+    readable = sizes.get("readable")
     console.put_table(
         {
             "chunk": found.chunk_id,
@@ -277,6 +284,7 @@ def put_shown(found: "Shown") -> None:
             "memory": f"{found.shape[0]} vectors of {found.shape[1]} ({found.codec}) for "
             f"{verdict.tokens} tokens",
             "bytes": f"{memory} ({parts}) against {sizes['text']} of text",
+            **({"readable": f"{readable} bytes of an encoder's vectors"} if readable else {}),
             "places": "; ".join(f"{one.path}, {one.locator}" for one in found.places)
             or "none: of an unfinished ingest",
         }

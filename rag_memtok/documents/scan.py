@@ -57,7 +57,7 @@ class SourceFile:
     """A file worth reading.
 
     `file` is its name in `root`, `path` what the system opens; `sha256` and `size` are of its
-    bytes.
+    bytes, `modified` is its time in nanoseconds as it was before they were read.
     """
 
     root: str
@@ -65,6 +65,7 @@ class SourceFile:
     path: Path
     sha256: str
     size: int
+    modified: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,18 +281,20 @@ def _examined(
             raise Unreadable("belongs to the store")
         if loader.missing:
             raise Unreadable(loader.missing)
-        data = _bytes(path, settings.max_bytes)
+        data, modified = _bytes(path, settings.max_bytes)
         if not loader.binary:
             text_of(data)
     except (OSError, Unreadable) as error:
         return Skipped(name_of(root), name_of(relative), _reason(error))
-    return SourceFile(
-        name_of(root), name_of(relative), Path(path), hashlib.sha256(data).hexdigest(), len(data)
-    )
+    digest = hashlib.sha256(data).hexdigest()
+    return SourceFile(name_of(root), name_of(relative), Path(path), digest, len(data), modified)
 
 
-def _bytes(path: str, limit: int) -> bytes:
-    """Returns the file's bytes, never waiting for a FIFO or a device."""
+def _bytes(path: str, limit: int) -> tuple[bytes, int]:
+    """Returns the file's bytes, and its time before they were read.
+
+    It never waits for a FIFO or a device.
+    """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
@@ -300,10 +303,11 @@ def _bytes(path: str, limit: int) -> bytes:
     with open(
         path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
     ) as file:
+        modified = os.fstat(file.fileno()).st_mtime_ns
         data = file.read(limit + 1)
     if len(data) > limit:
         raise Unreadable(f"over the limit of {limit:,} bytes (documents.max_bytes)")
-    return data
+    return data, modified
 
 
 def _reason(error: Exception) -> str:
@@ -334,7 +338,7 @@ def read(source: SourceFile, settings: Documents) -> Reading:
         (`extract.extracted`).
     """
     try:
-        data = _bytes(os.fspath(source.path), settings.max_bytes)
+        data, _ = _bytes(os.fspath(source.path), settings.max_bytes)
         if hashlib.sha256(data).hexdigest() != source.sha256:
             raise Unreadable("changed while it was read")
         loader = _loader(source.file) or LOADERS[".txt"]

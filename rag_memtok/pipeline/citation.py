@@ -1,7 +1,7 @@
 """The citation of a chunk: where it stands, what its file is called, whether that changed since.
 
-A file is as it was read if its bytes hash to what was stored; its time says nothing, a copy or a
-checkout is no edit.
+A file is as it was read if its size and time are. Where its time alone is another its bytes are
+hashed: a copy or a checkout is no edit. A store of format 1 knows neither: there they always are.
 """
 
 import os
@@ -14,12 +14,13 @@ from rag_memtok.packages import sha256_of
 from rag_memtok.store.store import Store
 
 LARGEST = 20_000_000  # bytes of a file that is read to see whether it changed
+UNKNOWN = -1  # a size that the store does not know
 
 
 def source_of(store: Store, hit: Hit, kind: VerdictKind) -> Source:
     """The citation of a chunk: its first place; the others are in the store.
 
-    Cost: reads the file, if it is at most LARGEST.
+    Cost: a stat of the file; reads it where its time is another, if it is at most LARGEST.
     """
     place = hit.occurrences[0]
     papers = store.documents_at(place.path)
@@ -51,9 +52,12 @@ def state_of(document: StoredDocument) -> Literal["", "gone", "changed"]:
         return "gone"
     path = Path(native_of(joined(document.root, document.file)))
     try:
-        if path.stat().st_size > LARGEST:
+        found = path.stat()
+        if (found.st_size, found.st_mtime_ns) == (document.size, document.modified):
             return ""
-        found = sha256_of(path)
+        if document.size not in (found.st_size, UNKNOWN):
+            return "changed"
+        same = found.st_size > LARGEST or sha256_of(path) == document.file_sha256
     except OSError:
         return ""
-    return "" if found == document.file_sha256 else "changed"
+    return "" if same else "changed"

@@ -166,6 +166,8 @@ def stored_document(
         len(pieces),
         len(document.text),
         document.extractor,
+        source.size,
+        source.modified,
     )
 
 

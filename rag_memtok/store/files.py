@@ -30,6 +30,7 @@ from rag_memtok.errors import (
 DATABASE, INDEX, LOCK, IGNORE, ADAPTER = "store.db", "index.faiss", "lock", ".gitignore", "adapter"
 # in the adapter's folder: a mark, and what an unfinished training goes on from
 STALE, ADAPTER_WORK = "stale", "work"
+COPY = f"{DATABASE}.before"  # what a store was before its upgrade, while that is under way
 NEW = ".new"  # what a file is called until it is whole
 OURS = frozenset(
     {
@@ -37,6 +38,8 @@ OURS = frozenset(
         f"{DATABASE}-journal",
         DATABASE + NEW,
         f"{DATABASE}{NEW}-journal",
+        COPY,
+        COPY + NEW,
         INDEX,
         INDEX + NEW,
         LOCK,
@@ -45,6 +48,7 @@ OURS = frozenset(
     }
 )
 BUSY_SECONDS = 30.0
+ANOTHER_STORE = "ingest into a new store: rag-memtok ingest PATH --store OTHER"
 CHECK = "rag-memtok verify --quick names what is damaged"
 CRASH_AT = "RAG_MEMTOK_CRASH_AT"
 

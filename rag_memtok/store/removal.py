@@ -9,7 +9,9 @@ from pathlib import Path
 
 from rag_memtok.store.database import Database
 from rag_memtok.store.files import INDEX, NEW, mark, outdate_adapter, translated
-from rag_memtok.store.schema import PARTS, name_bytes
+from rag_memtok.store.formats import PARTS
+from rag_memtok.store.schema import name_bytes
+from rag_memtok.store.words import forget, refresh_names
 
 Files = Sequence[tuple[str, str]]  # (root, file)
 
@@ -25,12 +27,12 @@ def collect(db: Database, files: Files) -> int:
     drop_index(db.folder)  # first: no kill may leave it behind
     with db.writing():
         for root, file in files:
-            drop_file(db, root, file)
+            refresh_names(db.connection, drop_file(db, root, file))
         gone = orphans(db)
         delete_parts(db, gone)
         db.for_each("DELETE FROM chunks WHERE number = ?", gone)
-        # A deleted word stays in the index until the parts of the index are merged.
-        db.execute("INSERT INTO words (words) VALUES ('optimize')")
+        for table in ("words", "names"):
+            forget(db.connection, table)
     drop_index(db.folder)  # again: a reader may have put it back meanwhile
     with translated(db.folder):
         db.execute("VACUUM")
@@ -38,15 +40,17 @@ def collect(db: Database, files: Files) -> int:
     return len(gone)
 
 
-def drop_file(db: Database, root: str, file: str) -> None:
-    """Removes a file's documents and their places; within a transaction."""
+def drop_file(db: Database, root: str, file: str) -> set[int]:
+    """Removes a file's documents and their places; within a transaction.
+
+    Returns the numbers of the chunks that were in these places, for `refresh_names`.
+    """
     names = (name_bytes(root), name_bytes(file))
-    db.execute(
-        "DELETE FROM occurrences WHERE document IN "
-        "(SELECT number FROM documents WHERE root = ? AND file = ?)",
-        names,
-    )
+    of_file = "document IN (SELECT number FROM documents WHERE root = ? AND file = ?)"
+    chunks = db.execute(f"SELECT chunk FROM occurrences WHERE {of_file}", names).fetchall()
+    db.execute(f"DELETE FROM occurrences WHERE {of_file}", names)
     db.execute("DELETE FROM documents WHERE root = ? AND file = ?", names)
+    return {chunk for (chunk,) in chunks}
 
 
 def orphans(db: Database) -> list[int]:
