@@ -1,14 +1,27 @@
 """Readable vectors: what they are at first, what reaches them, and the file of their encoder."""
 
+import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import toy
 
-from rag_memtok.errors import InputRefused, WrongModel
+from rag_memtok.errors import InputRefused, UsageError, WrongModel
 from rag_memtok.memory import encoder as encoders
-from rag_memtok.memory.encoder import encoded, packed, read, set_parameters, started
+from rag_memtok.memory.encoder import (
+    TOLERANCE,
+    distance,
+    encoded,
+    packed,
+    read,
+    readable,
+    set_parameters,
+    started,
+    vectors_of,
+)
+from rag_memtok.model.lm import LM
 
 TEXT = "The lamp of the harbour was repaired in March, and its keeper wrote a letter."
 OTHER = "La empanada lleva cebolla, huevo y aceitunas."
@@ -98,3 +111,37 @@ def test_what_is_no_encoder_is_refused(tmp_path):
             read(lm, tmp_path / "e")
     with pytest.raises(InputRefused, match="is no encoder"):
         read(lm, tmp_path / "nothing")
+
+
+def test_what_is_stored_is_compared_with_what_the_text_gives(lm, tmp_path):
+    (tmp_path / "e").write_bytes(packed(made(lm)))
+    encoder, tokens = read(lm, tmp_path / "e"), lm.encode(TEXT)
+    stored = readable(encoder, tokens, 4)
+    assert (stored.encoder, stored.window) == (encoder.digest, 4)
+    assert vectors_of(stored).shape == stored.shape == (math.ceil(len(tokens) / 4), lm.width)
+    assert distance(encoder, tokens, stored) < TOLERANCE / 5
+    for place in range(len(tokens)):
+        changed = [*tokens]
+        changed[place] = tokens[place] % 300 + 20
+        assert distance(encoder, changed, stored) > 10 * TOLERANCE, place
+    assert distance(encoder, tokens[:-4], stored) == math.inf
+    swapped = [*tokens[4:8], *tokens[:4], *tokens[8:]]
+    assert distance(encoder, swapped, stored) > TOLERANCE
+    broken = replace(stored, packed=b"\xff" * len(stored.packed))
+    assert distance(encoder, tokens, broken) == math.inf
+
+
+def test_the_model_in_another_dtype_has_the_same_vectors_and_stays_as_it_is(tmp_path):
+    lm = toy.lm_of("llama")
+    (tmp_path / "e").write_bytes(packed(made(lm)))
+    stored = readable(read(lm, tmp_path / "e"), lm.encode(TEXT), 4)
+    half = LM(copy.deepcopy(lm.model).bfloat16(), lm.tokenizer, lm.identity)
+    other = read(half, tmp_path / "e")
+    assert other.lm.table.dtype == torch.float32 and half.table.dtype == torch.bfloat16
+    # the toy's weights are rounded then, which a model of bfloat16 tensors spares
+    assert distance(other, lm.encode(TEXT), stored) < 0.05
+
+
+def test_a_window_the_encoder_was_not_made_for_is_refused(lm, tmp_path):
+    with pytest.raises(UsageError, match="--readable is 5; valid: 1 to 4"):
+        readable(made(lm), lm.encode(TEXT), 5)

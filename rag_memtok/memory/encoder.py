@@ -17,17 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from rag_memtok.config import require
+from rag_memtok.datatypes import ReadableVectors
 from rag_memtok.errors import InputRefused, WrongModel
+from rag_memtok.memory.codec import codec_named
 from rag_memtok.model import lora
 from rag_memtok.model.lm import LM
 
 FILE = "encoder.safetensors"
+CODEC = "float16"
+# of a vector's length: rounding takes 0.0005 of it, other arithmetic less, one other token over 0.2
+TOLERANCE = 0.01
 FORMAT = 1
 DESCRIBED = "rag-memtok encoder"  # the entry of the file's header that says what it is
 PROJECTION = "projection"
@@ -74,6 +81,13 @@ def _shortened(lm: LM, layers: int) -> LM:
     return LM(model, lm.tokenizer, lm.identity)
 
 
+def _exactly(lm: LM) -> LM:
+    """`lm` in fp32, in tensors of its own unless it is in fp32 already."""
+    if lm.table.dtype == torch.float32:
+        return lm
+    return LM(copy.deepcopy(lm.model).float(), lm.tokenizer, lm.identity)
+
+
 def windows(tokens: int, window: int) -> int:
     """How many vectors so many tokens take."""
     return -(-tokens // window)
@@ -103,6 +117,45 @@ def encoded(
     projected = torch.einsum("bmsi,sio->bmo", states, encoder.projection[:window].float())
     vectors = words.sum(2) / counts.sqrt() + projected
     return [vectors[row, : windows(len(text), window)] for row, text in enumerate(texts)]
+
+
+def readable(encoder: Encoder, tokens: Sequence[int], window: int) -> ReadableVectors:
+    """A chunk's readable vectors, as they are stored. Cost: the encoder's layers over its tokens.
+
+    Raises:
+        UsageError: the encoder was not made for windows of so many tokens.
+    """
+    require(1 <= window <= encoder.longest, "--readable", window, f"1 to {encoder.longest}")
+    vectors = _computed(encoder, tokens, window)
+    shape = (vectors.shape[0], vectors.shape[1])
+    packed = codec_named(CODEC).pack(vectors)
+    return ReadableVectors(encoder.digest, window, CODEC, packed, shape)
+
+
+@torch.no_grad()
+def _computed(encoder: Encoder, tokens: Sequence[int], window: int) -> Float[np.ndarray, "M d"]:
+    return encoded(encoder, [tokens], window)[0].cpu().numpy()
+
+
+def vectors_of(stored: ReadableVectors) -> Float[np.ndarray, "M d"]:
+    """Readable vectors as they come back from their bytes.
+
+    Raises:
+        StoreDamaged: they are not as many bytes as they should be, or of no codec that is known.
+    """
+    return codec_named(stored.codec).unpack(stored.packed, stored.shape)
+
+
+def distance(encoder: Encoder, tokens: Sequence[int], stored: ReadableVectors) -> float:
+    """How far the farthest of the stored vectors is from what `tokens` give, in its lengths.
+
+    It is inf where there are not as many. Up to TOLERANCE they are the same.
+    """
+    found, wanted = vectors_of(stored), _computed(encoder, tokens, stored.window)
+    if found.shape != wanted.shape:
+        return float("inf")
+    apart = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+    return float(np.nan_to_num(apart, nan=np.inf).max())
 
 
 def packed(encoder: Encoder) -> bytes:
@@ -150,7 +203,8 @@ def read(lm: LM, file: Path) -> Encoder:
                 f"the encoder {file} is of another model ({key} {theirs[:16]}, here {ours[:16]})",
                 remedy="use the model it was made for",
             )
-    encoder = started(lm, layers, rank, longest, seed=0)
+    # cut first, so that only what is left is copied
+    encoder = started(_exactly(_shortened(lm, layers)), layers, rank, longest, seed=0)
     set_parameters(encoder, values)
     frozen = Encoder(encoder.lm, encoder.projection, hashlib.sha256(content).hexdigest())
     for one in frozen.parameters.values():
