@@ -231,21 +231,21 @@ def test_what_we_did_not_make_is_refused(copy, statement):
 
 
 @pytest.mark.parametrize(
-    "version, words",
+    "version, words, remedy",
     [
-        (0, "format 0, this program reads 1 to 2"),
-        (3, "format 3, this program reads 1 to 2"),
-        (9002, r"unfinished store format 2 \(draft 9\)"),
+        (0, "format 0, this program reads 1 to 2", "that wrote it"),
+        (3, "format 3, this program reads 1 to 2", "that wrote it"),
+        (9002, r"unfinished store format 2 \(draft 9\)", "ingest again"),
     ],
 )
-def test_another_format_is_refused(copy, version, words):
+def test_another_format_is_refused(copy, version, words, remedy):
     sql(copy, f"PRAGMA user_version = {version}")
     with (
         pytest.raises(FormatMismatch, match=words) as caught,
         open_store(copy, write=False),
     ):
         pass
-    assert caught.value.exit_code == 14
+    assert caught.value.exit_code == 14 and remedy in caught.value.remedy
 
 
 def test_a_link_or_fifo_in_the_stores_place_is_refused(folder, tmp_path):
