@@ -371,6 +371,15 @@ def test_vectors_of_an_encoder_are_put_all_or_none(copy):
         assert store.record(brick).readable is None and store.state == state
 
 
+def test_vectors_of_an_encoder_go_with_their_chunk(copy):
+    assert READABLE.packed in (copy / "store.db").read_bytes()
+    with open_store(copy, write=True) as store:
+        assert store.collect([(ROOT, "a.txt")]) == 1 and store.check() == ()
+        assert store.summary().readable == 0
+    content = (copy / "store.db").read_bytes()
+    assert READABLE.packed not in content and READABLE.encoder.encode() not in content
+
+
 def test_damaged_vectors_of_an_encoder_are_lacking_and_can_be_made_again(copy):
     sql(copy, "UPDATE readables SET packed = zeroblob(16) WHERE chunk = 1")
     apple = sha256_of_text("apple one ")

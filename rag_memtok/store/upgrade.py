@@ -10,6 +10,7 @@ import shlex
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing, suppress
+from logging import getLogger
 from pathlib import Path
 
 from rag_memtok.errors import StoreDamaged
@@ -38,6 +39,8 @@ from rag_memtok.store.schema import (
 )
 from rag_memtok.store.words import fill
 
+log = getLogger(__name__)
+
 DAMAGED = b""  # the checksum of a row that was damaged before: it stays so
 
 
@@ -57,6 +60,7 @@ def upgrade(db: sqlite3.Connection, folder: Path, store_id: str) -> None:
 
     Cost: the disk of two stores; documents and occurrences in memory.
     """
+    log.info("%s is upgraded to store format %d", folder, FORMAT)
     with translated(folder):
         try:
             put_aside(db, folder / COPY)
