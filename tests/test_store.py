@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -413,6 +414,16 @@ def test_nothing_of_an_old_name_is_left_though_its_chunks_stay(copy):
         assert set(store.search_names(["a"], 9)) == {1, 2} and store.check() == ()
     content = (copy / "store.db").read_bytes().lower()
     assert b"xylophonist" not in content and b"quarterdeck" not in content
+
+
+def test_a_name_goes_with_a_chunk_that_lost_its_place(copy):
+    sql(copy, "DELETE FROM occurrences WHERE document = 1 AND ordinal = 0")
+    with open_store(copy, write=True) as store:
+        assert store.search_names(["a"], 9) == (2,)  # 1 has no place
+        assert store.collect() == 1
+        assert "names" not in {problem.table for problem in store.check()}
+    with closing(sqlite3.connect(copy / "store.db")) as db:
+        assert db.execute("SELECT rowid FROM names ORDER BY rowid").fetchall() == [(2,), (3,)]
 
 
 def test_a_damaged_index_of_names_is_built_anew(copy):
