@@ -4,6 +4,7 @@ Made by tests/golden/make_store.py.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -112,3 +113,24 @@ def test_a_golden_store_finds_its_words(golden):
         "Who wrote to the pilots?", updated(dials(golden), {"ask.max_new_tokens": 2}), trusted=True
     )
     assert found.sources[0].path == "harbour.md"
+
+
+def test_an_encoders_vectors_are_counted(golden, command_line):
+    where = ("--store", golden / "store")
+    _, told, _ = command_line("status", *where)
+    status, chunks = (
+        json.loads(command_line(*command, *where, "--json")[1])
+        for command in (("status",), ("list", "--chunks"))
+    )
+    shown = (chunks["chunks"][0]["chunk_id"][:12], *where, "--model", golden / "model")
+    (_, show, _), (_, found, _) = (
+        command_line("show", *shown),
+        command_line("show", *shown, "--json"),
+    )
+    if golden.name == "format-1":
+        assert "readable" not in told + show and status["readable"] == 0
+        assert "readable" not in json.loads(found)["bytes"]
+    else:
+        assert re.search("^readable +3 chunks with vectors of an encoder", told, re.MULTILINE)
+        assert status["readable"] == 3 and json.loads(found)["bytes"]["readable"] == 16
+        assert "16 bytes of an encoder's vectors" in show

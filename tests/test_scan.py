@@ -409,6 +409,7 @@ def test_each_file_once_and_in_order(folder):
     assert found == scan([folder], DIALS)
     (alone,) = scan([folder / "good.txt"], DIALS).files
     assert alone == found.files[0] and alone.size == 5
+    assert alone.modified == (folder / "good.txt").stat().st_mtime_ns
 
 
 def test_a_relative_path_has_the_same_identity(folder, monkeypatch):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,21 +232,21 @@ def test_what_we_did_not_make_is_refused(copy, statement):
 
 
 @pytest.mark.parametrize(
-    "version, words",
+    "version, words, remedy",
     [
-        (0, "format 0, this program reads 1 to 2"),
-        (3, "format 3, this program reads 1 to 2"),
-        (9002, r"unfinished store format 2 \(draft 9\)"),
+        (0, "format 0, this program reads 1 to 2", "that wrote it"),
+        (3, "format 3, this program reads 1 to 2", "that wrote it"),
+        (9002, r"unfinished store format 2 \(draft 9\)", "ingest again"),
     ],
 )
-def test_another_format_is_refused(copy, version, words):
+def test_another_format_is_refused(copy, version, words, remedy):
     sql(copy, f"PRAGMA user_version = {version}")
     with (
         pytest.raises(FormatMismatch, match=words) as caught,
         open_store(copy, write=False),
     ):
         pass
-    assert caught.value.exit_code == 14
+    assert caught.value.exit_code == 14 and remedy in caught.value.remedy
 
 
 def test_a_link_or_fifo_in_the_stores_place_is_refused(folder, tmp_path):
@@ -371,6 +372,15 @@ def test_vectors_of_an_encoder_are_put_all_or_none(copy):
         assert store.record(brick).readable is None and store.state == state
 
 
+def test_vectors_of_an_encoder_go_with_their_chunk(copy):
+    assert READABLE.packed in (copy / "store.db").read_bytes()
+    with open_store(copy, write=True) as store:
+        assert store.collect([(ROOT, "a.txt")]) == 1 and store.check() == ()
+        assert store.summary().readable == 0
+    content = (copy / "store.db").read_bytes()
+    assert READABLE.packed not in content and READABLE.encoder.encode() not in content
+
+
 def test_damaged_vectors_of_an_encoder_are_lacking_and_can_be_made_again(copy):
     sql(copy, "UPDATE readables SET packed = zeroblob(16) WHERE chunk = 1")
     apple = sha256_of_text("apple one ")
@@ -404,6 +414,16 @@ def test_nothing_of_an_old_name_is_left_though_its_chunks_stay(copy):
         assert set(store.search_names(["a"], 9)) == {1, 2} and store.check() == ()
     content = (copy / "store.db").read_bytes().lower()
     assert b"xylophonist" not in content and b"quarterdeck" not in content
+
+
+def test_a_name_goes_with_a_chunk_that_lost_its_place(copy):
+    sql(copy, "DELETE FROM occurrences WHERE document = 1 AND ordinal = 0")
+    with open_store(copy, write=True) as store:
+        assert store.search_names(["a"], 9) == (2,)  # 1 has no place
+        assert store.collect() == 1
+        assert "names" not in {problem.table for problem in store.check()}
+    with closing(sqlite3.connect(copy / "store.db")) as db:
+        assert db.execute("SELECT rowid FROM names ORDER BY rowid").fetchall() == [(2,), (3,)]
 
 
 def test_a_damaged_index_of_names_is_built_anew(copy):

@@ -17,7 +17,7 @@ from older import to_format_1
 from test_store import ROOT, fields_of, file_of, ingest, record_of, sql
 
 from rag_memtok.datatypes import ReadableVectors, sha256_of_text
-from rag_memtok.errors import StoreDamaged
+from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.store.files import COPY, CRASH_AT, DATABASE, NEW
 from rag_memtok.store.formats import FIRST, NOW, VERSION
 from rag_memtok.store.schema import connect, expected_objects, objects
@@ -162,6 +162,13 @@ def test_a_damaged_word_index_does_not_keep_a_store_from_being_upgraded(old):
     assert version(old) == VERSION
 
 
+def test_no_store_is_made_beside_the_copy_of_another(old):
+    (old / DATABASE).rename(old / COPY)
+    with pytest.raises(UsageError, match=f"it holds '{COPY}'"):
+        create(old, {})
+    assert (old / COPY).exists()
+
+
 def in_a_child(folder, code, **environment):
     """Runs `code` on a store; returns how it ended and what it said."""
     script = (
@@ -215,14 +222,20 @@ def test_the_copy_is_what_the_store_was(old):
     assert content(old) == told_before
 
 
-def test_a_copy_stays_where_the_store_is_not_whole(old):
-    whole = (old / DATABASE).read_bytes()
-    (old / COPY).write_bytes(whole)
-    with closing(sqlite3.connect(old / DATABASE)) as db:
-        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'keys'").fetchone()
-    with (old / DATABASE).open("r+b") as file:
+def overwritten(folder, table):
+    """Damages the first page of a table."""
+    with closing(sqlite3.connect(folder / DATABASE)) as db:
+        (page,) = db.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)
+        ).fetchone()
+    with (folder / DATABASE).open("r+b") as file:
         file.seek((page - 1) * 16384)
         file.write(b"\xff" * 64)
+
+
+def test_a_copy_stays_where_the_store_is_not_whole(old):
+    shutil.copy(old / DATABASE, old / COPY)
+    overwritten(old, "keys")
     with (
         pytest.raises(StoreDamaged, match="before its upgrade") as caught,
         open_store(old, write=True),
@@ -231,6 +244,15 @@ def test_a_copy_stays_where_the_store_is_not_whole(old):
     assert caught.value.remedy == f"mv {old / COPY} {old / DATABASE}"
     os.replace(old / COPY, old / DATABASE)
     assert content(old)[0].keys() == set(IDS)
+
+
+def test_damage_that_is_older_than_the_upgrade_is_no_reason_to_keep_a_copy(old):
+    overwritten(old, "keys")
+    write(old)
+    assert version(old) == VERSION and left(old) == [DATABASE]
+    with open_store(old, write=True) as store:
+        assert {one.table for one in store.check()} == {"store.db", "keys", "chunks"}
+        assert store.text(IDS[0]) == "apple one "
 
 
 LIMITED = """

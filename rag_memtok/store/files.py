@@ -38,7 +38,6 @@ OURS = frozenset(
         f"{DATABASE}-journal",
         DATABASE + NEW,
         f"{DATABASE}{NEW}-journal",
-        COPY,
         COPY + NEW,
         INDEX,
         INDEX + NEW,

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rag_memtok.errors import FormatMismatch
-from rag_memtok.store.files import ANOTHER_STORE
 
 FORMAT = 2
 # Above 0 until the format is released: raised with every change, so that a store of another draft
@@ -158,8 +157,8 @@ def format_of(version: int, where: object) -> Format:
     if draft > 0:
         raise FormatMismatch(
             f"{where} is of an unfinished store format {number} (draft {draft}), which this "
-            f"program does not read",
-            remedy=ANOTHER_STORE,
+            "program does not read",
+            remedy="ingest again: rag-memtok ingest PATH --store OTHER",
         )
     raise FormatMismatch(
         f"{where} is of store format {version}, this program reads 1 to {FORMAT}",

@@ -26,9 +26,9 @@ def collect(db: Database, files: Files) -> int:
             return 0
     drop_index(db.folder)  # first: no kill may leave it behind
     with db.writing():
-        for root, file in files:
-            refresh_names(db.connection, drop_file(db, root, file))
+        left = {chunk for names in files for chunk in drop_file(db, *names)}
         gone = orphans(db)
+        refresh_names(db.connection, left.union(gone))
         delete_parts(db, gone)
         db.for_each("DELETE FROM chunks WHERE number = ?", gone)
         for table in ("words", "names"):

@@ -6,9 +6,11 @@
 A kill leaves one or the other: the next write goes on or removes the copy.
 """
 
+import shlex
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing, suppress
+from logging import getLogger
 from pathlib import Path
 
 from rag_memtok.errors import StoreDamaged
@@ -37,6 +39,8 @@ from rag_memtok.store.schema import (
 )
 from rag_memtok.store.words import fill
 
+log = getLogger(__name__)
+
 DAMAGED = b""  # the checksum of a row that was damaged before: it stays so
 
 
@@ -56,6 +60,7 @@ def upgrade(db: sqlite3.Connection, folder: Path, store_id: str) -> None:
 
     Cost: the disk of two stores; documents and occurrences in memory.
     """
+    log.info("%s is upgraded to store format %d", folder, FORMAT)
     with translated(folder):
         try:
             put_aside(db, folder / COPY)
@@ -81,7 +86,7 @@ def put_aside(db: sqlite3.Connection, path: Path) -> None:
     with closing(connect(new, "rw")) as copy:
         copy.execute("PRAGMA journal_mode = MEMORY").close()
         db.backup(copy)
-    sync_folder(new)
+    sync_folder(new)  # which is as good for a file
     put_in_place(path)
 
 
@@ -89,20 +94,31 @@ def discard_copy(db: sqlite3.Connection, folder: Path) -> None:
     """Removes the copy that an upgrade made, whether it ended or not.
 
     Raises:
-        StoreDamaged: SQLite does not find the store whole: the copy stays.
+        StoreDamaged: SQLite finds the copy whole, and not the store: the copy stays.
     """
     copy = folder / COPY
     copy.with_name(copy.name + NEW).unlink(missing_ok=True)
     if not copy.exists():
         return
-    if db.execute("PRAGMA quick_check(1)").fetchall() != [(b"ok",)]:
+    if not is_whole(db) and was_whole(copy):
         raise StoreDamaged(
             f"{folder / DATABASE} is not whole; {copy} is what it was before its upgrade",
-            remedy=f"mv {copy} {folder / DATABASE}",
+            remedy=shlex.join(["mv", str(copy), str(folder / DATABASE)]),
         )
     copy.unlink()
     mark("copy removed")
     sync_folder(folder)
+
+
+def is_whole(db: sqlite3.Connection) -> bool:
+    """Whether SQLite finds nothing wrong. Cost: reads all of it."""
+    return bool(db.execute("PRAGMA quick_check(1)").fetchall() == [(b"ok",)])
+
+
+def was_whole(copy: Path) -> bool:
+    """`is_whole` of a copy; damage that is older than an upgrade is in both."""
+    with closing(connect(copy, "rw")) as db:
+        return is_whole(db)
 
 
 def rebuild(db: sqlite3.Connection, store_id: str) -> None:

@@ -30,7 +30,7 @@ from rag_memtok.pipeline import api, resources
 from rag_memtok.pipeline.audit import audit, quick
 from rag_memtok.pipeline.manifest import completed
 from rag_memtok.retrieval.index import open_index, set_threads
-from rag_memtok.store.files import COPY, DATABASE, INDEX, NEW, OURS
+from rag_memtok.store.files import DATABASE, INDEX, NEW, OURS
 from rag_memtok.store.store import open_store
 
 TIME = 1_700_000_000_000_000_000  # of every document, in nanoseconds
@@ -326,7 +326,7 @@ def leftovers(store: Path, forgotten: str) -> list[str]:
     wrong = [
         f"{path.name} is left"
         for path in store.iterdir()
-        if path.name not in OURS - {COPY} or path.name.endswith((NEW, "-journal"))
+        if path.name not in OURS or path.name.endswith((NEW, "-journal"))
     ]
     if forgotten:
         trace = forgotten.lower().encode()
