@@ -228,7 +228,9 @@ ARMS: dict[str, Arm] = {
     "encoded wrong+adapter": Arm(
         encoded_wrong, "encoded", several=False, adapter="text", control=True
     ),
-    "encoded random+adapter": Arm(noise, "encoded", several=False, adapter="text", control=True),
+    "encoded random+adapter": Arm(
+        encoded_noise, "encoded", several=False, adapter="text", control=True
+    ),
 }
 
 
