@@ -81,7 +81,9 @@ class Memorize:
     that a chunk takes; 0: the recipe's own number.
 
     `tokens_per_vector` 0 means auto: the largest that a known model holds, else a short
-    calibration. `seconds_per_chunk` 0 means no bound; with one a slow machine writes worse
+    calibration. `readable`: so many tokens of a chunk for each of the vectors that are read beside
+    its memory; 0 makes none, -1 is as the store has them, or for a new store the most that were
+    measured to be read well. `seconds_per_chunk` 0 means no bound; with one a slow machine writes worse
     memories, and says so by their verdicts. `max_pins` is the most correction pins a chunk may have
     (-1: no limit). `tau` is the margin, in logits, under which a right token is pinned all the
     same, for safety. `processes` write at the same time, each with a copy of the model: one for
@@ -94,6 +96,7 @@ class Memorize:
     recipe: str = ""
     template: str = ""
     tokens_per_vector: int = 0
+    readable: int = -1
     steps: int = 0
     batch: int = 8
     processes: int = 1
@@ -107,6 +110,7 @@ class Memorize:
 
     def __post_init__(self) -> None:
         within(self, "memorize.tokens_per_vector", 0, 8192, "auto")
+        within(self, "memorize.readable", -1, 64, "as the store has them")
         within(self, "memorize.steps", 0, 1_000_000, "the recipe's own")
         within(self, "memorize.batch", 1, 4096)
         within(self, "memorize.processes", 1, 1024)

@@ -296,8 +296,8 @@ class Answer:
     `text_positions` those their text takes; `prompt_positions` is the whole prompt. Where passages
     are read `apart` these are sums over the prompts, and the one source is that of the answer kept.
     `refused` by the "model": it was told what was found and says that this does not say; nothing is
-    cited then. `grounded` says whether the answer stands word for word in a passage that was read,
-    and `stands_in` where; None: it was refused, or vectors were read, which are no words. `texts`
+    cited then. `grounded` says whether the answer stands word for word in a passage that was read
+    (of vectors: in the text they stand for), and `stands_in` where; None: it was refused. `texts`
     are the words of the sources, "" where there are none. `seconds` is wall clock.
     """
 

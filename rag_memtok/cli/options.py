@@ -114,6 +114,14 @@ ChunkTokens = Annotated[
         "--chunk-tokens", help="Tokens of a chunk, at most.", show_default="the store's, or 128"
     ),
 ]
+Readable = Annotated[
+    int | None,
+    typer.Option(
+        "--readable",
+        help="Tokens for each of the vectors that are read beside a memory; 0: none.",
+        show_default="the store's",
+    ),
+]
 Write = Annotated[
     str | None,
     typer.Option(

@@ -72,6 +72,7 @@ def verify(
                 "checked": found.checked,
                 "documents_checked": found.documents_checked,
                 "documents_proven": found.documents_proven,
+                "readable": dict(found.readable),
                 "sample": found.sample,
                 "seconds": found.seconds,
             }

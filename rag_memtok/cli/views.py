@@ -166,6 +166,9 @@ def put_audit(found: "Audit") -> None:
             else (found.documents, "")
         )
         rows["documents"] = f"{found.documents_proven} of {of} rejoined and identical{rest}"
+    if found.readable:
+        same, others = found.readable.get("same", 0), sum(found.readable.values())
+        rows["readable"] = f"vectors of {same} of {others} chunks are those of their text"
     rows |= {"profile": found.profile, "time": f"{found.seconds:.1f} s"}
     if found.sample:
         rows["sample"] = found.sample

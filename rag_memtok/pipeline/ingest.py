@@ -40,6 +40,7 @@ from rag_memtok.pipeline.plan import (
     tokens_in,
 )
 from rag_memtok.pipeline.progress import quiet
+from rag_memtok.pipeline.readable import Encoding, encoding, renew
 from rag_memtok.pipeline.resources import Load, Say, store_folder
 from rag_memtok.pipeline.writer import Writer, text_only_record
 from rag_memtok.retrieval.embedder import Embedder
@@ -86,6 +87,7 @@ class Ingest:
 
     writer: Writer
     embedder: Embedder
+    made: Encoding | None = None
     files: dict[int, PlannedFile] = field(default_factory=dict)
     waiting: dict[int, set[str]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
@@ -147,7 +149,10 @@ class Ingest:
             return
         self.positions += record.shape[0]
         self.text_positions += record.tokens
-        self._keep(replace(record, key=self._key(record.chunk_id)))
+        vectors = None
+        if self.made:
+            vectors = self.made.of(self.writer.lm.encode(self.texts[record.chunk_id]))
+        self._keep(replace(record, key=self._key(record.chunk_id), readable=vectors))
 
     def _keep(self, record: Record) -> None:
         """Commits a chunk, and every file that waited for nothing else."""
@@ -243,6 +248,8 @@ def ingest(
         if not todo.changed:
             removed = _pruned(store, todo) if prune else 0
             store.collect()
+            if config.memorize.readable > 0:
+                _renewed(store, config, load, on_progress, say)
             return _nothing_new(todo, removed, int(store.manifest.get("tokens_per_vector", 0)))
         require_same_settings(store.manifest, config)
         settings = completed(config, store.manifest)
@@ -256,7 +263,20 @@ def ingest(
         # not before: what is refused removes nothing
         removed = _pruned(store, todo) if prune else 0
         writer = Writer(store, loaded.lm, loaded.template, settings, on_progress)
-        return _written(Ingest(writer, loaded.embedder), planned, todo, skipped, removed, say)
+        made = encoding(loaded.lm, loaded.template, settings, store.manifest)
+        if made:
+            renew(store, loaded.lm, loaded.template, made, on_progress)
+        work = Ingest(writer, loaded.embedder, made)
+        return _written(work, planned, todo, skipped, removed, say)
+
+
+def _renewed(store: Store, config: Config, load: Load, on_progress: OnProgress, say: Say) -> None:
+    """Gives the chunks that are there the readable vectors that are asked for."""
+    loaded = load(completed(config, store.manifest))
+    require_same(store.manifest, loaded.lm, loaded.template)
+    made = encoding(loaded.lm, loaded.template, config, store.manifest)
+    if made and (count := renew(store, loaded.lm, loaded.template, made, on_progress)):
+        say(f"chunks with new readable vectors: {count}")
 
 
 def _ingest_into_new(
@@ -280,8 +300,10 @@ def _ingest_into_new(
     )
     if settings.model.id == "mini":
         say(resources.introduction(model, resources.cost(model, template, chunks, settings)))
+    made = encoding(model, template, settings, {})
     manifest = manifest_of(model, template, embedder, settings) | {
-        "tokens_per_vector_origin": calibration.origin
+        "tokens_per_vector_origin": calibration.origin,
+        **(made.manifest if made else {}),
     }
     maker = ownership.maker()
     if not ownership.made_here(maker):
@@ -292,7 +314,7 @@ def _ingest_into_new(
     create(folder, manifest | maker)
     with open_store(folder, write=True) as store:
         writer = Writer(store, model, template, settings, on_progress)
-        return _written(Ingest(writer, embedder), planned, todo, skipped, 0, say)
+        return _written(Ingest(writer, embedder, made), planned, todo, skipped, 0, say)
 
 
 def _written(
