@@ -104,7 +104,7 @@ def terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated
 
 
-def translated(error: BaseException) -> RagMemtokError | None:
+def expected(error: BaseException) -> RagMemtokError | None:
     """What the system's own errors mean; None for a bug."""
     if isinstance(error, RagMemtokError):
         return error
@@ -190,7 +190,7 @@ def run(command: Callable[[], Any]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # typer does not say where it is from
             console.say(str(error))
             return UsageError.exit_code
-        known = translated(error)
+        known = expected(error)
         if known is None:
             raise
         console.put_error(known, "--json" in sys.argv)
