@@ -107,6 +107,9 @@ Trust = Annotated[
         help="Read a store that was not made here.",
     ),
 ]
+Show = Annotated[
+    bool, typer.Option("--show", help="Show the passages, too, the answer >>marked<< in them.")
+]
 Paths = Annotated[list[Path], typer.Argument(help="Files and folders.")]
 ChunkTokens = Annotated[
     int | None,

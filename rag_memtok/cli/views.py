@@ -98,13 +98,22 @@ def put_found(hits: "Sequence[Found]") -> None:
 def put_passages(found: "Answer") -> None:
     """The passages of an answer, in which it is marked where it stands."""
     for number, (source, text) in enumerate(zip(found.sources, found.texts, strict=True), start=1):
-        where = found.stands_in
-        start = where.span[0] - source.span[0] if where and where.path == source.path else -1
-        if where and text[max(start, 0) :].startswith(where.quote) and start >= 0:
-            end = start + len(where.quote)
-            text = f"{text[:start]}>>{where.quote}<<{text[end:]}"
+        if place := marked(found, source, text):
+            start, end = place
+            text = f"{text[:start]}>>{text[start:end]}<<{text[end:]}"
         console.put(f"[{number}] {source.name}, {source.lines}")
         console.put(indented(text or "(vectors were read; the text is not kept)"))
+
+
+def marked(found: "Answer", source: "Source", text: str) -> tuple[int, int] | None:
+    """The characters of a source's passage in which the answer stands; None: in others, or none."""
+    where = found.stands_in
+    if where is None or where.path != source.path:
+        return None
+    start = where.span[0] - source.span[0]
+    if start < 0 or not text.startswith(where.quote, start):
+        return None
+    return start, start + len(where.quote)
 
 
 def indented(text: str) -> str:
@@ -112,8 +121,8 @@ def indented(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.strip("\n").splitlines())
 
 
-def put_answer(found: "Answer", streamed: bool) -> None:
-    """The answer, unless it was streamed, its sources, and what it cost."""
+def put_answer(found: "Answer", streamed: bool, snippets: Sequence[str] = ()) -> None:
+    """The answer, unless it was streamed, its sources, each with its snippet, and what it cost."""
     console.put("" if streamed else found.answer)
     if found.stands_in:
         where, (start, end) = found.stands_in, found.stands_in.span
@@ -125,8 +134,11 @@ def put_answer(found: "Answer", streamed: bool) -> None:
         console.put(f"  stands in {name}, {where.lines}, characters {start}-{end}")
     elif found.grounded is False:
         console.put("  stands in no passage in these words: look at the passages before you use it")
-    for number, source in enumerate(found.sources, start=1):
+    beside = snippets or [""] * len(found.sources)
+    for number, (source, snippet) in enumerate(zip(found.sources, beside, strict=True), start=1):
         console.put(f"  [{number}] {cited(source)}")
+        if snippet:
+            console.put(f"      {snippet}")
     console.put(f"  {spent(found)}")
     if found.refused:
         console.say(
