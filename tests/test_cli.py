@@ -8,6 +8,7 @@ RAG_MEMTOK_REGENERATE=1 pytest tests/test_cli.py -k help    writes the golden he
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -508,6 +509,26 @@ def test_a_stream_that_was_never_open_is_as_one_that_leads_nowhere(store, closed
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
+@pytest.mark.parametrize(
+    "closed, words, code",
+    [
+        (("stdout",), ("status",), 141),
+        (("stdout", "stderr"), ("status",), 141),
+        (("stderr",), ("status", "--store", "none"), 10),
+        (("stdin",), ("chat", "--model", "none-such"), 16),
+    ],
+)
+def test_a_terminal_that_was_closed_is_as_a_closed_pipe(store, closed, words, code):
+    parent, child = pty.openpty()
+    os.close(parent)
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with open(child, closefd=True) as terminal:
+        done = ended(words, store.parent, **{**streams, **dict.fromkeys(closed, terminal)})
+    assert done.returncode == code and "Traceback" not in (done.stderr or ""), done.stderr
+    if code == 141:
+        assert not done.stderr
+
+
 # The command itself, which waits for a signal when it has kept three chunks.
 WAITING = """
 import time
@@ -523,7 +544,9 @@ from rag_memtok.cli.app import main; main()
 """
 
 
-@pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_ends_the_ingest_and_keeps_what_is_done(sent, code, model_folder, tmp_path, run):
     many = {
         f"{number:02}.txt": f"Sentence {number} of the {number * 37} about lamp {number % 7}."

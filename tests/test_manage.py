@@ -3,6 +3,7 @@
 They are list, show, config, chat, export, import, migrate, completion.
 """
 
+import fcntl
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -344,6 +346,29 @@ def test_chat_on_a_terminal_ends_kindly(ready, end):
         and "Traceback" not in screen
         and "together with the question before" in screen
     )
+
+
+@pytest.mark.parametrize("hears", [True, False], ids=["hang-up", "nohup"])
+def test_chat_ends_when_its_terminal_closes(ready, hears):
+    parent, child = pty.openpty()
+
+    def own_terminal():
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL if hears else signal.SIG_IGN)
+
+    program = [sys.executable, "-c", "from rag_memtok.cli.app import main; main()", "chat"]
+    with subprocess.Popen(
+        program, cwd=ready, stdin=child, stdout=child, stderr=subprocess.PIPE,
+        preexec_fn=own_terminal,
+    ) as command:  # fmt: skip
+        os.close(child)
+        screen = b""
+        while not screen.endswith(b"> "):
+            screen += os.read(parent, 65536)
+        os.close(parent)
+        err = command.stderr.read().decode()
+    assert command.returncode == (129 if hears else 0) and "Traceback" not in err, err
 
 
 # --- export, import, migrate

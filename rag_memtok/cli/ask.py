@@ -1,5 +1,6 @@
 """The commands that answer: ask, chat. Parse, one library call, print."""
 
+import errno
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -152,7 +153,7 @@ def chat(
         try:
             fine = converse(session, json, show)
         except KeyboardInterrupt as interrupt:
-            if type(interrupt) is not KeyboardInterrupt:  # SIGTERM
+            if type(interrupt) is not KeyboardInterrupt:  # SIGTERM, SIGHUP
                 raise
             console.say("")
             return
@@ -227,6 +228,10 @@ def asked(json: bool) -> Iterator[str]:
             question = input("> ").strip() if sys.stdin.isatty() else next(sys.stdin).strip()
         except (EOFError, StopIteration):
             return
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return  # its terminal was closed
         if question:
             if not sys.stdin.isatty() and not json:
                 console.put(f"> {question.encode(errors='replace').decode()}")
