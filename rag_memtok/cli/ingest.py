@@ -107,6 +107,7 @@ def watch(
         memorize__tokens_per_vector=tokens_per_vector,
     )  # fmt: skip
     rounds: list["Ingested"] = []
+    failure = ""
     try:
         with console.progress_bar("chunks") as on_progress:
             for done in watching.watch(
@@ -117,13 +118,15 @@ def watch(
                 console.say,
             ):
                 if isinstance(done, RagMemtokError):
+                    failure = str(done)
                     console.put_error(done, json)
                     continue
+                failure = ""
                 rounds.append(done)
                 console.put_json(asdict(done)) if json else views.put_ingested(done)
                 console.say("watching; Ctrl-C ends")
     except KeyboardInterrupt:
         if not json:
-            views.put_watched(rounds)
+            views.put_watched(rounds, failure, [path for path in paths if not path.exists()])
         if not rounds:
             raise  # in the middle of the first

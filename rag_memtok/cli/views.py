@@ -373,11 +373,19 @@ def put_adapted(done: "Adapted") -> None:
     console.put_table(rows)
 
 
-def put_watched(rounds: Sequence["Ingested"]) -> None:
-    """The end of a watch."""
+def put_watched(rounds: Sequence["Ingested"], failure: str, missing: Sequence[Path]) -> None:
+    """The end of a watch: what is stored, and why the rest is not."""
     files, chunks = sum(one.files for one in rounds), sum(one.chunks for one in rounds)
     removed = sum(one.removed for one in rounds)
+    unread = {one.path: one.reason for one in rounds[-1].skipped} if rounds else {}
+    stored = "what was written is" if failure or missing or unread else "all of it is"
     console.put(
         f"watched: {files} files written ({chunks} chunks), {removed} removed, in {len(rounds)} "
-        "rounds; all of it is stored"
+        f"rounds; {stored} stored"
     )
+    if failure:
+        console.say(f"not what changed last: {failure}")
+    for path in missing:
+        console.say(f"not what is new in {path}, which is not there any more")
+    if unread:
+        console.say(f"not what was skipped: {', '.join(map(str, unread))}")
