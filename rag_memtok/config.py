@@ -54,12 +54,14 @@ class Model:
 class Documents:
     """What is read.
 
-    `exclude` are gitignore-style patterns; `max_bytes` bounds one file; `chunk_tokens` one chunk.
+    `exclude` are gitignore-style patterns; `gitignore`: what a .gitignore on the way names is left
+    out, too; `max_bytes` bounds one file; `chunk_tokens` one chunk.
 
     `chunk_tokens` 0 is the store's, or for a new store 128.
     """
 
     exclude: tuple[str, ...] = ()
+    gitignore: bool = True
     max_bytes: int = 100_000_000
     chunk_tokens: int = 0
 

@@ -25,6 +25,7 @@ def ingest(
     threads: options.Threads = None,
     embedder: options.Embedder = None,
     exclude: options.Exclude = None,
+    no_gitignore: options.NoGitignore = False,
     chunk_tokens: options.ChunkTokens = None,
     tokens_per_vector: options.TokensPerVector = None,
     write: options.Write = None,
@@ -53,6 +54,7 @@ def ingest(
         store=store, collection=collection, model__id=model, model__revision=revision,
         model__dtype=dtype, model__device=device, model__threads=threads,
         retrieve__embedder=embedder, documents__exclude=exclude or None,
+        documents__gitignore=False if no_gitignore else None,
         documents__chunk_tokens=chunk_tokens, memorize__tokens_per_vector=tokens_per_vector,
         memorize__write=write, memorize__recipe=recipe, memorize__template=template,
         memorize__codec=codec, memorize__steps=steps, memorize__seconds_per_chunk=seconds_per_chunk,
@@ -91,6 +93,7 @@ def watch(
     device: options.Device = None,
     threads: options.Threads = None,
     exclude: options.Exclude = None,
+    no_gitignore: options.NoGitignore = False,
     tokens_per_vector: options.TokensPerVector = None,
     prune: options.Prune = False,
     json: options.Json = False,
@@ -104,6 +107,7 @@ def watch(
     dials = here(
         store=store, collection=collection, model__id=model, model__device=device,
         model__threads=threads, documents__exclude=exclude or None,
+        documents__gitignore=False if no_gitignore else None,
         memorize__tokens_per_vector=tokens_per_vector,
     )  # fmt: skip
     rounds: list["Ingested"] = []

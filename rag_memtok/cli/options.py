@@ -56,6 +56,9 @@ TokensPerVector = Annotated[
 Exclude = Annotated[
     list[str] | None, typer.Option("--exclude", help="gitignore-style pattern; may be repeated.")
 ]
+NoGitignore = Annotated[
+    bool, typer.Option("--no-gitignore", help="Read what a .gitignore leaves out, too.")
+]
 Prune = Annotated[
     bool, typer.Option("--prune", help="Remove from the store what is gone from the folders.")
 ]

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag_memtok.cli import console
+from rag_memtok.documents.names import grouped
 
 if TYPE_CHECKING:
     from rag_memtok.adapt.run import Adapted
     from rag_memtok.datatypes import Answer, Found, Source
+    from rag_memtok.documents.scan import Skipped
     from rag_memtok.pipeline.api import Status
     from rag_memtok.pipeline.audit import Audit
     from rag_memtok.pipeline.bundle import Bundled
@@ -29,21 +31,30 @@ def counted(verdicts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(verdicts.items())) or "nothing"
 
 
+def put_unread(title: str, unread: "Iterable[Skipped]", ignored: int) -> None:
+    """What is not read, and why."""
+    console.put_list(title, grouped((one.path, one.reason) for one in unread))
+    if ignored:
+        files = console.counted(ignored, "file")
+        console.say(f"left out because of a .gitignore: {files}; --no-gitignore reads them, too")
+
+
 def put_ingested(done: "Ingested") -> None:
     """The table at the end of an ingest."""
-    console.put_list(
-        "skipped", [f"{one.path}: {one.reason}" for one in (*done.skipped, *done.over_limit)]
-    )
+    unread = (*done.skipped, *done.over_limit)
+    put_unread("skipped", unread, done.ignored)
     if done.vanished and not done.removed:
         console.put_list(
             "gone from the folder, still in the store (--prune removes them)",
             [file for _, file in done.vanished],
         )
+    skipped = f", {len(unread)} skipped" if unread else ""
     if not done.files and not done.removed:
-        console.put(f"0 new; {done.unchanged} files unchanged")
+        console.put(f"0 new; {done.unchanged} files unchanged{skipped}")
         return
     rows: dict[str, object] = {
         "files": f"{done.files} new or changed, {done.unchanged} unchanged, {done.removed} removed"
+        f"{skipped}"
     }
     rows["chunks"] = f"{done.chunks} written, {done.reused} already there"
     rows |= {kind: done.verdicts[kind] for kind in VERDICTS if kind in done.verdicts}
@@ -60,11 +71,11 @@ def put_ingested(done: "Ingested") -> None:
 
 def put_estimate(found: "Estimate") -> None:
     """What --dry-run says."""
-    console.put_list("would be skipped", [f"{one.path}: {one.reason}" for one in found.skipped])
+    put_unread("would be skipped", found.skipped, found.ignored)
     time_needed = f"about {console.duration(found.seconds)} here" if found.chunks else "no time"
     what = (
         f"{console.counted(found.chunks, 'chunk')} of {console.counted(found.files, 'file')} "
-        f"({found.unchanged} unchanged)"
+        f"({found.unchanged} unchanged{f', {len(found.skipped)} skipped' if found.skipped else ''})"
     )
     console.put(f"would write {what}, {time_needed}; nothing was written")
 
@@ -263,14 +274,9 @@ def put_collections(listed: Sequence["Collection"]) -> None:
     """A line for each collection."""
     rows: list[Sequence[object]] = [("collection", "documents", "chunks", "verdicts", "model")]
     rows += [
-        (
-            one.name,
-            one.summary.documents,
-            one.summary.chunks,
-            counted(one.summary.verdicts),
-            one.model,
-        )
+        (one.name, total.documents, total.chunks, counted(total.verdicts), one.model)
         for one in listed
+        for total in [one.summary]
     ]
     console.put_columns(rows)
 
