@@ -402,6 +402,25 @@ def test_a_store_travels_through_a_file(run, tmp_path, monkeypatch):
     assert run("import", "bad", "--store", "bad-store")[0] == 24
 
 
+def test_the_readme_exports_and_imports_in_its_order(run, tmp_path):
+    page = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    use = page.partition("## Use")[2].partition("\n## ")[0]
+    lines = re.findall(r"^rag-memtok ((?:export|import) [^#\n]*)", use, re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["export", "import"]
+    for line in lines:
+        code, out, err = run(*line.split())
+        assert code == 0 and "6 documents" in out, err
+    (copy,) = (path.parent for path in tmp_path.glob("*/store.db") if path.parent.name[0] != ".")
+    assert run("verify", "--store", copy)[0] == 0
+
+
+def test_an_import_over_a_store_says_a_way_out_that_works(run, tmp_path):
+    run("export", "all.safetensors")
+    code, out, err = run("import", "all.safetensors")
+    assert code == 2 and "--store DIR" in err and "--collection" not in err
+    assert run("import", "all.safetensors", "--store", "other")[0] == 0
+
+
 def test_migrate_rewrites_and_keeps_the_old(run, tmp_path):
     other = toy.save(tmp_path / "toy-b", seed=1)
     words = ("migrate", "--model", other, "--tokens-per-vector", 4, "--seconds-per-chunk", 0)

@@ -68,7 +68,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("adapt", manage.adapt, "rag-memtok adapt --data questions.jsonl --minutes 30"),
     ("rm", manage.rm, "rag-memtok rm docs/old-handbook.md"),
     ("export", manage.export, "rag-memtok export handbook.safetensors"),
-    ("import", manage.import_, "rag-memtok import handbook.safetensors --collection handbook"),
+    ("import", manage.import_, "rag-memtok import handbook.safetensors --store handbook"),
     ("eval", evaluate.eval_, "rag-memtok eval questions.jsonl --work eval --out eval.json"),
     ("migrate", manage.migrate, "rag-memtok migrate --model HuggingFaceTB/SmolLM2-360M-Instruct"),
     ("paper", evaluate.paper, "rag-memtok paper --docs data/docs --chars 50 --figures figures"),

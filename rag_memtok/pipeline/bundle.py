@@ -161,7 +161,7 @@ def import_(file: Path, folder: Path, trusted: bool) -> Bundled:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(
-            f"{folder} is in the way", remedy="name a new folder: --store DIR, or --collection NAME"
+            f"{folder} is in the way", remedy="import into a folder of its own: --store DIR"
         )
     metadata, parts = _read(file)
     own = trusted or ownership.is_signed("export", metadata["sha256"], metadata.get("seal", ""))
