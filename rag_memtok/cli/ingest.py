@@ -1,6 +1,7 @@
 """The commands that write: ingest, watch. Parse, one library call, print."""
 
-from dataclasses import asdict
+import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -125,12 +126,17 @@ def watch(
                     failure = str(done)
                     console.put_error(done, json)
                     continue
+                told = bool(rounds) and rounds[-1].ignored == done.ignored
                 failure = ""
                 rounds.append(done)
-                console.put_json(asdict(done)) if json else views.put_ingested(done)
+                if json:
+                    console.put_json(asdict(done))
+                else:
+                    views.put_ingested(replace(done, ignored=0) if told else done)
                 console.say("watching; Ctrl-C ends")
     except KeyboardInterrupt:
         if not json:
-            views.put_watched(rounds, failure, [path for path in paths if not path.exists()])
+            missing = [path for path in paths if not os.path.exists(path)]
+            views.put_watched(rounds, failure, missing)
         if not rounds:
             raise  # in the middle of the first

@@ -62,7 +62,7 @@ class Kind:
 
 
 def extractor(kind: str) -> str:
-    """Names how the text is got, our way and the versions it depends on: "pdf/1 pypdf 7.1.0".
+    """Names how the text is got, our way and the versions it depends on: "pdf/2 pypdf 7.1.0".
 
     Two names are two texts that cannot be compared.
     """
