@@ -8,6 +8,7 @@ RAG_MEMTOK_REGENERATE=1 pytest tests/test_cli.py -k help    writes the golden he
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -105,6 +106,47 @@ def test_the_whole_trip(run, ready, model_folder, tmp_path):
     assert (code, out) == (0, f"forgot {tmp_path.resolve()}/docs/lamp.txt\n")
     code, out, err = run("status", "--json")
     assert json.loads(out)["documents"] == 1
+
+
+def test_a_run_that_skips_everything_is_refused_with_the_reasons(run, model_folder, tmp_path):
+    bad = written(tmp_path / "bad", {"a.jsonl": "no json\n", "b.jsonl": "none\n"})
+    words = ("--model", model_folder, *WRITING)
+    for more in (words, (*words, "--skip-ok"), (*words, "--dry-run")):
+        code, out, err = run("ingest", bad, *more)
+        assert code == 24 and not out and "2 skipped (a.jsonl#L1: " in err and "b.jsonl#L1" in err
+    assert not (tmp_path / ".rag-memtok").exists()
+    good = written(tmp_path / "docs", {"lamp.txt": "The lamp is red."})
+    assert run("ingest", good, *words)[0] == 0
+    before = (tmp_path / ".rag-memtok" / "store.db").read_bytes()
+    code, out, err = run("ingest", bad)
+    assert code == 24 and "2 skipped" in err
+    assert (tmp_path / ".rag-memtok" / "store.db").read_bytes() == before
+    code, out, err = run("ingest", bad, good)
+    assert code == 3 and out == "0 new; 1 files unchanged, 2 skipped\n"
+    assert "  a.jsonl#L1: " in err and "  b.jsonl#L1: " in err
+    assert run("ingest", bad, good, "--skip-ok")[:2] == (0, out)
+    assert "(1 unchanged, 2 skipped)" in run("ingest", bad, good, "--dry-run")[1]
+    (good / "fan.txt").write_text("The fan is loud.")
+    code, out, err = run("ingest", bad, good)
+    assert code == 3 and "1 new or changed, 1 unchanged, 0 removed, 2 skipped" in out
+
+
+def test_what_a_gitignore_leaves_out_is_counted_and_read_if_asked_for(run, model_folder, tmp_path):
+    documents = written(tmp_path / "docs", {**DOCUMENTS, ".gitignore": "fan.txt\n"})
+    words = ("ingest", documents, "--model", model_folder, *WRITING)
+    told = "left out because of a .gitignore: 1 file; --no-gitignore reads them, too\n"
+    for more in (("--dry-run",), (), ()):
+        code, out, err = run(*words, *more)
+        assert code == 0 and err.endswith(told)
+    assert json.loads(run(*words, "--json")[1])["ignored"] == 1
+    code, out, err = run(*words, "--no-gitignore")
+    assert code == 0 and "1 new or changed, 1 unchanged" in out and told not in err
+    assert run("verify", "--quick", "--against", documents, "--no-gitignore")[0] == 0
+    code, out, err = run("verify", "--quick", "--against", documents)
+    assert code == 6 and "left out because of a .gitignore" in err
+    (documents / ".gitignore").write_text("*\n")
+    code, out, err = run("ingest", documents)
+    assert code == 24 and "2 left out because of a .gitignore" in err and "--no-gitignore" in err
 
 
 def test_an_answer_on_stdout_and_talk_on_stderr(run, store):
@@ -509,6 +551,26 @@ def test_a_stream_that_was_never_open_is_as_one_that_leads_nowhere(store, closed
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
+@pytest.mark.parametrize(
+    "closed, words, code",
+    [
+        (("stdout",), ("status",), 141),
+        (("stdout", "stderr"), ("status",), 141),
+        (("stderr",), ("status", "--store", "none"), 10),
+        (("stdin",), ("chat", "--model", "none-such"), 16),
+    ],
+)
+def test_a_terminal_that_was_closed_is_as_a_closed_pipe(store, closed, words, code):
+    parent, child = pty.openpty()
+    os.close(parent)
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with open(child, closefd=True) as terminal:
+        done = ended(words, store.parent, **{**streams, **dict.fromkeys(closed, terminal)})
+    assert done.returncode == code and "Traceback" not in (done.stderr or ""), done.stderr
+    if code == 141:
+        assert not done.stderr
+
+
 # The command itself, which waits for a signal when it has kept three chunks.
 WAITING = """
 import time
@@ -524,7 +586,9 @@ from rag_memtok.cli.app import main; main()
 """
 
 
-@pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_ends_the_ingest_and_keeps_what_is_done(sent, code, model_folder, tmp_path, run):
     many = {
         f"{number:02}.txt": f"Sentence {number} of the {number * 37} about lamp {number % 7}."

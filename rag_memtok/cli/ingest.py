@@ -1,6 +1,7 @@
 """The commands that write: ingest, watch. Parse, one library call, print."""
 
-from dataclasses import asdict
+import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ def ingest(
     threads: options.Threads = None,
     embedder: options.Embedder = None,
     exclude: options.Exclude = None,
+    no_gitignore: options.NoGitignore = False,
     chunk_tokens: options.ChunkTokens = None,
     tokens_per_vector: options.TokensPerVector = None,
     readable: options.Readable = None,
@@ -54,8 +56,10 @@ def ingest(
         store=store, collection=collection, model__id=model, model__revision=revision,
         model__dtype=dtype, model__device=device, model__threads=threads,
         retrieve__embedder=embedder, documents__exclude=exclude or None,
+        documents__gitignore=False if no_gitignore else None,
         documents__chunk_tokens=chunk_tokens, memorize__tokens_per_vector=tokens_per_vector,
-        memorize__readable=readable, memorize__write=write, memorize__recipe=recipe, memorize__template=template,
+        memorize__readable=readable, memorize__write=write, memorize__recipe=recipe,
+        memorize__template=template,
         memorize__codec=codec, memorize__steps=steps, memorize__seconds_per_chunk=seconds_per_chunk,
         memorize__batch=batch, memorize__processes=processes, memorize__max_pins=max_pins,
         memorize__seed=seed, memorize__keep_text=False if no_text else None,
@@ -92,6 +96,7 @@ def watch(
     device: options.Device = None,
     threads: options.Threads = None,
     exclude: options.Exclude = None,
+    no_gitignore: options.NoGitignore = False,
     tokens_per_vector: options.TokensPerVector = None,
     prune: options.Prune = False,
     json: options.Json = False,
@@ -105,9 +110,11 @@ def watch(
     dials = here(
         store=store, collection=collection, model__id=model, model__device=device,
         model__threads=threads, documents__exclude=exclude or None,
+        documents__gitignore=False if no_gitignore else None,
         memorize__tokens_per_vector=tokens_per_vector,
     )  # fmt: skip
     rounds: list["Ingested"] = []
+    failure = ""
     try:
         with console.progress_bar("chunks") as on_progress:
             for done in watching.watch(
@@ -118,13 +125,20 @@ def watch(
                 console.say,
             ):
                 if isinstance(done, RagMemtokError):
+                    failure = str(done)
                     console.put_error(done, json)
                     continue
+                told = bool(rounds) and rounds[-1].ignored == done.ignored
+                failure = ""
                 rounds.append(done)
-                console.put_json(asdict(done)) if json else views.put_ingested(done)
+                if json:
+                    console.put_json(asdict(done))
+                else:
+                    views.put_ingested(replace(done, ignored=0) if told else done)
                 console.say("watching; Ctrl-C ends")
     except KeyboardInterrupt:
         if not json:
-            views.put_watched(rounds)
+            missing = [path for path in paths if not os.path.exists(path)]
+            views.put_watched(rounds, failure, missing)
         if not rounds:
             raise  # in the middle of the first

@@ -56,6 +56,9 @@ TokensPerVector = Annotated[
 Exclude = Annotated[
     list[str] | None, typer.Option("--exclude", help="gitignore-style pattern; may be repeated.")
 ]
+NoGitignore = Annotated[
+    bool, typer.Option("--no-gitignore", help="Read what a .gitignore leaves out, too.")
+]
 Prune = Annotated[
     bool, typer.Option("--prune", help="Remove from the store what is gone from the folders.")
 ]
@@ -106,6 +109,9 @@ Trust = Annotated[
         envvar="RAG_MEMTOK_TRUST_STORE",
         help="Read a store that was not made here.",
     ),
+]
+Show = Annotated[
+    bool, typer.Option("--show", help="Show the passages, too, the answer >>marked<< in them.")
 ]
 Paths = Annotated[list[Path], typer.Argument(help="Files and folders.")]
 ChunkTokens = Annotated[

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag_memtok.cli import console
+from rag_memtok.documents.names import grouped
 
 if TYPE_CHECKING:
     from rag_memtok.adapt.run import Adapted
     from rag_memtok.datatypes import Answer, Found, Source
+    from rag_memtok.documents.scan import Skipped
     from rag_memtok.pipeline.api import Status
     from rag_memtok.pipeline.audit import Audit
     from rag_memtok.pipeline.bundle import Bundled
@@ -29,21 +31,30 @@ def counted(verdicts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(verdicts.items())) or "nothing"
 
 
+def put_unread(title: str, unread: "Iterable[Skipped]", ignored: int) -> None:
+    """What is not read, and why."""
+    console.put_list(title, grouped((one.path, one.reason) for one in unread))
+    if ignored:
+        files = console.counted(ignored, "file")
+        console.say(f"left out because of a .gitignore: {files}; --no-gitignore reads them, too")
+
+
 def put_ingested(done: "Ingested") -> None:
     """The table at the end of an ingest."""
-    console.put_list(
-        "skipped", [f"{one.path}: {one.reason}" for one in (*done.skipped, *done.over_limit)]
-    )
+    unread = (*done.skipped, *done.over_limit)
+    put_unread("skipped", unread, done.ignored)
     if done.vanished and not done.removed:
         console.put_list(
             "gone from the folder, still in the store (--prune removes them)",
             [file for _, file in done.vanished],
         )
+    skipped = f", {len(unread)} skipped" if unread else ""
     if not done.files and not done.removed:
-        console.put(f"0 new; {done.unchanged} files unchanged")
+        console.put(f"0 new; {done.unchanged} files unchanged{skipped}")
         return
     rows: dict[str, object] = {
         "files": f"{done.files} new or changed, {done.unchanged} unchanged, {done.removed} removed"
+        f"{skipped}"
     }
     rows["chunks"] = f"{done.chunks} written, {done.reused} already there"
     rows |= {kind: done.verdicts[kind] for kind in VERDICTS if kind in done.verdicts}
@@ -60,11 +71,11 @@ def put_ingested(done: "Ingested") -> None:
 
 def put_estimate(found: "Estimate") -> None:
     """What --dry-run says."""
-    console.put_list("would be skipped", [f"{one.path}: {one.reason}" for one in found.skipped])
+    put_unread("would be skipped", found.skipped, found.ignored)
     time_needed = f"about {console.duration(found.seconds)} here" if found.chunks else "no time"
     what = (
         f"{console.counted(found.chunks, 'chunk')} of {console.counted(found.files, 'file')} "
-        f"({found.unchanged} unchanged)"
+        f"({found.unchanged} unchanged{f', {len(found.skipped)} skipped' if found.skipped else ''})"
     )
     console.put(f"would write {what}, {time_needed}; nothing was written")
 
@@ -98,13 +109,22 @@ def put_found(hits: "Sequence[Found]") -> None:
 def put_passages(found: "Answer") -> None:
     """The passages of an answer, in which it is marked where it stands."""
     for number, (source, text) in enumerate(zip(found.sources, found.texts, strict=True), start=1):
-        where = found.stands_in
-        start = where.span[0] - source.span[0] if where and where.path == source.path else -1
-        if where and text[max(start, 0) :].startswith(where.quote) and start >= 0:
-            end = start + len(where.quote)
-            text = f"{text[:start]}>>{where.quote}<<{text[end:]}"
+        if place := marked(found, source, text):
+            start, end = place
+            text = f"{text[:start]}>>{text[start:end]}<<{text[end:]}"
         console.put(f"[{number}] {source.name}, {source.lines}")
         console.put(indented(text or "(vectors were read; the text is not kept)"))
+
+
+def marked(found: "Answer", source: "Source", text: str) -> tuple[int, int] | None:
+    """The characters of a source's passage in which the answer stands; None: in others, or none."""
+    where = found.stands_in
+    if where is None or where.path != source.path:
+        return None
+    start = where.span[0] - source.span[0]
+    if start < 0 or not text.startswith(where.quote, start):
+        return None
+    return start, start + len(where.quote)
 
 
 def indented(text: str) -> str:
@@ -112,8 +132,8 @@ def indented(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.strip("\n").splitlines())
 
 
-def put_answer(found: "Answer", streamed: bool) -> None:
-    """The answer, unless it was streamed, its sources, and what it cost."""
+def put_answer(found: "Answer", streamed: bool, snippets: Sequence[str] = ()) -> None:
+    """The answer, unless it was streamed, its sources, each with its snippet, and what it cost."""
     console.put("" if streamed else found.answer)
     if found.stands_in:
         where, (start, end) = found.stands_in, found.stands_in.span
@@ -125,8 +145,11 @@ def put_answer(found: "Answer", streamed: bool) -> None:
         console.put(f"  stands in {name}, {where.lines}, characters {start}-{end}")
     elif found.grounded is False:
         console.put("  stands in no passage in these words: look at the passages before you use it")
-    for number, source in enumerate(found.sources, start=1):
+    beside = snippets or [""] * len(found.sources)
+    for number, (source, snippet) in enumerate(zip(found.sources, beside, strict=True), start=1):
         console.put(f"  [{number}] {cited(source)}")
+        if snippet:
+            console.put(f"      {snippet}")
     console.put(f"  {spent(found)}")
     if found.refused:
         console.say(
@@ -259,14 +282,9 @@ def put_collections(listed: Sequence["Collection"]) -> None:
     """A line for each collection."""
     rows: list[Sequence[object]] = [("collection", "documents", "chunks", "verdicts", "model")]
     rows += [
-        (
-            one.name,
-            one.summary.documents,
-            one.summary.chunks,
-            counted(one.summary.verdicts),
-            one.model,
-        )
+        (one.name, total.documents, total.chunks, counted(total.verdicts), one.model)
         for one in listed
+        for total in [one.summary]
     ]
     console.put_columns(rows)
 
@@ -372,11 +390,19 @@ def put_adapted(done: "Adapted") -> None:
     console.put_table(rows)
 
 
-def put_watched(rounds: Sequence["Ingested"]) -> None:
-    """The end of a watch."""
+def put_watched(rounds: Sequence["Ingested"], failure: str, missing: Sequence[Path]) -> None:
+    """The end of a watch: what is stored, and why the rest is not."""
     files, chunks = sum(one.files for one in rounds), sum(one.chunks for one in rounds)
     removed = sum(one.removed for one in rounds)
+    unread = {one.path: one.reason for one in rounds[-1].skipped} if rounds else {}
+    stored = "what was written is" if failure or missing or unread else "all of it is"
     console.put(
         f"watched: {files} files written ({chunks} chunks), {removed} removed, in {len(rounds)} "
-        "rounds; all of it is stored"
+        f"rounds; {stored} stored"
     )
+    if failure:
+        console.say(f"not what changed last: {failure}")
+    for path in missing:
+        console.say(f"not what is new in {path}, which is not there any more")
+    if unread:
+        console.say(f"not what was skipped: {', '.join(map(str, unread))}")

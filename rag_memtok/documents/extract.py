@@ -16,12 +16,11 @@ import signal
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from rag_memtok.child import NO_MEMORY, Limits, confine, run, told
-from rag_memtok.documents import office, sheets
+from rag_memtok.documents import office, pdf, sheets
 from rag_memtok.documents.sheets import Places
 
 
@@ -29,12 +28,14 @@ from rag_memtok.documents.sheets import Places
 class Extracted:
     """A file's text and its locators ("page 3"), or the `problem` for which it has none.
 
-    Each locator comes with the character from which on it holds.
+    Each locator comes with the character from which on it holds. `unread` says of parts of the file
+    ("pages 2, 5-7") why they are not in the text.
     """
 
     text: str
     places: tuple[tuple[int, str], ...]
     problem: str = ""
+    unread: tuple[tuple[str, str], ...] = ()
 
 
 class Refused(Exception):
@@ -52,7 +53,7 @@ class Kind:
 
     extra: str
     packages: tuple[str, ...]
-    parse: Callable[[bytes], tuple[str, Places]]
+    parse: Callable[[bytes], Extracted]
     number: int = 1
     zipped: bool = True
 
@@ -61,7 +62,7 @@ class Kind:
 
 
 def extractor(kind: str) -> str:
-    """Names how the text is got, our way and the versions it depends on: "pdf/1 pypdf 7.1.0".
+    """Names how the text is got, our way and the versions it depends on: "pdf/2 pypdf 7.1.0".
 
     Two names are two texts that cannot be compared.
     """
@@ -121,6 +122,7 @@ def extracted(kind: str, data: bytes, limits: Limits | None = None) -> Extracted
         answer["text"],
         tuple((start, locator) for start, locator in answer["places"]),
         answer["problem"],
+        tuple((part, reason) for part, reason in answer["unread"]),
     )
 
 
@@ -142,10 +144,11 @@ def _answer(kind: str, data: bytes, memory: int) -> Extracted:
             raise Refused("empty")
         if KINDS[kind].zipped:
             _check_unpacked(data, memory // 4)  # parsed, XML takes several times its size
-        text, places = KINDS[kind].parse(data)
-        if not text.strip():
-            raise Refused("no text in it (pictures of text are not read)")
-        return Extracted(text, tuple(places))
+        found = KINDS[kind].parse(data)
+        if not found.text.strip():
+            reasons = "; ".join(f"{part}: {reason}" for part, reason in found.unread)
+            raise Refused(f"no text in it ({reasons or 'pictures of text are not read'})")
+        return found
     except Refused as error:
         return Extracted("", (), str(error))
     except MemoryError:
@@ -168,9 +171,7 @@ def _check_unpacked(data: bytes, limit: int) -> None:
 
 
 def _reply(answer: Extracted) -> bytes:
-    return json.dumps(
-        {"text": answer.text, "places": answer.places, "problem": answer.problem}
-    ).encode()
+    return json.dumps(asdict(answer)).encode()
 
 
 def _cleaned(text: str) -> str:
@@ -188,57 +189,55 @@ def _cleaned(text: str) -> str:
 # --- kinds ---
 
 
-def _pdf(data: bytes) -> tuple[str, Places]:
+def _pdf(data: bytes) -> Extracted:
     """Page by page; a page without text has no place."""
     import pypdf
-
-    reader = pypdf.PdfReader(io.BytesIO(data))
-    if reader.is_encrypted and not _opened(reader):
-        raise Refused("encrypted: save it without a password first")
-    text, places = io.StringIO(), Places()
-    for number, page in enumerate(reader.pages, 1):
-        if words := _cleaned(page.extract_text()).strip():
-            text.write("\n\n" if places else "")
-            places.append((text.tell(), f"page {number}"))
-            text.write(words)
-    return text.getvalue(), places
-
-
-def _opened(reader: Any) -> bool:
-    """Whether the empty password opens it.
-
-    It does where only printing or copying is restricted.
-    """
     from pypdf.errors import DependencyError
 
-    with contextlib.suppress(DependencyError):  # AES needs a package for cryptography
-        return bool(reader.decrypt(""))
-    return False
+    reader = pypdf.PdfReader(io.BytesIO(data))
+    text, places, unread = io.StringIO(), Places(), list[tuple[int, str]]()
+    try:
+        # the empty password opens it where only printing or copying is restricted
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise Refused("encrypted: save it without a password first")
+        for number, page in enumerate(reader.pages, 1):
+            words, missing = pdf.text_of(page, _cleaned)
+            unread += [(number, reason) for reason in missing]
+            if words:
+                text.write("\n\n" if places else "")
+                places.append((text.tell(), f"page {number}"))
+                text.write(words)
+    except DependencyError:
+        raise Refused(
+            "encrypted with AES: pip install cryptography, or save it without a password first"
+        ) from None
+    return Extracted(text.getvalue(), tuple(places), "", pdf.by_reason(unread))
 
 
-def _xlsx(data: bytes) -> tuple[str, Places]:
+def _xlsx(data: bytes) -> Extracted:
     """Each sheet as a table; no library may say what a cell is but by what is stored."""
     text, places = sheets.tables(data)
-    return _cleaned(text), places
+    return Extracted(_cleaned(text), tuple(places))
 
 
-def _docx(data: bytes) -> tuple[str, Places]:
+def _docx(data: bytes) -> Extracted:
     """The page headers, the body, the page footers; a header that pages share is there once."""
     headers, footers = office.page_texts(data)
     parts = [*headers, _converted("DocxConverter", data), *footers]
     text = _cleaned("\n\n".join(filter(None, parts)))
-    return text, list(_lines(text))
+    return Extracted(text, tuple(_lines(text)))
 
 
 def _office(
     converter: str, places: Callable[[str], Iterator[tuple[int, str]]]
-) -> Callable[[bytes], tuple[str, Places]]:
+) -> Callable[[bytes], Extracted]:
     """A parser that takes the text of `_converted` and finds the places in it."""
 
-    def parse(data: bytes) -> tuple[str, Places]:
+    def parse(data: bytes) -> Extracted:
         text = _cleaned(_converted(converter, data))
-        found = list(places(text))
-        return text, found if found[:1] and not found[0][0] else [(0, "text line 1"), *found]
+        found = tuple(places(text))
+        whole = found[:1] and not found[0][0]
+        return Extracted(text, found if whole else ((0, "text line 1"), *found))
 
     return parse
 
@@ -287,7 +286,7 @@ def _numbered(text: str) -> Iterator[tuple[int, str]]:
 
 
 KINDS: dict[str, Kind] = {
-    "pdf": Kind("pdf", ("pypdf",), _pdf, zipped=False),
+    "pdf": Kind("pdf", ("pypdf",), _pdf, number=2, zipped=False),
     "docx": Kind("office", ("markitdown", "mammoth"), _docx, number=2),
     "pptx": Kind(
         "office", ("markitdown", "python-pptx"), _office("PptxConverter", _slides), number=2

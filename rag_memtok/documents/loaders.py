@@ -240,6 +240,8 @@ def _parsed(kind: str, data: bytes) -> Iterator[Part]:
         tuple(Segment(start, locator) for start, locator in found.places),
         found.problem,
     )
+    for part, reason in found.unread:
+        yield Part(f"#{part}", "", (), reason)
 
 
 _TEXT = (

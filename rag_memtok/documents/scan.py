@@ -21,7 +21,7 @@ from pathspec import GitIgnoreSpec
 from rag_memtok.config import Documents
 from rag_memtok.datatypes import Document
 from rag_memtok.documents.loaders import LOADERS, Loader, Unreadable, text_of
-from rag_memtok.documents.names import located, name_of, shown
+from rag_memtok.documents.names import grouped, located, name_of, shown
 from rag_memtok.errors import InputRefused, UsageError
 
 # Never looked into, nor reported: version control, environments, caches, stores of ours, and what
@@ -35,6 +35,9 @@ NEVER_READ = frozenset(
 LOCK_FILE = re.compile(
     r"~\$.*\.(do[ct]|xl[st]|pp[ts]|pot)[xmb]?|\.~lock\..*#", re.DOTALL | re.IGNORECASE
 )
+IGNORED = "left out because of a .gitignore"
+TOLD = 5  # reasons that a refusal tells
+LOOKED_AT = 10_000  # names in folders that are left out: then no more of them are counted
 TEXT_NAMES = frozenset(
     "README LICENSE NOTICE AUTHORS COPYING CHANGELOG TODO Makefile Dockerfile".split()
 )
@@ -70,10 +73,14 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What `scan` found, both in the order of (root, file)."""
+    """What `scan` found, each in the order of (root, file).
+
+    `ignored` are the files that are not read because of a .gitignore.
+    """
 
     files: tuple[SourceFile, ...]
     skipped: tuple[Skipped, ...]
+    ignored: tuple[Skipped, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +98,11 @@ def scan(paths: Sequence[Path], settings: Documents, store: Path | None = None) 
     """Finds what to read under `paths`, in a fixed order, each file once.
 
     A folder is the root of what is in it, and is searched down to the last folder; what
-    `settings.exclude` or a .gitignore on the way names is left out without a word, so are
-    `NEVER_READ`, `store` and, even if named, the lock files of office programs. A file's root is
-    the folder given that holds it, else its parent; being named, it is read whatever a .gitignore
-    says, and tried as text whatever its suffix. Links to files within the root are read, links to
-    folders are not.
+    `settings.exclude` names is left out without a word, so are `NEVER_READ`, `store` and, even if
+    named, the lock files of office programs; what a .gitignore on the way names is told, unless
+    `settings.gitignore` is off and it is read. A file's root is the folder given that holds it,
+    else its parent; being named, it is read whatever a .gitignore says, and tried as text whatever
+    its suffix. Links to files within the root are read, links to folders are not.
 
     Raises:
         InputRefused: a path is missing, or nothing readable was found.
@@ -106,7 +113,7 @@ def scan(paths: Sequence[Path], settings: Documents, store: Path | None = None) 
     exclude = _exclude(settings.exclude)
     files: dict[tuple[str, str], SourceFile] = {}
     skipped: set[Skipped] = set()
-    for root, found, named in _found(paths, exclude, store):
+    for root, found, named in _found(paths, exclude, settings.gitignore, store):
         result = (
             found if isinstance(found, Skipped) else _examined(root, found, named, settings, store)
         )
@@ -115,11 +122,15 @@ def scan(paths: Sequence[Path], settings: Documents, store: Path | None = None) 
         else:
             files[result.root, result.file] = result
     # named as well as found: read all the same
-    skipped = {item for item in skipped if (item.root, item.path) not in files}
-    ordered = tuple(sorted(skipped, key=lambda item: (item.root, item.path, item.reason)))
+    ordered = sorted(
+        (item for item in skipped if (item.root, item.path) not in files),
+        key=lambda item: (item.root, item.path, item.reason),
+    )
+    ignored = tuple(item for item in ordered if item.reason == IGNORED)
+    rest = tuple(item for item in ordered if item.reason != IGNORED)
     if not files:
-        raise _nothing(paths, ordered)
-    return Scan(tuple(files[key] for key in sorted(files)), ordered)
+        raise nothing_to_read(paths, rest, len(ignored))
+    return Scan(tuple(files[key] for key in sorted(files)), rest, ignored)
 
 
 def _exclude(patterns: Sequence[str]) -> GitIgnoreSpec:
@@ -132,14 +143,18 @@ def _exclude(patterns: Sequence[str]) -> GitIgnoreSpec:
         ) from error
 
 
-def _nothing(paths: Sequence[Path], skipped: Sequence[Skipped]) -> InputRefused:
-    reasons = [f"{shown(item.path)}: {item.reason}" for item in skipped[:5]] + (
-        ["..."] if len(skipped) > 5 else []
-    )
+def nothing_to_read(
+    paths: Sequence[Path], skipped: Sequence[Skipped], ignored: int
+) -> InputRefused:
+    """The refusal of paths of which nothing is read, with what is skipped and why."""
     where = ", ".join(shown(str(path)) for path in paths) or "no path"
+    reasons = grouped((one.path, one.reason) for one in skipped)
+    told = [f"{len(skipped)} skipped ({'; '.join(reasons[:TOLD])})"][: len(skipped)]
+    told += [f"{ignored} {IGNORED}"][:ignored]
     return InputRefused(
-        f"nothing to read in {where}" + (f" ({'; '.join(reasons)})" if reasons else ""),
-        remedy=_supported(),
+        f"nothing to read in {where}" + (f": {', '.join(told)}" if told else ""),
+        remedy=("--no-gitignore reads what a .gitignore leaves out; or " if ignored else "")
+        + _supported(),
     )
 
 
@@ -151,7 +166,7 @@ def _supported() -> str:
 
 
 def _found(
-    paths: Sequence[Path], exclude: GitIgnoreSpec, store: Path | None
+    paths: Sequence[Path], exclude: GitIgnoreSpec, gitignore: bool, store: Path | None
 ) -> Iterator[tuple[str, str | Skipped, bool]]:
     """Yields all there is under `paths`.
 
@@ -172,7 +187,7 @@ def _found(
         if not any(_within(folder, other) for other in folders - {folder})
     }
     for root in sorted(roots):
-        yield from ((root, found, False) for found in _walk(root, exclude, store))
+        yield from ((root, found, False) for found in _walk(root, exclude, gitignore, store))
     for file in sorted(files):
         root = next((root for root in roots if _within(file, root)), os.path.dirname(file))
         relative = os.path.relpath(file, root)
@@ -185,42 +200,53 @@ def _within(path: str, folder: str) -> bool:
     return os.path.commonpath([path, folder]) == folder
 
 
-def _walk(root: str, exclude: GitIgnoreSpec, store: Path | None) -> Iterator[str | Skipped]:
+def _walk(
+    root: str, exclude: GitIgnoreSpec, gitignore: bool, store: Path | None
+) -> Iterator[str | Skipped]:
     """Yields the names of the files in `root`, and what is skipped.
 
-    A loop, as folders nest deeper than Python's stack.
+    A loop, as folders nest deeper than Python's stack. In a folder that is left out the files are
+    but counted.
     """
-    forbidden = os.path.realpath(store) if store else None
-    pending: list[tuple[str, tuple[tuple[int, GitIgnoreSpec], ...]]] = [("", ())]
+    forbidden, looked_at = os.path.realpath(store) if store else None, 0
+    pending: list[tuple[str, tuple[tuple[int, GitIgnoreSpec], ...], bool]] = [("", (), False)]
     while pending:
-        folder, rules = pending.pop()
+        folder, rules, hidden = pending.pop()
         try:
             with os.scandir(os.path.join(root, folder)) as entries:
                 inside = sorted(entries, key=lambda entry: entry.name)
             rules += tuple(
                 (len(folder), _gitignore(entry.path))
                 for entry in inside
-                if entry.name == ".gitignore" and entry.is_file()
+                if gitignore and entry.name == ".gitignore" and entry.is_file()
             )
         except OSError as error:
-            yield Skipped(name_of(root), name_of(folder or "."), _reason(error))
+            if not hidden:
+                yield Skipped(name_of(root), name_of(folder or "."), _reason(error))
             continue
+        looked_at += hidden * len(inside)
         for entry in inside:
             relative = folder + entry.name
             is_folder = entry.is_dir(follow_symlinks=False)
+            path = relative + "/" * is_folder
             if (
                 entry.name in NEVER_READ
                 or (not is_folder and LOCK_FILE.fullmatch(entry.name))
                 or entry.path == forbidden
-                or _ignored(relative + "/" * is_folder, exclude, rules)
+                or exclude.match_file(path)
             ):
                 continue
+            ignored = hidden or _ignored(path, rules)
             if is_folder:
-                pending.append((relative + "/", rules))
+                if not ignored or looked_at < LOOKED_AT:
+                    pending.append((path, rules, ignored))
             elif entry.is_symlink() and (problem := _link_problem(entry.path, root)):
-                yield Skipped(name_of(root), name_of(relative), problem)
-            else:
+                if not ignored:
+                    yield Skipped(name_of(root), name_of(relative), problem)
+            elif not ignored:
                 yield relative
+            elif _loader(relative):
+                yield Skipped(name_of(root), name_of(relative), IGNORED)
 
 
 def _gitignore(path: str) -> GitIgnoreSpec:
@@ -235,15 +261,11 @@ def _gitignore(path: str) -> GitIgnoreSpec:
     return GitIgnoreSpec.from_lines(patterns)
 
 
-def _ignored(
-    relative: str, exclude: GitIgnoreSpec, rules: Sequence[tuple[int, GitIgnoreSpec]]
-) -> bool:
-    """Whether the settings exclude it, or else the deepest .gitignore with an opinion.
+def _ignored(relative: str, rules: Sequence[tuple[int, GitIgnoreSpec]]) -> bool:
+    """Whether the deepest .gitignore with an opinion leaves it out.
 
     `rules`: (length of its folder's name, itself).
     """
-    if exclude.match_file(relative):
-        return True
     opinions = (spec.check_file(relative[start:]).include for start, spec in reversed(rules))
     return next((opinion for opinion in opinions if opinion is not None), False)
 

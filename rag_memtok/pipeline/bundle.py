@@ -40,7 +40,7 @@ from rag_memtok.errors import FormatMismatch, InputRefused, StoreDamaged, UsageE
 from rag_memtok.memory.codec import codec_named
 from rag_memtok.store import ownership
 from rag_memtok.store.database import RESERVED
-from rag_memtok.store.files import beside, sync_folder, translated, write_whole
+from rag_memtok.store.files import beside, store_errors, sync_folder, write_whole
 from rag_memtok.store.store import Store, create, open_store
 
 FORMAT = "2"
@@ -82,7 +82,7 @@ def export(store: Store, file: Path) -> Bundled:
     with store.snapshot():
         parts = _parts(store)
         counts = len(store.documents()), len(store.chunk_ids())
-    with translated(file.absolute().parent):
+    with store_errors(file.absolute().parent):
         digest = _digest(parts)
         # only what is one's own is sealed: a foreign store stays one
         own = ownership.made_here(store.manifest)
@@ -177,12 +177,12 @@ def import_(file: Path, folder: Path, trusted: bool) -> Bundled:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(
-            f"{folder} is in the way", remedy="name a new folder: --store DIR, or --collection NAME"
+            f"{folder} is in the way", remedy="import into a folder of its own: --store DIR"
         )
     metadata, parts = _read(file)
     own = trusted or ownership.is_signed("export", metadata["sha256"], metadata.get("seal", ""))
     draft = beside(folder, IMPORTING)
-    with translated(draft.parent):
+    with store_errors(draft.parent):
         if draft.exists():  # of an import that was killed
             shutil.rmtree(draft)
         documents, chunks = _build(draft, parts, own, file)

@@ -4,13 +4,13 @@ A file is as it was read if its size and time are. Where its time alone is anoth
 hashed: a copy or a checkout is no edit. A store of format 1 knows neither: there they always are.
 """
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from rag_memtok.datatypes import Hit, Source, StoredDocument, VerdictKind
 from rag_memtok.documents.names import is_gone, joined, native_of, told_apart
 from rag_memtok.packages import sha256_of
+from rag_memtok.store.ownership import made_here
 from rag_memtok.store.store import Store
 
 LARGEST = 20_000_000  # bytes of a file that is read to see whether it changed
@@ -36,18 +36,19 @@ def source_of(store: Store, hit: Hit, kind: VerdictKind) -> Source:
         relevance=None if hit.cosine is None else round(min(max(hit.cosine, 0.0), 1.0), 4),
         root=place.root,
         name=names.get((place.root, place.path), place.path),
-        file=state_of(own[0]) if own else "",
+        file=state_of(own[0], made_here(store.manifest)) if own else "",
     )
 
 
-def state_of(document: StoredDocument) -> Literal["", "gone", "changed"]:
+def state_of(document: StoredDocument, own: bool) -> Literal["", "gone", "changed"]:
     """Whether a document's file is still what was read.
 
-    Where the folder that was ingested is not there, as with a store made elsewhere, nothing is
-    said.
+    Of a folder that never was on this machine nothing is said: one of a store that is not our
+    `own`, or that nothing here has held.
     """
-    if not os.path.isdir(native_of(document.root)):
-        return ""
+    root = Path(native_of(document.root))
+    if not root.is_dir():
+        return "gone" if own and _was_here(root) else ""
     if is_gone(document.root, document.file):
         return "gone"
     path = Path(native_of(joined(document.root, document.file)))
@@ -61,3 +62,12 @@ def state_of(document: StoredDocument) -> Literal["", "gone", "changed"]:
     except OSError:
         return ""
     return "" if same else "changed"
+
+
+def _was_here(root: Path) -> bool:
+    """Whether a folder that held `root` is there, so that it was moved or removed.
+
+    Those that most machines have, / and what stands in it, tell nothing of what was deeper.
+    """
+    nearest = next((one for one in root.parents if one.is_dir()), Path("/"))
+    return len(nearest.parts) > (1 if nearest == root.parent else 2)

@@ -41,7 +41,7 @@ def against(store: Store, root: str, scan: Scan, settings: Documents) -> list[Fi
     stored = {
         (one.file, one.path): one for one in store.documents(skip_damaged=True) if one.root == root
     }
-    unread = {item.path: item.reason for item in scan.skipped}
+    unread = {item.path: item.reason for item in (*scan.skipped, *scan.ignored)}
     findings = []
     for source in scan.files:
         reading = read(source, settings)

@@ -13,14 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from rag_memtok.config import Config, Memorize
-from rag_memtok.datatypes import (
-    OnProgress,
-    Record,
-)
+from rag_memtok.datatypes import OnProgress, Record
 from rag_memtok.documents.names import joined, name_of
-from rag_memtok.documents.scan import Scan, Skipped, SourceFile, outdated, scan
+from rag_memtok.documents.scan import Scan, Skipped, SourceFile, nothing_to_read, outdated, scan
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.memory.workers import of_one
+from rag_memtok.model.lm import LM
 from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.manifest import (
     completed,
@@ -55,7 +53,7 @@ class Ingested:
     """What an ingest did.
 
     `positions` are the context positions the new memories take, `text_positions` those of their
-    text.
+    text. `ignored` files were left out because of a .gitignore.
     """
 
     files: int
@@ -63,14 +61,15 @@ class Ingested:
     removed: int
     vanished: tuple[tuple[str, str], ...]
     skipped: tuple[Skipped, ...]
-    over_limit: tuple[Skipped, ...]
-    chunks: int
-    reused: int
-    verdicts: Mapping[str, int]
-    positions: int
-    text_positions: int
-    seconds: float
-    tokens_per_vector: int
+    over_limit: tuple[Skipped, ...] = ()
+    chunks: int = 0
+    reused: int = 0
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+    positions: int = 0
+    text_positions: int = 0
+    seconds: float = 0.0
+    tokens_per_vector: int = 0
+    ignored: int = 0
 
     def __repr__(self) -> str:
         files = f"{self.files} files written, {self.unchanged} unchanged"
@@ -211,6 +210,7 @@ class Estimate:
     skipped: tuple[Skipped, ...]
     chunks: int
     seconds: float
+    ignored: int = 0
 
 
 def ingest(
@@ -237,7 +237,7 @@ def ingest(
     found = scan(paths, config.documents, Path(config.store))
     roots = [os.path.realpath(path) for path in paths if path.is_dir()]
     if not (folder / DATABASE).exists():
-        return _ingest_into_new(folder, found, config, on_progress, say, load)
+        return _ingest_into_new(folder, paths, found, config, on_progress, say, load)
     with open_store(folder, write=True) as store:
         # of which the texts cannot be read either, as an ingest of their files may mend
         with suppress(StoreDamaged):
@@ -250,7 +250,15 @@ def ingest(
             store.collect()
             if config.memorize.readable > 0:
                 _renewed(store, config, load, on_progress, say)
-            return _nothing_new(todo, removed, int(store.manifest.get("tokens_per_vector", 0)))
+            return Ingested(
+                0,
+                todo.unchanged,
+                removed,
+                todo.vanished,
+                todo.skipped,
+                tokens_per_vector=int(store.manifest.get("tokens_per_vector", 0)),
+                ignored=todo.ignored,
+            )
         require_same_settings(store.manifest, config)
         settings = completed(config, store.manifest)
         loaded = load(settings)
@@ -259,7 +267,7 @@ def ingest(
         if todo.outdated:
             reason = "because an older version of this program had read them"
             say(f"files read again {reason}: {todo.outdated}")
-        planned, skipped = plan(loaded.lm, todo.changed, settings)
+        planned, skipped = _planned(loaded.lm, paths, todo, settings)
         # not before: what is refused removes nothing
         removed = _pruned(store, todo) if prune else 0
         writer = Writer(store, loaded.lm, loaded.template, settings, on_progress)
@@ -281,17 +289,18 @@ def _renewed(store: Store, config: Config, load: Load, on_progress: OnProgress, 
 
 def _ingest_into_new(
     folder: Path,
+    paths: Sequence[Path],
     found: Scan,
     config: Config,
     on_progress: OnProgress,
     say: Say,
     load: Load,
 ) -> Ingested:
-    todo = Survey(found.files, 0, (), found.skipped)
+    todo = Survey(found.files, 0, (), found.skipped, ignored=len(found.ignored))
     settings = completed(config, {})
     loaded = load(settings)
     model, template, embedder = loaded.lm, loaded.template, loaded.embedder
-    planned, skipped = plan(model, todo.changed, settings)
+    planned, skipped = _planned(model, paths, todo, settings)
     chunks = tokens_in(planned)
     calibration = resources.calibrated(model, template, chunks, settings, say)
     settings = replace(
@@ -348,31 +357,28 @@ def _written(
         text_positions=work.text_positions,
         seconds=reporter.seconds,
         tokens_per_vector=work.settings.tokens_per_vector,
+        ignored=todo.ignored,
     )
+
+
+def _planned(
+    lm: LM, paths: Sequence[Path], todo: Survey, settings: Config
+) -> tuple[list[PlannedFile], list[Skipped]]:
+    """What is written of new and changed files, and what cannot be read of them.
+
+    Raises:
+        InputRefused: nothing can, and there are no others.
+    """
+    planned, skipped = plan(lm, todo.changed, settings)
+    if not planned and not todo.unchanged:
+        raise nothing_to_read(paths, (*todo.skipped, *skipped), todo.ignored)
+    return planned, skipped
 
 
 def _pruned(store: Store, todo: Survey) -> int:
     for root, file in todo.vanished:
         store.remove_file(root, file)
     return len(todo.vanished)
-
-
-def _nothing_new(todo: Survey, removed: int, tokens_per_vector: int) -> Ingested:
-    return Ingested(
-        0,
-        todo.unchanged,
-        removed,
-        todo.vanished,
-        todo.skipped,
-        (),
-        0,
-        0,
-        {},
-        0,
-        0,
-        0.0,
-        tokens_per_vector,
-    )
 
 
 def estimate(paths: Sequence[Path], config: Config) -> Estimate:
@@ -384,7 +390,7 @@ def estimate(paths: Sequence[Path], config: Config) -> Estimate:
     found = scan(paths, config.documents, Path(config.store))
     roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
     todo, manifest, written = (
-        Survey(found.files, 0, (), found.skipped),
+        Survey(found.files, 0, (), found.skipped, ignored=len(found.ignored)),
         dict[str, str](),
         set[str](),
     )
@@ -396,16 +402,17 @@ def estimate(paths: Sequence[Path], config: Config) -> Estimate:
                 set(store.chunk_ids()),
             )
     if not todo.changed:
-        return Estimate(0, todo.unchanged, todo.vanished, todo.skipped, 0, 0.0)
+        return Estimate(0, todo.unchanged, todo.vanished, todo.skipped, 0, 0.0, todo.ignored)
     require_same_settings(manifest, config)
     settings = of_one(completed(config, manifest))
     loaded = resources.load(settings)
-    planned, skipped = plan(loaded.lm, todo.changed, settings)
+    planned, skipped = _planned(loaded.lm, paths, todo, settings)
     chunks = {piece.chunk.id for file in planned for piece in file.pieces} - written
     each = (
         resources.cost(loaded.lm, loaded.template, tokens_in(planned), settings) if chunks else 0.0
     )
     seconds = each * math.ceil(len(chunks) / settings.memorize.processes)
+    unread = (*todo.skipped, *skipped)
     return Estimate(
-        len(planned), todo.unchanged, todo.vanished, (*todo.skipped, *skipped), len(chunks), seconds
+        len(planned), todo.unchanged, todo.vanished, unread, len(chunks), seconds, todo.ignored
     )

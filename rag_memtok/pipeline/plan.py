@@ -20,7 +20,8 @@ class Survey:
     """What there is to do: files that are new or changed.
 
     It also has how many are not, and (root, file) of those that are gone. `outdated` of the changed
-    ones have the same bytes, and were read by an older version of this program.
+    ones have the same bytes, and were read by an older version of this program. `ignored` files are
+    left out because of a .gitignore.
     """
 
     changed: tuple[SourceFile, ...]
@@ -28,6 +29,7 @@ class Survey:
     vanished: tuple[tuple[str, str], ...]
     skipped: tuple[Skipped, ...]
     outdated: int = 0
+    ignored: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def survey(
         for file in stored[root]
         if (root, file) not in seen and not _hidden(root, file, scan) and is_gone(root, file)
     )
-    return Survey(changed, len(unchanged), vanished, scan.skipped, len(again))
+    return Survey(changed, len(unchanged), vanished, scan.skipped, len(again), len(scan.ignored))
 
 
 def _hidden(root: str, file: str, scan: Scan) -> bool:

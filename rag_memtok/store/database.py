@@ -24,7 +24,7 @@ from rag_memtok.store.files import (
     mark,
     put_in_place,
     regular,
-    translated,
+    store_errors,
     write_privately,
 )
 from rag_memtok.store.formats import FORMAT
@@ -61,7 +61,7 @@ def create(folder: Path, manifest: Mapping[str, str]) -> None:
         raise UsageError(
             f"{folder} is a file; valid: a new or empty folder", remedy="name another --store"
         )
-    with translated(folder):
+    with store_errors(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         others = sorted(entry.name for entry in folder.iterdir() if entry.name not in OURS)
     if others:
@@ -69,7 +69,7 @@ def create(folder: Path, manifest: Mapping[str, str]) -> None:
             f"{folder} is not empty: it holds {others[0]!a}; valid: a new or empty folder",
             remedy="name another --store",
         )
-    with locked(folder), translated(folder):
+    with locked(folder), store_errors(folder):
         if (folder / DATABASE).exists():
             raise UsageError(
                 f"there is a store at {folder} already",
@@ -102,14 +102,14 @@ def open_database(folder: Path, write: bool) -> Iterator["Database"]:
         StoreLocked: another process writes to it (only if `write`).
         StoreDamaged, FormatMismatch: it is not ours, or of a format that is not read here.
     """
-    with translated(folder):
+    with store_errors(folder):
         (folder / DATABASE).lstat()
     if not regular(folder / DATABASE):
         raise StoreDamaged(f"{folder / DATABASE} is not a plain file", remedy=ANOTHER_STORE)
     with ExitStack() as stack:
         if write:
             stack.enter_context(locked(folder))
-        with translated(folder):
+        with store_errors(folder):
             connection = stack.enter_context(closing(connect(folder / DATABASE, "rw")))
             admitted(connection, folder, write)
             store_id = identity(connection, folder)
@@ -168,7 +168,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """One read transaction: all that is read in it is of one generation."""
-        with translated(self.folder), transaction(self.connection, "DEFERRED"):
+        with store_errors(self.folder), transaction(self.connection, "DEFERRED"):
             yield
 
     @contextmanager
@@ -180,7 +180,7 @@ class Database:
         assert self.writable, "opened for reading"
         if not is_current(self.connection):
             upgrade(self.connection, self.folder, self.store_id)
-        with translated(self.folder), transaction(self.connection, "IMMEDIATE"):
+        with store_errors(self.folder), transaction(self.connection, "IMMEDIATE"):
             mark("transaction begun")
             yield
             self.insert(

@@ -70,7 +70,7 @@ def mark(step: str) -> None:
 
 
 @contextmanager
-def translated(folder: Path) -> Iterator[None]:
+def store_errors(folder: Path) -> Iterator[None]:
     """Turns the errors of SQLite and of the operating system into ours, everywhere in the store.
 
     Raises:
@@ -194,7 +194,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         StoreLocked: another process (or another Store of this one) holds it.
     """
-    with translated(folder):
+    with store_errors(folder):
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         try:
@@ -204,7 +204,7 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{holder(handle)} is writing to {folder}",
                 remedy="wait for it, or stop it; reading goes on",
             ) from None
-        with translated(folder):
+        with store_errors(folder):
             os.ftruncate(handle, 0)
             os.pwrite(
                 handle,
@@ -230,7 +230,7 @@ def holder(handle: int) -> str:
 
 def collections_of(root: Path) -> list[str]:
     """The names of the stores under a folder that holds several."""
-    with translated(root):
+    with store_errors(root):
         found = sorted(entry.name for entry in root.iterdir()) if root.is_dir() else []
     return [
         name for name in found if COLLECTION.fullmatch(name) and (root / name / DATABASE).exists()

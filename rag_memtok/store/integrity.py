@@ -107,7 +107,7 @@ def guarded(table: str, found: Iterator[Problem]) -> Iterator[Problem]:
         ):
             raise  # no damage: the system refuses
         yield Problem(table, "?", str(error))
-    except UnicodeDecodeError:  # as in `translated`
+    except UnicodeDecodeError:  # as in `files.store_errors`
         yield Problem(table, "?", "SQLite cannot read it")
 
 

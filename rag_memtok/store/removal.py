@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rag_memtok.store.database import Database
-from rag_memtok.store.files import INDEX, NEW, mark, outdate_adapter, translated
+from rag_memtok.store.files import INDEX, NEW, mark, outdate_adapter, store_errors
 from rag_memtok.store.formats import PARTS
 from rag_memtok.store.schema import name_bytes
 from rag_memtok.store.words import forget, refresh_names
@@ -34,7 +34,7 @@ def collect(db: Database, files: Files) -> int:
         for table in ("words", "names"):
             forget(db.connection, table)
     drop_index(db.folder)  # again: a reader may have put it back meanwhile
-    with translated(db.folder):
+    with store_errors(db.folder):
         db.execute("VACUUM")
     mark("vacuumed")
     return len(gone)
@@ -68,7 +68,7 @@ def drop_index(folder: Path) -> None:
 
     An adapter may have learned it: it is outdated.
     """
-    with translated(folder):
+    with store_errors(folder):
         outdate_adapter(folder)
         for name in (INDEX, INDEX + NEW):
             (folder / name).unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from rag_memtok.datatypes import Occurrence, ReadableVectors, Record, StoredDocument, Verdict
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.store.database import RESERVED, Database, create, open_database
-from rag_memtok.store.files import ADAPTER, INDEX, translated
+from rag_memtok.store.files import ADAPTER, INDEX, store_errors
 from rag_memtok.store.integrity import Summary, checksums, index, problems, summarise
 from rag_memtok.store.keys import keys_of, replace_keys
 from rag_memtok.store.places import replace_file
@@ -117,7 +117,7 @@ class Store:
 
         Cost: reads the whole database twice.
         """
-        with translated(self.folder):
+        with store_errors(self.folder):
             return tuple(problems(self._db.connection, self.store_id))
 
     # --- documents
@@ -358,7 +358,7 @@ class Store:
 
         It must if `check` finds anything in their tables. Cost: reads all texts and places.
         """
-        with translated(self.folder):
+        with store_errors(self.folder):
             damaged = any(index(self._db.connection))
         if damaged:
             with self._db.writing():

@@ -20,8 +20,8 @@ from rag_memtok.store.files import (
     NEW,
     mark,
     put_in_place,
+    store_errors,
     sync_folder,
-    translated,
     write_privately,
 )
 from rag_memtok.store.formats import BLOBS, COLUMNS, FORMAT, NOW, VERSION
@@ -61,7 +61,7 @@ def upgrade(db: sqlite3.Connection, folder: Path, store_id: str) -> None:
     Cost: the disk of two stores; documents and occurrences in memory.
     """
     log.info("%s is upgraded to store format %d", folder, FORMAT)
-    with translated(folder):
+    with store_errors(folder):
         try:
             put_aside(db, folder / COPY)
             # rows that refer to none (damage) may not keep the others from being written
