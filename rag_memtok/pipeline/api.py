@@ -201,7 +201,7 @@ def verify(
             if different:
                 found = incomparable(store, different)
             else:
-                encoder = encoder_for(store.manifest, model, template)
+                encoder = encoder_for(model, template, settings, store.manifest)
                 found = audit(
                     store, model, template, share, seed, on_progress, batch, reference, encoder
                 )

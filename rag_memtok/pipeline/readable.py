@@ -14,9 +14,10 @@ from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.memory.encoder import TOLERANCE, Encoder, distance, readable
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
-from rag_memtok.pipeline.adapters import Adapter, Adapters, encoder_of, shipped
-from rag_memtok.pipeline.progress import Reporter
+from rag_memtok.pipeline.adapters import Adapter, Adapters, encoder_of, find
+from rag_memtok.pipeline.progress import Reporter, quiet
 from rag_memtok.pipeline.recite import Recited, recite
+from rag_memtok.pipeline.resources import store_folder
 from rag_memtok.store.store import Store
 
 ENOUGH = 0.9  # of what the text reaches: from there on vectors are what --read auto takes
@@ -47,14 +48,14 @@ def encoding(
 ) -> Encoding | None:
     """How readable vectors are made for a store; None: it gets none.
 
-    As told; else as the store has them; for a new store in the widest window that the model's
-    reader was measured to read well enough.
+    As told; else as the store has them; for a new store in the widest window that the reader, the
+    one named by the settings or the model's own, was measured to read well enough.
 
     Raises:
         UsageError: they are asked for, and there is no encoder for this model.
     """
     told = config.memorize.readable
-    adapter = shipped(lm, template.digest).text
+    adapter = _reader(lm, template, config)
     window = told if told >= 0 else int(manifest.get(WINDOW, -1))
     if window < 0:
         window = 0 if manifest else widest(adapter)
@@ -69,9 +70,15 @@ def encoding(
     return Encoding(encoder, window) if encoder else None
 
 
-def encoder_for(manifest: Mapping[str, str], lm: LM, template: Template) -> Encoder | None:
+def _reader(lm: LM, template: Template, config: Config) -> Adapter | None:
+    return find(config.ask.adapter, store_folder(config), lm, template.digest, quiet).text
+
+
+def encoder_for(
+    lm: LM, template: Template, config: Config, manifest: Mapping[str, str]
+) -> Encoder | None:
     """The encoder that a store's readable vectors are of; None: it has none, or it is not here."""
-    adapter = shipped(lm, template.digest).text
+    adapter = _reader(lm, template, config) if ENCODER in manifest else None
     if adapter is None or manifest.get(ENCODER) != adapter.bond.encoder_sha256:
         return None
     return encoder_of(adapter, lm)
