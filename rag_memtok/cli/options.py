@@ -56,6 +56,18 @@ TokensPerVector = Annotated[
 Exclude = Annotated[
     list[str] | None, typer.Option("--exclude", help="gitignore-style pattern; may be repeated.")
 ]
+Encoding = Annotated[
+    str | None,
+    typer.Option(
+        "--encoding",
+        help="What all texts are in, such as cp1252.",
+        show_default="what they say, or UTF-8, or the likeliest",
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option("--name", help="What standard input (-) is to be called, such as NOTE.md."),
+]
 Prune = Annotated[
     bool, typer.Option("--prune", help="Remove from the store what is gone from the folders.")
 ]
@@ -107,7 +119,9 @@ Trust = Annotated[
         help="Read a store that was not made here.",
     ),
 ]
-Paths = Annotated[list[Path], typer.Argument(help="Files and folders.")]
+Paths = Annotated[
+    list[Path], typer.Argument(help="Files and folders; - is standard input, and needs --name.")
+]
 ChunkTokens = Annotated[
     int | None,
     typer.Option(

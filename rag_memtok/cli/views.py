@@ -34,6 +34,10 @@ def put_ingested(done: "Ingested") -> None:
     console.put_list(
         "skipped", [f"{one.path}: {one.reason}" for one in (*done.skipped, *done.over_limit)]
     )
+    console.put_list(
+        "not UTF-8, and read in the likeliest encoding (--encoding NAME says another)",
+        [f"{one.path}: {one.encoding}" for one in done.assumed],
+    )
     if done.vanished and not done.removed:
         console.put_list(
             "gone from the folder, still in the store (--prune removes them)",

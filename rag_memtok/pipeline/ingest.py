@@ -18,7 +18,7 @@ from rag_memtok.datatypes import (
     Record,
 )
 from rag_memtok.documents.names import joined, name_of
-from rag_memtok.documents.scan import Scan, Skipped, SourceFile, outdated, scan
+from rag_memtok.documents.scan import NOTHING, Scan, Skipped, SourceFile, outdated, scan
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.memory.workers import of_one
 from rag_memtok.pipeline import resources
@@ -30,6 +30,7 @@ from rag_memtok.pipeline.manifest import (
     require_same_settings,
 )
 from rag_memtok.pipeline.plan import (
+    Assumed,
     PlannedFile,
     Survey,
     places_of,
@@ -54,7 +55,7 @@ class Ingested:
     """What an ingest did.
 
     `positions` are the context positions the new memories take, `text_positions` those of their
-    text.
+    text; `assumed` the encodings that were not told by the files.
     """
 
     files: int
@@ -70,6 +71,7 @@ class Ingested:
     text_positions: int
     seconds: float
     tokens_per_vector: int
+    assumed: tuple[Assumed, ...] = ()
 
     def __repr__(self) -> str:
         files = f"{self.files} files written, {self.unchanged} unchanged"
@@ -215,12 +217,16 @@ def ingest(
     on_progress: OnProgress = quiet,
     say: Say = quiet,
     load: Load = resources.load,
+    piped: Mapping[str, bytes] = NOTHING,
 ) -> Ingested:
     """Writes a memory for every chunk of every new or changed file under `paths`.
 
     It judges each memory and stores it.
 
     What is done is committed chunk by chunk; after an interrupt the same call goes on from there.
+
+    Args:
+        piped: what is in no file, by the name it is to have.
 
     Raises:
         InputRefused: a path is missing, or nothing readable was found.
@@ -229,8 +235,7 @@ def ingest(
         StoreLocked, StoreDamaged, DiskFailure, ...: see errors.py.
     """
     folder = store_folder(config)
-    found = scan(paths, config.documents, Path(config.store))
-    roots = [os.path.realpath(path) for path in paths if path.is_dir()]
+    found = scan(paths, config.documents, Path(config.store), piped)
     if not (folder / DATABASE).exists():
         return _ingest_into_new(folder, found, config, on_progress, say, load)
     with open_store(folder, write=True) as store:
@@ -238,8 +243,7 @@ def ingest(
         with suppress(StoreDamaged):
             if store.mend_words():
                 say("the word index was damaged; it was made anew from the kept texts")
-        documents = store.documents(skip_damaged=True)
-        todo = survey(found, map(name_of, roots), store.file_hashes, documents)
+        todo = _surveyed(found, paths, store, config)
         if not todo.changed:
             removed = _pruned(store, todo) if prune else 0
             store.collect()
@@ -257,6 +261,12 @@ def ingest(
         removed = _pruned(store, todo) if prune else 0
         writer = Writer(store, loaded.lm, loaded.template, settings, on_progress)
         return _written(Ingest(writer, loaded.embedder), planned, todo, skipped, removed, say)
+
+
+def _surveyed(found: Scan, paths: Sequence[Path], store: Store, config: Config) -> Survey:
+    roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
+    asked = bool(config.documents.encoding)
+    return survey(found, roots, store.file_hashes, store.documents(skip_damaged=True), asked)
 
 
 def _ingest_into_new(
@@ -326,6 +336,11 @@ def _written(
         text_positions=work.text_positions,
         seconds=reporter.seconds,
         tokens_per_vector=work.settings.tokens_per_vector,
+        assumed=tuple(
+            Assumed(file.source.root, file.source.file, file.source.encoding)
+            for file in planned
+            if file.source.assumed
+        ),
     )
 
 
@@ -337,30 +352,20 @@ def _pruned(store: Store, todo: Survey) -> int:
 
 def _nothing_new(todo: Survey, removed: int, tokens_per_vector: int) -> Ingested:
     return Ingested(
-        0,
-        todo.unchanged,
-        removed,
-        todo.vanished,
-        todo.skipped,
-        (),
-        0,
-        0,
-        {},
-        0,
-        0,
-        0.0,
+        0, todo.unchanged, removed, todo.vanished, todo.skipped, (), 0, 0, {}, 0, 0, 0.0,
         tokens_per_vector,
-    )
+    )  # fmt: skip
 
 
-def estimate(paths: Sequence[Path], config: Config) -> Estimate:
+def estimate(
+    paths: Sequence[Path], config: Config, piped: Mapping[str, bytes] = NOTHING
+) -> Estimate:
     """What `ingest` would write and how long it would take here. Writes nothing.
 
     Of three real steps of the writer the second counts.
     """
     folder = store_folder(config)
-    found = scan(paths, config.documents, Path(config.store))
-    roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
+    found = scan(paths, config.documents, Path(config.store), piped)
     todo, manifest, written = (
         Survey(found.files, 0, (), found.skipped),
         dict[str, str](),
@@ -369,7 +374,7 @@ def estimate(paths: Sequence[Path], config: Config) -> Estimate:
     if (folder / DATABASE).exists():
         with open_store(folder, write=False) as store:
             todo, manifest, written = (
-                survey(found, roots, store.file_hashes, store.documents(skip_damaged=True)),
+                _surveyed(found, paths, store, config),
                 store.manifest,
                 set(store.chunk_ids()),
             )

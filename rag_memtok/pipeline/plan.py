@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Chunk, Document, Occurrence, StoredDocument
+from rag_memtok.documents.encodings import encoding_in
 from rag_memtok.documents.names import is_gone
 from rag_memtok.documents.scan import Scan, Skipped, SourceFile, outdated, read
 from rag_memtok.documents.split import split
@@ -28,6 +29,15 @@ class Survey:
     vanished: tuple[tuple[str, str], ...]
     skipped: tuple[Skipped, ...]
     outdated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Assumed:
+    """A file that does not say its encoding, and the likeliest, in which it was read."""
+
+    root: str
+    path: str
+    encoding: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +69,7 @@ def survey(
     roots: Iterable[str],
     known: Callable[[str], Mapping[str, str]],
     documents: Iterable[StoredDocument] = (),
+    asked: bool = False,
 ) -> Survey:
     """Compares the files found with those in the store.
 
@@ -68,13 +79,25 @@ def survey(
         roots: the folders given; only under these can a file be called vanished.
         known: root -> {file: sha256 of its bytes}, as stored.
         documents: those stored, to see which an older version of this program read.
+        asked: whether the user says what encoding texts are in: what was read in another is read
+            again.
     """
     given = set(roots)
     stored = {root: known(root) for root in {*given, *(file.root for file in scan.files)}}
-    older = {(one.root, one.file) for one in documents if outdated(one.extractor)}
-    same = [file for file in scan.files if stored[file.root].get(file.file) == file.sha256]
-    again = {(file.root, file.file) for file in same} & older
-    unchanged = {(file.root, file.file) for file in same} - again
+    readings = {(one.root, one.file): one.extractor for one in documents}
+    older = {place for place, extractor in readings.items() if outdated(extractor)}
+    same = {
+        (file.root, file.file): file.encoding
+        for file in scan.files
+        if stored[file.root].get(file.file) == file.sha256
+    }
+    again = same.keys() & older
+    reread = {
+        place
+        for place, encoding in same.items()
+        if asked and encoding and encoding_in(readings.get(place, "")) != encoding
+    }
+    unchanged = same.keys() - again - reread
     changed = tuple(file for file in scan.files if (file.root, file.file) not in unchanged)
     seen = {(file.root, file.file) for file in scan.files}
     vanished = tuple(
