@@ -66,6 +66,11 @@ SAMPLES = {
         "sheet Prices row 2",
     ),
     "epub": (files.epub("a book", "<h1>one</h1>", "<p>two</p>"), "text line 5"),
+    "odt": (files.opendocument("<text:p>one</text:p><text:p>two</text:p>"), "text line 3"),
+    "ods": (files.sheet(files.cell(text="one"), files.cell(text="two")), "sheet Stock row 2"),
+    "rtf": (rb"{\rtf1 one\par two}", "text line 2"),
+    "eml": (b"From: a@b\nSubject: one\n\ntwo", "text line 4"),
+    "ipynb": (files.notebook(files.markdown("one"), files.code("two")), "cell 2"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Bytes of a PDF, docx, pptx, xlsx or epub -> text and where it stands.
+"""Bytes of a PDF, an office file, a notebook, a mail or RTF -> text and where it stands.
 
 They are parsed in a child process with limits.
 
@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import sys
 import zipfile
@@ -21,8 +22,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from rag_memtok.child import NO_MEMORY, Limits, confine, run, told
-from rag_memtok.documents import office, sheets
+from rag_memtok.documents import mail, notebook, office, opendocument, sheets
+from rag_memtok.documents.encodings import Unreadable, known
 from rag_memtok.documents.sheets import Places
+
+CODE_PAGE = re.compile(rb"\\ansicpg(\d{3,5})")
+# groups of RTF that are passed over, with words in them
+PASSED_OVER = re.compile(r"\\(?:footnote|(?:header|footer)[flr]?)\b ?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +43,12 @@ class Extracted:
     problem: str = ""
 
 
-class Refused(Exception):
-    """Why a file is not read, in words for the user."""
-
-
 @dataclass(frozen=True, slots=True)
 class Kind:
     """How files of a type are parsed.
 
-    `packages` do it, the optional dependency `extra` brings them, `zipped` says it is a zip file.
+    `packages` do it, the optional dependency `extra` brings them ("" for none: the standard library
+    does it), `zipped` says it is a zip file.
     `number` counts the ways in which we have read these files: what an older one read is read
     again by the next ingest.
     """
@@ -139,14 +142,14 @@ def _answer(kind: str, data: bytes, memory: int) -> Extracted:
     """Parses the file; every error of a parser is a reason to skip it."""
     try:
         if not data:
-            raise Refused("empty")
+            raise Unreadable("empty")
         if KINDS[kind].zipped:
             _check_unpacked(data, memory // 4)  # parsed, XML takes several times its size
         text, places = KINDS[kind].parse(data)
         if not text.strip():
-            raise Refused("no text in it (pictures of text are not read)")
+            raise Unreadable("no text in it (pictures of text are not read)")
         return Extracted(text, tuple(places))
-    except Refused as error:
+    except Unreadable as error:
         return Extracted("", (), str(error))
     except MemoryError:
         os._exit(NO_MEMORY)
@@ -164,7 +167,7 @@ def _check_unpacked(data: bytes, limit: int) -> None:
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         size = sum(entry.file_size for entry in file.infolist())
     if size > limit:
-        raise Refused(f"unpacks to {size >> 20:,} MB, over the limit of {limit >> 20:,} MB")
+        raise Unreadable(f"unpacks to {size >> 20:,} MB, over the limit of {limit >> 20:,} MB")
 
 
 def _reply(answer: Extracted) -> bytes:
@@ -194,7 +197,7 @@ def _pdf(data: bytes) -> tuple[str, Places]:
 
     reader = pypdf.PdfReader(io.BytesIO(data))
     if reader.is_encrypted and not _opened(reader):
-        raise Refused("encrypted: save it without a password first")
+        raise Unreadable("encrypted: save it without a password first")
     text, places = io.StringIO(), Places()
     for number, page in enumerate(reader.pages, 1):
         if words := _cleaned(page.extract_text()).strip():
@@ -286,6 +289,39 @@ def _numbered(text: str) -> Iterator[tuple[int, str]]:
         start += len(line) + 1
 
 
+def _opendocument(data: bytes) -> tuple[str, Places]:
+    """A text by the lines of its text, a workbook by its sheets and rows."""
+    text, places = opendocument.text_of(data)
+    return (_cleaned(text), places) if places else _by_lines(text)
+
+
+def _by_lines(text: str) -> tuple[str, Places]:
+    text = _cleaned(text)
+    return text, list(_lines(text))
+
+
+def _mail(data: bytes) -> tuple[str, Places]:
+    """Its head, its text, what is attached."""
+    return _by_lines(mail.text_of_mail(data))
+
+
+def _notebook(data: bytes) -> tuple[str, Places]:
+    """Cell by cell."""
+    text, places = notebook.text_of_notebook(data)
+    return _cleaned(text), places
+
+
+def _rtf(data: bytes) -> tuple[str, Places]:
+    """Its text; notes, and what is on top and at the foot of pages, stand where they are told."""
+    from striprtf.striprtf import rtf_to_text
+
+    if not data.lstrip().startswith(b"{\\rtf"):
+        raise Unreadable("no RTF: it does not begin as such")
+    page = CODE_PAGE.search(data)
+    text = data.decode(known(f"cp{page[1].decode()}" if page else "") or "cp1252", "replace")
+    return _by_lines(rtf_to_text(PASSED_OVER.sub(r"\\par ", text), errors="replace").strip())
+
+
 KINDS: dict[str, Kind] = {
     "pdf": Kind("pdf", ("pypdf",), _pdf, zipped=False),
     "docx": Kind("office", ("markitdown", "mammoth"), _docx, number=2),
@@ -294,6 +330,11 @@ KINDS: dict[str, Kind] = {
     ),
     "xlsx": Kind("office", ("openpyxl",), _xlsx, number=2),
     "epub": Kind("office", ("markitdown",), _office("EpubConverter", _lines), number=2),
+    "odt": Kind("office", ("odfdo",), _opendocument),
+    "ods": Kind("office", ("odfdo",), _opendocument),
+    "rtf": Kind("office", ("striprtf",), _rtf, zipped=False),
+    "eml": Kind("", (), _mail, zipped=False),
+    "ipynb": Kind("", (), _notebook, zipped=False),
 }
 
 if __name__ == "__main__":
