@@ -52,8 +52,10 @@ def command_line(monkeypatch, capsys):
     def command(*words, stdin=""):
         words = [str(word) for word in words]
         monkeypatch.setattr(sys, "argv", ["rag-memtok", *words])
-        data = stdin if isinstance(stdin, bytes) else stdin.encode()
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+        given = (
+            io.StringIO(stdin) if isinstance(stdin, str) else io.TextIOWrapper(io.BytesIO(stdin))
+        )
+        monkeypatch.setattr(sys, "stdin", given)
         code = app.run(lambda: app.app(words, prog_name="rag-memtok", standalone_mode=False))
         return code, *capsys.readouterr()
 

@@ -273,7 +273,7 @@ def test_what_cannot_be_parsed_is_a_usage_error(run, store, words):
 
 def test_three_if_something_was_skipped(run, model_folder, tmp_path):
     documents = written(tmp_path / "docs", DOCUMENTS)
-    (documents / "bad.txt").write_bytes(b"caf\xe9")
+    (documents / "bad.txt").write_bytes(b"\xc3\xa9 caf\xe9")
     code, out, err = run("ingest", documents, "--model", model_folder, *WRITING)
     assert code == 3 and "bad.txt: " in err and re.search(r"^exact +2$", out, re.M)
     assert run("ingest", documents, "--skip-ok")[0] == 0
@@ -335,7 +335,7 @@ def test_an_empty_store_cannot_answer_nor_be_proven(run, store, ready):
 def test_names_and_texts_cannot_steer_the_terminal(run, model_folder, tmp_path):
     evil = "lamp\x1b[2J\n.txt"
     documents = written(tmp_path / "docs", {evil: "The lamp is red."})
-    (documents / "\x1b[31mbad.txt").write_bytes(b"\xff")
+    (documents / "\x1b[31mbad.txt").write_bytes(b"\xff\0")
     code, out, err = run("ingest", documents, "--model", model_folder, *WRITING)
     assert code == 3 and "\x1b" not in out + err and "\\x1b[31mbad.txt" in err
     code, out, err = run("ingest", documents, "--colour\x1b[2J")

@@ -141,5 +141,5 @@ def test_what_is_piped_in_has_the_name_it_is_given(tmp_path, model_folder, comma
 
 @pytest.mark.parametrize("words", [("-",), ("docs", "--name", "a.md")])
 def test_a_name_goes_with_standard_input_and_with_nothing_else(command_line, tmp_path, words):
-    code, _, err = command_line("ingest", *words, "--store", tmp_path / "store", stdin="text")
+    code, _, err = command_line("ingest", *words, "--store", tmp_path / "store")
     assert code == 2 and "standard input (-) needs one" in err and "--name NOTE.md" in err

@@ -51,6 +51,7 @@ TORN = re.compile(
     "(?<=[^\\W\\d_])[\u00a1-\u00b4\u00b6\u00b8-\u00bf\u00d7\u00f7\u2020\u2021\u02c6\u2030\u2122"
     "\u02d8-\u02dd\u20ac](?=[^\\W\\d_])|(?<=[a-z])[\u00c0-\u00de](?=[a-z])"
 )
+SOME = 4  # letters: less may be anything
 SWITCH = re.compile(rb"\x1b\$[@B]")  # to Japanese, in iso2022_jp
 MOSTLY_LATIN = 0.3  # a smaller share of bytes beyond ASCII
 ITS_LIKES = ("cp1250", "cp1254", "cp1257")  # as cp1252, but for some letters
@@ -119,7 +120,11 @@ def _unlike_ascii(data: bytes) -> str:
     mails switches with an escape.
     """
     pairs = (("utf-16-le", data[1::2], data[::2]), ("utf-16-be", data[::2], data[1::2]))
-    names = [name for name, high, low in pairs if 0 not in low and 2 * high.count(0) > len(high)]
+    names = [
+        name
+        for name, high, low in pairs
+        if len(high) >= SOME and 0 not in low and 2 * high.count(0) > len(high)
+    ]
     if data.isascii() and SWITCH.search(data):
         names.append("iso2022_jp")
     found = (one for one in names if _gives_back(data, one) and _is_clean(data.decode(one)))
