@@ -199,15 +199,16 @@ def _examined(
 
 def _taken(name: str, data: bytes, settings: Documents, wanted: str) -> SourceFile | Skipped:
     """Returns what was piped in if it can be read as its name wants, else why not."""
-    file = name_of(name)
-    if not name or name.endswith("/") or not _is_plain(PurePosixPath(file)):
+    path = PurePosixPath(name_of(name))
+    file = str(path)
+    if not name or name.endswith("/") or not _is_plain(path):
         raise UsageError(
             f"{shown(name)!r} is no name for what is piped in",
             remedy="--name NOTE.md, or with a folder, --name letters/may.txt",
         )
     try:
-        encoding = _encoding(_required_loader(name, True), data, wanted)
         _require_small(data, settings.max_bytes)
+        encoding = _encoding(_required_loader(name, True), data, wanted)
     except Unreadable as error:
         return Skipped(PIPED, file, str(error))
     return replace(_source(PIPED, file, Path(name), data, encoding), data=data)
@@ -299,7 +300,7 @@ def read(source: SourceFile, settings: Documents) -> Reading:
         loader = _loader(source.file) or LOADERS[".txt"]
         parts = list(loader.extract(data, source.encoding or UTF8))
     except UnicodeDecodeError as error:
-        reason = f"not {error.encoding} at byte {error.start}"
+        reason = f"not {source.encoding} at byte {error.start}"
         return Reading((), (Skipped(source.root, source.file, reason),))
     except (OSError, Unreadable) as error:
         return Reading((), (Skipped(source.root, source.file, reason_of(error)),))

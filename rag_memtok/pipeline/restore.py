@@ -93,10 +93,11 @@ def restore_documents(
                 )
             )
             continue
+        encoding = encoding_in(document.extractor) if exact else UTF8
         try:
-            data = text.encode(encoding_in(document.extractor) if exact else UTF8)
-        except UnicodeEncodeError as error:  # a store of somebody else's may say anything
-            failed.append((document.path, f"its text cannot be written in {error.encoding}"))
+            data = text.encode(encoding)
+        except UnicodeEncodeError:  # a store of somebody else's may say anything
+            failed.append((document.path, f"its text cannot be written in {encoding}"))
             continue
         written.append(_write_new(target, data))
         taken.add(target)
