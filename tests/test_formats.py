@@ -80,6 +80,8 @@ def test_a_notebook_of_the_older_format():
     cells = [{"cell_type": "code", "input": "a = 1", "outputs": [{"text": "one"}]}]
     book = files.notebook(worksheets=[{"cells": cells}], nbformat=3)
     assert extracted("ipynb", book).text == "```python\na = 1\n```\n\n```\none\n```"
+    odd = files.notebook(files.code("a = 1", {"data": None, "text": "one"}), metadata=None)
+    assert extracted("ipynb", odd).text == "```\na = 1\n```\n\n```\none\n```"
 
 
 # --- mails
@@ -141,6 +143,16 @@ def test_headers_that_are_broken_are_as_they_stand():
     raw = "Subject: Größe\nFrom: Zoë <z@example.org>\n\nText"
     assert extracted("eml", raw.encode()).text == raw
     assert extracted("eml", raw.encode("cp1252")).text == raw
+
+
+def test_a_mail_without_boundaries_says_what_it_has():
+    data = "\ufeffSubject: Rent\nContent-Type: multipart/mixed\n\nIt is due.\n".encode()
+    assert extracted("eml", data).text == "Subject: Rent\n\nIt is due."
+
+
+def test_a_mail_that_is_nothing_but_a_file_names_it():
+    data = b"Subject: Rent\nContent-Type: application/pdf; name=offer.pdf\n\n%PDF"
+    assert extracted("eml", data).text == "Subject: Rent\n\nAttachment, not read: offer.pdf"
 
 
 # --- OpenDocument

@@ -1,6 +1,7 @@
 """A mail as it was saved (eml) -> who wrote it, when, on what, and what it says."""
 
 import contextlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from email import policy
 from email.message import EmailMessage, MIMEPart
@@ -21,7 +22,8 @@ def text_of_mail(data: bytes) -> str:
     Raises:
         Unreadable: it is no mail.
     """
-    message = BytesParser(EmailMessage, policy=policy.default).parsebytes(data)
+    plain = data.removeprefix(BOM_UTF8)
+    message = BytesParser(EmailMessage, policy=policy.default).parsebytes(plain)
     if not any(name in message for name in HEADERS):
         raise Unreadable("no mail: there is no subject, sender or date in its head")
     return "\n\n".join(filter(None, _parts(message)))
@@ -34,6 +36,10 @@ def _parts(message: MIMEPart) -> Iterator[str]:
     if not text and (page := message.get_body(("html",))) is not None:
         text = _words(page)
     yield text
+    if body is None and not message.is_multipart():
+        # its parts cannot be told apart, or it is nothing but a file
+        broken = message.get_content_maintype() == "multipart"
+        yield from [_words(message)] if broken else _attached(message)
     for part in message.iter_attachments():
         yield from _attached(part)
 

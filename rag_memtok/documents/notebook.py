@@ -41,9 +41,11 @@ def _cells(book: dict[str, Any]) -> Any:
 
 
 def _language(book: dict[str, Any]) -> str:
-    facts = book.get("metadata", {})
-    return str(facts.get("language_info", {}).get("name", "")) or str(
-        facts.get("kernelspec", {}).get("language", "")
+    facts = book.get("metadata") or {}
+    return str(
+        (facts.get("language_info") or {}).get("name")
+        or (facts.get("kernelspec") or {}).get("language")
+        or ""
     )
 
 
@@ -54,7 +56,7 @@ def _parts(cell: dict[str, Any], language: str) -> Iterator[str]:
         return
     if source.strip():
         yield _fenced(source, language)
-    printed = (_printed(one) for one in cell.get("outputs", []) if isinstance(one, dict))
+    printed = (_printed(one) for one in cell.get("outputs") or [] if isinstance(one, dict))
     if words := "\n".join(filter(None, printed)):
         yield _fenced(words, "")
 
@@ -63,7 +65,7 @@ def _printed(output: dict[str, Any]) -> str:
     """What an output says in plain text."""
     if output.get("output_type") == "error":
         return f"{output.get('ename')}: {output.get('evalue')}"
-    plain = output.get("data", {}).get("text/plain") or output.get("text")
+    plain = (output.get("data") or {}).get("text/plain") or output.get("text")
     return ESCAPES.sub("", _joined(plain)).strip("\n")
 
 
