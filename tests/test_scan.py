@@ -432,7 +432,7 @@ def test_other_types_are_skipped_in_a_folder_and_tried_when_named(folder):
     found = scan([folder], DIALS)
     assert names(found) == sorted([*texts, "good.txt"])
     assert reasons(found) == {
-        ".env": "no loader for a hidden file",
+        ".env": "a hidden file, read only if it is named",
         "notes.weird": "no loader for .weird",
         "old.doc": "no loader for .doc; save it as .docx",
         "picture.png": "a picture: text in pictures is not read",

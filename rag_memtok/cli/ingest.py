@@ -101,7 +101,7 @@ def taken_in(
     if (len(rest) < len(paths)) != (name is not None):
         raise UsageError(
             "--name is for standard input, and standard input (-) needs one",
-            remedy="rag-memtok ingest - --name NOTE.md < FILE; its end says how it is read",
+            remedy="rag-memtok ingest - --name NOTE.md < FILE; its suffix says how it is read",
         )
     # one byte more than may be tells that it is too much
     return rest, {} if name is None else {name: sys.stdin.buffer.read(limit + 1)}

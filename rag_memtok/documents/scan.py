@@ -240,7 +240,11 @@ def _required_loader(file: str, named: bool) -> Loader:
     loader = _loader(file) or (LOADERS[".txt"] if named else None)
     if loader is None:
         other = f"; save it as {OTHERWISE[suffix]}" if suffix in OTHERWISE else ""
-        raise Unreadable(f"no loader for {suffix or 'a hidden file'}{other}")
+        raise Unreadable(
+            f"no loader for {suffix}{other}"
+            if suffix
+            else "a hidden file, read only if it is named"
+        )
     if loader.missing:
         raise Unreadable(loader.missing)
     return loader
