@@ -54,7 +54,8 @@ class Model:
 class Documents:
     """What is read.
 
-    `exclude` are gitignore-style patterns; `max_bytes` bounds one file; `chunk_tokens` one chunk.
+    `exclude` are gitignore-style patterns; `gitignore`: what a .gitignore on the way names is left
+    out, too; `max_bytes` bounds one file; `chunk_tokens` one chunk.
 
     `chunk_tokens` 0 is the store's, or for a new store 128. `encoding` is that of all texts without
     a byte-order mark, if it is not empty.
@@ -62,6 +63,7 @@ class Documents:
 
     exclude: tuple[str, ...] = ()
     encoding: str = ""
+    gitignore: bool = True
     max_bytes: int = 100_000_000
     chunk_tokens: int = 0
 
@@ -83,10 +85,12 @@ class Memorize:
     that a chunk takes; 0: the recipe's own number.
 
     `tokens_per_vector` 0 means auto: the largest that a known model holds, else a short
-    calibration. `seconds_per_chunk` 0 means no bound; with one a slow machine writes worse
-    memories, and says so by their verdicts. `max_pins` is the most correction pins a chunk may have
-    (-1: no limit). `tau` is the margin, in logits, under which a right token is pinned all the
-    same, for safety. `processes` write at the same time, each with a copy of the model: one for
+    calibration. `readable`: so many tokens of a chunk for each of the vectors that are read beside
+    its memory; 0 makes none, -1 is as the store has them, or for a new store the most that were
+    measured to be read well. `seconds_per_chunk` 0 means no bound; with one a slow machine writes
+    worse memories, and says so by their verdicts. `max_pins` is the most correction pins a chunk
+    may have (-1: no limit). `tau` is the margin, in logits, under which a right token is pinned all
+    the same, for safety. `processes` write at the same time, each with a copy of the model: one for
     each GPU, or for a few cores. `draft` is what most steps are computed in: auto is bfloat16 where
     the hardware has it; compiled is bfloat16 in layers that torch compiles first, for a minute and
     with a C++ compiler: worth it for hundreds of chunks.
@@ -96,6 +100,7 @@ class Memorize:
     recipe: str = ""
     template: str = ""
     tokens_per_vector: int = 0
+    readable: int = -1
     steps: int = 0
     batch: int = 8
     processes: int = 1
@@ -109,6 +114,7 @@ class Memorize:
 
     def __post_init__(self) -> None:
         within(self, "memorize.tokens_per_vector", 0, 8192, "auto")
+        within(self, "memorize.readable", -1, 64, "as the store has them")
         within(self, "memorize.steps", 0, 1_000_000, "the recipe's own")
         within(self, "memorize.batch", 1, 4096)
         within(self, "memorize.processes", 1, 1024)

@@ -163,6 +163,20 @@ class Verdict:
         return self.kind in PROVEN
 
 
+@dataclass(frozen=True, slots=True)
+class ReadableVectors:
+    """What an encoder made of a chunk's text, for a model to read: a vector for `window` tokens.
+
+    `encoder` is the hex sha256 of the encoder; `packed` and `shape` are as `codec` has them.
+    """
+
+    encoder: str
+    window: int
+    codec: str
+    packed: bytes
+    shape: tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
     """A chunk as the store keeps it, but for its text, which travels beside it.
@@ -181,11 +195,15 @@ class Record:
     pins: tuple[Pin, ...]
     verdict: Verdict
     key: Float[np.ndarray, " e"] | None
+    readable: ReadableVectors | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """Where a chunk stands: the `ordinal`-th of its document, characters `start` to `end`."""
+    """Where a chunk stands: the `ordinal`-th of its document, characters `start` to `end`.
+
+    `headings` are those above it, joined with " > ".
+    """
 
     root: str
     path: str
@@ -194,13 +212,15 @@ class Occurrence:
     start: int
     end: int
     locator: str
+    headings: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
     """What the store knows of a document.
 
-    That is enough to see that the document is unchanged and to prove that it comes back.
+    That is enough to see that the document is unchanged and to prove that it comes back. `size` is
+    its file's in bytes, `modified` the file's time in nanoseconds since 1970; -1: not known.
     """
 
     root: str
@@ -211,6 +231,8 @@ class StoredDocument:
     chunks: int
     characters: int
     extractor: str
+    size: int = -1
+    modified: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +296,8 @@ class Answer:
     `text_positions` those their text takes; `prompt_positions` is the whole prompt. Where passages
     are read `apart` these are sums over the prompts, and the one source is that of the answer kept.
     `refused` by the "model": it was told what was found and says that this does not say; nothing is
-    cited then. `grounded` says whether the answer stands word for word in a passage that was read,
-    and `stands_in` where; None: it was refused, or vectors were read, which are no words. `texts`
+    cited then. `grounded` says whether the answer stands word for word in a passage that was read
+    (of vectors: in the text they stand for), and `stands_in` where; None: it was refused. `texts`
     are the words of the sources, "" where there are none. `seconds` is wall clock.
     """
 

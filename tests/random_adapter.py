@@ -1,9 +1,12 @@
 """Adapters with random weights, as if they had been trained, and one that always says the same."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import torch
 
+from rag_memtok.memory import encoder as encoders
 from rag_memtok.model import lora
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import bare, frame
@@ -17,6 +20,23 @@ def trained(lm: LM, folder: Path, seed: int = 0, kind: lora.Kind = "memory") -> 
         for parameter in lora.weights(student).values():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return written(student, lm, folder, kind)
+
+
+def reading_vectors(lm: LM, folder: Path, seed: int = 0, **shares: float) -> Path:
+    """Writes an adapter of texts with an encoder whose vectors it reads, measured to `shares`."""
+    trained(lm, folder, seed, "text")
+    encoder = encoders.started(lm, 1, 4, 4, seed)
+    draw = torch.Generator().manual_seed(seed)
+    encoders.set_parameters(
+        encoder,
+        {n: torch.randn(w.shape, generator=draw) * 0.05 for n, w in encoder.parameters.items()},
+    )
+    made = encoders.packed(encoder)
+    (folder / encoders.FILE).write_bytes(made)
+    bond = json.loads((folder / lora.BOND).read_text())
+    bond |= {"encoder_sha256": hashlib.sha256(made).hexdigest(), "dev": shares}
+    (folder / lora.BOND).write_text(json.dumps(bond))
+    return folder
 
 
 def written(student: LM, lm: LM, folder: Path, kind: lora.Kind) -> Path:

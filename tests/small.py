@@ -76,5 +76,6 @@ def content_of(folder: Path):
                 record.verdict,
                 key,
                 store.text(chunk_id),
+                record.readable,
             )
         return chunks, store.documents(), store.occurrences(ids)

@@ -22,7 +22,14 @@ HOMES = {
     "huggingface_hub": {"model.lm", "retrieval.embedder"},
     "faiss": {"retrieval.index"},
     "sentence_transformers": {"retrieval.embedder"},
-    "sqlite3": {"store.files", "store.schema", "store.database", "store.integrity"},
+    "sqlite3": {
+        "store.files",
+        "store.schema",
+        "store.words",
+        "store.upgrade",
+        "store.database",
+        "store.integrity",
+    },
     "typer": {
         "cli.options",
         "cli.ingest",

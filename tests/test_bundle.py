@@ -9,6 +9,8 @@ import shutil
 import sqlite3
 import stat
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from small import content_of, dials, proven, written
 
+from rag_memtok.datatypes import ReadableVectors
 from rag_memtok.errors import FormatMismatch, InputRefused, UsageError
 from rag_memtok.pipeline import api, bundle
 from rag_memtok.settings import updated
@@ -24,6 +27,7 @@ from rag_memtok.store import ownership
 from rag_memtok.store.files import beside
 from rag_memtok.store.store import open_store
 
+ROOT = Path(__file__).parent.parent
 QUESTION = "Who repaired the lamp of the harbour?"
 
 
@@ -129,6 +133,83 @@ def test_a_store_without_text_and_one_with_text_only_chunks_come_back(tmp_path, 
     assert b"The Lamp" not in (tmp_path / "bare.safetensors").read_bytes()
 
 
+def older(content, parts, metadata):
+    """As the first format had it."""
+    metadata["format"] = "1"
+    for document in content["documents"]:
+        del document["size"], document["modified"]
+    for place in content["occurrences"]:
+        del place["headings"]
+
+
+def test_an_export_of_the_first_format_comes_back(made, here, tmp_path):
+    api.import_(rewritten(made[1], tmp_path / "older", older), here, trusted=True)
+    chunks, documents, places = content_of(tmp_path / "store")
+    before = content_of(api.store_folder(made[0]))
+    assert (chunks, places) == (before[0], before[2])
+    assert documents == tuple(replace(one, size=-1, modified=-1) for one in before[1])
+    assert all(one.size > 0 and one.modified > 0 for one in before[1])
+    proven(here)
+
+
+def test_the_export_of_the_demo_comes_back(tmp_path, here):
+    found = api.import_(ROOT / "data" / "demo.safetensors", here, trusted=True)
+    with open_store(tmp_path / "store", write=False) as store:
+        assert store.check() == () and found.chunks == len(store.chunk_ids()) > 10
+        assert store.lacking_readables("0" * 64, 16) == store.chunk_ids()
+
+
+@pytest.fixture
+def readable(made, tmp_path):
+    """A store of which two chunks have vectors of an encoder, and its export."""
+    config = updated(made[0], {"store": str(tmp_path / "readable")})
+    shutil.copytree(api.store_folder(made[0]), tmp_path / "readable")
+    with open_store(tmp_path / "readable", write=True) as store:
+        chosen = (store.chunk_ids()[0], store.chunk_ids()[2])
+        store.put_readables(
+            {
+                one: ReadableVectors("ab" * 32, 16, "float16", bytes(range(8 * rows)), (rows, 4))
+                for rows, one in enumerate(chosen, 1)
+            }
+        )
+    api.export(tmp_path / "readable.safetensors", config)
+    return tmp_path / "readable", tmp_path / "readable.safetensors"
+
+
+def test_the_vectors_of_an_encoder_come_back(made, readable, here, tmp_path):
+    assert api.import_(readable[1], here).own
+    assert content_of(tmp_path / "store") == content_of(readable[0])
+    with open_store(tmp_path / "store", write=False) as store:
+        assert store.summary().readable == 2
+        assert len(store.lacking_readables("ab" * 32, 16)) == len(store.chunk_ids()) - 2
+    assert "readables" in opened(readable[1])[1] and "readables" not in opened(made[1])[1]
+
+
+def made_by(**changes):
+    return lambda content, parts, metadata: content["chunks"][0]["readable"].update(changes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        made_by(encoder="../../etc"),
+        made_by(window=0),
+        made_by(window="16"),
+        made_by(codec="pickle"),
+        made_by(shape=[2, 4]),
+        made_by(packed=7),
+        made_by(packed=-8),
+        made_by(more=1),
+        lambda content, parts, metadata: content["chunks"][0].pop("readable"),
+        lambda content, parts, metadata: content["chunks"][1].update(readable=None),
+        lambda content, parts, metadata: parts.pop("readables"),
+    ],
+)
+def test_vectors_of_an_encoder_that_there_cannot_be_are_refused(readable, here, tmp_path, change):
+    with pytest.raises(InputRefused, match="not that of a store"):
+        api.import_(rewritten(readable[1], tmp_path / "bad", change), here)
+
+
 # --- damage and deceit
 
 
@@ -232,9 +313,9 @@ def test_other_files_and_formats_are_refused(made, here, tmp_path, model_folder)
     with pytest.raises(InputRefused, match="no file"):
         api.import_(tmp_path / "none", here)
     newer = rewritten(
-        made[1], tmp_path / "newer", lambda content, parts, metadata: metadata.update(format="2")
+        made[1], tmp_path / "newer", lambda content, parts, metadata: metadata.update(format="3")
     )
-    with pytest.raises(FormatMismatch, match="format 2"):
+    with pytest.raises(FormatMismatch, match="format 3.*reads 1 and 2"):
         api.import_(newer, here)
 
 

@@ -9,9 +9,12 @@ import pytest
 import small
 from hypothesis import given
 from hypothesis import strategies as st
+from older import to_format_1
 
+from rag_memtok.datatypes import StoredDocument
 from rag_memtok.documents.names import told_apart
 from rag_memtok.pipeline import api
+from rag_memtok.pipeline.citation import LARGEST, state_of
 
 FEES = {
     "2024/fees.md": "The club fee is 40 euros.\n",
@@ -119,8 +122,64 @@ def test_a_copy_or_a_checkout_is_no_edit(fees):
     assert states(config) == dict.fromkeys(FEES, "")
 
 
-def test_of_a_store_from_elsewhere_nothing_is_said(fees, tmp_path):
+def test_a_folder_that_was_moved_as_a_whole_is_gone(fees, tmp_path):
     folder, config = fees
     moved = Path(shutil.move(folder, tmp_path / "moved"))
-    assert states(config) == dict.fromkeys(FEES, "")
+    assert states(config) == dict.fromkeys(FEES, "gone")
+    folder.mkdir()  # the roots were in it
+    assert states(config) == dict.fromkeys(FEES, "gone")
+    folder.rmdir()
     shutil.move(moved, folder)
+
+
+def test_of_a_file_of_the_same_size_and_time_the_stat_decides(fees):
+    folder, config = fees
+    file = folder / "2025" / "fees.md"
+    (then,) = {one.document.modified for one in api.documents(config) if one.name == "2025/fees.md"}
+    file.write_text("The club fee is 66 euros.\n")
+    os.utime(file, ns=(then, then))
+    assert states(config) == dict.fromkeys(FEES, "")  # its bytes were not looked at
+    os.utime(file, ns=(then, then + 1_000_000))
+    assert states(config) == {"2024/fees.md": "", "2025/fees.md": "changed"}
+
+
+def test_another_size_is_a_change_of_the_largest_file_too(fees):
+    folder, config = fees
+    os.truncate(folder / "2024" / "fees.md", LARGEST + 1)
+    assert states(config) == {"2024/fees.md": "changed", "2025/fees.md": ""}
+
+
+def test_where_size_and_time_are_not_known_the_bytes_decide(fees):
+    folder, config = fees
+    to_format_1(Path(config.store))
+    file = folder / "2025" / "fees.md"
+    before = file.stat()
+    file.write_text("The club fee is 66 euros.\n")
+    os.utime(file, ns=(before.st_mtime_ns, before.st_mtime_ns))
+    os.utime(folder / "2024" / "fees.md", (0, 0))
+    assert states(config) == {"2024/fees.md": "", "2025/fees.md": "changed"}
+
+
+def test_of_a_store_from_elsewhere_nothing_is_said(fees, tmp_path, monkeypatch):
+    folder, config = fees
+    moved = Path(shutil.move(folder, tmp_path / "moved"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "somebody-else"))
+    found = api.search(QUESTION, config)
+    assert {one.source.file for one in found} == {""}
+    shutil.move(moved, folder)
+
+
+@pytest.mark.parametrize(
+    ("root", "state"),
+    [
+        ("/none-of-that-name", ""),  # an export that says nothing of its machine
+        ("/usr/none-of-that-name", "gone"),
+        ("/none-of-that-name/docs", ""),
+        ("/usr/none-of-that-name/docs", ""),
+        ("/usr/bin/none-of-that-name/docs", "gone"),
+    ],
+)
+def test_a_root_is_gone_where_what_held_it_is_there(root, state):
+    document = StoredDocument(root, "a.md", "a.md", "", "", 1, 1, "text/1")
+    assert state_of(document, own=True) == state
+    assert state_of(document, own=False) == ""

@@ -8,6 +8,7 @@ RAG_MEMTOK_REGENERATE=1 pytest tests/test_cli.py -k help    writes the golden he
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -107,6 +108,68 @@ def test_the_whole_trip(run, ready, model_folder, tmp_path):
     assert json.loads(out)["documents"] == 1
 
 
+def test_a_run_that_skips_everything_is_refused_with_the_reasons(run, model_folder, tmp_path):
+    bad = written(tmp_path / "bad", {"a.jsonl": "no json\n", "b.jsonl": "none\n"})
+    words = ("--model", model_folder, *WRITING)
+    for more in (words, (*words, "--skip-ok"), (*words, "--dry-run")):
+        code, out, err = run("ingest", bad, *more)
+        assert code == 24 and not out and "2 skipped (a.jsonl#L1: " in err and "b.jsonl#L1" in err
+    assert not (tmp_path / ".rag-memtok").exists()
+    good = written(tmp_path / "docs", {"lamp.txt": "The lamp is red."})
+    assert run("ingest", good, *words)[0] == 0
+    before = (tmp_path / ".rag-memtok" / "store.db").read_bytes()
+    code, out, err = run("ingest", bad)
+    assert code == 24 and "2 skipped" in err
+    assert (tmp_path / ".rag-memtok" / "store.db").read_bytes() == before
+    code, out, err = run("ingest", bad, good)
+    assert code == 3 and out == "0 new; 1 files unchanged, 2 skipped\n"
+    assert "  a.jsonl#L1: " in err and "  b.jsonl#L1: " in err
+    assert run("ingest", bad, good, "--skip-ok")[:2] == (0, out)
+    assert "(1 unchanged, 2 skipped)" in run("ingest", bad, good, "--dry-run")[1]
+    (good / "fan.txt").write_text("The fan is loud.")
+    code, out, err = run("ingest", bad, good)
+    assert code == 3 and "1 new or changed, 1 unchanged, 0 removed, 2 skipped" in out
+
+
+def test_what_a_gitignore_leaves_out_is_counted_and_read_if_asked_for(run, model_folder, tmp_path):
+    documents = written(tmp_path / "docs", {**DOCUMENTS, ".gitignore": "fan.txt\n"})
+    words = ("ingest", documents, "--model", model_folder, *WRITING)
+    told = "left out because of a .gitignore: 1 file; --no-gitignore reads them, too\n"
+    for more in (("--dry-run",), (), ()):
+        code, out, err = run(*words, *more)
+        assert code == 0 and err.endswith(told)
+    assert json.loads(run(*words, "--json")[1])["ignored"] == 1
+    code, out, err = run(*words, "--no-gitignore")
+    assert code == 0 and "1 new or changed, 1 unchanged" in out and told not in err
+    assert run("verify", "--quick", "--against", documents, "--no-gitignore")[0] == 0
+    code, out, err = run("verify", "--quick", "--against", documents)
+    assert code == 6 and "left out because of a .gitignore" in err
+    (documents / ".gitignore").write_text("*\n")
+    code, out, err = run("ingest", documents)
+    assert code == 24 and "2 left out because of a .gitignore" in err and "--no-gitignore" in err
+
+
+def test_one_report_tells_what_is_skipped_left_out_and_assumed(run, model_folder, tmp_path):
+    notes = {".gitignore": "fan.txt\n", "empty.txt": "", "notebook.ipynb": "{}"}
+    documents = written(tmp_path / "docs", {**DOCUMENTS, **notes})
+    (documents / "old.txt").write_bytes("Die Lüfter stehen still. Schöne Grüße.".encode("cp1252"))
+    code, _, err = run("ingest", documents, "--model", model_folder, *WRITING)
+    assert code == 3
+    for told in (
+        "empty.txt: empty",
+        "notebook.ipynb: no notebook: it has no cells",
+        "left out because of a .gitignore: 1 file",
+        "old.txt: cp1252",
+    ):
+        assert told in err
+
+
+def test_what_is_piped_in_and_cannot_be_read_is_named(run, model_folder):
+    words = ("--name", "a.ipynb", "--model", model_folder, *WRITING)
+    code, _, err = run("ingest", "-", *words, stdin=b"{}")
+    assert code == 24 and "nothing to read in a.ipynb: 1 skipped (a.ipynb: no notebook" in err
+
+
 def test_an_answer_on_stdout_and_talk_on_stderr(run, store):
     code, out, err = run("ask", QUESTION, "--max-new-tokens", 5)
     assert code == 0
@@ -149,6 +212,7 @@ CONTRACTS = {
     ("status",): {
         "chunks": int, "documents": int, "exact": int, "pinned": int, "assisted": int, "model": str,
         "format": int, "generation": int, "damaged": int, "unfinished": int, "adapter": str,
+        "readable": int,
     },
     ("verify",): {"counts": dict, "documents": int, "profile": str, "failing": list},
 }  # fmt: skip
@@ -176,7 +240,7 @@ def test_the_numbers_of_json_are_those_of_the_store(run, store):
     )
     assert re.search("^documents +2 of 2 rejoined and identical$", run("verify")[1], re.M)
     with open_store(store, write=False) as opened:
-        assert status["generation"] == opened.generation and status["format"] == 1
+        assert status["generation"] == opened.generation and status["format"] == 2
     with closing(sqlite3.connect(store / "store.db")) as db, db:
         db.execute("UPDATE verdicts SET margin = margin + 1 WHERE chunk = 1")
         db.execute("DELETE FROM occurrences WHERE chunk = 2")
@@ -508,6 +572,26 @@ def test_a_stream_that_was_never_open_is_as_one_that_leads_nowhere(store, closed
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
+@pytest.mark.parametrize(
+    "closed, words, code",
+    [
+        (("stdout",), ("status",), 141),
+        (("stdout", "stderr"), ("status",), 141),
+        (("stderr",), ("status", "--store", "none"), 10),
+        (("stdin",), ("chat", "--model", "none-such"), 16),
+    ],
+)
+def test_a_terminal_that_was_closed_is_as_a_closed_pipe(store, closed, words, code):
+    parent, child = pty.openpty()
+    os.close(parent)
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with open(child, closefd=True) as terminal:
+        done = ended(words, store.parent, **{**streams, **dict.fromkeys(closed, terminal)})
+    assert done.returncode == code and "Traceback" not in (done.stderr or ""), done.stderr
+    if code == 141:
+        assert not done.stderr
+
+
 # The command itself, which waits for a signal when it has kept three chunks.
 WAITING = """
 import time
@@ -523,7 +607,9 @@ from rag_memtok.cli.app import main; main()
 """
 
 
-@pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_ends_the_ingest_and_keeps_what_is_done(sent, code, model_folder, tmp_path, run):
     many = {
         f"{number:02}.txt": f"Sentence {number} of the {number * 37} about lamp {number % 7}."

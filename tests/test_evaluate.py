@@ -10,6 +10,7 @@ import lzma
 
 import numpy as np
 import pytest
+import torch
 import toy
 from test_lora import trained
 
@@ -18,9 +19,12 @@ from rag_memtok.errors import InputRefused, UsageError
 from rag_memtok.evaluation import baselines, memory_cache, results
 from rag_memtok.evaluation.baselines import ARMS, BESIDE, Material, all_decoded, overlap, split
 from rag_memtok.evaluation.cases import Case, alone, among, corpus, retrieved
-from rag_memtok.evaluation.evaluate import Study, evaluate, spread, without_last
+from rag_memtok.evaluation.evaluate import evaluate, spread, without_last
 from rag_memtok.evaluation.predictions import Prompt, Replies, batches, kv_bytes, nats
 from rag_memtok.evaluation.questions import load_questions
+from rag_memtok.evaluation.study import Study
+from rag_memtok.memory import encoder as encoders
+from rag_memtok.memory.encoder import readable, vectors_of
 from rag_memtok.model import lm
 from rag_memtok.model.inject import answer_batch, answer_tokens, inject, surest
 from rag_memtok.model.prompts import frame, template_named
@@ -63,7 +67,7 @@ QUICK |= {
     "documents.chunk_tokens": 48,
     "ask.max_new_tokens": 4,
 }
-PLAIN = [name for name, arm in ARMS.items() if not arm.adapter]
+PLAIN = [name for name, arm in ARMS.items() if not arm.adapter and not arm.control]
 STUDY = Study(tokens_per_vector=(4,), k=(3,), timed=1)
 
 
@@ -88,9 +92,10 @@ def material(toy_lm, tmp_path_factory):
     kept = memory_cache.written(
         toy_lm, template, read.tokens, dials().memorize, None, lambda stage: None
     )
-    return Material(
-        toy_lm, read, kept, all_decoded(toy_lm, template, kept, read.tokens, batch=2), seed=0
-    )
+    encoder = encoders.started(toy_lm, 1, 4, 4, seed=0)
+    encoded = {one: vectors_of(readable(encoder, some, 4)) for one, some in read.tokens.items()}
+    decoded = all_decoded(toy_lm, template, kept, read.tokens, batch=2)
+    return Material(toy_lm, read, kept, decoded, 0, window=4, encoded=encoded)
 
 
 @pytest.fixture(scope="module")
@@ -337,6 +342,7 @@ def test_every_way_of_reading_takes_the_positions_it_should(material, name, k):
             "decode": tokens,
             "none": 0,
             "wrong": wrong,
+            "encoded wrong": wrong,
             "sentences": min(vectors, tokens),
         }
         assert prompt.context == expected.get(name.removesuffix("+adapter"), vectors)
@@ -363,6 +369,29 @@ def test_vectors_are_those_they_should_be(material):
         material.lm.embed(material.corpus.tokens[case.ids[0]][: width - 1]).mean(0),
         atol=0.1,
     )
+
+
+def test_controls_of_an_encoder_are_what_they_are_called(material):
+    case = alone(material.corpus)[0]
+    (chunk_id,), tokens = case.ids, material.corpus.tokens[case.ids[0]]
+    (own,), (wrong,), (noise,), (cut,), (telling,) = (
+        ARMS[name].passages(material, case)
+        for name in ("encoded", "encoded wrong+adapter", "encoded random+adapter", "cut+adapter",
+                     "telling+adapter")
+    )  # fmt: skip
+    assert own is material.encoded[chunk_id]
+    assert wrong is material.encoded[material.corpus.wrong[0]]
+    np.testing.assert_allclose(
+        np.linalg.norm(noise, axis=1), np.linalg.norm(own, axis=1), rtol=1e-5
+    )
+    assert list(cut) == list(tokens[: len(own)])
+    assert len(telling) == len(own)
+    places = iter(tokens)
+    assert all(token in places for token in telling)  # in their order
+    lm = material.lm
+    scores = lm.logits(lm.hidden(lm.embed([lm.bos, *tokens[:-1]])[None])[0])
+    nats = torch.nn.functional.cross_entropy(scores, torch.tensor(tokens), reduction="none")
+    assert tokens[int(nats.argmax())] in telling and telling != list(cut)
 
 
 def test_decoding_gives_the_text(material):

@@ -97,10 +97,157 @@ def test_the_extractor_names_the_versions_its_text_depends_on():
 
     assert extractor(
         "pdf"
-    ) == f"pdf/1 pypdf {pypdf.__version__}" and f"markitdown {markitdown.__version__}" in extractor(
+    ) == f"pdf/2 pypdf {pypdf.__version__}" and f"markitdown {markitdown.__version__}" in extractor(
         "docx"
     )
     assert not any(missing(kind) for kind in KINDS)
+
+
+# --- PDF: what is on its pages
+
+
+def shown_on(*contents: str) -> list[str]:
+    """The texts of pages with these contents, each within BT and ET, in 12 point."""
+    streams = [f"BT /F1 12 Tf {one} ET".encode("cp1252") if one else b"" for one in contents]
+    return extracted("pdf", files.pdf_of(streams)).text.split("\n\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        # in the order of the file, header and footer where they stand in it
+        ("50 50 Td (page 1) Tj 0 750 Td (Draft) Tj 0 -90 Td (Body.) Tj", "page 1 Draft Body."),
+        ("14 TL 50 700 Td (hyphen-) Tj T* (ated so\xad) Tj T* (ft) Tj", "hyphen- ated so\xad ft"),
+        ("0 1 -1 0 90 90 Tm (up) Tj 1 0 0 1 50 700 Tm (flat) Tj", "up flat"),
+        (".7 .7 -.7 .7 90 90 Tm (slanted) Tj 1 0 0 1 50 700 Tm (flat) Tj", "slanted flat"),
+        ("-1 0 0 -1 300 100 Tm (overhead) Tj 1 0 0 1 50 700 Tm (flat) Tj", "overhead flat"),
+        ("3 Tr 50 700 Td (under a scan) Tj", "under a scan"),
+        ("50 700 Td (lid) Tj 200 0 Td (\x80 6.50) Tj", "lid \u20ac 6.50"),
+        ("50 700 Td [(ker)-20(ning)-300(it)] TJ", "kerning it"),
+        ("50 700 Td (12) Tj 14 0 Td (.50) Tj", "12.50"),
+    ],
+)  # fmt: skip
+def test_the_text_of_a_page_is_what_the_file_says(content, text):
+    (found,) = shown_on(content.replace("\x80", "\u20ac"))
+    assert found.split() == text.split()
+
+
+def changed_pdf(change, *pages: str) -> bytes:
+    """A PDF, by `change(writer, its first page)`."""
+    import pypdf
+
+    writer, file = pypdf.PdfWriter(clone_from=io.BytesIO(files.pdf(*pages))), io.BytesIO()
+    change(writer, writer.pages[0])
+    writer.write(file)
+    return file.getvalue()
+
+
+def entries(**values):
+    """A PDF's dictionary; a string that begins with / is a name."""
+    from pypdf import generic
+
+    def made(value):
+        if isinstance(value, str):
+            kind = generic.NameObject if value[:1] == "/" else generic.TextStringObject
+            return kind(value)
+        if isinstance(value, list):
+            return generic.ArrayObject(map(made, value))
+        return generic.NumberObject(value) if isinstance(value, int) else value
+
+    return generic.DictionaryObject(
+        {generic.NameObject(f"/{key}"): made(value) for key, value in values.items()}
+    )
+
+
+def annotated(*annotations: dict) -> bytes:
+    """A PDF with these annotations on its first page."""
+
+    def change(writer, page):
+        page.update(entries(Annots=[writer._add_object(entries(**one)) for one in annotations]))
+
+    return changed_pdf(change, "A form.", "The end.")
+
+
+def test_a_ligature_stays_one():
+    def change(writer, page):
+        differences = entries(Type="/Encoding", Differences=[1, "/fi"])
+        page["/Resources"]["/Font"]["/F1"].update(entries(Encoding=differences))
+
+    assert (
+        extracted("pdf", changed_pdf(change, "The \x01eld office")).text == "The \ufb01eld office"
+    )
+
+
+def test_what_was_typed_into_a_page_stands_after_its_text():
+    group = entries(FT="/Tx", T="owner", V="Aldo Ruiz")
+    data = annotated(
+        {"Subtype": "/Widget", "FT": "/Tx", "T": "name", "V": "Ines"},
+        {"Subtype": "/Widget", "Parent": group},
+        {"Subtype": "/Widget", "FT": "/Tx", "T": "empty"},
+        {"Subtype": "/Widget", "FT": "/Btn", "T": "agreed", "V": "/Yes", "AS": "/Yes"},
+        {"Subtype": "/Widget", "FT": "/Btn", "T": "refused", "V": "/Off", "AS": "/Off"},
+        {"Subtype": "/Widget", "FT": "/Ch", "TU": "Colours", "T": "c1", "V": ["red", "blue"]},
+        {"Subtype": "/Widget", "FT": "/Sig", "T": "signed", "V": entries(Type="/Sig")},
+        {"Subtype": "/Text", "Contents": "Ask the keeper."},
+        {"Subtype": "/FreeText", "Contents": "Typed on top."},
+        {"Subtype": "/Text", "Contents": "Nobody sees this.", "F": 2},
+        {"Subtype": "/Popup", "Contents": "The same again."},
+        {"Subtype": "/Link"},
+    )
+    found = extracted("pdf", data)
+    assert found.text == (
+        "A form.\n\nname: Ines\nowner: Aldo Ruiz\nagreed: Yes\nColours: red, blue\n"
+        "Ask the keeper.\nTyped on top.\n\nThe end."
+    )
+    assert found.places == ((0, "page 1"), (found.text.index("The end"), "page 2"))
+    assert found.unread == ()
+
+
+def test_broken_notes_do_not_take_the_text_with_them():
+    found = extracted("pdf", annotated({"Subtype": "/Text", "F": "many", "Contents": "x"}))
+    assert found.text == "A form.\n\nThe end."
+    assert found.unread == (("page 1", "its form fields and notes are broken"),)
+
+
+PICTURE = b"q 99 0 0 99 0 0 cm BI /W 1 /H 1 /CS /G /BPC 8 ID \x00 EI Q"
+
+
+def test_pages_that_are_pictures_are_told_and_empty_ones_are_not(tmp_path):
+    words = b"BT /F1 12 Tf 50 700 Td (Words.) Tj ET"
+    data = files.pdf_of([words, PICTURE, b"", PICTURE, PICTURE, words + PICTURE])
+    (tmp_path / "a.pdf").write_bytes(data)
+    (source,) = scan([tmp_path], DIALS).files
+    result = read(source, DIALS)
+    assert [one.text for one in result.documents] == ["Words.\n\nWords."]
+    (skipped,) = result.skipped
+    assert skipped.path == "a.pdf#pages 2, 4-5" and "a picture without text" in skipped.reason
+    found = extracted("pdf", files.pdf_of([PICTURE]))
+    assert found.problem.startswith("no text in it (page 1: a picture without text (pictures of")
+
+
+def numbered_font(writer, page):
+    """Adds F2, a font that numbers its signs and does not say which letters they are."""
+    inner = entries(
+        Type="/Font", Subtype="/CIDFontType2", BaseFont="/X",
+        CIDSystemInfo=entries(Registry="Adobe", Ordering="Identity", Supplement=0),
+        FontDescriptor=entries(Type="/FontDescriptor", FontName="/X", Flags=4),
+    )  # fmt: skip
+    font = entries(
+        Type="/Font", Subtype="/Type0", BaseFont="/X", Encoding="/Identity-H",
+        DescendantFonts=[writer._add_object(inner)],
+    )  # fmt: skip
+    page["/Resources"]["/Font"].update(entries(F2=writer._add_object(font)))
+
+
+def test_signs_that_nothing_says_the_letters_of_are_told():
+    odd = ") Tj /F2 12 Tf <002400250026> Tj ("
+    found = extracted("pdf", changed_pdf(numbered_font, odd, "The end."))
+    assert found.text == "The end."
+    assert found.unread == (("page 1", "its font does not say which letters it has"),)
+    found = extracted("pdf", changed_pdf(numbered_font, f"Some words.{odd}"))
+    assert found.text.startswith("Some words.")
+    ((page, reason),) = found.unread
+    assert page == "page 1" and reason.startswith("3 of its letters are wrong: its font")
 
 
 # --- spreadsheets: each value as it is stored ---
@@ -404,7 +551,8 @@ def word_file(body: str, **parts: str) -> bytes:
 
 def word(body: str, **parts: str) -> str:
     """The text of such a Word file."""
-    text, places = KINDS["docx"].parse(word_file(body, **parts))
+    found = KINDS["docx"].parse(word_file(body, **parts))
+    text, places = found.text, found.places
     ends = [at + 1 for at, letter in enumerate(text) if letter == "\n"]
     assert [start for start, _ in places] == [0, *ends]
     return text
@@ -750,6 +898,32 @@ def test_a_module_in_the_working_folder_is_never_run(tmp_path, monkeypatch):
 
 
 # --- what is not installed, or another version of it ---
+
+
+def opened_by_no_password() -> bytes:
+    """A PDF that AES keeps from being printed; everybody may read it."""
+    import pypdf
+
+    writer, file = pypdf.PdfWriter(clone_from=io.BytesIO(files.pdf("secret"))), io.BytesIO()
+    writer.encrypt("", "owner", algorithm="RC4-128")
+    writer.write(file)
+    aes = b"/V 4\n/R 4\n/CF << /A << /CFM /AESV2 >> >> /StmF /A /StrF /A"
+    before, _, after = file.getvalue().partition(b"/V 2\n/R 3")
+    rest, _, table = after.partition(b"startxref\n")
+    moved = int(table.split()[0]) + len(aes) - len(b"/V 2\n/R 3")
+    return before + aes + rest + b"startxref\n%d\n%%%%EOF\n" % moved
+
+
+def test_a_pdf_that_needs_another_package_says_which():
+    script = (
+        "import sys; sys.path[:0] = sys.argv[1:]\n"
+        "sys.modules |= {'cryptography': None, 'Crypto': None}\n"
+        "import test_extract, rag_memtok.documents.extract as extract\n"
+        "print(extract._answer('pdf', test_extract.opened_by_no_password(), 1 << 30).problem)"
+    )
+    command = [sys.executable, "-c", script, str(REPOSITORY), str(REPOSITORY / "tests")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.startswith("encrypted with AES: pip install cryptography"), done.stderr
 
 
 def test_without_the_extra_a_file_is_skipped_with_what_to_install(tmp_path):

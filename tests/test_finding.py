@@ -71,6 +71,20 @@ def test_ask_shows_its_passages_with_the_answer_marked(store, tmp_path, command_
     assert ">>" not in out
 
 
+def test_chat_shows_a_line_of_each_passage(store, tmp_path, command_line):
+    folder = says("in March", load(store.model), tmp_path / "adapter")
+    told = ("chat", "--store", store.store, "--adapter", folder, "--read", "decode", "--k", 2)
+    code, out, _ = command_line(*told, stdin=f"{QUESTION}\n")
+    lines = out.splitlines()
+    assert code == 0 and out.count("  [") == 2 and out.count(">>") == 1
+    first = next(at for at, line in enumerate(lines) if line.startswith("  [1] lamp.md"))
+    assert lines[first + 1] == "      The lamp of the harbour was repaired >>in March<<."
+    assert lines[first + 2].startswith("  [2] ") and lines[first + 3].startswith("      ")
+    code, out, _ = command_line(*told, "--show", stdin=f"{QUESTION}\n")
+    assert "    The lamp of the harbour was repaired >>in March<<." in out.splitlines()
+    assert out.count(">>") == 1
+
+
 def test_several_questions_are_each_answered_under_their_own(store, command_line):
     asked = f"\n{QUESTION}\n   \nzzz qqq\nIs the fan quiet?\n"
     code, out, err = command_line("ask", "-", "--store", store.store, stdin=asked)

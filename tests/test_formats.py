@@ -349,7 +349,7 @@ def test_a_name_that_is_none_is_refused(name):
     ("data", "reason"), [(b"", "empty"), (b"\0", "binary"), (b"x" * 11, "over the limit")]
 )
 def test_what_is_piped_in_and_no_text_is_refused(data, reason):
-    with pytest.raises(InputRefused, match=f"nothing to read in a.txt .*{reason}"):
+    with pytest.raises(InputRefused, match=f"nothing to read in a.txt: .*{reason}"):
         scan([], Documents(max_bytes=10), piped={"a.txt": data})
 
 

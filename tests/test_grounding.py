@@ -4,6 +4,7 @@ And one that goes round in circles is cut.
 """
 
 import json
+import re
 
 import pytest
 import small
@@ -14,7 +15,7 @@ from random_adapter import says
 from rag_memtok.datatypes import Occurrence, Standing
 from rag_memtok.model.lm import load
 from rag_memtok.pipeline import api
-from rag_memtok.pipeline.grounding import before_circles, grounded
+from rag_memtok.pipeline.grounding import SNIPPET, before_circles, grounded, snippet
 from rag_memtok.settings import updated
 
 TEXT = """# Ferry
@@ -119,6 +120,55 @@ def test_what_is_kept_is_a_beginning_without_a_circle(tokens):
     assert before_circles(kept, lambda some: "word") == len(kept)
 
 
+# --- snippets
+
+LONG = "An oven that nobody has opened stands " * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "quote", "shown"),
+    [
+        (TEXT, (), "12.50 euros", "A ticket is >>12.50 euros<<, and 1,250 were"),
+        (TEXT, (), "1,250 were\nsold", "A ticket is 12.50 euros, and >>1,250 were sold<<. Sí."),
+        (TEXT, ("pier", "leaves"), None, "It leaves at 9:40 from pier 7."),
+        (TEXT, ("TICKET",), None, "A ticket is 12.50 euros, and 1,250 were"),
+        (TEXT, ("a.b",), None, "# Ferry"),
+        (TEXT, (), None, "# Ferry"),
+        ("  set  in\n", ("in",), None, "set in"),
+        (
+            f"{LONG}by the door. {LONG}",
+            (),
+            "by the door",
+            "... An oven that nobody has opened stands >>by the door<<. An oven that "
+            "nobody has opened stands ...",
+        ),
+        (
+            f"By the door. {LONG}",
+            ("door",),
+            None,
+            "By the door. An oven that nobody has opened stands An oven that nobody has "
+            "opened stands ...",
+        ),
+        ("\n \n", ("door",), None, ""),
+    ],
+)
+def test_a_snippet_is_the_bit_that_bears_on_the_answer(text, words, quote, shown):
+    place = (text.index(quote), text.index(quote) + len(quote)) if quote else None
+    assert snippet(text, words, place) == shown
+
+
+@given(st.text("ab .\n漢", min_size=1, max_size=400), st.data())
+def test_a_snippet_is_one_short_line_of_the_passage(text, data):
+    start = data.draw(st.integers(0, len(text) - 1))
+    end = data.draw(st.integers(start + 1, len(text)))
+    plain = "".join(text.split())
+    for place in (None, (start, end)):
+        shown = snippet(text, ("ab", "漢"), place)
+        assert len(shown) <= SNIPPET + len("... >><< ...") and len(shown.splitlines()) <= 1
+        parts = shown.removeprefix("... ").removesuffix(" ...").replace(" ...<<", "<<")
+        assert "".join(re.sub(">>|<<", "", parts).split()) in plain
+
+
 # --- in ask
 
 
@@ -158,9 +208,13 @@ def test_an_answer_of_the_models_own_is_said_to_be_one(store, tmp_path, command_
     assert code == 0 and "stands in no passage" in out
 
 
-def test_vectors_are_no_words_and_a_refusal_stands_nowhere(store, tmp_path):
+def test_what_is_read_from_vectors_is_looked_for_in_the_text_they_stand_for(store):
     found = api.ask("When was the lamp repaired?", updated(store, {"ask.read": "memory"}))
-    assert found.grounded is None and found.stands_in is None
+    assert found.refused or found.grounded is (found.stands_in is not None)
+    assert all(found.texts)
+
+
+def test_a_refusal_stands_nowhere(store, tmp_path):
     found = asked(store, tmp_path, "not in the documents")
     assert found.refused and found.grounded is None and found.stands_in is None
 

@@ -3,6 +3,7 @@
 They are list, show, config, chat, export, import, migrate, completion.
 """
 
+import fcntl
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -346,6 +348,29 @@ def test_chat_on_a_terminal_ends_kindly(ready, end):
     )
 
 
+@pytest.mark.parametrize("hears", [True, False], ids=["hang-up", "nohup"])
+def test_chat_ends_when_its_terminal_closes(ready, hears):
+    parent, child = pty.openpty()
+
+    def own_terminal():
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL if hears else signal.SIG_IGN)
+
+    program = [sys.executable, "-c", "from rag_memtok.cli.app import main; main()", "chat"]
+    with subprocess.Popen(
+        program, cwd=ready, stdin=child, stdout=child, stderr=subprocess.PIPE,
+        preexec_fn=own_terminal,
+    ) as command:  # fmt: skip
+        os.close(child)
+        screen = b""
+        while not screen.endswith(b"> "):
+            screen += os.read(parent, 65536)
+        os.close(parent)
+        err = command.stderr.read().decode()
+    assert command.returncode == (129 if hears else 0) and "Traceback" not in err, err
+
+
 # --- export, import, migrate
 
 
@@ -375,6 +400,25 @@ def test_a_store_travels_through_a_file(run, tmp_path, monkeypatch):
     assert run("ask", "Who repaired the lamp?", "--store", "trusted")[0] == 0
     (tmp_path / "bad").write_bytes((tmp_path / "all.safetensors").read_bytes()[:-1])
     assert run("import", "bad", "--store", "bad-store")[0] == 24
+
+
+def test_the_readme_exports_and_imports_in_its_order(run, tmp_path):
+    page = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    use = page.partition("## Use")[2].partition("\n## ")[0]
+    lines = re.findall(r"^rag-memtok ((?:export|import) [^#\n]*)", use, re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["export", "import"]
+    for line in lines:
+        code, out, err = run(*line.split())
+        assert code == 0 and "6 documents" in out, err
+    (copy,) = (path.parent for path in tmp_path.glob("*/store.db") if path.parent.name[0] != ".")
+    assert run("verify", "--store", copy)[0] == 0
+
+
+def test_an_import_over_a_store_says_a_way_out_that_works(run, tmp_path):
+    run("export", "all.safetensors")
+    code, out, err = run("import", "all.safetensors")
+    assert code == 2 and "--store DIR" in err and "--collection" not in err
+    assert run("import", "all.safetensors", "--store", "other")[0] == 0
 
 
 def test_migrate_rewrites_and_keeps_the_old(run, tmp_path):

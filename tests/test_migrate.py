@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy
+from older import to_format_1
 from small import content_of, dials, proven, written
 from toy_embedder import write_embedder
 
+from rag_memtok.datatypes import ReadableVectors
 from rag_memtok.errors import (
     InputRefused,
     NoStore,
@@ -117,7 +119,7 @@ def kill(config, model, chunks=-1, words="nothing"):
 def texts(content):
     """What a migration must not change: ids and kept texts, keys, documents, places."""
     chunks, documents, places = content
-    return {chunk_id: chunk[5:] for chunk_id, chunk in chunks.items()}, documents, places
+    return {chunk_id: chunk[5:7] for chunk_id, chunk in chunks.items()}, documents, places
 
 
 @pytest.mark.parametrize("keep_text", [True, False])
@@ -194,6 +196,30 @@ def test_every_memory_is_rewritten_and_proven(store, other, tmp_path):
     assert not beside(tmp_path / "store", MIGRATING).exists()
     manifest = api.status(store).manifest
     assert (manifest["model"], manifest["migrated_from"]) == (str(other), store.model.id)
+
+
+def test_the_vectors_of_an_encoder_are_not_those_of_another_model(store, other, tmp_path):
+    made = ReadableVectors("ab" * 32, 16, "float16", bytes(8), (1, 4))
+    with open_store(tmp_path / "store", write=True) as old:
+        old.put_readables({one: made for one in old.chunk_ids()})
+    before = content_of(tmp_path / "store")
+    api.migrate(to(store, other))
+    assert texts(content_of(tmp_path / "store")) == texts(before)
+    with open_store(tmp_path / "store", write=False) as new:
+        assert new.summary().readable == 0
+        assert new.lacking_readables("ab" * 32, 16) == new.chunk_ids()
+    with open_store(beside(tmp_path / "store", OLD), write=False) as kept:
+        assert kept.summary().readable == len(kept.chunk_ids())
+
+
+def test_a_store_of_format_1_is_migrated_to_one_of_the_present(store, other, tmp_path):
+    to_format_1(tmp_path / "store")
+    before = (tmp_path / "store" / "store.db").read_bytes()
+    api.migrate(to(store, other))
+    proven(to(store, other))
+    with open_store(tmp_path / "store", write=False) as new:
+        assert new.manifest["format"] == "2" and {one.size for one in new.documents()} == {-1}
+    assert (beside(tmp_path / "store", OLD) / "store.db").read_bytes() == before
 
 
 def test_again_there_is_nothing_to_do_and_the_old_can_be_dropped(store, other, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag_memtok.config import Documents
-from rag_memtok.documents.names import name_of, native_of, shown
+from rag_memtok.documents.names import grouped, name_of, native_of, shown
 from rag_memtok.documents.scan import (
     LOADERS,
     Reading,
@@ -405,6 +405,35 @@ def test_ignore_rules_nest(folder):
     found = scan([folder], Documents(exclude=("drafts/",)))
     assert names(found) == ["good.txt", "keep.log", "sub/a.log", "sub/build/x.txt", "sub/deep/b.md"]
     assert found.skipped == ()
+    left_out = ["a.log", "build/x.txt", "sub/b.md"]
+    assert [item.path for item in found.ignored] == left_out
+    everything = scan([folder], Documents(exclude=("drafts/",), gitignore=False))
+    assert sorted([*names(found), *left_out]) == names(everything) and everything.ignored == ()
+
+
+def test_only_what_would_be_read_is_counted_as_left_out(folder, tmp_path):
+    inside = ["out/a.md", "out/a.png", "out/deep/b.md", "out/.git/c.md", "out/store/d.md"]
+    for name in [*inside, "out/no/e.md"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / "out" / "link.md").symlink_to("/etc/passwd")
+    (folder / ".gitignore").write_text("out/\n*.o\n")
+    (folder / "x.o").write_bytes(b"\0")
+    found = scan([folder], Documents(exclude=("no/",)), store=folder / "out" / "store")
+    assert [item.path for item in found.ignored] == ["out/a.md", "out/deep/b.md"]
+    assert names(found) == ["good.txt"] and found.skipped == ()
+    named = scan([folder, folder / "out" / "a.md"], Documents(exclude=("no/",)))
+    assert "out/a.md" in names(named) and "out/a.md" not in [item.path for item in named.ignored]
+
+
+def test_reasons_of_many_are_told_together():
+    many = [(f"{number}.png", "no loader for .png") for number in range(5)]
+    assert grouped([("a.txt", "empty"), *many, ("b\n.txt", "empty")]) == [
+        "a.txt: empty",
+        "b\\n.txt: empty",
+        "5 files: no loader for .png (0.png, 1.png, 2.png, ...)",
+    ]
+    assert grouped(many[:3]) == [f"{name}: {reason}" for name, reason in many[:3]]
 
 
 def test_a_named_file_is_read_whatever_a_gitignore_says(folder):
@@ -460,6 +489,7 @@ def test_each_file_once_and_in_order(folder):
     assert found == scan([folder], DIALS)
     (alone,) = scan([folder / "good.txt"], DIALS).files
     assert alone == found.files[0] and alone.size == 5
+    assert alone.modified == (folder / "good.txt").stat().st_mtime_ns
 
 
 def test_a_relative_path_has_the_same_identity(folder, monkeypatch):

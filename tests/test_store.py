@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from rag_memtok.datatypes import Occurrence, Pin, Record, StoredDocument, Verdict, sha256_of_text
+from rag_memtok.datatypes import (
+    Occurrence,
+    Pin,
+    ReadableVectors,
+    Record,
+    StoredDocument,
+    Verdict,
+    sha256_of_text,
+)
 from rag_memtok.errors import (
     FormatMismatch,
     NoStore,
@@ -31,11 +40,12 @@ from rag_memtok.errors import (
     StoreLocked,
     UsageError,
 )
-from rag_memtok.store.schema import COLUMNS
+from rag_memtok.store.formats import COLUMNS
 from rag_memtok.store.store import create, open_store
 
 ROOT = "/documents"
 PINS = (Pin(1, 70_000, "correction"), Pin(3, 2, "safety"))
+READABLE = ReadableVectors("ab" * 32, 16, "float16", bytes(range(16)), (2, 4))
 
 
 def record_of(text, size=64, keyed=True):
@@ -113,6 +123,7 @@ def three(tmp_path_factory):
     with open_store(folder, write=True) as store:
         ingest(store, "a.txt", ["apple one ", "brick two "])
         ingest(store, "b.txt", ["brick two ", "candle three "])
+        store.put_readables({sha256_of_text("apple one "): READABLE})
     return folder
 
 
@@ -136,7 +147,7 @@ def test_a_new_store_is_private_and_knows_what_it_is_bound_to(folder):
     with open_store(folder, write=False) as store:
         assert (
             store.manifest["model"] == "toy"
-            and store.manifest["format"] == "1"
+            and store.manifest["format"] == "2"
             and len(store.store_id) == 32
         )
         assert store.generation == 1 and store.check() == () and store.documents() == ()
@@ -220,15 +231,22 @@ def test_what_we_did_not_make_is_refused(copy, statement):
         pass
 
 
-@pytest.mark.parametrize("version", [0, 2])
-def test_another_format_is_refused(copy, version):
+@pytest.mark.parametrize(
+    "version, words, remedy",
+    [
+        (0, "format 0, this program reads 1 to 2", "that wrote it"),
+        (3, "format 3, this program reads 1 to 2", "that wrote it"),
+        (9002, r"unfinished store format 2 \(draft 9\)", "ingest again"),
+    ],
+)
+def test_another_format_is_refused(copy, version, words, remedy):
     sql(copy, f"PRAGMA user_version = {version}")
     with (
-        pytest.raises(FormatMismatch, match=f"format {version}.*reads 1") as caught,
+        pytest.raises(FormatMismatch, match=words) as caught,
         open_store(copy, write=False),
     ):
         pass
-    assert caught.value.exit_code == 14
+    assert caught.value.exit_code == 14 and remedy in caught.value.remedy
 
 
 def test_a_link_or_fifo_in_the_stores_place_is_refused(folder, tmp_path):
@@ -324,6 +342,98 @@ def test_text_only_and_textless_and_keyless_chunks(folder):
         assert store.check() == ()
         with pytest.raises(StoreDamaged, match="not there"):
             store.record("0" * 64)
+
+
+def test_vectors_of_an_encoder_come_with_their_chunk_or_later(folder):
+    other = replace(READABLE, encoder="cd" * 32, window=8, packed=bytes(24), shape=(3, 4))
+    one, two, three = ids = [sha256_of_text(text) for text in ("one", "two", "three")]
+    with open_store(folder, write=True) as store:
+        store.put(replace(record_of("one"), readable=READABLE), "one")
+        for text in ("two", "three"):
+            store.put(record_of(text), text)
+        assert [store.record(chunk).readable for chunk in ids] == [READABLE, None, None]
+        assert store.lacking_readables(READABLE.encoder, 16) == (two, three)
+        store.put_readables({two: READABLE, three: other})
+        assert store.lacking_readables(READABLE.encoder, 16) == (three,)
+        assert store.lacking_readables(READABLE.encoder, 8) == (one, two, three)
+        store.put_readables({one: other})  # in place of what there was
+        assert [store.record(chunk).readable for chunk in ids] == [other, READABLE, other]
+        assert store.lacking_readables(other.encoder, 8) == (two,)
+        assert store.summary().readable == 3 and store.summary().bytes["readables"] > 24 + 16 + 24
+        assert store.check() == ()
+
+
+def test_vectors_of_an_encoder_are_put_all_or_none(copy):
+    brick = sha256_of_text("brick two ")
+    with open_store(copy, write=True) as store:
+        state = store.state
+        with pytest.raises(StoreDamaged, match="not there"):
+            store.put_readables({brick: READABLE, "0" * 64: READABLE})
+        assert store.record(brick).readable is None and store.state == state
+
+
+def test_vectors_of_an_encoder_go_with_their_chunk(copy):
+    assert READABLE.packed in (copy / "store.db").read_bytes()
+    with open_store(copy, write=True) as store:
+        assert store.collect([(ROOT, "a.txt")]) == 1 and store.check() == ()
+        assert store.summary().readable == 0
+    content = (copy / "store.db").read_bytes()
+    assert READABLE.packed not in content and READABLE.encoder.encode() not in content
+
+
+def test_damaged_vectors_of_an_encoder_are_lacking_and_can_be_made_again(copy):
+    sql(copy, "UPDATE readables SET packed = zeroblob(16) WHERE chunk = 1")
+    apple = sha256_of_text("apple one ")
+    with open_store(copy, write=True) as store:
+        assert apple in store.lacking_readables(READABLE.encoder, READABLE.window)
+        store.put_readables({apple: READABLE})
+        assert store.record(apple).readable == READABLE and store.check() == ()
+
+
+def test_chunks_are_found_by_the_names_of_their_files_and_headings(copy):
+    with open_store(copy, write=True) as store:
+        store.put(record_of("date four "), "date four ")
+        assert store.search_names(["txt"], 9) == (2, 1, 3) and store.search_names(["b"], 1) == (3,)
+        document, places = file_of("a.txt", ["apple one ", "brick two "])
+        places = [replace(places[0], headings="Fruit > Pomes"), places[1]]
+        store.replace_file(ROOT, "a.txt", [document], places)
+        assert store.search_names(["pomes"], 9) == (1,) and store.check() == ()
+        assert store.document_chunks(ROOT, "a.txt")[0].headings == "Fruit > Pomes"
+        assert store.search_names(["date"], 9) == store.search_names([], 9) == ()
+        store.remove_file(ROOT, "a.txt")
+        assert store.search_names(["pomes", "a"], 9) == () and store.check() == ()
+        assert set(store.search_names(["b"], 9)) == {2, 3}
+
+
+def test_nothing_of_an_old_name_is_left_though_its_chunks_stay(copy):
+    with open_store(copy, write=True) as store:
+        ingest(store, "Xylophonist quarterdeck.txt", ["apple one ", "brick two "])
+        assert b"quarterdeck" in (copy / "store.db").read_bytes()
+        store.remove_file(ROOT, "Xylophonist quarterdeck.txt")
+        assert store.collect() == 0
+        assert set(store.search_names(["a"], 9)) == {1, 2} and store.check() == ()
+    content = (copy / "store.db").read_bytes().lower()
+    assert b"xylophonist" not in content and b"quarterdeck" not in content
+
+
+def test_a_name_goes_with_a_chunk_that_lost_its_place(copy):
+    sql(copy, "DELETE FROM occurrences WHERE document = 1 AND ordinal = 0")
+    with open_store(copy, write=True) as store:
+        assert store.search_names(["a"], 9) == (2,)  # 1 has no place
+        assert store.collect() == 1
+        assert "names" not in {problem.table for problem in store.check()}
+    with closing(sqlite3.connect(copy / "store.db")) as db:
+        assert db.execute("SELECT rowid FROM names ORDER BY rowid").fetchall() == [(2,), (3,)]
+
+
+def test_a_damaged_index_of_names_is_built_anew(copy):
+    sql(copy, "UPDATE names_data SET block = x'ffffffffffffffff'")
+    with open_store(copy, write=True) as store:
+        assert {problem.table for problem in store.check()} == {"names"}
+        with pytest.raises(StoreDamaged):
+            store.search_names(["txt"], 9)
+        assert store.mend_words() and not store.mend_words()
+        assert store.check() == () and store.search_names(["txt"], 9) == (2, 1, 3)
 
 
 def test_names_that_are_not_utf8_come_back(folder):
@@ -453,11 +563,19 @@ CHANGES = [
     "UPDATE pins SET packed = x'' WHERE chunk = 1",
     "UPDATE keys SET packed = zeroblob(32) WHERE chunk = 1",
     "UPDATE verdicts SET kind = 'exact' WHERE chunk = 1",
+    "UPDATE readables SET packed = zeroblob(16) WHERE chunk = 1",
+    "UPDATE readables SET encoder = 'another' WHERE chunk = 1",
+    "UPDATE readables SET chunk = 2 WHERE chunk = 1",
+    "UPDATE documents SET size = 9 WHERE number = 1",
+    "UPDATE documents SET modified = 9 WHERE number = 1",
+    "UPDATE occurrences SET headings = 'Intro' WHERE document = 1 AND ordinal = 0",
     "DELETE FROM vectors WHERE chunk = 1",
     "DELETE FROM pins WHERE chunk = 1",
     "DELETE FROM keys WHERE chunk = 1",
     "DELETE FROM texts WHERE chunk = 1",
     "DELETE FROM words WHERE rowid = 1",
+    "DELETE FROM names WHERE rowid = 1",
+    "UPDATE names SET text = 'c.txt' WHERE rowid = 1",
     "DELETE FROM occurrences WHERE document = 1 AND ordinal = 0",
     "DELETE FROM occurrences WHERE document = 1 AND ordinal = 1",
     "DELETE FROM documents WHERE number = 1",
@@ -479,7 +597,7 @@ def test_check_names_every_changed_row(copy, change):
     assert consequence.get(table, table) in {problem.table for problem in found}
 
 
-@pytest.mark.parametrize("table", ["vectors", "pins", "keys", "verdicts"])
+@pytest.mark.parametrize("table", ["vectors", "pins", "keys", "verdicts", "readables"])
 def test_a_damaged_row_fails_its_chunk_alone_and_names_the_repair(copy, table):
     sql(copy, f"UPDATE {table} SET checksum = zeroblob(32) WHERE chunk = 1")
     apple, brick = sha256_of_text("apple one "), sha256_of_text("brick two ")
@@ -494,7 +612,18 @@ def test_a_damaged_row_fails_its_chunk_alone_and_names_the_repair(copy, table):
 
 
 @pytest.mark.parametrize(
-    "table", ["chunks", "texts", "vectors", "pins", "keys", "verdicts", "occurrences", "documents"]
+    "table",
+    [
+        "chunks",
+        "texts",
+        "vectors",
+        "pins",
+        "keys",
+        "verdicts",
+        "readables",
+        "occurrences",
+        "documents",
+    ],
 )
 def test_the_repair_command_repairs(copy, table):
     key = "document" if table == "occurrences" else COLUMNS[table][0]

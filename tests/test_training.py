@@ -4,6 +4,7 @@ Every script is run on a slice, too (slow).
 """
 
 import copy
+import hashlib
 import importlib
 import json
 import lzma
@@ -57,6 +58,7 @@ SCRIPTS = (
     "export",
     "family",
     "reader",
+    "memory_reader",
     "text_reader",
 )
 
@@ -313,6 +315,13 @@ def test_scripts_on_a_slice(tmp_path: Path) -> None:
     script(*reader, "--steps", 2)
     assert "from step 2" in script(*reader, "--steps", 3)
     assert bond_of(tmp_path / "reader" / "adapter").steps == 3
+    memory = ("memory_reader", data, "--reader", tmp_path / "reader" / "adapter", "--model", "mini")
+    memory += ("--out", tmp_path / "memory", "--layers", 2, "--every", 1, "--dev", 4, "--steps", 1)
+    script(*memory)
+    assert "from step 1" in script(*memory)
+    made = tmp_path / "memory" / "adapter"
+    own = hashlib.sha256((made / "encoder.safetensors").read_bytes()).hexdigest()
+    assert bond_of(made).encoder_sha256 == own
     script("retriever", packed, tmp_path / "retriever", "--max-steps", 5, "--batch", 32)
     assert "Recall@1" in script("retrieval", tmp_path / "retriever", data, "--lm", out)
     same_embeddings(tmp_path / "retriever")

@@ -4,17 +4,22 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from small import dials, proven, written
 
+from rag_memtok.cli import ingest_views
+from rag_memtok.documents.scan import Skipped
 from rag_memtok.errors import InputRefused, RagMemtokError
 from rag_memtok.pipeline import api, watch
+from rag_memtok.pipeline.ingest import Ingested
 from rag_memtok.settings import updated
 
 watchfiles = pytest.importorskip("watchfiles")
@@ -94,6 +99,62 @@ def test_the_store_itself_is_no_change(config, tmp_path):
     assert time.monotonic() - began > 1.5
 
 
+@pytest.mark.parametrize("how", [shutil.rmtree, lambda docs: docs.rename(docs.parent / "moved")])
+def test_a_folder_made_anew_is_watched_again(config, tmp_path, how):
+    documents = tmp_path / "docs"
+    config = updated(config, {"store": str(tmp_path / "store")})
+    rounds = watch.watch([documents], config)
+    assert next(rounds).files == 1
+    fresh = written(tmp_path / "fresh", {"b.txt": "The fan is loud."})
+    how(documents)
+    fresh.rename(documents)
+    assert effect(rounds).files == 1
+    saved(documents / "c.txt", "The oven is hot.")
+    assert effect(rounds).files == 1
+    assert paths(config) == ["a.txt", "b.txt", "c.txt"]
+    rounds.close()
+    proven(config)
+
+
+def test_a_folder_that_is_gone_is_told_and_nothing_of_it_is_removed(config, tmp_path):
+    written(tmp_path / "more", {"b.txt": "The fan is loud."})
+    config, told = updated(config, {"store": str(tmp_path / "store")}), []
+    documents, moved = tmp_path / "docs", tmp_path / "moved"
+
+    def on_talk(message):
+        told.append(message)
+        if "not there any more" in message:
+            saved(tmp_path / "more" / "c.txt", "The oven is hot.")
+
+    rounds = watch.watch([documents, tmp_path / "more"], config, prune=True, say=on_talk)
+    assert next(rounds).files == 2
+    documents.rename(moved)
+    assert effect(rounds).files == 1
+    assert paths(config) == ["a.txt", "b.txt", "c.txt"]
+    moved.rename(documents)
+    saved(documents / "a.txt", "The lamp is blue.")
+    assert effect(rounds).files == 1
+    (gone,) = [one for one in told if one.startswith(f"{documents} is not there any more")]
+    assert "what is stored of it stays" in gone and told.count(f"{documents} is there again") == 1
+    rounds.close()
+    proven(config)
+
+
+def test_the_only_folder_may_be_away_for_a_while(config, tmp_path):
+    config = updated(config, {"store": str(tmp_path / "store")})
+    documents, moved = tmp_path / "docs", tmp_path / "moved"
+    fresh = written(tmp_path / "fresh", {"b.txt": "The fan is loud."})
+
+    def on_talk(message):
+        if "not there any more" in message:
+            fresh.rename(documents)
+
+    rounds = watch.watch([documents], config, say=on_talk)
+    assert next(rounds).files == 1
+    documents.rename(moved)
+    assert effect(rounds).files == 1 and paths(config) == ["a.txt", "b.txt"]
+
+
 def test_a_later_failure_is_told_and_the_watch_goes_on(config, tmp_path):
     file = tmp_path / "docs" / "a.txt"
     rounds = watch.watch([file], config)
@@ -146,6 +207,23 @@ def test_ctrl_c_ends_the_command_with_what_was_done(config, tmp_path, sent):
     assert re.search(ending + r"\Z", out)
     assert "Traceback" not in err
     proven(config)
+
+
+@pytest.mark.parametrize(
+    ("failure", "missing", "skipped", "ending", "talk"),
+    [
+        ("", [], (), "all of it is stored", ""),
+        ("nothing to read in docs", [], (), "what was written is stored", "nothing to read in"),
+        ("", [Path("docs")], (), "what was written is stored", "docs, which is not there any more"),
+        ("", [], (Skipped("/docs", "a.txt", "empty"),), "what was written is stored", "a.txt"),
+    ],
+)
+def test_at_the_end_all_is_stored_only_if_it_is(failure, missing, skipped, ending, talk, capsys):
+    done = Ingested(1, 0, 0, (), skipped, (), 2, 0, {}, 0, 0, 0.0, 4)
+    ingest_views.put_watched([done], failure, missing)
+    out, err = capsys.readouterr()
+    assert out == f"watched: 1 files written (2 chunks), 0 removed, in 1 rounds; {ending}\n"
+    assert talk in err and bool(talk) == bool(err)
 
 
 def test_without_watchfiles_one_line_says_how_to_get_it(tmp_path):

@@ -134,7 +134,9 @@ def pieces_of(
             best = max(holds, key=lambda n: _shared(row["question"], chunks[n]))
             asked[best].append((row["question"].strip(), answer))
     name = file_name(context, rng)
-    return [Piece(name, chunks[number].strip(), tuple(some)) for number, some in asked.items()]
+    # half as an ingest keeps them, with the line ends behind them
+    cut = [text if rng.random() < 0.5 else text.strip() for text in chunks]
+    return [Piece(name, cut[number], tuple(some)) for number, some in asked.items()]
 
 
 def _shared(question: str, text: str) -> int:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformers import AttentionInterface
 
@@ -128,20 +129,25 @@ def attend(
     return torch.cat([chunks, own], 1).transpose(0, 1).reshape(1, -1, len(query[0]), width), None
 
 
-def row_of(lm: LM, words: Frame, lesson: Lesson) -> Row:
-    """A lesson as a row, with as many of its questions as fit in ROOM."""
+def row_of(
+    lm: LM, words: Frame, lesson: Lesson, contents: Sequence[Sequence[int]] | None = None,
+    more: Sequence[tuple[Sequence[int], Sequence[int]]] = (),
+) -> Row:  # fmt: skip
+    """A lesson as a row, with as many of its questions as fit in ROOM.
+
+    `contents` are the ids that stand for its passages, their tokens unless told; `more` are asked
+    before its questions, as tokens of what is asked and of what is said.
+    """
+    contents = contents or [lm.encode(text) for _, text in lesson.passages]
     ids = list(words.opening)
-    for number, (source, text) in enumerate(lesson.passages):
-        ids += (*(words.between if number else ()), *source_line(lm, words, source))
-        ids += lm.encode(text)
+    for number, ((source, _), content) in enumerate(zip(lesson.passages, contents, strict=True)):
+        ids += (*(words.between if number else ()), *source_line(lm, words, source), *content)
     shared = len(ids)
     positions = list(range(shared))
     own: list[Tensor] = []
     places: list[int] = []
     targets: list[int] = []
-    for question, answer in lesson.asked:
-        asked = [*words.question, *lm.encode(question), *words.closing]
-        said = said_of(lm, words, answer or REFUSAL)
+    for asked, said in (*more, *(exchange(lm, words, *one) for one in lesson.asked)):
         start, size = len(ids), len(asked) + len(said) - 1
         if own and start + size > ROOM:
             break
@@ -153,6 +159,14 @@ def row_of(lm: LM, words: Frame, lesson: Lesson) -> Row:
     padded = torch.nn.utils.rnn.pad_sequence(own, batch_first=True, padding_value=-1)
     whole = [torch.tensor(one) for one in (ids, positions, places, targets)]
     return Row(whole[0], whole[1], shared, padded, *whole[2:])
+
+
+def exchange(
+    lm: LM, words: Frame, question: str, answer: str | None
+) -> tuple[Sequence[int], Sequence[int]]:
+    """A question and its answer (None: a refusal) as the tokens asked and the tokens said."""
+    asked = [*words.question, *lm.encode(question), *words.closing]
+    return asked, said_of(lm, words, answer or REFUSAL)
 
 
 @contextlib.contextmanager
@@ -172,14 +186,20 @@ def loss_of(lm: LM, row: Row) -> Tensor:
 
     `lm` is in the attention of `attend`.
     """
+    scores = scores_of(lm, row, lm.embed(row.ids))
+    return torch.nn.functional.cross_entropy(scores, row.targets, reduction="sum")
+
+
+def scores_of(lm: LM, row: Row, embeddings: Float[Tensor, "S d"]) -> Float[Tensor, "T V"]:
+    """The logits at the places of a row's answer tokens; `lm` is in the attention of `attend`."""
     hidden = lm.model.base_model(
-        inputs_embeds=lm.embed(row.ids[None]),
+        inputs_embeds=embeddings[None],
         position_ids=row.positions[None],
         use_cache=False,
         row=row,
         unseen=row.forbidden,
     ).last_hidden_state[0, row.places]
-    return torch.nn.functional.cross_entropy(lm.logits(hidden), row.targets, reduction="sum")
+    return lm.logits(hidden)
 
 
 @dataclass(eq=False)

@@ -68,7 +68,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("adapt", manage.adapt, "rag-memtok adapt --data questions.jsonl --minutes 30"),
     ("rm", manage.rm, "rag-memtok rm docs/old-handbook.md"),
     ("export", manage.export, "rag-memtok export handbook.safetensors"),
-    ("import", manage.import_, "rag-memtok import handbook.safetensors --collection handbook"),
+    ("import", manage.import_, "rag-memtok import handbook.safetensors --store handbook"),
     ("eval", evaluate.eval_, "rag-memtok eval questions.jsonl --work eval --out eval.json"),
     ("migrate", manage.migrate, "rag-memtok migrate --model HuggingFaceTB/SmolLM2-360M-Instruct"),
     ("paper", evaluate.paper, "rag-memtok paper --docs data/docs --chars 50 --figures figures"),
@@ -99,12 +99,23 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: ends the work as Ctrl-C does."""
 
 
+class HungUp(KeyboardInterrupt):
+    """SIGHUP, the terminal is no more: ends the work as Ctrl-C does."""
+
+
 def terminate(number: int, frame: FrameType | None) -> NoReturn:
     """The handler of SIGTERM."""
     raise Terminated
 
 
-def translated(error: BaseException) -> RagMemtokError | None:
+def hang_up(number: int, frame: FrameType | None) -> NoReturn:
+    """The handler of SIGHUP."""
+    for stream in console.closed_terminals():
+        console.discard(stream)
+    raise HungUp
+
+
+def expected(error: BaseException) -> RagMemtokError | None:
     """What the system's own errors mean; None for a bug."""
     if isinstance(error, RagMemtokError):
         return error
@@ -136,6 +147,8 @@ def told(error: OSError) -> str:
 def main() -> None:
     """Runs a command and exits with its code."""
     signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, hang_up)
     open_streams()
     share_cores()
     try:
@@ -160,8 +173,8 @@ def open_streams() -> None:
 
 
 def interrupted(error: KeyboardInterrupt) -> int:
-    """The exit code of an end by SIGTERM or Ctrl-C."""
-    return 143 if isinstance(error, Terminated) else 130
+    """The exit code of an end by SIGTERM, SIGHUP or Ctrl-C."""
+    return {Terminated: 143, HungUp: 129}.get(type(error), 130)
 
 
 def run(command: Callable[[], Any]) -> int:
@@ -190,7 +203,10 @@ def run(command: Callable[[], Any]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # typer does not say where it is from
             console.say(str(error))
             return UsageError.exit_code
-        known = translated(error)
+        if isinstance(error, OSError) and console.terminal_closed(error):
+            console.discard()
+            return 141
+        known = expected(error)
         if known is None:
             raise
         console.put_error(known, "--json" in sys.argv)

@@ -1,5 +1,6 @@
 """The commands that answer: ask, chat. Parse, one library call, print."""
 
+import errno
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -14,6 +15,7 @@ from rag_memtok.errors import NoUsableMemory, UsageError
 from rag_memtok.settings import here
 
 if TYPE_CHECKING:
+    from rag_memtok.datatypes import Answer
     from rag_memtok.pipeline.readers import Session
 
 
@@ -34,9 +36,7 @@ def ask(
     adapter: options.Adapter = None,
     max_new_tokens: options.MaxNewTokens = None,
     trust_store: options.Trust = False,
-    show: Annotated[
-        bool, typer.Option("--show", help="Show the passages, too, the answer >>marked<< in them.")
-    ] = False,
+    show: options.Show = False,
     json: options.Json = False,
 ) -> None:
     """Answer a question from the store, with sources."""
@@ -146,14 +146,15 @@ def chat(
     adapter: options.Adapter = None,
     max_new_tokens: options.MaxNewTokens = None,
     trust_store: options.Trust = False,
+    show: options.Show = False,
     json: options.Json = False,
 ) -> None:
     """Answer questions one after the other, with one model load.
 
     /new forgets the question before, /quit or Ctrl-D ends.
 
-    A question with few words of its own is looked for together with the one before it; the model
-    itself sees only the one.
+    Each source has the line of it that bears on the answer. A question with few words of its own is
+    looked for together with the one before it; the model itself sees only the one.
     """
     from rag_memtok.pipeline import api
 
@@ -165,17 +166,17 @@ def chat(
     )  # fmt: skip
     with api.session(dials, console.say, trust_store) as session:
         try:
-            answered = converse(session, json)
+            fine = converse(session, json, show)
         except KeyboardInterrupt as interrupt:
-            if type(interrupt) is not KeyboardInterrupt:  # SIGTERM
+            if type(interrupt) is not KeyboardInterrupt:  # SIGTERM, SIGHUP
                 raise
             console.say("")
             return
-    if not answered:
+    if not fine:
         raise typer.Exit(NoUsableMemory.exit_code)
 
 
-def converse(session: "Session", json: bool) -> bool:
+def converse(session: "Session", json: bool, show: bool) -> bool:
     """Answers until the questions end; returns whether none was left without an answer.
 
     Only a pipe needs to know that.
@@ -200,9 +201,12 @@ def converse(session: "Session", json: bool) -> bool:
         try:
             found = answer(session, question, on_text, before)
             fine &= not found.refused or sys.stdin.isatty()
-            console.put_json({"question": question, **asdict(found)}) if json else views.put_answer(
-                found, streams
-            )
+            if json:
+                console.put_json({"question": question, **asdict(found)})
+            else:
+                views.put_answer(found, streams, () if show else snippets(found, question))
+            if show and not json:
+                views.put_passages(found)
         except (NoUsableMemory, UsageError) as error:
             fine = sys.stdin.isatty()
             console.put_error(error, json)
@@ -210,6 +214,18 @@ def converse(session: "Session", json: bool) -> bool:
                 continue  # refused: the next one cannot lean on it
         before = question
     return fine
+
+
+def snippets(found: "Answer", question: str) -> list[str]:
+    """A line of each source's passage: about the answer, else about the question."""
+    from rag_memtok.pipeline.grounding import snippet
+    from rag_memtok.retrieval.search import content_words
+
+    words = content_words(question)
+    return [
+        snippet(text, words, views.marked(found, source, text)) if text else ""
+        for source, text in zip(found.sources, found.texts, strict=True)
+    ]
 
 
 def asked(json: bool) -> Iterator[str]:
@@ -227,6 +243,10 @@ def asked(json: bool) -> Iterator[str]:
             question = input("> ").strip() if sys.stdin.isatty() else next(sys.stdin).strip()
         except (EOFError, StopIteration):
             return
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return  # its terminal was closed
         if question:
             if not sys.stdin.isatty() and not json:
                 console.put(f"> {question.encode(errors='replace').decode()}")

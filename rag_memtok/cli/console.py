@@ -6,15 +6,17 @@ Answers go to stdout, talk to stderr. Names and texts from documents are shown w
 characters escaped.
 """
 
+import errno
 import json
 import math
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -41,8 +43,13 @@ PINNED = {"correction": "bold reverse", "safety": "bold underline"}
 
 
 def say(message: str) -> None:
-    """One line of talk."""
-    print(escaped(message), file=sys.stderr, flush=True)
+    """One line of talk; on a terminal that was closed it is lost."""
+    try:
+        print(escaped(message), file=sys.stderr, flush=True)
+    except OSError as error:
+        if not terminal_closed(error):
+            raise
+        discard(sys.stderr)
 
 
 def put(text: str, end: str = "\n") -> None:
@@ -69,25 +76,45 @@ def _write(text: str, end: str) -> None:
 
     Raises:
         DiskFailure: it takes no more. What comes after is lost without a word.
+        BrokenPipeError: nobody reads it, or its terminal was closed.
     """
     try:
         print(text, end=end, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
+        closed = terminal_closed(error)
         discard()
+        if closed:
+            raise BrokenPipeError from error
         raise DiskFailure(
             f"standard output: {error.strerror}",
             remedy="free space where it leads, or let it lead elsewhere",
         ) from error
 
 
-def discard() -> None:
-    """Lets standard output lead nowhere.
+def discard(stream: TextIO | None = None) -> None:
+    """Lets standard output, or another stream, lead nowhere.
 
     Otherwise Python would complain of what it could not write while it ends.
     """
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
+
+
+def closed_terminals() -> list[TextIO]:
+    """Those of standard output and error that lead to a terminal that is no more."""
+    closed = []
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a stream that is no file
+            device = stat.S_ISCHR(os.fstat(stream.fileno()).st_mode)
+            if device and not stream.isatty():
+                closed.append(stream)
+    return closed
+
+
+def terminal_closed(error: OSError) -> bool:
+    """Whether that is why something cannot be written."""
+    return error.errno == errno.EIO and bool(closed_terminals())
 
 
 def finite(value: Any) -> Any:

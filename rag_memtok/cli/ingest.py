@@ -1,13 +1,14 @@
 """The commands that write: ingest, watch. Parse, one library call, print."""
 
+import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rag_memtok.cli import console, options, views
+from rag_memtok.cli import console, ingest_views, options
 from rag_memtok.errors import RagMemtokError, UsageError
 from rag_memtok.settings import here
 
@@ -28,8 +29,10 @@ def ingest(
     name: options.Name = None,
     exclude: options.Exclude = None,
     encoding: options.Encoding = None,
+    no_gitignore: options.NoGitignore = False,
     chunk_tokens: options.ChunkTokens = None,
     tokens_per_vector: options.TokensPerVector = None,
+    readable: options.Readable = None,
     write: options.Write = None,
     recipe: options.Recipe = None,
     template: options.Template = None,
@@ -56,9 +59,10 @@ def ingest(
         store=store, collection=collection, model__id=model, model__revision=revision,
         model__dtype=dtype, model__device=device, model__threads=threads,
         retrieve__embedder=embedder, documents__exclude=exclude or None,
-        documents__encoding=encoding, documents__chunk_tokens=chunk_tokens,
-        memorize__tokens_per_vector=tokens_per_vector, memorize__write=write,
-        memorize__recipe=recipe, memorize__template=template,
+        documents__encoding=encoding, documents__gitignore=False if no_gitignore else None,
+        documents__chunk_tokens=chunk_tokens, memorize__tokens_per_vector=tokens_per_vector,
+        memorize__readable=readable, memorize__write=write, memorize__recipe=recipe,
+        memorize__template=template,
         memorize__codec=codec, memorize__steps=steps, memorize__seconds_per_chunk=seconds_per_chunk,
         memorize__batch=batch, memorize__processes=processes, memorize__max_pins=max_pins,
         memorize__seed=seed, memorize__keep_text=False if no_text else None,
@@ -66,7 +70,7 @@ def ingest(
     paths, piped = taken_in(paths, name, dials.documents.max_bytes)
     if dry_run:
         found = api.estimate(paths, dials, piped)
-        console.put_json(asdict(found)) if json else views.put_estimate(found)
+        console.put_json(asdict(found)) if json else ingest_views.put_estimate(found)
         return
     if not dials.memorize.keep_text:
         console.say(
@@ -82,7 +86,7 @@ def ingest(
             console.say,
             piped=piped,
         )
-    console.put_json(asdict(done)) if json else views.put_ingested(done)
+    console.put_json(asdict(done)) if json else ingest_views.put_ingested(done)
     if done.over_limit:
         raise typer.Exit(4)
     if done.skipped and not skip_ok:
@@ -116,6 +120,7 @@ def watch(
     threads: options.Threads = None,
     exclude: options.Exclude = None,
     encoding: options.Encoding = None,
+    no_gitignore: options.NoGitignore = False,
     tokens_per_vector: options.TokensPerVector = None,
     prune: options.Prune = False,
     json: options.Json = False,
@@ -129,9 +134,11 @@ def watch(
     dials = here(
         store=store, collection=collection, model__id=model, model__device=device,
         model__threads=threads, documents__exclude=exclude or None,
-        documents__encoding=encoding, memorize__tokens_per_vector=tokens_per_vector,
+        documents__encoding=encoding, documents__gitignore=False if no_gitignore else None,
+        memorize__tokens_per_vector=tokens_per_vector,
     )  # fmt: skip
     rounds: list["Ingested"] = []
+    failure = ""
     try:
         with console.progress_bar("chunks") as on_progress:
             for done in watching.watch(
@@ -142,13 +149,20 @@ def watch(
                 console.say,
             ):
                 if isinstance(done, RagMemtokError):
+                    failure = str(done)
                     console.put_error(done, json)
                     continue
+                told = bool(rounds) and rounds[-1].ignored == done.ignored
+                failure = ""
                 rounds.append(done)
-                console.put_json(asdict(done)) if json else views.put_ingested(done)
+                if json:
+                    console.put_json(asdict(done))
+                else:
+                    ingest_views.put_ingested(replace(done, ignored=0) if told else done)
                 console.say("watching; Ctrl-C ends")
     except KeyboardInterrupt:
         if not json:
-            views.put_watched(rounds)
+            missing = [path for path in paths if not os.path.exists(path)]
+            ingest_views.put_watched(rounds, failure, missing)
         if not rounds:
             raise  # in the middle of the first

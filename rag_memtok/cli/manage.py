@@ -35,6 +35,7 @@ def status(
             "assisted": verdicts.get("assisted", 0),
             "text_only": verdicts.get("text-only", 0),
             "damaged": verdicts.get("damaged", 0),
+            "readable": found.summary.readable,
             "unfinished": found.summary.orphans,
             "outdated": found.outdated,
             "adapter": found.adapter,

@@ -68,6 +68,9 @@ Name = Annotated[
     str | None,
     typer.Option("--name", help="What standard input (-) is to be called, such as NOTE.md."),
 ]
+NoGitignore = Annotated[
+    bool, typer.Option("--no-gitignore", help="Read what a .gitignore leaves out, too.")
+]
 Prune = Annotated[
     bool, typer.Option("--prune", help="Remove from the store what is gone from the folders.")
 ]
@@ -119,6 +122,9 @@ Trust = Annotated[
         help="Read a store that was not made here.",
     ),
 ]
+Show = Annotated[
+    bool, typer.Option("--show", help="Show the passages, too, the answer >>marked<< in them.")
+]
 Paths = Annotated[
     list[Path], typer.Argument(help="Files and folders; - is standard input, and needs --name.")
 ]
@@ -126,6 +132,14 @@ ChunkTokens = Annotated[
     int | None,
     typer.Option(
         "--chunk-tokens", help="Tokens of a chunk, at most.", show_default="the store's, or 128"
+    ),
+]
+Readable = Annotated[
+    int | None,
+    typer.Option(
+        "--readable",
+        help="Tokens for each of the vectors that are read beside a memory; 0: none.",
+        show_default="the store's",
     ),
 ]
 Write = Annotated[

@@ -37,6 +37,7 @@ def verify(
         Path | None, typer.Option("--against", help="Compare the documents with this folder.")
     ] = None,
     exclude: options.Exclude = None,
+    no_gitignore: options.NoGitignore = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write the audit as an HTML page, too.")
     ] = None,
@@ -48,6 +49,7 @@ def verify(
     dials = here(
         store=store, collection=collection, model__id=model, model__device=device,
         model__threads=threads, documents__exclude=exclude or None,
+        documents__gitignore=False if no_gitignore else None,
     )  # fmt: skip
     with console.progress_bar("chunks") as on_progress:
         found = api.verify(
@@ -72,6 +74,7 @@ def verify(
                 "checked": found.checked,
                 "documents_checked": found.documents_checked,
                 "documents_proven": found.documents_proven,
+                "readable": dict(found.readable),
                 "sample": found.sample,
                 "seconds": found.seconds,
             }

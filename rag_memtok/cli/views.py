@@ -15,62 +15,16 @@ if TYPE_CHECKING:
     from rag_memtok.pipeline.api import Status
     from rag_memtok.pipeline.audit import Audit
     from rag_memtok.pipeline.bundle import Bundled
-    from rag_memtok.pipeline.ingest import Estimate, Ingested
     from rag_memtok.pipeline.inspect import Collection, ListedChunk, ListedDocument, Setting, Shown
     from rag_memtok.pipeline.migrate import Migrated, Rekeyed
     from rag_memtok.pipeline.restore import Restored
 
 SHORT = 12  # characters of a chunk's id
-VERDICTS = ("exact", "pinned", "assisted", "text-only")
 
 
 def counted(verdicts: Mapping[str, int]) -> str:
     """Verdicts in a phrase."""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(verdicts.items())) or "nothing"
-
-
-def put_ingested(done: "Ingested") -> None:
-    """The table at the end of an ingest."""
-    console.put_list(
-        "skipped", [f"{one.path}: {one.reason}" for one in (*done.skipped, *done.over_limit)]
-    )
-    console.put_list(
-        "not UTF-8, and read in the likeliest encoding (--encoding NAME says another)",
-        [f"{one.path}: {one.encoding}" for one in done.assumed],
-    )
-    if done.vanished and not done.removed:
-        console.put_list(
-            "gone from the folder, still in the store (--prune removes them)",
-            [file for _, file in done.vanished],
-        )
-    if not done.files and not done.removed:
-        console.put(f"0 new; {done.unchanged} files unchanged")
-        return
-    rows: dict[str, object] = {
-        "files": f"{done.files} new or changed, {done.unchanged} unchanged, {done.removed} removed"
-    }
-    rows["chunks"] = f"{done.chunks} written, {done.reused} already there"
-    rows |= {kind: done.verdicts[kind] for kind in VERDICTS if kind in done.verdicts}
-    if done.chunks:
-        rows["time"] = f"{done.seconds:.1f} s, {done.seconds / done.chunks:.2f} s a chunk"
-    if done.positions:
-        factor = done.text_positions / done.positions
-        rows["context positions"] = (
-            f"{done.positions} instead of {done.text_positions} ({factor:.1f} times fewer)"
-        )
-        rows["tokens per vector"] = done.tokens_per_vector
-    console.put_table(rows)
-
-
-def put_estimate(found: "Estimate") -> None:
-    """What --dry-run says."""
-    console.put_list("would be skipped", [f"{one.path}: {one.reason}" for one in found.skipped])
-    time_needed = f"about {console.duration(found.seconds)} here" if found.chunks else "no time"
-    what = (
-        f"{console.counted(found.chunks, 'chunk')} of {console.counted(found.files, 'file')} "
-        f"({found.unchanged} unchanged)"
-    )
-    console.put(f"would write {what}, {time_needed}; nothing was written")
 
 
 def cited(source: "Source") -> str:
@@ -102,13 +56,22 @@ def put_found(hits: "Sequence[Found]") -> None:
 def put_passages(found: "Answer") -> None:
     """The passages of an answer, in which it is marked where it stands."""
     for number, (source, text) in enumerate(zip(found.sources, found.texts, strict=True), start=1):
-        where = found.stands_in
-        start = where.span[0] - source.span[0] if where and where.path == source.path else -1
-        if where and text[max(start, 0) :].startswith(where.quote) and start >= 0:
-            end = start + len(where.quote)
-            text = f"{text[:start]}>>{where.quote}<<{text[end:]}"
+        if place := marked(found, source, text):
+            start, end = place
+            text = f"{text[:start]}>>{text[start:end]}<<{text[end:]}"
         console.put(f"[{number}] {source.name}, {source.lines}")
         console.put(indented(text or "(vectors were read; the text is not kept)"))
+
+
+def marked(found: "Answer", source: "Source", text: str) -> tuple[int, int] | None:
+    """The characters of a source's passage in which the answer stands; None: in others, or none."""
+    where = found.stands_in
+    if where is None or where.path != source.path:
+        return None
+    start = where.span[0] - source.span[0]
+    if start < 0 or not text.startswith(where.quote, start):
+        return None
+    return start, start + len(where.quote)
 
 
 def indented(text: str) -> str:
@@ -116,8 +79,8 @@ def indented(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.strip("\n").splitlines())
 
 
-def put_answer(found: "Answer", streamed: bool) -> None:
-    """The answer, unless it was streamed, its sources, and what it cost."""
+def put_answer(found: "Answer", streamed: bool, snippets: Sequence[str] = ()) -> None:
+    """The answer, unless it was streamed, its sources, each with its snippet, and what it cost."""
     console.put("" if streamed else found.answer)
     if found.stands_in:
         where, (start, end) = found.stands_in, found.stands_in.span
@@ -129,8 +92,11 @@ def put_answer(found: "Answer", streamed: bool) -> None:
         console.put(f"  stands in {name}, {where.lines}, characters {start}-{end}")
     elif found.grounded is False:
         console.put("  stands in no passage in these words: look at the passages before you use it")
-    for number, source in enumerate(found.sources, start=1):
+    beside = snippets or [""] * len(found.sources)
+    for number, (source, snippet) in enumerate(zip(found.sources, beside, strict=True), start=1):
         console.put(f"  [{number}] {cited(source)}")
+        if snippet:
+            console.put(f"      {snippet}")
     console.put(f"  {spent(found)}")
     if found.refused:
         console.say(
@@ -170,6 +136,9 @@ def put_audit(found: "Audit") -> None:
             else (found.documents, "")
         )
         rows["documents"] = f"{found.documents_proven} of {of} rejoined and identical{rest}"
+    if found.readable:
+        same, others = found.readable.get("same", 0), sum(found.readable.values())
+        rows["readable"] = f"vectors of {same} of {others} chunks are those of their text"
     rows |= {"profile": found.profile, "time": f"{found.seconds:.1f} s"}
     if found.sample:
         rows["sample"] = found.sample
@@ -201,6 +170,11 @@ def put_status(found: "Status") -> None:
         "size": f"{found.bytes / 1e6:.2f} MB (vectors {summary.bytes.get('vectors', 0)} bytes, "
         f"text {summary.bytes.get('texts', 0)} bytes)",
     }
+    if summary.readable:
+        rows["readable"] = (
+            f"{console.counted(summary.readable, 'chunk')} with vectors of an encoder "
+            f"({summary.bytes['readables']} bytes)"
+        )
     if found.adapter:
         rows["adapter"] = found.adapter
     if found.outdated:
@@ -255,14 +229,9 @@ def put_collections(listed: Sequence["Collection"]) -> None:
     """A line for each collection."""
     rows: list[Sequence[object]] = [("collection", "documents", "chunks", "verdicts", "model")]
     rows += [
-        (
-            one.name,
-            one.summary.documents,
-            one.summary.chunks,
-            counted(one.summary.verdicts),
-            one.model,
-        )
+        (one.name, total.documents, total.chunks, counted(total.verdicts), one.model)
         for one in listed
+        for total in [one.summary]
     ]
     console.put_columns(rows)
 
@@ -270,8 +239,10 @@ def put_collections(listed: Sequence["Collection"]) -> None:
 def put_shown(found: "Shown") -> None:
     """A memory: what it is, where it stands, what it takes, and its tokens."""
     verdict, sizes = found.verdict, found.bytes
-    memory = sum(size for name, size in sizes.items() if name != "text")
-    parts = ", ".join(f"{name} {size}" for name, size in sizes.items() if name != "text")
+    beside = ("text", "readable")
+    memory = sum(size for name, size in sizes.items() if name not in beside)
+    parts = ", ".join(f"{name} {size}" for name, size in sizes.items() if name not in beside)
+    readable = sizes.get("readable")
     console.put_table(
         {
             "chunk": found.chunk_id,
@@ -281,6 +252,7 @@ def put_shown(found: "Shown") -> None:
             "memory": f"{found.shape[0]} vectors of {found.shape[1]} ({found.codec}) for "
             f"{verdict.tokens} tokens",
             "bytes": f"{memory} ({parts}) against {sizes['text']} of text",
+            **({"readable": f"{readable} bytes of an encoder's vectors"} if readable else {}),
             "places": "; ".join(f"{one.path}, {one.locator}" for one in found.places)
             or "none: of an unfinished ingest",
         }
@@ -363,13 +335,3 @@ def put_adapted(done: "Adapted") -> None:
         "without it)",
     }
     console.put_table(rows)
-
-
-def put_watched(rounds: Sequence["Ingested"]) -> None:
-    """The end of a watch."""
-    files, chunks = sum(one.files for one in rounds), sum(one.chunks for one in rounds)
-    removed = sum(one.removed for one in rounds)
-    console.put(
-        f"watched: {files} files written ({chunks} chunks), {removed} removed, in {len(rounds)} "
-        "rounds; all of it is stored"
-    )

@@ -17,12 +17,11 @@ import signal
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from rag_memtok.child import NO_MEMORY, Limits, confine, run, told
-from rag_memtok.documents import mail, notebook, office, opendocument, sheets
+from rag_memtok.documents import mail, notebook, office, opendocument, pdf, sheets
 from rag_memtok.documents.encodings import Unreadable, known
 from rag_memtok.documents.sheets import Places
 
@@ -35,12 +34,14 @@ PASSED_OVER = re.compile(r"\\(?:footnote|(?:header|footer)[flr]?)\b ?")
 class Extracted:
     """A file's text and its locators ("page 3"), or the `problem` for which it has none.
 
-    Each locator comes with the character from which on it holds.
+    Each locator comes with the character from which on it holds. `unread` says of parts of the file
+    ("pages 2, 5-7") why they are not in the text.
     """
 
     text: str
     places: tuple[tuple[int, str], ...]
     problem: str = ""
+    unread: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Kind:
 
     extra: str
     packages: tuple[str, ...]
-    parse: Callable[[bytes], tuple[str, Places]]
+    parse: Callable[[bytes], Extracted]
     number: int = 1
     zipped: bool = True
 
@@ -64,7 +65,7 @@ class Kind:
 
 
 def extractor(kind: str) -> str:
-    """Names how the text is got, our way and the versions it depends on: "pdf/1 pypdf 7.1.0".
+    """Names how the text is got, our way and the versions it depends on: "pdf/2 pypdf 7.1.0".
 
     Two names are two texts that cannot be compared.
     """
@@ -124,6 +125,7 @@ def extracted(kind: str, data: bytes, limits: Limits | None = None) -> Extracted
         answer["text"],
         tuple((start, locator) for start, locator in answer["places"]),
         answer["problem"],
+        tuple((part, reason) for part, reason in answer["unread"]),
     )
 
 
@@ -145,10 +147,11 @@ def _answer(kind: str, data: bytes, memory: int) -> Extracted:
             raise Unreadable("empty")
         if KINDS[kind].zipped:
             _check_unpacked(data, memory // 4)  # parsed, XML takes several times its size
-        text, places = KINDS[kind].parse(data)
-        if not text.strip():
-            raise Unreadable("no text in it (pictures of text are not read)")
-        return Extracted(text, tuple(places))
+        found = KINDS[kind].parse(data)
+        if not found.text.strip():
+            reasons = "; ".join(f"{part}: {reason}" for part, reason in found.unread)
+            raise Unreadable(f"no text in it ({reasons or 'pictures of text are not read'})")
+        return found
     except Unreadable as error:
         return Extracted("", (), str(error))
     except MemoryError:
@@ -171,9 +174,7 @@ def _check_unpacked(data: bytes, limit: int) -> None:
 
 
 def _reply(answer: Extracted) -> bytes:
-    return json.dumps(
-        {"text": answer.text, "places": answer.places, "problem": answer.problem}
-    ).encode()
+    return json.dumps(asdict(answer)).encode()
 
 
 def _cleaned(text: str) -> str:
@@ -191,57 +192,54 @@ def _cleaned(text: str) -> str:
 # --- kinds ---
 
 
-def _pdf(data: bytes) -> tuple[str, Places]:
+def _pdf(data: bytes) -> Extracted:
     """Page by page; a page without text has no place."""
     import pypdf
-
-    reader = pypdf.PdfReader(io.BytesIO(data))
-    if reader.is_encrypted and not _opened(reader):
-        raise Unreadable("encrypted: save it without a password first")
-    text, places = io.StringIO(), Places()
-    for number, page in enumerate(reader.pages, 1):
-        if words := _cleaned(page.extract_text()).strip():
-            text.write("\n\n" if places else "")
-            places.append((text.tell(), f"page {number}"))
-            text.write(words)
-    return text.getvalue(), places
-
-
-def _opened(reader: Any) -> bool:
-    """Whether the empty password opens it.
-
-    It does where only printing or copying is restricted.
-    """
     from pypdf.errors import DependencyError
 
-    with contextlib.suppress(DependencyError):  # AES needs a package for cryptography
-        return bool(reader.decrypt(""))
-    return False
+    reader = pypdf.PdfReader(io.BytesIO(data))
+    text, places, unread = io.StringIO(), Places(), list[tuple[int, str]]()
+    try:
+        # the empty password opens it where only printing or copying is restricted
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise Unreadable("encrypted: save it without a password first")
+        for number, page in enumerate(reader.pages, 1):
+            words, missing = pdf.text_of(page, _cleaned)
+            unread += [(number, reason) for reason in missing]
+            if words:
+                text.write("\n\n" if places else "")
+                places.append((text.tell(), f"page {number}"))
+                text.write(words)
+    except DependencyError:
+        raise Unreadable(
+            "encrypted with AES: pip install cryptography, or save it without a password first"
+        ) from None
+    return Extracted(text.getvalue(), tuple(places), "", pdf.by_reason(unread))
 
 
-def _xlsx(data: bytes) -> tuple[str, Places]:
+def _xlsx(data: bytes) -> Extracted:
     """Each sheet as a table; no library may say what a cell is but by what is stored."""
     text, places = sheets.tables(data)
-    return _cleaned(text), places
+    return Extracted(_cleaned(text), tuple(places))
 
 
-def _docx(data: bytes) -> tuple[str, Places]:
+def _docx(data: bytes) -> Extracted:
     """The page headers, the body, the page footers; a header that pages share is there once."""
     headers, footers = office.page_texts(data)
     parts = [*headers, _converted("DocxConverter", data), *footers]
-    text = _cleaned("\n\n".join(filter(None, parts)))
-    return text, list(_lines(text))
+    return _by_lines("\n\n".join(filter(None, parts)))
 
 
 def _office(
     converter: str, places: Callable[[str], Iterator[tuple[int, str]]]
-) -> Callable[[bytes], tuple[str, Places]]:
+) -> Callable[[bytes], Extracted]:
     """A parser that takes the text of `_converted` and finds the places in it."""
 
-    def parse(data: bytes) -> tuple[str, Places]:
+    def parse(data: bytes) -> Extracted:
         text = _cleaned(_converted(converter, data))
-        found = list(places(text))
-        return text, found if found[:1] and not found[0][0] else [(0, "text line 1"), *found]
+        found = tuple(places(text))
+        whole = found[:1] and not found[0][0]
+        return Extracted(text, found if whole else ((0, "text line 1"), *found))
 
     return parse
 
@@ -289,29 +287,29 @@ def _numbered(text: str) -> Iterator[tuple[int, str]]:
         start += len(line) + 1
 
 
-def _opendocument(data: bytes) -> tuple[str, Places]:
+def _opendocument(data: bytes) -> Extracted:
     """A text by the lines of its text, a workbook by its sheets and rows."""
     text, places = opendocument.text_of(data)
-    return (_cleaned(text), places) if places else _by_lines(text)
+    return Extracted(_cleaned(text), tuple(places)) if places else _by_lines(text)
 
 
-def _by_lines(text: str) -> tuple[str, Places]:
+def _by_lines(text: str) -> Extracted:
     text = _cleaned(text)
-    return text, list(_lines(text))
+    return Extracted(text, tuple(_lines(text)))
 
 
-def _mail(data: bytes) -> tuple[str, Places]:
+def _mail(data: bytes) -> Extracted:
     """Its head, its text, what is attached."""
     return _by_lines(mail.text_of_mail(data))
 
 
-def _notebook(data: bytes) -> tuple[str, Places]:
+def _notebook(data: bytes) -> Extracted:
     """Cell by cell."""
     text, places = notebook.text_of_notebook(data)
-    return _cleaned(text), places
+    return Extracted(_cleaned(text), tuple(places))
 
 
-def _rtf(data: bytes) -> tuple[str, Places]:
+def _rtf(data: bytes) -> Extracted:
     """Its text; notes, and what is on top and at the foot of pages, stand where they are told."""
     from striprtf.striprtf import rtf_to_text
 
@@ -323,7 +321,7 @@ def _rtf(data: bytes) -> tuple[str, Places]:
 
 
 KINDS: dict[str, Kind] = {
-    "pdf": Kind("pdf", ("pypdf",), _pdf, zipped=False),
+    "pdf": Kind("pdf", ("pypdf",), _pdf, number=2, zipped=False),
     "docx": Kind("office", ("markitdown", "mammoth"), _docx, number=2),
     "pptx": Kind(
         "office", ("markitdown", "python-pptx"), _office("PptxConverter", _slides), number=2

@@ -1,6 +1,7 @@
 """Bytes -> text: what a file of each type says, and where in the file it says it.
 
-A new type is one function and one row of `LOADERS`.
+`loader_of` and `required_loader` tell by a file's name which type it is of. A new type is
+one function and one row of `LOADERS`.
 """
 
 import json
@@ -8,11 +9,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePosixPath
 
 from rag_memtok.datatypes import Segment
 from rag_memtok.documents.encodings import UTF8, Unreadable
 from rag_memtok.documents.extract import KINDS, extracted, extractor, missing
 from rag_memtok.documents.pages import text_of_page
+
+PICTURES = frozenset(
+    ".png .jpg .jpeg .jpe .gif .bmp .tif .tiff .webp .heic .heif .avif .ico .psd".split()
+)
+# what is not read -> what it can be saved as
+OTHERWISE = {".doc": ".docx", ".xls": ".xlsx", ".ppt": ".pptx", ".odp": ".pptx", ".pages": ".docx"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +120,8 @@ def _parsed(kind: str, data: bytes, encoding: str = "") -> Iterator[Part]:
     """The file says itself how it is to be read."""
     found = extracted(kind, data)
     yield Part("", found.text, _segments(found.places), found.problem)
+    for part, reason in found.unread:
+        yield Part(f"#{part}", "", (), reason)
 
 
 def _segments(places: Iterable[tuple[int, str]]) -> tuple[Segment, ...]:
@@ -135,3 +145,37 @@ LOADERS: dict[str, Loader] = {
         for kind in KINDS
     },
 }
+
+
+def required_loader(file: str, named: bool) -> Loader:
+    """How a file is read.
+
+    Raises:
+        Unreadable: it is not, or something has to be installed before.
+    """
+    suffix = _suffix(file)
+    if suffix in PICTURES:
+        raise Unreadable("a picture: text in pictures is not read")
+    loader = loader_of(file) or (LOADERS[".txt"] if named else None)
+    if loader is None:
+        other = f"; save it as {OTHERWISE[suffix]}" if suffix in OTHERWISE else ""
+        raise Unreadable(
+            f"no loader for {suffix}{other}"
+            if suffix
+            else "a hidden file, read only if it is named"
+        )
+    if loader.missing:
+        raise Unreadable(loader.missing)
+    return loader
+
+
+def loader_of(file: str) -> Loader | None:
+    """The loader for a file of that name; without a suffix it is text, unless it is hidden."""
+    hidden = PurePosixPath(file).name.startswith(".")
+    return LOADERS.get(_suffix(file) or ("" if hidden else ".txt"))
+
+
+def _suffix(file: str) -> str:
+    """A file's suffix; what follows the dot of a number or an abbreviation is none."""
+    found = PurePosixPath(file).suffix.lower()
+    return "" if found[1:].isdecimal() or not found.isprintable() or " " in found else found

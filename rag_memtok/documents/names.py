@@ -8,7 +8,9 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+
+NAMED = 3  # files of one reason that are named
 
 
 def name_of(native: str) -> str:
@@ -80,3 +82,21 @@ def shown(name: str) -> str:
     return "".join(
         character if character.isprintable() else ascii(character)[1:-1] for character in name
     )
+
+
+def grouped(files: Iterable[tuple[str, str]]) -> list[str]:
+    """Each (name, reason) as "name: reason", more than NAMED of one reason together.
+
+    These are "12 files: reason (the first names, ...)".
+    """
+    named: dict[str, list[str]] = {}
+    for name, reason in files:
+        named.setdefault(reason, []).append(name)
+    told = []
+    for reason, names in named.items():
+        if len(names) <= NAMED:
+            told += [f"{shown(name)}: {reason}" for name in names]
+        else:
+            first = ", ".join(map(shown, names[:NAMED]))
+            told.append(f"{len(names)} files: {reason} ({first}, ...)")
+    return told

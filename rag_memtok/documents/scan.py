@@ -27,19 +27,22 @@ from rag_memtok.documents.encodings import (
     known,
     with_encoding,
 )
-from rag_memtok.documents.loaders import LOADERS, Loader
-from rag_memtok.documents.names import name_of, shown
-from rag_memtok.documents.walk import Skipped, exclusion, found_under, is_within, reason_of
+from rag_memtok.documents.loaders import LOADERS, Loader, loader_of, required_loader
+from rag_memtok.documents.names import grouped, name_of, shown
+from rag_memtok.documents.walk import (
+    IGNORED,
+    Skipped,
+    exclusion,
+    found_under,
+    is_within,
+    reason_of,
+)
 from rag_memtok.errors import InputRefused, UsageError
 
 PIPED = "-"  # the root of what came from standard input
 NOTHING: Mapping[str, bytes] = MappingProxyType({})
+TOLD = 5  # reasons that a refusal tells
 URL = re.compile(r"(https?|ftps?|file):/", re.IGNORECASE)
-PICTURES = frozenset(
-    ".png .jpg .jpeg .jpe .gif .bmp .tif .tiff .webp .heic .heif .avif .ico .psd".split()
-)
-# what is not read -> what it can be saved as
-OTHERWISE = {".doc": ".docx", ".xls": ".xlsx", ".ppt": ".pptx", ".odp": ".pptx", ".pages": ".docx"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,9 @@ class SourceFile:
     """A file worth reading.
 
     `file` is its name in `root`, `path` what the system opens; `sha256` and `size` are of its
-    bytes, `encoding` is what it was found to be in ("" where its format says that), and whether
-    that is but `assumed`. `data` are its bytes if they are in no file.
+    bytes, `modified` is its time in nanoseconds as it was before they were read, -1 if it has none.
+    `encoding` is what it was found to be in ("" where its format says that), and whether that is
+    but `assumed`. `data` are its bytes if they are in no file.
     """
 
     root: str
@@ -56,6 +60,7 @@ class SourceFile:
     path: Path
     sha256: str
     size: int
+    modified: int
     encoding: str = ""
     assumed: bool = False
     data: bytes | None = None
@@ -63,10 +68,14 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What `scan` found, both in the order of (root, file)."""
+    """What `scan` found, each in the order of (root, file).
+
+    `ignored` are the files that are not read because of a .gitignore.
+    """
 
     files: tuple[SourceFile, ...]
     skipped: tuple[Skipped, ...]
+    ignored: tuple[Skipped, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +98,11 @@ def scan(
     """Finds what to read under `paths`, in a fixed order, each file once.
 
     A folder is the root of what is in it, and is searched down to the last folder; what
-    `settings.exclude` or a .gitignore on the way names is left out without a word, so are
-    `NEVER_READ`, `store` and, even if named, the lock files of office programs. A file's root is
-    the folder given that holds it, else its parent; being named, it is read whatever a .gitignore
-    says, and tried as text whatever its suffix. Links to files within the root are read, links to
-    folders are not.
+    `settings.exclude` names is left out without a word, so are `NEVER_READ`, `store` and, even if
+    named, the lock files of office programs; what a .gitignore on the way names is told, unless
+    `settings.gitignore` is off and it is read. A file's root is the folder given that holds it,
+    else its parent; being named, it is read whatever a .gitignore says, and tried as text whatever
+    its suffix. Links to files within the root are read, links to folders are not.
 
     Args:
         piped: what is in no file, by the name it is to have; its root is `PIPED`.
@@ -112,7 +121,7 @@ def scan(
     skipped: set[Skipped] = set()
     found = (
         one if isinstance(one, Skipped) else _examined(root, one, named, settings, store, wanted)
-        for root, one, named in found_under(paths, exclude, store)
+        for root, one, named in found_under(paths, exclude, settings.gitignore, store)
     )
     given = (_taken(name, data, settings, wanted) for name, data in piped.items())
     for result in (*found, *given):
@@ -121,11 +130,15 @@ def scan(
         else:
             files[result.root, result.file] = result
     # named as well as found: read all the same
-    skipped = {item for item in skipped if (item.root, item.path) not in files}
-    ordered = tuple(sorted(skipped, key=lambda item: (item.root, item.path, item.reason)))
+    ordered = sorted(
+        (item for item in skipped if (item.root, item.path) not in files),
+        key=lambda item: (item.root, item.path, item.reason),
+    )
+    ignored = tuple(item for item in ordered if item.reason == IGNORED)
+    rest = tuple(item for item in ordered if item.reason != IGNORED)
     if not files:
-        raise _nothing(paths, piped, ordered)
-    return Scan(tuple(files[key] for key in sorted(files)), ordered)
+        raise nothing_to_read((*paths, *piped), rest, len(ignored))
+    return Scan(tuple(files[key] for key in sorted(files)), rest, ignored)
 
 
 def _wanted(settings: Documents) -> str:
@@ -161,16 +174,18 @@ def _is_url(path: str) -> InputRefused:
     )
 
 
-def _nothing(
-    paths: Sequence[Path], piped: Iterable[str], skipped: Sequence[Skipped]
+def nothing_to_read(
+    given: Iterable[Path | str], skipped: Sequence[Skipped], ignored: int
 ) -> InputRefused:
-    reasons = [f"{shown(item.path)}: {item.reason}" for item in skipped[:5]] + (
-        ["..."] if len(skipped) > 5 else []
-    )
-    where = ", ".join(shown(str(path)) for path in (*paths, *piped)) or "no path"
+    """The refusal of what was given, of which nothing is read, with what is skipped and why."""
+    where = ", ".join(shown(str(one)) for one in given) or "no path"
+    reasons = grouped((one.path, one.reason) for one in skipped)
+    told = [f"{len(skipped)} skipped ({'; '.join(reasons[:TOLD])})"][: len(skipped)]
+    told += [f"{ignored} {IGNORED}"][:ignored]
     return InputRefused(
-        f"nothing to read in {where}" + (f" ({'; '.join(reasons)})" if reasons else ""),
-        remedy=_supported(),
+        f"nothing to read in {where}" + (f": {', '.join(told)}" if told else ""),
+        remedy=("--no-gitignore reads what a .gitignore leaves out; or " if ignored else "")
+        + _supported(),
     )
 
 
@@ -187,14 +202,14 @@ def _examined(
     """Returns the file `relative` of `root` if it can be read as its type wants, else why not."""
     path = os.path.join(root, relative)
     try:
-        loader = _required_loader(relative, named)
+        loader = required_loader(relative, named)
         if store and is_within(os.path.realpath(path), os.path.realpath(store)):
             raise Unreadable("belongs to the store")
-        data = _bytes(path, settings.max_bytes)
+        data, modified = _bytes(path, settings.max_bytes)
         encoding = _encoding(loader, data, wanted)
     except (OSError, Unreadable) as error:
         return Skipped(name_of(root), name_of(relative), reason_of(error))
-    return _source(name_of(root), name_of(relative), Path(path), data, encoding)
+    return _source(name_of(root), name_of(relative), Path(path), data, encoding, modified)
 
 
 def _taken(name: str, data: bytes, settings: Documents, wanted: str) -> SourceFile | Skipped:
@@ -208,7 +223,7 @@ def _taken(name: str, data: bytes, settings: Documents, wanted: str) -> SourceFi
         )
     try:
         _require_small(data, settings.max_bytes)
-        encoding = _encoding(_required_loader(name, True), data, wanted)
+        encoding = _encoding(required_loader(name, True), data, wanted)
     except Unreadable as error:
         return Skipped(PIPED, file, str(error))
     return replace(_source(PIPED, file, Path(name), data, encoding), data=data)
@@ -223,47 +238,20 @@ def _encoding(loader: Loader, data: bytes, wanted: str) -> Encoding:
     return Encoding("") if loader.binary else encoding_of(data, wanted, loader.markup)
 
 
-def _source(root: str, file: str, path: Path, data: bytes, encoding: Encoding) -> SourceFile:
+def _source(
+    root: str, file: str, path: Path, data: bytes, encoding: Encoding, modified: int = -1
+) -> SourceFile:
     sha256 = hashlib.sha256(data).hexdigest()
-    return SourceFile(root, file, path, sha256, len(data), encoding.name, encoding.assumed)
+    return SourceFile(
+        root, file, path, sha256, len(data), modified, encoding.name, encoding.assumed
+    )
 
 
-def _required_loader(file: str, named: bool) -> Loader:
-    """How a file is read.
+def _bytes(path: str, limit: int) -> tuple[bytes, int]:
+    """Returns the file's bytes, and its time before they were read.
 
-    Raises:
-        Unreadable: it is not, or something has to be installed before.
+    It never waits for a FIFO or a device.
     """
-    suffix = _suffix(file)
-    if suffix in PICTURES:
-        raise Unreadable("a picture: text in pictures is not read")
-    loader = _loader(file) or (LOADERS[".txt"] if named else None)
-    if loader is None:
-        other = f"; save it as {OTHERWISE[suffix]}" if suffix in OTHERWISE else ""
-        raise Unreadable(
-            f"no loader for {suffix}{other}"
-            if suffix
-            else "a hidden file, read only if it is named"
-        )
-    if loader.missing:
-        raise Unreadable(loader.missing)
-    return loader
-
-
-def _loader(file: str) -> Loader | None:
-    """The loader for a file of that name; without a suffix it is text, unless it is hidden."""
-    hidden = PurePosixPath(file).name.startswith(".")
-    return LOADERS.get(_suffix(file) or ("" if hidden else ".txt"))
-
-
-def _suffix(file: str) -> str:
-    """A file's suffix; what follows the dot of a number or an abbreviation is none."""
-    found = PurePosixPath(file).suffix.lower()
-    return "" if found[1:].isdecimal() or not found.isprintable() or " " in found else found
-
-
-def _bytes(path: str, limit: int) -> bytes:
-    """Returns the file's bytes, never waiting for a FIFO or a device."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
@@ -272,9 +260,10 @@ def _bytes(path: str, limit: int) -> bytes:
     with open(
         path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
     ) as file:
+        modified = os.fstat(file.fileno()).st_mtime_ns
         data = file.read(limit + 1)
     _require_small(data, limit)
-    return data
+    return data, modified
 
 
 def _require_small(data: bytes, limit: int) -> None:
@@ -298,10 +287,10 @@ def read(source: SourceFile, settings: Documents) -> Reading:
     try:
         data = source.data
         if data is None:
-            data = _bytes(os.fspath(source.path), settings.max_bytes)
+            data, _ = _bytes(os.fspath(source.path), settings.max_bytes)
         if hashlib.sha256(data).hexdigest() != source.sha256:
             raise Unreadable("changed while it was read")
-        loader = _loader(source.file) or LOADERS[".txt"]
+        loader = loader_of(source.file) or LOADERS[".txt"]
         parts = list(loader.extract(data, source.encoding or UTF8))
     except UnicodeDecodeError as error:
         reason = f"not {source.encoding} at byte {error.start}"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
+from rag_memtok.documents.loaders import loader_of
 from rag_memtok.documents.names import located, name_of
 from rag_memtok.errors import UsageError
 
@@ -27,6 +28,8 @@ NEVER_READ = frozenset(
 LOCK_FILE = re.compile(
     r"~\$.*\.(do[ct]|xl[st]|pp[ts]|pot)[xmb]?|\.~lock\..*#", re.DOTALL | re.IGNORECASE
 )
+IGNORED = "left out because of a .gitignore"
+LOOKED_AT = 10_000  # names in folders that are left out: then no more of them are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ def exclusion(patterns: Sequence[str]) -> GitIgnoreSpec:
 
 
 def found_under(
-    paths: Sequence[Path], exclude: GitIgnoreSpec, store: Path | None
+    paths: Sequence[Path], exclude: GitIgnoreSpec, gitignore: bool, store: Path | None
 ) -> Iterator[tuple[str, str | Skipped, bool]]:
     """Yields all there is under `paths`.
 
@@ -76,7 +79,7 @@ def found_under(
         if not any(is_within(folder, other) for other in folders - {folder})
     }
     for root in sorted(roots):
-        yield from ((root, found, False) for found in _walk(root, exclude, store))
+        yield from ((root, found, False) for found in _walk(root, exclude, gitignore, store))
     for file in sorted(files):
         root = next((root for root in roots if is_within(file, root)), os.path.dirname(file))
         relative = os.path.relpath(file, root)
@@ -90,42 +93,53 @@ def is_within(path: str, folder: str) -> bool:
     return os.path.commonpath([path, folder]) == folder
 
 
-def _walk(root: str, exclude: GitIgnoreSpec, store: Path | None) -> Iterator[str | Skipped]:
+def _walk(
+    root: str, exclude: GitIgnoreSpec, gitignore: bool, store: Path | None
+) -> Iterator[str | Skipped]:
     """Yields the names of the files in `root`, and what is skipped.
 
-    A loop, as folders nest deeper than Python's stack.
+    A loop, as folders nest deeper than Python's stack. In a folder that is left out the files are
+    but counted.
     """
-    forbidden = os.path.realpath(store) if store else None
-    pending: list[tuple[str, tuple[tuple[int, GitIgnoreSpec], ...]]] = [("", ())]
+    forbidden, looked_at = os.path.realpath(store) if store else None, 0
+    pending: list[tuple[str, tuple[tuple[int, GitIgnoreSpec], ...], bool]] = [("", (), False)]
     while pending:
-        folder, rules = pending.pop()
+        folder, rules, hidden = pending.pop()
         try:
             with os.scandir(os.path.join(root, folder)) as entries:
                 inside = sorted(entries, key=lambda entry: entry.name)
             rules += tuple(
                 (len(folder), _gitignore(entry.path))
                 for entry in inside
-                if entry.name == ".gitignore" and entry.is_file()
+                if gitignore and entry.name == ".gitignore" and entry.is_file()
             )
         except OSError as error:
-            yield Skipped(name_of(root), name_of(folder or "."), reason_of(error))
+            if not hidden:
+                yield Skipped(name_of(root), name_of(folder or "."), reason_of(error))
             continue
+        looked_at += hidden * len(inside)
         for entry in inside:
             relative = folder + entry.name
             is_folder = entry.is_dir(follow_symlinks=False)
+            path = relative + "/" * is_folder
             if (
                 entry.name in NEVER_READ
                 or (not is_folder and LOCK_FILE.fullmatch(entry.name))
                 or entry.path == forbidden
-                or _ignored(relative + "/" * is_folder, exclude, rules)
+                or exclude.match_file(path)
             ):
                 continue
+            ignored = hidden or _ignored(path, rules)
             if is_folder:
-                pending.append((relative + "/", rules))
+                if not ignored or looked_at < LOOKED_AT:
+                    pending.append((path, rules, ignored))
             elif entry.is_symlink() and (problem := _link_problem(entry.path, root)):
-                yield Skipped(name_of(root), name_of(relative), problem)
-            else:
+                if not ignored:
+                    yield Skipped(name_of(root), name_of(relative), problem)
+            elif not ignored:
                 yield relative
+            elif loader_of(relative):
+                yield Skipped(name_of(root), name_of(relative), IGNORED)
 
 
 def _gitignore(path: str) -> GitIgnoreSpec:
@@ -140,15 +154,11 @@ def _gitignore(path: str) -> GitIgnoreSpec:
     return GitIgnoreSpec.from_lines(patterns)
 
 
-def _ignored(
-    relative: str, exclude: GitIgnoreSpec, rules: Sequence[tuple[int, GitIgnoreSpec]]
-) -> bool:
-    """Whether the settings exclude it, or else the deepest .gitignore with an opinion.
+def _ignored(relative: str, rules: Sequence[tuple[int, GitIgnoreSpec]]) -> bool:
+    """Whether the deepest .gitignore with an opinion leaves it out.
 
     `rules`: (length of its folder's name, itself).
     """
-    if exclude.match_file(relative):
-        return True
     opinions = (spec.check_file(relative[start:]).include for start, spec in reversed(rules))
     return next((opinion for opinion in opinions if opinion is not None), False)
 

@@ -11,20 +11,25 @@ random      vectors of the memory's norms, in random directions
 pooled      the text's own embeddings, averaged to as many vectors as the memory has, untrained
 sentences   the sentences that share most words with the question, at as many positions as the
             memories take
+encoded     the readable vectors that the shipped encoder makes of the text
+cut         the text's first tokens, at as many positions
+telling     as many of the text's own tokens, those that the model expected least, in their order
 """
 
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from rag_memtok.errors import named
 from rag_memtok.evaluation.cases import Case, Corpus
 from rag_memtok.evaluation.memory_cache import Kept, Tokens
 from rag_memtok.memory.batch import Task, pooled
+from rag_memtok.memory.encoder import windows
 from rag_memtok.memory.reconstruct import Decoded, decode_checked
 from rag_memtok.model.inject import Passage
 from rag_memtok.model.lm import LM
@@ -38,13 +43,23 @@ SHORTER_IS_BETTER = 0.3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Material:
-    """What there is to read: the corpus, and its memories at one compression."""
+    """What there is to read: the corpus, and its memories at one compression.
+
+    `window` is that compression, in tokens a vector. `encoded` are the readable vectors at it.
+    Either is empty where no reader needs it.
+    """
 
     lm: LM
     corpus: Corpus
     kept: Mapping[str, Kept]
     decoded: Mapping[str, Tokens]
     seed: int
+    window: int = 0
+    encoded: Mapping[str, Float[np.ndarray, "M d"]] = field(default_factory=dict)
+
+    def size(self, chunk_id: str) -> int:
+        """How many vectors a chunk has."""
+        return windows(len(self.corpus.tokens[chunk_id]), self.window)
 
     def vectors(self, chunk_id: str) -> Float[np.ndarray, "M d"]:
         """A chunk's memory."""
@@ -59,14 +74,18 @@ class Material:
 class Arm:
     """A way of reading: the passages of a case.
 
-    `compressed`: it depends on the memories; `several`: it is measured among distractors, too;
-    `adapter`: which LoRA is on, that for "text" or for "memory" ("": none).
+    `needs`: what has to be made first, "memory" or "encoded" ("": nothing, and `compressed` says
+    whether it is measured at each compression all the same); `several`: it is measured among
+    distractors, too; `adapter`: which LoRA is on, that for "text" or for "memory" ("": none);
+    `control`: it is measured only where it is asked for.
     """
 
     passages: Callable[[Material, Case], list[Passage]]
-    compressed: bool = True
+    needs: str = "memory"
     several: bool = True
     adapter: str = ""
+    compressed: bool = True
+    control: bool = False
 
 
 def text(material: Material, case: Case) -> list[Passage]:
@@ -111,8 +130,43 @@ def of_norms(vectors: Float[np.ndarray, "M d"], seed: str) -> Float[np.ndarray, 
 
 def averaged(material: Material, case: Case) -> list[Passage]:
     """The chunks' own embeddings, averaged: where writing starts from, untrained."""
-    tasks = [Task(one, material.corpus.tokens[one], len(material.vectors(one))) for one in case.ids]
+    tasks = [Task(one, material.corpus.tokens[one], material.size(one)) for one in case.ids]
     return [pooled(material.lm, task).cpu().numpy() for task in tasks]
+
+
+def encoded(material: Material, case: Case) -> list[Passage]:
+    """The readable vectors of each chunk."""
+    return [material.encoded[chunk_id] for chunk_id in case.ids]
+
+
+def encoded_wrong(material: Material, case: Case) -> list[Passage]:
+    """The readable vectors of a chunk that does not hold the answer."""
+    return [material.encoded[material.corpus.wrong[case.question]]]
+
+
+def encoded_noise(material: Material, case: Case) -> list[Passage]:
+    """Random vectors in the place of each readable one, as long as it."""
+    return [of_norms(material.encoded[one], f"{material.seed}:{one}") for one in case.ids]
+
+
+def cut(material: Material, case: Case) -> list[Passage]:
+    """The first tokens of each chunk."""
+    return [material.corpus.tokens[one][: material.size(one)] for one in case.ids]
+
+
+def telling(material: Material, case: Case) -> list[Passage]:
+    """The tokens of each chunk that the model expected least after those before, in their order."""
+    return [least_expected(material.lm, material.corpus.tokens[one], material.size(one))
+            for one in case.ids]  # fmt: skip
+
+
+@torch.inference_mode()
+def least_expected(lm: LM, tokens: Tokens, count: int) -> list[int]:
+    """The `count` tokens of most nats, in their order. Cost: a pass over the text."""
+    first = lm.eos if lm.bos is None else lm.bos
+    scores = lm.logits(lm.hidden(lm.embed([first, *tokens[:-1]])[None])[0])
+    nats = torch.nn.functional.cross_entropy(scores, torch.tensor(tokens), reduction="none")
+    return [tokens[place] for place in sorted(nats.topk(min(count, len(tokens))).indices.tolist())]
 
 
 def sentences(material: Material, case: Case) -> list[Passage]:
@@ -120,7 +174,7 @@ def sentences(material: Material, case: Case) -> list[Passage]:
 
     They stand in their order; the last one is cut where the room ends.
     """
-    room = sum(len(material.vectors(one)) for one in case.ids)
+    room = sum(material.size(one) for one in case.ids)
     asked = set(content_words(material.corpus.questions[case.question].question))
     every = [
         (place, number, part)
@@ -153,17 +207,30 @@ def overlap(asked: set[str], sentence: str) -> float:
 
 
 ARMS: dict[str, Arm] = {
-    "text": Arm(text, compressed=False),
-    "text+adapter": Arm(text, compressed=False, adapter="text"),
+    "text": Arm(text, "", compressed=False),
+    "text+adapter": Arm(text, "", adapter="text", compressed=False),
     "memory": Arm(memory),
     "memory+adapter": Arm(memory, adapter="memory"),
     "decode": Arm(decoded),
     "decode+adapter": Arm(decoded, adapter="text"),
-    "none": Arm(none, compressed=False, several=False),
+    "none": Arm(none, "", several=False, compressed=False),
+    "none+adapter": Arm(none, "", several=False, adapter="text", compressed=False, control=True),
     "wrong": Arm(wrong, several=False),
     "random": Arm(noise, several=False),
-    "pooled": Arm(averaged),
-    "sentences": Arm(sentences),
+    "pooled": Arm(averaged, ""),
+    "pooled+adapter": Arm(averaged, "", adapter="text", control=True),
+    "sentences": Arm(sentences, ""),
+    "sentences+adapter": Arm(sentences, "", adapter="text", control=True),
+    "cut+adapter": Arm(cut, "", adapter="text", control=True),
+    "telling+adapter": Arm(telling, "", adapter="text", control=True),
+    "encoded": Arm(encoded, "encoded", control=True),
+    "encoded+adapter": Arm(encoded, "encoded", adapter="text"),
+    "encoded wrong+adapter": Arm(
+        encoded_wrong, "encoded", several=False, adapter="text", control=True
+    ),
+    "encoded random+adapter": Arm(
+        encoded_noise, "encoded", several=False, adapter="text", control=True
+    ),
 }
 
 
@@ -185,11 +252,11 @@ def beside(
 # Off-topic harm: the answer from the gold text with something irrelevant before it, against the
 # gold text alone.
 BESIDE: dict[str, Arm] = {
-    "nothing": Arm(text, compressed=False),
-    "text": Arm(beside(text), compressed=False),
+    "nothing": Arm(text, "", compressed=False),
+    "text": Arm(beside(text), "", compressed=False),
     "memory": Arm(beside(memory)),
     "random": Arm(beside(noise)),
-    "nothing+adapter": Arm(text, compressed=False, adapter="memory"),
+    "nothing+adapter": Arm(text, "", adapter="memory", compressed=False),
     "memory+adapter": Arm(beside(memory), adapter="memory"),
 }
 

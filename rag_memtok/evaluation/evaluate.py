@@ -16,57 +16,32 @@ from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 
-from rag_memtok.config import Config, require
+import numpy as np
+
+from rag_memtok.config import Config
 from rag_memtok.datatypes import OnProgress
 from rag_memtok.errors import UsageError
-from rag_memtok.evaluation.baselines import ARMS, BESIDE, Arm, Material, all_decoded, arms_named
+from rag_memtok.evaluation.baselines import BESIDE, Arm, Material, all_decoded, arms_named
 from rag_memtok.evaluation.cases import Case, Corpus, alone, among, corpus, retrieved
 from rag_memtok.evaluation.corpora import spread
-from rag_memtok.evaluation.memory_cache import written
+from rag_memtok.evaluation.memory_cache import Kept, Tokens, written
 from rag_memtok.evaluation.metrics import score
 from rag_memtok.evaluation.predictions import Prompt, Replies, costs, nats
 from rag_memtok.evaluation.questions import load_questions
 from rag_memtok.evaluation.results import Cell, Disturbance, Evaluation, Setting, Writing, writing
+from rag_memtok.evaluation.study import Study, possible
+from rag_memtok.memory.encoder import Encoder, readable, vectors_of
 from rag_memtok.memory.recipes import recipe_of
 from rag_memtok.memory.reconstruct import decode_batch
 from rag_memtok.model.inject import Passage
-from rag_memtok.model.lora import adapted
+from rag_memtok.model.lm import LM
+from rag_memtok.model.lora import adapted, bond_of
 from rag_memtok.model.precision import for_reading
 from rag_memtok.model.prompts import frame
 from rag_memtok.pipeline import resources
-from rag_memtok.pipeline.adapters import shipped
+from rag_memtok.pipeline.adapters import Adapter, encoder_of, shipped
 from rag_memtok.pipeline.manifest import completed
 from rag_memtok.pipeline.progress import Reporter, quiet
-
-
-@dataclass(frozen=True, slots=True)
-class Study:
-    """What is measured: readers, compressions, numbers of chunks in a prompt.
-
-    No readers: all there are adapters for. Compression 0: auto. The numbers of chunks are beside
-    one alone.
-
-    `nearest`: other chunks are those a retriever would find, else drawn by `seed`. `timed`:
-    questions of each cell that are timed; `unrelated`: texts whose perplexity is measured.
-    """
-
-    readers: tuple[str, ...] = ()
-    tokens_per_vector: tuple[int, ...] = (0,)
-    k: tuple[int, ...] = (3, 5, 10)
-    nearest: bool = True
-    timed: int = 12
-    unrelated: int = 100
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require(
-            bool(self.tokens_per_vector),
-            "--tokens-per-vector",
-            self.tokens_per_vector,
-            "one number or more",
-        )
-        require(self.unrelated >= 1, "unrelated", self.unrelated, "1 or more")
-        require(all(2 <= k <= 100 for k in self.k), "--k", self.k, "2 to 100 each")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +91,8 @@ def evaluate(
     tools = resources.load(settings)
     if text := shipped(tools.lm, tools.template.digest).text:
         adapters = {"text": text.folder, **adapters}
-    study = replace(study, readers=readable(study.readers, adapters))
+    encoder = encoder_in(adapters.get("text"), tools.lm)
+    study = replace(study, readers=possible(study.readers, adapters, encoder))
     embedder = tools.embedder if study.nearest else None
     read = corpus(
         tools.lm,
@@ -141,7 +117,7 @@ def evaluate(
         kind: Replies(model, frame(tools.lm), settings.ask.max_new_tokens, answers)
         for kind, model in models.items()
     }
-    run = Run(tools, settings, study, read, replies, on_progress)
+    run = Run(tools, settings, study, read, replies, on_progress, encoder)
     run.write(work / "memories" if work else None, say)
     cells = [run.cell(planned) for planned in run.plan(say)]
     return Evaluation(
@@ -161,21 +137,10 @@ def evaluate(
     )
 
 
-def readable(readers: Sequence[str], adapters: Mapping[str, Path]) -> tuple[str, ...]:
-    """The readers asked for; all that can be, if none are.
-
-    Raises:
-        UsageError: there is none of that name, or no adapter for it.
-    """
-    for name, arm in arms_named(readers).items():
-        if arm.adapter and arm.adapter not in adapters:
-            option = {"memory": "--adapter", "text": "--text-adapter"}[arm.adapter]
-            raise UsageError(
-                f"the reader {name} needs {option} DIR", remedy="rag-memtok adapt trains one"
-            )
-    return tuple(readers) or tuple(
-        name for name, arm in ARMS.items() if not arm.adapter or arm.adapter in adapters
-    )
+def encoder_in(folder: Path | None, lm: LM) -> Encoder | None:
+    """The encoder of the adapter in `folder`, if it has one."""
+    bond = bond_of(folder) if folder else None
+    return encoder_of(Adapter(folder, bond), lm) if folder and bond else None
 
 
 @dataclass(slots=True, eq=False)
@@ -188,6 +153,7 @@ class Run:
     corpus: Corpus
     replies: Mapping[str, Replies]
     on_progress: OnProgress
+    encoder: Encoder | None = None
     materials: dict[int, Material] = field(default_factory=dict)
     writings: list[Writing] = field(default_factory=list)
     timed: list[tuple[Replies, Sequence[Sequence[Prompt]]]] = field(default_factory=list)
@@ -199,25 +165,32 @@ class Run:
 
     def write(self, folder: Path | None, say: Callable[[str], None]) -> None:
         """The memories at each compression that some reader needs; the questions stay here."""
-        texts = {chunk_id: self.corpus.tokens[chunk_id] for chunk_id in self.corpus.read}
         compressions = dict.fromkeys(self._chosen(one, say) for one in self.study.tokens_per_vector)
         if not any(arm.compressed for arm in self.arms.values()):
             self.materials[0] = Material(self.tools.lm, self.corpus, {}, {}, self.study.seed)
             return
         for compression in compressions:
-            memorize = replace(self.settings.memorize, tokens_per_vector=compression)
-            kept = written(
-                self.tools.lm, self.tools.template, texts, memorize, folder, self.on_progress
-            )
-            decoded = {}
-            if not {"decode", "decode+adapter"}.isdisjoint(self.arms):
-                decoded = all_decoded(
-                    self.tools.lm, self.tools.template, kept, texts, memorize.batch
-                )
-            self.materials[compression] = Material(
-                self.tools.lm, self.corpus, kept, decoded, self.study.seed
-            )
+            self.materials[compression] = self._material(compression, folder)
+
+    def _material(self, compression: int, folder: Path | None) -> Material:
+        lm, template = self.tools.lm, self.tools.template
+        texts = {chunk_id: self.corpus.tokens[chunk_id] for chunk_id in self.corpus.read}
+        needs = {arm.needs for arm in self.arms.values()}
+        memorize = replace(self.settings.memorize, tokens_per_vector=compression)
+        kept: Mapping[str, Kept] = {}
+        if "memory" in needs:
+            kept = written(lm, template, texts, memorize, folder, self.on_progress)
             self.writings.append(writing(compression, kept, sum(map(len, texts.values()))))
+        decoded: Mapping[str, Tokens] = {}
+        if not {"decode", "decode+adapter"}.isdisjoint(self.arms):
+            decoded = all_decoded(lm, template, kept, texts, memorize.batch)
+        vectors: Mapping[str, np.ndarray] = {}
+        if "encoded" in needs and self.encoder:
+            vectors = {
+                one: vectors_of(readable(self.encoder, some, compression))
+                for one, some in texts.items()
+            }
+        return Material(lm, self.corpus, kept, decoded, self.study.seed, compression, vectors)
 
     def _chosen(self, compression: int, say: Callable[[str], None]) -> int:
         if compression:

@@ -187,7 +187,8 @@ def work(share: Share, pipe: Connection) -> None:
 
     It sends records, where it stands, and what it could not do.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides what comes of a Ctrl-C
+    for sent in (signal.SIGINT, signal.SIGHUP):  # the caller decides what comes of a Ctrl-C
+        signal.signal(sent, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with suppress(BrokenPipeError):  # the caller is gone
         try:

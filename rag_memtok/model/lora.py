@@ -43,7 +43,8 @@ class Bond:
 
     `template_sha256` is that of the memories it reads, "" for text; `frame_sha256` that of the
     frame it was asked in, "" for `plain`. `passages`: whether several were measured to be read
-    better "apart" or "together", "" if that was not measured. `dev` are measurements on chunks it
+    better "apart" or "together", "" if that was not measured. `encoder_sha256`: the encoder whose
+    vectors it reads beside text, "" if it reads none. `dev` are measurements on chunks it
     was not trained on, shares of 1: F1 of the frozen model reading the text ("text"), of the
     memories without ("before") and with the adapter ("after"), and the losses.
     """
@@ -59,6 +60,7 @@ class Bond:
     dev: Mapping[str, float] = field(default_factory=dict)
     frame_sha256: str = ""
     passages: str = ""
+    encoder_sha256: str = ""
     format: int = FORMAT
 
 

@@ -9,6 +9,8 @@ from functools import reduce
 from pathlib import Path
 
 from rag_memtok.errors import InputRefused
+from rag_memtok.memory import encoder as encoders
+from rag_memtok.memory.encoder import Encoder
 from rag_memtok.model.lm import EMBEDDED, LM
 from rag_memtok.model.lora import Bond, bond_of, mismatches
 from rag_memtok.store.files import ADAPTER, STALE
@@ -41,6 +43,25 @@ class Adapters:
         if one.bond.kind == "memory":
             return replace(self, memory=self.memory or one)
         return replace(self, text=self.text or one)
+
+
+def encoder_of(adapter: Adapter | None, lm: LM) -> Encoder | None:
+    """The encoder whose vectors an adapter reads; None where it reads none.
+
+    Raises:
+        InputRefused: it is not there, or not the one that the adapter was trained with.
+        WrongModel: it is of another model.
+    """
+    if adapter is None or not adapter.bond.encoder_sha256:
+        return None
+    encoder = encoders.read(lm, adapter.folder / encoders.FILE)
+    if encoder.digest != adapter.bond.encoder_sha256:
+        raise InputRefused(
+            f"the encoder in {adapter.folder} is not the one its reader was trained with "
+            f"({adapter.bond.encoder_sha256[:16]} of the reader, {encoder.digest[:16]} here)",
+            remedy="install the package anew; --adapter none asks without",
+        )
+    return encoder
 
 
 def find(

@@ -6,14 +6,12 @@ while an answer is made and at no other time: `decode` decodes without it.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import PurePosixPath
 
-import numpy as np
-
-from rag_memtok.datatypes import Answer, Hit, Occurrence, Source
+from rag_memtok.datatypes import Answer, Hit, Source
 from rag_memtok.errors import NoUsableMemory, StoreDamaged, UsageError
 from rag_memtok.model.inject import (
     BATCH,
@@ -29,7 +27,14 @@ from rag_memtok.model.prompts import Frame, declines, frame, source_line
 from rag_memtok.pipeline.citation import source_of
 from rag_memtok.pipeline.first_words import nothing_found, require_answerable
 from rag_memtok.pipeline.grounding import before_circles, circle_at_end, grounded
-from rag_memtok.pipeline.readers import Readable, Session, read, reader_of, reads_apart
+from rag_memtok.pipeline.readers import (
+    Readable,
+    Session,
+    read,
+    reader_of,
+    reads_apart,
+    words_of,
+)
 from rag_memtok.retrieval.search import content_words, search
 
 FOLLOW_UP = 2  # content words: a question of no more may lean on the one before it
@@ -125,7 +130,9 @@ def _generated(
     said = lm.decode(response.tokens).strip()
     refused = declines(said)
     cited = () if refused else response.cited
-    standing = grounded(said, _texts(lm, cited))
+    texts = tuple(words_of(session, one) for one in cited)
+    places = (one.hit.occurrences[0] for one in cited)
+    standing = grounded(said, zip(texts, places, strict=True))
     return Answer(
         answer=said,
         sources=()
@@ -141,23 +148,10 @@ def _generated(
         text_positions=sum(one.record.tokens or len(one.passage) for one in response.used),
         seconds=time.monotonic() - began,
         refused="model" if refused else "",
-        grounded=None if refused or reader[0] == "memory" else standing is not None,
+        grounded=None if refused else standing is not None,
         stands_in=standing,
-        texts=tuple(_words_of(session, one) for one in cited),
+        texts=texts,
     )
-
-
-def _words_of(session: Session, one: Readable) -> str:
-    if isinstance(one.passage, np.ndarray):
-        return _kept(session, one.hit) or ""
-    return session.lm.decode(one.passage)
-
-
-def _texts(lm: LM, passages: Sequence[Readable]) -> Iterator[tuple[str, Occurrence]]:
-    """The passages that were read as words, with their first place."""
-    for one in passages:
-        if not isinstance(one.passage, np.ndarray):
-            yield lm.decode(one.passage), one.hit.occurrences[0]
 
 
 def _together(

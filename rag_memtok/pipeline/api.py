@@ -26,7 +26,8 @@ from rag_memtok.pipeline.answer import answer
 from rag_memtok.pipeline.audit import Audit, audit, incomparable, quick
 from rag_memtok.pipeline.bundle import Bundled
 from rag_memtok.pipeline.compare import against, root_for
-from rag_memtok.pipeline.ingest import Estimate, Ingested, estimate, ingest
+from rag_memtok.pipeline.estimate import Estimate, estimate
+from rag_memtok.pipeline.ingest import Ingested, ingest
 from rag_memtok.pipeline.inspect import Collection, ListedChunk, ListedDocument, Setting, Shown
 from rag_memtok.pipeline.manifest import (
     bound_to,
@@ -38,6 +39,7 @@ from rag_memtok.pipeline.manifest import (
 )
 from rag_memtok.pipeline.migrate import Migrated, Rekeyed
 from rag_memtok.pipeline.progress import quiet
+from rag_memtok.pipeline.readable import encoder_for
 from rag_memtok.pipeline.readers import Session, with_adapters
 from rag_memtok.pipeline.resources import Load, LoadLM, Say, store_folder
 from rag_memtok.pipeline.restore import Restored, restore_documents
@@ -197,11 +199,13 @@ def verify(
             template = template_named(settings.memorize.template, model)
             now |= bound_to(model, template)
             different = differences(store.manifest, model, template)
-            found = (
-                incomparable(store, different)
-                if different
-                else audit(store, model, template, share, seed, on_progress, batch, reference)
-            )
+            if different:
+                found = incomparable(store, different)
+            else:
+                encoder = encoder_for(store.manifest, model, template)
+                found = audit(
+                    store, model, template, share, seed, on_progress, batch, reference, encoder
+                )
         if files is not None:
             found = replace(
                 found, findings=(*found.findings, *against(store, root, files, config.documents))

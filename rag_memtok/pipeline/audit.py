@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from rag_memtok.datatypes import (
@@ -22,10 +22,12 @@ from rag_memtok.datatypes import (
     sha256_of_text,
 )
 from rag_memtok.errors import StoreDamaged, UsageError
+from rag_memtok.memory.encoder import Encoder
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.manifest import REQUIRED
 from rag_memtok.pipeline.progress import Reporter, quiet
+from rag_memtok.pipeline.readable import SAME, Comparison, compared
 from rag_memtok.pipeline.recite import REFERENCE, Recited, profile_of, recite_all, weakened
 from rag_memtok.store.store import Store
 
@@ -49,6 +51,9 @@ class Audit:
 
     `decodes`: whether memories were to be decoded, or only structure and checksums looked at.
 
+    `readable` are chunks with readable vectors, by whether these are those of what their memory
+    decodes to: "same", "mismatch", or "incomparable" without their encoder.
+
     `recited` are the checked chunks without their texts; `proofs` says of each document whether it
     came back, None if that is not known.
     """
@@ -67,6 +72,7 @@ class Audit:
     decodes: bool = True
     recited: tuple["Recited", ...] = ()
     proofs: tuple[tuple[StoredDocument, bool | None], ...] = ()
+    readable: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def sentence(self) -> str:
@@ -129,6 +135,7 @@ def audit(
     on_progress: OnProgress = quiet,
     batch: int = 1,
     reference: bool = False,
+    encoder: Encoder | None = None,
 ) -> Audit:
     """Proves the chunks and documents of the store as it is now.
 
@@ -141,9 +148,10 @@ def audit(
         batch: chunks decoded together, without drafts, if that is more than 1.
         reference: every memory decoded token by token at batch 1. Else the kept text is a draft,
             which changes the time and no verdict. The audit names the profile it was held in.
+        encoder: what the store's readable vectors are to be of.
 
-    Cost: a pass in fp32 a chunk; T + 1 cached steps where there is no right draft. An interrupt
-        ends it early with what was found so far.
+    Cost: a pass in fp32 a chunk, and one of the encoder where it has readable vectors; T + 1 cached
+        steps where there is no right draft. An interrupt ends it early with what was found so far.
     """
     began = time.monotonic()
     documents: Sequence[StoredDocument]
@@ -153,10 +161,12 @@ def audit(
     tau = float(store.manifest.get("tau", 0))
     reporter = Reporter(on_progress, len(chosen))
     recited: dict[str, Recited] = {}
+    comparisons: dict[str, Comparison] = {}
     interrupted = False
     try:
         for found in recite_all(store, lm, template, chosen, batch, reference):
             recited |= {one.chunk_id: weakened(one, tau) for one in found}
+            comparisons |= dict(compared(store, lm, encoder, found))
             reporter.advance(len(found))
     except KeyboardInterrupt:
         interrupted = True
@@ -166,9 +176,15 @@ def audit(
             _still(documents, store.documents(skip_damaged=True)),
         )
         recited = {chunk_id: recited[chunk_id] for chunk_id in _still(recited, everything)}
+        comparisons = {one: comparisons[one] for one in _still(comparisons, recited)}
         verdicts = {document: proven_document(store, document, recited) for document in documents}
     damaged = {chunk_id for chunk_id, one in recited.items() if one.verdict.kind == "damaged"}
     findings = [*_structure(store, damaged), *_chunk_findings(store, recited.values())]
+    findings += [
+        Finding(one.kind, _where(store, chunk_id), one.reason)
+        for chunk_id, one in comparisons.items()
+        if one.kind != SAME
+    ]
     findings += [
         Finding("mismatch", document.path, "its chunks joined are not the document")
         for document, ok in verdicts.items()
@@ -188,6 +204,7 @@ def audit(
         interrupted=interrupted,
         recited=tuple(replace(one, text=None) for one in recited.values()),
         proofs=tuple(verdicts.items()),
+        readable=dict(Counter(one.kind for one in comparisons.values())),
     )
 
 
@@ -249,12 +266,12 @@ def _structure(store: Store, told: Collection[str] = ()) -> Iterator[Finding]:
 def _chunk_findings(store: Store, recited: Iterable[Recited]) -> Iterator[Finding]:
     for one in recited:
         if one.verdict.kind not in PROVEN:
-            places = store.occurrences([one.chunk_id])[one.chunk_id]
-            where = (
-                ", ".join(f"{place.path} {place.locator}" for place in places[:3])
-                or one.chunk_id[:12]
-            )
-            yield Finding(one.verdict.kind, where, one.verdict.reason)
+            yield Finding(one.verdict.kind, _where(store, one.chunk_id), one.verdict.reason)
+
+
+def _where(store: Store, chunk_id: str) -> str:
+    places = store.occurrences([chunk_id])[chunk_id]
+    return ", ".join(f"{place.path} {place.locator}" for place in places[:3]) or chunk_id[:12]
 
 
 def quick(store: Store) -> Audit:

@@ -3,8 +3,9 @@
     vectors   every memory's packed bytes, one after the other         uint8
     keys      a row per chunk that has one                             float32, N e
     content   everything else as JSON: manifest, chunks, documents     uint8
+    readables an encoder's vectors as they are packed, if there are any    uint8
 
-The header's metadata has the format, the sha256 of the three, and a seal by which an export made
+The header's metadata has the format, the sha256 of them, and a seal by which an export made
 here is known again. The file is the documents' text: only its owner can read it. Export and import
 hold the whole store in memory.
 """
@@ -12,10 +13,11 @@ hold the whole store in memory.
 import hashlib
 import json
 import math
+import re
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -27,6 +29,7 @@ from rag_memtok.datatypes import (
     TEXT_ONLY,
     Occurrence,
     Pin,
+    ReadableVectors,
     Record,
     StoredDocument,
     Verdict,
@@ -37,12 +40,14 @@ from rag_memtok.errors import FormatMismatch, InputRefused, StoreDamaged, UsageE
 from rag_memtok.memory.codec import codec_named
 from rag_memtok.store import ownership
 from rag_memtok.store.database import RESERVED
-from rag_memtok.store.files import beside, sync_folder, translated, write_whole
+from rag_memtok.store.files import beside, store_errors, sync_folder, write_whole
 from rag_memtok.store.store import Store, create, open_store
 
-FORMAT = "1"
+FORMAT = "2"
+FORMATS = ("1", FORMAT)  # an export of 1 lacks what has a default now
 IMPORTING = ".importing"
 PARTS = ("vectors", "keys", "content")
+READABLES = "readables"  # a part where a chunk has any
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ def export(store: Store, file: Path) -> Bundled:
     with store.snapshot():
         parts = _parts(store)
         counts = len(store.documents()), len(store.chunk_ids())
-    with translated(file.absolute().parent):
+    with store_errors(file.absolute().parent):
         digest = _digest(parts)
         # only what is one's own is sealed: a foreign store stays one
         own = ownership.made_here(store.manifest)
@@ -90,7 +95,7 @@ def export(store: Store, file: Path) -> Bundled:
 
 
 def _parts(store: Store) -> dict[str, np.ndarray]:
-    """The three tensors."""
+    """The tensors."""
     chunk_ids = store.chunk_ids()
     records = [store.record(chunk_id) for chunk_id in chunk_ids]
     documents = store.documents()
@@ -108,7 +113,9 @@ def _parts(store: Store) -> dict[str, np.ndarray]:
         "occurrences": places,
     }
     keys = [record.key for record in records if record.key is not None]
-    return {
+    made = [record.readable.packed for record in records if record.readable is not None]
+    more = {READABLES: np.frombuffer(b"".join(made), dtype=np.uint8)} if made else {}
+    return more | {
         "vectors": np.frombuffer(b"".join(record.packed for record in records), dtype=np.uint8),
         "keys": np.stack(keys).astype(np.float32) if keys else np.zeros((0, 0), dtype=np.float32),
         "content": np.frombuffer(json.dumps(content, allow_nan=False).encode(), dtype=np.uint8),
@@ -134,13 +141,22 @@ def _chunk(record: Record, text: str | None) -> dict[str, Any]:
         "verdict": verdict,
         "keyed": record.key is not None,
         "text": text,
+        **_made(record.readable),
     }
+
+
+def _made(readable: ReadableVectors | None) -> dict[str, Any]:
+    """A chunk's vectors of an encoder but for their bytes, if it has any."""
+    if readable is None:
+        return {}
+    said = asdict(readable)
+    return {"readable": said | {"packed": len(readable.packed), "shape": list(readable.shape)}}
 
 
 def _digest(parts: Mapping[str, np.ndarray]) -> str:
     """One sha256 over the tensors, each with its name and shape."""
     whole = hashlib.sha256()
-    for name in PARTS:
+    for name in (*PARTS, *(name for name in parts if name == READABLES)):
         whole.update(f"{name} {parts[name].dtype} {parts[name].shape}\n".encode())
         whole.update(np.ascontiguousarray(parts[name]).tobytes())
     return whole.hexdigest()
@@ -161,12 +177,12 @@ def import_(file: Path, folder: Path, trusted: bool) -> Bundled:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(
-            f"{folder} is in the way", remedy="name a new folder: --store DIR, or --collection NAME"
+            f"{folder} is in the way", remedy="import into a folder of its own: --store DIR"
         )
     metadata, parts = _read(file)
     own = trusted or ownership.is_signed("export", metadata["sha256"], metadata.get("seal", ""))
     draft = beside(folder, IMPORTING)
-    with translated(draft.parent):
+    with store_errors(draft.parent):
         if draft.exists():  # of an import that was killed
             shutil.rmtree(draft)
         documents, chunks = _build(draft, parts, own, file)
@@ -184,14 +200,15 @@ def _read(file: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     try:
         with safe_open(file, framework="numpy") as opened:
             metadata = opened.metadata() or {}
-            if metadata.get("made_by") != "rag-memtok" or set(opened.keys()) != set(PARTS):
+            names = set(opened.keys())
+            if metadata.get("made_by") != "rag-memtok" or names - {READABLES} != set(PARTS):
                 raise _refused(file, "it is not an export of rag-memtok")
-            if metadata.get("format") != FORMAT:
+            if metadata.get("format") not in FORMATS:
                 raise FormatMismatch(
                     f"{file} is an export of format {metadata.get('format')}, this program reads "
-                    f"{FORMAT}"
+                    f"{' and '.join(FORMATS)}"
                 )
-            parts = {name: opened.get_tensor(name) for name in PARTS}
+            parts = {name: opened.get_tensor(name) for name in sorted(names)}
     except (SafetensorError, ValueError) as error:
         raise _refused(file, "it is not a safetensors file, or only a part of one") from error
     if metadata.get("sha256") != _digest(parts):
@@ -265,20 +282,37 @@ def _records(
     chunks: Sequence[Mapping[str, Any]], parts: Mapping[str, np.ndarray]
 ) -> list[tuple[Record, str | None]]:
     """The chunks with their vectors and keys."""
-    vectors, keys = parts["vectors"].tobytes(), iter(parts["keys"])
-    found, start = [], 0
+    vectors, keys = _Tape(parts["vectors"].tobytes()), iter(parts["keys"])
+    made = _Tape(parts[READABLES].tobytes() if READABLES in parts else b"")
+    found = []
     for chunk in chunks:
-        packed = vectors[start : start + chunk["bytes"]]
-        start += chunk["bytes"]
-        found.append(
-            (_record(chunk, packed, next(keys) if chunk["keyed"] else None), chunk["text"])
-        )
-    if start != len(vectors) or next(keys, None) is not None:
+        key = next(keys) if chunk["keyed"] else None
+        record = _record(chunk, vectors.take(chunk["bytes"]), key, made)
+        found.append((record, chunk["text"]))
+    if not vectors.ended or not made.ended or next(keys, None) is not None:
         raise ValueError("the chunks do not account for all vectors and keys")
     return found
 
 
-def _record(chunk: Mapping[str, Any], packed: bytes, key: np.ndarray | None) -> Record:
+@dataclass(slots=True)
+class _Tape:
+    """Bytes that are read from one end to the other."""
+
+    content: bytes
+    at: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of it was read, and nothing beyond it."""
+        return self.at == len(self.content)
+
+    def take(self, count: int) -> bytes:
+        """The next bytes."""
+        self.at += count
+        return self.content[self.at - count : self.at]
+
+
+def _record(chunk: Mapping[str, Any], packed: bytes, key: np.ndarray | None, made: _Tape) -> Record:
     """One record, with everything in it of the type and size it has to be."""
     verdict = _noun(
         Verdict,
@@ -310,16 +344,30 @@ def _record(chunk: Mapping[str, Any], packed: bytes, key: np.ndarray | None) -> 
         pins,
         verdict,
         key,
+        _readable(chunk["readable"], made) if "readable" in chunk else None,
     )
     return _noun(Record, {field.name: getattr(record, field.name) for field in fields(record)})
 
 
+def _readable(said: Mapping[str, Any], made: _Tape) -> ReadableVectors:
+    """A chunk's vectors of an encoder, of the size they have to be."""
+    rows, width = said["shape"]
+    found = _noun(
+        ReadableVectors, {**said, "packed": made.take(said["packed"]), "shape": (rows, width)}
+    )
+    codec_named(found.codec).unpack(found.packed, found.shape)
+    if not re.fullmatch("[0-9a-f]{64}", found.encoder) or found.window < 1:
+        raise ValueError("vectors of an encoder that there cannot be")
+    return found
+
+
 def _noun(kind: type, values: Mapping[str, Any]) -> Any:
-    """A noun of plain fields, each of its own type."""
+    """A noun of plain fields, each of its own type; one with a default may be missing."""
     hints = get_type_hints(kind)
-    if set(values) != set(hints):
+    needed = {one.name for one in fields(kind) if one.default is MISSING}
+    if not needed <= set(values) <= set(hints):
         raise ValueError(f"a {kind.__name__} with the fields {', '.join(sorted(values))}")
-    for name, hint in hints.items():
-        if hint in (str, int) and type(values[name]) is not hint:
-            raise ValueError(f"{kind.__name__}.{name} is {values[name]!a}")
+    for name, value in values.items():
+        if hints[name] in (str, int) and type(value) is not hints[name]:
+            raise ValueError(f"{kind.__name__}.{name} is {value!a}")
     return kind(**values)

@@ -1,25 +1,26 @@
 """The citation of a chunk: where it stands, what its file is called, whether that changed since.
 
-A file is as it was read if its bytes hash to what was stored; its time says nothing, a copy or a
-checkout is no edit.
+A file is as it was read if its size and time are. Where its time alone is another its bytes are
+hashed: a copy or a checkout is no edit. A store of format 1 knows neither: there they always are.
 """
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from rag_memtok.datatypes import Hit, Source, StoredDocument, VerdictKind
 from rag_memtok.documents.names import is_gone, joined, native_of, told_apart
 from rag_memtok.packages import sha256_of
+from rag_memtok.store.ownership import made_here
 from rag_memtok.store.store import Store
 
 LARGEST = 20_000_000  # bytes of a file that is read to see whether it changed
+UNKNOWN = -1  # a size that the store does not know
 
 
 def source_of(store: Store, hit: Hit, kind: VerdictKind) -> Source:
     """The citation of a chunk: its first place; the others are in the store.
 
-    Cost: reads the file, if it is at most LARGEST.
+    Cost: a stat of the file; reads it where its time is another, if it is at most LARGEST.
     """
     place = hit.occurrences[0]
     papers = store.documents_at(place.path)
@@ -35,25 +36,38 @@ def source_of(store: Store, hit: Hit, kind: VerdictKind) -> Source:
         relevance=None if hit.cosine is None else round(min(max(hit.cosine, 0.0), 1.0), 4),
         root=place.root,
         name=names.get((place.root, place.path), place.path),
-        file=state_of(own[0]) if own else "",
+        file=state_of(own[0], made_here(store.manifest)) if own else "",
     )
 
 
-def state_of(document: StoredDocument) -> Literal["", "gone", "changed"]:
+def state_of(document: StoredDocument, own: bool) -> Literal["", "gone", "changed"]:
     """Whether a document's file is still what was read.
 
-    Where the folder that was ingested is not there, as with a store made elsewhere, nothing is
-    said.
+    Of a folder that never was on this machine nothing is said: one of a store that is not our
+    `own`, or that nothing here has held.
     """
-    if not os.path.isdir(native_of(document.root)):
-        return ""
+    root = Path(native_of(document.root))
+    if not root.is_dir():
+        return "gone" if own and _was_here(root) else ""
     if is_gone(document.root, document.file):
         return "gone"
     path = Path(native_of(joined(document.root, document.file)))
     try:
-        if path.stat().st_size > LARGEST:
+        found = path.stat()
+        if (found.st_size, found.st_mtime_ns) == (document.size, document.modified):
             return ""
-        found = sha256_of(path)
+        if document.size not in (found.st_size, UNKNOWN):
+            return "changed"
+        same = found.st_size > LARGEST or sha256_of(path) == document.file_sha256
     except OSError:
         return ""
-    return "" if found == document.file_sha256 else "changed"
+    return "" if same else "changed"
+
+
+def _was_here(root: Path) -> bool:
+    """Whether a folder that held `root` is there, so that it was moved or removed.
+
+    Those that most machines have, / and what stands in it, tell nothing of what was deeper.
+    """
+    nearest = next((one for one in root.parents if one.is_dir()), Path("/"))
+    return len(nearest.parts) > (1 if nearest == root.parent else 2)

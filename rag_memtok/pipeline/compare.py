@@ -44,7 +44,7 @@ def against(store: Store, root: str, scan: Scan, settings: Documents) -> list[Fi
     stored = {
         (one.file, one.path): one for one in store.documents(skip_damaged=True) if one.root == root
     }
-    unread = {item.path: item.reason for item in scan.skipped}
+    unread = {item.path: item.reason for item in (*scan.skipped, *scan.ignored)}
     findings = []
     readings = {one.file_sha256: one.extractor for one in stored.values()}
     for source in scan.files:

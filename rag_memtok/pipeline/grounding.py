@@ -1,4 +1,4 @@
-"""Does an answer stand in what was read? And where it goes round in circles.
+"""Does an answer stand in what was read, which bit of that bears on it, where it is a circle.
 
 An answer is grounded if it is a run of whole words of a passage that was in the prompt. That does
 not make it right, but one that stands nowhere is the model's own.
@@ -15,6 +15,7 @@ EDGES = " \t\r\n.,;:!?\"'“”‘’«»()[]*_`"
 TURNS = 3  # so often the same words in a row are a circle
 LONGEST = 24  # tokens of them, at most
 LINES = re.compile(r"lines? (\d+)(?:-(\d+))?")
+SNIPPET = 90  # characters of a passage that are shown beside its citation
 
 
 def grounded(answer: str, passages: Iterable[tuple[str, Occurrence]]) -> Standing | None:
@@ -47,6 +48,43 @@ def _line(text: str, at: int, locator: str) -> str:
     if text.rstrip("\n").count("\n") != last - first and text.count("\n") != last - first:
         return locator
     return f"line {first + text.count(chr(10), 0, at)}"
+
+
+def snippet(text: str, words: Sequence[str], marked: tuple[int, int] | None = None) -> str:
+    """The bit of a passage that bears on an answer, at most a line of SNIPPET characters.
+
+    It is about the characters `marked`, which stand between >> and <<; else it is the line with
+    most of the question's `words`.
+    """
+    start, end = marked or _bearing(text, words)
+    first, last = text.rfind("\n", 0, start) + 1, text.find("\n", end)
+    before, after = (
+        re.sub(r"\s+", " ", part)
+        for part in (text[first:start].lstrip(), text[end : last if last >= 0 else None].rstrip())
+    )
+    quote = " ".join(text[start:end].split())
+    if len(quote) > SNIPPET:
+        quote, after = f"{quote[:SNIPPET].rpartition(' ')[0] or quote[:SNIPPET]} ...", ""
+    room = max(SNIPPET - len(quote), 0)
+    left = min(len(before), max(room // 2, room - len(after)))
+    right = min(len(after), room - left)
+    if left < len(before):
+        cut = before[len(before) - left :]
+        before = f"... {cut.partition(' ')[2] or cut}"
+    if right < len(after):
+        cut = after[:right]
+        after = f"{cut.rpartition(' ')[0] or cut} ..."
+    return f"{before}>>{quote}<<{after}" if marked else f"{before}{after}"
+
+
+def _bearing(text: str, words: Sequence[str]) -> tuple[int, int]:
+    """The first of the words in the line that has most of them, as an empty span."""
+    pattern = re.compile("|".join(map(re.escape, words)) or r"(?!)", re.IGNORECASE)
+    lines = [one for one in re.finditer(r"[^\n]+", text) if one[0].strip()]
+    found = [[one for one in pattern.finditer(text, *line.span())] for line in lines]
+    most = max(found, key=lambda some: len({one[0].casefold() for one in some}), default=[])
+    at = most[0].start() if most else lines[0].start() if lines else 0
+    return at, at
 
 
 def before_circles(tokens: Sequence[int], text_of: Callable[[Sequence[int]], str]) -> int:

@@ -3,8 +3,6 @@
 A chunk is committed when it has been judged, a file when all its chunks are.
 """
 
-import math
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -13,14 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from rag_memtok.config import Config, Memorize
-from rag_memtok.datatypes import (
-    OnProgress,
-    Record,
-)
-from rag_memtok.documents.names import joined, name_of
+from rag_memtok.datatypes import OnProgress, Record
+from rag_memtok.documents.names import joined
 from rag_memtok.documents.scan import NOTHING, Scan, Skipped, SourceFile, outdated, scan
 from rag_memtok.errors import StoreDamaged
-from rag_memtok.memory.workers import of_one
 from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.manifest import (
     completed,
@@ -34,13 +28,14 @@ from rag_memtok.pipeline.plan import (
     PlannedFile,
     Survey,
     places_of,
-    plan,
+    planned_of,
     stored_document,
-    survey,
+    surveyed,
     tasks_of,
     tokens_in,
 )
 from rag_memtok.pipeline.progress import quiet
+from rag_memtok.pipeline.readable import Encoding, encoding, renew
 from rag_memtok.pipeline.resources import Load, Say, store_folder
 from rag_memtok.pipeline.writer import Writer, text_only_record
 from rag_memtok.retrieval.embedder import Embedder
@@ -55,7 +50,8 @@ class Ingested:
     """What an ingest did.
 
     `positions` are the context positions the new memories take, `text_positions` those of their
-    text; `assumed` the encodings that were not told by the files.
+    text; `assumed` the encodings that were not told by the files. `ignored` files were left out
+    because of a .gitignore.
     """
 
     files: int
@@ -63,14 +59,15 @@ class Ingested:
     removed: int
     vanished: tuple[tuple[str, str], ...]
     skipped: tuple[Skipped, ...]
-    over_limit: tuple[Skipped, ...]
-    chunks: int
-    reused: int
-    verdicts: Mapping[str, int]
-    positions: int
-    text_positions: int
-    seconds: float
-    tokens_per_vector: int
+    over_limit: tuple[Skipped, ...] = ()
+    chunks: int = 0
+    reused: int = 0
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+    positions: int = 0
+    text_positions: int = 0
+    seconds: float = 0.0
+    tokens_per_vector: int = 0
+    ignored: int = 0
     assumed: tuple[Assumed, ...] = ()
 
     def __repr__(self) -> str:
@@ -88,6 +85,7 @@ class Ingest:
 
     writer: Writer
     embedder: Embedder
+    made: Encoding | None = None
     files: dict[int, PlannedFile] = field(default_factory=dict)
     waiting: dict[int, set[str]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
@@ -149,7 +147,10 @@ class Ingest:
             return
         self.positions += record.shape[0]
         self.text_positions += record.tokens
-        self._keep(replace(record, key=self._key(record.chunk_id)))
+        vectors = None
+        if self.made:
+            vectors = self.made.of(self.writer.lm.encode(self.texts[record.chunk_id]))
+        self._keep(replace(record, key=self._key(record.chunk_id), readable=vectors))
 
     def _keep(self, record: Record) -> None:
         """Commits a chunk, and every file that waited for nothing else."""
@@ -198,18 +199,6 @@ class Ingest:
         return self.embedder.encode([self.texts[chunk_id]], query=False)[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What an ingest would write, and what it would cost here."""
-
-    files: int
-    unchanged: int
-    vanished: tuple[tuple[str, str], ...]
-    skipped: tuple[Skipped, ...]
-    chunks: int
-    seconds: float
-
-
 def ingest(
     paths: Sequence[Path],
     config: Config,
@@ -237,17 +226,27 @@ def ingest(
     folder = store_folder(config)
     found = scan(paths, config.documents, Path(config.store), piped)
     if not (folder / DATABASE).exists():
-        return _ingest_into_new(folder, found, config, on_progress, say, load)
+        return _ingest_into_new(folder, (*paths, *piped), found, config, on_progress, say, load)
     with open_store(folder, write=True) as store:
         # of which the texts cannot be read either, as an ingest of their files may mend
         with suppress(StoreDamaged):
             if store.mend_words():
                 say("the word index was damaged; it was made anew from the kept texts")
-        todo = _surveyed(found, paths, store, config)
+        todo = surveyed(found, paths, store, config)
         if not todo.changed:
             removed = _pruned(store, todo) if prune else 0
             store.collect()
-            return _nothing_new(todo, removed, int(store.manifest.get("tokens_per_vector", 0)))
+            if config.memorize.readable > 0:
+                _renewed(store, config, load, on_progress, say)
+            return Ingested(
+                0,
+                todo.unchanged,
+                removed,
+                todo.vanished,
+                todo.skipped,
+                tokens_per_vector=int(store.manifest.get("tokens_per_vector", 0)),
+                ignored=todo.ignored,
+            )
         require_same_settings(store.manifest, config)
         settings = completed(config, store.manifest)
         loaded = load(settings)
@@ -256,32 +255,40 @@ def ingest(
         if todo.outdated:
             reason = "because an older version of this program had read them"
             say(f"files read again {reason}: {todo.outdated}")
-        planned, skipped = plan(loaded.lm, todo.changed, settings)
+        planned, skipped = planned_of(loaded.lm, (*paths, *piped), todo, settings)
         # not before: what is refused removes nothing
         removed = _pruned(store, todo) if prune else 0
         writer = Writer(store, loaded.lm, loaded.template, settings, on_progress)
-        return _written(Ingest(writer, loaded.embedder), planned, todo, skipped, removed, say)
+        made = encoding(loaded.lm, loaded.template, settings, store.manifest)
+        if made:
+            renew(store, loaded.lm, loaded.template, made, on_progress)
+        work = Ingest(writer, loaded.embedder, made)
+        return _written(work, planned, todo, skipped, removed, say)
 
 
-def _surveyed(found: Scan, paths: Sequence[Path], store: Store, config: Config) -> Survey:
-    roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
-    asked = bool(config.documents.encoding)
-    return survey(found, roots, store.file_hashes, store.documents(skip_damaged=True), asked)
+def _renewed(store: Store, config: Config, load: Load, on_progress: OnProgress, say: Say) -> None:
+    """Gives the chunks that are there the readable vectors that are asked for."""
+    loaded = load(completed(config, store.manifest))
+    require_same(store.manifest, loaded.lm, loaded.template)
+    made = encoding(loaded.lm, loaded.template, config, store.manifest)
+    if made and (count := renew(store, loaded.lm, loaded.template, made, on_progress)):
+        say(f"chunks with new readable vectors: {count}")
 
 
 def _ingest_into_new(
     folder: Path,
+    given: Sequence[Path | str],
     found: Scan,
     config: Config,
     on_progress: OnProgress,
     say: Say,
     load: Load,
 ) -> Ingested:
-    todo = Survey(found.files, 0, (), found.skipped)
+    todo = Survey(found.files, 0, (), found.skipped, ignored=len(found.ignored))
     settings = completed(config, {})
     loaded = load(settings)
     model, template, embedder = loaded.lm, loaded.template, loaded.embedder
-    planned, skipped = plan(model, todo.changed, settings)
+    planned, skipped = planned_of(model, given, todo, settings)
     chunks = tokens_in(planned)
     calibration = resources.calibrated(model, template, chunks, settings, say)
     settings = replace(
@@ -290,8 +297,10 @@ def _ingest_into_new(
     )
     if settings.model.id == "mini":
         say(resources.introduction(model, resources.cost(model, template, chunks, settings)))
+    made = encoding(model, template, settings, {})
     manifest = manifest_of(model, template, embedder, settings) | {
-        "tokens_per_vector_origin": calibration.origin
+        "tokens_per_vector_origin": calibration.origin,
+        **(made.manifest if made else {}),
     }
     maker = ownership.maker()
     if not ownership.made_here(maker):
@@ -302,7 +311,7 @@ def _ingest_into_new(
     create(folder, manifest | maker)
     with open_store(folder, write=True) as store:
         writer = Writer(store, model, template, settings, on_progress)
-        return _written(Ingest(writer, embedder), planned, todo, skipped, 0, say)
+        return _written(Ingest(writer, embedder, made), planned, todo, skipped, 0, say)
 
 
 def _written(
@@ -336,6 +345,7 @@ def _written(
         text_positions=work.text_positions,
         seconds=reporter.seconds,
         tokens_per_vector=work.settings.tokens_per_vector,
+        ignored=todo.ignored,
         assumed=tuple(
             Assumed(file.source.root, file.source.file, file.source.encoding)
             for file in planned
@@ -348,47 +358,3 @@ def _pruned(store: Store, todo: Survey) -> int:
     for root, file in todo.vanished:
         store.remove_file(root, file)
     return len(todo.vanished)
-
-
-def _nothing_new(todo: Survey, removed: int, tokens_per_vector: int) -> Ingested:
-    return Ingested(
-        0, todo.unchanged, removed, todo.vanished, todo.skipped, (), 0, 0, {}, 0, 0, 0.0,
-        tokens_per_vector,
-    )  # fmt: skip
-
-
-def estimate(
-    paths: Sequence[Path], config: Config, piped: Mapping[str, bytes] = NOTHING
-) -> Estimate:
-    """What `ingest` would write and how long it would take here. Writes nothing.
-
-    Of three real steps of the writer the second counts.
-    """
-    folder = store_folder(config)
-    found = scan(paths, config.documents, Path(config.store), piped)
-    todo, manifest, written = (
-        Survey(found.files, 0, (), found.skipped),
-        dict[str, str](),
-        set[str](),
-    )
-    if (folder / DATABASE).exists():
-        with open_store(folder, write=False) as store:
-            todo, manifest, written = (
-                _surveyed(found, paths, store, config),
-                store.manifest,
-                set(store.chunk_ids()),
-            )
-    if not todo.changed:
-        return Estimate(0, todo.unchanged, todo.vanished, todo.skipped, 0, 0.0)
-    require_same_settings(manifest, config)
-    settings = of_one(completed(config, manifest))
-    loaded = resources.load(settings)
-    planned, skipped = plan(loaded.lm, todo.changed, settings)
-    chunks = {piece.chunk.id for file in planned for piece in file.pieces} - written
-    each = (
-        resources.cost(loaded.lm, loaded.template, tokens_in(planned), settings) if chunks else 0.0
-    )
-    seconds = each * math.ceil(len(chunks) / settings.memorize.processes)
-    return Estimate(
-        len(planned), todo.unchanged, todo.vanished, (*todo.skipped, *skipped), len(chunks), seconds
-    )

@@ -56,8 +56,8 @@ class ShownToken:
 class Shown:
     """One memory, decoded now.
 
-    The last token is the end; a text-only chunk has none. `bytes` are those of its parts and of its
-    text.
+    The last token is the end; a text-only chunk has none. `bytes` are those of its parts, of its
+    text, and "readable", if it has any, of an encoder's vectors.
     """
 
     chunk_id: str
@@ -143,6 +143,8 @@ def show(store: Store, lm: LM, template: Template, prefix: str) -> Shown:
         "key": key,
         "text": len(text.encode()),
     }
+    if record.readable is not None:
+        sizes["readable"] = len(record.readable.packed)
     places = store.occurrences([chunk_id])[chunk_id]
     return Shown(chunk_id, record.codec, record.shape, recited.verdict, text, tokens, places, sizes)
 

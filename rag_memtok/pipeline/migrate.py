@@ -9,7 +9,8 @@ renaming.
 
 Chunks keep their texts, ids and places. Text comes from the table of kept texts or, where none is
 kept, from the memories themselves, decoded with the old model; either way its hash is the chunk's
-id. Keys alone are changed in place, all in one transaction; no memory is touched.
+id. An encoder's vectors, made for the old model, stay behind. Keys alone are changed in place, all
+in one transaction; no memory is touched.
 """
 
 import os

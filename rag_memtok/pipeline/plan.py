@@ -3,17 +3,27 @@
 They are read and cut into chunks with their tokens.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Chunk, Document, Occurrence, StoredDocument
 from rag_memtok.documents.encodings import encoding_in
-from rag_memtok.documents.names import is_gone
-from rag_memtok.documents.scan import Scan, Skipped, SourceFile, outdated, read
+from rag_memtok.documents.names import is_gone, name_of
+from rag_memtok.documents.scan import (
+    Scan,
+    Skipped,
+    SourceFile,
+    nothing_to_read,
+    outdated,
+    read,
+)
 from rag_memtok.documents.split import split
 from rag_memtok.memory.batch import Task, task_of
 from rag_memtok.model.lm import LM
+from rag_memtok.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +31,8 @@ class Survey:
     """What there is to do: files that are new or changed.
 
     It also has how many are not, and (root, file) of those that are gone. `outdated` of the changed
-    ones have the same bytes, and were read by an older version of this program.
+    ones have the same bytes, and were read by an older version of this program. `ignored` files are
+    left out because of a .gitignore.
     """
 
     changed: tuple[SourceFile, ...]
@@ -29,6 +40,7 @@ class Survey:
     vanished: tuple[tuple[str, str], ...]
     skipped: tuple[Skipped, ...]
     outdated: int = 0
+    ignored: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,13 @@ class PlannedFile:
     def pieces(self) -> Iterator[Piece]:
         """All its chunks in order."""
         return (piece for _, pieces in self.documents for piece in pieces)
+
+
+def surveyed(found: Scan, paths: Sequence[Path], store: Store, config: Config) -> Survey:
+    """Compares the files found under `paths` with those in the store: see `survey`."""
+    roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
+    asked = bool(config.documents.encoding)
+    return survey(found, roots, store.file_hashes, store.documents(skip_damaged=True), asked)
 
 
 def survey(
@@ -106,7 +125,7 @@ def survey(
         for file in stored[root]
         if (root, file) not in seen and not _hidden(root, file, scan) and is_gone(root, file)
     )
-    return Survey(changed, len(unchanged), vanished, scan.skipped, len(again))
+    return Survey(changed, len(unchanged), vanished, scan.skipped, len(again), len(scan.ignored))
 
 
 def _hidden(root: str, file: str, scan: Scan) -> bool:
@@ -120,6 +139,20 @@ def _hidden(root: str, file: str, scan: Scan) -> bool:
         )
         for skipped in scan.skipped
     )
+
+
+def planned_of(
+    lm: LM, given: Iterable[Path | str], todo: Survey, settings: Config
+) -> tuple[list[PlannedFile], list[Skipped]]:
+    """What is written of new and changed files, and what cannot be read of them.
+
+    Raises:
+        InputRefused: nothing can, and there are no others.
+    """
+    planned, skipped = plan(lm, todo.changed, settings)
+    if not planned and not todo.unchanged:
+        raise nothing_to_read(given, (*todo.skipped, *skipped), todo.ignored)
+    return planned, skipped
 
 
 def plan(
@@ -189,6 +222,8 @@ def stored_document(
         len(pieces),
         len(document.text),
         document.extractor,
+        source.size,
+        source.modified,
     )
 
 

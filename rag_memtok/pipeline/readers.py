@@ -1,17 +1,21 @@
 """Hits -> passages for the prompt: which reader, and what it makes of a memory.
 
-memory   the vectors themselves, as soft tokens
+memory   vectors, as soft tokens: the readable ones beside a memory, else the memory's own
 decode   the memories decoded to text first: what a store without text can always do, at the price
          of the decode
 text     the kept text: plain retrieval-augmented generation, to compare with
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from rag_memtok.config import Config
 from rag_memtok.datatypes import TEXT_ONLY, Hit, Record, sha256_of_tokens
 from rag_memtok.errors import StoreDamaged, UsageError
+from rag_memtok.memory.encoder import vectors_of
 from rag_memtok.memory.reconstruct import (
     decode_checked,
     decode_drafted,
@@ -23,13 +27,12 @@ from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import for_reading
 from rag_memtok.model.prompts import Template
-from rag_memtok.pipeline.adapters import SHIPPED, Adapter, Adapters
+from rag_memtok.pipeline.adapters import SHIPPED, Adapters
+from rag_memtok.pipeline.readable import ENCODER, ENOUGH, WINDOW, reads_vectors, shares
 from rag_memtok.pipeline.recite import draft_of
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import Index
 from rag_memtok.store.store import Store
-
-ENOUGH = 0.9  # of what the text reaches: from there on `memory` is what --read auto takes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,21 +84,31 @@ def reader_of(session: Session) -> tuple[str, str]:
     return choose_reader(
         config.ask.read,
         session.store.manifest,
-        session.adapters.memory,
+        session.adapters,
         1 if reads_apart(session) else config.retrieve.k,
     )
 
 
 def choose_reader(
-    asked: str, manifest: Mapping[str, str], adapter: Adapter | None, k: int
+    asked: str, manifest: Mapping[str, str], found: Adapters, k: int
 ) -> tuple[str, str]:
     """Returns the reader and why.
 
-    `auto` reads memories directly only where that was measured to be good enough for so many (`k`)
-    in a prompt, alone or among others. `adapter` is the one that reads memories, if there is one.
+    `auto` reads vectors directly only where that was measured to be good enough: the readable ones
+    of a chunk, else its memory's own for so many (`k`) in a prompt, alone or among others.
     """
     if asked != "auto":
         return asked, "asked for"
+    if reader := reads_vectors(manifest, found):
+        window = int(manifest[WINDOW])
+        share = dict(shares(reader)).get(window, 0.0)
+        measured = f"reading vectors of {window} tokens each measured {share:.0%} of reading text"
+        return (
+            ("memory", measured)
+            if share >= ENOUGH
+            else ("decode", f"{measured}, under {ENOUGH:.0%}; --read memory reads them")
+        )
+    adapter = found.memory
     if manifest.get("write") != "readable" and (adapter is None or adapter.folder in SHIPPED):
         return (
             "decode",
@@ -126,11 +139,29 @@ def with_adapters(session: Session, found: Adapters) -> Session:
         WrongModel, InputRefused: see `lora.adapted`.
     """
     equipped = replace(session, adapters=found)
-    chosen = found.of(reader_of(equipped)[0])
+    reader = reader_of(equipped)[0]
+    chosen = found.of(reader)
+    if reader == "memory":
+        chosen = reads_vectors(session.store.manifest, found) or chosen
     if chosen is None:
         return equipped
     lm = for_reading(session.lm) if chosen.bond.kind == "text" else session.lm
     return replace(equipped, reading=lora.adapted(lm, chosen.folder, session.template.digest))
+
+
+def words_of(session: Session, one: Readable) -> str:
+    """A passage as words: those that were read, else the kept text, else what it decodes to."""
+    if not isinstance(one.passage, np.ndarray):
+        return session.lm.decode(one.passage)
+    for read_as in (_text, _only_decoded):
+        with suppress(UsageError):  # the store keeps no text
+            if tokens := read_as(session, one.record):
+                return session.lm.decode(list(tokens))
+    return ""
+
+
+def _only_decoded(session: Session, record: Record) -> Content | None:
+    return _decoded(session, [record])[0]
 
 
 def read(session: Session, hits: Sequence[Hit], reader: str) -> list[Readable]:
@@ -138,7 +169,7 @@ def read(session: Session, hits: Sequence[Hit], reader: str) -> list[Readable]:
     records = [record for hit in hits if (record := _record(session, hit)) is not None]
     by_id = {hit.chunk_id: hit for hit in hits}
     if reader == "memory":
-        passages: list[Content | None] = [_vectors(session, record) for record in records]
+        passages: list[Content | None] = _vectors(session, records)
     elif reader == "decode":
         passages = list(_decoded(session, records))
     else:
@@ -161,12 +192,26 @@ def _record(session: Session, hit: Hit) -> Record | None:
         return None
 
 
-def _vectors(session: Session, record: Record) -> Content | None:
-    return (
-        session.lm.encode(record.packed.decode())
-        if record.codec == TEXT_ONLY
-        else memory_of(record).vectors
-    )
+def _vectors(session: Session, records: Sequence[Record]) -> list[Content | None]:
+    """The readable vectors, else the memories' own; what has no readable ones is decoded."""
+    if not reads_vectors(session.store.manifest, session.adapters):
+        return [
+            session.lm.encode(record.packed.decode())
+            if record.codec == TEXT_ONLY
+            else memory_of(record).vectors
+            for record in records
+        ]
+    encoder = session.store.manifest[ENCODER]
+    own = [one.readable for one in records]
+    lacking = [
+        record
+        for record, one in zip(records, own, strict=True)
+        if one is None or one.encoder != encoder
+    ]
+    decoded = iter(_decoded(session, lacking))
+    return [
+        next(decoded) if one is None or one.encoder != encoder else vectors_of(one) for one in own
+    ]
 
 
 def _text(session: Session, record: Record) -> Content | None:

@@ -1,9 +1,11 @@
 """Ingest, and again whenever a file changes. The only home of watchfiles, which is optional."""
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from rag_memtok.config import Config
 from rag_memtok.datatypes import OnProgress
@@ -15,7 +17,7 @@ from rag_memtok.pipeline.resources import Say
 
 CALM_MS = 400  # nothing changed for so long: a save is over
 LONGEST_MS = 5_000  # but never wait longer than this
-TICK_MS = 500  # how long it takes until Ctrl-C is seen
+TICK_MS = 500  # how long it takes until Ctrl-C is seen, or that a folder is another one
 
 
 def watch(
@@ -30,16 +32,28 @@ def watch(
     It goes on until the caller stops, and yields what each ingest did, or why it failed.
 
     The model stays loaded from one change to the next. A failure of the first ingest is raised, a
-    later one may pass with the next change.
+    later one may pass with the next change. A path that is not there any more is told; what is
+    stored of it stays, with `prune`, too, and it is ingested again when it is back.
 
     Raises:
         UsageError: watchfiles is not installed.
         InputRefused, ...: see `ingest`.
     """
     load = lru_cache(maxsize=1)(resources.load)
+    there = list(paths)
     for turn, _ in enumerate(changes(paths, Path(config.store))):
+        before, there = there, [path for path in paths if os.path.exists(path)]
+        for path in paths:
+            if path in before and path not in there:
+                say(
+                    f"{path} is not there any more: what is stored of it stays; once it is back, "
+                    "it is watched again"
+                )
+            if path in there and path not in before:
+                say(f"{path} is there again")
         try:
-            yield ingest(paths, config, prune, on_progress, say, load)
+            if there:
+                yield ingest(there, config, prune, on_progress, say, load)
         except RagMemtokError as error:
             if not turn:
                 raise
@@ -52,7 +66,8 @@ def changes(paths: Sequence[Path], store: Path) -> Iterator[None]:
     Before that it yields once, when it has begun to watch. It never ends by itself.
 
     What changes while the caller works is told at the next turn. The folder `store`, version
-    control, environments and editors' drafts do not count.
+    control, environments and editors' drafts do not count. A folder that is moved away, or that
+    another one takes the place of, has changed; the new one is watched.
 
     Raises:
         UsageError: watchfiles is not installed.
@@ -67,17 +82,47 @@ def changes(paths: Sequence[Path], store: Path) -> Iterator[None]:
     if missing := [path for path in paths if not path.exists()]:
         raise InputRefused(f"there is no {missing[0]}", remedy="name files and folders that exist")
     # A file is watched through its folder: editors replace files.
-    folders = {os.path.realpath(path if path.is_dir() else path.parent) for path in paths}
+    folders = sorted({os.fspath(path if path.is_dir() else path.parent) for path in paths})
     relevant = watchfiles.DefaultFilter(ignore_paths=[os.path.realpath(store)])
-    begun = False
-    for found in watchfiles.watch(
-        *sorted(folders),
-        watch_filter=relevant,
-        debounce=LONGEST_MS,
-        step=CALM_MS,
-        rust_timeout=TICK_MS,
-        yield_on_timeout=True,
-    ):
-        if found or not begun:
-            begun = True
-            yield
+    while True:
+        known, begun = identities(folders), False
+        watched = [os.path.realpath(one) for one, identity in known.items() if identity]
+        for found in _ticks(watched, relevant):
+            # a folder that was removed may have given its number to the one in its place
+            if identities(folders) != known or any(path in watched for _, path in found):
+                break
+            if found or not begun:
+                begun = True
+                yield
+
+
+def identities(folders: Sequence[str]) -> dict[str, tuple[int, int] | None]:
+    """Which folder each is, by the system's numbers; None: there is none."""
+    found: dict[str, tuple[int, int] | None] = {}
+    for folder in folders:
+        try:
+            about = os.stat(folder)
+            found[folder] = (about.st_dev, about.st_ino)
+        except OSError:
+            found[folder] = None
+    return found
+
+
+def _ticks(folders: Sequence[str], relevant: Any) -> Iterator[set[tuple[Any, str]]]:
+    """What has changed in the folders, at least every TICK_MS; it ends if one of them vanishes."""
+    import watchfiles
+
+    while not folders:
+        yield set()
+        time.sleep(TICK_MS / 1000)
+    try:
+        yield from watchfiles.watch(
+            *sorted(set(folders)),
+            watch_filter=relevant,
+            debounce=LONGEST_MS,
+            step=CALM_MS,
+            rust_timeout=TICK_MS,
+            yield_on_timeout=True,
+        )
+    except FileNotFoundError:
+        return

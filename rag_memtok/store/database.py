@@ -3,7 +3,6 @@
 It is made whole or not at all, opened only if it is ours, read only if it is what was written.
 """
 
-import secrets
 import shlex
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,10 +10,12 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.store.files import (
+    ANOTHER_STORE,
     DATABASE,
     IGNORE,
     NEW,
@@ -23,12 +24,11 @@ from rag_memtok.store.files import (
     mark,
     put_in_place,
     regular,
-    translated,
+    store_errors,
     write_privately,
 )
+from rag_memtok.store.formats import FORMAT
 from rag_memtok.store.schema import (
-    ANOTHER_STORE,
-    FORMAT,
     Problem,
     Row,
     admit,
@@ -36,10 +36,12 @@ from rag_memtok.store.schema import (
     connect,
     from_disk,
     insert,
+    next_state,
     problem,
     select,
     transaction,
 )
+from rag_memtok.store.upgrade import discard_copy, is_current, upgrade
 
 RESERVED = frozenset({"store_id", "format", "state"})  # manifest keys that only the store sets
 
@@ -59,7 +61,7 @@ def create(folder: Path, manifest: Mapping[str, str]) -> None:
         raise UsageError(
             f"{folder} is a file; valid: a new or empty folder", remedy="name another --store"
         )
-    with translated(folder):
+    with store_errors(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         others = sorted(entry.name for entry in folder.iterdir() if entry.name not in OURS)
     if others:
@@ -67,7 +69,7 @@ def create(folder: Path, manifest: Mapping[str, str]) -> None:
             f"{folder} is not empty: it holds {others[0]!a}; valid: a new or empty folder",
             remedy="name another --store",
         )
-    with locked(folder), translated(folder):
+    with locked(folder), store_errors(folder):
         if (folder / DATABASE).exists():
             raise UsageError(
                 f"there is a store at {folder} already",
@@ -83,20 +85,12 @@ def write_database(path: Path, manifest: Mapping[str, str]) -> None:
     """Writes a new, empty database, over what a kill may have left of an earlier try."""
     path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
     write_privately(path, b"")
-    store_id = secrets.token_hex(16)
+    store_id = token_hex(16)
     values = {**manifest, "store_id": store_id, "format": str(FORMAT), "state": next_state("0")}
     with closing(connect(path, "rwc")) as db, transaction(db, "IMMEDIATE"):
         build(db)
         for row in values.items():
             insert(db, store_id, "manifest", row)
-
-
-def next_state(state: str) -> str:
-    """The next state: the generation, one up, and a nonce.
-
-    A restored backup that is written to again never has the state of what it replaced.
-    """
-    return f"{int(state.partition(' ')[0]) + 1} {secrets.token_hex(8)}"
 
 
 @contextmanager
@@ -106,16 +100,16 @@ def open_database(folder: Path, write: bool) -> Iterator["Database"]:
     Raises:
         NoStore: there is none.
         StoreLocked: another process writes to it (only if `write`).
-        StoreDamaged, FormatMismatch: it is not ours, or not of this format.
+        StoreDamaged, FormatMismatch: it is not ours, or of a format that is not read here.
     """
-    with translated(folder):
+    with store_errors(folder):
         (folder / DATABASE).lstat()
     if not regular(folder / DATABASE):
         raise StoreDamaged(f"{folder / DATABASE} is not a plain file", remedy=ANOTHER_STORE)
     with ExitStack() as stack:
         if write:
             stack.enter_context(locked(folder))
-        with translated(folder):
+        with store_errors(folder):
             connection = stack.enter_context(closing(connect(folder / DATABASE, "rw")))
             admitted(connection, folder, write)
             store_id = identity(connection, folder)
@@ -143,7 +137,9 @@ def admitted(db: sqlite3.Connection, folder: Path, write: bool) -> None:
     if write and journal.exists():
         db.execute("PRAGMA journal_mode = TRUNCATE")
         db.execute("PRAGMA journal_mode = DELETE")  # deletes it, under a lock
-    if not write:
+    if write:
+        discard_copy(db, folder)
+    else:
         db.execute("PRAGMA query_only = ON")
 
 
@@ -172,14 +168,19 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """One read transaction: all that is read in it is of one generation."""
-        with translated(self.folder), transaction(self.connection, "DEFERRED"):
+        with store_errors(self.folder), transaction(self.connection, "DEFERRED"):
             yield
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """One write transaction, which ends with the next state; all of it or nothing."""
+        """One write transaction, which ends with the next state; all of it or nothing.
+
+        The first one of a store of an older format upgrades it.
+        """
         assert self.writable, "opened for reading"
-        with translated(self.folder), transaction(self.connection, "IMMEDIATE"):
+        if not is_current(self.connection):
+            upgrade(self.connection, self.folder, self.store_id)
+        with store_errors(self.folder), transaction(self.connection, "IMMEDIATE"):
             mark("transaction begun")
             yield
             self.insert(

@@ -30,6 +30,7 @@ from rag_memtok.errors import (
 DATABASE, INDEX, LOCK, IGNORE, ADAPTER = "store.db", "index.faiss", "lock", ".gitignore", "adapter"
 # in the adapter's folder: a mark, and what an unfinished training goes on from
 STALE, ADAPTER_WORK = "stale", "work"
+COPY = f"{DATABASE}.before"  # what a store was before its upgrade, while that is under way
 NEW = ".new"  # what a file is called until it is whole
 OURS = frozenset(
     {
@@ -37,6 +38,7 @@ OURS = frozenset(
         f"{DATABASE}-journal",
         DATABASE + NEW,
         f"{DATABASE}{NEW}-journal",
+        COPY + NEW,
         INDEX,
         INDEX + NEW,
         LOCK,
@@ -45,6 +47,7 @@ OURS = frozenset(
     }
 )
 BUSY_SECONDS = 30.0
+ANOTHER_STORE = "ingest into a new store: rag-memtok ingest PATH --store OTHER"
 CHECK = "rag-memtok verify --quick names what is damaged"
 CRASH_AT = "RAG_MEMTOK_CRASH_AT"
 
@@ -67,7 +70,7 @@ def mark(step: str) -> None:
 
 
 @contextmanager
-def translated(folder: Path) -> Iterator[None]:
+def store_errors(folder: Path) -> Iterator[None]:
     """Turns the errors of SQLite and of the operating system into ours, everywhere in the store.
 
     Raises:
@@ -191,7 +194,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         StoreLocked: another process (or another Store of this one) holds it.
     """
-    with translated(folder):
+    with store_errors(folder):
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         try:
@@ -201,7 +204,7 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{holder(handle)} is writing to {folder}",
                 remedy="wait for it, or stop it; reading goes on",
             ) from None
-        with translated(folder):
+        with store_errors(folder):
             os.ftruncate(handle, 0)
             os.pwrite(
                 handle,
@@ -227,7 +230,7 @@ def holder(handle: int) -> str:
 
 def collections_of(root: Path) -> list[str]:
     """The names of the stores under a folder that holds several."""
-    with translated(root):
+    with store_errors(root):
         found = sorted(entry.name for entry in root.iterdir()) if root.is_dir() else []
     return [
         name for name in found if COLLECTION.fullmatch(name) and (root / name / DATABASE).exists()

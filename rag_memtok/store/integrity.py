@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rag_memtok.store.schema import COLUMNS, PARTS, Problem, problem, select, transaction
+from rag_memtok.store.formats import COLUMNS, OPTIONAL, PARTS
+from rag_memtok.store.schema import Problem, format_in, problem, select, transaction
+from rag_memtok.store.words import indexes, stale
 
 PAGE = 64  # rows read in one transaction: a writer waits for these, not for the whole check
 LIMIT = 100  # lines that SQLite's own check may give
@@ -18,10 +20,6 @@ MISPLACED = """SELECT number, root, file, chunks, count(ordinal)
     FROM documents LEFT JOIN occurrences ON document = number GROUP BY number
     HAVING count(ordinal) <> chunks OR coalesce(min(ordinal), 0) <> 0
         OR coalesce(max(ordinal), chunks - 1) <> chunks - 1"""
-WORDS = """SELECT chunks.number FROM chunks
-    LEFT JOIN texts ON texts.chunk = chunks.number
-    LEFT JOIN words ON words.rowid = chunks.number
-    WHERE texts.text IS NOT words.text"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +27,14 @@ class Summary:
     """Counts.
 
     `chunks` have an occurrence, `orphans` have none (yet); `verdicts` are those of the chunks;
-    `bytes` are per table.
+    `readable` chunks have vectors of an encoder; `bytes` are per table.
     """
 
     chunks: int
     orphans: int
     documents: int
     verdicts: Mapping[str, int]
+    readable: int
     bytes: Mapping[str, int]
 
 
@@ -53,10 +52,12 @@ def summarise(db: sqlite3.Connection, store_id: str) -> Summary:
     kinds = Counter(raw[1].decode() if whole else "damaged" for raw, whole in found)
     sizes = {
         table: scalar(db, f"SELECT coalesce(sum({size(columns)}), 0) FROM {table}")
-        for table, columns in COLUMNS.items()
+        for table, columns in format_in(db).columns.items()
     }
-    sizes["words"] = scalar(db, "SELECT coalesce(sum(length(block)), 0) FROM words_data")
-    return Summary(placed, every - placed, documents, dict(kinds), sizes)
+    readable = scalar(db, "SELECT count(*) FROM readables") if "readables" in sizes else 0
+    for table in indexes(db):
+        sizes[table] = scalar(db, f"SELECT coalesce(sum(length(block)), 0) FROM {table}_data")
+    return Summary(placed, every - placed, documents, dict(kinds), readable, sizes)
 
 
 def scalar(db: sqlite3.Connection, query: str) -> int:
@@ -72,7 +73,7 @@ def size(columns: Sequence[str]) -> str:
 def problems(db: sqlite3.Connection, store_id: str, structural: bool = True) -> Iterator[Problem]:
     """Yields everything wrong that can be seen without a model.
 
-    With `structural` it also looks by SQLite's own check and in the word index.
+    With `structural` it also looks by SQLite's own check and in the word indexes.
 
     Cost: reads all of the database, a few rows in memory at a time; `structural` does so once more.
     """
@@ -87,8 +88,9 @@ def problems(db: sqlite3.Connection, store_id: str, structural: bool = True) -> 
 
 
 def index(db: sqlite3.Connection) -> Iterator[Problem]:
-    """Yields what is wrong in the word index. Cost: reads all texts."""
-    yield from guarded("words", words(db))
+    """Yields what is wrong in the word indexes. Cost: reads all texts and places."""
+    for table in indexes(db):
+        yield from guarded(table, words(db, table))
 
 
 def guarded(table: str, found: Iterator[Problem]) -> Iterator[Problem]:
@@ -105,7 +107,7 @@ def guarded(table: str, found: Iterator[Problem]) -> Iterator[Problem]:
         ):
             raise  # no damage: the system refuses
         yield Problem(table, "?", str(error))
-    except UnicodeDecodeError:  # as in `translated`
+    except UnicodeDecodeError:  # as in `files.store_errors`
         yield Problem(table, "?", "SQLite cannot read it")
 
 
@@ -157,7 +159,7 @@ def parts(db: sqlite3.Connection) -> Iterator[Problem]:
     """Chunks that lack a row in a table, or have one too many."""
     wanted = {"texts": "worded", "keys": "keyed"}
     with transaction(db, "DEFERRED"):
-        for table in PARTS:
+        for table in (one for one in PARTS if one not in OPTIONAL):
             query = f"""SELECT number FROM chunks LEFT JOIN {table} ON chunk = number
                 WHERE (chunk IS NOT NULL) <> {wanted.get(table, "1")}"""
             for (number,) in db.execute(query).fetchall():
@@ -176,11 +178,11 @@ def places(db: sqlite3.Connection) -> Iterator[Problem]:
             )
 
 
-def words(db: sqlite3.Connection) -> Iterator[Problem]:
-    """Chunks whose text the word index does not have as it is."""
+def words(db: sqlite3.Connection, table: str) -> Iterator[Problem]:
+    """Chunks of which a word index has something else than it has to."""
     with transaction(db, "DEFERRED"):
-        for (number,) in db.execute(WORDS).fetchall():
-            yield problem(db, "words", (number,), "the word index has another text")
+        for number in stale(db, table):
+            yield problem(db, table, (number,), "the word index has another text")
         # FTS5 checks itself only for a writer
         if not db.execute("PRAGMA query_only").fetchone()[0]:
-            db.execute("INSERT INTO words (words) VALUES ('integrity-check')")
+            db.execute(f"INSERT INTO {table} ({table}) VALUES ('integrity-check')")

@@ -7,8 +7,7 @@ from jaxtyping import Float, Int
 
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.store.database import Database
-from rag_memtok.store.files import DATABASE
-from rag_memtok.store.schema import ANOTHER_STORE
+from rag_memtok.store.files import ANOTHER_STORE, DATABASE
 
 
 def keys_of(db: Database) -> tuple[Int[np.ndarray, " N"], Float[np.ndarray, "N e"]]:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rag_memtok.store.database import Database
-from rag_memtok.store.files import INDEX, NEW, mark, outdate_adapter, translated
-from rag_memtok.store.schema import PARTS, name_bytes
+from rag_memtok.store.files import INDEX, NEW, mark, outdate_adapter, store_errors
+from rag_memtok.store.formats import PARTS
+from rag_memtok.store.schema import name_bytes
+from rag_memtok.store.words import forget, refresh_names
 
 Files = Sequence[tuple[str, str]]  # (root, file)
 
@@ -24,29 +26,31 @@ def collect(db: Database, files: Files) -> int:
             return 0
     drop_index(db.folder)  # first: no kill may leave it behind
     with db.writing():
-        for root, file in files:
-            drop_file(db, root, file)
+        left = {chunk for names in files for chunk in drop_file(db, *names)}
         gone = orphans(db)
+        refresh_names(db.connection, left.union(gone))
         delete_parts(db, gone)
         db.for_each("DELETE FROM chunks WHERE number = ?", gone)
-        # A deleted word stays in the index until the parts of the index are merged.
-        db.execute("INSERT INTO words (words) VALUES ('optimize')")
+        for table in ("words", "names"):
+            forget(db.connection, table)
     drop_index(db.folder)  # again: a reader may have put it back meanwhile
-    with translated(db.folder):
+    with store_errors(db.folder):
         db.execute("VACUUM")
     mark("vacuumed")
     return len(gone)
 
 
-def drop_file(db: Database, root: str, file: str) -> None:
-    """Removes a file's documents and their places; within a transaction."""
+def drop_file(db: Database, root: str, file: str) -> set[int]:
+    """Removes a file's documents and their places; within a transaction.
+
+    Returns the numbers of the chunks that were in these places, for `refresh_names`.
+    """
     names = (name_bytes(root), name_bytes(file))
-    db.execute(
-        "DELETE FROM occurrences WHERE document IN "
-        "(SELECT number FROM documents WHERE root = ? AND file = ?)",
-        names,
-    )
+    of_file = "document IN (SELECT number FROM documents WHERE root = ? AND file = ?)"
+    chunks = db.execute(f"SELECT chunk FROM occurrences WHERE {of_file}", names).fetchall()
+    db.execute(f"DELETE FROM occurrences WHERE {of_file}", names)
     db.execute("DELETE FROM documents WHERE root = ? AND file = ?", names)
+    return {chunk for (chunk,) in chunks}
 
 
 def orphans(db: Database) -> list[int]:
@@ -64,7 +68,7 @@ def drop_index(folder: Path) -> None:
 
     An adapter may have learned it: it is outdated.
     """
-    with translated(folder):
+    with store_errors(folder):
         outdate_adapter(folder)
         for name in (INDEX, INDEX + NEW):
             (folder / name).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""The shape of `store.db`: its tables, its pragmas, its rows and their checksums.
+"""How `store.db` is opened and its rows read and written, each with its checksum.
 
-`store.py` has the verbs.
+`formats.py` has the tables, `store.py` the verbs.
 
 SQLite does not notice a flipped bit in row data, so every row carries a sha256 of our own over
 (store id, table, all its columns). The store id makes rows of two stores distinct, the table and
@@ -8,6 +8,7 @@ the primary key those of one: swapped rows are found like flipped bits.
 """
 
 import hashlib
+import secrets
 import sqlite3
 import struct
 from collections.abc import Iterator, Sequence
@@ -17,90 +18,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rag_memtok.datatypes import Pin, Verdict
-from rag_memtok.errors import FormatMismatch, StoreDamaged
-from rag_memtok.store.files import BUSY_SECONDS, DATABASE, mark
+from rag_memtok.errors import StoreDamaged
+from rag_memtok.store.files import ANOTHER_STORE, BUSY_SECONDS, DATABASE, mark
+from rag_memtok.store.formats import (
+    COLUMNS,
+    KEY_COLUMNS,
+    LATER,
+    NAMES,
+    NOW,
+    VERSION,
+    Format,
+    format_of,
+)
 
-FORMAT = 1
 APPLICATION_ID = 0x524D544B  # "RMTK"
 PIN = struct.Struct("<IIB")
 PIN_KINDS: tuple[Literal["correction"], Literal["safety"]] = ("correction", "safety")
 Row = tuple[Any, ...]
 
-# File and folder names are BLOBs: a name on disk need not be UTF-8. Every column but a table's
-# checksum is in its COLUMNS, in this order.
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "manifest": ("key", "value"),
-    "documents": (
-        "number",
-        "root",
-        "file",
-        "path",
-        "sha256",
-        "file_sha256",
-        "chunks",
-        "characters",
-        "extractor",
-    ),
-    "chunks": ("number", "id", "tokens", "tokens_sha256", "keyed", "worded"),
-    "occurrences": ("document", "ordinal", "chunk", "start", "stop", "locator"),
-    "texts": ("chunk", "text"),
-    "vectors": ("chunk", "codec", "rows", "width", "packed"),
-    "pins": ("chunk", "packed"),
-    "keys": ("chunk", "packed"),
-    "verdicts": ("chunk", "kind", "tokens", "corrections", "safeties", "margin", "reason"),
-}
-NAMES = {"root", "file", "path"}
-KEY_COLUMNS = {"occurrences": 2}  # how many columns the primary key has, where not one
-# the tables that hold at most one row per chunk
-PARTS = ("texts", "vectors", "pins", "keys", "verdicts")
-
-TOKENIZE = '"unicode61 remove_diacritics 2"'
-WORDS = f"CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = {TOKENIZE})"
-# `words` is a cache of the texts, written in the chunk's transaction; no triggers, which
-# trusted_schema=OFF would refuse. AUTOINCREMENT: a number is never used again, so that no stale
-# index or row can point at another chunk or document. Every character is part of the format.
-DDL = (
-    "CREATE TABLE manifest (\n"
-    "        key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum BLOB NOT NULL) STRICT, "
-    "WITHOUT ROWID",
-    "CREATE TABLE documents (\n"
-    "        number INTEGER PRIMARY KEY AUTOINCREMENT, root BLOB NOT NULL, "
-    "file BLOB NOT NULL, path BLOB NOT NULL, sha256 TEXT NOT NULL,\n"
-    "        file_sha256 TEXT NOT NULL, chunks INTEGER NOT NULL, "
-    "characters INTEGER NOT NULL, extractor TEXT NOT NULL, checksum BLOB NOT NULL,\n"
-    "        UNIQUE (root, path)) STRICT",
-    "CREATE INDEX documents_by_file ON documents (root, file)",
-    "CREATE TABLE chunks (\n"
-    "        number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, "
-    "tokens INTEGER NOT NULL, tokens_sha256 TEXT NOT NULL,\n"
-    "        keyed INTEGER NOT NULL, worded INTEGER NOT NULL, checksum BLOB NOT NULL) STRICT",
-    "CREATE TABLE occurrences (\n"
-    "        document INTEGER NOT NULL REFERENCES documents, ordinal INTEGER NOT NULL, "
-    "chunk INTEGER NOT NULL REFERENCES chunks,\n"
-    "        start INTEGER NOT NULL, stop INTEGER NOT NULL, locator TEXT NOT NULL, "
-    "checksum BLOB NOT NULL,\n"
-    "        PRIMARY KEY (document, ordinal)) STRICT, WITHOUT ROWID",
-    "CREATE INDEX occurrences_by_chunk ON occurrences (chunk)",
-    "CREATE TABLE texts (\n"
-    "        chunk INTEGER PRIMARY KEY REFERENCES chunks, text TEXT NOT NULL, "
-    "checksum BLOB NOT NULL) STRICT",
-    "CREATE TABLE vectors (\n"
-    "        chunk INTEGER PRIMARY KEY REFERENCES chunks, codec TEXT NOT NULL, "
-    "rows INTEGER NOT NULL, width INTEGER NOT NULL,\n"
-    "        packed BLOB NOT NULL, checksum BLOB NOT NULL) STRICT",
-    "CREATE TABLE pins (\n"
-    "        chunk INTEGER PRIMARY KEY REFERENCES chunks, packed BLOB NOT NULL, "
-    "checksum BLOB NOT NULL) STRICT",
-    "CREATE TABLE keys (\n"
-    "        chunk INTEGER PRIMARY KEY REFERENCES chunks, packed BLOB NOT NULL, "
-    "checksum BLOB NOT NULL) STRICT",
-    "CREATE TABLE verdicts (\n"
-    "        chunk INTEGER PRIMARY KEY REFERENCES chunks, kind TEXT NOT NULL, "
-    "tokens INTEGER NOT NULL, corrections INTEGER NOT NULL,\n"
-    "        safeties INTEGER NOT NULL, margin REAL NOT NULL, reason TEXT NOT NULL, "
-    "checksum BLOB NOT NULL) STRICT",
-    WORDS,
-)
 PRAGMAS = (
     "trusted_schema = OFF",
     "cell_size_check = ON",
@@ -110,8 +45,6 @@ PRAGMAS = (
     "journal_mode = DELETE",
     "synchronous = EXTRA",
 )
-
-ANOTHER_STORE = "ingest into a new store: rag-memtok ingest PATH --store OTHER"
 
 
 def checksum(store_id: str, table: str, values: Sequence[Any]) -> bytes:
@@ -168,7 +101,7 @@ def from_disk(table: str, raw: Sequence[Any]) -> Row:
 
 
 def insert(db: sqlite3.Connection, store_id: str, table: str, row: Sequence[Any]) -> None:
-    """Writes one row with its checksum, over the row of the same primary key."""
+    """Writes one row of the present format with its checksum, over that of the same primary key."""
     raw = to_disk(table, row)
     marks = ", ".join("?" * (len(raw) + 1))
     db.execute(
@@ -183,12 +116,16 @@ def select(
 ) -> Iterator[tuple[Row, bool]]:
     """Yields each row of a query, as it is on the disk, and whether its checksum is right.
 
-    `rest` is WHERE and what follows.
+    `rest` is WHERE and what follows. A row of an older format is filled up with LATER.
     """
+    columns = format_in(db).columns.get(table, ())
+    if not columns:  # a table that came later
+        return
+    later = tuple(LATER[column] for column in COLUMNS[table][len(columns) :])
     for *raw, stored in db.execute(
-        f"SELECT {', '.join(COLUMNS[table])}, checksum FROM {table} {rest}", values
+        f"SELECT {', '.join(columns)}, checksum FROM {table} {rest}", values
     ):
-        yield tuple(raw), stored == checksum(store_id, table, raw)
+        yield (*raw, *later), stored == checksum(store_id, table, raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,27 +232,11 @@ def connect(database: Path, mode: str) -> sqlite3.Connection:
 
 
 def build(db: sqlite3.Connection) -> None:
-    """Makes the empty tables of this format."""
+    """Makes the empty tables of the present format."""
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    db.execute(f"PRAGMA user_version = {FORMAT}")
-    for statement in DDL:
+    db.execute(f"PRAGMA user_version = {VERSION}")
+    for statement in NOW.ddl.values():
         db.execute(statement)
-
-
-def reset_words(db: sqlite3.Connection) -> None:
-    """Makes the word index anew from the texts.
-
-    FTS5 cannot drop a table it cannot read: it first gets the inner rows of an empty one.
-    """
-    with closing(sqlite3.connect(":memory:")) as fresh:
-        fresh.execute(WORDS)
-        for table in ("words_config", "words_data"):
-            rows = fresh.execute(f"SELECT * FROM {table}").fetchall()
-            db.execute(f"DELETE FROM {table}")
-            db.executemany(f"INSERT INTO {table} VALUES (?, ?)", rows)
-    db.execute("DROP TABLE words")
-    db.execute(WORDS)
-    db.execute("INSERT INTO words (rowid, text) SELECT chunk, text FROM texts")
 
 
 def objects(db: sqlite3.Connection) -> set[tuple[bytes, ...]]:
@@ -323,14 +244,15 @@ def objects(db: sqlite3.Connection) -> set[tuple[bytes, ...]]:
     return set(db.execute("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master"))
 
 
-def expected_objects() -> set[tuple[bytes, ...]]:
-    """What `objects` gives for a store of this format, by building one in memory.
+def expected_objects(made: Format) -> set[tuple[bytes, ...]]:
+    """What `objects` gives for a store of a format, by building one in memory.
 
     FTS5's own tables are as this SQLite makes them.
     """
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         db.text_factory = bytes
-        build(db)
+        for statement in made.ddl.values():
+            db.execute(statement)
         return objects(db)
 
 
@@ -339,26 +261,38 @@ def pragma(db: sqlite3.Connection, name: str) -> int:
     return int(db.execute(f"PRAGMA {name}").fetchone()[0])
 
 
+def format_in(db: sqlite3.Connection, where: object = "the store") -> Format:
+    """The format of a database as it is now: while one reads, another may upgrade it.
+
+    Raises:
+        FormatMismatch: not one that this program reads.
+    """
+    return format_of(pragma(db, "user_version"), where)
+
+
+def next_state(state: str) -> str:
+    """The next state: the generation, one up, and a nonce.
+
+    A restored backup that is written to again never has the state of what it replaced.
+    """
+    return f"{int(state.partition(' ')[0]) + 1} {secrets.token_hex(8)}"
+
+
 def admit(db: sqlite3.Connection, folder: Path) -> None:
-    """Lets a database in only if it is one of ours, of this format, and with exactly our tables.
+    """Lets a database in only if it is one of ours, and with exactly the tables of its format.
 
     This comes before anything is asked of it.
 
     Raises:
         StoreDamaged: not our database, or something in it (a trigger, a view, a changed table) that
             we did not make.
-        FormatMismatch: it is of another format.
+        FormatMismatch: it is of a format that this program does not read.
     """
     if pragma(db, "application_id") != APPLICATION_ID:
         raise StoreDamaged(
             f"{folder / DATABASE} is not a database of rag-memtok", remedy=ANOTHER_STORE
         )
-    if (version := pragma(db, "user_version")) != FORMAT:
-        raise FormatMismatch(
-            f"{folder} is of store format {version}, this program reads {FORMAT}",
-            remedy="use the rag-memtok that wrote it",
-        )
-    found, expected = objects(db), expected_objects()
+    found, expected = objects(db), expected_objects(format_in(db, folder))
     if found != expected:
         names = sorted(b" ".join(entry[:2]).decode(errors="replace") for entry in found ^ expected)
         raise StoreDamaged(

@@ -2,7 +2,7 @@
 
 What exists in it is whole.
 
-    DIR/ 0700   store.db     the only truth (schema.py); every file is 0600
+    DIR/ 0700   store.db     the only truth (formats.py); every file is 0600
                 lock         held by the one writer, names it (files.py)
                 index.faiss  a cache (index.py)
                 adapter/     an optional reader (lora.py)
@@ -22,23 +22,29 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from rag_memtok.datatypes import Occurrence, Record, StoredDocument, Verdict
+from rag_memtok.datatypes import Occurrence, ReadableVectors, Record, StoredDocument, Verdict
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.store.database import RESERVED, Database, create, open_database
-from rag_memtok.store.files import ADAPTER, INDEX, translated
+from rag_memtok.store.files import ADAPTER, INDEX, store_errors
 from rag_memtok.store.integrity import Summary, checksums, index, problems, summarise
 from rag_memtok.store.keys import keys_of, replace_keys
-from rag_memtok.store.removal import Files, collect, delete_parts, drop_file
+from rag_memtok.store.places import replace_file
+from rag_memtok.store.readables import (
+    insert_readable,
+    lacking_readables,
+    put_readables,
+    readable_of,
+)
+from rag_memtok.store.removal import Files, collect, delete_parts
 from rag_memtok.store.schema import (
-    COLUMNS,
     Problem,
     name_bytes,
     pack_pins,
     problem,
-    reset_words,
     unpack_pins,
     verdict_row,
 )
+from rag_memtok.store.words import indexes, matching, reset
 
 __all__ = ["ADAPTER", "INDEX", "Problem", "Store", "Summary", "create", "open_store"]
 
@@ -111,7 +117,7 @@ class Store:
 
         Cost: reads the whole database twice.
         """
-        with translated(self.folder):
+        with store_errors(self.folder):
             return tuple(problems(self._db.connection, self.store_id))
 
     # --- documents
@@ -156,9 +162,10 @@ class Store:
             StoreDamaged: one is missing or damaged, or there is no such document.
         """
         with self._db.reading():
-            number, *_, chunks, _, _ = document = self._db.row(
+            document = self._db.row(
                 "documents", "root = ? AND path = ?", name_bytes(root), name_bytes(path)
             )
+            number, chunks = document[0], StoredDocument(*document[1:]).chunks
             found = self._occurrences("document = ? ORDER BY ordinal", number)
             if [one.ordinal for one in found] != list(range(chunks)):
                 row = (number, *map(name_bytes, document[1:3]))
@@ -199,28 +206,7 @@ class Store:
                 round (a bug of the caller).
             StoreDamaged: a chunk that is not stored.
         """
-        places: dict[str, list[Occurrence]] = {document.path: [] for document in documents}
-        for one in occurrences:
-            places[one.path].append(one)
-        for document in documents:
-            ordinals = sorted(one.ordinal for one in places[document.path])
-            whole = list(range(document.chunks))
-            if (document.root, document.file, ordinals) != (root, file, whole):
-                raise ValueError(f"{document.path!a} is not whole, or not of {file!a}")
-        with self._db.writing():
-            for names in ((root, file), *outdated):
-                drop_file(self._db, *names)
-            for document in documents:
-                number = self._db.next_number("documents")
-                self._db.insert(
-                    "documents",
-                    (number, *(getattr(document, name) for name in COLUMNS["documents"][1:])),
-                )
-                for one in places[document.path]:
-                    chunk = self._db.row("chunks", "id = ?", one.chunk_id)[0]
-                    self._db.insert(
-                        "occurrences", (number, one.ordinal, chunk, one.start, one.end, one.locator)
-                    )
+        replace_file(self._db, root, file, documents, occurrences, outdated)
 
     def remove_file(self, root: str, file: str) -> None:
         """Removes a file's documents; their chunks stay until `collect`."""
@@ -255,6 +241,8 @@ class Store:
             self._db.insert("vectors", (number, record.codec, *record.shape, record.packed))
             self._db.insert("pins", (number, pack_pins(record.pins)))
             self._db.insert("verdicts", (number, *verdict_row(record.verdict)))
+            if record.readable is not None:
+                insert_readable(self._db, number, record.readable)
             if record.key is not None:
                 self._db.insert("keys", (number, np.asarray(record.key, dtype="<f4").tobytes()))
             if text is not None:
@@ -274,8 +262,9 @@ class Store:
             _, pins = self._db.part("pins", number)
             verdict = Verdict(*self._db.part("verdicts", number)[1:])
             key = np.frombuffer(self._db.part("keys", number)[1], dtype="<f4") if keyed else None
+            readable = readable_of(self._db, number)
         memory = (codec, packed, (rows, width), unpack_pins(pins))
-        return Record(chunk_id, tokens, tokens_sha256, *memory, verdict, key)
+        return Record(chunk_id, tokens, tokens_sha256, *memory, verdict, key, readable)
 
     def text(self, chunk_id: str) -> str | None:
         """A chunk's text, None if it was not kept."""
@@ -292,6 +281,23 @@ class Store:
             return tuple(
                 row[1] for row in self._db.rows("chunks", "TRUE ORDER BY number", skip_damaged=True)
             )
+
+    def put_readables(self, made: Mapping[str, ReadableVectors]) -> None:
+        """Gives chunks, by their ids, vectors of an encoder in place of what they have of these.
+
+        It is one transaction.
+
+        Raises:
+            StoreDamaged: a chunk that is not stored; nothing is written.
+        """
+        put_readables(self._db, made)
+
+    def lacking_readables(self, encoder: str, window: int) -> tuple[str, ...]:
+        """The ids of the chunks without whole vectors of this encoder and window.
+
+        They are in the order they were stored. Cost: reads all such vectors once.
+        """
+        return lacking_readables(self._db, encoder, window)
 
     def collect(self, files: Files = ()) -> int:
         """Removes the documents of `files` (root, file) and every chunk without an occurrence.
@@ -336,31 +342,28 @@ class Store:
 
         Only chunks that have a place and whose text was kept.
         """
-        quoted = " OR ".join(
-            f'"{term}"'
-            for raw in dict.fromkeys(terms)
-            if (term := raw.replace(chr(0), "").replace('"', '""'))
-        )
-        if not quoted:
-            return ()
-        placed = "rowid IN (SELECT chunk FROM occurrences)"
-        query = (
-            f"SELECT rowid FROM words WHERE words MATCH ? AND {placed} ORDER BY bm25(words), "
-            "rowid LIMIT ?"
-        )
         with self._db.reading():
-            return tuple(number for (number,) in self._db.execute(query, (quoted, limit)))
+            return matching(self._db.connection, "words", terms, limit)
+
+    def search_names(self, terms: Sequence[str], limit: int) -> tuple[int, ...]:
+        """The numbers of the chunks in a file, or under headings, with any of `terms` in the name.
+
+        The best (BM25) first. A store of format 1 has no such index: none.
+        """
+        with self._db.reading():
+            return matching(self._db.connection, "names", terms, limit)
 
     def mend_words(self) -> bool:
-        """Makes the word index anew from the kept texts where it must.
+        """Makes the word indexes anew from the kept texts and the places where it must.
 
-        It must if `check` finds anything in the table "words". Cost: reads all texts.
+        It must if `check` finds anything in their tables. Cost: reads all texts and places.
         """
-        with translated(self.folder):
+        with store_errors(self.folder):
             damaged = any(index(self._db.connection))
         if damaged:
             with self._db.writing():
-                reset_words(self._db.connection)
+                for table in indexes(self._db.connection):
+                    reset(self._db.connection, table)
         return damaged
 
     # --- within

@@ -77,7 +77,7 @@ def calls(bench: Bench, verdict: int | str, stride: int) -> Iterator[Trial]:
     for verb in VERBS:
         yield from kills.at_calls(
             bench.world.scenes[verb],
-            bench.numbers(stride if verb in ("ingest", "update") else stride // 2),
+            bench.numbers(stride if verb in ("ingest", "update", "upgrade") else stride // 2),
             verdict,
         )
 
@@ -89,12 +89,12 @@ def random_kills(bench: Bench) -> Iterator[Trial]:
 def over_verbs(
     bench: Bench, fault: Callable[..., Iterator[Trial]], *values: int
 ) -> Iterator[Trial]:
-    for verb in ("ingest", "update", "delete"):
+    for verb in ("ingest", "update", "delete", "upgrade"):
         yield from fault(bench.world.scenes[verb], *values)
 
 
 def refusals(bench: Bench) -> Iterator[Trial]:
-    for verb in ("update", "delete"):
+    for verb in ("update", "delete", "upgrade"):
         yield from limits.read_only(bench.world.scenes[verb])
         yield from limits.no_permission(bench.world.scenes[verb])
 

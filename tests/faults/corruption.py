@@ -18,6 +18,7 @@ from pathlib import Path
 from kills import Trial
 from world import World
 
+from rag_memtok.datatypes import ReadableVectors
 from rag_memtok.errors import RagMemtokError, StoreDamaged
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.audit import quick
@@ -25,7 +26,7 @@ from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.retrieval.search import content_words, search_words
 from rag_memtok.store.files import DATABASE, INDEX
-from rag_memtok.store.schema import COLUMNS, KEY_COLUMNS
+from rag_memtok.store.formats import COLUMNS, KEY_COLUMNS, PARTS
 from rag_memtok.store.store import Store, open_store
 
 DOCUMENTS = {
@@ -54,6 +55,13 @@ def small_store(world: World, name: str, documents: dict[str, str]) -> Path:
     store = world.folder / name
     world.write(documents)
     api.ingest([world.documents], world.config(store), load=world.load)
+    with open_store(store, write=True) as opened:
+        opened.put_readables(
+            {
+                one: ReadableVectors(one, 16, "float16", bytes.fromhex(one), (4, 4))
+                for one in opened.chunk_ids()
+            }
+        )
     sql(store, "PRAGMA page_size = 512", "VACUUM")
     with open_store(store, write=False) as opened:
         open_index(opened)
@@ -78,6 +86,8 @@ def truth_of(store: Store, embedder: Embedder, names: Truth | None = None) -> Tr
     answers: dict[object, object] = {}
     for one in ids:
         answers["record", one] = refused(lambda one=one: fields_of(store, one))
+        # which may be lost: it is made again
+        answers["readable", one] = refused(lambda one=one: store.record(one).readable)
         answers["text", one] = refused(lambda one=one: store.text(one))
     for one in documents:
         answers["places", one.root, one.path] = refused(
@@ -233,7 +243,7 @@ class Bench:
 
     def swaps(self) -> Iterator[Trial]:
         """Two rows of a table swapped, and rows whose content alone is another's."""
-        for table in ("texts", "vectors", "pins", "keys", "verdicts"):
+        for table in PARTS:
             for one, two in itertools.combinations((1, 2, 3), 2):
                 turned = [
                     f"UPDATE {table} SET chunk = {new} WHERE chunk = {old}"

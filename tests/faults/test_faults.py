@@ -23,6 +23,7 @@ MARKS = {
     "delete": (2, 3, 4, 6),
     "prune": (3, 4, 8),
     "index write": (2, 4),
+    "upgrade": (3, 5, 6, 14, 26, 27, 28),
 }
 
 
@@ -59,7 +60,8 @@ def test_marks_that_are_not_reached_change_nothing(world):
 @pytest.mark.skipif(bool(tracer.able()), reason=tracer.able() or "-")
 @pytest.mark.parametrize("verdict", ["kill", "tear", errno.ENOSPC, errno.EIO])
 def test_an_end_or_a_failure_at_a_system_call_loses_nothing(world, verdict):
-    for verb, numbers in {"ingest": (1, 33, 214), "delete": (2, 26, 61, 84)}.items():
+    tries = {"ingest": (1, 33, 214), "delete": (2, 26, 61, 84), "upgrade": (9, 60, 99)}
+    for verb, numbers in tries.items():
         nothing_lost(kills.at_calls(world.scenes[verb], iter(numbers), verdict), at_least=2)
 
 
@@ -73,8 +75,9 @@ def test_a_full_disk_loses_nothing_and_a_read_only_one_is_read(world):
     nothing_lost(limits.read_only(world.scenes["update"]), at_least=2)
 
 
-def test_files_that_may_not_grow_lose_nothing(world):
-    nothing_lost(limits.small_files(world.scenes["update"], 250 * 1024), at_least=2)
+@pytest.mark.parametrize("verb", ["update", "upgrade"])
+def test_files_that_may_not_grow_lose_nothing(world, verb):
+    nothing_lost(limits.small_files(world.scenes[verb], 250 * 1024), at_least=2)
 
 
 def test_memory_that_runs_out_loses_nothing(world):

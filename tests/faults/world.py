@@ -23,6 +23,7 @@ from shutil import copytree, rmtree
 
 import small
 import toy
+from older import to_format_1
 
 from rag_memtok.cli import app
 from rag_memtok.pipeline import api, resources
@@ -32,6 +33,7 @@ from rag_memtok.retrieval.index import open_index, set_threads
 from rag_memtok.store.files import DATABASE, INDEX, NEW, OURS
 from rag_memtok.store.store import open_store
 
+TIME = 1_700_000_000_000_000_000  # of every document, in nanoseconds
 FIRST = {
     "lamp.txt": "The lamp of the harbour was repaired.\n\nIts keeper wrote a Quarterdeck letter.\n",
     "soup.txt": "La empanada lleva cebolla.\r\nSe hornea \U0001f95f media hora.\r\n",
@@ -58,6 +60,7 @@ class Verb:
     documents: Mapping[str, str]
     run: Callable[["World", Path], object]
     forgotten: str = ""  # a word that must be nowhere in the store's files afterwards
+    older: bool = False  # the store before it is of format 1
 
 
 def ingest(world: "World", store: Path) -> None:
@@ -94,6 +97,7 @@ VERBS = {
     "delete": Verb(FIRST, FIRST, delete, "Xylophonist"),
     "prune": Verb(FIRST, FEWER, prune, "Xylophonist"),
     "index write": Verb(FIRST, FIRST, index),
+    "upgrade": Verb(FIRST, EDITED, ingest, "Quarterdeck", older=True),
 }
 
 
@@ -165,9 +169,11 @@ class World:
                 time.sleep(0.01)
 
     def write(self, documents: Mapping[str, str]) -> None:
-        """Makes the documents' folder hold just these."""
+        """Makes the documents' folder hold just these, always of the same time."""
         rmtree(self.documents, ignore_errors=True)
         small.written(self.documents, documents)
+        for name in documents:
+            os.utime(self.documents / name, ns=(TIME, TIME))
 
     def start(self, work: Callable[[], object], **environment: str) -> Child:
         """Does `work` in a child."""
@@ -212,6 +218,13 @@ class World:
         ingest(self, self.folder / "base")
         return self.folder / "base"
 
+    @cached_property
+    def older(self) -> Path:
+        """The same in format 1, which has its own index no more."""
+        older = Path(copytree(self.base, self.folder / "older"))
+        (older / INDEX).unlink()
+        return to_format_1(older)
+
     def broken(self, store: Path) -> list[str]:
         """What an audit of the store finds; documents that are not there yet are no finding."""
         with open_store(store, write=False) as opened:
@@ -250,7 +263,7 @@ class Scene:
     @classmethod
     def of(cls, world: World, name: str) -> "Scene":
         verb = VERBS[name]
-        base = world.base if verb.before else None
+        base = (world.older if verb.older else world.base) if verb.before else None
         before = small.content_of(base) if base else ({}, (), {})
         world.write(verb.documents)
         with world.trial(base) as store:

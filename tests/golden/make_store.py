@@ -1,10 +1,11 @@
 """Makes the golden store of the present format: `python tests/golden/make_store.py`.
 
-Once a format: it must open for ever.
+Once a format: it must open for ever. While the format is a draft it is made anew with each.
 """
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,10 +16,14 @@ sys.path.insert(0, str(HERE.parent))
 import toy  # noqa: E402
 
 from rag_memtok.config import Config  # noqa: E402
+from rag_memtok.datatypes import ReadableVectors  # noqa: E402
 from rag_memtok.pipeline import api  # noqa: E402
 from rag_memtok.settings import updated  # noqa: E402
-from rag_memtok.store.schema import FORMAT  # noqa: E402
+from rag_memtok.store.formats import DRAFT, FORMAT  # noqa: E402
+from rag_memtok.store.store import open_store  # noqa: E402
 
+READABLE = ReadableVectors("ab" * 32, 16, "float16", bytes(range(16)), (2, 4))
+HEADINGS = "Harbour > The lamp"
 DOCUMENTS = {
     "harbour.md": "# Harbour\r\n\r\nThe lamp of the harbour was repaired on 14 March; "
     "its keeper, Aldo Ruiz, wrote a letter to the pilots.\r\n",
@@ -35,6 +40,8 @@ def main() -> None:
     It goes by way of a folder whose name says nothing of this machine.
     """
     folder, made = HERE / "stores" / f"format-{FORMAT}", Path("/tmp/golden")
+    if DRAFT:
+        shutil.rmtree(folder, ignore_errors=True)
     assert not folder.exists(), f"{folder} exists, and is never made again"
     words = toy.tokenizer()
     toy.llama(len(words)).to(torch.float16).save_pretrained(made / "model")
@@ -54,10 +61,21 @@ def main() -> None:
             Config(), dials | {"memorize.tokens_per_vector": 4, "memorize.seconds_per_chunk": 0}
         ),
     )
+    furnish(made / "store")
     for name in (".gitignore", "index.faiss", "lock"):
         (made / "store" / name).unlink()
     shutil.move(made, folder)
     print(done)
+
+
+def furnish(folder: Path) -> None:
+    """Gives a document headings, and its chunks vectors of an encoder."""
+    with open_store(folder, write=True) as store:
+        (document,) = (one for one in store.documents() if one.path == "harbour.md")
+        places = store.document_chunks(document.root, document.path)
+        headed = [replace(one, headings=HEADINGS) for one in places]
+        store.replace_file(document.root, document.file, [document], headed)
+        store.put_readables({one.chunk_id: READABLE for one in places})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,230 @@
+"""A chunk's tokens -> its readable vectors, in one pass: what a question is answered from.
+
+A window of W tokens is one vector: the sum of their input embeddings, scaled to the length of one,
+and what a projection makes of the hidden states that the frozen LM's first layers, under a LoRA of
+their own, have at these tokens.
+
+    R_j = 1 / sqrt(W) sum_s e_(jW+s) + sum_s P_s h_(jW+s)
+
+Nothing is searched for, so that the vectors can be computed again, and are, by the audit.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from rag_memtok.config import require
+from rag_memtok.datatypes import ReadableVectors
+from rag_memtok.errors import InputRefused, WrongModel
+from rag_memtok.memory.codec import codec_named
+from rag_memtok.model import lora
+from rag_memtok.model.lm import LM
+
+FILE = "encoder.safetensors"
+CODEC = "float16"
+# of a vector's length: rounding takes 0.0005 of it, other arithmetic less, one other token over 0.2
+TOLERANCE = 0.01
+FORMAT = 1
+DESCRIBED = "rag-memtok encoder"  # the entry of the file's header that says what it is
+PROJECTION = "projection"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoder:
+    """The first layers of an LM with a LoRA on, and the projection of a window's hidden states.
+
+    `projection[s]` is of the window's s-th token; it serves every window up to as many tokens.
+    `digest` is the sha256 of the file it was read from, "" while it is trained.
+    """
+
+    lm: LM
+    projection: Float[Tensor, "W d d"]
+    digest: str = ""
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of a window."""
+        return len(self.projection)
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """What is trained, by name."""
+        return {**lora.weights(self.lm), PROJECTION: self.projection}
+
+
+def started(lm: LM, layers: int, rank: int, longest: int, seed: int) -> Encoder:
+    """An encoder to be trained: so far it gives the scaled sums of the tokens' embeddings."""
+    student = lora.lean(lora.started(_shortened(lm, layers), rank, seed))
+    zeros = torch.zeros(longest, lm.width, lm.width, device=lm.device)
+    return Encoder(student, torch.nn.Parameter(zeros))
+
+
+def _shortened(lm: LM, layers: int) -> LM:
+    """The LM's first `layers`, and its last norm; its tensors are those of `lm`, which stays."""
+    shared = {id(tensor): tensor for tensor in (*lm.model.parameters(), *lm.model.buffers())}
+    model: Any = copy.deepcopy(lm.model, shared)
+    base = model.base_model
+    name = "layers" if hasattr(base, "layers") else "h"  # GPT-2's name
+    setattr(base, name, getattr(base, name)[:layers])
+    model.config.num_hidden_layers = layers
+    return LM(model, lm.tokenizer, lm.identity)
+
+
+def _exactly(lm: LM) -> LM:
+    """`lm` in fp32, in tensors of its own unless it is in fp32 already."""
+    if lm.table.dtype == torch.float32:
+        return lm
+    return LM(copy.deepcopy(lm.model).float(), lm.tokenizer, lm.identity)
+
+
+def windows(tokens: int, window: int) -> int:
+    """How many vectors so many tokens take."""
+    return -(-tokens // window)
+
+
+def encoded(
+    encoder: Encoder, texts: Sequence[Sequence[int]], window: int
+) -> list[Float[Tensor, "_ d"]]:
+    """The readable vectors of each text, in fp32: a pass over all, padded to the longest.
+
+    A text is read behind the token that a document begins with, on which a Llama's first position
+    spends itself. What stands to the right of a position never reaches it, so padding does not.
+
+    Cost: the encoder's layers, once over `len(texts)` rows of the longest text.
+    """
+    lm = encoder.lm
+    whole = windows(max(map(len, texts)), window) * window
+    first = lm.eos if lm.bos is None else lm.bos
+    ids = torch.tensor([[first, *text, *[lm.eos] * (whole - len(text))] for text in texts])
+    lengths = torch.tensor([len(text) for text in texts])
+    there = (torch.arange(whole) < lengths[:, None]).to(lm.device)[..., None]  # [B, T, 1]
+    embeddings = lm.embed(ids)
+    shape = (len(texts), -1, window, lm.width)
+    states = (lm.hidden(embeddings)[:, 1:].float() * there).view(shape)
+    words = (embeddings[:, 1:].float() * there).view(shape)
+    counts = there.view(*shape[:3], 1).sum(2).clamp(min=1)  # [B, M, 1]
+    projected = torch.einsum("bmsi,sio->bmo", states, encoder.projection[:window].float())
+    vectors = words.sum(2) / counts.sqrt() + projected
+    return [vectors[row, : windows(len(text), window)] for row, text in enumerate(texts)]
+
+
+def readable(encoder: Encoder, tokens: Sequence[int], window: int) -> ReadableVectors:
+    """A chunk's readable vectors, as they are stored. Cost: the encoder's layers over its tokens.
+
+    Raises:
+        UsageError: the encoder was not made for windows of so many tokens.
+    """
+    require(1 <= window <= encoder.longest, "--readable", window, f"1 to {encoder.longest}")
+    vectors = _computed(encoder, tokens, window)
+    shape = (vectors.shape[0], vectors.shape[1])
+    packed = codec_named(CODEC).pack(vectors)
+    return ReadableVectors(encoder.digest, window, CODEC, packed, shape)
+
+
+@torch.no_grad()
+def _computed(encoder: Encoder, tokens: Sequence[int], window: int) -> Float[np.ndarray, "M d"]:
+    return encoded(encoder, [tokens], window)[0].cpu().numpy()
+
+
+def vectors_of(stored: ReadableVectors) -> Float[np.ndarray, "M d"]:
+    """Readable vectors as they come back from their bytes.
+
+    Raises:
+        StoreDamaged: they are not as many bytes as they should be, or of no codec that is known.
+    """
+    return codec_named(stored.codec).unpack(stored.packed, stored.shape)
+
+
+def distance(encoder: Encoder, tokens: Sequence[int], stored: ReadableVectors) -> float:
+    """How far the farthest of the stored vectors is from what `tokens` give, in its lengths.
+
+    It is inf where there are not as many. Up to TOLERANCE they are the same.
+    """
+    found, wanted = vectors_of(stored), _computed(encoder, tokens, stored.window)
+    if found.shape != wanted.shape:
+        return float("inf")
+    apart = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+    return float(np.nan_to_num(apart, nan=np.inf).max())
+
+
+def packed(encoder: Encoder) -> bytes:
+    """The file of an encoder: its weights in half precision, bound to the LM they belong to."""
+    identity, model = encoder.lm.identity, encoder.lm.model
+    weights: dict[str, Tensor] = {
+        **lora.rounded(encoder.lm),
+        PROJECTION: encoder.projection.detach().to("cpu", torch.float16).contiguous(),
+    }
+    rank = next(one.shape[0] for name, one in weights.items() if "lora_A" in name)
+    described = {
+        "format": FORMAT,
+        "weights_sha256": identity.weights_sha256,
+        "tokenizer_sha256": identity.tokenizer_sha256,
+        "layers": model.config.num_hidden_layers,
+        "rank": rank,
+    }
+    # one entry: safetensors writes several in no order, and the file's hash is a name
+    return save(weights, {DESCRIBED: json.dumps(described, sort_keys=True)})
+
+
+def read(lm: LM, file: Path) -> Encoder:
+    """The encoder in `file`, beside the LM whose first layers it takes.
+
+    Raises:
+        InputRefused: there is none, or it is damaged.
+        WrongModel: it is of another model or tokenizer.
+    """
+    try:
+        content = file.read_bytes()
+        with safe_open(file, framework="pt") as opened:
+            known = json.loads((opened.metadata() or {})[DESCRIBED])
+        if known.get("format") != FORMAT:
+            raise ValueError("of another format")
+        values = load(content)
+        layers, rank, longest = int(known["layers"]), int(known["rank"]), len(values[PROJECTION])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise InputRefused(
+            f"{file} is no encoder: {error}", remedy="install the package anew"
+        ) from error
+    for key in ("weights_sha256", "tokenizer_sha256"):
+        theirs, ours = known.get(key, ""), getattr(lm.identity, key)
+        if theirs != ours:
+            raise WrongModel(
+                f"the encoder {file} is of another model ({key} {theirs[:16]}, here {ours[:16]})",
+                remedy="use the model it was made for",
+            )
+    # cut first, so that only what is left is copied
+    encoder = started(_exactly(_shortened(lm, layers)), layers, rank, longest, seed=0)
+    set_parameters(encoder, values)
+    frozen = Encoder(encoder.lm, encoder.projection, hashlib.sha256(content).hexdigest())
+    for one in frozen.parameters.values():
+        one.requires_grad_(False)
+    return frozen
+
+
+@torch.no_grad()
+def set_parameters(encoder: Encoder, values: Mapping[str, Tensor]) -> None:
+    """Gives the encoder other weights, by the names of `Encoder.parameters`.
+
+    Raises:
+        InputRefused: they are not those of an encoder of this shape.
+    """
+    others = {name: one for name, one in values.items() if name != PROJECTION}
+    lora.set_weights(encoder.lm, others)
+    if values[PROJECTION].shape != encoder.projection.shape:
+        raise InputRefused(
+            f"its projection is {tuple(values[PROJECTION].shape)}, not "
+            f"{tuple(encoder.projection.shape)}",
+            remedy="install the package anew",
+        )
+    encoder.projection.copy_(values[PROJECTION])

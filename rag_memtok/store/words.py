@@ -1,0 +1,88 @@
+"""Two word indexes (FTS5): `words` of the chunks' texts, `names` of their files and headings.
+
+Both are caches of the other tables, by the chunks' numbers, and can be made anew from them.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+
+from rag_memtok.store.formats import NOW
+from rag_memtok.store.schema import format_in
+
+# What each has of every chunk; NULL: nothing. A place is a line: its file, and the headings above
+# it. A name need not be UTF-8.
+SOURCES = {
+    "words": """SELECT number, (SELECT text FROM texts WHERE chunk = number) AS text FROM chunks""",
+    "names": """SELECT number, (SELECT group_concat(line, char(10)) FROM (
+        SELECT DISTINCT CAST(path AS TEXT) || iif(headings = '', '', ' > ' || headings) AS line
+        FROM occurrences JOIN documents ON documents.number = document
+        WHERE chunk = chunks.number ORDER BY line)) AS text FROM chunks""",
+}
+
+
+def indexes(db: sqlite3.Connection) -> tuple[str, ...]:
+    """The word indexes that this database has."""
+    return tuple(table for table in SOURCES if table in format_in(db).ddl)
+
+
+def fill(db: sqlite3.Connection, table: str, where: str = "TRUE", *values: int) -> None:
+    """Puts into an index what it has to have of the chunks `where`."""
+    source = f"SELECT number, text FROM ({SOURCES[table]} WHERE {where}) WHERE text IS NOT NULL"
+    db.execute(f"INSERT INTO {table} (rowid, text) {source}", values)
+
+
+def reset(db: sqlite3.Connection, table: str) -> None:
+    """Makes an index anew.
+
+    FTS5 cannot drop a table it cannot read: it first gets the inner rows of an empty one.
+    """
+    with closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.execute(NOW.ddl[table])
+        for inner in (f"{table}_config", f"{table}_data"):
+            rows = fresh.execute(f"SELECT * FROM {inner}").fetchall()
+            db.execute(f"DELETE FROM {inner}")
+            db.executemany(f"INSERT INTO {inner} VALUES (?, ?)", rows)
+    db.execute(f"DROP TABLE {table}")
+    db.execute(NOW.ddl[table])
+    fill(db, table)
+
+
+def refresh_names(db: sqlite3.Connection, chunks: Iterable[int]) -> None:
+    """Gives chunks the lines of the places that they have now."""
+    for chunk in set(chunks):
+        db.execute("DELETE FROM names WHERE rowid = ?", (chunk,))
+        fill(db, "names", "number = ?", chunk)
+
+
+def forget(db: sqlite3.Connection, table: str) -> None:
+    """Has what was deleted leave an index: a word stays until the index's parts are merged."""
+    db.execute(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
+
+
+def stale(db: sqlite3.Connection, table: str) -> list[int]:
+    """The numbers of the chunks of which an index has something else. Cost: reads all of both."""
+    query = f"""SELECT source.number FROM ({SOURCES[table]}) AS source
+        LEFT JOIN {table} ON {table}.rowid = source.number WHERE source.text IS NOT {table}.text"""
+    return [number for (number,) in db.execute(query)]
+
+
+def matching(
+    db: sqlite3.Connection, table: str, terms: Sequence[str], limit: int
+) -> tuple[int, ...]:
+    """The numbers of the chunks with any of `terms` in an index, best (BM25) first.
+
+    Only chunks that have a place.
+    """
+    quoted = " OR ".join(
+        f'"{term}"'
+        for raw in dict.fromkeys(terms)
+        if (term := raw.replace(chr(0), "").replace('"', '""'))
+    )
+    if not quoted or table not in indexes(db):
+        return ()
+    query = (
+        f"SELECT rowid FROM {table} WHERE {table} MATCH ? AND rowid IN "
+        f"(SELECT chunk FROM occurrences) ORDER BY bm25({table}), rowid LIMIT ?"
+    )
+    return tuple(number for (number,) in db.execute(query, (quoted, limit)))

@@ -1,0 +1,100 @@
+"""The recipe of readable memories: what a row costs, and going on where it was."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import toy
+
+from rag_memtok.memory import encoder as encoders
+from rag_memtok.memory.encoder import encoded, set_parameters
+from rag_memtok.model import lora
+from rag_memtok.model.inject import inject
+from rag_memtok.model.prompts import cue, frame
+from training import memory_reader
+from training.lessons import Lesson, Lessons, Piece
+from training.memory_reader import SOFT, Training, embeddings_of, measured, task_of
+from training.text_reader import attending, exchange, scores_of
+
+TEXTS = (
+    "The lamp of the harbour was repaired in March, and its keeper wrote a letter.",
+    "La empanada lleva cebolla, huevo y aceitunas; se hornea media hora.",
+)
+ASKED = (("Who wrote the letter?", "its keeper"), ("What is in the lamp?", None))
+
+
+def parts(lm, seed=0):
+    """A reader and an encoder that are no longer at their start."""
+    student = lora.lean(lora.started(lm, 4, seed))
+    encoder = encoders.started(lm, 1, 4, 4, seed)
+    draw = torch.Generator().manual_seed(seed)
+
+    def drawn(known, size):
+        return {name: torch.randn(w.shape, generator=draw) * size for name, w in known.items()}
+
+    lora.set_weights(student, drawn(lora.weights(student), 0.1))
+    set_parameters(encoder, drawn(encoder.parameters, 0.05))
+    return student, encoder
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_row_asks_what_prompts_with_the_vectors_ask(kind, count):
+    lm = toy.lm_of(kind)
+    (student, encoder), words = parts(lm), frame(lm)
+    task = task_of(lm, words, Lesson(tuple(("", t) for t in TEXTS[:count]), ASKED), 4, recite=True)
+    with attending(student), torch.no_grad():
+        found = scores_of(student, task.row, embeddings_of(student, encoder, task))
+        vectors = [one.numpy() for one in encoded(encoder, task.texts, 4)]
+    assert int((task.row.ids == SOFT).sum()) == sum(map(len, vectors))
+    wanted = []
+    exchanges = [exchange(lm, words, *one) for one in ASKED]
+    if count == 1:  # a chunk alone is repeated, too, in the words it is written in
+        exchanges.insert(0, (cue(lm).suffix, [*task.texts[0], cue(lm).end]))
+        assert task.recited == len(task.texts[0]) + 1
+    else:
+        assert task.recited == 0
+    shared = inject(lm, words, vectors, [])[: task.row.shared]
+    for asked, said in exchanges:
+        whole = torch.cat([shared, lm.embed([*asked, *said[:-1]])])
+        with torch.no_grad():
+            hidden = student.hidden(whole[None])[0, len(shared) + len(asked) - 1 :]
+            wanted.append(student.logits(hidden))
+    torch.testing.assert_close(found, torch.cat(wanted), rtol=1e-3, atol=1e-3)
+
+
+def run_of(lm, out, steps=4):
+    torch.manual_seed(0)
+    student, encoder = lora.lean(lora.started(lm, 4, 0)), encoders.started(lm, 1, 4, 4, 0)
+    pieces = [Piece("a.md", text, (ASKED[0],)) for text in TEXTS * 2]
+    lessons = Lessons(pieces, np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]), [], seed=0)
+    out.mkdir(exist_ok=True)
+    return Training(lm, student, encoder, lessons, lessons, steps, 1e-2, "run", out)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(monkeypatch, tmp_path):
+    lm = toy.lm_of("llama")
+    monkeypatch.setattr(memory_reader, "QUESTIONS", 3)
+    dev = [(lm.encode(TEXTS[0]), "Who wrote the letter?", ["its keeper"])]
+    whole = run_of(lm, tmp_path / "whole")
+    whole.finish(dev, 4)
+    halved = run_of(lm, tmp_path / "halved")
+    halved.take(), halved.take()
+    halved.save()
+    again = run_of(lm, tmp_path / "halved")
+    assert (again.step, again.used) == (2, halved.used)
+    again.finish(dev, 4)
+    for name, one in whole.live.items():
+        assert torch.equal(one, again.live[name]), name
+    moved = [float(one.detach().abs().sum()) for n, one in whole.live.items() if "lora_B" in n]
+    assert all(moved) and float(whole.encoder.projection.detach().abs().sum()) > 0
+    last = json.loads((tmp_path / "whole" / "curve.jsonl").read_text())
+    assert last["step"] == 4 and {"f1_text", "f1_4", "f1_2", "recited_4"} <= last.keys()
+
+
+def test_what_is_measured_is_teacher_forced_and_greedy(tmp_path):
+    lm = toy.lm_of("llama")
+    dev = [(lm.encode(TEXTS[0]), "Who wrote the letter?", ["its keeper"])]
+    found = measured(*parts(lm), frame(lm), dev)
+    assert all(0 <= value <= 100 for value in found.values())

@@ -1,0 +1,257 @@
+"""Readable vectors in a store: made, read, renewed, and audited with what they are made of."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import small
+from random_adapter import reading_vectors
+
+from rag_memtok.datatypes import TEXT_ONLY
+from rag_memtok.errors import InputRefused, UsageError
+from rag_memtok.memory.encoder import windows
+from rag_memtok.model import lora
+from rag_memtok.model.lm import load
+from rag_memtok.pipeline import adapters, api
+from rag_memtok.pipeline.answer import answer
+from rag_memtok.settings import updated
+from rag_memtok.store.store import open_store
+
+QUESTION = "When was the lamp of the harbour repaired?"
+
+
+@pytest.fixture(scope="module")
+def shipped(model_folder, tmp_path_factory):
+    """An adapter with an encoder, as one that ships with the model."""
+    lm = load(small.dials("", model_folder).model)
+    folder = tmp_path_factory.mktemp("shipped") / "reader"
+    return reading_vectors(lm, folder, share_4=0.95, share_2=0.97)
+
+
+@pytest.fixture(autouse=True)
+def _shipped(shipped, monkeypatch):
+    monkeypatch.setattr(adapters, "SHIPPED", (shipped,))
+
+
+@pytest.fixture(scope="module")
+def ingested(model_folder, shipped, tmp_path_factory):
+    """A new store: nothing is told, so that what was measured decides."""
+    folder = tmp_path_factory.mktemp("readable")
+    config = small.dials(folder / "store", model_folder)
+    documents = small.written(folder / "docs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapters, "SHIPPED", (shipped,))
+        api.ingest([documents], config)
+    return folder
+
+
+@pytest.fixture
+def config(ingested, model_folder, tmp_path):
+    """The dials of a copy of it."""
+    shutil.copytree(ingested / "store", tmp_path / "store")
+    return small.dials(tmp_path / "store", model_folder)
+
+
+def records(config):
+    with open_store(store(config), write=False) as opened:
+        return [opened.record(one) for one in opened.chunk_ids()]
+
+
+def store(config):
+    return api.store_folder(config)
+
+
+def told(folder, **dev):
+    """A copy of the adapter that measured otherwise."""
+    bond = json.loads((folder / lora.BOND).read_text()) | {"dev": dev}
+    (folder / lora.BOND).write_text(json.dumps(bond))
+
+
+def test_every_chunk_has_as_many_as_the_widest_window_that_is_read_well(config):
+    found = [one for one in records(config) if one.codec != TEXT_ONLY]
+    assert found and {one.readable.window for one in found} == {4}
+    assert all(one.readable.shape[0] == windows(one.tokens, 4) for one in found)
+    assert api.status(config).summary.readable == len(found)
+
+
+def test_ask_reads_them_and_shows_the_text_they_stand_for(config):
+    with api.session(config) as session:
+        found = answer(session, QUESTION)
+        cited = [session.store.record(one.chunk) for one in found.sources]
+        assert session.reading is not None
+    assert found.reader == "memory + adapter" and "95% of reading text" in found.reader_reason
+    assert found.refused or (found.grounded is not None and all(found.texts))
+    if found.passages == "together" and cited:
+        assert found.context_positions == sum(one.readable.shape[0] for one in cited)
+    assert found.context_positions < found.text_positions
+
+
+def test_what_was_not_measured_to_be_read_well_is_decoded(config, shipped, tmp_path, monkeypatch):
+    other = shutil.copytree(shipped, tmp_path / "other")
+    told(other, share_4=0.89)
+    monkeypatch.setattr(adapters, "SHIPPED", (other,))
+    with api.session(config) as session:
+        found = answer(session, QUESTION)
+    assert found.reader == "decode + adapter" and "89%" in found.reader_reason
+    new = updated(config, {"store": str(tmp_path / "new")})
+    api.ingest([small.written(tmp_path / "docs")], new)
+    assert {one.readable for one in records(new)} == {None}
+    asked_for = updated(config, {"ask.read": "memory"})
+    with api.session(asked_for) as session:
+        assert answer(session, QUESTION).reader == "memory + adapter"
+
+
+def test_the_audit_makes_them_again(config):
+    found = small.proven(config)
+    assert found.readable == {"same": found.checked - found.counts.get("text-only", 0)}
+
+
+def swapped(config):
+    """Exchanges the vectors of two chunks of as many tokens, or nearly."""
+    some = [one for one in records(config) if one.readable]
+    one, other = some[0], some[1]
+    with open_store(store(config), write=True) as opened:
+        opened.put_readables({one.chunk_id: other.readable, other.chunk_id: one.readable})
+    return 2
+
+
+def one_number_changed(config):
+    """Gives a chunk the vectors of its text with one token changed."""
+    (one,) = [r for r in records(config) if r.readable][:1]
+    lm = load(config.model)
+    with open_store(store(config), write=True) as opened:
+        tokens = lm.encode(opened.text(one.chunk_id))
+        tokens[3] = tokens[3] % 300 + 20
+        encoder = adapters.encoder_of(adapters.shipped(lm, "").text, lm)
+        vectors = adapters.encoders.readable(encoder, tokens, 4)
+        opened.put_readables({one.chunk_id: vectors})
+    return 1
+
+
+def cut_short(config):
+    """Takes a vector from a chunk."""
+    (one,) = [r for r in records(config) if r.readable][:1]
+    rows, width = one.readable.shape
+    packed = one.readable.packed[: -width * 2]
+    with open_store(store(config), write=True) as opened:
+        fewer = replace(one.readable, packed=packed, shape=(rows - 1, width))
+        opened.put_readables({one.chunk_id: fewer})
+    return 1
+
+
+@pytest.mark.parametrize("change", [swapped, one_number_changed, cut_short])
+def test_the_audit_finds_vectors_of_another_text(config, change):
+    count = change(config)
+    found = api.verify(config)
+    assert found.readable["mismatch"] == count and found.exit_code == 5
+    assert {one.kind for one in found.findings} == {"mismatch"}
+    assert all("readable vectors" in one.reason for one in found.findings)
+    # what the memories themselves give back is as it was
+    assert found.documents_proven == found.documents and "mismatch" not in found.counts
+
+
+def test_without_their_encoder_they_cannot_be_audited_and_are_not_read(config, monkeypatch):
+    monkeypatch.setattr(adapters, "SHIPPED", ())
+    found = api.verify(config)
+    assert set(found.readable) == {"incomparable"} and found.exit_code == 6
+    assert found.documents_proven == found.documents
+    with api.session(config) as session:
+        assert answer(session, QUESTION).reader == "decode"
+
+
+def test_a_store_without_any_gets_them_when_it_is_told(ingested, model_folder, tmp_path):
+    config = small.dials(tmp_path / "store", model_folder, memorize__readable=0)
+    documents = [ingested / "docs"]
+    api.ingest(documents, config)
+    before = records(config)
+    assert {one.readable for one in before} == {None}
+    assert small.proven(config).readable == {}
+    with api.session(config) as session:
+        assert answer(session, QUESTION).reader == "decode + adapter"
+    said = []
+    wanted = updated(config, {"memorize.readable": 2})
+    api.ingest(documents, wanted, say=said.append)
+    after = records(config)
+    assert said == [f"chunks with new readable vectors: {len(after)}"]
+    assert {one.readable.window for one in after} == {2}
+    assert [(r.packed, r.pins, r.verdict) for r in after] == [
+        (r.packed, r.pins, r.verdict) for r in before
+    ]
+    api.ingest(documents, wanted, say=said.append)
+    assert len(said) == 1 and small.proven(config).readable == {"same": len(after)}
+
+
+def test_another_encoder_renews_them_and_writes_no_memory(
+    config, ingested, shipped, tmp_path, monkeypatch
+):
+    lm = load(config.model)
+    other = reading_vectors(lm, tmp_path / "other", seed=5, share_4=0.95)
+    monkeypatch.setattr(adapters, "SHIPPED", (other,))
+    with api.session(config) as session:
+        assert answer(session, QUESTION).reader == "decode + adapter"  # they are not of this one
+    before = records(config)
+    api.ingest([ingested / "docs"], updated(config, {"memorize.readable": 4}))
+    after = records(config)
+    assert [one.packed for one in after] == [one.packed for one in before]
+    assert {one.readable.encoder for one in after if one.readable} == {
+        json.loads((other / lora.BOND).read_text())["encoder_sha256"]
+    }
+    assert small.proven(config).readable == {"same": len([r for r in after if r.readable])}
+    with api.session(config) as session:
+        assert answer(session, QUESTION).reader == "memory + adapter"
+
+
+def test_a_store_without_text_has_them_too_and_shows_what_a_memory_decodes_to(
+    ingested, model_folder, tmp_path
+):
+    config = small.dials(tmp_path / "store", model_folder, memorize__keep_text=False)
+    api.ingest([ingested / "docs"], config)
+    small.proven(config)
+    with api.session(config) as session:
+        found = answer(session, "lamp harbour repaired March keeper")
+    assert found.reader == "memory + adapter" and (found.refused or all(found.texts))
+    api.ingest([ingested / "docs"], updated(config, {"memorize.readable": 2}))
+    assert {one.readable.window for one in records(config) if one.readable} == {2}
+    assert set(small.proven(config).readable) == {"same"}
+
+
+def test_an_export_carries_them(config, tmp_path):
+    api.export(tmp_path / "all.safetensors", config)
+    there = updated(config, {"store": str(tmp_path / "there")})
+    api.import_(tmp_path / "all.safetensors", there, trusted=True)
+    pairs = zip(records(config), records(there), strict=True)
+    assert all(one.readable == other.readable for one, other in pairs)
+    small.proven(there)
+
+
+def test_they_are_refused_where_there_is_no_encoder(config, ingested, monkeypatch, tmp_path):
+    monkeypatch.setattr(adapters, "SHIPPED", ())
+    new = updated(config, {"store": str(tmp_path / "new"), "memorize.readable": 4})
+    with pytest.raises(UsageError, match="--readable cannot be had"):
+        api.ingest([ingested / "docs"], new)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_encoder_that_is_not_the_readers_is_refused(config, shipped, tmp_path, monkeypatch):
+    other = shutil.copytree(shipped, tmp_path / "other")
+    content = bytearray((other / "encoder.safetensors").read_bytes())
+    content[-1] ^= 1
+    (other / "encoder.safetensors").write_bytes(bytes(content))
+    monkeypatch.setattr(adapters, "SHIPPED", (other,))
+    with pytest.raises(InputRefused, match="not the one its reader was trained with"):
+        api.verify(config)
+
+
+def test_the_vectors_in_the_prompt_are_the_stored_ones(config):
+    from rag_memtok.memory.encoder import vectors_of
+    from rag_memtok.pipeline.readers import read
+    from rag_memtok.retrieval.search import search
+
+    with api.session(config) as session:
+        hits = search(
+            session.store, session.index, session.embedder, QUESTION, session.config.retrieve
+        )
+        for one in read(session, hits, "memory"):
+            assert np.array_equal(one.passage, vectors_of(one.record.readable))

@@ -1,0 +1,353 @@
+"""Trains what makes memories readable: an encoder, and the reader of text along with it.
+
+Run it as `python -m training.memory_reader DATA --reader FOLDER --out OUT`; the same command again
+goes on from OUT/checkpoint.safetensors.
+
+A lesson is one of `text_reader`, its chunks as vectors: first chunks alone, to be repeated and
+asked about; then as they are found, several in a prompt. A share stays text, so that the reader
+reads both. Several questions about a chunk share its vectors and the pass that made them.
+"""
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from rag_memtok import config
+from rag_memtok.evaluation.metrics import answerable, score
+from rag_memtok.memory import encoder as encoders
+from rag_memtok.memory.encoder import Encoder, encoded, windows
+from rag_memtok.model import lora
+from rag_memtok.model.inject import Content, answer_batch, inject
+from rag_memtok.model.lm import LM, load
+from rag_memtok.model.lora import Bond
+from rag_memtok.model.prompts import Frame, cue, frame
+from rag_memtok.store.files import write_whole
+from training.lessons import Lesson, Lessons, Mix
+from training.sources import hash01
+from training.text_reader import (
+    Row,
+    attending,
+    lessons_of,
+    row_of,
+    say,
+    scores_of,
+    watched,
+)
+
+SOFT = -1  # stands in a row's ids where a vector stands
+LAYERS, RANK, LONGEST_WINDOW = 10, 8, 4
+QUESTIONS = 12  # of a step, at least
+FIRST = 0.3  # of the steps: chunks alone
+FALL = 0.5  # of the steps, at the end: the rate falls
+WARM_UP = 25  # steps
+WIDE = 0.03  # of the rate, for the projection: its sums have thousands of terms
+TEXT = 0.15  # of the lessons stay text
+SAVE_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """A row, what its soft positions are encoded from (empty: it is text), how much is recited."""
+
+    row: Row
+    texts: Sequence[Sequence[int]]
+    window: int
+    recited: int
+
+
+def task_of(lm: LM, words: Frame, lesson: Lesson, window: int, recite: bool) -> Task:
+    """A lesson read from vectors of `window` tokens each; `recite`: a chunk alone is repeated."""
+    texts = [lm.encode(text) for _, text in lesson.passages]
+    template = cue(lm)
+    more = [(template.suffix, [*texts[0], template.end])] if recite and len(texts) == 1 else []
+    soft = [[SOFT] * windows(len(text), window) for text in texts]
+    row = row_of(lm, words, lesson, soft, more)
+    return Task(row, texts, window, len(texts[0]) + 1 if more else 0)
+
+
+def embeddings_of(lm: LM, encoder: Encoder, task: Task) -> Float[Tensor, "S d"]:
+    """The row's input embeddings, the vectors in their places."""
+    embeddings = lm.embed(task.row.ids.clamp(min=0))
+    if not task.texts:
+        return embeddings
+    vectors = torch.cat(encoded(encoder, task.texts, task.window)).to(embeddings.dtype)
+    return embeddings.index_copy(0, (task.row.ids == SOFT).nonzero()[:, 0], vectors)
+
+
+@dataclass(eq=False)
+class Training:
+    """A run: what is trained, how far it is, and how many lessons it has used."""
+
+    lm: LM
+    student: LM
+    encoder: Encoder
+    alone: Lessons
+    found: Lessons
+    steps: int
+    lr: float
+    run: str
+    out: Path
+    wide: float = WIDE
+    step: int = 0
+    used: int = 0
+    chunks: int = 0
+    asked: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Goes on where the checkpoint is."""
+        self.words = frame(self.lm)
+        self.live: dict[str, Tensor] = {
+            **{f"reader {name}": one for name, one in lora.weights(self.student).items()},
+            **{f"encoder {name}": one for name, one in self.encoder.parameters.items()},
+        }
+        projection = self.encoder.projection
+        groups = [
+            {"params": [one for one in self.live.values() if one is not projection], "part": 1.0},
+            {"params": [projection], "part": self.wide},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.99), weight_decay=0.0)
+        self.resume()
+        self.saved = time.monotonic()
+
+    def task(self) -> Task:
+        """The next lesson."""
+        done, number = self.step / self.steps, self.used
+        self.used += 1
+        lessons = self.alone if done < FIRST else self.found
+        lesson = lessons.lesson(number)
+        if not lesson.asked:
+            return self.task()
+        if hash01(str(number), "text ") < TEXT:
+            return Task(row_of(self.lm, self.words, lesson), [], 1, 0)
+        wide = hash01(str(number), "window ") < (0.5 if done < FIRST / 2 else 0.67)
+        return task_of(self.lm, self.words, lesson, 4 if wide else 2, recite=True)
+
+    def take(self) -> tuple[float, float, float]:
+        """One step; the mean losses of answered and of recited tokens, the share of these right."""
+        done = self.step / self.steps
+        rate = self.lr * min(1.0, (self.step + 1) / WARM_UP)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["part"] * rate * min(1.0, (1.02 - done) / FALL)
+        tasks: list[Task] = []
+        count = 0
+        while count < QUESTIONS:
+            tasks.append(self.task())
+            count += len(tasks[-1].row.own) - (tasks[-1].recited > 0)
+        answered = sum(len(one.row.targets) - one.recited for one in tasks)
+        recited = sum(one.recited for one in tasks)
+        weight = 1.0 if done < FIRST else 0.5
+        sums = [0.0, 0.0, 0.0]
+        with attending(self.student):
+            for one in tasks:
+                scores = scores_of(
+                    self.student, one.row, embeddings_of(self.student, self.encoder, one)
+                )
+                losses = torch.nn.functional.cross_entropy(
+                    scores, one.row.targets, reduction="none"
+                )
+                own, said = losses[one.recited :].sum(), losses[: one.recited].sum()
+                (own / answered + weight * said / max(recited, 1)).backward()
+                right = scores[: one.recited].argmax(-1) == one.row.targets[: one.recited]
+                for place, value in enumerate((own, said, right.sum())):
+                    sums[place] += float(value.detach())
+        torch.nn.utils.clip_grad_norm_(self.live.values(), 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        self.chunks += sum(len(one.texts) for one in tasks)
+        self.asked += count
+        return sums[0] / answered, sums[1] / max(recited, 1), sums[2] / max(recited, 1)
+
+    def finish(self, dev: Sequence[tuple[list[int], str, list[str]]], every: int) -> None:
+        """Takes all steps; writes what is measured on `dev` to OUT/curve.jsonl."""
+        recent: list[tuple[float, float, float]] = []
+        while self.step < self.steps:
+            began = time.monotonic()
+            recent = [*recent[-39:], self.take()]
+            self.seconds += time.monotonic() - began
+            if self.step % 20 == 0:
+                own, said, right = (sum(some) / len(some) for some in zip(*recent, strict=True))
+                left = self.seconds / self.step * (self.steps - self.step) / 60
+                say(
+                    f"step {self.step}/{self.steps}, answers {own:.3f}, recited {said:.3f} "
+                    f"({right:.1%}), {self.chunks} chunks, {self.asked} questions, "
+                    f"{self.chunks / self.seconds:.2f} chunks a second, {left:.0f} min left"
+                )
+            if self.step % every == 0:
+                found = {"step": self.step, "chunks": self.chunks, "questions": self.asked,
+                         "seconds": self.seconds}  # fmt: skip
+                found |= measured(self.student, self.encoder, self.words, dev)
+                say(json.dumps(found))
+                with (self.out / "curve.jsonl").open("a") as out:
+                    out.write(json.dumps(found) + "\n")
+            if time.monotonic() - self.saved > SAVE_SECONDS:
+                self.save()
+        self.save()
+
+    def save(self) -> None:
+        """Writes the checkpoint."""
+        counts = {
+            name: getattr(self, name) for name in ("step", "used", "chunks", "asked", "seconds")
+        }
+        tensors = {f"now {name}": one.detach() for name, one in self.live.items()}
+        for name, one in self.live.items():
+            for moment in ("exp_avg", "exp_avg_sq"):
+                known = self.optimiser.state[one].get(moment, torch.zeros_like(one))
+                tensors[f"{moment} {name}"] = known
+        packed = save(
+            {name: one.contiguous() for name, one in tensors.items()},
+            {"run": self.run, "counts": json.dumps(counts)},
+        )
+        write_whole(self.out / "checkpoint.safetensors", packed)
+        self.saved = time.monotonic()
+
+    def resume(self) -> None:
+        """Goes on from a checkpoint of the same run, if there is one."""
+        try:
+            with safe_open(self.out / "checkpoint.safetensors", framework="pt") as opened:
+                metadata = opened.metadata()
+                if metadata["run"] != self.run:
+                    return
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+        except (OSError, SafetensorError):
+            return
+        for name, value in json.loads(metadata["counts"]).items():
+            setattr(self, name, value)
+        with torch.no_grad():
+            for name, one in self.live.items():
+                one.copy_(tensors[f"now {name}"])
+        for name, one in self.live.items():
+            moments = {m: tensors[f"{m} {name}"] for m in ("exp_avg", "exp_avg_sq")}
+            self.optimiser.state[one] = {"step": torch.tensor(float(self.step)), **moments}
+        print(f"from step {self.step}")
+
+
+def measured(
+    student: LM, encoder: Encoder, words: Frame, dev: Sequence[tuple[list[int], str, list[str]]]
+) -> Mapping[str, float]:
+    """F1 over `dev` from text and from vectors of 4 and 2 tokens, and the tokens recited right."""
+    found = {}
+    for window in (0, 4, 2):
+        contents: list[Content] = [chunk for chunk, _, _ in dev]
+        if window:
+            contents = [vectors_of(encoder, chunk, window) for chunk, _, _ in dev]
+            found[f"recited_{window}"] = recited(student, encoder, words, dev, window)
+        found[f"f1_{window or 'text'}"] = f1_of(student, words, contents, dev)
+    return found
+
+
+@torch.no_grad()
+def vectors_of(encoder: Encoder, chunk: Sequence[int], window: int) -> Content:
+    """The vectors of one chunk."""
+    return encoded(encoder, [chunk], window)[0].numpy()
+
+
+@torch.no_grad()
+def recited(
+    student: LM, encoder: Encoder, words: Frame,
+    dev: Sequence[tuple[list[int], str, list[str]]], window: int,
+) -> float:  # fmt: skip
+    """The share of the tokens of a third of the chunks that come right, teacher-forced, in %."""
+    right = total = 0
+    with attending(student):
+        for chunk, _, _ in dev[::3]:
+            lesson = Lesson((("", student.decode(chunk)),), ())
+            task = task_of(student, words, lesson, window, recite=True)
+            scores = scores_of(student, task.row, embeddings_of(student, encoder, task))
+            right += int((scores.argmax(-1) == task.row.targets).sum())
+            total += len(task.row.targets)
+    return 100 * right / total
+
+
+def f1_of(
+    lm: LM, words: Frame, contents: Sequence[Content],
+    dev: Sequence[tuple[list[int], str, list[str]]],
+) -> float:  # fmt: skip
+    """Mean F1 of the answers to `dev` from `contents`, in per cent."""
+    prompts = [
+        inject(lm, words, [content], lm.encode(question))
+        for content, (_, question, _) in zip(contents, dev, strict=True)
+    ]
+    order = sorted(range(len(dev)), key=lambda number: len(prompts[number]))
+    total = 0.0
+    for some in (order[start : start + 16] for start in range(0, len(order), 16)):
+        said = answer_batch(lm, words, [prompts[number] for number in some], 24)
+        for number, one in zip(some, said, strict=True):
+            total += score(lm.decode(one.tokens).strip(), answerable(dev[number][2])).f1
+    return 100 * total / len(dev)
+
+
+def write(training: Training, folder: Path) -> None:
+    """The reader and the encoder as they ship, but for their card."""
+    identity, curve = training.lm.identity, training.out / "curve.jsonl"
+    last = json.loads(curve.read_text().splitlines()[-1])
+    lora.set_weights(training.student, lora.rounded(training.student))
+    made = encoders.packed(training.encoder)
+    bond = Bond(
+        kind="text", model=f"{identity.id} {identity.revision}".strip(),
+        weights_sha256=identity.weights_sha256, tokenizer_sha256=identity.tokenizer_sha256,
+        template_sha256="", adapter_sha256="", steps=training.step,
+        trained_on={"questions": training.asked, "lessons": training.used,
+                    "memories": training.chunks, "chunks": len(training.found.pieces),
+                    "seed": training.found.seed},
+        dev={"after": last["f1_text"] / 100},
+        frame_sha256=training.words.digest, encoder_sha256=hashlib.sha256(made).hexdigest(),
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / encoders.FILE, made)
+    for name, content in lora.files(training.student, bond).items():
+        write_whole(folder / name, content)
+
+
+def started(args: argparse.Namespace) -> Training:
+    """A run at its start: the reader it begins with, an encoder that only pools."""
+    torch.manual_seed(args.seed)
+    lm = load(config.Model(id=args.model, dtype="bfloat16", threads=args.threads))
+    adapter = load_file(args.reader / lora.WEIGHTS)
+    rank = next(one.shape[0] for name, one in adapter.items() if "lora_A" in name)
+    student = lora.lean(lora.started(lm, rank, args.seed))
+    lora.set_weights(student, adapter)
+    encoder = encoders.started(lm, args.layers, RANK, LONGEST_WINDOW, args.seed)
+    found = lessons_of(lm, args.data, args.without, args.seed)
+    alone = replace(found, mix=Mix(alone=1.0))
+    run = repr((lm.identity, frame(lm).digest, args.layers, args.lr, args.seed, args.steps))
+    return Training(lm, student, encoder, alone, found, args.steps, args.lr, run, args.out)
+
+
+def main() -> None:
+    """Trains, measures, writes what is trained."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--reader", type=Path, required=True, help="the adapter to begin with")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--every", type=int, default=150, help="steps between two measurements")
+    parser.add_argument("--dev", type=int, default=64, help="questions that are watched")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--without", type=Path, nargs="*", default=[], help="texts that must not be trained on"
+    )
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    training = started(args)
+    training.finish(watched(training.lm, args.data)[: args.dev], min(args.every, args.steps))
+    write(training, args.out / "adapter")
+
+
+if __name__ == "__main__":
+    main()
