@@ -57,10 +57,12 @@ class Documents:
     `exclude` are gitignore-style patterns; `gitignore`: what a .gitignore on the way names is left
     out, too; `max_bytes` bounds one file; `chunk_tokens` one chunk.
 
-    `chunk_tokens` 0 is the store's, or for a new store 128.
+    `chunk_tokens` 0 is the store's, or for a new store 128. `encoding` is that of all texts without
+    a byte-order mark, if it is not empty.
     """
 
     exclude: tuple[str, ...] = ()
+    encoding: str = ""
     gitignore: bool = True
     max_bytes: int = 100_000_000
     chunk_tokens: int = 0

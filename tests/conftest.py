@@ -52,7 +52,10 @@ def command_line(monkeypatch, capsys):
     def command(*words, stdin=""):
         words = [str(word) for word in words]
         monkeypatch.setattr(sys, "argv", ["rag-memtok", *words])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        given = (
+            io.StringIO(stdin) if isinstance(stdin, str) else io.TextIOWrapper(io.BytesIO(stdin))
+        )
+        monkeypatch.setattr(sys, "stdin", given)
         code = app.run(lambda: app.app(words, prog_name="rag-memtok", standalone_mode=False))
         return code, *capsys.readouterr()
 

@@ -1,6 +1,7 @@
 """Small real files of the formats that are parsed in a child process."""
 
 import io
+import json
 import zipfile
 import zlib
 
@@ -131,3 +132,64 @@ def epub(title: str, *chapters: str) -> bytes:
             },
         }
     )
+
+
+SPACES = " ".join(
+    f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{uri}:1.0"'
+    for name, uri in {
+        **{name: name for name in ("office", "text", "table", "style", "manifest")},
+        "draw": "drawing",
+    }.items()
+)
+
+
+def opendocument(body: str, kind: str = "text", before: str = "", **parts: str) -> bytes:
+    """An odt or, of the kind "spreadsheet", an ods, of raw XML.
+
+    `before` stands before the root of its content; `parts` are `styles`, the master styles, and
+    `manifest`, what is in the manifest.
+    """
+    head = "application/vnd.oasis.opendocument"
+    return zipped(
+        {
+            "mimetype": f"{head}.{kind}",
+            "META-INF/manifest.xml": f"<manifest:manifest {SPACES}><manifest:file-entry "
+            f'manifest:full-path="/" manifest:media-type="{head}.{kind}"/>'
+            f"{parts.get('manifest', '')}</manifest:manifest>",
+            "styles.xml": f"<office:document-styles {SPACES}><office:master-styles>"
+            f"{parts.get('styles', '')}</office:master-styles></office:document-styles>",
+            "content.xml": f"{before}<office:document-content {SPACES}><office:body>"
+            f"<office:{kind}>{body}</office:{kind}></office:body></office:document-content>",
+        }
+    )
+
+
+def sheet(*rows: str, name: str = "Stock") -> bytes:
+    """An ods with one sheet, of rows in raw XML."""
+    table = "".join(f"<table:table-row>{row}</table:table-row>" for row in rows)
+    return opendocument(f'<table:table table:name="{name}">{table}</table:table>', "spreadsheet")
+
+
+def cell(value: str = "", kind: str = "", text: str = "", **more: str) -> str:
+    """A cell of an ods: its stored value of a kind, and the text that is shown."""
+    told = {"float": "value", "percentage": "value", "currency": "value"}.get(kind, f"{kind}-value")
+    stored = f' office:value-type="{kind}" office:{told}="{value}"' if kind else ""
+    others = "".join(f' {name.replace("__", ":")}="{what}"' for name, what in more.items())
+    shown = f"<text:p>{text}</text:p>" if text else ""
+    return f"<table:table-cell{stored}{others}>{shown}</table:table-cell>"
+
+
+def notebook(*cells: dict, **facts: object) -> bytes:
+    """A Jupyter notebook."""
+    metadata = {"language_info": {"name": "python"}}
+    return json.dumps({"nbformat": 4, "metadata": metadata, "cells": cells, **facts}).encode()
+
+
+def code(source: str, *outputs: dict) -> dict:
+    """A cell of code."""
+    return {"cell_type": "code", "source": source.splitlines(True), "outputs": list(outputs)}
+
+
+def markdown(source: str) -> dict:
+    """A cell of text."""
+    return {"cell_type": "markdown", "source": source}

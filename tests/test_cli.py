@@ -149,6 +149,27 @@ def test_what_a_gitignore_leaves_out_is_counted_and_read_if_asked_for(run, model
     assert code == 24 and "2 left out because of a .gitignore" in err and "--no-gitignore" in err
 
 
+def test_one_report_tells_what_is_skipped_left_out_and_assumed(run, model_folder, tmp_path):
+    notes = {".gitignore": "fan.txt\n", "empty.txt": "", "notebook.ipynb": "{}"}
+    documents = written(tmp_path / "docs", {**DOCUMENTS, **notes})
+    (documents / "old.txt").write_bytes("Die Lüfter stehen still. Schöne Grüße.".encode("cp1252"))
+    code, _, err = run("ingest", documents, "--model", model_folder, *WRITING)
+    assert code == 3
+    for told in (
+        "empty.txt: empty",
+        "notebook.ipynb: no notebook: it has no cells",
+        "left out because of a .gitignore: 1 file",
+        "old.txt: cp1252",
+    ):
+        assert told in err
+
+
+def test_what_is_piped_in_and_cannot_be_read_is_named(run, model_folder):
+    words = ("--name", "a.ipynb", "--model", model_folder, *WRITING)
+    code, _, err = run("ingest", "-", *words, stdin=b"{}")
+    assert code == 24 and "nothing to read in a.ipynb: 1 skipped (a.ipynb: no notebook" in err
+
+
 def test_an_answer_on_stdout_and_talk_on_stderr(run, store):
     code, out, err = run("ask", QUESTION, "--max-new-tokens", 5)
     assert code == 0
@@ -316,7 +337,7 @@ def test_what_cannot_be_parsed_is_a_usage_error(run, store, words):
 
 def test_three_if_something_was_skipped(run, model_folder, tmp_path):
     documents = written(tmp_path / "docs", DOCUMENTS)
-    (documents / "bad.txt").write_bytes(b"caf\xe9")
+    (documents / "bad.txt").write_bytes(b"\xc3\xa9 caf\xe9")
     code, out, err = run("ingest", documents, "--model", model_folder, *WRITING)
     assert code == 3 and "bad.txt: " in err and re.search(r"^exact +2$", out, re.M)
     assert run("ingest", documents, "--skip-ok")[0] == 0
@@ -378,7 +399,7 @@ def test_an_empty_store_cannot_answer_nor_be_proven(run, store, ready):
 def test_names_and_texts_cannot_steer_the_terminal(run, model_folder, tmp_path):
     evil = "lamp\x1b[2J\n.txt"
     documents = written(tmp_path / "docs", {evil: "The lamp is red."})
-    (documents / "\x1b[31mbad.txt").write_bytes(b"\xff")
+    (documents / "\x1b[31mbad.txt").write_bytes(b"\xff\0")
     code, out, err = run("ingest", documents, "--model", model_folder, *WRITING)
     assert code == 3 and "\x1b" not in out + err and "\\x1b[31mbad.txt" in err
     code, out, err = run("ingest", documents, "--colour\x1b[2J")

@@ -733,7 +733,7 @@ def test_a_second_writer_is_refused_and_readers_go_on(trip):
 
 
 def test_one_bad_file_never_stops_the_rest(small):
-    (small.documents / "bad.txt").write_bytes(b"caf\xe9")
+    (small.documents / "bad.txt").write_bytes(b"\xc3\xa9 caf\xe9")
     (small.documents / "picture.png").write_bytes(b"\x89PNG")
     (small.documents / "empty.txt").write_bytes(b"")
     done = api.ingest([small.documents], small.config)

@@ -164,3 +164,18 @@ def test_what_was_there_before_is_not_touched(restored, tmp_path, path):
     with pytest.raises(UsageError, match="in the way"):
         restored(store, tmp_path / "to")
     assert files_in(tmp_path / "to") == {"notes/lamp.md": "mine"}
+
+
+def test_a_text_goes_into_its_encoding_and_one_that_cannot_is_named(tmp_path, restored):
+    store = store_of(
+        tmp_path / "store",
+        ("/docs", "bad.txt", "日本", "text/1 cp1252"),
+        ("/docs", "good.txt", "Größe – 5 €", "text/1 cp1252"),
+        ("/docs", "odd.txt", "Größe", "text/1 rot13"),
+        ("/docs", "page.html", "Größe", "html/2 cp1252"),
+    )
+    found = restored(store, tmp_path / "to")
+    assert found.failed == (("bad.txt", "its text cannot be written in cp1252"),)
+    assert (tmp_path / "to" / "good.txt").read_bytes() == "Größe – 5 €".encode("cp1252")
+    assert (tmp_path / "to" / "odd.txt").read_text(encoding="utf-8") == "Größe"
+    assert (tmp_path / "to" / "page.html.txt").read_text(encoding="utf-8") == "Größe"

@@ -25,6 +25,7 @@ from rag_memtok.errors import InputRefused, UsageError
 
 DIALS = Documents()
 DATA = Path(__file__).parent.parent / "data"
+CASES = Path(__file__).parent / "cases"
 
 
 def names(found: Scan) -> list[str]:
@@ -65,6 +66,11 @@ SAMPLES = {
         "sheet Prices row 2",
     ),
     "epub": (files.epub("a book", "<h1>one</h1>", "<p>two</p>"), "text line 5"),
+    "odt": (files.opendocument("<text:p>one</text:p><text:p>two</text:p>"), "text line 3"),
+    "ods": (files.sheet(files.cell(text="one"), files.cell(text="two")), "sheet Stock row 2"),
+    "rtf": (rb"{\rtf1 one\par two}", "text line 2"),
+    "eml": (b"From: a@b\nSubject: one\n\ntwo", "text line 4"),
+    "ipynb": (files.notebook(files.markdown("one"), files.code("two")), "cell 2"),
 }
 
 
@@ -175,6 +181,41 @@ second</p>
     )
 
 
+def lines_of(page: str, name: str = ".html") -> list[str]:
+    """The lines of a page's text that are not empty."""
+    (part,) = LOADERS[name].extract(page.encode())
+    return [line for line in part.text.split("\n") if line]
+
+
+def test_words_of_a_page_are_as_far_apart_as_they_are_seen():
+    page = (CASES / "html" / "blocks.html").read_text(encoding="utf-8")
+    assert lines_of(page) == [
+        *("Opening", "Monday to Friday", "Old mill", "12 Quay Road", "Harbour", "Fees"),
+        *("Ten euros.", "Name Send", "Red", "Blue", "x2 and H2O, 5000", "Hello", "bye漢 (kan)"),
+        *("one", "two", "frame text", "ta text", "svg label a=2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("page", "lines"),
+    [
+        ("<label>Name</label><input><label>Street</label><input>", ["Name Street"]),
+        ("Press <button>Send</button>, please", ["Press Send, please"]),
+        ("a<optgroup><option>b</option></optgroup>c", ["a", "b", "c"]),
+        ("<ruby>漢<rt>かん</rt>字<rt>じ</rt></ruby>です", ["漢字 (かんじ)です"]),
+        ("<ruby>漢<rp>(</rp><rt>kan<rp>)</rp></ruby>!", ["漢 (kan)!"]),
+        ("<ruby>漢<rt>kan", ["漢 (kan)"]),
+        ("un<b>bel</b>iev<i>able</i> H<sub>2</sub>O", ["unbelievable H2O"]),
+        ("<![CDATA[x]]>y", ["y"]),
+        ("<?xml version='1.0'?><p><![CDATA[x & y]]></p>", ["x & y"]),
+        ("<?xml version='1.0'?><script src='a'/><p>seen</p>", ["seen"]),
+        ("\ufeff<p>a page with a mark</p>", ["a page with a mark"]),
+    ],
+)
+def test_a_page_in_lines(page, lines):
+    assert lines_of(page) == lines_of(page, ".xhtml") == lines
+
+
 @pytest.mark.parametrize(
     ("page", "reason"),
     [
@@ -229,10 +270,12 @@ def test_jsonl_lines_are_documents_and_broken_ones_skipped(tmp_path):
         (b" \r\n\t\n", "only white space"),
         (b"\xef\xbb\xbf\n", "only white space"),
         (b"text\0more", "binary: a NUL at byte 4"),
-        ("text".encode("utf-16"), "UTF-16"),
-        ("text".encode("utf-16-le"), "UTF-16 without a byte-order mark?"),
+        (b"\xff\xfet\0e", "not UTF-16-LE at byte 4"),
+        ("文".encode("utf-16-le") + bytes(2), "binary: a NUL at byte 2"),
         (b"good \xc3\xa9\n caf\xe9 bad", "not UTF-8 at byte 12"),
-        (b"\xed\xa0\x80", "not UTF-8 at byte 0"),
+        ("né à Zürich".encode() + b" \xed\xa0\x80"[:2], "not UTF-8 at byte 15"),
+        (b"\x89PNG\r\n\x1a\n\x00\x02\x03", "binary: a NUL at byte 8"),
+        (b"\x1f\x8b\x08\x1c\xfe\xed\x80\x90\x8d", "binary, or in an encoding that is not known"),
         (b"x" * 101, "over the limit of 100 bytes"),
     ],
 )
@@ -411,16 +454,24 @@ def test_the_store_and_tools_are_never_read(folder):
 
 
 def test_other_types_are_skipped_in_a_folder_and_tried_when_named(folder):
-    for name in ["picture.png", "notes.weird", "README", "Makefile", "unknown"]:
+    texts = ["README", "Makefile", "note for Dr. May", "minutes 3.2024"]
+    for name in ["picture.png", "notes.weird", "old.doc", ".env", *texts]:
         (folder / name).write_text("text")
+    (folder / "program").write_bytes(b"\x7fELF\2\1\1\0")
     found = scan([folder], DIALS)
-    assert names(found) == ["Makefile", "README", "good.txt"]
+    assert names(found) == sorted([*texts, "good.txt"])
     assert reasons(found) == {
+        ".env": "a hidden file, read only if it is named",
         "notes.weird": "no loader for .weird",
-        "picture.png": "no loader for .png",
-        "unknown": "no loader for a name without a suffix",
+        "old.doc": "no loader for .doc; save it as .docx",
+        "picture.png": "a picture: text in pictures is not read",
+        "program": "binary: a NUL at byte 7",
     }
-    assert scan([folder], Documents(exclude=("*.png", "*.weird", "unknown"))).skipped == ()
+    kept_out = ("*.png", "*.weird", "*.doc", ".env", "program")
+    assert scan([folder], Documents(exclude=kept_out)).skipped == ()
+    with pytest.raises(InputRefused, match="a picture"):
+        scan([folder / "picture.png"], DIALS)
+    assert names(scan([folder / ".env"], DIALS)) == [".env"]
     both = scan([folder, folder / "notes.weird"], DIALS)
     assert "notes.weird" in names(both) and "notes.weird" not in reasons(both)
     (source,) = scan([folder / "notes.weird"], DIALS).files

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from small import dials, proven, written
 
-from rag_memtok.cli import views
+from rag_memtok.cli import ingest_views
 from rag_memtok.documents.scan import Skipped
 from rag_memtok.errors import InputRefused, RagMemtokError
 from rag_memtok.pipeline import api, watch
@@ -220,7 +220,7 @@ def test_ctrl_c_ends_the_command_with_what_was_done(config, tmp_path, sent):
 )
 def test_at_the_end_all_is_stored_only_if_it_is(failure, missing, skipped, ending, talk, capsys):
     done = Ingested(1, 0, 0, (), skipped, (), 2, 0, {}, 0, 0, 0.0, 4)
-    views.put_watched([done], failure, missing)
+    ingest_views.put_watched([done], failure, missing)
     out, err = capsys.readouterr()
     assert out == f"watched: 1 files written (2 chunks), 0 removed, in 1 rounds; {ending}\n"
     assert talk in err and bool(talk) == bool(err)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def ask(
     question: Annotated[
-        str, typer.Argument(help="The question; - reads one a line from standard input.")
+        list[str], typer.Argument(help="The question; - reads one a line from standard input.")
     ],
     store: options.Store = None,
     collection: options.Collection = None,
@@ -48,18 +48,33 @@ def ask(
         ask__read=read, ask__passages=passages, ask__adapter=adapter,
         ask__max_new_tokens=max_new_tokens,
     )  # fmt: skip
-    if question != "-" and not question.strip():
+    words = one_question(question)
+    if not words:
         raise UsageError(
             "the question is empty", remedy='rag-memtok ask "When does the warranty end?"'
         )
     tolerant()
     with api.session(dials, console.say, trust_store) as session:
-        if question != "-":
-            found = answered(session, question, json, show, {"question": question, "number": 1})
+        if words != "-":
+            found = answered(session, words, json, show, {"question": words, "number": 1})
         else:
             found = all([replied(session, *one, json, show) for one in numbered(sys.stdin)])
     if not found:
         raise typer.Exit(NoUsableMemory.exit_code)
+
+
+def one_question(words: list[str]) -> str:
+    """The question that a shell gave word by word, as it was not in quotes.
+
+    Raises:
+        UsageError: these are several questions.
+    """
+    if len(words) > 1 and ("-" in words or any(" " in word.strip() for word in words)):
+        raise UsageError(
+            f"{len(words)} questions at once: {', '.join(words)}",
+            remedy="put one question in quotes; ask - reads several, one a line",
+        )
+    return " ".join(words).strip()
 
 
 def numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
@@ -102,7 +117,7 @@ def answered(
 
 
 def search(
-    question: Annotated[str, typer.Argument(help="Words, or a question.")],
+    question: Annotated[list[str], typer.Argument(help="Words, or a question.")],
     store: options.Store = None,
     collection: options.Collection = None,
     embedder: options.Embedder = None,
@@ -113,7 +128,7 @@ def search(
     from rag_memtok.pipeline import api
 
     dials = here(store=store, collection=collection, retrieve__embedder=embedder, retrieve__k=k)
-    hits = api.search(question, dials)
+    hits = api.search(" ".join(question), dials)
     console.put_json({"found": [asdict(one) for one in hits]}) if json else views.put_found(hits)
 
 

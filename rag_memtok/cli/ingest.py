@@ -1,14 +1,15 @@
 """The commands that write: ingest, watch. Parse, one library call, print."""
 
 import os
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rag_memtok.cli import console, options, views
-from rag_memtok.errors import RagMemtokError
+from rag_memtok.cli import console, ingest_views, options
+from rag_memtok.errors import RagMemtokError, UsageError
 from rag_memtok.settings import here
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ def ingest(
     device: options.Device = None,
     threads: options.Threads = None,
     embedder: options.Embedder = None,
+    name: options.Name = None,
     exclude: options.Exclude = None,
+    encoding: options.Encoding = None,
     no_gitignore: options.NoGitignore = False,
     chunk_tokens: options.ChunkTokens = None,
     tokens_per_vector: options.TokensPerVector = None,
@@ -56,7 +59,7 @@ def ingest(
         store=store, collection=collection, model__id=model, model__revision=revision,
         model__dtype=dtype, model__device=device, model__threads=threads,
         retrieve__embedder=embedder, documents__exclude=exclude or None,
-        documents__gitignore=False if no_gitignore else None,
+        documents__encoding=encoding, documents__gitignore=False if no_gitignore else None,
         documents__chunk_tokens=chunk_tokens, memorize__tokens_per_vector=tokens_per_vector,
         memorize__readable=readable, memorize__write=write, memorize__recipe=recipe,
         memorize__template=template,
@@ -64,9 +67,10 @@ def ingest(
         memorize__batch=batch, memorize__processes=processes, memorize__max_pins=max_pins,
         memorize__seed=seed, memorize__keep_text=False if no_text else None,
     )  # fmt: skip
+    paths, piped = taken_in(paths, name, dials.documents.max_bytes)
     if dry_run:
-        found = api.estimate(paths, dials)
-        console.put_json(asdict(found)) if json else views.put_estimate(found)
+        found = api.estimate(paths, dials, piped)
+        console.put_json(asdict(found)) if json else ingest_views.put_estimate(found)
         return
     if not dials.memorize.keep_text:
         console.say(
@@ -80,12 +84,31 @@ def ingest(
             prune,
             on_progress,
             console.say,
+            piped=piped,
         )
-    console.put_json(asdict(done)) if json else views.put_ingested(done)
+    console.put_json(asdict(done)) if json else ingest_views.put_ingested(done)
     if done.over_limit:
         raise typer.Exit(4)
     if done.skipped and not skip_ok:
         raise typer.Exit(3)
+
+
+def taken_in(
+    paths: list[Path], name: str | None, limit: int
+) -> tuple[list[Path], dict[str, bytes]]:
+    """The paths without "-", and what is on standard input for it, by its name.
+
+    Raises:
+        UsageError: "-" without a name, or a name without "-".
+    """
+    rest = [path for path in paths if str(path) != "-"]
+    if (len(rest) < len(paths)) != (name is not None):
+        raise UsageError(
+            "--name is for standard input, and standard input (-) needs one",
+            remedy="rag-memtok ingest - --name NOTE.md < FILE; its suffix says how it is read",
+        )
+    # one byte more than may be tells that it is too much
+    return rest, {} if name is None else {name: sys.stdin.buffer.read(limit + 1)}
 
 
 def watch(
@@ -96,6 +119,7 @@ def watch(
     device: options.Device = None,
     threads: options.Threads = None,
     exclude: options.Exclude = None,
+    encoding: options.Encoding = None,
     no_gitignore: options.NoGitignore = False,
     tokens_per_vector: options.TokensPerVector = None,
     prune: options.Prune = False,
@@ -110,7 +134,7 @@ def watch(
     dials = here(
         store=store, collection=collection, model__id=model, model__device=device,
         model__threads=threads, documents__exclude=exclude or None,
-        documents__gitignore=False if no_gitignore else None,
+        documents__encoding=encoding, documents__gitignore=False if no_gitignore else None,
         memorize__tokens_per_vector=tokens_per_vector,
     )  # fmt: skip
     rounds: list["Ingested"] = []
@@ -134,11 +158,11 @@ def watch(
                 if json:
                     console.put_json(asdict(done))
                 else:
-                    views.put_ingested(replace(done, ignored=0) if told else done)
+                    ingest_views.put_ingested(replace(done, ignored=0) if told else done)
                 console.say("watching; Ctrl-C ends")
     except KeyboardInterrupt:
         if not json:
             missing = [path for path in paths if not os.path.exists(path)]
-            views.put_watched(rounds, failure, missing)
+            ingest_views.put_watched(rounds, failure, missing)
         if not rounds:
             raise  # in the middle of the first

@@ -56,6 +56,18 @@ TokensPerVector = Annotated[
 Exclude = Annotated[
     list[str] | None, typer.Option("--exclude", help="gitignore-style pattern; may be repeated.")
 ]
+Encoding = Annotated[
+    str | None,
+    typer.Option(
+        "--encoding",
+        help="What all texts are in, such as cp1252.",
+        show_default="what they say, or UTF-8, or the likeliest",
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option("--name", help="What standard input (-) is to be called, such as NOTE.md."),
+]
 NoGitignore = Annotated[
     bool, typer.Option("--no-gitignore", help="Read what a .gitignore leaves out, too.")
 ]
@@ -113,7 +125,9 @@ Trust = Annotated[
 Show = Annotated[
     bool, typer.Option("--show", help="Show the passages, too, the answer >>marked<< in them.")
 ]
-Paths = Annotated[list[Path], typer.Argument(help="Files and folders.")]
+Paths = Annotated[
+    list[Path], typer.Argument(help="Files and folders; - is standard input, and needs --name.")
+]
 ChunkTokens = Annotated[
     int | None,
     typer.Option(

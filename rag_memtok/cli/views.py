@@ -8,76 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag_memtok.cli import console
-from rag_memtok.documents.names import grouped
 
 if TYPE_CHECKING:
     from rag_memtok.adapt.run import Adapted
     from rag_memtok.datatypes import Answer, Found, Source
-    from rag_memtok.documents.scan import Skipped
     from rag_memtok.pipeline.api import Status
     from rag_memtok.pipeline.audit import Audit
     from rag_memtok.pipeline.bundle import Bundled
-    from rag_memtok.pipeline.ingest import Estimate, Ingested
     from rag_memtok.pipeline.inspect import Collection, ListedChunk, ListedDocument, Setting, Shown
     from rag_memtok.pipeline.migrate import Migrated, Rekeyed
     from rag_memtok.pipeline.restore import Restored
 
 SHORT = 12  # characters of a chunk's id
-VERDICTS = ("exact", "pinned", "assisted", "text-only")
 
 
 def counted(verdicts: Mapping[str, int]) -> str:
     """Verdicts in a phrase."""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(verdicts.items())) or "nothing"
-
-
-def put_unread(title: str, unread: "Iterable[Skipped]", ignored: int) -> None:
-    """What is not read, and why."""
-    console.put_list(title, grouped((one.path, one.reason) for one in unread))
-    if ignored:
-        files = console.counted(ignored, "file")
-        console.say(f"left out because of a .gitignore: {files}; --no-gitignore reads them, too")
-
-
-def put_ingested(done: "Ingested") -> None:
-    """The table at the end of an ingest."""
-    unread = (*done.skipped, *done.over_limit)
-    put_unread("skipped", unread, done.ignored)
-    if done.vanished and not done.removed:
-        console.put_list(
-            "gone from the folder, still in the store (--prune removes them)",
-            [file for _, file in done.vanished],
-        )
-    skipped = f", {len(unread)} skipped" if unread else ""
-    if not done.files and not done.removed:
-        console.put(f"0 new; {done.unchanged} files unchanged{skipped}")
-        return
-    rows: dict[str, object] = {
-        "files": f"{done.files} new or changed, {done.unchanged} unchanged, {done.removed} removed"
-        f"{skipped}"
-    }
-    rows["chunks"] = f"{done.chunks} written, {done.reused} already there"
-    rows |= {kind: done.verdicts[kind] for kind in VERDICTS if kind in done.verdicts}
-    if done.chunks:
-        rows["time"] = f"{done.seconds:.1f} s, {done.seconds / done.chunks:.2f} s a chunk"
-    if done.positions:
-        factor = done.text_positions / done.positions
-        rows["context positions"] = (
-            f"{done.positions} instead of {done.text_positions} ({factor:.1f} times fewer)"
-        )
-        rows["tokens per vector"] = done.tokens_per_vector
-    console.put_table(rows)
-
-
-def put_estimate(found: "Estimate") -> None:
-    """What --dry-run says."""
-    put_unread("would be skipped", found.skipped, found.ignored)
-    time_needed = f"about {console.duration(found.seconds)} here" if found.chunks else "no time"
-    what = (
-        f"{console.counted(found.chunks, 'chunk')} of {console.counted(found.files, 'file')} "
-        f"({found.unchanged} unchanged{f', {len(found.skipped)} skipped' if found.skipped else ''})"
-    )
-    console.put(f"would write {what}, {time_needed}; nothing was written")
 
 
 def cited(source: "Source") -> str:
@@ -388,21 +335,3 @@ def put_adapted(done: "Adapted") -> None:
         "without it)",
     }
     console.put_table(rows)
-
-
-def put_watched(rounds: Sequence["Ingested"], failure: str, missing: Sequence[Path]) -> None:
-    """The end of a watch: what is stored, and why the rest is not."""
-    files, chunks = sum(one.files for one in rounds), sum(one.chunks for one in rounds)
-    removed = sum(one.removed for one in rounds)
-    unread = {one.path: one.reason for one in rounds[-1].skipped} if rounds else {}
-    stored = "what was written is" if failure or missing or unread else "all of it is"
-    console.put(
-        f"watched: {files} files written ({chunks} chunks), {removed} removed, in {len(rounds)} "
-        f"rounds; {stored} stored"
-    )
-    if failure:
-        console.say(f"not what changed last: {failure}")
-    for path in missing:
-        console.say(f"not what is new in {path}, which is not there any more")
-    if unread:
-        console.say(f"not what was skipped: {', '.join(map(str, unread))}")

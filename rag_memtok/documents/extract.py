@@ -1,4 +1,4 @@
-"""Bytes of a PDF, docx, pptx, xlsx or epub -> text and where it stands.
+"""Bytes of a PDF, an office file, a notebook, a mail or RTF -> text and where it stands.
 
 They are parsed in a child process with limits.
 
@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import sys
 import zipfile
@@ -20,8 +21,13 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from rag_memtok.child import NO_MEMORY, Limits, confine, run, told
-from rag_memtok.documents import office, pdf, sheets
+from rag_memtok.documents import mail, notebook, office, opendocument, pdf, sheets
+from rag_memtok.documents.encodings import Unreadable, known
 from rag_memtok.documents.sheets import Places
+
+CODE_PAGE = re.compile(rb"\\ansicpg(\d{3,5})")
+# groups of RTF that are passed over, with words in them
+PASSED_OVER = re.compile(r"\\(?:footnote|(?:header|footer)[flr]?)\b ?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +44,12 @@ class Extracted:
     unread: tuple[tuple[str, str], ...] = ()
 
 
-class Refused(Exception):
-    """Why a file is not read, in words for the user."""
-
-
 @dataclass(frozen=True, slots=True)
 class Kind:
     """How files of a type are parsed.
 
-    `packages` do it, the optional dependency `extra` brings them, `zipped` says it is a zip file.
+    `packages` do it, the optional dependency `extra` brings them ("" for none: the standard library
+    does it), `zipped` says it is a zip file.
     `number` counts the ways in which we have read these files: what an older one read is read
     again by the next ingest.
     """
@@ -141,15 +144,15 @@ def _answer(kind: str, data: bytes, memory: int) -> Extracted:
     """Parses the file; every error of a parser is a reason to skip it."""
     try:
         if not data:
-            raise Refused("empty")
+            raise Unreadable("empty")
         if KINDS[kind].zipped:
             _check_unpacked(data, memory // 4)  # parsed, XML takes several times its size
         found = KINDS[kind].parse(data)
         if not found.text.strip():
             reasons = "; ".join(f"{part}: {reason}" for part, reason in found.unread)
-            raise Refused(f"no text in it ({reasons or 'pictures of text are not read'})")
+            raise Unreadable(f"no text in it ({reasons or 'pictures of text are not read'})")
         return found
-    except Refused as error:
+    except Unreadable as error:
         return Extracted("", (), str(error))
     except MemoryError:
         os._exit(NO_MEMORY)
@@ -167,7 +170,7 @@ def _check_unpacked(data: bytes, limit: int) -> None:
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         size = sum(entry.file_size for entry in file.infolist())
     if size > limit:
-        raise Refused(f"unpacks to {size >> 20:,} MB, over the limit of {limit >> 20:,} MB")
+        raise Unreadable(f"unpacks to {size >> 20:,} MB, over the limit of {limit >> 20:,} MB")
 
 
 def _reply(answer: Extracted) -> bytes:
@@ -199,7 +202,7 @@ def _pdf(data: bytes) -> Extracted:
     try:
         # the empty password opens it where only printing or copying is restricted
         if reader.is_encrypted and not reader.decrypt(""):
-            raise Refused("encrypted: save it without a password first")
+            raise Unreadable("encrypted: save it without a password first")
         for number, page in enumerate(reader.pages, 1):
             words, missing = pdf.text_of(page, _cleaned)
             unread += [(number, reason) for reason in missing]
@@ -208,7 +211,7 @@ def _pdf(data: bytes) -> Extracted:
                 places.append((text.tell(), f"page {number}"))
                 text.write(words)
     except DependencyError:
-        raise Refused(
+        raise Unreadable(
             "encrypted with AES: pip install cryptography, or save it without a password first"
         ) from None
     return Extracted(text.getvalue(), tuple(places), "", pdf.by_reason(unread))
@@ -224,8 +227,7 @@ def _docx(data: bytes) -> Extracted:
     """The page headers, the body, the page footers; a header that pages share is there once."""
     headers, footers = office.page_texts(data)
     parts = [*headers, _converted("DocxConverter", data), *footers]
-    text = _cleaned("\n\n".join(filter(None, parts)))
-    return Extracted(text, tuple(_lines(text)))
+    return _by_lines("\n\n".join(filter(None, parts)))
 
 
 def _office(
@@ -285,6 +287,39 @@ def _numbered(text: str) -> Iterator[tuple[int, str]]:
         start += len(line) + 1
 
 
+def _opendocument(data: bytes) -> Extracted:
+    """A text by the lines of its text, a workbook by its sheets and rows."""
+    text, places = opendocument.text_of(data)
+    return Extracted(_cleaned(text), tuple(places)) if places else _by_lines(text)
+
+
+def _by_lines(text: str) -> Extracted:
+    text = _cleaned(text)
+    return Extracted(text, tuple(_lines(text)))
+
+
+def _mail(data: bytes) -> Extracted:
+    """Its head, its text, what is attached."""
+    return _by_lines(mail.text_of_mail(data))
+
+
+def _notebook(data: bytes) -> Extracted:
+    """Cell by cell."""
+    text, places = notebook.text_of_notebook(data)
+    return Extracted(_cleaned(text), tuple(places))
+
+
+def _rtf(data: bytes) -> Extracted:
+    """Its text; notes, and what is on top and at the foot of pages, stand where they are told."""
+    from striprtf.striprtf import rtf_to_text
+
+    if not data.lstrip().startswith(b"{\\rtf"):
+        raise Unreadable("no RTF: it does not begin as such")
+    page = CODE_PAGE.search(data)
+    text = data.decode(known(f"cp{page[1].decode()}" if page else "") or "cp1252", "replace")
+    return _by_lines(rtf_to_text(PASSED_OVER.sub(r"\\par ", text), errors="replace").strip())
+
+
 KINDS: dict[str, Kind] = {
     "pdf": Kind("pdf", ("pypdf",), _pdf, number=2, zipped=False),
     "docx": Kind("office", ("markitdown", "mammoth"), _docx, number=2),
@@ -293,6 +328,11 @@ KINDS: dict[str, Kind] = {
     ),
     "xlsx": Kind("office", ("openpyxl",), _xlsx, number=2),
     "epub": Kind("office", ("markitdown",), _office("EpubConverter", _lines), number=2),
+    "odt": Kind("office", ("odfdo",), _opendocument),
+    "ods": Kind("office", ("odfdo",), _opendocument),
+    "rtf": Kind("office", ("striprtf",), _rtf, zipped=False),
+    "eml": Kind("", (), _mail, zipped=False),
+    "ipynb": Kind("", (), _notebook, zipped=False),
 }
 
 if __name__ == "__main__":

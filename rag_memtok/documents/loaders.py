@@ -1,25 +1,26 @@
 """Bytes -> text: what a file of each type says, and where in the file it says it.
 
-A new type is one function and one row of `LOADERS`.
+`loader_of` and `required_loader` tell by a file's name which type it is of. A new type is
+one function and one row of `LOADERS`.
 """
 
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from html.parser import HTMLParser
+from pathlib import PurePosixPath
 
 from rag_memtok.datatypes import Segment
+from rag_memtok.documents.encodings import UTF8, Unreadable
 from rag_memtok.documents.extract import KINDS, extracted, extractor, missing
+from rag_memtok.documents.pages import text_of_page
 
-
-class Unreadable(Exception):
-    """Why a file, or a part of it, cannot be read.
-
-    Loaders raise it; `scan` and `read` turn it into a Skipped.
-    """
+PICTURES = frozenset(
+    ".png .jpg .jpeg .jpe .gif .bmp .tif .tiff .webp .heic .heif .avif .ico .psd".split()
+)
+# what is not read -> what it can be saved as
+OTHERWISE = {".doc": ".docx", ".xls": ".xlsx", ".ppt": ".pptx", ".odp": ".pptx", ".pages": ".docx"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,59 +38,34 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """How files of a type become text: `extract` takes the bytes.
+    """How files of a type become text: `extract` takes the bytes and the encoding of a text.
 
     A change of its results is a new `extractor`.
 
-    `exact` says that the text in UTF-8 is the file, byte for byte; `binary` that `extract` wants
-    files which are not UTF-8 text. `missing` says what has to be installed before it can be used,
-    "" if nothing.
+    `exact` says that the text in its encoding is the file, byte for byte; `binary` that the file
+    is no text, or says itself in what encoding; `markup` that it may do so as HTML does. `missing`
+    says what has to be installed before it can be used, "" if nothing.
     """
 
     extractor: str
     exact: bool
-    extract: Callable[[bytes], Iterable[Part]]
+    extract: Callable[..., Iterable[Part]]
     binary: bool = False
     missing: str = ""
+    markup: bool = False
 
 
-def text_of(data: bytes) -> str:
-    """Returns UTF-8 `data` as text, no character of it changed.
-
-    Byte-order mark, line ends and normal form stay.
-
-    Raises:
-        Unreadable: it is not UTF-8 text, or there is nothing in it.
-    """
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise Unreadable("UTF-16 or UTF-32 text; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
-    if (zero := data.find(0)) >= 0:
-        hint = (
-            "; UTF-16 without a byte-order mark?"
-            if not any(data[:64:2]) or not any(data[1:64:2])
-            else ""
-        )
-        raise Unreadable(f"binary: a NUL at byte {zero}{hint}")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise Unreadable(f"not UTF-8 at byte {error.start}") from error
-    if not text.removeprefix("\ufeff").strip():
-        raise Unreadable("only white space" if text else "empty")
-    return text
-
-
-def _plain(data: bytes) -> Iterator[Part]:
-    text = text_of(data)
+def _plain(data: bytes, encoding: str = UTF8) -> Iterator[Part]:
+    text = data.decode(encoding)
     starts = [0, *(found.end() for found in re.finditer("\n", text))]
     yield Part(
         "", text, tuple(Segment(start, f"line {number}") for number, start in enumerate(starts, 1))
     )
 
 
-def _jsonl(data: bytes) -> Iterator[Part]:
+def _jsonl(data: bytes, encoding: str = UTF8) -> Iterator[Part]:
     """One document a line, as "key: value" lines; a broken line is its own problem only."""
-    for number, line in enumerate(text_of(data).removeprefix("\ufeff").split("\n"), 1):
+    for number, line in enumerate(data.decode(encoding).removeprefix("\ufeff").split("\n"), 1):
         if not line.strip():
             continue
         text, problem = "", ""
@@ -135,124 +111,32 @@ def _compact(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-class _Page(HTMLParser):
-    """Collects the visible text of a page.
-
-    Blocks become lines, cells of a row are parted by " | ", white space runs together.
-    """
-
-    UNSEEN = frozenset("script style template noscript".split())
-    BLOCKS = frozenset(
-        "p h1 h2 h3 h4 h5 h6 table ul ol dl pre blockquote section article form figure hr "
-        "title".split()
-    )
-    LINES = BLOCKS | frozenset(
-        "br div li tr dt dd option caption header footer main nav aside".split()
-    )
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.text, self.segments = io.StringIO(), list[Segment]()
-        self.cells = self.unseen = self.pre = 0
-        # what stands before the next visible text: "", " ", line ends, or as many " | " as cells
-        # began
-        self.gap = ""
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.unseen += tag in self.UNSEEN
-        self.pre += tag == "pre"
-        self.widen(tag)
-        if tag in ("td", "th"):
-            if self.cells:
-                self.gap = ("" if "\n" in self.gap else self.gap.rstrip(" ")) + " | "
-            self.cells += 1
-
-    def handle_endtag(self, tag: str) -> None:
-        self.unseen = max(0, self.unseen - (tag in self.UNSEEN))
-        self.pre = max(0, self.pre - (tag == "pre"))
-        self.widen(tag)
-
-    def widen(self, tag: str) -> None:
-        """Makes the gap at least as wide as `tag` (or white space) asks.
-
-        A cell that has just begun stays in its row.
-        """
-        if tag in ("tr", "table"):
-            self.cells, self.gap = 0, self.gap.replace(" | ", "")
-        wanted = (
-            "\n\n"
-            if tag in self.BLOCKS and not self.cells
-            else "\n"
-            if tag in self.LINES
-            else " "
-            if tag == " "
-            else ""
-        )
-        if "|" not in self.gap:
-            self.gap = max(self.gap, wanted, key=lambda gap: (gap.count("\n"), len(gap)))
-
-    def handle_data(self, data: str) -> None:
-        if self.unseen:
-            return
-        for number, line in enumerate(data.split("\n")):
-            if number and self.pre and "|" not in self.gap:
-                # bounded, or a page of blank lines takes quadratic time
-                self.gap = self.gap[:100] + "\n"
-            elif number or line[:1].isspace():
-                self.widen(" ")
-            shown = line.rstrip() if self.pre else " ".join(line.split())
-            if shown:
-                self.add(shown, f"line {self.getpos()[0] + number}")
-            if shown and line[-1].isspace():
-                self.widen(" ")
-
-    def add(self, text: str, locator: str) -> None:
-        self.text.write(self.gap if self.segments else "")
-        if not self.segments or self.segments[-1].locator != locator:
-            self.segments.append(Segment(self.text.tell(), locator))
-        self.text.write(text)
-        self.gap = ""
+def _html(data: bytes, encoding: str = UTF8) -> Iterator[Part]:
+    text, places = text_of_page(data.decode(encoding).removeprefix("\ufeff"))
+    yield Part("", text, _segments(places), "" if places else "no visible text")
 
 
-def _html(data: bytes) -> Iterator[Part]:
-    text, page = text_of(data), _Page()
-    # html.parser looks for the end of each tag and comment as far as the file goes: with very many
-    # that have none, for hours
-    if text.count("<!--", text.rfind("-->") + 1) > 100 or any(
-        piece.count("<") > 100 for piece in text.split(">")
-    ):
-        raise Unreadable("not HTML: more than 100 tags or comments are never closed")
-    try:
-        page.feed(text)
-        page.close()
-    except AssertionError as error:  # html.parser's own, at "<![name["
-        raise Unreadable(f"not HTML: {error}") from error
-    yield Part(
-        "", page.text.getvalue(), tuple(page.segments), "" if page.segments else "no visible text"
-    )
-
-
-def _parsed(kind: str, data: bytes) -> Iterator[Part]:
+def _parsed(kind: str, data: bytes, encoding: str = "") -> Iterator[Part]:
+    """The file says itself how it is to be read."""
     found = extracted(kind, data)
-    yield Part(
-        "",
-        found.text,
-        tuple(Segment(start, locator) for start, locator in found.places),
-        found.problem,
-    )
+    yield Part("", found.text, _segments(found.places), found.problem)
     for part, reason in found.unread:
         yield Part(f"#{part}", "", (), reason)
 
 
+def _segments(places: Iterable[tuple[int, str]]) -> tuple[Segment, ...]:
+    return tuple(Segment(start, locator) for start, locator in places)
+
+
 _TEXT = (
-    ".txt .text .md .markdown .rst .adoc .org .tex .log .csv .tsv .json .yaml .yml .toml .ini "
-    ".cfg .xml .css .sql .sh .bat .ps1 .diff .patch .r .py .pyi .js .mjs .jsx .ts .tsx .java .kt "
-    ".scala .swift .c .h .cc .cpp .hpp .cs .rs .go .rb .php .pl .lua .jl .hs .ml .ex .el .vim "
-    ".proto"
+    ".txt .text .md .markdown .mdx .rst .adoc .org .tex .log .srt .vtt .csv .tsv .json "
+    ".yaml .yml .toml .ini .cfg .xml .css .sql .sh .bat .ps1 .diff .patch .r .py .pyi .js .mjs "
+    ".jsx .ts .tsx .java .kt .scala .swift .c .h .cc .cpp .hpp .cs .rs .go .rb .php .pl "
+    ".lua .jl .hs .ml .ex .el .vim .proto"
 )
 LOADERS: dict[str, Loader] = {
     **dict.fromkeys(_TEXT.split(), Loader("text/1", True, _plain)),
-    **dict.fromkeys([".html", ".htm"], Loader("html/1", False, _html)),
+    **dict.fromkeys([".html", ".htm", ".xhtml"], Loader("html/2", False, _html, markup=True)),
     **dict.fromkeys([".jsonl", ".ndjson"], Loader("jsonl/1", False, _jsonl)),
     **{
         f".{kind}": Loader(
@@ -261,3 +145,37 @@ LOADERS: dict[str, Loader] = {
         for kind in KINDS
     },
 }
+
+
+def required_loader(file: str, named: bool) -> Loader:
+    """How a file is read.
+
+    Raises:
+        Unreadable: it is not, or something has to be installed before.
+    """
+    suffix = _suffix(file)
+    if suffix in PICTURES:
+        raise Unreadable("a picture: text in pictures is not read")
+    loader = loader_of(file) or (LOADERS[".txt"] if named else None)
+    if loader is None:
+        other = f"; save it as {OTHERWISE[suffix]}" if suffix in OTHERWISE else ""
+        raise Unreadable(
+            f"no loader for {suffix}{other}"
+            if suffix
+            else "a hidden file, read only if it is named"
+        )
+    if loader.missing:
+        raise Unreadable(loader.missing)
+    return loader
+
+
+def loader_of(file: str) -> Loader | None:
+    """The loader for a file of that name; without a suffix it is text, unless it is hidden."""
+    hidden = PurePosixPath(file).name.startswith(".")
+    return LOADERS.get(_suffix(file) or ("" if hidden else ".txt"))
+
+
+def _suffix(file: str) -> str:
+    """A file's suffix; what follows the dot of a number or an abbreviation is none."""
+    found = PurePosixPath(file).suffix.lower()
+    return "" if found[1:].isdecimal() or not found.isprintable() or " " in found else found

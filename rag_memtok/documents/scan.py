@@ -6,53 +6,43 @@ Documents.
 A file is (root, file): the folder it was found in, and its name there (names.py).
 """
 
-import errno
 import hashlib
 import os
 import re
+import shlex
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
-
-from pathspec import GitIgnoreSpec
+from types import MappingProxyType
 
 from rag_memtok.config import Documents
 from rag_memtok.datatypes import Document
-from rag_memtok.documents.loaders import LOADERS, Loader, Unreadable, text_of
-from rag_memtok.documents.names import grouped, located, name_of, shown
+from rag_memtok.documents.encodings import (
+    UTF8,
+    Encoding,
+    Unreadable,
+    encoding_of,
+    known,
+    with_encoding,
+)
+from rag_memtok.documents.loaders import LOADERS, Loader, loader_of, required_loader
+from rag_memtok.documents.names import grouped, name_of, shown
+from rag_memtok.documents.walk import (
+    IGNORED,
+    Skipped,
+    exclusion,
+    found_under,
+    is_within,
+    reason_of,
+)
 from rag_memtok.errors import InputRefused, UsageError
 
-# Never looked into, nor reported: version control, environments, caches, stores of ours, and what
-# only steers tools.
-NEVER_READ = frozenset(
-    ".git .hg .svn .bzr .jj CVS _darcs .venv node_modules __pycache__ .rag-memtok .tox .nox "
-    ".mypy_cache .pytest_cache .ruff_cache "
-    ".hypothesis .ipynb_checkpoints .gitignore .gitattributes .gitmodules .DS_Store".split()
-)
-# What an office program keeps beside a file while it has it open: who that is, and no text.
-LOCK_FILE = re.compile(
-    r"~\$.*\.(do[ct]|xl[st]|pp[ts]|pot)[xmb]?|\.~lock\..*#", re.DOTALL | re.IGNORECASE
-)
-IGNORED = "left out because of a .gitignore"
+PIPED = "-"  # the root of what came from standard input
+NOTHING: Mapping[str, bytes] = MappingProxyType({})
 TOLD = 5  # reasons that a refusal tells
-LOOKED_AT = 10_000  # names in folders that are left out: then no more of them are counted
-TEXT_NAMES = frozenset(
-    "README LICENSE NOTICE AUTHORS COPYING CHANGELOG TODO Makefile Dockerfile".split()
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """Something not read: a file, a folder, or a part of a file (`path` "tickets.jsonl#L3").
-
-    It is named as a Document would be.
-    """
-
-    root: str
-    path: str
-    reason: str
+URL = re.compile(r"(https?|ftps?|file):/", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +50,9 @@ class SourceFile:
     """A file worth reading.
 
     `file` is its name in `root`, `path` what the system opens; `sha256` and `size` are of its
-    bytes, `modified` is its time in nanoseconds as it was before they were read.
+    bytes, `modified` is its time in nanoseconds as it was before they were read, -1 if it has none.
+    `encoding` is what it was found to be in ("" where its format says that), and whether that is
+    but `assumed`. `data` are its bytes if they are in no file.
     """
 
     root: str
@@ -69,6 +61,9 @@ class SourceFile:
     sha256: str
     size: int
     modified: int
+    encoding: str = ""
+    assumed: bool = False
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +89,12 @@ class Reading:
 # --- scan ---
 
 
-def scan(paths: Sequence[Path], settings: Documents, store: Path | None = None) -> Scan:
+def scan(
+    paths: Sequence[Path],
+    settings: Documents,
+    store: Path | None = None,
+    piped: Mapping[str, bytes] = NOTHING,
+) -> Scan:
     """Finds what to read under `paths`, in a fixed order, each file once.
 
     A folder is the root of what is in it, and is searched down to the last folder; what
@@ -104,19 +104,27 @@ def scan(paths: Sequence[Path], settings: Documents, store: Path | None = None) 
     else its parent; being named, it is read whatever a .gitignore says, and tried as text whatever
     its suffix. Links to files within the root are read, links to folders are not.
 
+    Args:
+        piped: what is in no file, by the name it is to have; its root is `PIPED`.
+
     Raises:
-        InputRefused: a path is missing, or nothing readable was found.
-        UsageError: `settings.exclude` is no pattern.
+        InputRefused: a path is missing or a URL, or nothing readable was found.
+        UsageError: `settings.exclude` is no pattern, `settings.encoding` no encoding, or a name of
+            `piped` none of a file.
 
     Cost: reads every file once.
     """
-    exclude = _exclude(settings.exclude)
+    exclude = exclusion(settings.exclude)
+    wanted = _wanted(settings)
+    _require_there(paths)
     files: dict[tuple[str, str], SourceFile] = {}
     skipped: set[Skipped] = set()
-    for root, found, named in _found(paths, exclude, settings.gitignore, store):
-        result = (
-            found if isinstance(found, Skipped) else _examined(root, found, named, settings, store)
-        )
+    found = (
+        one if isinstance(one, Skipped) else _examined(root, one, named, settings, store, wanted)
+        for root, one, named in found_under(paths, exclude, settings.gitignore, store)
+    )
+    given = (_taken(name, data, settings, wanted) for name, data in piped.items())
+    for result in (*found, *given):
         if isinstance(result, Skipped):
             skipped.add(result)
         else:
@@ -129,25 +137,48 @@ def scan(paths: Sequence[Path], settings: Documents, store: Path | None = None) 
     ignored = tuple(item for item in ordered if item.reason == IGNORED)
     rest = tuple(item for item in ordered if item.reason != IGNORED)
     if not files:
-        raise nothing_to_read(paths, rest, len(ignored))
+        raise nothing_to_read((*paths, *piped), rest, len(ignored))
     return Scan(tuple(files[key] for key in sorted(files)), rest, ignored)
 
 
-def _exclude(patterns: Sequence[str]) -> GitIgnoreSpec:
-    try:
-        return GitIgnoreSpec.from_lines(patterns)
-    except ValueError as error:
+def _wanted(settings: Documents) -> str:
+    """The encoding that the user says all texts are in, "" if none."""
+    name = known(settings.encoding) if settings.encoding else ""
+    if settings.encoding and not name:
         raise UsageError(
-            f"documents.exclude: {error}",
-            remedy="write patterns as in a .gitignore, such as 'drafts/' or '*.log'",
-        ) from error
+            f"documents.encoding is {settings.encoding!r}; valid: the name of an encoding",
+            remedy="such as cp1252, latin-1, cp1251, shift_jis, gb18030, utf-16-le",
+        )
+    return name
+
+
+def _require_there(paths: Sequence[Path]) -> None:
+    for path in map(os.fspath, paths):
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+            if URL.match(path):
+                raise _is_url(path) from error
+            raise InputRefused(f"{shown(path)} does not exist", remedy=_supported()) from error
+        except OSError:
+            pass  # `_examined` finds the same and says so
+
+
+def _is_url(path: str) -> InputRefused:
+    url = shown(re.sub(":/+", "://", path, count=1))
+    name = PurePosixPath(url.partition("://")[2].partition("?")[0].partition("/")[2]).name
+    name = name if PurePosixPath(name).suffix.lower() in LOADERS else f"{name or 'page'}.html"
+    return InputRefused(
+        f"{url} is a URL, and nothing is read from the network",
+        remedy=f"curl -sSL {shlex.quote(url)} | rag-memtok ingest - --name {shlex.quote(name)}",
+    )
 
 
 def nothing_to_read(
-    paths: Sequence[Path], skipped: Sequence[Skipped], ignored: int
+    given: Iterable[Path | str], skipped: Sequence[Skipped], ignored: int
 ) -> InputRefused:
-    """The refusal of paths of which nothing is read, with what is skipped and why."""
-    where = ", ".join(shown(str(path)) for path in paths) or "no path"
+    """The refusal of what was given, of which nothing is read, with what is skipped and why."""
+    where = ", ".join(shown(str(one)) for one in given) or "no path"
     reasons = grouped((one.path, one.reason) for one in skipped)
     told = [f"{len(skipped)} skipped ({'; '.join(reasons[:TOLD])})"][: len(skipped)]
     told += [f"{ignored} {IGNORED}"][:ignored]
@@ -165,151 +196,55 @@ def _supported() -> str:
     )
 
 
-def _found(
-    paths: Sequence[Path], exclude: GitIgnoreSpec, gitignore: bool, store: Path | None
-) -> Iterator[tuple[str, str | Skipped, bool]]:
-    """Yields all there is under `paths`.
-
-    Each is (root, name in it or why it is skipped, whether it was named itself).
-    """
-    folders, files = set[str](), set[str]()
-    for path in map(os.fspath, paths):
-        try:
-            is_folder = stat.S_ISDIR(os.stat(path).st_mode)
-        except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-            raise InputRefused(f"{shown(path)} does not exist", remedy=_supported()) from error
-        except OSError:
-            is_folder = False  # `_examined` finds the same and says so
-        (folders if is_folder else files).add(located(path))
-    roots = {
-        folder
-        for folder in folders
-        if not any(_within(folder, other) for other in folders - {folder})
-    }
-    for root in sorted(roots):
-        yield from ((root, found, False) for found in _walk(root, exclude, gitignore, store))
-    for file in sorted(files):
-        root = next((root for root in roots if _within(file, root)), os.path.dirname(file))
-        relative = os.path.relpath(file, root)
-        # a shell's *.docx names lock files, too
-        if not exclude.match_file(relative) and not LOCK_FILE.fullmatch(os.path.basename(file)):
-            yield root, relative, True
-
-
-def _within(path: str, folder: str) -> bool:
-    return os.path.commonpath([path, folder]) == folder
-
-
-def _walk(
-    root: str, exclude: GitIgnoreSpec, gitignore: bool, store: Path | None
-) -> Iterator[str | Skipped]:
-    """Yields the names of the files in `root`, and what is skipped.
-
-    A loop, as folders nest deeper than Python's stack. In a folder that is left out the files are
-    but counted.
-    """
-    forbidden, looked_at = os.path.realpath(store) if store else None, 0
-    pending: list[tuple[str, tuple[tuple[int, GitIgnoreSpec], ...], bool]] = [("", (), False)]
-    while pending:
-        folder, rules, hidden = pending.pop()
-        try:
-            with os.scandir(os.path.join(root, folder)) as entries:
-                inside = sorted(entries, key=lambda entry: entry.name)
-            rules += tuple(
-                (len(folder), _gitignore(entry.path))
-                for entry in inside
-                if gitignore and entry.name == ".gitignore" and entry.is_file()
-            )
-        except OSError as error:
-            if not hidden:
-                yield Skipped(name_of(root), name_of(folder or "."), _reason(error))
-            continue
-        looked_at += hidden * len(inside)
-        for entry in inside:
-            relative = folder + entry.name
-            is_folder = entry.is_dir(follow_symlinks=False)
-            path = relative + "/" * is_folder
-            if (
-                entry.name in NEVER_READ
-                or (not is_folder and LOCK_FILE.fullmatch(entry.name))
-                or entry.path == forbidden
-                or exclude.match_file(path)
-            ):
-                continue
-            ignored = hidden or _ignored(path, rules)
-            if is_folder:
-                if not ignored or looked_at < LOOKED_AT:
-                    pending.append((path, rules, ignored))
-            elif entry.is_symlink() and (problem := _link_problem(entry.path, root)):
-                if not ignored:
-                    yield Skipped(name_of(root), name_of(relative), problem)
-            elif not ignored:
-                yield relative
-            elif _loader(relative):
-                yield Skipped(name_of(root), name_of(relative), IGNORED)
-
-
-def _gitignore(path: str) -> GitIgnoreSpec:
-    """Reads a .gitignore as git does: a line that is no pattern is passed over."""
-    patterns = []
-    for line in Path(path).read_bytes().decode("utf-8", "surrogateescape").splitlines():
-        try:
-            GitIgnoreSpec.from_lines([line])
-            patterns.append(line)
-        except ValueError:
-            continue
-    return GitIgnoreSpec.from_lines(patterns)
-
-
-def _ignored(relative: str, rules: Sequence[tuple[int, GitIgnoreSpec]]) -> bool:
-    """Whether the deepest .gitignore with an opinion leaves it out.
-
-    `rules`: (length of its folder's name, itself).
-    """
-    opinions = (spec.check_file(relative[start:]).include for start, spec in reversed(rules))
-    return next((opinion for opinion in opinions if opinion is not None), False)
-
-
-def _link_problem(path: str, root: str) -> str:
-    try:
-        target = os.path.realpath(path, strict=True)
-    except OSError as error:
-        return (
-            "a symbolic link to nothing" if isinstance(error, FileNotFoundError) else _reason(error)
-        )
-    if not _within(target, root):
-        return "a symbolic link leading out of the folder given"
-    if not os.path.isdir(target):
-        return ""
-    return (
-        "a symbolic link loop"
-        if _within(path, target)
-        else "a symbolic link to a folder; its files are read where they are"
-    )
-
-
 def _examined(
-    root: str, relative: str, named: bool, settings: Documents, store: Path | None
+    root: str, relative: str, named: bool, settings: Documents, store: Path | None, wanted: str
 ) -> SourceFile | Skipped:
     """Returns the file `relative` of `root` if it can be read as its type wants, else why not."""
     path = os.path.join(root, relative)
-    loader = _loader(relative) or (LOADERS[".txt"] if named else None)
     try:
-        if loader is None:
-            raise Unreadable(
-                f"no loader for {PurePosixPath(relative).suffix or 'a name without a suffix'}"
-            )
-        if store and _within(os.path.realpath(path), os.path.realpath(store)):
+        loader = required_loader(relative, named)
+        if store and is_within(os.path.realpath(path), os.path.realpath(store)):
             raise Unreadable("belongs to the store")
-        if loader.missing:
-            raise Unreadable(loader.missing)
         data, modified = _bytes(path, settings.max_bytes)
-        if not loader.binary:
-            text_of(data)
+        encoding = _encoding(loader, data, wanted)
     except (OSError, Unreadable) as error:
-        return Skipped(name_of(root), name_of(relative), _reason(error))
-    digest = hashlib.sha256(data).hexdigest()
-    return SourceFile(name_of(root), name_of(relative), Path(path), digest, len(data), modified)
+        return Skipped(name_of(root), name_of(relative), reason_of(error))
+    return _source(name_of(root), name_of(relative), Path(path), data, encoding, modified)
+
+
+def _taken(name: str, data: bytes, settings: Documents, wanted: str) -> SourceFile | Skipped:
+    """Returns what was piped in if it can be read as its name wants, else why not."""
+    path = PurePosixPath(name_of(name))
+    file = str(path)
+    if not name or name.endswith("/") or not _is_plain(path):
+        raise UsageError(
+            f"{shown(name)!r} is no name for what is piped in",
+            remedy="--name NOTE.md, or with a folder, --name letters/may.txt",
+        )
+    try:
+        _require_small(data, settings.max_bytes)
+        encoding = _encoding(required_loader(name, True), data, wanted)
+    except Unreadable as error:
+        return Skipped(PIPED, file, str(error))
+    return replace(_source(PIPED, file, Path(name), data, encoding), data=data)
+
+
+def _is_plain(path: PurePosixPath) -> bool:
+    """Whether a path leads down only."""
+    return not path.is_absolute() and ".." not in path.parts and str(path) not in ("", ".")
+
+
+def _encoding(loader: Loader, data: bytes, wanted: str) -> Encoding:
+    return Encoding("") if loader.binary else encoding_of(data, wanted, loader.markup)
+
+
+def _source(
+    root: str, file: str, path: Path, data: bytes, encoding: Encoding, modified: int = -1
+) -> SourceFile:
+    sha256 = hashlib.sha256(data).hexdigest()
+    return SourceFile(
+        root, file, path, sha256, len(data), modified, encoding.name, encoding.assumed
+    )
 
 
 def _bytes(path: str, limit: int) -> tuple[bytes, int]:
@@ -327,23 +262,13 @@ def _bytes(path: str, limit: int) -> tuple[bytes, int]:
     ) as file:
         modified = os.fstat(file.fileno()).st_mtime_ns
         data = file.read(limit + 1)
-    if len(data) > limit:
-        raise Unreadable(f"over the limit of {limit:,} bytes (documents.max_bytes)")
+    _require_small(data, limit)
     return data, modified
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError):
-        known = {
-            errno.ENOENT: "vanished",
-            errno.ENOTDIR: "vanished",
-            errno.EACCES: "no permission",
-            errno.EPERM: "no permission",
-        }
-        return known.get(error.errno or 0, "") or (
-            "a symbolic link loop" if error.errno == errno.ELOOP else str(error.strerror)
-        )
-    return str(error)
+def _require_small(data: bytes, limit: int) -> None:
+    if len(data) > limit:
+        raise Unreadable(f"over the limit of {limit:,} bytes (documents.max_bytes)")
 
 
 # --- read ---
@@ -360,17 +285,23 @@ def read(source: SourceFile, settings: Documents) -> Reading:
         (`extract.extracted`).
     """
     try:
-        data, _ = _bytes(os.fspath(source.path), settings.max_bytes)
+        data = source.data
+        if data is None:
+            data, _ = _bytes(os.fspath(source.path), settings.max_bytes)
         if hashlib.sha256(data).hexdigest() != source.sha256:
             raise Unreadable("changed while it was read")
-        loader = _loader(source.file) or LOADERS[".txt"]
-        parts = list(loader.extract(data))
+        loader = loader_of(source.file) or LOADERS[".txt"]
+        parts = list(loader.extract(data, source.encoding or UTF8))
+    except UnicodeDecodeError as error:
+        reason = f"not {source.encoding} at byte {error.start}"
+        return Reading((), (Skipped(source.root, source.file, reason),))
     except (OSError, Unreadable) as error:
-        return Reading((), (Skipped(source.root, source.file, _reason(error)),))
+        return Reading((), (Skipped(source.root, source.file, reason_of(error)),))
     root, file = source.root, source.file
+    extractor = with_encoding(loader.extractor, source.encoding)
     return Reading(
         tuple(
-            Document(root, file, file + part.suffix, part.text, part.segments, loader.extractor)
+            Document(root, file, file + part.suffix, part.text, part.segments, extractor)
             for part in parts
             if not part.problem
         ),
@@ -379,8 +310,9 @@ def read(source: SourceFile, settings: Documents) -> Reading:
 
 
 def restores_exactly(extractor: str) -> bool:
-    """Whether a document's text, written in UTF-8, is its file byte for byte."""
-    return any(loader.exact for loader in LOADERS.values() if loader.extractor == extractor)
+    """Whether a document's text, written in its encoding, is its file byte for byte."""
+    own = extractor.partition(" ")[0]
+    return any(loader.exact for loader in LOADERS.values() if loader.extractor == own)
 
 
 @cache
@@ -395,8 +327,3 @@ def outdated(extractor: str) -> bool:
     return number.isdecimal() and any(
         name == own and int(number) < int(now) for own, _, now in ours
     )
-
-
-def _loader(file: str) -> Loader | None:
-    name = PurePosixPath(file)
-    return LOADERS.get(".txt" if name.name in TEXT_NAMES else name.suffix.lower())

@@ -16,7 +16,7 @@ Count = Callable[[str], int]
 Splitter = TextSplitter | MarkdownSplitter
 
 # written as such, or extracted as such
-MARKDOWN = (".md", ".markdown", ".docx", ".pptx", ".xlsx", ".epub")
+MARKDOWN = ".md .markdown .mdx .docx .pptx .xlsx .epub .odt .ods .ipynb".split()
 SPLITTERS: dict[str, type[TextSplitter] | type[MarkdownSplitter]] = dict.fromkeys(
     MARKDOWN, MarkdownSplitter
 )

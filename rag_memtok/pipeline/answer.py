@@ -25,6 +25,7 @@ from rag_memtok.model.inject import (
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Frame, declines, frame, source_line
 from rag_memtok.pipeline.citation import source_of
+from rag_memtok.pipeline.first_words import nothing_found, require_answerable
 from rag_memtok.pipeline.grounding import before_circles, circle_at_end, grounded
 from rag_memtok.pipeline.readers import (
     Readable,
@@ -77,17 +78,16 @@ def answer(
 
     Raises:
         UsageError: the question is empty, too long, or no text (bytes that are not UTF-8).
-        NoUsableMemory: nothing relevant is in the store, or nothing of it could be read.
+        NoUsableMemory: nothing relevant is in the store, nothing of it could be read, or it is no
+            question about what is (first_words.py).
     """
     began = time.monotonic()
     asked = _asked(session, question)
+    require_answerable(session.store, question)
     wanted = looked_for(question, before)
     hits = search(session.store, session.index, session.embedder, wanted, session.config.retrieve)
     if not hits:
-        raise NoUsableMemory(
-            "nothing in the store has to do with this question",
-            remedy="ask in the words of the documents, or ingest what holds the answer",
-        )
+        raise nothing_found(session.store)
     reader, reason = reader_of(session)
     readable = read(session, hits, reader)
     if not readable:

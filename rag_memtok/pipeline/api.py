@@ -26,7 +26,8 @@ from rag_memtok.pipeline.answer import answer
 from rag_memtok.pipeline.audit import Audit, audit, incomparable, quick
 from rag_memtok.pipeline.bundle import Bundled
 from rag_memtok.pipeline.compare import against, root_for
-from rag_memtok.pipeline.ingest import Estimate, Ingested, estimate, ingest
+from rag_memtok.pipeline.estimate import Estimate, estimate
+from rag_memtok.pipeline.ingest import Ingested, ingest
 from rag_memtok.pipeline.inspect import Collection, ListedChunk, ListedDocument, Setting, Shown
 from rag_memtok.pipeline.manifest import (
     bound_to,

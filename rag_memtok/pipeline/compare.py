@@ -1,9 +1,11 @@
 """The stored documents against the files of a folder, read again."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from rag_memtok.config import Documents
+from rag_memtok.documents.encodings import encoding_in
 from rag_memtok.documents.names import located, name_of
 from rag_memtok.documents.scan import Scan, read
 from rag_memtok.errors import UsageError
@@ -36,14 +38,18 @@ def against(store: Store, root: str, scan: Scan, settings: Documents) -> list[Fi
 
     Tells same text, or how they differ.
 
-    What cannot be read, cannot be compared.
+    What cannot be read, cannot be compared. The same bytes are read in the encoding in which they
+    were read before.
     """
     stored = {
         (one.file, one.path): one for one in store.documents(skip_damaged=True) if one.root == root
     }
     unread = {item.path: item.reason for item in (*scan.skipped, *scan.ignored)}
     findings = []
+    readings = {one.file_sha256: one.extractor for one in stored.values()}
     for source in scan.files:
+        if source.encoding and source.sha256 in readings:
+            source = replace(source, encoding=encoding_in(readings[source.sha256]))
         reading = read(source, settings)
         unread |= {item.path: item.reason for item in reading.skipped}
         for document in reading.documents:

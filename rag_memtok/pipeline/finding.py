@@ -2,8 +2,9 @@
 
 from rag_memtok.config import Retrieve
 from rag_memtok.datatypes import Found, Hit
-from rag_memtok.errors import NoUsableMemory, StoreDamaged
+from rag_memtok.errors import StoreDamaged
 from rag_memtok.pipeline.citation import source_of
+from rag_memtok.pipeline.first_words import nothing_found, require_words
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.retrieval.search import search
@@ -16,12 +17,10 @@ def found(store: Store, embedder: Embedder, question: str, settings: Retrieve) -
     Raises:
         NoUsableMemory: there is none.
     """
+    require_words(question)
     hits = search(store, open_index(store), embedder, question, settings)
     if not hits:
-        raise NoUsableMemory(
-            "nothing in the store has to do with this question",
-            remedy="search in the words of the documents, or ingest what holds the answer",
-        )
+        raise nothing_found(store)
     return [_found(store, hit) for hit in hits]
 
 

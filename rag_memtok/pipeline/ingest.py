@@ -3,8 +3,6 @@
 A chunk is committed when it has been judged, a file when all its chunks are.
 """
 
-import math
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -14,11 +12,9 @@ import numpy as np
 
 from rag_memtok.config import Config, Memorize
 from rag_memtok.datatypes import OnProgress, Record
-from rag_memtok.documents.names import joined, name_of
-from rag_memtok.documents.scan import Scan, Skipped, SourceFile, nothing_to_read, outdated, scan
+from rag_memtok.documents.names import joined
+from rag_memtok.documents.scan import NOTHING, Scan, Skipped, SourceFile, outdated, scan
 from rag_memtok.errors import StoreDamaged
-from rag_memtok.memory.workers import of_one
-from rag_memtok.model.lm import LM
 from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.manifest import (
     completed,
@@ -28,12 +24,13 @@ from rag_memtok.pipeline.manifest import (
     require_same_settings,
 )
 from rag_memtok.pipeline.plan import (
+    Assumed,
     PlannedFile,
     Survey,
     places_of,
-    plan,
+    planned_of,
     stored_document,
-    survey,
+    surveyed,
     tasks_of,
     tokens_in,
 )
@@ -53,7 +50,8 @@ class Ingested:
     """What an ingest did.
 
     `positions` are the context positions the new memories take, `text_positions` those of their
-    text. `ignored` files were left out because of a .gitignore.
+    text; `assumed` the encodings that were not told by the files. `ignored` files were left out
+    because of a .gitignore.
     """
 
     files: int
@@ -70,6 +68,7 @@ class Ingested:
     seconds: float = 0.0
     tokens_per_vector: int = 0
     ignored: int = 0
+    assumed: tuple[Assumed, ...] = ()
 
     def __repr__(self) -> str:
         files = f"{self.files} files written, {self.unchanged} unchanged"
@@ -200,19 +199,6 @@ class Ingest:
         return self.embedder.encode([self.texts[chunk_id]], query=False)[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What an ingest would write, and what it would cost here."""
-
-    files: int
-    unchanged: int
-    vanished: tuple[tuple[str, str], ...]
-    skipped: tuple[Skipped, ...]
-    chunks: int
-    seconds: float
-    ignored: int = 0
-
-
 def ingest(
     paths: Sequence[Path],
     config: Config,
@@ -220,12 +206,16 @@ def ingest(
     on_progress: OnProgress = quiet,
     say: Say = quiet,
     load: Load = resources.load,
+    piped: Mapping[str, bytes] = NOTHING,
 ) -> Ingested:
     """Writes a memory for every chunk of every new or changed file under `paths`.
 
     It judges each memory and stores it.
 
     What is done is committed chunk by chunk; after an interrupt the same call goes on from there.
+
+    Args:
+        piped: what is in no file, by the name it is to have.
 
     Raises:
         InputRefused: a path is missing, or nothing readable was found.
@@ -234,17 +224,15 @@ def ingest(
         StoreLocked, StoreDamaged, DiskFailure, ...: see errors.py.
     """
     folder = store_folder(config)
-    found = scan(paths, config.documents, Path(config.store))
-    roots = [os.path.realpath(path) for path in paths if path.is_dir()]
+    found = scan(paths, config.documents, Path(config.store), piped)
     if not (folder / DATABASE).exists():
-        return _ingest_into_new(folder, paths, found, config, on_progress, say, load)
+        return _ingest_into_new(folder, (*paths, *piped), found, config, on_progress, say, load)
     with open_store(folder, write=True) as store:
         # of which the texts cannot be read either, as an ingest of their files may mend
         with suppress(StoreDamaged):
             if store.mend_words():
                 say("the word index was damaged; it was made anew from the kept texts")
-        documents = store.documents(skip_damaged=True)
-        todo = survey(found, map(name_of, roots), store.file_hashes, documents)
+        todo = surveyed(found, paths, store, config)
         if not todo.changed:
             removed = _pruned(store, todo) if prune else 0
             store.collect()
@@ -267,7 +255,7 @@ def ingest(
         if todo.outdated:
             reason = "because an older version of this program had read them"
             say(f"files read again {reason}: {todo.outdated}")
-        planned, skipped = _planned(loaded.lm, paths, todo, settings)
+        planned, skipped = planned_of(loaded.lm, (*paths, *piped), todo, settings)
         # not before: what is refused removes nothing
         removed = _pruned(store, todo) if prune else 0
         writer = Writer(store, loaded.lm, loaded.template, settings, on_progress)
@@ -289,7 +277,7 @@ def _renewed(store: Store, config: Config, load: Load, on_progress: OnProgress, 
 
 def _ingest_into_new(
     folder: Path,
-    paths: Sequence[Path],
+    given: Sequence[Path | str],
     found: Scan,
     config: Config,
     on_progress: OnProgress,
@@ -300,7 +288,7 @@ def _ingest_into_new(
     settings = completed(config, {})
     loaded = load(settings)
     model, template, embedder = loaded.lm, loaded.template, loaded.embedder
-    planned, skipped = _planned(model, paths, todo, settings)
+    planned, skipped = planned_of(model, given, todo, settings)
     chunks = tokens_in(planned)
     calibration = resources.calibrated(model, template, chunks, settings, say)
     settings = replace(
@@ -358,61 +346,15 @@ def _written(
         seconds=reporter.seconds,
         tokens_per_vector=work.settings.tokens_per_vector,
         ignored=todo.ignored,
+        assumed=tuple(
+            Assumed(file.source.root, file.source.file, file.source.encoding)
+            for file in planned
+            if file.source.assumed
+        ),
     )
-
-
-def _planned(
-    lm: LM, paths: Sequence[Path], todo: Survey, settings: Config
-) -> tuple[list[PlannedFile], list[Skipped]]:
-    """What is written of new and changed files, and what cannot be read of them.
-
-    Raises:
-        InputRefused: nothing can, and there are no others.
-    """
-    planned, skipped = plan(lm, todo.changed, settings)
-    if not planned and not todo.unchanged:
-        raise nothing_to_read(paths, (*todo.skipped, *skipped), todo.ignored)
-    return planned, skipped
 
 
 def _pruned(store: Store, todo: Survey) -> int:
     for root, file in todo.vanished:
         store.remove_file(root, file)
     return len(todo.vanished)
-
-
-def estimate(paths: Sequence[Path], config: Config) -> Estimate:
-    """What `ingest` would write and how long it would take here. Writes nothing.
-
-    Of three real steps of the writer the second counts.
-    """
-    folder = store_folder(config)
-    found = scan(paths, config.documents, Path(config.store))
-    roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
-    todo, manifest, written = (
-        Survey(found.files, 0, (), found.skipped, ignored=len(found.ignored)),
-        dict[str, str](),
-        set[str](),
-    )
-    if (folder / DATABASE).exists():
-        with open_store(folder, write=False) as store:
-            todo, manifest, written = (
-                survey(found, roots, store.file_hashes, store.documents(skip_damaged=True)),
-                store.manifest,
-                set(store.chunk_ids()),
-            )
-    if not todo.changed:
-        return Estimate(0, todo.unchanged, todo.vanished, todo.skipped, 0, 0.0, todo.ignored)
-    require_same_settings(manifest, config)
-    settings = of_one(completed(config, manifest))
-    loaded = resources.load(settings)
-    planned, skipped = _planned(loaded.lm, paths, todo, settings)
-    chunks = {piece.chunk.id for file in planned for piece in file.pieces} - written
-    each = (
-        resources.cost(loaded.lm, loaded.template, tokens_in(planned), settings) if chunks else 0.0
-    )
-    seconds = each * math.ceil(len(chunks) / settings.memorize.processes)
-    unread = (*todo.skipped, *skipped)
-    return Estimate(
-        len(planned), todo.unchanged, todo.vanished, unread, len(chunks), seconds, todo.ignored
-    )

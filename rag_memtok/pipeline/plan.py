@@ -3,16 +3,27 @@
 They are read and cut into chunks with their tokens.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Chunk, Document, Occurrence, StoredDocument
-from rag_memtok.documents.names import is_gone
-from rag_memtok.documents.scan import Scan, Skipped, SourceFile, outdated, read
+from rag_memtok.documents.encodings import encoding_in
+from rag_memtok.documents.names import is_gone, name_of
+from rag_memtok.documents.scan import (
+    Scan,
+    Skipped,
+    SourceFile,
+    nothing_to_read,
+    outdated,
+    read,
+)
 from rag_memtok.documents.split import split
 from rag_memtok.memory.batch import Task, task_of
 from rag_memtok.model.lm import LM
+from rag_memtok.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,15 @@ class Survey:
     skipped: tuple[Skipped, ...]
     outdated: int = 0
     ignored: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Assumed:
+    """A file that does not say its encoding, and the likeliest, in which it was read."""
+
+    root: str
+    path: str
+    encoding: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +76,19 @@ class PlannedFile:
         return (piece for _, pieces in self.documents for piece in pieces)
 
 
+def surveyed(found: Scan, paths: Sequence[Path], store: Store, config: Config) -> Survey:
+    """Compares the files found under `paths` with those in the store: see `survey`."""
+    roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
+    asked = bool(config.documents.encoding)
+    return survey(found, roots, store.file_hashes, store.documents(skip_damaged=True), asked)
+
+
 def survey(
     scan: Scan,
     roots: Iterable[str],
     known: Callable[[str], Mapping[str, str]],
     documents: Iterable[StoredDocument] = (),
+    asked: bool = False,
 ) -> Survey:
     """Compares the files found with those in the store.
 
@@ -70,13 +98,25 @@ def survey(
         roots: the folders given; only under these can a file be called vanished.
         known: root -> {file: sha256 of its bytes}, as stored.
         documents: those stored, to see which an older version of this program read.
+        asked: whether the user says what encoding texts are in: what was read in another is read
+            again.
     """
     given = set(roots)
     stored = {root: known(root) for root in {*given, *(file.root for file in scan.files)}}
-    older = {(one.root, one.file) for one in documents if outdated(one.extractor)}
-    same = [file for file in scan.files if stored[file.root].get(file.file) == file.sha256]
-    again = {(file.root, file.file) for file in same} & older
-    unchanged = {(file.root, file.file) for file in same} - again
+    readings = {(one.root, one.file): one.extractor for one in documents}
+    older = {place for place, extractor in readings.items() if outdated(extractor)}
+    same = {
+        (file.root, file.file): file.encoding
+        for file in scan.files
+        if stored[file.root].get(file.file) == file.sha256
+    }
+    again = same.keys() & older
+    reread = {
+        place
+        for place, encoding in same.items()
+        if asked and encoding and encoding_in(readings.get(place, "")) != encoding
+    }
+    unchanged = same.keys() - again - reread
     changed = tuple(file for file in scan.files if (file.root, file.file) not in unchanged)
     seen = {(file.root, file.file) for file in scan.files}
     vanished = tuple(
@@ -99,6 +139,20 @@ def _hidden(root: str, file: str, scan: Scan) -> bool:
         )
         for skipped in scan.skipped
     )
+
+
+def planned_of(
+    lm: LM, given: Iterable[Path | str], todo: Survey, settings: Config
+) -> tuple[list[PlannedFile], list[Skipped]]:
+    """What is written of new and changed files, and what cannot be read of them.
+
+    Raises:
+        InputRefused: nothing can, and there are no others.
+    """
+    planned, skipped = plan(lm, todo.changed, settings)
+    if not planned and not todo.unchanged:
+        raise nothing_to_read(given, (*todo.skipped, *skipped), todo.ignored)
+    return planned, skipped
 
 
 def plan(

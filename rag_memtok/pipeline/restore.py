@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rag_memtok.datatypes import OnProgress, StoredDocument
+from rag_memtok.documents.encodings import UTF8, encoding_in
 from rag_memtok.documents.names import native_of
 from rag_memtok.documents.scan import restores_exactly
 from rag_memtok.errors import InputRefused, StoreDamaged, UsageError
@@ -81,7 +82,8 @@ def restore_documents(
         if text is None:
             failed.append((document.path, "not all of its memories decode to its text"))
             continue
-        name = document.path if restores_exactly(document.extractor) else document.path + ".txt"
+        exact = restores_exactly(document.extractor)
+        name = document.path if exact else document.path + ".txt"
         target = _target(to, folder_of(document.root, roots), name)
         if target in taken or not taken.isdisjoint(target.parents):
             failed.append(
@@ -91,7 +93,13 @@ def restore_documents(
                 )
             )
             continue
-        written.append(_write_new(target, text.encode()))
+        encoding = encoding_in(document.extractor) if exact else UTF8
+        try:
+            data = text.encode(encoding)
+        except UnicodeEncodeError:  # a store of somebody else's may say anything
+            failed.append((document.path, f"its text cannot be written in {encoding}"))
+            continue
+        written.append(_write_new(target, data))
         taken.add(target)
     return Restored(tuple(written), tuple(failed), damaged)
 

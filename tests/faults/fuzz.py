@@ -36,6 +36,10 @@ SEEDS = {
     "pdf": ("a.pdf", files.pdf("one", "two")),
     "docx": ("a.docx", files.docx("one", "two")),
     "xlsx": ("a.xlsx", files.xlsx({"Stock": [["one", 2.5]]})),
+    "odt": ("a.odt", files.opendocument("<text:p>one</text:p>")),
+    "rtf": ("a.rtf", rb"{\rtf1\ansicpg1252 one\par \'e9 \u8364?}"),
+    "eml": ("a.eml", b"Subject: one\nContent-Type: text/html; charset=latin-1\n\n<p>\xe9</p>"),
+    "ipynb": ("a.ipynb", files.notebook(files.markdown("one"), files.code("two"))),
 }
 TOML = (
     b'store = "here"\n[model]\nthreads = 1\n[memorize]\ntau = 0.05\nsteps = '
@@ -109,7 +113,7 @@ def loaders(world: World, seconds: float) -> Iterator[Trial]:
         "parsers",
         0.3 * seconds,
         law,
-        st.sampled_from(["pdf", "docx", "xlsx"]),
+        st.sampled_from(["pdf", "docx", "xlsx", "odt", "rtf", "eml", "ipynb"]),
         EDITS,
         st.just(b""),
         st.just(False),

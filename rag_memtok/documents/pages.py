@@ -1,0 +1,139 @@
+"""HTML -> the text that is seen of it, and the lines it stands in."""
+
+import io
+from html.parser import HTMLParser
+
+from rag_memtok.documents.encodings import Unreadable
+
+BESIDE = "\x1f"  # a gap that is a space, but before the end of a sentence
+
+
+class _Page(HTMLParser):
+    """Collects the visible text of a page.
+
+    Blocks become lines, cells of a row are parted by " | ", white space runs together.
+    """
+
+    UNSEEN = frozenset("script style template noscript rp".split())
+    BLOCKS = frozenset(
+        "p h1 h2 h3 h4 h5 h6 table ul ol dl pre blockquote section article form figure hr "
+        "title".split()
+    )
+    LINES = BLOCKS | frozenset(
+        "br div li tr dt dd option optgroup caption header footer main nav aside address details "
+        "summary dialog fieldset legend figcaption hgroup search menu center textarea iframe "
+        "video audio".split()
+    )
+    # within a line, but no part of the word that stands before or behind
+    APART = frozenset("label button input select output meter progress img svg text math".split())
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.text, self.places = io.StringIO(), list[tuple[int, str]]()
+        self.cells = self.unseen = self.pre = 0
+        # what stands before the next visible text: "", " ", line ends, or as many " | " as cells
+        # began
+        self.gap = ""
+        self.xml = self.aloud = False
+        self.ruby: list[str] = []  # how the words before are pronounced
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.unseen += tag in self.UNSEEN
+        self.pre += tag == "pre"
+        self.aloud = tag == "rt" or (self.aloud and tag not in ("rb", "ruby"))
+        self.widen(tag)
+        if tag in ("td", "th"):
+            if self.cells:
+                self.gap = ("" if "\n" in self.gap else self.gap.rstrip(" " + BESIDE)) + " | "
+            self.cells += 1
+
+    def handle_endtag(self, tag: str) -> None:
+        self.unseen = max(0, self.unseen - (tag in self.UNSEEN))
+        self.pre = max(0, self.pre - (tag == "pre"))
+        self.aloud &= tag not in ("rt", "ruby")
+        if tag == "ruby":
+            self.pronounce()
+        self.widen(tag)
+
+    def pronounce(self) -> None:
+        """Puts how words are pronounced behind them, and not between their letters."""
+        if spoken := "".join("".join(self.ruby).split()):
+            self.widen(" ")
+            self.add(f"({spoken})", f"line {self.getpos()[0]}")
+        self.ruby.clear()
+
+    def handle_pi(self, data: str) -> None:
+        self.xml |= data.startswith("xml")
+
+    def unknown_decl(self, data: str) -> None:
+        if self.xml and data.startswith("CDATA["):
+            self.handle_data(data.removeprefix("CDATA["))
+
+    def widen(self, tag: str) -> None:
+        """Makes the gap at least as wide as `tag` (or white space) asks.
+
+        A cell that has just begun stays in its row.
+        """
+        if tag in ("tr", "table"):
+            self.cells, self.gap = 0, self.gap.replace(" | ", "")
+        wanted = (
+            "\n\n"
+            if tag in self.BLOCKS and not self.cells
+            else "\n"
+            if tag in self.LINES
+            else BESIDE
+            if tag in self.APART
+            else " "
+            if tag == " "
+            else ""
+        )
+        if "|" not in self.gap:
+            self.gap = max(self.gap, wanted, key=lambda gap: (gap.count("\n"), len(gap)))
+
+    def handle_data(self, data: str) -> None:
+        if self.unseen:
+            return
+        if self.aloud:
+            self.ruby.append(data)
+            return
+        for number, line in enumerate(data.split("\n")):
+            if number and self.pre and "|" not in self.gap:
+                # bounded, or a page of blank lines takes quadratic time
+                self.gap = self.gap[:100] + "\n"
+            elif number or line[:1].isspace():
+                self.widen(" ")
+            shown = line.rstrip() if self.pre else " ".join(line.split())
+            if shown:
+                self.add(shown, f"line {self.getpos()[0] + number}")
+            if shown and line[-1].isspace():
+                self.widen(" ")
+
+    def add(self, text: str, locator: str) -> None:
+        gap = self.gap.replace(BESIDE, "" if text[0] in ",.;:!?)" else " ")
+        self.text.write(gap if self.places else "")
+        if not self.places or self.places[-1][1] != locator:
+            self.places.append((self.text.tell(), locator))
+        self.text.write(text)
+        self.gap = ""
+
+
+def text_of_page(page: str) -> tuple[str, list[tuple[int, str]]]:
+    """The text that is seen of a page, and from which character on it stands in which line of it.
+
+    Raises:
+        Unreadable: it is no HTML.
+    """
+    # html.parser looks for the end of each tag and comment as far as the file goes: with very many
+    # that have none, for hours
+    if page.count("<!--", page.rfind("-->") + 1) > 100 or any(
+        piece.count("<") > 100 for piece in page.split(">")
+    ):
+        raise Unreadable("not HTML: more than 100 tags or comments are never closed")
+    found = _Page()
+    try:
+        found.feed(page)
+        found.close()
+    except AssertionError as error:  # html.parser's own, at "<![name["
+        raise Unreadable(f"not HTML: {error}") from error
+    found.pronounce()
+    return found.text.getvalue(), found.places
