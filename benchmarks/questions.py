@@ -23,6 +23,7 @@ from rag_memtok.datatypes import Document, Segment
 from rag_memtok.documents.split import split
 from rag_memtok.evaluation.metrics import answerable
 from rag_memtok.model.lm import EMBEDDED
+from training.sources import choosing
 
 SOURCES = ("squad11_train_part", "wiki_templates", "factbook_templates", "openstax_glossary")
 LONGEST = 200  # characters of an answer
@@ -120,10 +121,18 @@ def shares(available: Sequence[int], total: int) -> list[int]:
 
 
 def made(
-    data: Path, sources: Sequence[str], chunks: int, questions: int, tokens: int, words: Tokenizer
-) -> list[Row]:
-    """The questions of all sources, each with the name of its own."""
-    groups = [by_chunk(dev_rows(data, source), words, tokens) for source in sources]
+    data: Path, sources: Sequence[str], chunks: int, questions: int, tokens: int, words: Tokenizer,
+    half: str = "",
+) -> list[Row]:  # fmt: skip
+    """The questions of all sources, each with the name of its own.
+
+    They are of one half of the contexts, "choosing" or "table", if that is named.
+    """
+    halves = (
+        [row for row in dev_rows(data, source) if not half or half_of(row["context"]) == half]
+        for source in sources
+    )
+    groups = [by_chunk(rows, words, tokens) for rows in halves]
     asked = [
         chosen(some, part)
         for some, part in zip(groups, shares([len(some) for some in groups], chunks), strict=True)
@@ -134,6 +143,11 @@ def made(
         for source, some, part in zip(sources, asked, parts, strict=True)
         for row in drawn(some, part)
     ]
+
+
+def half_of(context: str) -> str:
+    """Which half of the contexts one is in: what is chosen by, or what is published."""
+    return "choosing" if choosing(context) else "table"
 
 
 def main() -> None:
@@ -153,6 +167,7 @@ def main() -> None:
         default=EMBEDDED / "tokenizer.json",
         help="the model's tokenizer.json",
     )
+    parser.add_argument("--half", choices=("choosing", "table"), default="")
     args = parser.parse_args()
     rows = made(
         args.data,
@@ -161,6 +176,7 @@ def main() -> None:
         args.questions,
         args.tokens,
         Tokenizer.from_file(str(args.tokenizer)),
+        args.half,
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(

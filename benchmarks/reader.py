@@ -48,7 +48,7 @@ from rag_memtok.retrieval.embedder import Embedder, load_embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.settings import updated
 from rag_memtok.store.store import open_store
-from training.text_reader import choosing
+from training.sources import choosing
 
 NOTES = Path(__file__).parent / "notes"
 GOLD = "squad11_train_part"

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 import toy
-from test_lora import trained
+from random_adapter import reading_vectors, trained
 
 from rag_memtok.config import Config
 from rag_memtok.errors import InputRefused, UsageError
 from rag_memtok.evaluation import baselines, memory_cache, results
 from rag_memtok.evaluation.baselines import ARMS, BESIDE, Material, all_decoded, overlap, split
 from rag_memtok.evaluation.cases import Case, alone, among, corpus, retrieved
-from rag_memtok.evaluation.evaluate import evaluate, spread, without_last
+from rag_memtok.evaluation.evaluate import encoder_in, evaluate, spread, without_last
 from rag_memtok.evaluation.predictions import Prompt, Replies, batches, kv_bytes, nats
 from rag_memtok.evaluation.questions import load_questions
-from rag_memtok.evaluation.study import Study
+from rag_memtok.evaluation.study import Study, possible
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import readable, vectors_of
 from rag_memtok.model import lm
@@ -634,3 +634,30 @@ def test_adapters_read_too(model_folder, tmp_path):
     )
     with pytest.raises(UsageError, match="memory\\+adapter needs --adapter DIR"):
         evaluate(path, settings, study, adapters={"text": adapters["text"]})
+
+
+def test_an_encoders_vectors_are_read_without_a_memory_being_written(tmp_path, model_folder):
+    settings = dials(model__id=str(model_folder))
+    reader = reading_vectors(lm.load(settings.model), tmp_path / "reader")
+    encoded = [name for name, arm in ARMS.items() if arm.needs == "encoded"]
+    names = ("text+adapter", "none+adapter", "cut+adapter", "telling+adapter", *encoded)
+    study = Study(readers=names, tokens_per_vector=(2, 4), k=(3,), timed=0)
+    path = filed(tmp_path, ROWS)
+    found = evaluate(path, settings, study, adapters={"text": reader})
+    assert found.writings == ()
+    cells = {(one.reader, one.tokens_per_vector, one.setting): one for one in found.cells}
+    for window in (2, 4):
+        own, text = cells["encoded+adapter", window, "alone"], cells["text+adapter", 0, "alone"]
+        assert own.context == tuple(-(-size // window) for size in text.context)
+        assert cells["cut+adapter", window, "apart"].context == (
+            cells["encoded+adapter", window, "apart"].context
+        )
+    assert {"encoded wrong+adapter", "encoded random+adapter"} <= {key[0] for key in cells}
+    # what is not asked for is no control, and needs what is there
+    assert "encoded+adapter" in possible(
+        (), {"text": reader}, encoder_in(reader, lm.load(settings.model))
+    )
+    assert not {*encoded, "cut+adapter"} & {*possible((), {"text": reader}, None)}
+    plain = trained(lm.load(settings.model), tmp_path / "plain", kind="text")
+    with pytest.raises(UsageError, match="the adapter for texts has none"):
+        evaluate(path, settings, study, adapters={"text": plain})

@@ -26,11 +26,15 @@ def golden(request, tmp_path):
     return Path(shutil.copytree(STORES / request.param, tmp_path / request.param))
 
 
+def reader_of(golden):
+    """The reader that a store's readable vectors are for."""
+    return str(golden / "reader") if (golden / "reader").exists() else "auto"
+
+
 def dials(golden):
-    return updated(
-        Config(),
-        {"store": str(golden / "store"), "model.id": str(golden / "model"), "model.threads": 1},
-    )
+    named = {"store": golden / "store", "model.id": golden / "model"}
+    named = {name: str(path) for name, path in named.items()}
+    return updated(Config(), named | {"ask.adapter": reader_of(golden), "model.threads": 1})
 
 
 def test_every_format_has_a_golden_store():
@@ -43,7 +47,8 @@ def test_a_format_is_a_draft_until_its_version_is_released():
     assert "unreleased" in first or not DRAFT
 
 
-def test_a_golden_store_is_only_read_by_what_reads(golden, tmp_path, command_line):
+def test_a_golden_store_is_only_read_by_what_reads(golden, tmp_path, command_line, monkeypatch):
+    monkeypatch.setenv("RAG_MEMTOK_ASK_ADAPTER", reader_of(golden))
     database = golden / "store" / "store.db"
     before = database.read_bytes()
     where = ("--store", golden / "store")
@@ -85,20 +90,20 @@ def test_what_format_2_has_more_is_in_its_golden_store(tmp_path):
         places = store.document_chunks(documents["harbour.md"].root, "harbour.md")
         assert {one.headings for one in places} == {"Harbour > The lamp"}
         made = {one.chunk_id: store.record(one.chunk_id).readable for one in places}
-        assert {(one.encoder, one.window, one.shape) for one in made.values()} == {
-            ("ab" * 32, 16, (2, 4))
-        }
-        assert {one.packed for one in made.values()} == {bytes(range(16))}
-        assert store.summary().readable == len(made) == 3
+        encoder = store.manifest["encoder_sha256"]
+        assert {(one.encoder, one.window) for one in made.values()} == {(encoder, 4)}
+        assert {one.shape[1] for one in made.values()} == {128}
+        assert store.summary().readable == len(store.chunk_ids()) == 5
         assert documents["harbour.md"].size == 117 and documents["harbour.md"].modified > 0
-        assert set(store.lacking_readables("ab" * 32, 16)) == {*store.chunk_ids()} - {*made}
-        assert store.lacking_readables("ab" * 32, 8) == store.chunk_ids()
+        assert store.lacking_readables(encoder, 4) == ()
+        assert store.lacking_readables(encoder, 8) == store.chunk_ids()
 
 
 def test_a_golden_store_verifies(golden):
     audit = api.verify(dials(golden))
     assert (audit.exit_code, audit.findings, audit.checked) == (0, (), audit.chunks)
     assert audit.documents_proven == audit.documents == 3
+    assert audit.readable == ({} if golden.name == "format-1" else {"same": audit.chunks})
 
 
 def test_a_golden_store_gives_its_documents_back(golden, tmp_path):
@@ -109,10 +114,14 @@ def test_a_golden_store_gives_its_documents_back(golden, tmp_path):
 
 
 def test_a_golden_store_finds_its_words(golden):
-    found = api.ask(
+    found = api.search("Who wrote to the pilots?", dials(golden))
+    assert found[0].source.path == "harbour.md"
+    # the toy answers anything
+    answered = api.ask(
         "Who wrote to the pilots?", updated(dials(golden), {"ask.max_new_tokens": 2}), trusted=True
     )
-    assert found.sources[0].path == "harbour.md"
+    reader = "decode" if golden.name == "format-1" else "decode + adapter"
+    assert answered.reader == reader and answered.context_positions
 
 
 def test_an_encoders_vectors_are_counted(golden, command_line):
@@ -131,6 +140,7 @@ def test_an_encoders_vectors_are_counted(golden, command_line):
         assert "readable" not in told + show and status["readable"] == 0
         assert "readable" not in json.loads(found)["bytes"]
     else:
-        assert re.search("^readable +3 chunks with vectors of an encoder", told, re.MULTILINE)
-        assert status["readable"] == 3 and json.loads(found)["bytes"]["readable"] == 16
-        assert "16 bytes of an encoder's vectors" in show
+        assert re.search("^readable +5 chunks with vectors of an encoder", told, re.MULTILINE)
+        assert status["readable"] == 5
+        size = json.loads(found)["bytes"]["readable"]
+        assert size % 256 == 0 and f"{size} bytes of an encoder's vectors" in show

@@ -11,8 +11,9 @@ reads both. Several questions about a chunk share its vectors and the pass that 
 import argparse
 import hashlib
 import json
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -133,8 +134,11 @@ class Training:
         wide = hash01(str(number), "window ") < (0.5 if done < FIRST / 2 else 0.67)
         return task_of(self.lm, self.words, lesson, 4 if wide else 2, recite=True)
 
-    def take(self) -> tuple[float, float, float]:
-        """One step; the mean losses of answered and of recited tokens, the share of these right."""
+    def take(self) -> tuple[float, ...]:
+        """One step; the mean losses of answered and of recited tokens, the share of these right.
+
+        The last two are NaN where nothing was recited.
+        """
         done = self.step / self.steps
         rate = self.lr * min(1.0, (self.step + 1) / WARM_UP)
         for group in self.optimiser.param_groups:
@@ -167,17 +171,17 @@ class Training:
         self.step += 1
         self.chunks += sum(len(one.texts) for one in tasks)
         self.asked += count
-        return sums[0] / answered, sums[1] / max(recited, 1), sums[2] / max(recited, 1)
+        return sums[0] / answered, *(one / recited if recited else math.nan for one in sums[1:])
 
     def finish(self, dev: Sequence[tuple[list[int], str, list[str]]], every: int) -> None:
         """Takes all steps; writes what is measured on `dev` to OUT/curve.jsonl."""
-        recent: list[tuple[float, float, float]] = []
+        recent: list[tuple[float, ...]] = []
         while self.step < self.steps:
             began = time.monotonic()
             recent = [*recent[-39:], self.take()]
             self.seconds += time.monotonic() - began
             if self.step % 20 == 0:
-                own, said, right = (sum(some) / len(some) for some in zip(*recent, strict=True))
+                own, said, right = map(mean_known, zip(*recent, strict=True))
                 left = self.seconds / self.step * (self.steps - self.step) / 60
                 say(
                     f"step {self.step}/{self.steps}, answers {own:.3f}, recited {said:.3f} "
@@ -231,6 +235,12 @@ class Training:
             moments = {m: tensors[f"{m} {name}"] for m in ("exp_avg", "exp_avg_sq")}
             self.optimiser.state[one] = {"step": torch.tensor(float(self.step)), **moments}
         print(f"from step {self.step}")
+
+
+def mean_known(values: Iterable[float]) -> float:
+    """The mean of those that are no NaN."""
+    known = [one for one in values if not math.isnan(one)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def measured(

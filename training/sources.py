@@ -90,3 +90,8 @@ def estimated_megabytes(path: Path) -> float:
 def questions(data: Path, source: str, split: str) -> list[dict]:
     """Rows of a question set in one split."""
     return [row for row in read(data / "qa" / f"{source}.jsonl.xz") if row["split"] == split]
+
+
+def choosing(context: str) -> bool:
+    """Whether questions about `context` may be chosen by; the other half is for the table alone."""
+    return hash01(context, "half ") < 0.5

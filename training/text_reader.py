@@ -44,7 +44,7 @@ from training.lessons import (
     neighbours,
 )
 from training.notes import Writer
-from training.sources import hash01, questions, read
+from training.sources import choosing, hash01, questions, read
 
 QUESTIONS = 24  # of a step, at least
 ROOM = 1400  # tokens of a row, at most: questions that do not fit are left out
@@ -287,11 +287,6 @@ class Training:
         write_whole(file, json.dumps(before | used).encode())
         write_whole(self.out / "checkpoint.safetensors", self.state.packed(self.run))
         self.saved = time.monotonic()
-
-
-def choosing(context: str) -> bool:
-    """Whether questions about `context` may be chosen by; the other half is for the table alone."""
-    return hash01(context, "half ") < 0.5
 
 
 def watched(lm: LM, data: Path) -> list[tuple[list[int], str, list[str]]]:

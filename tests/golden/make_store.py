@@ -14,15 +14,15 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 import toy  # noqa: E402
+from random_adapter import reading_vectors  # noqa: E402
 
 from rag_memtok.config import Config  # noqa: E402
-from rag_memtok.datatypes import ReadableVectors  # noqa: E402
+from rag_memtok.model.lm import load  # noqa: E402
 from rag_memtok.pipeline import api  # noqa: E402
 from rag_memtok.settings import updated  # noqa: E402
 from rag_memtok.store.formats import DRAFT, FORMAT  # noqa: E402
 from rag_memtok.store.store import open_store  # noqa: E402
 
-READABLE = ReadableVectors("ab" * 32, 16, "float16", bytes(range(16)), (2, 4))
 HEADINGS = "Harbour > The lamp"
 DOCUMENTS = {
     "harbour.md": "# Harbour\r\n\r\nThe lamp of the harbour was repaired on 14 March; "
@@ -35,7 +35,7 @@ DOCUMENTS = {
 
 
 def main() -> None:
-    """Writes model, documents and store into tests/golden/stores/format-N.
+    """Writes model, reader with its encoder, documents and store into tests/golden/stores/format-N.
 
     It goes by way of a folder whose name says nothing of this machine.
     """
@@ -54,13 +54,14 @@ def main() -> None:
         "model.id": str(made / "model"),
         "model.threads": 1,
         "documents.chunk_tokens": 32,
+        "ask.adapter": str(made / "reader"),
+        "memorize.tokens_per_vector": 4,
+        "memorize.readable": 4,
+        "memorize.seconds_per_chunk": 0,
     }
-    done = api.ingest(
-        [made / "docs"],
-        updated(
-            Config(), dials | {"memorize.tokens_per_vector": 4, "memorize.seconds_per_chunk": 0}
-        ),
-    )
+    config = updated(Config(), dials)
+    reading_vectors(load(config.model), made / "reader")
+    done = api.ingest([made / "docs"], config)
     furnish(made / "store")
     for name in (".gitignore", "index.faiss", "lock"):
         (made / "store" / name).unlink()
@@ -69,13 +70,12 @@ def main() -> None:
 
 
 def furnish(folder: Path) -> None:
-    """Gives a document headings, and its chunks vectors of an encoder."""
+    """Gives a document headings."""
     with open_store(folder, write=True) as store:
         (document,) = (one for one in store.documents() if one.path == "harbour.md")
         places = store.document_chunks(document.root, document.path)
         headed = [replace(one, headings=HEADINGS) for one in places]
         store.replace_file(document.root, document.file, [document], headed)
-        store.put_readables({one.chunk_id: READABLE for one in places})
 
 
 if __name__ == "__main__":
