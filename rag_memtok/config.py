@@ -128,16 +128,15 @@ class Retrieve:
     """How chunks are found.
 
     `embedder` is "mini", "minilm" or a sentence-transformers id or folder, `dense_weight` its share
-    of the fused rank.
+    of the fused score.
 
     An empty `embedder` is the store's, or "mini"; `dense_weight` -1 is what the embedder recorded
-    as its best, or 0.3.
+    as its best, or 0.5.
     """
 
     embedder: str = ""
     k: int = 3
     dense_weight: float = -1.0
-    rank_constant: int = 60
 
     def __post_init__(self) -> None:
         within(self, "retrieve.k", 1, 1000)
@@ -148,7 +147,6 @@ class Retrieve:
             weight,
             "0 to 1, or -1 (the embedder's own)",
         )
-        within(self, "retrieve.rank_constant", 1, 10_000)
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,14 +202,14 @@ def test_show_of_a_text_only_chunk_is_its_text(run, tmp_path):
 
 def test_config_says_where_each_value_comes_from(run, tmp_path, monkeypatch):
     (tmp_path / "rag-memtok.toml").write_text(
-        "[retrieve]\nk = 9\nrank_constant = 50\n[documents]\nexclude = ['x']\n"
+        "[retrieve]\nk = 9\ndense_weight = 0.25\n[documents]\nexclude = ['x']\n"
     )
     monkeypatch.setenv("RAG_MEMTOK_RETRIEVE_K", "7")
     monkeypatch.setenv("RAG_MEMTOK_MODEL_THREADS", "2")
     found = json.loads(run("config", "--json", "--threads", "1")[1])
     assert set(found) == set(dials_of())
     told = {dial: (one["value"], one["from"]) for dial, one in found.items()}
-    assert told["retrieve.k"] == (7, "variable") and told["retrieve.rank_constant"] == (50, "file")
+    assert told["retrieve.k"] == (7, "variable") and told["retrieve.dense_weight"] == (0.25, "file")
     assert told["model.threads"] == (1, "flag") and told["documents.exclude"] == (["x"], "file")
     assert told["documents.chunk_tokens"] == (24, "store") and told["memorize.codec"] == (
         "float16",

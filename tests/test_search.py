@@ -107,7 +107,7 @@ def test_the_digest_is_of_what_makes_the_keys(tmp_path, embedder):
     same = load_embedder(str(write_embedder(tmp_path / "same", {"threshold": 0.1})))
     other = load_embedder(str(write_embedder(tmp_path / "other", weights=VECTORS * 1.5)))
     assert same.digest == embedder.digest != other.digest
-    assert (same.threshold, same.dense_weight) == (0.1, 0.3) and (
+    assert (same.threshold, same.dense_weight) == (0.1, 0.5) and (
         embedder.threshold,
         embedder.dense_weight,
     ) == (0.6, 0.4)
@@ -249,14 +249,12 @@ def test_content_words(question, words):
 
 
 def test_fused_order_by_hand():
-    # weight/(60+rank): 1: .3/61 + .7/63 = .016029; 2: .3/62 = .004839; 3: .7/61 = .011475; 4: .3/63
-    # + .7/62 = .016052
-    scores = fuse([1, 2, 4], [3, 4, 1], 0.3, 60)
-    assert list(scores) == [4, 1, 3, 2]
-    assert list(scores.values()) == pytest.approx(
-        [0.016052, 0.016029, 0.011475, 0.004839], abs=1e-6
-    )
-    assert list(fuse([1, 2], [2, 1], 0.5, 60)) == [1, 2]
+    # 1: .3 * .8 + .7 * 2/4 = .59; 2: .3 * .5 = .15; 3: .7 * 4/4 = .7; 4: .7 * 3/4 = .525
+    scores = fuse({1: 0.8, 2: 0.5, 4: -0.2}, {3: 4.0, 4: 3.0, 1: 2.0}, 0.3)
+    assert list(scores) == [3, 1, 4, 2]
+    assert list(scores.values()) == pytest.approx([0.7, 0.59, 0.525, 0.15])
+    assert list(fuse({1: 0.5, 2: 0.5}, {}, 0.5)) == [1, 2]
+    assert list(fuse({}, {7: 0.0}, 0.5)) == [7]
 
 
 def test_hits_have_places_scores_and_cosines(folder, embedder):

@@ -90,7 +90,7 @@ def test_format_1_is_read_without_a_changed_byte(old):
         assert [one.path for one in store.documents()] == list(TEXTS)
         assert {one.headings for one in store.occurrences(IDS)[IDS[1]]} == {""}
         assert store.record(IDS[0]).readable is None and store.text(IDS[0]) == "apple one "
-        assert store.search_words(["apple"], 9) and store.search_names(["txt"], 9) == ()
+        assert store.search_words(["apple"], 9) and store.search_names(["txt"], 9) == {}
         assert store.lacking_readables("0" * 64, 16) == store.chunk_ids()
         assert store.summary().chunks == 3 and store.summary().readable == 0
     with open_store(old, write=True) as store:  # a writer that has nothing to write
@@ -142,7 +142,8 @@ DAMAGE = [
 def test_damage_stays_damage_and_is_mended_as_ever(old, damage):
     sql(old, "PRAGMA foreign_keys = OFF", damage)
     with open_store(old, write=False) as store:
-        before = {(one.table, one.row) for one in store.check()}
+        # the word index is made anew
+        before = {(one.table, one.row) for one in store.check() if one.table != "words"}
     write(old)
     with open_store(old, write=True) as store:
         after = {(one.table, one.row) for one in store.check()}

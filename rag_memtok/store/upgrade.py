@@ -37,7 +37,7 @@ from rag_memtok.store.schema import (
     select,
     transaction,
 )
-from rag_memtok.store.words import fill
+from rag_memtok.store.words import fill, reset
 
 log = getLogger(__name__)
 
@@ -139,6 +139,7 @@ def rebuild(db: sqlite3.Connection, store_id: str) -> None:
         refill(db, store_id, table, rows)
     db.execute("DELETE FROM sqlite_sequence")  # numbers that were ever used stay used
     db.executemany("INSERT INTO sqlite_sequence (seq, name) VALUES (?, CAST(? AS TEXT))", used)
+    reset(db, "words")
     fill(db, "names")
     for row in (("format", str(FORMAT)), ("state", next_state(state))):
         insert(db, store_id, "manifest", row)

@@ -1,14 +1,17 @@
 """Two word indexes (FTS5): `words` of the chunks' texts, `names` of their files and headings.
 
-Both are caches of the other tables, by the chunks' numbers, and can be made anew from them.
+Both are caches of the other tables, by the chunks' numbers, and can be made anew from them. They
+hold terms (terms.py); that of format 1 the texts themselves.
 """
 
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from itertools import chain
 
-from rag_memtok.store.formats import NOW
+from rag_memtok.store.formats import NOW, OF_TERMS
 from rag_memtok.store.schema import format_in
+from rag_memtok.store.terms import asked_terms
 
 # What each has of every chunk; NULL: nothing. A place is a line: its file, and the headings above
 # it. A name need not be UTF-8.
@@ -26,10 +29,21 @@ def indexes(db: sqlite3.Connection) -> tuple[str, ...]:
     return tuple(table for table in SOURCES if table in format_in(db).ddl)
 
 
+def of_terms(db: sqlite3.Connection, table: str) -> bool:
+    """Whether an index holds terms, not texts."""
+    return OF_TERMS in format_in(db).ddl[table]
+
+
+def source(db: sqlite3.Connection, table: str) -> str:
+    """The query for what an index has to have of every chunk."""
+    shown = "terms(CAST(text AS BLOB))" if of_terms(db, table) else "text"
+    return f"SELECT number, {shown} AS text FROM ({SOURCES[table]})"
+
+
 def fill(db: sqlite3.Connection, table: str, where: str = "TRUE", *values: int) -> None:
     """Puts into an index what it has to have of the chunks `where`."""
-    source = f"SELECT number, text FROM ({SOURCES[table]} WHERE {where}) WHERE text IS NOT NULL"
-    db.execute(f"INSERT INTO {table} (rowid, text) {source}", values)
+    query = f"SELECT * FROM ({source(db, table)} WHERE {where}) WHERE text IS NOT NULL"
+    db.execute(f"INSERT INTO {table} (rowid, text) {query}", values)
 
 
 def reset(db: sqlite3.Connection, table: str) -> None:
@@ -62,27 +76,31 @@ def forget(db: sqlite3.Connection, table: str) -> None:
 
 def stale(db: sqlite3.Connection, table: str) -> list[int]:
     """The numbers of the chunks of which an index has something else. Cost: reads all of both."""
-    query = f"""SELECT source.number FROM ({SOURCES[table]}) AS source
+    query = f"""SELECT source.number FROM ({source(db, table)}) AS source
         LEFT JOIN {table} ON {table}.rowid = source.number WHERE source.text IS NOT {table}.text"""
     return [number for (number,) in db.execute(query)]
 
 
 def matching(
-    db: sqlite3.Connection, table: str, terms: Sequence[str], limit: int
-) -> tuple[int, ...]:
-    """The numbers of the chunks with any of `terms` in an index, best (BM25) first.
+    db: sqlite3.Connection, table: str, words: Sequence[str], limit: int
+) -> dict[int, float]:
+    """The numbers of the chunks with any of `words` in an index, the best first, with their BM25.
 
-    Only chunks that have a place.
+    The more, the better. Only chunks that have a place.
     """
-    quoted = " OR ".join(
-        f'"{term}"'
-        for raw in dict.fromkeys(terms)
-        if (term := raw.replace(chr(0), "").replace('"', '""'))
-    )
-    if not quoted or table not in indexes(db):
-        return ()
+    if table not in indexes(db):
+        return {}
+    found = chain.from_iterable(map(asked_terms, words)) if of_terms(db, table) else words
+    terms = " OR ".join(map(quoted, dict.fromkeys(term for term in found if term.strip("*\0"))))
     query = (
-        f"SELECT rowid FROM {table} WHERE {table} MATCH ? AND rowid IN "
-        f"(SELECT chunk FROM occurrences) ORDER BY bm25({table}), rowid LIMIT ?"
+        f"SELECT rowid, -bm25({table}) AS score FROM {table} WHERE {table} MATCH ? AND rowid IN "
+        "(SELECT chunk FROM occurrences) ORDER BY score DESC, rowid LIMIT ?"
     )
-    return tuple(number for (number,) in db.execute(query, (quoted, limit)))
+    return dict(db.execute(query, (terms, limit))) if terms else {}
+
+
+def quoted(term: str) -> str:
+    """A term as FTS5 takes it; "*" at its end: any that begins so."""
+    word = term.removesuffix("*")
+    doubled = word.replace(chr(0), "").replace('"', '""')
+    return f'"{doubled}"' + "*" * (word != term)

@@ -1,0 +1,130 @@
+"""Text -> the headings above each place of it, by what marks a heading in that kind of text.
+
+A new kind is one function and one row of `KINDS`. The first row of a table, which says what its
+columns are, is a heading of the rows below it.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from rag_memtok.documents.split import MARKDOWN
+
+BETWEEN = " > "
+LONGEST = 1000  # characters of a heading
+COLUMNS = 100  # the level of a table's first row: under every heading
+
+
+class Mark(NamedTuple):
+    """A heading: where it begins, how deep it is, what it says; "" ends those of its level."""
+
+    start: int
+    level: int
+    title: str
+
+
+def headings_above(file: str, text: str, starts: Sequence[int]) -> list[str]:
+    """The headings above each of `starts`, which ascend, joined with " > ".
+
+    One that a place begins with is among them. Cost: linear.
+    """
+    marks, above, found = deque(marks_of(file, text)), list[Mark](), list[str]()
+    for start in starts:
+        first = re.compile(r"\s*").match(text, start)
+        begins = first.end() if first else start
+        while marks and marks[0].start <= begins:
+            mark = marks.popleft()
+            above = [one for one in above if one.level < mark.level]
+            above += [mark] if mark.title else []
+        found.append(BETWEEN.join(dict.fromkeys(one.title for one in above)))
+    return found
+
+
+def marks_of(file: str, text: str) -> Iterator[Mark]:
+    """The headings of a text in their order, by the file's name."""
+    kind = KINDS.get(PurePosixPath(file).suffix.lower())
+    for start, level, title in kind(text) if kind else ():
+        yield Mark(start, level, " ".join(title.split())[:LONGEST])
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Each line with where it begins."""
+    start = 0
+    for line in text.split("\n"):
+        yield start, line.rstrip("\r")
+        start += len(line) + 1
+
+
+def _markdown(text: str) -> Iterator[tuple[int, int, str]]:
+    """Headings with # or underlined, the title in the front matter, first rows of tables."""
+    fence, last, in_table = "", (0, ""), False
+    lines = _lines(text)
+    if text.startswith(("---\n", "---\r\n")) and re.search(r"^---\s*$", text[4:], re.MULTILINE):
+        next(lines)
+        for start, line in lines:
+            if line.rstrip() == "---":
+                break
+            if line.startswith("title:"):
+                yield start, 0, line.removeprefix("title:").strip(" \"'")
+    for start, line in lines:
+        mark = re.match(r" {0,3}(`{3,}|~{3,})", line)
+        if fence:
+            fence = "" if mark and mark[1].startswith(fence) else fence
+        elif mark:
+            fence = mark[1]
+        elif found := re.match(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?[ \t]*#*[ \t]*$", line):
+            yield start, len(found[1]), found[2] or ""
+        elif "|" in line and re.fullmatch(r"[ |:-]*-[ |:-]*", line) and "|" in last[1]:
+            yield last[0], COLUMNS, last[1].strip("| \t")
+            in_table = True
+        elif re.fullmatch(r" {0,3}(=+|-+)[ \t]*", line) and re.match(r" {0,3}[^-+*|<>\s]", last[1]):
+            yield last[0], 1 if "=" in line else 2, last[1]
+        elif in_table and "|" not in line:
+            yield start, COLUMNS, ""
+            in_table = False
+        last = start, "" if fence else line
+
+
+def _underlined(text: str) -> Iterator[tuple[int, int, str]]:
+    """Lines that a line of one sign stands under; which sign comes first is the upper level."""
+    levels: list[tuple[str, bool]] = []
+    before, last = (0, ""), (0, "")
+    for start, line in _lines(text):
+        title = last[1].strip()
+        rule = re.fullmatch(r"([=\-~^\"'`#*+.:_])\1{2,}", line.rstrip())
+        if rule and title and len(line.rstrip()) >= len(last[1].rstrip()) and title[0] != rule[1]:
+            over = before[1].strip() == line.strip()
+            levels += [] if (rule[1], over) in levels else [(rule[1], over)]
+            yield before[0] if over else last[0], levels.index((rule[1], over)) + 1, title
+            line = ""
+        before, last = last, (start, line)
+
+
+def _signs(pattern: str, text: str) -> Iterator[tuple[int, int, str]]:
+    """Lines that begin with as many signs as the heading is deep."""
+    for found in re.finditer(pattern, text, re.MULTILINE):
+        yield found.start(), len(found[1]), found[2]
+
+
+def _tex(text: str) -> Iterator[tuple[int, int, str]]:
+    """Parts, chapters and sections of a TeX text."""
+    order = ("part", "chapter", "section", "subsection", "subsubsection", "paragraph")
+    for found in re.finditer(rf"^[ \t]*\\({'|'.join(order)})\*?\{{([^{{}}]*)\}}", text, re.M):
+        yield found.start(), order.index(found[1]) + 1, found[2]
+
+
+def _columns(text: str) -> Iterator[tuple[int, int, str]]:
+    """The first row of a table that is all of a file."""
+    yield 0, COLUMNS, re.sub(r"[\t,;]+", " | ", text.partition("\n")[0].replace('"', ""))
+
+
+KINDS: dict[str, Callable[[str], Iterator[tuple[int, int, str]]]] = {
+    **dict.fromkeys(MARKDOWN, _markdown),
+    **dict.fromkeys([".rst", ".txt", ".text"], _underlined),
+    ".adoc": lambda text: _signs(r"^(={1,6}) +(.+)$", text),
+    ".org": lambda text: _signs(r"^(\*{1,8}) +(.+)$", text),
+    ".tex": _tex,
+    **dict.fromkeys([".csv", ".tsv"], _columns),
+}
