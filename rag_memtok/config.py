@@ -131,12 +131,13 @@ class Retrieve:
     of the fused score.
 
     An empty `embedder` is the store's, or "mini"; `dense_weight` -1 is what the embedder recorded
-    as its best, or 0.5.
+    as its best, or 0.5. `within` is the file or folder of the store that is searched ("": all).
     """
 
     embedder: str = ""
     k: int = 3
     dense_weight: float = -1.0
+    within: str = ""
 
     def __post_init__(self) -> None:
         within(self, "retrieve.k", 1, 1000)

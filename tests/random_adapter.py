@@ -61,12 +61,17 @@ def says(answer: str, lm: LM, folder: Path) -> Path:
     """Writes an adapter of texts with which `lm` says `answer` whatever it is asked."""
     student, words = lora.started(lm, 4, 0), frame(lm)
     said = [*lm.encode(words.lead + answer), words.end]
-    optimiser = torch.optim.AdamW(lora.weights(student).values(), lr=0.02, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(lora.weights(student).values(), lr=0.01, weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(120):
-        size = int(torch.randint(4, 60, (1,), generator=generator))
-        drawn = torch.randint(6, 390, (size,), generator=generator)
-        row = [*words.opening, *drawn.tolist(), *words.question, *words.closing, *said]
+    for _ in range(280):
+        row = [*words.opening]
+        for number in range(int(torch.randint(1, 4, (1,), generator=generator))):
+            size = int(torch.randint(4, 40, (1,), generator=generator))
+            drawn = torch.randint(6, 390, (size,), generator=generator)
+            row += [*(words.between if number else ()), *drawn.tolist()]
+        size = int(torch.randint(2, 20, (1,), generator=generator))
+        asked = torch.randint(6, 390, (size,), generator=generator)
+        row += [*words.question, *asked.tolist(), *words.closing, *said]
         hidden = student.hidden(student.embed(row[:-1])[None])[0, -len(said) :]
         loss = torch.nn.functional.cross_entropy(student.logits(hidden), torch.tensor(said))
         optimiser.zero_grad()

@@ -146,7 +146,11 @@ def test_an_export_of_the_first_format_comes_back(made, here, tmp_path):
     api.import_(rewritten(made[1], tmp_path / "older", older), here, trusted=True)
     chunks, documents, places = content_of(tmp_path / "store")
     before = content_of(api.store_folder(made[0]))
-    assert (chunks, places) == (before[0], before[2])
+    bare = {
+        chunk_id: tuple(replace(one, headings="") for one in found)
+        for chunk_id, found in before[2].items()
+    }
+    assert (chunks, places) == (before[0], bare)
     assert documents == tuple(replace(one, size=-1, modified=-1) for one in before[1])
     assert all(one.size > 0 and one.modified > 0 for one in before[1])
     proven(here)

@@ -15,7 +15,7 @@ from toy_embedder import VECTORS, write_embedder
 
 from rag_memtok.config import Retrieve
 from rag_memtok.datatypes import Occurrence, Record, StoredDocument, Verdict, sha256_of_text
-from rag_memtok.errors import InputRefused, ModelUnavailable, WrongModel
+from rag_memtok.errors import InputRefused, ModelUnavailable, UsageError, WrongModel
 from rag_memtok.retrieval import embedder as embedders
 from rag_memtok.retrieval.embedder import (
     INSTALL,
@@ -344,3 +344,47 @@ def test_without_the_package_it_is_said_how_to_get_minilm():
     with pytest.raises(ModelUnavailable, match="not installed") as caught:
         load_embedder("minilm")
     assert INSTALL in caught.value.remedy
+
+
+# --- within a folder or a file, and near-duplicates
+
+
+def test_what_is_searched_can_be_a_folder_a_file_or_a_name(tmp_path, embedder):
+    create(tmp_path / "store", {})
+    texts = {"a/x.txt": "onion soup", "a/y.txt": "battery soup", "b/x.txt": "lamp soup"}
+    for name, text in texts.items():
+        fill(tmp_path / "store", embedder, [text], name=name)
+    fill(tmp_path / "store", embedder, ["onion soup"], name="b/z.txt")
+
+    def files(within):
+        hits = found(tmp_path / "store", embedder, "onion soup", Retrieve(within=within))
+        return {place.path for hit in hits for place in hit.occurrences}
+
+    assert files("/r/a") == files("a") == {"a/x.txt", "a/y.txt"}
+    assert files("/r/b/x.txt") == files("b/x.txt") == {"b/x.txt"}
+    assert files("/r") == files("") == {*texts, "b/z.txt"}
+    with pytest.raises(UsageError, match="nothing of"):
+        files("/r/c")
+    with pytest.raises(UsageError, match="nothing of"):
+        files("a/x")
+
+
+def test_a_hit_that_says_no_more_than_a_better_one_is_folded_into_it(tmp_path, embedder):
+    create(tmp_path / "store", {})
+    texts = [
+        "The onion soup costs 5 euros.",
+        "the  ONION soup costs 5 euros",
+        "onion soup costs 5",
+        "The onion soup costs 6 euros.",
+    ]
+    fill(tmp_path / "store", embedder, texts)
+    with open_store(tmp_path / "store", write=False) as store:
+        hits = search(store, open_index(store), embedder, "the onion soup costs", Retrieve(k=9))
+        told = [store.text(hit.chunk_id) for hit in hits]
+    assert texts[3] in told and len(set(told) & set(texts[:2])) == 1
+
+
+def test_without_kept_text_nothing_is_folded(tmp_path, embedder):
+    create(tmp_path / "store", {})
+    fill(tmp_path / "store", embedder, ["onion soup", "Onion soup"], keep_text=False)
+    assert len(found(tmp_path / "store", embedder, "onion soup")) == 2

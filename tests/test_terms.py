@@ -147,6 +147,9 @@ def test_headings_of_markdown():
         ("a.org", "* Book\n** Lamp\nHERE", "Book > Lamp"),
         ("a.csv", 'tool,"price"\nsaw,5\nHERE,6', "tool | price"),
         ("a.xlsx", "## Tools\n\n| Tool | Price |\n|---|---|\n| HERE | 5 |", "Tools > Tool | Price"),
+        ("a.html", "HX-220\n\nA probe.\n\nHERE", "HX-220"),
+        ("a.eml", "Subject: Rent\nFrom: a@example.org\n\nHERE", "Rent"),
+        ("a.html", "a sentence " * 20 + "\n\nHERE", ""),
         ("a.py", "# no heading\nHERE", ""),
     ],
 )

@@ -31,6 +31,7 @@ def ask(
     threads: options.Threads = None,
     embedder: options.Embedder = None,
     k: options.K = None,
+    within: options.Within = None,
     read: options.Read = None,
     passages: options.Passages = None,
     adapter: options.Adapter = None,
@@ -45,7 +46,7 @@ def ask(
     dials = here(
         store=store, collection=collection, model__id=model, model__dtype=dtype,
         model__device=device, model__threads=threads, retrieve__embedder=embedder, retrieve__k=k,
-        ask__read=read, ask__passages=passages, ask__adapter=adapter,
+        retrieve__within=within, ask__read=read, ask__passages=passages, ask__adapter=adapter,
         ask__max_new_tokens=max_new_tokens,
     )  # fmt: skip
     words = one_question(question)
@@ -122,12 +123,16 @@ def search(
     collection: options.Collection = None,
     embedder: options.Embedder = None,
     k: options.K = None,
+    within: options.Within = None,
     json: options.Json = False,
 ) -> None:
     """Find passages: the ones that ask would read, best first. Loads no language model."""
     from rag_memtok.pipeline import api
 
-    dials = here(store=store, collection=collection, retrieve__embedder=embedder, retrieve__k=k)
+    dials = here(
+        store=store, collection=collection, retrieve__embedder=embedder, retrieve__k=k,
+        retrieve__within=within,
+    )  # fmt: skip
     hits = api.search(" ".join(question), dials)
     console.put_json({"found": [asdict(one) for one in hits]}) if json else views.put_found(hits)
 
@@ -141,6 +146,7 @@ def chat(
     threads: options.Threads = None,
     embedder: options.Embedder = None,
     k: options.K = None,
+    within: options.Within = None,
     read: options.Read = None,
     passages: options.Passages = None,
     adapter: options.Adapter = None,
@@ -161,7 +167,7 @@ def chat(
     dials = here(
         store=store, collection=collection, model__id=model, model__dtype=dtype,
         model__device=device, model__threads=threads, retrieve__embedder=embedder, retrieve__k=k,
-        ask__read=read, ask__passages=passages, ask__adapter=adapter,
+        retrieve__within=within, ask__read=read, ask__passages=passages, ask__adapter=adapter,
         ask__max_new_tokens=max_new_tokens,
     )  # fmt: skip
     with api.session(dials, console.say, trust_store) as session:

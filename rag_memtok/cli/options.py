@@ -77,6 +77,10 @@ Prune = Annotated[
 K = Annotated[
     int | None, typer.Option("-k", "--k", help="How many memories to use.", show_default="3")
 ]
+Within = Annotated[
+    str | None,
+    typer.Option("--in", help="A folder or file: search only what is stored of it."),
+]
 Read = Annotated[
     str | None, typer.Option("--read", help="memory, decode, text or auto.", show_default="auto")
 ]

@@ -14,6 +14,7 @@ from rag_memtok.documents.split import MARKDOWN
 
 BETWEEN = " > "
 LONGEST = 1000  # characters of a heading
+TITLE = 120  # characters of a first line that is a title
 COLUMNS = 100  # the level of a table's first row: under every heading
 
 
@@ -120,11 +121,19 @@ def _columns(text: str) -> Iterator[tuple[int, int, str]]:
     yield 0, COLUMNS, re.sub(r"[\t,;]+", " | ", text.partition("\n")[0].replace('"', ""))
 
 
+def _title(text: str) -> Iterator[tuple[int, int, str]]:
+    """What a page or a mail begins with: its title, its subject."""
+    first = text.strip().partition("\n")[0]
+    if len(first) <= TITLE:
+        yield 0, 1, first.removeprefix("Subject: ")
+
+
 KINDS: dict[str, Callable[[str], Iterator[tuple[int, int, str]]]] = {
     **dict.fromkeys(MARKDOWN, _markdown),
     **dict.fromkeys([".rst", ".txt", ".text"], _underlined),
     ".adoc": lambda text: _signs(r"^(={1,6}) +(.+)$", text),
     ".org": lambda text: _signs(r"^(\*{1,8}) +(.+)$", text),
     ".tex": _tex,
+    **dict.fromkeys([".html", ".htm", ".xhtml", ".eml"], _title),
     **dict.fromkeys([".csv", ".tsv"], _columns),
 }

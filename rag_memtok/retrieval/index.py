@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -25,10 +26,12 @@ class Index:
 
     keys: faiss.IndexIDMap2
 
-    def nearest(self, key: Float[np.ndarray, " e"], count: int) -> tuple[tuple[int, float], ...]:
-        """The numbers and cosines of the `count` nearest chunks, best first.
+    def nearest(
+        self, key: Float[np.ndarray, " e"], count: int, among: Collection[int] | None = None
+    ) -> tuple[tuple[int, float], ...]:
+        """The numbers and cosines of the `count` nearest chunks, of all or `among` some.
 
-        They are fewer where there are fewer chunks.
+        The best is first; they are fewer where there are fewer chunks.
 
         Raises:
             WrongModel: the store's keys are of another width.
@@ -40,8 +43,12 @@ class Index:
                 f"the store's keys have width {self.keys.d}, the embedder's {len(key)}",
                 remedy="name the store's --embedder",
             )
+        some = None
+        if among is not None:
+            chosen = faiss.IDSelectorBatch(np.fromiter(among, dtype=np.int64))
+            some = faiss.SearchParameters(sel=chosen)  # type: ignore[call-arg]
         cosines, numbers = self.keys.search(
-            np.ascontiguousarray(key[None], dtype=np.float32), count
+            np.ascontiguousarray(key[None], dtype=np.float32), count, params=some
         )
         return tuple(
             (int(number), float(cosine))

@@ -5,7 +5,7 @@ and of the names of files and headings. Cosines and BM25, relative to the best, 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from logging import getLogger
 
@@ -14,8 +14,9 @@ from rag_memtok.datatypes import Hit
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import Index
+from rag_memtok.retrieval.within import documents_within
 from rag_memtok.store.store import Store
-from rag_memtok.store.terms import STOP_WORDS, asked_words
+from rag_memtok.store.terms import STOP_WORDS, asked_words, terms_of
 
 DEPTH = 50  # hits of each kind that are fused, at least
 WORDED = 500  # chunks of which words and names are weighed
@@ -43,42 +44,78 @@ def search(
 
     Nothing is relevant if no content word of the question is in any kept text or name, and no
     cosine reaches the embedder's threshold. A chunk that no document has is never found.
+
+    Raises:
+        UsageError: the store has nothing of `settings.within`.
     """
     depth = max(DEPTH, 10 * settings.k)
-    dense = index.nearest(embedder.encode([question], query=True)[0], depth)
-    words = search_words(store, asked_words(question), depth)
+    papers = documents_within(store, settings.within) if settings.within else None
+    among = None
+    if papers is not None:
+        among = store.numbers_of([(one.root, one.file) for one in papers])
+    dense = index.nearest(embedder.encode([question], query=True)[0], depth, among)
+    words = search_words(store, asked_words(question), depth, among)
     if not words and (not dense or dense[0][1] < embedder.threshold):
         return ()
     weight = settings.dense_weight if settings.dense_weight >= 0 else embedder.dense_weight
     cosines = dict(dense)
-    scores = fuse(cosines, words, weight)
-    return tuple(islice(hits_of(store, scores, cosines), settings.k))
+    places = None if papers is None else {(one.root, one.path) for one in papers}
+    hits = hits_of(store, fuse(cosines, words, weight), cosines, places)
+    return tuple(islice(folded(store, hits), settings.k))
 
 
 def hits_of(
-    store: Store, scores: Mapping[int, float], cosines: Mapping[int, float]
+    store: Store,
+    scores: Mapping[int, float],
+    cosines: Mapping[int, float],
+    places: Collection[tuple[str, str]] | None,
 ) -> Iterator[Hit]:
-    """The chunks of these numbers that have a place, in this order."""
+    """The chunks of these numbers that have a place, of all or those `places`, in this order."""
     for number, score in scores.items():
         for chunk_id in store.ids_of([number]).values():
-            if places := store.occurrences([chunk_id])[chunk_id]:
-                yield Hit(chunk_id, score, cosines.get(number), places)
+            found = tuple(
+                one
+                for one in store.occurrences([chunk_id])[chunk_id]
+                if places is None or (one.root, one.path) in places
+            )
+            if found:
+                yield Hit(chunk_id, score, cosines.get(number), found)
 
 
-def search_words(store: Store, words: Sequence[str], count: int) -> dict[int, float]:
+def folded(store: Store, hits: Iterable[Hit]) -> Iterator[Hit]:
+    """The hits but those that say, word for word, no more than a better one.
+
+    What differs in one word or number stays: that word may be the answer.
+    """
+    told = list[str]()
+    for hit in hits:
+        try:
+            said = f" {terms_of(store.text(hit.chunk_id) or '')} "
+        except StoreDamaged:
+            said = ""
+        if not said.strip() or not any(said in other for other in told):
+            told.append(said)
+            yield hit
+
+
+def search_words(
+    store: Store, words: Sequence[str], count: int, among: Collection[int] | None = None
+) -> dict[int, float]:
     """The store's word hits, best first: BM25 in the texts, and a share of that in the names.
 
     A name is of many chunks, and says less of each. None, with a warning, where a word index is
     damaged: it is but a cache, and the keys still answer.
     """
     try:
-        scores = store.search_words(words, WORDED)
-        for number, score in store.search_names(words, WORDED).items():
+        limit = WORDED if among is None else -1  # SQLite's for all
+        scores = store.search_words(words, limit)
+        for number, score in store.search_names(words, limit).items():
             scores[number] = scores.get(number, 0.0) + NAME_SHARE * score
     except StoreDamaged as error:
         log.warning("searching by keys alone: %s", error)
         return {}
-    return dict(sorted(scores.items(), key=lambda item: -item[1])[:count])
+    some = [one for one in scores.items() if among is None or one[0] in among]
+    return dict(sorted(some, key=lambda item: -item[1])[:count])
 
 
 def fuse(

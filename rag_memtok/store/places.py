@@ -6,6 +6,7 @@ from rag_memtok.datatypes import Occurrence, StoredDocument
 from rag_memtok.store.database import Database
 from rag_memtok.store.formats import COLUMNS
 from rag_memtok.store.removal import Files, drop_file
+from rag_memtok.store.schema import name_bytes
 from rag_memtok.store.words import forget, refresh_names
 
 
@@ -51,3 +52,16 @@ def insert_document(
         place = (one.start, one.end, one.locator, one.headings)
         db.insert("occurrences", (number, one.ordinal, chunk, *place))
     return chunks
+
+
+def chunks_of_files(db: Database, files: Files) -> set[int]:
+    """The numbers of the chunks that stand in these files."""
+    query = (
+        "SELECT chunk FROM occurrences JOIN documents ON document = number "
+        "WHERE root = ? AND file = ?"
+    )
+    return {
+        chunk
+        for root, file in files
+        for (chunk,) in db.execute(query, (name_bytes(root), name_bytes(file)))
+    }

@@ -28,7 +28,7 @@ from rag_memtok.store.database import RESERVED, Database, create, open_database
 from rag_memtok.store.files import ADAPTER, INDEX, store_errors
 from rag_memtok.store.integrity import Summary, checksums, index, problems, summarise
 from rag_memtok.store.keys import keys_of, replace_keys
-from rag_memtok.store.places import replace_file
+from rag_memtok.store.places import chunks_of_files, replace_file
 from rag_memtok.store.readables import (
     insert_readable,
     lacking_readables,
@@ -71,10 +71,7 @@ class Store:
 
     @property
     def manifest(self) -> dict[str, str]:
-        """What the store is bound to.
-
-        The store's own "store_id", "format" and "state" are in it.
-        """
+        """What the store is bound to; its own "store_id", "format" and "state" are in it."""
         with self._db.reading():
             return dict(self._db.rows("manifest"))
 
@@ -97,10 +94,7 @@ class Store:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """All that is read within is of one generation.
-
-        A writer cannot commit meanwhile: not for long.
-        """
+        """All that is read within is of one generation; no writer can commit meanwhile."""
         with self._db.reading():
             yield
 
@@ -336,6 +330,11 @@ class Store:
                 for number in numbers
                 for row in self._db.rows("chunks", "number = ?", number, skip_damaged=True)
             }
+
+    def numbers_of(self, files: Files) -> set[int]:
+        """The numbers of the chunks that stand in files (root, file)."""
+        with self._db.reading():
+            return chunks_of_files(self._db, files)
 
     def search_words(self, words: Sequence[str], limit: int) -> dict[int, float]:
         """The numbers of the chunks with any of `words`, the best first, with their BM25.

@@ -10,9 +10,11 @@ import shlex
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing, suppress
+from itertools import accumulate
 from logging import getLogger
 from pathlib import Path
 
+from rag_memtok.documents.headings import headings_above
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.store.files import (
     COPY,
@@ -137,12 +139,41 @@ def rebuild(db: sqlite3.Connection, store_id: str) -> None:
     db.execute(f"PRAGMA user_version = {VERSION}")
     for table, rows in kept.items():
         refill(db, store_id, table, rows)
+    put_headings(db, store_id)
     db.execute("DELETE FROM sqlite_sequence")  # numbers that were ever used stay used
     db.executemany("INSERT INTO sqlite_sequence (seq, name) VALUES (?, CAST(? AS TEXT))", used)
     reset(db, "words")
     fill(db, "names")
     for row in (("format", str(FORMAT)), ("state", next_state(state))):
         insert(db, store_id, "manifest", row)
+
+
+def put_headings(db: sqlite3.Connection, store_id: str) -> None:
+    """Gives places the headings above them, where all texts of their document are kept and whole.
+
+    Cost: reads every kept text, of one document at a time.
+    """
+    for raw, whole in list(select(db, store_id, "documents")):
+        if not whole:
+            continue
+        number, _, file, *_ = from_disk("documents", raw)
+        rest = "WHERE document = ? ORDER BY ordinal"
+        rows = list(select(db, store_id, "occurrences", rest, (number,)))
+        texts = [
+            text[1].decode()
+            for place, sound in rows
+            if sound
+            for text, kept in select(db, store_id, "texts", "WHERE chunk = ?", (place[2],))
+            if kept
+        ]
+        if not rows or len(texts) != len(rows):
+            continue
+        starts = list(accumulate(map(len, texts[:-1]), initial=0))
+        for (place, _), above in zip(
+            rows, headings_above(file, "".join(texts), starts), strict=True
+        ):
+            if above:
+                insert(db, store_id, "occurrences", (*from_disk("occurrences", place)[:-1], above))
 
 
 def refill(
