@@ -95,6 +95,9 @@ def test_what_was_not_measured_to_be_read_well_is_decoded(config, shipped, tmp_p
     with api.session(config) as session:
         found = answer(session, QUESTION)
     assert found.reader == "decode + adapter" and "89%" in found.reader_reason
+    told(other)
+    with api.session(config) as session:
+        assert "was not measured" in answer(session, QUESTION).reader_reason
     new = updated(config, {"store": str(tmp_path / "new")})
     api.ingest([small.written(tmp_path / "docs")], new)
     assert {one.readable for one in records(new)} == {None}

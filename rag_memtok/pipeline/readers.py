@@ -100,14 +100,7 @@ def choose_reader(
     if asked != "auto":
         return asked, "asked for"
     if reader := reads_vectors(manifest, found):
-        window = int(manifest[WINDOW])
-        share = dict(shares(reader)).get(window, 0.0)
-        measured = f"reading vectors of {window} tokens each measured {share:.0%} of reading text"
-        return (
-            ("memory", measured)
-            if share >= ENOUGH
-            else ("decode", f"{measured}, under {ENOUGH:.0%}; --read memory reads them")
-        )
+        return _by_share(int(manifest[WINDOW]), dict(shares(reader)))
     adapter = found.memory
     if manifest.get("write") != "readable" and (adapter is None or adapter.folder in SHIPPED):
         return (
@@ -130,6 +123,17 @@ def choose_reader(
     return (
         ("memory", measured) if share >= ENOUGH else ("decode", f"{measured}, under {ENOUGH:.0%}")
     )
+
+
+def _by_share(window: int, measured: Mapping[int, float]) -> tuple[str, str]:
+    """Whether vectors of so many tokens are read, by what reading them was measured to reach."""
+    vectors = f"reading vectors of {window} tokens each"
+    if window not in measured:
+        return "decode", f"{vectors} was not measured; --read memory reads them"
+    share = f"{vectors} measured {measured[window]:.0%} of reading text"
+    if measured[window] >= ENOUGH:
+        return "memory", share
+    return "decode", f"{share}, under {ENOUGH:.0%}; --read memory reads them"
 
 
 def with_adapters(session: Session, found: Adapters) -> Session:
