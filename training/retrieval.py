@@ -2,10 +2,10 @@
 
 Run it with `python -m training.retrieval RETRIEVER DATA --lm MODEL`.
 
-Recall@1/5/20 and MRR of full-text search alone, of the LM's pooled embeddings, of the trained
-retriever and of the two fused by reciprocal rank. Writes `retriever.json` beside the retriever: the
-dense weight with the best mean recall on half of the questions, and the threshold for "nothing
-relevant" (5th percentile of the cosine of gold pairs). The table is over the other half.
+Recall@1/5/20 and MRR of full-text search alone, of the LM's pooled embeddings and of the trained
+retriever. Writes `retriever.json` beside the retriever: the threshold for "nothing relevant" (5th
+percentile of the cosine of gold pairs), and the share of keys in the fused score, which
+`benchmarks/passages.py` measures.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from training.examples import chunks, usable
 from training.sources import FREE_QUESTIONS, SPAN_QUESTIONS, hash01, questions
 
 DEPTH = 100  # ranks kept of each list
-WEIGHTS = (0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 1.5)
+DENSE_WEIGHT = 0.5  # benchmarks/log.md
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,6 @@ def dense(
     return ranks, np.array([max(scores[i, j] for j in gold) for i, gold in enumerate(pool.gold)])
 
 
-def fuse(words: list[int], vectors: list[int], weight: float) -> list[int]:
-    """Reciprocal rank fusion: the sum of weight / (60 + rank). Source: Cormack et al. 2009."""
-    score: dict[int, float] = {}
-    for part, ranks in ((1.0, words), (weight, vectors)):
-        for rank, passage in enumerate(ranks, 1):
-            score[passage] = score.get(passage, 0.0) + part / (60 + rank)
-    return sorted(score, key=lambda p: -score[p])[:DEPTH]
-
-
 def scores(ranks: list[list[int]], gold: list[frozenset[int]]) -> dict[str, float]:
     """Recall at 1, 5 and 20 in per cent, and the mean reciprocal rank."""
     first = [
@@ -106,28 +97,16 @@ def scores(ranks: list[list[int]], gold: list[frozenset[int]]) -> dict[str, floa
     return found | {"mrr": round(sum(1 / f for f in first) / len(first), 3)}
 
 
-def half(values: list, which: int) -> list:
-    """Every other value."""
-    return values[which::2]
-
-
 def compare(
     pool: Pool, tables: dict[str, tuple[np.ndarray, Tokenizer]]
 ) -> tuple[dict[str, dict], dict[str, float]]:
-    """The table of scores over one half of the questions, and the settings found on the other.
-
-    The last of `tables` is fused.
-    """
-    words = full_text(pool)
-    gold = half(pool.gold, 1)
-    results = {"FTS5 alone": scores(half(words, 1), gold)}
+    """The table of scores, and what to write of the last of `tables`."""
+    results = {"FTS5 alone": scores(full_text(pool), pool.gold)}
     for name, (table, tokenizer) in tables.items():
         ranks, cosines = dense(table, tokenizer, pool)
-        results[name] = scores(half(ranks, 1), gold)
-    fused = {w: [fuse(a, b, w) for a, b in zip(words, ranks, strict=True)] for w in WEIGHTS}
-    best = max(WEIGHTS, key=lambda w: sum(scores(half(fused[w], 0), half(pool.gold, 0)).values()))
-    results[f"fused, dense weight {best}"] = scores(half(fused[best], 1), gold)
-    return results, {"threshold": round(float(np.percentile(cosines, 5)), 4), "dense_weight": best}
+        results[name] = scores(ranks, pool.gold)
+    threshold = round(float(np.percentile(cosines, 5)), 4)
+    return results, {"threshold": threshold, "dense_weight": DENSE_WEIGHT}
 
 
 def main() -> None:
@@ -151,10 +130,7 @@ def main() -> None:
     passages = pool(args.data, args.questions)
     results, settings = compare(passages, tables)
     (args.retriever / "retriever.json").write_text(json.dumps(settings) + "\n")
-    print(
-        f"{len(passages.questions)} questions, {len(passages.passages)} passages; the table is "
-        "over every second question\n"
-    )
+    print(f"{len(passages.questions)} questions, {len(passages.passages)} passages\n")
     print("| | Recall@1 | @5 | @20 | MRR |\n|---|--:|--:|--:|--:|")
     for name, row in results.items():
         print(f"| {name} | " + " | ".join(str(v) for v in row.values()) + " |")
