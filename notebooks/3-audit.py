@@ -192,7 +192,7 @@ tell(store_in("forged").verify())
 #
 # ## The second opinion
 #
-# What the checker relies on is the on-disk format 1, and nothing else:
+# What the checker relies on is the on-disk format 2, and nothing else:
 #
 # - `manifest` (key, value): `format`, and `template` (here `bare`: BOS, vectors, text, end);
 #   `weights_sha256`, `tokenizer_sha256`, `dtype` say which model it has to be.
@@ -246,7 +246,7 @@ def check(database, model_folder):
         torch.inference_mode(),
     ):
         manifest = dict(db.execute("SELECT key, value FROM manifest"))
-        assert (manifest["format"], manifest["template"]) == ("1", "bare"), (
+        assert (manifest["format"], manifest["template"]) == ("2", "bare"), (
             "another format or template"
         )
         for number, name, count, digest in db.execute(
