@@ -33,7 +33,7 @@ from rag_memtok.model.lm import LM
 
 FILE = "encoder.safetensors"
 CODEC = "float16"
-# of a vector's length: rounding takes 0.0005 of it, other arithmetic less, one other token over 0.2
+# of its length: rounding takes 0.0005; one other token moves its vector by over 0.1 in the tests
 TOLERANCE = 0.01
 FORMAT = 1
 DESCRIBED = "rag-memtok encoder"  # the entry of the file's header that says what it is
