@@ -23,10 +23,10 @@ from safetensors.numpy import load_file, save_file
 from rag_memtok import config
 from rag_memtok.datatypes import Document, Segment
 from rag_memtok.documents.split import split
+from rag_memtok.evaluation.evaluate import encoder_in
 from rag_memtok.memory.encoder import TOLERANCE, Encoder, encoded, readable, vectors_of
 from rag_memtok.model.lm import load
-from rag_memtok.model.lora import bond_of
-from rag_memtok.pipeline.adapters import Adapter, encoder_of, shipped
+from rag_memtok.pipeline.adapters import shipped
 
 
 def farthest(one: np.ndarray, other: np.ndarray) -> float:
@@ -72,8 +72,8 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="compare with the vectors in this file")
     args = parser.parse_args()
     lm = load(config.Model(id=args.model))
-    bond = bond_of(args.adapter) if args.adapter else None
-    encoder = encoder_of(Adapter(args.adapter, bond) if bond else shipped(lm, "").text, lm)
+    reader = shipped(lm, "").text
+    encoder = encoder_in(args.adapter or (reader and reader.folder), lm)
     if encoder is None:
         raise SystemExit("there is no encoder")
     texts = chunks_of(args.files, encoder)[: args.chunks]

@@ -24,11 +24,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from rag_memtok import config
-from rag_memtok.evaluation.metrics import answerable, score
+from rag_memtok.adapt.checkpoint import moments_of, set_moments
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import Encoder, encoded, windows
 from rag_memtok.model import lora
-from rag_memtok.model.inject import Content, answer_batch, inject
+from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM, load
 from rag_memtok.model.lora import Bond
 from rag_memtok.model.prompts import Frame, cue, frame
@@ -38,6 +38,7 @@ from training.sources import hash01
 from training.text_reader import (
     Row,
     attending,
+    f1_of,
     lessons_of,
     row_of,
     say,
@@ -205,10 +206,7 @@ class Training:
             name: getattr(self, name) for name in ("step", "used", "chunks", "asked", "seconds")
         }
         tensors = {f"now {name}": one.detach() for name, one in self.live.items()}
-        for name, one in self.live.items():
-            for moment in ("exp_avg", "exp_avg_sq"):
-                known = self.optimiser.state[one].get(moment, torch.zeros_like(one))
-                tensors[f"{moment} {name}"] = known
+        tensors |= moments_of(self.optimiser, self.live)
         packed = save(
             {name: one.contiguous() for name, one in tensors.items()},
             {"run": self.run, "counts": json.dumps(counts)},
@@ -231,9 +229,7 @@ class Training:
         with torch.no_grad():
             for name, one in self.live.items():
                 one.copy_(tensors[f"now {name}"])
-        for name, one in self.live.items():
-            moments = {m: tensors[f"{m} {name}"] for m in ("exp_avg", "exp_avg_sq")}
-            self.optimiser.state[one] = {"step": torch.tensor(float(self.step)), **moments}
+        set_moments(self.optimiser, self.live, tensors, self.step)
         print(f"from step {self.step}")
 
 
@@ -249,11 +245,11 @@ def measured(
     """F1 over `dev` from text and from vectors of 4 and 2 tokens, and the tokens recited right."""
     found = {}
     for window in (0, 4, 2):
-        contents: list[Content] = [chunk for chunk, _, _ in dev]
+        contents: list[Content] | None = None
         if window:
             contents = [vectors_of(encoder, chunk, window) for chunk, _, _ in dev]
             found[f"recited_{window}"] = recited(student, encoder, words, dev, window)
-        found[f"f1_{window or 'text'}"] = f1_of(student, words, contents, dev)
+        found[f"f1_{window or 'text'}"] = f1_of(student, words, dev, contents)["f1"]
     return found
 
 
@@ -278,24 +274,6 @@ def recited(
             right += int((scores.argmax(-1) == task.row.targets).sum())
             total += len(task.row.targets)
     return 100 * right / total
-
-
-def f1_of(
-    lm: LM, words: Frame, contents: Sequence[Content],
-    dev: Sequence[tuple[list[int], str, list[str]]],
-) -> float:  # fmt: skip
-    """Mean F1 of the answers to `dev` from `contents`, in per cent."""
-    prompts = [
-        inject(lm, words, [content], lm.encode(question))
-        for content, (_, question, _) in zip(contents, dev, strict=True)
-    ]
-    order = sorted(range(len(dev)), key=lambda number: len(prompts[number]))
-    total = 0.0
-    for some in (order[start : start + 16] for start in range(0, len(order), 16)):
-        said = answer_batch(lm, words, [prompts[number] for number in some], 24)
-        for number, one in zip(some, said, strict=True):
-            total += score(lm.decode(one.tokens).strip(), answerable(dev[number][2])).f1
-    return 100 * total / len(dev)
 
 
 def write(training: Training, folder: Path) -> None:

@@ -28,7 +28,7 @@ from rag_memtok.adapt.checkpoint import State, state_of
 from rag_memtok.adapt.dataset import LONGEST, said_of
 from rag_memtok.evaluation.metrics import answerable, score
 from rag_memtok.model import lora
-from rag_memtok.model.inject import answer_batch, inject
+from rag_memtok.model.inject import Content, answer_batch, inject
 from rag_memtok.model.lm import LM, load
 from rag_memtok.model.lora import Bond
 from rag_memtok.model.prompts import REFUSAL, Frame, frame, source_line
@@ -303,10 +303,15 @@ def watched(lm: LM, data: Path) -> list[tuple[list[int], str, list[str]]]:
 
 
 def f1_of(
-    lm: LM, words: Frame, dev: Sequence[tuple[list[int], str, list[str]]]
-) -> dict[str, float]:
-    """F1 and exact match over `dev`, in per cent."""
-    prompts = [inject(lm, words, [chunk], lm.encode(question)) for chunk, question, _ in dev]
+    lm: LM, words: Frame, dev: Sequence[tuple[list[int], str, list[str]]],
+    contents: Sequence[Content] | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """F1 and exact match over `dev`, in per cent, its chunks read as `contents` if told."""
+    read_as = contents or [chunk for chunk, _, _ in dev]
+    prompts = [
+        inject(lm, words, [content], lm.encode(question))
+        for content, (_, question, _) in zip(read_as, dev, strict=True)
+    ]
     order = sorted(range(len(dev)), key=lambda number: len(prompts[number]))
     scores = []
     for some in (order[start : start + 16] for start in range(0, len(order), 16)):

@@ -5,6 +5,7 @@ The training is the LoRA, its optimiser, the best so far.
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from rag_memtok.config import Adapt
 from rag_memtok.errors import UsageError
 from rag_memtok.model import lora
 from rag_memtok.model.lm import LM
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names
 
 
 @dataclass(slots=True, eq=False)
@@ -64,11 +67,7 @@ class State:
         tensors = {f"now {name}": one.detach() for name, one in own.items()} | {
             f"best {name}": one for name, one in self.best.items()
         }
-        for name, one in own.items():
-            for moment in ("exp_avg", "exp_avg_sq"):
-                tensors[f"{moment} {name}"] = self.optimiser.state[one].get(
-                    moment, torch.zeros_like(one)
-                )
+        tensors |= moments_of(self.optimiser, own)
         return save(
             {name: one.contiguous() for name, one in tensors.items()},
             {"run": run, "counts": json.dumps(counts)},
@@ -89,13 +88,29 @@ class State:
         self.best = {name: tensors[f"best {name}"].to(one.device) for name, one in own.items()}
         self.step, self.seconds, self.waited = counts["step"], counts["seconds"], counts["waited"]
         self.best_loss, self.first_loss = counts["best"], counts["first"]
-        for name, one in own.items():
-            moments = {
-                moment: tensors[f"{moment} {name}"].to(one.device)
-                for moment in ("exp_avg", "exp_avg_sq")
-            }
-            self.optimiser.state[one] = {"step": torch.tensor(float(self.step)), **moments}
+        set_moments(self.optimiser, own, tensors, self.step)
         return True
+
+
+def moments_of(optimiser: torch.optim.AdamW, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What AdamW remembers of each parameter, by "MOMENT NAME"; zeros before its first step."""
+    return {
+        f"{moment} {name}": optimiser.state[one].get(moment, torch.zeros_like(one))
+        for name, one in named.items()
+        for moment in MOMENTS
+    }
+
+
+def set_moments(
+    optimiser: torch.optim.AdamW,
+    named: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor],
+    step: int,
+) -> None:
+    """Undoes `moments_of`, after so many steps."""
+    for name, one in named.items():
+        moments = {moment: kept[f"{moment} {name}"].to(one.device) for moment in MOMENTS}
+        optimiser.state[one] = {"step": torch.tensor(float(step)), **moments}
 
 
 def state_of(lm: LM, settings: Adapt) -> State:

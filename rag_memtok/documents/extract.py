@@ -263,7 +263,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
     These files have no pages before they are laid out.
     """
-    return ((start, f"text line {number}") for number, (start, _) in enumerate(_numbered(text), 1))
+    return ((start, f"text line {number}") for number, (start, _) in enumerate(numbered(text), 1))
 
 
 def _slides(text: str) -> Iterator[tuple[int, str]]:
@@ -273,13 +273,13 @@ def _slides(text: str) -> Iterator[tuple[int, str]]:
     """
     yield 0, "slide 1"
     number = 2
-    for start, line in _numbered(text):
+    for start, line in numbered(text):
         if line == f"<!-- Slide number: {number} -->":
             yield start, f"slide {number}"
             number += 1
 
 
-def _numbered(text: str) -> Iterator[tuple[int, str]]:
+def numbered(text: str) -> Iterator[tuple[int, str]]:
     """Yields each line with where it starts."""
     start = 0
     for line in text.split("\n"):

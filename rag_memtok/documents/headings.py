@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from rag_memtok.documents.extract import numbered
 from rag_memtok.documents.split import MARKDOWN
 
 BETWEEN = " > "
@@ -51,11 +52,8 @@ def marks_of(file: str, text: str) -> Iterator[Mark]:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Each line with where it begins."""
-    start = 0
-    for line in text.split("\n"):
-        yield start, line.rstrip("\r")
-        start += len(line) + 1
+    """Each line with where it begins, without its end."""
+    return ((start, line.rstrip("\r")) for start, line in numbered(text))
 
 
 def _markdown(text: str) -> Iterator[tuple[int, int, str]]:

@@ -206,16 +206,13 @@ def _vectors(session: Session, records: Sequence[Record]) -> list[Content | None
             for record in records
         ]
     encoder = session.store.manifest[ENCODER]
-    own = [one.readable for one in records]
-    lacking = [
-        record
-        for record, one in zip(records, own, strict=True)
-        if one is None or one.encoder != encoder
+    own = [
+        one.readable if one.readable and one.readable.encoder == encoder else None
+        for one in records
     ]
+    lacking = [record for record, one in zip(records, own, strict=True) if one is None]
     decoded = iter(_decoded(session, lacking))
-    return [
-        next(decoded) if one is None or one.encoder != encoder else vectors_of(one) for one in own
-    ]
+    return [next(decoded) if one is None else vectors_of(one) for one in own]
 
 
 def _text(session: Session, record: Record) -> Content | None:
