@@ -25,6 +25,7 @@ from rag_memtok.pipeline.manifest import (
 )
 from rag_memtok.pipeline.plan import (
     Assumed,
+    assumed_of,
     PlannedFile,
     Survey,
     places_of,
@@ -346,11 +347,7 @@ def _written(
         seconds=reporter.seconds,
         tokens_per_vector=work.settings.tokens_per_vector,
         ignored=todo.ignored,
-        assumed=tuple(
-            Assumed(file.source.root, file.source.file, file.source.encoding)
-            for file in planned
-            if file.source.assumed
-        ),
+        assumed=assumed_of(planned),
     )
 
 
