@@ -161,7 +161,8 @@ def report(lm: LM, arguments: Namespace, ledger: Ledger) -> None:
     found = {length: results_at(ledger, length) for length in arguments.lengths}
     head = ("tokens", "bits", "texts", "exact, %", "corrections / 100 tokens", "steps, median")
     body = [row(length, results) for length, results in found.items() if results]
-    put_table(f"{arguments.vectors} vectors, {arguments.template}, {arguments.recipe}", (head, body))
+    title = f"{arguments.vectors} vectors, {arguments.template}, {arguments.recipe}"
+    put_table(title, (head, body))
     best = longest(ledger, arguments.lengths)
     if best:
         tokens, bits = zip(*best.values(), strict=True)

@@ -25,9 +25,9 @@ from rag_memtok.pipeline.manifest import (
 )
 from rag_memtok.pipeline.plan import (
     Assumed,
-    assumed_of,
     PlannedFile,
     Survey,
+    assumed_of,
     places_of,
     planned_of,
     stored_document,
@@ -231,8 +231,8 @@ def ingest(
     with open_store(folder, write=True) as store:
         # of which the texts cannot be read either, as an ingest of their files may mend
         with suppress(StoreDamaged):
-            if store.mend_words():
-                say("the word index was damaged; it was made anew from the kept texts")
+            if wrong := store.mend_words():
+                say(f"the word index was {wrong}; it was made anew from the kept texts")
         todo = surveyed(found, paths, store, config)
         if not todo.changed:
             removed = _pruned(store, todo) if prune else 0
