@@ -81,7 +81,9 @@ class Documents:
         True, "Read what a .gitignore leaves out, too.", option="--no-gitignore"
     )
     max_bytes: int = setting(100_000_000, "Bytes of a file, at most.")
-    chunk_tokens: int = setting(0, "Tokens of a chunk, at most.", shown="the store's, or 128")
+    chunk_tokens: int = setting(
+        0, "Tokens of a chunk, at most.", shown=f"the store's, or {CHUNK_TOKENS}"
+    )
 
     def __post_init__(self) -> None:
         require(self.max_bytes >= 1, "documents.max_bytes", self.max_bytes, "1 or more")
@@ -120,7 +122,7 @@ class Memorize:
         "auto", "What most steps are computed in: auto, float32, bfloat16 or compiled."
     )
     seconds_per_chunk: float = setting(0.0, "Seconds a chunk, at most; 0: no bound.")
-    codec: str = setting("", "How vectors are stored.", shown="the store's, or float16")
+    codec: str = setting("", "How vectors are stored.", shown=f"the store's, or {CODEC}")
     tau: float = setting(0.1, "Logits; a right token that leads by this or less is pinned.")
     max_pins: int = setting(-1, "Refuse a chunk with more correction pins.", shown="-1: no limit")
     keep_text: bool = setting(True, "Keep no text: dense retrieval only.", option="--no-text")

@@ -282,6 +282,16 @@ def test_files_and_functions_are_short():
     assert statistics.quantiles(lengths.values(), n=10)[-1] <= NINETIETH
 
 
+def test_calls_of_many_arguments_name_them():
+    """Six numbers in a row are swapped without a sound."""
+    folders = ("adapt.", "cli.", "documents.", "evaluation.", "retrieval.")
+    foreign = ("ReadOnlyCell", "options.settings", "options.flags")
+    for name, tree in TREES.items():
+        for node in ast.walk(tree) if name.startswith(folders) else ():
+            if isinstance(node, ast.Call) and ast.unparse(node.func) not in foreign:
+                assert len(node.args) < 6, f"{name}, line {node.lineno}"
+
+
 def test_print_is_the_terminals():
     for name, tree in TREES.items():
         called = [

@@ -309,13 +309,7 @@ def adapt(
     decks = []
     for keys, most in zip(split(pages), (0, DEV_LESSONS), strict=True):
         lessons = lessons_about(
-            keys,
-            exercises,
-            most=most,
-            teacher=teacher,
-            settings=settings,
-            work=work,
-            on_progress=on_progress,
+            keys, exercises, most, teacher, settings, work=work, on_progress=on_progress
         )
         decks.append(
             Deck(teacher, keys, lessons=lessons, kind=settings.kind, seed=settings.seed, alone=lone)

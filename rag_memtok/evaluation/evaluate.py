@@ -94,14 +94,8 @@ def evaluate(
     encoder = encoder_in(adapters.get("text"), tools.lm)
     study = replace(study, readers=possible(study.readers, adapters, encoder))
     embedder = tools.embedder if study.nearest else None
-    read = corpus(
-        tools.lm,
-        embedder,
-        questions=questions,
-        capacity=settings.documents.chunk_tokens,
-        most=max(study.k, default=1) - 1,
-        seed=study.seed,
-    )
+    capacity, most = settings.documents.chunk_tokens, max(study.k, default=1) - 1
+    read = corpus(tools.lm, embedder, questions, capacity=capacity, most=most, seed=study.seed)
     say(
         f"{len(questions)} questions about {len(set(read.gold))} chunks; {len(read.read)} chunks "
         "to write"
@@ -118,13 +112,7 @@ def evaluate(
         for kind, model in models.items()
     }
     run = Run(
-        tools,
-        settings,
-        study=study,
-        corpus=read,
-        replies=replies,
-        on_progress=on_progress,
-        encoder=encoder,
+        tools, settings, study, read, replies=replies, on_progress=on_progress, encoder=encoder
     )
     run.write(work / "memories" if work else None, say)
     cells = [run.cell(planned) for planned in run.plan(say)]

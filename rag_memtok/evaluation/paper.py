@@ -161,22 +161,13 @@ def tried(
     settings = Memorize(
         steps=protocol.steps, seconds_per_chunk=0.0, batch=protocol.batch, seed=protocol.seed
     )
-    for written in memorize(
-        lm, template, tasks=tasks, settings=settings, on_step=gauge.step, recipe=recipe
-    ):
+    for written in memorize(lm, template, tasks, settings, on_step=gauge.step, recipe=recipe):
         tokens = written.task.tokens
         memory = Memory(codec.unpack(codec.pack(written.vectors), written.vectors.shape))
         decoded = decode(lm, template, memory, len(tokens))
         free = decoded.ended and decoded.tokens == tokens
-        yield trial_of(
-            lm,
-            corpus,
-            text=by_id[written.task.key],
-            protocol=protocol,
-            written=written,
-            free=free,
-            margin=min(margins(lm, template, memory, tokens)),
-        )
+        text, margin = by_id[written.task.key], min(margins(lm, template, memory, tokens))
+        yield trial_of(lm, corpus, text, protocol, written, free=free, margin=margin)
 
 
 def trial_of(
