@@ -291,7 +291,7 @@ def _require_small(data: bytes, limit: int) -> None:
 
 
 def read(source: SourceFile, settings: Documents) -> Reading:
-    """Turns a file into its documents; whatever is wrong with it is told in the result.
+    """Reads a file as documents; what cannot be read is listed in the result.
 
     So one bad file never stops the rest.
 

@@ -46,7 +46,7 @@ from rag_memtok.pipeline.progress import Reporter, quiet
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Planned:
-    """A cell that is to be answered, and which material it reads."""
+    """A cell of the table before it is answered, with the material it reads."""
 
     reader: str
     arm: Arm
@@ -141,7 +141,7 @@ def encoder_in(folder: Path | None, lm: LM) -> Encoder | None:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """An evaluation under way."""
+    """State of a running evaluation."""
 
     tools: resources.Equipment
     settings: Config
@@ -367,7 +367,7 @@ class Run:
 
 
 def name_of(planned: Planned) -> str:
-    """A cell in a few words, for progress."""
+    """The name of a cell in progress reports."""
     at = f" at {planned.tokens_per_vector}" if planned.tokens_per_vector else ""
     where = {
         "alone": "",
