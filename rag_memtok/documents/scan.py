@@ -301,7 +301,9 @@ def read(source: SourceFile, settings: Documents) -> Reading:
     extractor = with_encoding(loader.extractor, source.encoding)
     return Reading(
         tuple(
-            Document(root, file, file + part.suffix, part.text, part.segments, extractor)
+            Document(
+                root, file, file + part.suffix, part.text, part.segments, extractor, part.headings
+            )
             for part in parts
             if not part.problem
         ),
