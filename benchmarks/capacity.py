@@ -15,8 +15,8 @@ The published measure is another: a text is made longer, token by token, until 1
 bring it back, and its length then is averaged over texts. So the mean of each text's longest exact
 length, of those tried, is given too.
 
-Cost: a text that does not fit takes all --steps; with a model of 135M parameters and one core of an
-AMD EPYC (Zen 5) 0.2 s a row-step of 100 positions, an hour and a half for 20 texts at 5 lengths.
+Cost on two cores, with a model of 135M parameters: 0.1 to 0.2 s a row-step of 100 positions; a text
+that fits takes 100 to 250 steps, one that does not all --steps: an hour for 20 texts at 5 lengths.
 """
 
 import time
@@ -47,8 +47,10 @@ from benchmarks.measure import (
     texts_of,
     work_through,
 )
+from benchmarks.objective import Level, capacity_cell
 from rag_memtok.config import Memorize
 from rag_memtok.errors import UsageError
+from rag_memtok.evaluation.figures import Chart, Line, draw
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.workers import judged_record
@@ -142,6 +144,21 @@ def longest(ledger: Ledger, lengths: Sequence[int]) -> dict[str, tuple[int, floa
     return found
 
 
+def levels_of(found: dict[int, list[dict[str, Any]]]) -> list[Level]:
+    """What was found at each length, for the texts that were tried at all of them."""
+    tried = [{one["text"] for one in results} for results in found.values() if results]
+    common = set.intersection(*tried) if tried else set()
+    return [
+        Level(
+            length,
+            np.array([float(one["exact"]) for one in results if one["text"] in common]),
+            np.array([float(one["steps"]) for one in results if one["text"] in common]),
+        )
+        for length, results in sorted(found.items())
+        if results
+    ]
+
+
 def row(length: int, results: Sequence[dict[str, Any]]) -> list[str]:
     """One row of the table."""
     exact = [100.0 * one["exact"] for one in results]
@@ -170,6 +187,14 @@ def report(lm: LM, arguments: Namespace, ledger: Ledger) -> None:
             "The longest exact prefix of each text, of those tried",
             (("tokens", "bits"), [[mean_of(tokens).text(), mean_of(bits).text(0)]]),
         )
+    levels = levels_of(found)
+    put_table("Half of the texts are exact up to", (("tokens",), [[capacity_cell(levels)]]))
+    lengths = [float(one.length) for one in levels]
+    shares = [100.0 * float(one.exact.mean()) for one in levels]
+    line = Line(f"{arguments.vectors} vectors", lengths, shares)
+    chart = Chart(title, "tokens of the text", "% of the texts exact", [line])
+    if levels:
+        draw(chart, arguments.out.with_suffix(".png"))
     save_json(
         {"machine": machine(lm), "about": ledger.results["about"], "lengths": found},
         arguments.out.with_suffix(".json"),

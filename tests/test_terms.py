@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rag_memtok.config import Retrieve
 from rag_memtok.documents.headings import headings_above
+from rag_memtok.documents.loaders import LOADERS
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.retrieval.search import search
@@ -85,6 +86,26 @@ def test_a_word_is_found_however_it_is_written(asked, text):
 def test_an_english_text_has_the_terms_it_had_without_other_languages(text):
     assert language_of(text.lower().replace(",", "").split()) == ""
     assert MARK not in terms_of(text)
+
+
+PAGE = """<html><head><title>Moor & Sons</title></head><body>
+<nav>Home</nav><h1>Pumps</h1><p>We make <b>pumps</b>.</p>
+<h2>The <em>HX-220</em>
+ pump</h2><p>It costs 90 euros.</p><h2>Spares</h2><table><tr><td>Seal</td><td>4</td></tr></table>
+<h1></h1><h1>Contact</h1><p>Ring us.</p></body></html>"""
+
+
+def test_the_headings_of_a_page_stand_above_its_places():
+    (page,) = LOADERS[".html"].extract(PAGE.encode(), "utf-8")
+    places = [page.text.index(what) for what in ("Home", "make", "90", "Seal", "Ring")]
+    assert places == sorted(places)
+    assert headings_above("a.html", page.text, places, page.headings) == [
+        "Moor & Sons",
+        "Moor & Sons > Pumps",
+        "Moor & Sons > Pumps > The HX-220 pump",
+        "Moor & Sons > Pumps > Spares",
+        "Moor & Sons > Contact",
+    ]
 
 
 def test_the_stems_of_one_language_are_not_those_of_another():

@@ -324,6 +324,7 @@ def read(source: SourceFile, settings: Documents) -> Reading:
                 text=part.text,
                 segments=part.segments,
                 extractor=extractor,
+                headings=part.headings,
             )
             for part in parts
             if not part.problem

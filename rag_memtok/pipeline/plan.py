@@ -237,7 +237,7 @@ def stored_document(
 def places_of(document: Document, pieces: Sequence[Piece]) -> list[Occurrence]:
     """Where a document's chunks stand, and under which headings."""
     starts = [piece.chunk.start for piece in pieces]
-    headings = headings_above(document.file, document.text, starts)
+    headings = headings_above(document.file, document.text, starts, document.headings)
     return [
         Occurrence(
             document.root,
