@@ -206,6 +206,31 @@ class Adapt:
 
 
 @dataclass(frozen=True, slots=True)
+class Serve:
+    """How a store is served.
+
+    `roots` are the folders of which clients may name paths to ingest; `names` what the server may
+    be called by, besides localhost, `host` and addresses in numbers. `places` are those of a queue:
+    so many questions wait, and one more is told to come back. `rate` is requests a second of one
+    address (0: no limit), `max_upload` bytes of a file.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8420
+    roots: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    places: int = 128
+    rate: float = 100.0
+    max_upload: int = 100_000_000
+
+    def __post_init__(self) -> None:
+        within(self, "serve.port", 0, 65535, "any that is free")
+        within(self, "serve.places", 1, 100_000)
+        within(self, "serve.rate", 0, 1_000_000, "no limit")
+        require(self.max_upload >= 1, "serve.max_upload", self.max_upload, "1 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All dials.
 
@@ -221,6 +246,7 @@ class Config:
     retrieve: Retrieve = field(default_factory=Retrieve)
     ask: Ask = field(default_factory=Ask)
     adapt: Adapt = field(default_factory=Adapt)
+    serve: Serve = field(default_factory=Serve)
 
     def __post_init__(self) -> None:
         named = not self.collection or COLLECTION.fullmatch(self.collection) is not None
