@@ -80,6 +80,8 @@ def _place(arriving: Path, folder: Path, parts: tuple[str, ...]) -> None:
         for part in parts[:-1]:
             folder = folder / part
             folder.mkdir(mode=0o700, exist_ok=True)
+            if folder.is_symlink():
+                raise NotADirectoryError(folder)
         os.replace(arriving, folder / parts[-1])
     except (FileExistsError, IsADirectoryError, NotADirectoryError):
         raise UsageError(
