@@ -224,6 +224,29 @@ class Adapt:
 
 
 @dataclass(frozen=True, slots=True)
+class Serve:
+    """How a store is served."""
+
+    host: str = setting("127.0.0.1", "Where to listen.")
+    port: int = setting(8420, "The port; 0: any that is free.")
+    roots: tuple[str, ...] = setting(
+        (), "A folder whose paths may be ingested; may be repeated.", option="--root"
+    )
+    names: tuple[str, ...] = setting(
+        (), "Another name of this machine; may be repeated.", option="--name"
+    )
+    places: int = setting(128, "Questions that may wait.")
+    rate: float = setting(100.0, "Requests a second of one address; 0: no limit.")
+    max_upload: int = setting(100_000_000, "Bytes of an upload, at most.", shown="100000000")
+
+    def __post_init__(self) -> None:
+        within(self, "serve.port", 0, 65535, "any that is free")
+        within(self, "serve.places", 1, 100_000)
+        within(self, "serve.rate", 0, 1_000_000, "no limit")
+        require(self.max_upload >= 1, "serve.max_upload", self.max_upload, "1 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All dials.
 
@@ -239,6 +262,7 @@ class Config:
     retrieve: Retrieve = field(default_factory=Retrieve)
     ask: Ask = field(default_factory=Ask)
     adapt: Adapt = field(default_factory=Adapt)
+    serve: Serve = field(default_factory=Serve)
 
     def __post_init__(self) -> None:
         named = not self.collection or COLLECTION.fullmatch(self.collection) is not None

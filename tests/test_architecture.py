@@ -35,6 +35,7 @@ HOMES = {
         "cli.ingest",
         "cli.ask",
         "cli.verify",
+        "cli.serve",
         "cli.manage",
         "cli.evaluate",
         "cli.app",
@@ -57,9 +58,20 @@ HOMES = {
     "bitsandbytes": {"model.quantize"},
     "langchain_core": {"integrations.langchain"},
     "llama_index": {"integrations.llamaindex"},
+    "fastapi": {
+        "serve.serving",
+        "serve.streams",
+        "serve.openai",
+        "serve.store_routes",
+        "serve.app",
+    },
+    "starlette": {"serve.app"},
+    "pydantic_core": {"serve.openai_schemas"},
+    "pydantic": {"serve.schemas", "serve.job_schemas", "serve.openai_schemas", "serve.app"},
+    "uvicorn": {"serve.app"},
 }
 # each command imports what it needs
-DOORS = {"cli.ingest", "cli.ask", "cli.verify", "cli.manage", "cli.evaluate"}
+DOORS = {"cli.ingest", "cli.ask", "cli.verify", "cli.serve", "cli.manage", "cli.evaluate"}
 OPTIONAL = {
     "model.gguf",
     "model.gguf_header",
