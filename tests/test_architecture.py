@@ -35,7 +35,6 @@ HOMES = {
         "cli.ingest",
         "cli.ask",
         "cli.verify",
-        "cli.serve",
         "cli.manage",
         "cli.evaluate",
         "cli.app",
