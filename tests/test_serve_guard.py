@@ -157,7 +157,8 @@ def test_a_body_without_end_is_not_read(server):
     for length in (guard.BODY + 1, 10**30):
         with socket.create_connection(("127.0.0.1", server.port), timeout=HANGS) as raw:
             raw.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode())
-            assert raw.recv(100).startswith(b"HTTP/1.1 413")  # before a byte of it was sent
+            told = raw.recv(100)  # before a byte of it was sent
+            assert told.startswith((b"HTTP/1.1 413", b"HTTP/1.1 400")), told
     with socket.create_connection(("127.0.0.1", server.port), timeout=HANGS) as raw:
         raw.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
         part = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
