@@ -206,6 +206,24 @@ class Adapt:
 
 
 @dataclass(frozen=True, slots=True)
+class Cluster:
+    """Who writes memories, and decodes them for an audit.
+
+    `engine`: processes of this machine, or workers of a Ray cluster. `address` is the cluster's,
+    HOST:PORT, or "auto" for the one that this machine is a node of; without one Ray is started on
+    this machine, for the time of the command. A worker that has done no chunk for `chunk_timeout`
+    seconds is ended, and what it had is given to others; 0: never.
+    """
+
+    engine: Literal["processes", "ray"] = "processes"
+    address: str = ""
+    chunk_timeout: float = 3600.0
+
+    def __post_init__(self) -> None:
+        within(self, "cluster.chunk_timeout", 0, 1_000_000, "never")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All dials.
 
@@ -221,6 +239,7 @@ class Config:
     retrieve: Retrieve = field(default_factory=Retrieve)
     ask: Ask = field(default_factory=Ask)
     adapt: Adapt = field(default_factory=Adapt)
+    cluster: Cluster = field(default_factory=Cluster)
 
     def __post_init__(self) -> None:
         named = not self.collection or COLLECTION.fullmatch(self.collection) is not None

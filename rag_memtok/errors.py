@@ -14,7 +14,8 @@
     |-- OutOfMemory         21   a batch of one does not fit
     |-- DeviceUnavailable   22   the device asked for is not there
     |-- PermissionRefused   23   the operating system refused access
-    `-- InputRefused        24   nothing to read, or something this program will not open
+    |-- InputRefused        24   nothing to read, or something this program will not open
+    `-- ClusterUnavailable  25   the cluster is out of reach, refuses, or its workers give nothing
 
 Codes without an exception: 0 done, 1 a bug (a traceback), 3 some inputs skipped, 4 more correction
 pins than --max-pins allows, 5 verify found a mismatch, 6 not fully proved, 128+N ended by signal N.
@@ -168,3 +169,9 @@ class InputRefused(RagMemtokError):
     """Nothing to read, or something this program will not open."""
 
     exit_code, name = 24, "input-refused"
+
+
+class ClusterUnavailable(RagMemtokError):
+    """The cluster is out of reach, refuses, or its workers give nothing."""
+
+    exit_code, name = 25, "cluster"

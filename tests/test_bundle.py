@@ -21,7 +21,7 @@ from small import content_of, dials, proven, written
 
 from rag_memtok.datatypes import ReadableVectors
 from rag_memtok.errors import FormatMismatch, InputRefused, UsageError
-from rag_memtok.pipeline import api, bundle
+from rag_memtok.pipeline import api, bundle, tensorfile
 from rag_memtok.settings import updated
 from rag_memtok.store import ownership
 from rag_memtok.store.files import beside
@@ -66,9 +66,13 @@ def rewritten(file, to, change, honest=True):
     content = json.loads(parts["content"].tobytes())
     change(content, parts, metadata)
     parts["content"] = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
-    if honest:
-        metadata["sha256"] = bundle._digest(parts)
     save_file(parts, to, metadata)
+    if honest:
+        with to.open("rb") as file:
+            _, found = tensorfile.opened(to, file)
+            order = [name for name in (*bundle.PARTS, bundle.READABLES) if name in found]
+            metadata["sha256"] = tensorfile.digest({name: found[name] for name in order})
+        save_file(parts, to, metadata)
     return to
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,9 @@ from rag_memtok.errors import RagMemtokError, UsageError
 from rag_memtok.settings import here
 
 if TYPE_CHECKING:
+    from rag_memtok.config import Config
     from rag_memtok.pipeline.ingest import Ingested
+    from rag_memtok.pipeline.writer import Engine
 
 
 def ingest(
@@ -41,6 +44,9 @@ def ingest(
     seconds_per_chunk: options.SecondsPerChunk = None,
     batch: options.Batch = None,
     processes: options.Processes = None,
+    engine: options.Engine = None,
+    address: options.Address = None,
+    chunk_timeout: options.ChunkTimeout = None,
     max_pins: options.MaxPins = None,
     seed: options.Seed = None,
     no_text: options.NoText = False,
@@ -66,6 +72,7 @@ def ingest(
         memorize__codec=codec, memorize__steps=steps, memorize__seconds_per_chunk=seconds_per_chunk,
         memorize__batch=batch, memorize__processes=processes, memorize__max_pins=max_pins,
         memorize__seed=seed, memorize__keep_text=False if no_text else None,
+        cluster__engine=engine, cluster__address=address, cluster__chunk_timeout=chunk_timeout,
     )  # fmt: skip
     paths, piped = taken_in(paths, name, dials.documents.max_bytes)
     if dry_run:
@@ -77,20 +84,27 @@ def ingest(
             "no text is kept: retrieval is by meaning alone, and an audit can show no differences "
             "in words"
         )
-    with console.progress_bar("chunks") as on_progress:
+    with console.progress_bar("chunks") as on_progress, ExitStack() as opened:
+        engine_used = engine_of(dials, opened)
         done = api.ingest(
-            paths,
-            dials,
-            prune,
-            on_progress,
-            console.say,
-            piped=piped,
+            paths, dials, prune, on_progress, console.say, piped=piped, engine=engine_used
         )
     console.put_json(asdict(done)) if json else ingest_views.put_ingested(done)
     if done.over_limit:
         raise typer.Exit(4)
-    if done.skipped and not skip_ok:
+    if done.failed or (done.skipped and not skip_ok):
         raise typer.Exit(3)
+
+
+def engine_of(dials: "Config", opened: ExitStack) -> "Engine":
+    """What writes: processes, or a cluster, to which `opened` holds the connection."""
+    if dials.cluster.engine == "ray":
+        from rag_memtok.cluster.engine import writing
+
+        return opened.enter_context(writing(dials))
+    from rag_memtok.pipeline.writer import processes
+
+    return processes
 
 
 def taken_in(

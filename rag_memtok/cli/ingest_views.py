@@ -25,7 +25,7 @@ def put_unread(title: str, unread: "Iterable[Skipped]", ignored: int) -> None:
 
 def put_ingested(done: "Ingested") -> None:
     """The table at the end of an ingest."""
-    unread = (*done.skipped, *done.over_limit)
+    unread = (*done.skipped, *done.over_limit, *done.failed)
     put_unread("skipped", unread, done.ignored)
     console.put_list(
         "not UTF-8, and read in the likeliest encoding (--encoding NAME says another)",

@@ -118,6 +118,30 @@ Processes = Annotated[
         show_default="1",
     ),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="processes of this machine, or ray: workers of a cluster.",
+        show_default="processes",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="The Ray cluster's HOST:PORT, or auto.",
+        show_default="one started here",
+    ),
+]
+ChunkTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--chunk-timeout",
+        help="Seconds after which a chunk is given to another worker of a cluster; 0: never.",
+        show_default="3600",
+    ),
+]
 Trust = Annotated[
     bool,
     typer.Option(

@@ -1,14 +1,19 @@
 """The commands that prove and give back: verify, restore. Parse, one library call, print."""
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rag_memtok.cli import console, options, views
 from rag_memtok.errors import UsageError
 from rag_memtok.settings import here
+
+if TYPE_CHECKING:
+    from rag_memtok.config import Config
+    from rag_memtok.pipeline.audit import Recite
 
 
 def verify(
@@ -38,6 +43,9 @@ def verify(
     ] = None,
     exclude: options.Exclude = None,
     no_gitignore: options.NoGitignore = False,
+    engine: options.Engine = None,
+    address: options.Address = None,
+    chunk_timeout: options.ChunkTimeout = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write the audit as an HTML page, too.")
     ] = None,
@@ -50,8 +58,9 @@ def verify(
         store=store, collection=collection, model__id=model, model__device=device,
         model__threads=threads, documents__exclude=exclude or None,
         documents__gitignore=False if no_gitignore else None,
+        cluster__engine=engine, cluster__address=address, cluster__chunk_timeout=chunk_timeout,
     )  # fmt: skip
-    with console.progress_bar("chunks") as on_progress:
+    with console.progress_bar("chunks") as on_progress, ExitStack() as opened:
         found = api.verify(
             dials,
             quick,
@@ -62,6 +71,7 @@ def verify(
             report,
             batch,
             reference,
+            recite=recite_of(dials, opened),
         )
     if json:
         console.put_json(
@@ -82,6 +92,17 @@ def verify(
     else:
         views.put_audit(found)
     raise typer.Exit(found.exit_code)
+
+
+def recite_of(dials: "Config", opened: ExitStack) -> "Recite":
+    """What recites: this process, or a cluster, to which `opened` holds the connection."""
+    if dials.cluster.engine == "ray":
+        from rag_memtok.cluster.engine import reciting
+
+        return opened.enter_context(reciting(dials))
+    from rag_memtok.pipeline.audit import heard
+
+    return heard
 
 
 def share_of(sample: str | None) -> float:
