@@ -12,7 +12,7 @@ from small import DOCUMENTS, content_of, dials, proven, written
 
 sys.path.insert(0, str(Path(__file__).parent / "faults"))
 
-from nodes import nodes
+from nodes import campaign, nodes
 
 from rag_memtok.cluster.actors import WORK, Job, Worker, failed
 from rag_memtok.cluster.engine import absolute, for_a_worker, reason_of, reciting, share, writing
@@ -37,9 +37,11 @@ from rag_memtok.errors import (
     WrongModel,
 )
 from rag_memtok.memory.batch import Task
+from rag_memtok.memory.workers import Unwritten
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.handle import open as open_held
 from rag_memtok.pipeline.manifest import JOB, job_of
+from rag_memtok.pipeline.writer import processes
 from rag_memtok.settings import updated
 from rag_memtok.store.store import open_store
 
@@ -174,6 +176,23 @@ def test_a_worker_that_hangs_ends_itself_after_what_it_delivered():
     assert "Timeout" in done.stderr
 
 
+def test_a_chunk_that_no_worker_can_write_is_a_file_that_failed(local, tmp_path, model_folder):
+    """The engine is one that gives up a chunk; what an ingest makes of that is the question."""
+
+    def gives_up(writer, tasks):
+        first, *rest = tasks
+        yield Unwritten(first.key, "its worker ended without a word")
+        yield from processes(writer, rest)
+
+    config = dials(tmp_path / "store", model_folder, **ONE_BY_ONE)
+    done = api.ingest([local[1]], config, engine=gives_up)
+    assert done.failed and all("without a word" in one.reason for one in done.failed)
+    assert done.files == len(DOCUMENTS) - len(done.failed)
+    again = api.ingest([local[1]], config)
+    assert again.failed == () and again.files == len(done.failed) and again.chunks == 1
+    assert content_of(tmp_path / "store")[1] == content_of(Path(local[0].store))[1]
+
+
 # --- the job
 
 
@@ -226,6 +245,7 @@ def two():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray's own
 def test_a_cluster_writes_the_same_rows_and_proves_them(local, two, tmp_path, model_folder):
     _, documents = local
     where = {"cluster__engine": "ray", "cluster__address": two.cluster.address}
@@ -273,12 +293,20 @@ def test_a_cluster_writes_the_same_rows_and_proves_them(local, two, tmp_path, mo
 
 
 @pytest.mark.slow
-def test_no_cluster_and_another_token_are_told():
+@pytest.mark.filterwarnings("default")  # Ray's own
+def test_no_cluster_there_is_told():
     with (
         pytest.raises(ClusterUnavailable, match="127.0.0.1:9"),
         connected(Cluster("ray", "127.0.0.1:9")),
     ):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray's own
+def test_nodes_killed_while_they_write_lose_nothing(tmp_path):
+    (trial,) = campaign(tmp_path, chunks=120, minutes=2, every=(15, 30))
+    assert not trial.wrong and not trial.where.startswith("0 nodes"), trial
 
 
 ALONE = """
@@ -298,6 +326,7 @@ with writing(config) as engine:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray's own
 def test_on_one_machine_ray_needs_no_connection_beyond_loopback(tmp_path, model_folder):
     docs = written(tmp_path / "docs", {"a.txt": DOCUMENTS["again.txt"]})
     words = [sys.executable, "-c", ALONE, str(Path(__file__).parent)]

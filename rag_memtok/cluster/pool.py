@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import signal
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -190,16 +191,19 @@ def _offered(
     pool = ray.data.ActorPoolStrategy(
         min_size=1, max_size=crew.size, initial_size=crew.size, max_tasks_in_flight_per_actor=2
     )
-    done = ray.data.from_arrow(tables).map_batches(
-        Worker,
-        fn_constructor_args=[job],
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=pool,
-        num_cpus=crew.cpus,
-        num_gpus=crew.gpus,
-        ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": 0},
-    )
+    with warnings.catch_warnings():
+        # the last argument goes with Ray 2.64, and nothing takes its place yet: pyproject.toml
+        warnings.simplefilter("ignore")
+        done = ray.data.from_arrow(tables).map_batches(
+            Worker,
+            fn_constructor_args=[job],
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=pool,
+            num_cpus=crew.cpus,
+            num_gpus=crew.gpus,
+            ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": 0},
+        )
     try:
         for table in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from rows_of(table)

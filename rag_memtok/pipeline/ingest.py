@@ -4,7 +4,7 @@ A chunk is committed when it has been judged, a file when all its chunks are.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -137,8 +137,9 @@ class Ingest:
             (pieces[chunk_id] for chunk_id in pieces if chunk_id in missing),
             self.settings.tokens_per_vector,
         )
-        for record in self.writer.write(tasks):
-            self._accept(record)
+        with closing(self.writer.write(tasks)) as records:  # whoever works, ends with this
+            for record in records:
+                self._accept(record)
         for chunk_id, reason in self.writer.unwritten.items():
             self.failed += self._given_up(chunk_id, f"a chunk could not be written: {reason}")
 

@@ -1,7 +1,7 @@
 """Tasks -> judged records -> a store: what an ingest and a migration share."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,7 +50,7 @@ class Writer:
         """Begins to count: so many chunks are to be written."""
         self.reporter = Reporter(self.on_progress, chunks, facts={"exact": 0, "step": 0})
 
-    def write(self, tasks: Iterable[Task]) -> Iterator[Record]:
+    def write(self, tasks: Iterable[Task]) -> Generator[Record, None, None]:
         """Writes and judges `tasks`; yields each record as it is done, for `keep`.
 
         Raises:

@@ -273,7 +273,7 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_privately(path: Path, content: bytes | Iterable[bytes]) -> None:
+def write_privately(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
     """Writes a file that only its owner can read, and has it on the disk before it returns."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     mark("file begun")
@@ -306,7 +306,7 @@ def outdate_adapter(store: Path) -> None:
         write_privately(folder / STALE, b"")
 
 
-def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
+def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
     """Writes a file, at once or piece by piece, that is the old or the new one at any instant.
 
     Of two at once one wins; a torn file cannot have the right digest.
