@@ -133,7 +133,7 @@ def _take_apart(store: Store, parts: Mapping[str, tensorfile.Part]) -> tuple[int
         if key not in RESERVED | {ownership.MAKER}
     }
     content, counts = parts["content"], dict[str, int]()
-    content.write(b'{"manifest": ' + _json(manifest))
+    content.write(b'{"manifest": ' + json.dumps(manifest).encode())
     lists = {
         "chunks": chunks(),
         "documents": map(asdict, store.each_document()),
@@ -143,17 +143,14 @@ def _take_apart(store: Store, parts: Mapping[str, tensorfile.Part]) -> tuple[int
         content.write(f', "{name}": ['.encode())
         counts[name] = 0
         for value in values:
-            content.write((b", " if counts[name] else b"") + _json(value))
+            text = json.dumps(value, allow_nan=False)
+            content.write(f"{', ' if counts[name] else ''}{text}".encode())
             counts[name] += 1
         content.write(b"]")
     content.write(b"}")
     if len(widths) > 1:
         raise StoreDamaged(f"{store.folder} has keys of several widths", remedy=ANOTHER_STORE)
     return counts["documents"], counts["chunks"], widths.pop() if widths else 0
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, allow_nan=False).encode()
 
 
 def _chunk(record: Record, text: str | None) -> dict[str, Any]:

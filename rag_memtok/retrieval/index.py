@@ -85,7 +85,7 @@ def open_index(store: Store) -> Index:
     keys = build(*store.keys())
     if store.state != bound["state"]:  # a writer came between: the keys may be newer than the state
         return Index(keys)
-    payload = memoryview(faiss.serialize_index(keys))
+    payload = faiss.serialize_index(keys).data
     header = json.dumps({**bound, "sha256": hashlib.sha256(payload).hexdigest()})
     try:  # not faiss.write_index: on a full disk that returns without an error
         write_whole(path, (header.encode() + b"\n", payload))
@@ -155,7 +155,7 @@ def read_index(path: Path, bound: dict[str, str]) -> faiss.IndexIDMap2 | None:
         with path.open("rb") as file:
             header = json.loads(file.readline(HEADER))
             payload = np.fromfile(file, dtype=np.uint8)
-        if header != {**bound, "sha256": hashlib.sha256(payload).hexdigest()}:
+        if header != {**bound, "sha256": hashlib.sha256(payload.data).hexdigest()}:
             return None
         index = faiss.deserialize_index(payload)
         return index if isinstance(index, faiss.IndexIDMap2) else None

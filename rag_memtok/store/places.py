@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rag_memtok.datatypes import Occurrence, StoredDocument
 from rag_memtok.store.database import Database
 from rag_memtok.store.formats import COLUMNS
+from rag_memtok.store.integrity import problems
 from rag_memtok.store.removal import Files, drop_file
 from rag_memtok.store.schema import name_bytes
 from rag_memtok.store.words import forget, refresh_names
@@ -103,6 +104,13 @@ def chunks_of_files(db: Database, files: Files) -> set[int]:
         for root, file in files
         for (chunk,) in db.execute(query, (name_bytes(root), name_bytes(file)))
     }
+
+
+def file_hashes(db: Database, root: str) -> "FileHashes":
+    """See `Store.file_hashes`."""
+    with db.reading():
+        found = problems(db.connection, db.store_id, structural=False)
+        return FileHashes(db, root, frozenset(one.file for one in found if one.file))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -29,9 +29,9 @@ from rag_memtok.store.files import ADAPTER, INDEX, store_errors
 from rag_memtok.store.integrity import Summary, checksums, index, problems, summarise
 from rag_memtok.store.keys import keys_of, replace_keys
 from rag_memtok.store.places import (
-    FileHashes,
     add_document,
     chunks_of_files,
+    file_hashes,
     occurrences_of,
     replace_file,
 )
@@ -155,13 +155,9 @@ class Store:
         """The sha256 of each file under `root` as ingested, read when it is asked for.
 
         A file of which any row is damaged is left out: to ingest it again mends it.
-
         Cost: reads every row of the store, about a second per GB, and once more to go over it.
         """
-        with self._db.reading():
-            found = problems(self._db.connection, self.store_id, structural=False)
-            damaged = frozenset(one.file for one in found if one.file)
-        return FileHashes(self._db, root, damaged)
+        return file_hashes(self._db, root)
 
     def document_chunks(self, root: str, path: str) -> tuple[Occurrence, ...]:
         """The document's chunks in their order.
