@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rag_memtok.cli import console, options, views
+from rag_memtok.config import Config
 from rag_memtok.errors import UsageError
-from rag_memtok.settings import here
 
 if TYPE_CHECKING:
-    from rag_memtok.config import Config
     from rag_memtok.pipeline.audit import Recite
 
 
+@options.settings(
+    *options.STORE, *options.MODEL, "documents.exclude", "documents.gitignore", *options.CLUSTER
+)
 def verify(
-    store: options.Store = None,
-    collection: options.Collection = None,
-    model: options.Model = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
+    dials: Config,
     quick: Annotated[
         bool, typer.Option("--quick", help="Structure and checksums only; loads no model.")
     ] = False,
@@ -41,11 +39,6 @@ def verify(
     against: Annotated[
         Path | None, typer.Option("--against", help="Compare the documents with this folder.")
     ] = None,
-    exclude: options.Exclude = None,
-    no_gitignore: options.NoGitignore = False,
-    engine: options.Engine = None,
-    address: options.Address = None,
-    chunk_timeout: options.ChunkTimeout = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write the audit as an HTML page, too.")
     ] = None,
@@ -54,23 +47,17 @@ def verify(
     """Prove that nothing was lost: decode every memory, rejoin every document, compare."""
     from rag_memtok.pipeline import api
 
-    dials = here(
-        store=store, collection=collection, model__id=model, model__device=device,
-        model__threads=threads, documents__exclude=exclude or None,
-        documents__gitignore=False if no_gitignore else None,
-        cluster__engine=engine, cluster__address=address, cluster__chunk_timeout=chunk_timeout,
-    )  # fmt: skip
     with console.progress_bar("chunks") as on_progress, ExitStack() as opened:
         found = api.verify(
             dials,
-            quick,
-            share_of(sample),
-            seed,
-            against,
-            on_progress,
-            report,
-            batch,
-            reference,
+            structure_only=quick,
+            share=share_of(sample),
+            seed=seed,
+            folder=against,
+            on_progress=on_progress,
+            page=report,
+            batch=batch,
+            reference=reference,
             recite=recite_of(dials, opened),
         )
     if json:
@@ -94,7 +81,7 @@ def verify(
     raise typer.Exit(found.exit_code)
 
 
-def recite_of(dials: "Config", opened: ExitStack) -> "Recite":
+def recite_of(dials: Config, opened: ExitStack) -> "Recite":
     """What recites: this process, or a cluster, to which `opened` holds the connection."""
     if dials.cluster.engine == "ray":
         from rag_memtok.cluster.engine import reciting
@@ -119,24 +106,14 @@ def share_of(sample: str | None) -> float:
         raise UsageError(f"--sample is {sample!r}; valid: a share such as 5%") from None
 
 
+@options.settings(*options.STORE, *options.MODEL)
 def restore(
+    dials: Config,
     to: Annotated[Path, typer.Option("--to", help="The folder to write into.")],
-    store: options.Store = None,
-    collection: options.Collection = None,
-    model: options.Model = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
 ) -> None:
     """Write the documents back from their memories alone."""
     from rag_memtok.pipeline import api
 
-    dials = here(
-        store=store,
-        collection=collection,
-        model__id=model,
-        model__device=device,
-        model__threads=threads,
-    )
     with console.progress_bar("chunks") as on_progress:
         done = api.restore(to, dials, on_progress)
     views.put_restored(done, to)
