@@ -305,7 +305,7 @@ def test_no_cluster_there_is_told():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Ray's own
 def test_nodes_killed_while_they_write_lose_nothing(tmp_path):
-    (trial,) = campaign(tmp_path, chunks=120, minutes=2, every=(15, 30))
+    (trial,) = campaign(tmp_path, chunks=200, minutes=2, every=(1, 4))
     assert not trial.wrong and not trial.where.startswith("0 nodes"), trial
 
 
