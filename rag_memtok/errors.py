@@ -15,7 +15,8 @@
     |-- DeviceUnavailable   22   the device asked for is not there
     |-- PermissionRefused   23   the operating system refused access
     |-- InputRefused        24   nothing to read, or something this program will not open
-    `-- ClusterUnavailable  25   the cluster is out of reach, refuses, or its workers give nothing
+    |-- Busy                25   a server has no place for one more request
+    `-- ClusterUnavailable  26   the cluster is out of reach, refuses, or its workers give nothing
 
 Codes without an exception: 0 done, 1 a bug (a traceback), 3 some inputs skipped, 4 more correction
 pins than --max-pins allows, 5 verify found a mismatch, 6 not fully proved, 128+N ended by signal N.
@@ -174,4 +175,14 @@ class InputRefused(RagMemtokError):
 class ClusterUnavailable(RagMemtokError):
     """The cluster is out of reach, refuses, or its workers give nothing."""
 
-    exit_code, name = 25, "cluster"
+    exit_code, name = 26, "cluster"
+
+
+class Busy(RagMemtokError):
+    """A server has no place for one more request; it may have one after `seconds`."""
+
+    exit_code, name = 25, "busy"
+
+    def __init__(self, message: str, remedy: str = "", seconds: int = 1) -> None:
+        super().__init__(message, remedy)
+        self.seconds = seconds

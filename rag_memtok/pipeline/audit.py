@@ -192,14 +192,14 @@ def audit(
     chosen = drawn(everything, share, seed)
     tau = float(store.manifest.get("tau", 0))
     reporter = Reporter(on_progress, len(chosen))
-    recited: dict[str, Recited] = {}
-    comparisons: dict[str, Comparison] = {}
-    interrupted = False
+    recited, kinds = dict[str, Recited](), Counter[str]()
+    comparisons, interrupted = dict[str, Comparison](), False
     try:
         for found in recite(store, lm, template, chosen, how):
             recited |= {one.chunk_id: weakened(one, tau) for one, _ in found}
             comparisons |= {one.chunk_id: same for one, same in found if same is not None}
-            reporter.advance(len(found))
+            kinds.update(recited[one.chunk_id].verdict.kind for one, _ in found)
+            reporter.advance(len(found), **kinds)
     except KeyboardInterrupt:
         interrupted = True
     with store.snapshot():
