@@ -55,6 +55,8 @@ HOMES = {
     "datasets": {"evaluation.questions"},
     "matplotlib": {"evaluation.figures"},
     "bitsandbytes": {"model.quantize"},
+    "pyarrow": {"cluster.rows"},
+    "ray": {"cluster.pool"},
     "langchain_core": {"integrations.langchain"},
     "llama_index": {"integrations.llamaindex"},
     "fastapi": {
@@ -85,6 +87,7 @@ OPTIONAL = {
     "model.precision",
     "model.lora",
     "retrieval.embedder",
+    "cluster.pool",
 }
 LAZY = DOORS | OPTIONAL | {"evaluation.figures"}
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
