@@ -368,18 +368,14 @@ class Store:
             return matching(self._db.connection, "words", words, limit)
 
     def search_names(self, words: Sequence[str], limit: int) -> dict[int, float]:
-        """As `search_words`, in the names of files and in headings.
-
-        A store of format 1 has no such index: none.
-        """
+        """As `search_words`, in the names of files and in headings; none in format 1."""
         with self._db.reading():
             return matching(self._db.connection, "names", words, limit)
 
     def mend_words(self) -> str:
-        """Makes the word indexes anew from the kept texts and the places where it must.
+        """Makes the word indexes anew where they are damaged or made by other rules.
 
-        It must if `check` finds anything in their tables, or they were made by other rules. Returns
-        what was wrong, "" if nothing was. Cost: reads all texts and places.
+        Returns what was wrong, "" if nothing was. Cost: reads all texts and places.
         """
         with store_errors(self.folder):
             wrong = wrong_with_words(self._db.connection)
