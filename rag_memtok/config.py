@@ -8,6 +8,10 @@ from rag_memtok.errors import UsageError
 
 # without a dot: DIR.old and the like can never be one
 COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+# no user, password or query: a secret in it would be shown
+URL = re.compile(
+    r"(https?://)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?"
+)
 CHUNK_TOKENS, CODEC = 128, "float16"  # of a new store
 
 
@@ -158,6 +162,10 @@ class Ask:
 
     `passages`: all in one prompt, or each in its own, where the surest answer is kept; "auto" is
     what was measured to be better for the model, else together.
+
+    `engine` is what generates: the model of this process ("here"), or the same model in a vLLM
+    server ("vllm") at `url`, which counts as gone after `engine_seconds` of silence. Its token, if
+    it wants one, is in the environment variable RAG_MEMTOK_ENGINE_TOKEN and nowhere else.
     """
 
     read: Literal["auto", "memory", "decode", "text"] = "auto"
@@ -165,10 +173,17 @@ class Ask:
     adapter: str = "auto"
     max_new_tokens: int = 64
     max_question_tokens: int = 256
+    engine: Literal["here", "vllm"] = "here"
+    url: str = "http://127.0.0.1:8000"
+    engine_seconds: float = 120.0
 
     def __post_init__(self) -> None:
+        seconds = self.engine_seconds
+        require(0 < seconds <= 86_400, "ask.engine_seconds", seconds, "above 0, to 86400")
         within(self, "ask.max_new_tokens", 1, 8192)
         within(self, "ask.max_question_tokens", 1, 8192)
+        fits = URL.fullmatch(self.url) is not None
+        require(fits, "ask.url", self.url, "[http[s]://]HOST[:PORT][/PATH]")
 
 
 @dataclass(frozen=True, slots=True)

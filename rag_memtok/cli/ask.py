@@ -36,6 +36,8 @@ def ask(
     passages: options.Passages = None,
     adapter: options.Adapter = None,
     max_new_tokens: options.MaxNewTokens = None,
+    engine: options.Engine = None,
+    url: options.Url = None,
     trust_store: options.Trust = False,
     show: options.Show = False,
     json: options.Json = False,
@@ -47,7 +49,7 @@ def ask(
         store=store, collection=collection, model__id=model, model__dtype=dtype,
         model__device=device, model__threads=threads, retrieve__embedder=embedder, retrieve__k=k,
         retrieve__within=within, ask__read=read, ask__passages=passages, ask__adapter=adapter,
-        ask__max_new_tokens=max_new_tokens,
+        ask__max_new_tokens=max_new_tokens, ask__engine=engine, ask__url=url,
     )  # fmt: skip
     words = one_question(question)
     if not words:
@@ -151,6 +153,8 @@ def chat(
     passages: options.Passages = None,
     adapter: options.Adapter = None,
     max_new_tokens: options.MaxNewTokens = None,
+    engine: options.Engine = None,
+    url: options.Url = None,
     trust_store: options.Trust = False,
     show: options.Show = False,
     json: options.Json = False,
@@ -168,7 +172,7 @@ def chat(
         store=store, collection=collection, model__id=model, model__dtype=dtype,
         model__device=device, model__threads=threads, retrieve__embedder=embedder, retrieve__k=k,
         retrieve__within=within, ask__read=read, ask__passages=passages, ask__adapter=adapter,
-        ask__max_new_tokens=max_new_tokens,
+        ask__max_new_tokens=max_new_tokens, ask__engine=engine, ask__url=url,
     )  # fmt: skip
     with api.session(dials, console.say, trust_store) as session:
         try:

@@ -1,12 +1,12 @@
 """What is done with a store, as commands: parse, one library call, print.
 
-The commands are status list show config rm export import migrate adapt.
+The commands are status list show config rm export export-reader import migrate adapt.
 """
 
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -187,6 +187,34 @@ def export(
 
     done = api.export(file, here(store=store, collection=collection))
     console.put_json(asdict(done)) if json else views.put_exported(done)
+
+
+def export_reader(
+    folder: Annotated[Path, typer.Argument(help="The folder to write.")],
+    store: options.Store = None,
+    collection: options.Collection = None,
+    model: options.Model = None,
+    adapter: options.Adapter = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option("--dtype", help="What the weights are written in."),
+    ] = "float32",
+    threads: options.Threads = None,
+    trust_store: options.Trust = False,
+    json: options.Json = False,
+) -> None:
+    """Write the model that answers, its reader merged, for a server; say how to start one.
+
+    That is for `ask --engine vllm`. It is the store's model, or a new store's where there is none.
+    """
+    from rag_memtok.pipeline.export_reader import export_reader
+
+    dials = here(
+        store=store, collection=collection, model__id=model, model__threads=threads,
+        ask__adapter=adapter,
+    )  # fmt: skip
+    done = export_reader(folder, dials, dtype, console.say, trust_store)
+    console.put_json(asdict(done)) if json else views.put_exported_reader(done)
 
 
 def import_(

@@ -104,6 +104,16 @@ MaxNewTokens = Annotated[
     int | None,
     typer.Option("--max-new-tokens", help="Tokens of the answer, at most.", show_default="64"),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine", help="What answers: here, or a vLLM server (vllm).", show_default="here"
+    ),
+]
+Url = Annotated[
+    str | None,
+    typer.Option("--url", help="Where that server is.", show_default="http://127.0.0.1:8000"),
+]
 SecondsPerChunk = Annotated[
     float | None,
     typer.Option(

@@ -13,15 +13,7 @@ from pathlib import PurePosixPath
 
 from rag_memtok.datatypes import Answer, Hit, Source
 from rag_memtok.errors import NoUsableMemory, StoreDamaged, UsageError
-from rag_memtok.model.inject import (
-    BATCH,
-    Sourced,
-    answer_batch,
-    answer_tokens,
-    fitting,
-    inject,
-    surest,
-)
+from rag_memtok.model.inject import Sourced, fitting, inject, surest
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Frame, declines, frame, source_line
 from rag_memtok.pipeline.citation import source_of
@@ -167,13 +159,13 @@ def _together(
     """
     words, limit = frame(session.lm), session.config.ask.max_new_tokens
     passages = [sourced(lm, words, one) for one in readable]
-    fit = fitting(lm, words, passages, asked, limit)
+    fit = fitting(session.engine.context, words, passages, asked, limit)
     _tell_what_fits(session, fit, len(readable))
     used = readable[:fit]
     prompt = inject(lm, words, passages[:fit][::-1], asked)
     tokens: list[int] = []
     shown = ""
-    for token in answer_tokens(lm, words, prompt, limit):
+    for token in session.engine.tokens(words, prompt, limit):
         tokens.append(token)
         if circle_at_end(tokens, lm.decode):
             break
@@ -196,15 +188,11 @@ def _apart(
     """A prompt for each; the surest answer is kept, and cited is what it was read from."""
     words, limit = frame(session.lm), session.config.ask.max_new_tokens
     passages = [sourced(lm, words, one) for one in readable]
-    fit = [bool(fitting(lm, words, [one], asked, limit)) for one in passages]
+    fit = [bool(fitting(session.engine.context, words, [one], asked, limit)) for one in passages]
     used = list(compress(readable, fit))
     _tell_what_fits(session, len(used), len(readable))
     prompts = [inject(lm, words, [one], asked) for one in compress(passages, fit)]
-    said = [
-        one
-        for start in range(0, len(prompts), BATCH)
-        for one in answer_batch(lm, words, prompts[start : start + BATCH], limit)
-    ]
+    said = session.engine.batch(words, prompts, limit)
     tokens = [said_of(lm, one.tokens) for one in said]
     answers = [lm.decode(one) for one in tokens]
     kept = surest([(text, one.sureness) for text, one in zip(answers, said, strict=True)])
@@ -234,7 +222,8 @@ def _tell_what_fits(session: Session, fit: int, found: int) -> None:
         )
     if fit < found:
         session.on_warning(
-            f"only {fit} of {found} memories fit into the context of {session.lm.context} positions"
+            f"only {fit} of {found} memories fit into the context of {session.engine.context} "
+            "positions"
         )
 
 

@@ -23,11 +23,12 @@ from rag_memtok.memory.reconstruct import (
     memory_of,
 )
 from rag_memtok.model import lora
+from rag_memtok.model.engine import Engine, Here
 from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import for_reading
 from rag_memtok.model.prompts import Template
-from rag_memtok.pipeline.adapters import SHIPPED, Adapters
+from rag_memtok.pipeline.adapters import SHIPPED, Adapter, Adapters
 from rag_memtok.pipeline.readable import ENCODER, ENOUGH, WINDOW, reads_vectors, shares
 from rag_memtok.pipeline.recite import draft_of
 from rag_memtok.retrieval.embedder import Embedder
@@ -40,7 +41,8 @@ class Session:
     """Everything that stays loaded between questions.
 
     `reading` is the LM with that one of the `adapters` on that reads as the session's reader does:
-    it answers, and does nothing else; None: there is none.
+    it answers, and does nothing else; None: there is none. `remote` is the server that answers in
+    its place, if one does.
     """
 
     store: Store
@@ -52,6 +54,12 @@ class Session:
     on_warning: Callable[[str], None] = lambda message: None
     adapters: Adapters = Adapters()
     reading: LM | None = None
+    remote: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """What generates."""
+        return self.remote or Here(self.reading or self.lm)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,14 +151,19 @@ def with_adapters(session: Session, found: Adapters) -> Session:
         WrongModel, InputRefused: see `lora.adapted`.
     """
     equipped = replace(session, adapters=found)
-    reader = reader_of(equipped)[0]
-    chosen = found.of(reader)
-    if reader == "memory":
-        chosen = reads_vectors(session.store.manifest, found) or chosen
+    chosen = adapter_on(equipped)
     if chosen is None:
         return equipped
-    lm = for_reading(session.lm) if chosen.bond.kind == "text" else session.lm
+    quick = chosen.bond.kind == "text" and session.config.ask.engine == "here"
+    lm = for_reading(session.lm) if quick else session.lm
     return replace(equipped, reading=lora.adapted(lm, chosen.folder, session.template.digest))
+
+
+def adapter_on(session: Session) -> Adapter | None:
+    """The one of the session's adapters that is on when its reader reads; None: it has none."""
+    reader, found = reader_of(session)[0], session.adapters
+    vectors = reads_vectors(session.store.manifest, found) if reader == "memory" else None
+    return vectors or found.of(reader)
 
 
 def words_of(session: Session, one: Readable) -> str:
