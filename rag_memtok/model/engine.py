@@ -5,7 +5,7 @@ An engine is the LM of this process (`Here`), or a server that has the same mode
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +15,7 @@ from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Frame
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What goes on after prompts, greedily, until the frame's end or one of the model's."""
 

@@ -181,12 +181,14 @@ def _read(
     try:
         choices = sorted(reply["choices"], key=lambda one: one["index"])
         found = [(one["token_ids"], one["logprobs"]["token_logprobs"]) for one in choices]
-        numbered = [one["index"] for one in choices] == list(range(count))
+        whole = [one["index"] for one in choices] == list(range(count))
+        whole &= all(0 < len(tokens) == len(nats) <= limit for tokens, nats in found)
     except (KeyError, TypeError):
-        raise nonsense(remote.server, "a completion without tokens and what they weigh") from None
+        whole = False
+    if not whole:
+        raise nonsense(remote.server, "no completion with its tokens and their weights")
     for tokens, nats in found:
-        fine = numbered and 0 < len(tokens) == len(nats) <= limit
-        if not fine or not all(type(one) is float and math.isfinite(one) for one in nats):
+        if not all(type(one) is float and math.isfinite(one) for one in nats):
             raise nonsense(remote.server, "log-probabilities that are none")
         _require_tokens(remote, tokens)
     return found

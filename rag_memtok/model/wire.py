@@ -143,9 +143,9 @@ def _exchange(
     where = parts.path.rstrip("/").removesuffix("/v1") + path
     try:
         connection.request("GET" if sent is None else "POST", where, sent, headers)
-        reply = connection.getresponse()
-        _require_fine(server, reply)
-        yield reply
+        with connection.getresponse() as reply:  # its socket is its own where it ends with it
+            _require_fine(server, reply)
+            yield reply
     except TimeoutError as error:
         raise EngineUnavailable(
             f"the server at {server.url} said nothing for {server.seconds:g} s",
