@@ -231,6 +231,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--file", type=Path, default=QUESTIONS)
     parser.add_argument("--equal", type=int, default=0, metavar="QUESTIONS")
+    parser.add_argument("--read", default="text,memory", help="of --equal: text, memory or both")
     parser.add_argument("--limit", type=int, default=32, help="tokens of an answer")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--adapter", type=Path, help="with the encoder of the vectors")
@@ -242,7 +243,7 @@ def main() -> None:
         if args.equal:
             lines = args.file.read_text(encoding="utf-8").splitlines()[: args.equal]
             questions = [json.loads(line)["question"] for line in lines]
-            for reader in ("text", "memory"):
+            for reader in args.read.split(","):
                 compared(session, reader, questions, args.limit)
         if args.speed:
             requests = [int(one) for one in args.requests.split(",")]

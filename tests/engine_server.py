@@ -9,7 +9,7 @@ import io
 import json
 import socket
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -79,7 +79,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(packed)))
         self.end_headers()
-        self.wfile.write(packed)
+        with suppress(ConnectionError):  # who asked may have gone
+            self.wfile.write(packed)
 
     def error(self, status, message):
         self.reply(status, {"error": {"message": message, "code": status}})

@@ -22,7 +22,7 @@ from rag_memtok.errors import (
     UsageError,
     WrongModel,
 )
-from rag_memtok.model import lora, plain, remote
+from rag_memtok.model import lora, remote
 from rag_memtok.model.engine import Here
 from rag_memtok.model.inject import inject
 from rag_memtok.model.lm import load
@@ -415,28 +415,3 @@ def test_from_the_command_line(store, engine, url, command_line, tmp_path, monke
     assert code in (0, 7) and json.loads(out)["answer"] == ours.answer
     code, out, err = command_line(*words, "--url", "http://me:s3cret@127.0.0.1")
     assert code == 2 and "ask.url" in err
-
-
-# --- the model to serve
-
-
-@pytest.mark.parametrize("kind", list(toy.MODELS))
-def test_merged_and_unmerged_answer_the_same(kind, tmp_path):
-    """As a plain folder, loaded again, on every class of model, tied or not."""
-    folder = toy.save(tmp_path / "model", kind=kind)
-    lm = load(dials(tmp_path, folder).model)
-    adapter = random_adapter.trained(lm, tmp_path / "adapter")
-    reader = lora.adapted(lm, adapter)
-    before = {name: value.clone() for name, value in lm.model.state_dict().items()}
-    bond = lora.bond_of(adapter)
-    made = plain.write(tmp_path / "merged", reader, lm, bond, "float32", tmp_path / "none")
-    merged = load(dials(tmp_path, tmp_path / "merged").model)
-    rows = prompts(lm, 4)
-    ours, theirs = (Here(one).batch(frame(lm), rows, 12) for one in (reader, merged))
-    assert [one.tokens for one in ours] == [one.tokens for one in theirs]
-    assert [one.sureness for one in theirs] == pytest.approx([one.sureness for one in ours], 1e-3)
-    assert [one.tokens for one in ours] != [
-        one.tokens for one in Here(lm).batch(frame(lm), rows, 12)
-    ]
-    assert all(torch.equal(value, before[name]) for name, value in lm.model.state_dict().items())
-    assert made.tokenizer_sha256 == merged.identity.tokenizer_sha256
