@@ -1,9 +1,9 @@
 """Is the right chunk among the first k hits? On the dev sets of questions over passages.
 
-`python -m benchmarks.passages FOLDER [--passages 500] [--questions 300]`: FOLDER has a `.jsonl.xz`
-a set, of `{"context", "question", "answers", "split"}`. Each passage is a file; right is a chunk of
-the question's own that holds an answer, or any of these where none does. Words alone, keys alone,
-fused; chunks, keys and words as `ingest` stores them.
+`python -m benchmarks.passages FOLDER [--passages 500] [--questions 300] [--embedder mini]`: FOLDER
+has a `.jsonl.xz` a set, of `{"context", "question", "answers", "split"}`. Each passage is a file;
+right is a chunk of the question's own that holds an answer, or any of these where none does. Words
+alone, keys alone, fused; chunks, keys and words as `ingest` stores them.
 """
 
 import argparse
@@ -83,8 +83,10 @@ def recalls(
         yield way, shares, lost
 
 
-def measured(file: Path, passages: int, questions: int) -> Iterator[tuple[str, list[float]]]:
-    """The recalls on one set."""
+def measured(
+    file: Path, passages: int, questions: int, keys: str
+) -> Iterator[tuple[str, list[float]]]:
+    """The recalls on one set, by the keys of that embedder."""
     texts, rows = drawn(file, passages, questions)
     if not rows:
         return
@@ -93,9 +95,9 @@ def measured(file: Path, passages: int, questions: int) -> Iterator[tuple[str, l
         documents.mkdir()
         for text in texts:
             (documents / f"{digest(text)}.txt").write_text(text, encoding="utf-8")
-        build(store, documents, [], EMBEDDED / "tokenizer.json")
+        build(store, documents, [], EMBEDDED / "tokenizer.json", keys)
         with open_store(store, write=False) as opened:
-            for way, shares, _ in recalls(opened, load_embedder("mini"), rows):
+            for way, shares, _ in recalls(opened, load_embedder(keys), rows):
                 yield f"{len(texts)} passages, {len(rows)} questions, {way}", shares
 
 
@@ -107,10 +109,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--passages", type=int, default=500)
     parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument("--embedder", default="mini", help="mini, minilm, a folder or a hub id")
     parser.add_argument("--only", default="*", help="the sets of such names")
     args = parser.parse_args()
     for file in sorted(args.folder.glob(f"{args.only}.jsonl.xz")):
-        for title, shares in measured(file, args.passages, args.questions):
+        for title, shares in measured(file, args.passages, args.questions, args.embedder):
             told = ", ".join(
                 f"@{depth} {share:.1%}" for depth, share in zip(DEPTHS, shares, strict=True)
             )

@@ -42,6 +42,7 @@ HOMES = {
     "watchfiles": {"pipeline.watch"},
     "rich": {"cli.console"},
     "semantic_text_splitter": {"documents.split"},
+    "snowballstemmer": {"store.stems"},
     "pathspec": {"documents.walk"},
     "charset_normalizer": {"documents.encodings"},
     "openpyxl": {"documents.sheets"},

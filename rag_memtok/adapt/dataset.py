@@ -121,10 +121,10 @@ def unpacked(content: bytes, exercises: Sequence[Exercise]) -> list[Lesson] | No
         Lesson(
             exercise,
             "gold" if gold else "model",
-            tuple(answers[start:stop]),
-            words[start:stop],
-            chances[start:stop],
-            f1,
+            answer=tuple(answers[start:stop]),
+            words=words[start:stop],
+            chances=chances[start:stop],
+            f1=f1,
         )
         for start, stop, gold, f1, exercise in bounds
     ]

@@ -308,11 +308,28 @@ def adapt(
     teacher = Teacher(lm, frame(lm), by_key)
     decks = []
     for keys, most in zip(split(pages), (0, DEV_LESSONS), strict=True):
-        lessons = lessons_about(keys, exercises, most, teacher, settings, work, on_progress)
-        decks.append(Deck(teacher, keys, lessons, settings.kind, settings.seed, lone))
+        lessons = lessons_about(
+            keys,
+            exercises,
+            most=most,
+            teacher=teacher,
+            settings=settings,
+            work=work,
+            on_progress=on_progress,
+        )
+        decks.append(
+            Deck(teacher, keys, lessons=lessons, kind=settings.kind, seed=settings.seed, alone=lone)
+        )
     train, dev = decks
     training = Training(
-        teacher, settings, train, dev, work, run, on_progress, state_of(lm, settings)
+        teacher,
+        settings,
+        train=train,
+        dev=dev,
+        work=work,
+        run=run,
+        on_progress=on_progress,
+        state=state_of(lm, settings),
     )
     training.state.resume(work / "checkpoint.safetensors", run)
     try:

@@ -97,10 +97,10 @@ def evaluate(
     read = corpus(
         tools.lm,
         embedder,
-        questions,
-        settings.documents.chunk_tokens,
-        max(study.k, default=1) - 1,
-        study.seed,
+        questions=questions,
+        capacity=settings.documents.chunk_tokens,
+        most=max(study.k, default=1) - 1,
+        seed=study.seed,
     )
     say(
         f"{len(questions)} questions about {len(set(read.gold))} chunks; {len(read.read)} chunks "
@@ -117,7 +117,15 @@ def evaluate(
         kind: Replies(model, frame(tools.lm), settings.ask.max_new_tokens, answers)
         for kind, model in models.items()
     }
-    run = Run(tools, settings, study, read, replies, on_progress, encoder)
+    run = Run(
+        tools,
+        settings,
+        study=study,
+        corpus=read,
+        replies=replies,
+        on_progress=on_progress,
+        encoder=encoder,
+    )
     run.write(work / "memories" if work else None, say)
     cells = [run.cell(planned) for planned in run.plan(say)]
     return Evaluation(
@@ -179,7 +187,14 @@ class Run:
         memorize = replace(self.settings.memorize, tokens_per_vector=compression)
         kept: Mapping[str, Kept] = {}
         if "memory" in needs:
-            kept = written(lm, template, texts, memorize, folder, self.on_progress)
+            kept = written(
+                lm,
+                template,
+                texts=texts,
+                settings=memorize,
+                folder=folder,
+                on_progress=self.on_progress,
+            )
             self.writings.append(writing(compression, kept, sum(map(len, texts.values()))))
         decoded: Mapping[str, Tokens] = {}
         if not {"decode", "decode+adapter"}.isdisjoint(self.arms):
@@ -190,7 +205,15 @@ class Run:
                 one: vectors_of(readable(self.encoder, some, compression))
                 for one, some in texts.items()
             }
-        return Material(lm, self.corpus, kept, decoded, self.study.seed, compression, vectors)
+        return Material(
+            lm,
+            self.corpus,
+            kept=kept,
+            decoded=decoded,
+            seed=self.study.seed,
+            window=compression,
+            encoded=vectors,
+        )
 
     def _chosen(self, compression: int, say: Callable[[str], None]) -> int:
         if compression:
@@ -219,7 +242,14 @@ class Run:
         self, arms: Mapping[str, Arm], setting: Setting, k: int, cases: Sequence[Case]
     ) -> list[Planned]:
         return [
-            Planned(name, arm, compression if arm.compressed else 0, setting, k, cases)
+            Planned(
+                name,
+                arm,
+                tokens_per_vector=compression if arm.compressed else 0,
+                setting=setting,
+                k=k,
+                cases=cases,
+            )
             for name, arm in arms.items()
             for compression in (self.materials if arm.compressed else list(self.materials)[:1])
         ]

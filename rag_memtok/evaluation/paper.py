@@ -161,7 +161,9 @@ def tried(
     settings = Memorize(
         steps=protocol.steps, seconds_per_chunk=0.0, batch=protocol.batch, seed=protocol.seed
     )
-    for written in memorize(lm, template, tasks, settings, gauge.step, recipe):
+    for written in memorize(
+        lm, template, tasks=tasks, settings=settings, on_step=gauge.step, recipe=recipe
+    ):
         tokens = written.task.tokens
         memory = Memory(codec.unpack(codec.pack(written.vectors), written.vectors.shape))
         decoded = decode(lm, template, memory, len(tokens))
@@ -169,11 +171,11 @@ def tried(
         yield trial_of(
             lm,
             corpus,
-            by_id[written.task.key],
-            protocol,
-            written,
-            free,
-            min(margins(lm, template, memory, tokens)),
+            text=by_id[written.task.key],
+            protocol=protocol,
+            written=written,
+            free=free,
+            margin=min(margins(lm, template, memory, tokens)),
         )
 
 
@@ -189,10 +191,21 @@ def trial_of(
     """What is known of a text that was written."""
     identity = lm.identity
     return Trial(
-        name_of(lm), identity.weights_sha256, identity.dtype, lm.parameters, corpus.name,
-        sha256_of_text(text), protocol, len(text), len(written.task.tokens), written.wrong, free,
-        written.steps, written.seconds, margin,
-    )  # fmt: skip
+        name_of(lm),
+        identity.weights_sha256,
+        dtype=identity.dtype,
+        parameters=lm.parameters,
+        corpus=corpus.name,
+        text=sha256_of_text(text),
+        protocol=protocol,
+        characters=len(text),
+        tokens=len(written.task.tokens),
+        wrong=written.wrong,
+        free=free,
+        steps=written.steps,
+        seconds=written.seconds,
+        margin=margin,
+    )
 
 
 def key_of(lm: LM, corpus: Corpus, text: str, protocol: Protocol) -> tuple[object, ...]:
