@@ -7,7 +7,6 @@ alone, keys alone, fused; chunks, keys and words as `ingest` stores them.
 """
 
 import argparse
-import hashlib
 import json
 import lzma
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.retrieval import build
 from rag_memtok.config import Retrieve
+from rag_memtok.datatypes import sha256_of_text
 from rag_memtok.model.lm import EMBEDDED
 from rag_memtok.retrieval.embedder import Embedder, load_embedder
 from rag_memtok.retrieval.index import open_index
@@ -30,20 +30,15 @@ def drawn(file: Path, passages: int, questions: int) -> tuple[list[str], list[di
     """Passages of a set's dev part, and questions about them; by hash, so ever the same ones."""
     with lzma.open(file, "rt", encoding="utf-8") as lines:
         rows = [row for row in map(json.loads, lines) if row["split"] == "dev" and row["context"]]
-    rows.sort(key=lambda row: digest(row["question"] + row["context"]))
+    rows.sort(key=lambda row: sha256_of_text(row["question"] + row["context"]))
     kept = list(dict.fromkeys(row["context"] for row in rows))[:passages]
     among = set(kept)
     return kept, [row for row in rows if row["context"] in among][:questions]
 
 
-def digest(text: str) -> str:
-    """What the draw goes by."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def right_chunks(store: Store, row: dict) -> set[str]:
     """The ids of the chunks of a question's passage that hold an answer, else of all of them."""
-    (document,) = store.documents_at(f"{digest(row['context'])}.txt")
+    (document,) = store.documents_at(f"{sha256_of_text(row['context'])}.txt")
     ids = [one.chunk_id for one in store.document_chunks(document.root, document.path)]
     texts = {one: (store.text(one) or "").casefold() for one in ids}
     holding = {
@@ -94,7 +89,7 @@ def measured(
         documents, store = Path(folder) / "documents", Path(folder) / "store"
         documents.mkdir()
         for text in texts:
-            (documents / f"{digest(text)}.txt").write_text(text, encoding="utf-8")
+            (documents / f"{sha256_of_text(text)}.txt").write_text(text, encoding="utf-8")
         build(store, documents, [], EMBEDDED / "tokenizer.json", keys)
         with open_store(store, write=False) as opened:
             for way, shares, _ in recalls(opened, load_embedder(keys), rows):

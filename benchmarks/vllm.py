@@ -24,7 +24,7 @@ import statistics
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from rag_memtok.cli.tables import put_markdown
 from rag_memtok.errors import NoUsableMemory
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.model.engine import Engine, Here
-from rag_memtok.model.inject import Said, inject
+from rag_memtok.model.inject import Said, inject, never
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Frame, frame
 from rag_memtok.pipeline import api
@@ -68,13 +68,24 @@ class Kept:
         """The engine's own."""
         return self.engine.context
 
-    def tokens(self, frame: Frame, prompt: Tensor, limit: int) -> Iterator[int]:
+    def rows(
+        self,
+        frame: Frame,
+        prompts: Sequence[Tensor],
+        limit: int,
+        ended: Callable[[int], bool] = never,
+    ) -> Iterator[tuple[int, int]]:
         """The engine's, kept."""
-        said = list(self.engine.tokens(frame, prompt, limit))
-        self.asked.append((prompt, said))
-        yield from said
+        for row, one in enumerate(self.batch(frame, prompts, limit)):
+            yield from ((row, token) for token in one.tokens)
 
-    def batch(self, frame: Frame, prompts: Sequence[Tensor], limit: int) -> list[Said]:
+    def batch(
+        self,
+        frame: Frame,
+        prompts: Sequence[Tensor],
+        limit: int,
+        ended: Callable[[int], bool] = never,
+    ) -> list[Said]:
         """The engine's, kept."""
         said = self.engine.batch(frame, prompts, limit)
         pairs = zip(prompts, said, strict=True)
@@ -97,7 +108,7 @@ def compared(session: Session, reader: str, questions: Sequence[str], limit: int
     words = frame(session.lm)
 
     def there(pair: tuple[Tensor, list[int]]) -> list[int]:
-        return list(session.engine.tokens(words, pair[0], limit))
+        return [token for _, token in session.engine.rows(words, [pair[0]], limit)]
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         theirs = list(pool.map(there, kept.asked))
@@ -183,7 +194,7 @@ def loaded(session: Session, url: str, prompts: Sequence[Tensor], at_once: int) 
 
     def timed(prompt: Tensor) -> tuple[float, int]:
         began, first, count = time.monotonic(), math.nan, 0
-        for count, _ in enumerate(session.engine.tokens(words, prompt, ANSWER), start=1):
+        for count, _ in enumerate(session.engine.rows(words, [prompt], ANSWER), start=1):
             first = time.monotonic() - began if count == 1 else first
         return first, count
 

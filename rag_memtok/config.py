@@ -85,7 +85,9 @@ class Documents:
         True, "Read what a .gitignore leaves out, too.", option="--no-gitignore"
     )
     max_bytes: int = setting(100_000_000, "Bytes of a file, at most.")
-    chunk_tokens: int = setting(0, "Tokens of a chunk, at most.", shown="the store's, or 128")
+    chunk_tokens: int = setting(
+        0, "Tokens of a chunk, at most.", shown=f"the store's, or {CHUNK_TOKENS}"
+    )
 
     def __post_init__(self) -> None:
         require(self.max_bytes >= 1, "documents.max_bytes", self.max_bytes, "1 or more")
@@ -124,7 +126,7 @@ class Memorize:
         "auto", "What most steps are computed in: auto, float32, bfloat16 or compiled."
     )
     seconds_per_chunk: float = setting(0.0, "Seconds a chunk, at most; 0: no bound.")
-    codec: str = setting("", "How vectors are stored.", shown="the store's, or float16")
+    codec: str = setting("", "How vectors are stored.", shown=f"the store's, or {CODEC}")
     tau: float = setting(0.1, "Logits; a right token that leads by this or less is pinned.")
     max_pins: int = setting(-1, "Refuse a chunk with more correction pins.", shown="-1: no limit")
     keep_text: bool = setting(True, "Keep no text: dense retrieval only.", option="--no-text")
@@ -235,6 +237,29 @@ class Adapt:
 
 
 @dataclass(frozen=True, slots=True)
+class Serve:
+    """How a store is served."""
+
+    host: str = setting("127.0.0.1", "Where to listen.")
+    port: int = setting(8420, "The port; 0: any that is free.")
+    roots: tuple[str, ...] = setting(
+        (), "A folder whose paths may be ingested; may be repeated.", option="--root"
+    )
+    names: tuple[str, ...] = setting(
+        (), "Another name of this machine; may be repeated.", option="--name"
+    )
+    places: int = setting(128, "Questions that may wait.")
+    rate: float = setting(100.0, "Requests a second of one address; 0: no limit.")
+    max_upload: int = setting(100_000_000, "Bytes of an upload, at most.", shown="100000000")
+
+    def __post_init__(self) -> None:
+        within(self, "serve.port", 0, 65535, "any that is free")
+        within(self, "serve.places", 1, 100_000)
+        within(self, "serve.rate", 0, 1_000_000, "no limit")
+        require(self.max_upload >= 1, "serve.max_upload", self.max_upload, "1 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All dials.
 
@@ -250,6 +275,7 @@ class Config:
     retrieve: Retrieve = field(default_factory=Retrieve)
     ask: Ask = field(default_factory=Ask)
     adapt: Adapt = field(default_factory=Adapt)
+    serve: Serve = field(default_factory=Serve)
 
     def __post_init__(self) -> None:
         named = not self.collection or COLLECTION.fullmatch(self.collection) is not None

@@ -15,7 +15,8 @@
     |-- OutOfMemory         21   a batch of one does not fit
     |-- DeviceUnavailable   22   the device asked for is not there
     |-- PermissionRefused   23   the operating system, or a server, refused access
-    `-- InputRefused        24   nothing to read, or something this program will not open
+    |-- InputRefused        24   nothing to read, or something this program will not open
+    `-- Busy                25   a server has no place for one more request
 
 Codes without an exception: 0 done, 1 a bug (a traceback), 3 some inputs skipped, 4 more correction
 pins than --max-pins allows, 5 verify found a mismatch, 6 not fully proved, 128+N ended by signal N.
@@ -175,3 +176,13 @@ class InputRefused(RagMemtokError):
     """Nothing to read, or something this program will not open."""
 
     exit_code, name = 24, "input-refused"
+
+
+class Busy(RagMemtokError):
+    """A server has no place for one more request; it may have one after `seconds`."""
+
+    exit_code, name = 25, "busy"
+
+    def __init__(self, message: str, remedy: str = "", seconds: int = 1) -> None:
+        super().__init__(message, remedy)
+        self.seconds = seconds

@@ -23,6 +23,7 @@ FILE_NAME = "rag-memtok.toml"
 
 
 PREFIX = "RAG_MEMTOK_"
+TOKEN = "RAG_MEMTOK_SERVE_TOKEN"  # a secret, and no setting: nothing prints it
 SIMILAR = 0.75  # of what a variable and a setting are called
 SPINS = "1000"  # of a thread at a barrier: benchmarks/log.md
 
@@ -113,7 +114,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
     known = {PREFIX + dial.replace(".", "_").upper(): dial for dial in dials()}
     ours = [name.removeprefix(PREFIX) for name in known]
     for name in environment:
-        if name.startswith(PREFIX) and name not in known:
+        if name.startswith(PREFIX) and name not in known and name != TOKEN:
             near = _meant(name.removeprefix(PREFIX), ours, SIMILAR)
             if near:
                 raise UsageError(

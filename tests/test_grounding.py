@@ -187,6 +187,13 @@ def asked(store, folder, answer, **more):
     return api.ask("When was the lamp repaired?", updated(store, told))
 
 
+def test_an_answer_that_breaks_off_in_a_word_is_told_to_the_end_of_it(store, tmp_path):
+    adapter, told = says("in Marc", load(store.model), tmp_path / "adapter"), []
+    settings = updated(store, {"ask.adapter": str(adapter), "ask.read": "text"})
+    found = api.ask("When was the lamp repaired?", settings, told.append)
+    assert found.answer == "".join(told).strip() == "in March" and found.grounded
+
+
 def test_the_screen_and_json_say_where_an_answer_stands(store, tmp_path, command_line):
     found = asked(store, tmp_path, "in March")
     text = small.DOCUMENTS["lamp.md"]

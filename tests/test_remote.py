@@ -60,6 +60,15 @@ def prompts(lm, count=3):
     return [inject(lm, frame(lm), [one], lm.encode(QUESTION)) for one in words]
 
 
+def tokens(engine, words, prompt, limit):
+    """The answer to one prompt as it is made."""
+    return (token for _, token in engine.rows(words, [prompt], limit))
+
+
+def said_by(engine, words, prompt, limit):
+    return list(tokens(engine, words, prompt, limit))
+
+
 # --- its answers are ours
 
 
@@ -67,27 +76,36 @@ def test_what_it_says_is_what_is_said_here(toy_lm, engine, url):
     there, here = remote.connected(at(url), toy_lm), Here(toy_lm)
     words, rows = frame(toy_lm), prompts(toy_lm, 3)
     for row in rows:
-        said = list(here.tokens(words, row, LIMIT))
-        assert list(there.tokens(words, row, LIMIT)) == said and said
+        said = said_by(here, words, row, LIMIT)
+        assert said_by(there, words, row, LIMIT) == said and said
     ours, theirs = (one.batch(words, rows, LIMIT) for one in (here, there))
     assert [one.tokens for one in theirs] == [one.tokens for one in ours]
     assert [one.sureness for one in theirs] == pytest.approx([one.sureness for one in ours], 1e-3)
 
 
+def test_several_are_streamed_in_one_request_and_one_may_end_early(toy_lm, engine, url):
+    there, words, rows = remote.connected(at(url), toy_lm), frame(toy_lm), prompts(toy_lm, 3)
+    alone = [said_by(Here(toy_lm), words, row, LIMIT) for row in rows]
+    said, asked_for = [[] for _ in rows], len(engine.bodies)
+    for row, token in there.rows(words, rows, LIMIT, lambda row: row == 1 and len(said[1]) == 2):
+        said[row].append(token)
+    assert said == [alone[0], alone[1][:2], alone[2]] and len(engine.bodies) == asked_for + 1
+
+
 def test_it_stops_where_we_do(toy_lm, engine, url):
     """The frame's end is a stop of ours that the served folder need not know."""
     there, words, (row,) = remote.connected(at(url), toy_lm), frame(toy_lm), prompts(toy_lm, 1)
-    said = list(there.tokens(words, row, LIMIT))
+    said = said_by(there, words, row, LIMIT)
     ending = type(words)(*(getattr(words, name) for name in words.__slots__[:4]), end=said[2])
     first = said.index(said[2])
-    assert list(there.tokens(ending, row, LIMIT)) == said[:first]
+    assert said_by(there, ending, row, LIMIT) == said[:first]
     assert [one.tokens for one in there.batch(ending, [row], LIMIT)] == [tuple(said[:first])]
     assert set(engine.bodies[-1]["stop_token_ids"]) == {said[2], *toy_lm.stops}
 
 
 def test_what_is_asked_is_embeddings_alone_greedy_and_salted(toy_lm, engine, url):
     first, second = (remote.connected(at(url), toy_lm) for _ in range(2))
-    list(first.tokens(frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT))
+    said_by(first, frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT)
     assert len(first.salt) >= 43 and first.salt != second.salt
     for body in engine.bodies:
         assert "prompt" not in body and body["temperature"] == 0 and body["model"] == "reader-0"
@@ -99,7 +117,7 @@ def test_what_is_asked_is_embeddings_alone_greedy_and_salted(toy_lm, engine, url
 
 def test_what_is_sent_is_no_more_than_the_prompt(toy_lm, engine, url):
     there, whole = remote.connected(at(url), toy_lm), torch.randn(400, toy.WIDTH)
-    list(there.tokens(frame(toy_lm), whole[:3], 1))
+    said_by(there, frame(toy_lm), whole[:3], 1)
     packed = engine.bodies[-1]["prompt_embeds"][0]
     assert len(packed) < 4 * 10 * toy.WIDTH + 4000  # a view's storage would be 270,000
 
@@ -108,7 +126,7 @@ def test_no_number_is_not_sent(toy_lm, engine, url):
     there, row = remote.connected(at(url), toy_lm), prompts(toy_lm, 1)[0].clone()
     asked, row[1, 3] = len(engine.bodies), float("nan")
     with pytest.raises(StoreDamaged):
-        list(there.tokens(frame(toy_lm), row, LIMIT))
+        said_by(there, frame(toy_lm), row, LIMIT)
     assert len(engine.bodies) == asked
 
 
@@ -119,7 +137,7 @@ def test_the_token_goes_with_every_request_and_is_never_shown(toy_lm, engine, ur
             remote.connected(at(url, token=wrong), toy_lm)
         assert TOKEN in refused.value.remedy and "other" not in str(refused.value)
     there = remote.connected(at(url, token="s3cret"), toy_lm)
-    assert list(there.tokens(frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT))
+    assert said_by(there, frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT)
     assert "s3cret" not in repr(there.server)
 
 
@@ -130,10 +148,10 @@ def test_an_address_may_end_as_openai_clients_want_it(toy_lm, engine, url):
 
 def test_an_answer_that_is_not_wanted_to_its_end_is_let_go(toy_lm, engine, url):
     there = remote.connected(at(url), toy_lm)
-    going = there.tokens(frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT)
+    going = tokens(there, frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT)
     next(going)
     going.close()
-    assert list(there.tokens(frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT))
+    assert said_by(there, frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT)
 
 
 # --- which model it has
@@ -199,7 +217,7 @@ def test_silence_has_an_end(toy_lm, engine, url, streams):
 def asked(there, streams):
     words, (row,) = frame(there.lm), prompts(there.lm, 1)
     if streams:
-        return list(there.tokens(words, row, LIMIT))
+        return said_by(there, words, row, LIMIT)
     return list(there.batch(words, [row], LIMIT)[0].tokens)
 
 
@@ -229,7 +247,7 @@ def test_an_answer_that_breaks_off_goes_on_where_it_was(toy_lm, engine, url, aft
     there = remote.connected(at(url), toy_lm)
     said, pieces = asked(there, True), []
     engine.faults = [cut(after)]
-    for token in there.tokens(frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT):
+    for token in tokens(there, frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT):
         pieces.append(token)
     assert pieces == said
 
@@ -244,7 +262,7 @@ def test_what_comes_back_after_a_restart_is_probed(toy_lm, engine, url):
 
     engine.faults = [restarted]
     with pytest.raises(WrongModel):
-        for token in there.tokens(frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT):
+        for token in tokens(there, frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT):
             pieces.append(token)
     assert pieces == said[:2]
 

@@ -150,12 +150,20 @@ def prompts(model):
     ]
 
 
+def said_by(engine, words, prompt, limit):
+    return [token for _, token in engine.rows(words, [prompt], limit)]
+
+
 def test_eight_at_once_are_answered_as_here(there, reader):
     words, rows = frame(reader), prompts(reader)
     ours = Here(reader).batch(words, rows, LIMIT)
     with ThreadPoolExecutor(len(rows)) as pool:
-        streamed = list(pool.map(lambda row: tuple(there.tokens(words, row, LIMIT)), rows))
+        streamed = list(pool.map(lambda row: tuple(said_by(there, words, row, LIMIT)), rows))
     together = there.batch(words, rows, LIMIT)
+    rowwise = [[] for _ in rows]
+    for row, token in there.rows(words, rows, LIMIT):
+        rowwise[row].append(token)
+    assert [tuple(one) for one in rowwise] == streamed
     assert streamed == [one.tokens for one in together] == [one.tokens for one in ours]
     nats = [one.sureness for one in ours]
     assert [one.sureness for one in together] == pytest.approx(nats, abs=1e-3)
@@ -177,12 +185,12 @@ def test_the_base_without_its_reader_is_another_model(there, engine, base):
 def test_what_it_refuses_is_understood(there, reader):
     words = frame(reader)
     with pytest.raises(UsageError, match="too long"):
-        list(there.tokens(words, torch.zeros(LENGTH + 1, reader.width), 1))
+        said_by(there, words, torch.zeros(LENGTH + 1, reader.width), 1)
     with pytest.raises(WrongModel, match="hidden_size"):
-        list(there.tokens(words, torch.zeros(8, reader.width - 1), 1))
+        said_by(there, words, torch.zeros(8, reader.width - 1), 1)
     with pytest.raises(WrongModel, match="reader-y"):
-        list(replace(there, model="reader-y").tokens(words, torch.zeros(8, reader.width), 1))
-    assert list(there.tokens(words, prompts(reader)[0], LIMIT))
+        said_by(replace(there, model="reader-y"), words, torch.zeros(8, reader.width), 1)
+    assert said_by(there, words, prompts(reader)[0], LIMIT)
 
 
 def test_an_engine_that_ended_is_told(there, engine, reader):
@@ -190,7 +198,7 @@ def test_an_engine_that_ended_is_told(there, engine, reader):
     engine[1].terminate()
     engine[1].wait(DEADLINE)
     with pytest.raises(EngineUnavailable, match="away or dead"):
-        list(there.tokens(frame(reader), prompts(reader)[0], LIMIT))
+        said_by(there, frame(reader), prompts(reader)[0], LIMIT)
 
 
 def test_without_the_flag_it_takes_no_embeddings(there, engine, served, reader, tmp_path):

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from rag_memtok import __version__
-from rag_memtok.cli import ask, console, evaluate, ingest, manage, verify
+from rag_memtok.cli import ask, console, evaluate, ingest, manage, serve, verify
 from rag_memtok.errors import (
     DiskFailure,
     OutOfMemory,
@@ -60,6 +60,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("chat", ask.chat, "rag-memtok chat --k 5"),
     ("verify", verify.verify, "rag-memtok verify --sample 5%"),
     ("restore", verify.restore, "rag-memtok restore --to ./restored"),
+    ("serve", serve.serve, "rag-memtok serve --port 8420"),
     ("watch", ingest.watch, "rag-memtok watch ./docs --prune"),
     ("status", manage.status, "rag-memtok status --json"),
     ("list", manage.list_, "rag-memtok list --chunks"),

@@ -119,7 +119,7 @@ def _html(data: bytes, encoding: str = UTF8) -> Iterator[Part]:
 
 
 def _parsed(kind: str, data: bytes, encoding: str = "") -> Iterator[Part]:
-    """The file says itself how it is to be read."""
+    """The text of a file that a parser reads in the child process."""
     found = extracted(kind, data)
     yield Part("", found.text, _segments(found.places), found.problem)
     for part, reason in found.unread:

@@ -10,6 +10,7 @@ import stat
 from collections import Counter
 from collections.abc import Collection, Iterable
 
+UPLOADS = "uploads"  # the folder of a store that holds what its server was sent
 NAMED = 3  # files of one reason that are named
 
 

@@ -28,7 +28,7 @@ from rag_memtok.documents.encodings import (
     with_encoding,
 )
 from rag_memtok.documents.loaders import LOADERS, Loader, loader_of, required_loader
-from rag_memtok.documents.names import grouped, name_of, shown
+from rag_memtok.documents.names import UPLOADS, grouped, name_of, shown
 from rag_memtok.documents.walk import (
     IGNORED,
     Skipped,
@@ -198,6 +198,12 @@ def _supported() -> str:
     )
 
 
+def _belongs_to(store: Path, path: str) -> bool:
+    """Whether a file is the store's own, or that of a collection in it; an upload is none."""
+    real, folder = os.path.realpath(path), os.path.realpath(store)
+    return is_within(real, folder) and UPLOADS not in os.path.relpath(real, folder).split("/")[:2]
+
+
 def _examined(
     root: str, relative: str, named: bool, settings: Documents, store: Path | None, wanted: str
 ) -> SourceFile | Skipped:
@@ -205,7 +211,7 @@ def _examined(
     path = os.path.join(root, relative)
     try:
         loader = required_loader(relative, named)
-        if store and is_within(os.path.realpath(path), os.path.realpath(store)):
+        if store and _belongs_to(store, path):
             raise Unreadable("belongs to the store")
         data, modified = _bytes(path, settings.max_bytes)
         encoding = _encoding(loader, data, wanted)
@@ -291,7 +297,7 @@ def _require_small(data: bytes, limit: int) -> None:
 
 
 def read(source: SourceFile, settings: Documents) -> Reading:
-    """Turns a file into its documents; whatever is wrong with it is told in the result.
+    """Reads a file as documents; what cannot be read is listed in the result.
 
     So one bad file never stops the rest.
 

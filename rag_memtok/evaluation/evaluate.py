@@ -46,7 +46,7 @@ from rag_memtok.pipeline.progress import Reporter, quiet
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Planned:
-    """A cell that is to be answered, and which material it reads."""
+    """A cell of the table before it is answered, with the material it reads."""
 
     reader: str
     arm: Arm
@@ -94,14 +94,8 @@ def evaluate(
     encoder = encoder_in(adapters.get("text"), tools.lm)
     study = replace(study, readers=possible(study.readers, adapters, encoder))
     embedder = tools.embedder if study.nearest else None
-    read = corpus(
-        tools.lm,
-        embedder,
-        questions=questions,
-        capacity=settings.documents.chunk_tokens,
-        most=max(study.k, default=1) - 1,
-        seed=study.seed,
-    )
+    capacity, most = settings.documents.chunk_tokens, max(study.k, default=1) - 1
+    read = corpus(tools.lm, embedder, questions, capacity=capacity, most=most, seed=study.seed)
     say(
         f"{len(questions)} questions about {len(set(read.gold))} chunks; {len(read.read)} chunks "
         "to write"
@@ -118,13 +112,7 @@ def evaluate(
         for kind, model in models.items()
     }
     run = Run(
-        tools,
-        settings,
-        study=study,
-        corpus=read,
-        replies=replies,
-        on_progress=on_progress,
-        encoder=encoder,
+        tools, settings, study, read, replies=replies, on_progress=on_progress, encoder=encoder
     )
     run.write(work / "memories" if work else None, say)
     cells = [run.cell(planned) for planned in run.plan(say)]
@@ -153,7 +141,7 @@ def encoder_in(folder: Path | None, lm: LM) -> Encoder | None:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """An evaluation under way."""
+    """State of a running evaluation."""
 
     tools: resources.Equipment
     settings: Config
@@ -379,7 +367,7 @@ class Run:
 
 
 def name_of(planned: Planned) -> str:
-    """A cell in a few words, for progress."""
+    """The name of a cell in progress reports."""
     at = f" at {planned.tokens_per_vector}" if planned.tokens_per_vector else ""
     where = {
         "alone": "",

@@ -3,14 +3,14 @@
 An engine is the LM of this process (`Here`), or a server that has the same model (remote.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
-from rag_memtok.model.inject import BATCH, Said, answer_batch, answer_tokens
+from rag_memtok.model.inject import Said, answer_batch, answer_rows, never
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Frame
 
@@ -23,13 +23,26 @@ class Engine(Protocol):
     def context(self) -> int:
         """The most positions of a prompt and its answer."""
 
-    def tokens(self, frame: Frame, prompt: Float[Tensor, "S d"], limit: int) -> Iterator[int]:
-        """The answer, a token at a time, at most `limit`."""
+    def rows(
+        self,
+        frame: Frame,
+        prompts: Sequence[Float[Tensor, "_ d"]],
+        limit: int,
+        ended: Callable[[int], bool] = never,
+    ) -> Iterator[tuple[int, int]]:
+        """The answers to several prompts as they are made, at most `limit` tokens: (row, token).
+
+        Nothing more is wanted of a row that has `ended`.
+        """
 
     def batch(
-        self, frame: Frame, prompts: Sequence[Float[Tensor, "_ d"]], limit: int
+        self,
+        frame: Frame,
+        prompts: Sequence[Float[Tensor, "_ d"]],
+        limit: int,
+        ended: Callable[[int], bool] = never,
     ) -> list[Said]:
-        """The answers to several prompts, each at most `limit` tokens."""
+        """The same answers, whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +56,22 @@ class Here:
         """The model's own."""
         return self.lm.context
 
-    def tokens(self, frame: Frame, prompt: Float[Tensor, "S d"], limit: int) -> Iterator[int]:
-        """See `answer_tokens`."""
-        return answer_tokens(self.lm, frame, prompt, limit)
+    def rows(
+        self,
+        frame: Frame,
+        prompts: Sequence[Float[Tensor, "_ d"]],
+        limit: int,
+        ended: Callable[[int], bool] = never,
+    ) -> Iterator[tuple[int, int]]:
+        """See `answer_rows`."""
+        return answer_rows(self.lm, frame, prompts, limit, ended)
 
     def batch(
-        self, frame: Frame, prompts: Sequence[Float[Tensor, "_ d"]], limit: int
+        self,
+        frame: Frame,
+        prompts: Sequence[Float[Tensor, "_ d"]],
+        limit: int,
+        ended: Callable[[int], bool] = never,
     ) -> list[Said]:
-        """See `answer_batch`; at most BATCH prompts are answered together."""
-        return [
-            one
-            for start in range(0, len(prompts), BATCH)
-            for one in answer_batch(self.lm, frame, prompts[start : start + BATCH], limit)
-        ]
+        """See `answer_batch`."""
+        return answer_batch(self.lm, frame, prompts, limit, ended)

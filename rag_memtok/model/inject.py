@@ -1,7 +1,7 @@
 """Question + memories -> input embeddings, and the greedy answer to them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,13 +75,18 @@ def fitting(
     return len(passages)
 
 
+def never(_: int) -> bool:
+    """Ends no row early."""
+    return False
+
+
 def greedy(
-    run: Continuation, frame: Frame, limit: int
+    run: Continuation, frame: Frame, limit: int, ended: Callable[[int], bool] = never
 ) -> Iterator[tuple[list[int], list[int | None], Float[Tensor, "B V"]]]:
     """Lets every row of `run` go on to its end, at most `limit` tokens.
 
     At each position: the rows that still speak, every row's next token (None: the end), and the
-    logits that it is chosen by.
+    logits that it is chosen by. A row that has `ended` speaks no more, whatever it would say.
 
     Cost: a cached step a token but the first, each over all rows.
     """
@@ -90,7 +95,7 @@ def greedy(
     for position in range(limit):
         chosen = run.logits.argmax(-1).tolist()
         yield going, [None if token in stops else token for token in chosen], run.logits
-        going = [row for row in going if chosen[row] not in stops]
+        going = [row for row in going if chosen[row] not in stops and not ended(row)]
         if not going or position == limit - 1:
             return
         run.feed(chosen)
@@ -101,9 +106,25 @@ def answer_tokens(lm: LM, frame: Frame, prompt: Float[Tensor, "S d"], limit: int
 
     Cost: one pass over the prompt, then one cached step a token.
     """
-    for _, (token,), _ in greedy(Continuation(lm, [prompt]), frame, limit):
-        if token is not None:
-            yield token
+    for _, token in answer_rows(lm, frame, [prompt], limit):
+        yield token
+
+
+def answer_rows(
+    lm: LM,
+    frame: Frame,
+    prompts: Sequence[Float[Tensor, "_ d"]],
+    limit: int,
+    ended: Callable[[int], bool] = never,
+) -> Iterator[tuple[int, int]]:
+    """The greedy answers to several prompts at once, as they are made: (row, token) each.
+
+    Cost: that of `answer_batch`.
+    """
+    for going, tokens, _ in greedy(Continuation(lm, prompts), frame, limit, ended):
+        for row in going:
+            if (token := tokens[row]) is not None:
+                yield row, token
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +139,11 @@ class Said:
 
 
 def answer_batch(
-    lm: LM, frame: Frame, prompts: Sequence[Float[Tensor, "_ d"]], limit: int
+    lm: LM,
+    frame: Frame,
+    prompts: Sequence[Float[Tensor, "_ d"]],
+    limit: int,
+    ended: Callable[[int], bool] = never,
 ) -> list[Said]:
     """The greedy answers to several prompts at once, each at most `limit` tokens.
 
@@ -127,7 +152,7 @@ def answer_batch(
     """
     answers: list[list[int]] = [[] for _ in prompts]
     nats: list[list[float]] = [[] for _ in prompts]
-    for going, tokens, logits in greedy(Continuation(lm, prompts), frame, limit):
+    for going, tokens, logits in greedy(Continuation(lm, prompts), frame, limit, ended):
         known = logits.log_softmax(-1).amax(-1).tolist()
         for row in going:
             nats[row].append(known[row])

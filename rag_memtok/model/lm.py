@@ -3,6 +3,7 @@
 The home of transformers (imported when a model is loaded: it costs seconds).
 """
 
+import copy
 import errno
 import hashlib
 import json
@@ -198,6 +199,17 @@ class LM:
     def scores(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
         """The logits in the model's own dtype: cheaper in a draft, and enough to find a rival."""
         return self.model.get_output_embeddings()(hidden)
+
+
+def twin(lm: LM) -> LM:
+    """The same LM with a configuration and a tokenizer of its own, for another thread.
+
+    `reference_profile` changes the one, and a tokenizer cannot be used by two at once. The weights
+    are in memory once.
+    """
+    shared = {id(tensor): tensor for tensor in (*lm.model.parameters(), *lm.model.buffers())}
+    model: Any = copy.deepcopy(lm.model, shared)
+    return LM(model, copy.deepcopy(lm.tokenizer), lm.identity)
 
 
 def load(settings: config.Model) -> LM:

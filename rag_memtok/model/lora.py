@@ -11,7 +11,6 @@ The only home of peft (imported when needed).
 It is on for answering alone: the LM that writes and judges memories never has one.
 """
 
-import copy
 import functools
 import hashlib
 import json
@@ -27,7 +26,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rag_memtok.errors import InputRefused, WrongModel
-from rag_memtok.model.lm import LM
+from rag_memtok.model.lm import LM, twin
 from rag_memtok.model.prompts import WORDINGS, frame, framed
 from rag_memtok.model.quantize import dense
 
@@ -103,14 +102,10 @@ def _is_linear(lm: LM, module: torch.nn.Module) -> bool:
 
 
 def _injected(lm: LM, settings: Any) -> LM:
-    """A second model of the same tensors, with the LoRA's beside them.
-
-    Its configuration is its own: `reference_profile` changes it.
-    """
+    """A second model of the same tensors, with the LoRA's beside them."""
     from peft import inject_adapter_in_model
 
-    shared = {id(tensor): tensor for tensor in (*lm.model.parameters(), *lm.model.buffers())}
-    model: Any = inject_adapter_in_model(settings, copy.deepcopy(lm.model, shared))
+    model: Any = inject_adapter_in_model(settings, twin(lm).model)
     return LM(model.eval(), lm.tokenizer, lm.identity)
 
 

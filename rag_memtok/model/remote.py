@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rag_memtok.errors import EngineUnavailable, StoreDamaged, UsageError, WrongModel
-from rag_memtok.model.inject import BATCH, Said, inject
+from rag_memtok.model.inject import Said, inject, never
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Frame, frame
 from rag_memtok.model.wire import (
@@ -62,60 +62,81 @@ class Remote:
     context: int
     salt: str
 
-    def tokens(self, frame: Frame, prompt: Float[Tensor, "S d"], limit: int) -> Iterator[int]:
-        """The greedy answer, a token at a time, at most `limit`.
+    def rows(
+        self,
+        frame: Frame,
+        prompts: Sequence[Float[Tensor, "_ d"]],
+        limit: int,
+        ended: Callable[[int], bool] = never,
+    ) -> Iterator[tuple[int, int]]:
+        """The greedy answers as they are made: (row, token), at most `limit` tokens each.
 
-        A server that was lost on the way is probed and asked again.
+        They are one request. A server that was lost on the way is probed and asked again.
 
         Raises:
             EngineUnavailable, PermissionRefused, UsageError: see `wire` and `_understood`.
             WrongModel: what came back is another model.
         """
-        told: list[int] = []
+        told: list[list[int]] = [[] for _ in prompts]
         for tries in itertools.count(1):
             try:
-                for token in self._rest(frame, prompt, limit, tuple(told)):
-                    told.append(token)
-                    yield token
+                for row, token in self._rest(frame, prompts, limit, told, ended):
+                    told[row].append(token)
+                    yield row, token
                 return
             except Lost as lost:
                 wait_after(self.server, lost, tries)
                 require_same(self)
 
     def _rest(
-        self, frame: Frame, prompt: Float[Tensor, "S d"], limit: int, told: Sequence[int]
-    ) -> Iterator[int]:
+        self,
+        frame: Frame,
+        prompts: Sequence[Float[Tensor, "_ d"]],
+        limit: int,
+        told: Sequence[Sequence[int]],
+        ended: Callable[[int], bool],
+    ) -> Iterator[tuple[int, int]]:
         """What comes after the tokens that were `told` before."""
-        ends = self.lm.stops | {frame.end}
-        body = _body(self, [prompt], limit, ends) | {"stream": True}
-        place = 0
+        ends, before = self.lm.stops | {frame.end}, [tuple(row) for row in told]
+        body = _body(self, prompts, limit, ends) | {"stream": True}
+        places, over = [0] * len(prompts), set[int]()
         with _understood(self):
             for event in events_of(self.server, COMPLETIONS, body):
-                for token in _streamed(self, event):
+                for row, token in _streamed(self, event, len(prompts)):
+                    if row in over or ended(row):
+                        continue
                     if token in ends:
-                        return
-                    if place >= limit or told[place : place + 1] not in ((), (token,)):
+                        over.add(row)
+                        continue
+                    place = places[row]
+                    if place >= limit or before[row][place : place + 1] not in ((), (token,)):
                         raise nonsense(self.server, "an answer that is not the one it began")
-                    if place >= len(told):
-                        yield token
-                    place += 1
+                    places[row] += 1
+                    if place >= len(before[row]):
+                        yield row, token
+                if all(row in over or ended(row) for row in range(len(prompts))):
+                    return
 
     def batch(
-        self, frame: Frame, prompts: Sequence[Float[Tensor, "_ d"]], limit: int
+        self,
+        frame: Frame,
+        prompts: Sequence[Float[Tensor, "_ d"]],
+        limit: int,
+        ended: Callable[[int], bool] = never,
     ) -> list[Said]:
-        """The greedy answers to several prompts, BATCH in a request.
+        """The greedy answers to several prompts, whole, in one request: it runs to its end.
 
         Raises:
-            EngineUnavailable, ...: see `tokens`.
+            EngineUnavailable, ...: see `rows`.
         """
         ends = self.lm.stops | {frame.end}
-        said: list[Said] = []
-        for start in range(0, len(prompts), BATCH):
-            some = prompts[start : start + BATCH]
-            for tokens, nats in _answers(self, some, limit, ends, require_same):
-                kept = tuple(itertools.takewhile(lambda token: token not in ends, tokens))
-                said.append(Said(kept, math.fsum(nats) / len(nats)))
-        return said
+        return [
+            Said(
+                tuple(itertools.takewhile(lambda token: token not in ends, tokens)),
+                math.fsum(nats) / len(nats),
+            )
+            for tokens, nats in _answers(self, prompts, limit, ends, require_same)
+        ]
 
 
 # --- the wire
@@ -194,17 +215,20 @@ def _read(
     return found
 
 
-def _streamed(remote: Remote, event: Mapping[str, Any]) -> list[int]:
-    """The tokens of an event."""
+def _streamed(remote: Remote, event: Mapping[str, Any], count: int) -> list[tuple[int, int]]:
+    """The tokens of an event, each with its row."""
     try:
-        tokens = [token for choice in event["choices"] for token in choice["token_ids"] or ()]
-        reasons = [choice["finish_reason"] for choice in event["choices"]]
+        choices = event["choices"]
+        pairs = [(one["index"], token) for one in choices for token in one["token_ids"] or ()]
+        reasons = {one["finish_reason"] for one in choices} - {None, "stop", "length"}
     except (KeyError, TypeError):
         raise nonsense(remote.server, "an event without tokens") from None
-    _require_tokens(remote, tokens)
-    if set(reasons) - {None, "stop", "length"}:
-        raise Lost(f"the answer was ended: {reasons[0]}")
-    return tokens
+    _require_tokens(remote, [token for _, token in pairs])
+    if not {row for row, _ in pairs} <= set(range(count)):
+        raise nonsense(remote.server, "an answer to what was not asked")
+    if reasons:
+        raise Lost(f"the answer was ended: {', '.join(map(str, reasons))}")
+    return pairs
 
 
 def _require_tokens(remote: Remote, tokens: Sequence[object]) -> None:

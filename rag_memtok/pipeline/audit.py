@@ -160,14 +160,14 @@ def audit(
     chosen = drawn(everything, share, seed)
     tau = float(store.manifest.get("tau", 0))
     reporter = Reporter(on_progress, len(chosen))
-    recited: dict[str, Recited] = {}
-    comparisons: dict[str, Comparison] = {}
-    interrupted = False
+    recited, kinds = dict[str, Recited](), Counter[str]()
+    comparisons, interrupted = dict[str, Comparison](), False
     try:
         for found in recite_all(store, lm, template, chosen, batch, reference):
             recited |= {one.chunk_id: weakened(one, tau) for one in found}
             comparisons |= dict(compared(store, lm, encoder, found))
-            reporter.advance(len(found))
+            kinds.update(recited[one.chunk_id].verdict.kind for one in found)
+            reporter.advance(len(found), **kinds)
     except KeyboardInterrupt:
         interrupted = True
     with store.snapshot():

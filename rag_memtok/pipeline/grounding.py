@@ -46,16 +46,15 @@ def completed(answer: str, texts: Iterable[str]) -> str:
     "16" of 16:20 and "Marrab" of Marrable say something else. Only where the first text that has
     the answer has it nowhere whole, and goes on alike wherever it has it.
     """
-    said = answer.rstrip()
-    last = re.search(r"\w*\Z", said)[0]  # type: ignore[index]
+    last = re.search(r"\w*\Z", answer)[0]  # type: ignore[index]
     if not last or not (last[-1].isdigit() or len(last) >= SHORTEST):
         return answer
-    words = r"\s+".join(re.escape(word) for word in said.lstrip(EDGES).split())
+    words = r"\s+".join(re.escape(word) for word in answer.lstrip(EDGES).split())
     rest = r"(\w*(?:[.,:]?\d+)*)" if last[-1].isdigit() else r"(\w*)"
     pattern = re.compile(r"(?<!\w)(?<!\d[.,:])" + words + rest)
     for text in texts:
         if rests := set(pattern.findall(text)):
-            return said + rests.pop() if len(rests) == 1 else answer
+            return answer + rests.pop() if len(rests) == 1 else answer
     return answer
 
 

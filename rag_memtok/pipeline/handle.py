@@ -26,8 +26,8 @@ from rag_memtok.pipeline.answer import answer, quotations
 from rag_memtok.pipeline.audit import Audit
 from rag_memtok.pipeline.ingest import Ingested
 from rag_memtok.pipeline.progress import quiet
-from rag_memtok.pipeline.readers import Session
-from rag_memtok.pipeline.resources import Say, store_folder
+from rag_memtok.pipeline.readers import Session, adapted
+from rag_memtok.pipeline.resources import LoadLM, Say, store_folder
 from rag_memtok.pipeline.restore import Restored
 from rag_memtok.settings import here
 
@@ -43,11 +43,19 @@ class MemoryStore:
     several threads at once. Close it, or use it in a `with`.
     """
 
-    def __init__(self, config: Config, trusted: bool, say: Say, on_progress: OnProgress) -> None:
+    def __init__(
+        self,
+        config: Config,
+        trusted: bool,
+        say: Say,
+        on_progress: OnProgress,
+        load_lm: LoadLM = lm.load,
+    ) -> None:
         self.config = config
         self._trusted, self._say, self._on_progress = trusted, say, on_progress
-        self._load_lm = lru_cache(maxsize=1)(lm.load)
+        self._load_lm = lru_cache(maxsize=1)(load_lm)
         self._load = lru_cache(maxsize=1)(partial(resources.load, load_lm=self._load_lm))
+        self._adapt = lru_cache(maxsize=1)(adapted)
         self._opened = ExitStack()
         self._session: tuple[Session, str] | None = None  # and the state of the store it is of
 
@@ -130,10 +138,20 @@ class MemoryStore:
             self.close()
         if self._session is None:
             opened = self._opened.enter_context(
-                api.session(self.config, self._say, self._trusted, self._load)
+                api.session(self.config, self._say, self._trusted, self._load, self._adapt)
             )
             self._session = (opened, opened.store.state)
         return self._session[0]
+
+    def beside(self, on_progress: OnProgress) -> "MemoryStore":
+        """The same store for another thread; the weights are in memory once."""
+        return MemoryStore(
+            self.config,
+            self._trusted,
+            self._say,
+            on_progress,
+            lambda settings: lm.twin(self._load_lm(settings)),
+        )
 
     def close(self) -> None:
         """Lets go of the store's file; the model stays loaded, and the next question reopens."""

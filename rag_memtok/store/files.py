@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rag_memtok.config import COLLECTION
+from rag_memtok.documents.names import UPLOADS
 from rag_memtok.errors import (
     DiskFailure,
     NoStore,
@@ -28,6 +29,7 @@ from rag_memtok.errors import (
 )
 
 DATABASE, INDEX, LOCK, IGNORE, ADAPTER = "store.db", "index.faiss", "lock", ".gitignore", "adapter"
+ARRIVING = f"{UPLOADS}.new"  # what a server is being sent
 # in the adapter's folder: a mark, and what an unfinished training goes on from
 STALE, ADAPTER_WORK = "stale", "work"
 COPY = f"{DATABASE}.before"  # what a store was before its upgrade, while that is under way
@@ -44,6 +46,8 @@ OURS = frozenset(
         LOCK,
         IGNORE,
         ADAPTER,
+        UPLOADS,
+        ARRIVING,
     }
 )
 BUSY_SECONDS = 30.0

@@ -6,6 +6,7 @@ What exists in it is whole.
                 lock         held by the one writer, names it (files.py)
                 index.faiss  a cache (index.py)
                 adapter/     an optional reader (lora.py)
+                uploads/     files that a server was sent (serve/uploads.py)
                 .gitignore   keeps the folder out of git: memories are the documents' text
 
 A verb is one transaction (database.py). Readers never look at the lock; while a writer commits

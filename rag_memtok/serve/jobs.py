@@ -1,0 +1,154 @@
+"""Ingests and audits: one at a time in a thread of their own, beside the questions.
+
+The thread has the same weights, and a configuration, a tokenizer and a connection of its own.
+"""
+
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from logging import getLogger
+from typing import Any, Literal
+
+from rag_memtok.datatypes import Progress
+from rag_memtok.errors import Busy, RagMemtokError
+from rag_memtok.pipeline.audit import Audit
+from rag_memtok.pipeline.handle import MemoryStore
+from rag_memtok.pipeline.ingest import Ingested
+from rag_memtok.serve.metrics import Metrics
+
+WAITING, REMEMBERED = 32, 200  # jobs
+ENDED = frozenset({"done", "failed", "stopped"})
+
+log = getLogger(__name__)
+
+
+class Stopped(KeyboardInterrupt):
+    """Ends a job as Ctrl-C does: what is done is kept."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Work that goes on by itself, where it stands and what came of it.
+
+    `version` grows with every change. `joins`: whether one more file may be added while it waits.
+    """
+
+    id: str
+    kind: Literal["ingest", "verify"]
+    subjects: list[str]
+    work: Callable[[MemoryStore], Ingested | Audit]
+    joins: bool = False
+    state: Literal["waiting", "running", "done", "failed", "stopped"] = "waiting"
+    progress: Progress | None = None
+    result: Ingested | Audit | None = None
+    error: Exception | None = None
+    version: int = 0
+
+    def become(self, **changes: Any) -> None:
+        """Takes on other values."""
+        for name, value in changes.items():
+            setattr(self, name, value)
+        self.version += 1
+
+
+class Jobs:
+    """The jobs of a server; made once, closed once."""
+
+    def __init__(self, store: MemoryStore, metrics: Metrics) -> None:
+        self._store, self._metrics = store.beside(self._tell), metrics
+        self._known: dict[str, Job] = {}
+        self._queue: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._current: Job | None = None
+        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+        self._thread.start()
+        metrics.gauge("jobs_waiting", lambda: len(self._queue))
+
+    def add(
+        self,
+        kind: Literal["ingest", "verify"],
+        subjects: Sequence[str],
+        work: Callable[[MemoryStore], Ingested | Audit],
+        joins: bool = False,
+    ) -> Job:
+        """Puts a job into the queue; one that `joins` may become part of one that waits.
+
+        Raises:
+            Busy: too many wait.
+        """
+        with self._changed:
+            if joins and (open_ := next((one for one in self._queue if one.joins), None)):
+                open_.become(subjects=[*open_.subjects, *subjects])
+                return open_
+            if len(self._queue) >= WAITING or self._closing:
+                raise Busy(f"{WAITING} jobs wait already", remedy="try again later", seconds=30)
+            job = Job(secrets.token_hex(8), kind, list(subjects), work, joins)
+            self._known[job.id] = job
+            self._queue.append(job)
+            self._changed.notify()
+            return job
+
+    def all(self) -> list[Job]:
+        """Those that are remembered, the last one first."""
+        with self._changed:
+            return list(reversed(self._known.values()))
+
+    def get(self, id: str) -> Job | None:
+        """The job of that id."""
+        return self._known.get(id)
+
+    def stop(self) -> None:
+        """Ends what runs at its next step, and what waits at once; what is done is kept."""
+        with self._changed:
+            self._closing = True
+            for one in self._queue:
+                one.become(state="stopped")
+            self._queue.clear()
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Stops, and returns when nothing runs."""
+        self.stop()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while job := self._next():
+            self._do(job)
+            self._metrics.count("jobs_total", kind=job.kind, state=job.state)
+        self._store.close()
+
+    def _next(self) -> Job | None:
+        with self._changed:
+            while not self._queue and not self._closing:
+                self._changed.wait()
+            if not self._queue:
+                return None
+            self._current = self._queue.popleft()
+            self._current.become(state="running")
+            ended = [one.id for one in self._known.values() if one.state in ENDED]
+            for id in ended[: max(0, len(self._known) - REMEMBERED)]:
+                del self._known[id]
+            return self._current
+
+    def _do(self, job: Job) -> None:
+        try:
+            result = job.work(self._store)
+        except Stopped:
+            job.become(state="stopped")
+        except Exception as error:
+            if not isinstance(error, RagMemtokError):
+                log.exception("a job failed")
+            job.become(state="failed", error=error)
+        else:
+            stopped = isinstance(result, Audit) and result.interrupted
+            job.become(state="stopped" if stopped else "done", result=result)
+
+    def _tell(self, progress: Progress) -> None:
+        """The progress of what runs; the place where it is stopped."""
+        if self._current:
+            self._current.become(progress=progress)
+        if self._closing:
+            raise Stopped

@@ -1,0 +1,34 @@
+"""What every route needs: the engine, the jobs, the settings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from rag_memtok.config import Config
+from rag_memtok.serve.engine import Engine
+from rag_memtok.serve.jobs import Jobs
+from rag_memtok.serve.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Serving:
+    """A store being served from `folder`; `ending` says whether the server is about to end."""
+
+    folder: Path
+    config: Config
+    engine: Engine
+    jobs: Jobs
+    metrics: Metrics
+    ending: Callable[[], bool]
+
+
+def serving_of(request: Request) -> Serving:
+    """What the application of a request serves."""
+    found: Serving = request.app.state.serving
+    return found
+
+
+Here = Annotated[Serving, Depends(serving_of)]
