@@ -10,10 +10,11 @@
     |-- FormatMismatch      14   the store is of another format version
     |-- WrongModel          15   the store is bound to another model, tokenizer or template
     |-- ModelUnavailable    16   the model is missing, gated, or the hub is out of reach
+    |-- EngineUnavailable   17   the server that answers is away, dead, silent or makes no sense
     |-- DiskFailure         20   disk full, quota, read-only, or an I/O error
     |-- OutOfMemory         21   a batch of one does not fit
     |-- DeviceUnavailable   22   the device asked for is not there
-    |-- PermissionRefused   23   the operating system refused access
+    |-- PermissionRefused   23   the operating system, or a server, refused access
     |-- InputRefused        24   nothing to read, or something this program will not open
     |-- Busy                25   a server has no place for one more request
     `-- ClusterUnavailable  26   the cluster is out of reach, refuses, or its workers give nothing
@@ -142,6 +143,12 @@ class ModelUnavailable(RagMemtokError):
     exit_code, name = 16, "model-unavailable"
 
 
+class EngineUnavailable(RagMemtokError):
+    """The server that answers is away, dead, silent or makes no sense."""
+
+    exit_code, name = 17, "engine-unavailable"
+
+
 class DiskFailure(RagMemtokError):
     """Disk full, quota, read-only, or an I/O error."""
 
@@ -161,7 +168,7 @@ class DeviceUnavailable(RagMemtokError):
 
 
 class PermissionRefused(RagMemtokError):
-    """The operating system refused access."""
+    """The operating system, or a server, refused access."""
 
     exit_code, name = 23, "permission"
 

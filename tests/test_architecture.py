@@ -91,6 +91,8 @@ OPTIONAL = {
 }
 LAZY = DOORS | OPTIONAL | {"evaluation.figures"}
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+# what vLLM reads prompts from; nothing of it is loaded here
+SAVES = "remote.py"
 FORBIDDEN_CALLS = {
     "eval",
     "exec",
@@ -254,9 +256,10 @@ def test_the_first_floor_needs_no_third_party():
 def test_nothing_that_runs_foreign_code(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert not {module.split(".")[0] for _, module in imports(tree, types=True)} & FORBIDDEN_MODULES
+    forbidden = FORBIDDEN_CALLS - ({"torch.save"} if path == PACKAGE / "model" / SAVES else set())
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            assert ast.unparse(node.func) not in FORBIDDEN_CALLS, (
+            assert ast.unparse(node.func) not in forbidden, (
                 f"line {node.lineno}: {ast.unparse(node.func)}"
             )
             for keyword in node.keywords:

@@ -26,6 +26,7 @@ from rag_memtok.pipeline.answer import answer
 from rag_memtok.pipeline.audit import Audit, Recite, Reciting, audit, heard, incomparable, quick
 from rag_memtok.pipeline.bundle import Bundled
 from rag_memtok.pipeline.compare import against, root_for
+from rag_memtok.pipeline.engines import with_engine
 from rag_memtok.pipeline.estimate import Estimate, estimate
 from rag_memtok.pipeline.ingest import Ingested, ingest
 from rag_memtok.pipeline.inspect import Collection, ListedChunk, ListedDocument, Setting, Shown
@@ -106,7 +107,7 @@ def session(
         plain = Session(
             store, loaded.lm, loaded.template, loaded.embedder, open_index(store), settings, say
         )
-        yield with_adapters(plain, found, adapt)
+        yield with_engine(with_adapters(plain, found, adapt))
 
 
 def ask(
