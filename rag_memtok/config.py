@@ -237,6 +237,26 @@ class Adapt:
 
 
 @dataclass(frozen=True, slots=True)
+class Cluster:
+    """Who writes memories, and decodes them for an audit.
+
+    Without an `address` Ray is started on this machine, for the time of the command. A worker that
+    has done no chunk for `chunk_timeout` seconds is ended, and what it had is given to others.
+    """
+
+    engine: Literal["processes", "ray"] = setting(
+        "processes", "processes of this machine, or ray: workers of a cluster."
+    )
+    address: str = setting("", "The Ray cluster's HOST:PORT, or auto.", shown="one started here")
+    chunk_timeout: float = setting(
+        3600.0, "Seconds after which a chunk is given to another worker of a cluster; 0: never."
+    )
+
+    def __post_init__(self) -> None:
+        within(self, "cluster.chunk_timeout", 0, 1_000_000, "never")
+
+
+@dataclass(frozen=True, slots=True)
 class Serve:
     """How a store is served."""
 
@@ -275,6 +295,7 @@ class Config:
     retrieve: Retrieve = field(default_factory=Retrieve)
     ask: Ask = field(default_factory=Ask)
     adapt: Adapt = field(default_factory=Adapt)
+    cluster: Cluster = field(default_factory=Cluster)
     serve: Serve = field(default_factory=Serve)
 
     def __post_init__(self) -> None:

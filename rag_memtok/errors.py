@@ -16,7 +16,8 @@
     |-- DeviceUnavailable   22   the device asked for is not there
     |-- PermissionRefused   23   the operating system, or a server, refused access
     |-- InputRefused        24   nothing to read, or something this program will not open
-    `-- Busy                25   a server has no place for one more request
+    |-- Busy                25   a server has no place for one more request
+    `-- ClusterUnavailable  26   the cluster is out of reach, refuses, or its workers give nothing
 
 Codes without an exception: 0 done, 1 a bug (a traceback), 3 some inputs skipped, 4 more correction
 pins than --max-pins allows, 5 verify found a mismatch, 6 not fully proved, 128+N ended by signal N.
@@ -176,6 +177,12 @@ class InputRefused(RagMemtokError):
     """Nothing to read, or something this program will not open."""
 
     exit_code, name = 24, "input-refused"
+
+
+class ClusterUnavailable(RagMemtokError):
+    """The cluster is out of reach, refuses, or its workers give nothing."""
+
+    exit_code, name = 26, "cluster"
 
 
 class Busy(RagMemtokError):

@@ -35,7 +35,6 @@ HOMES = {
         "cli.ingest",
         "cli.ask",
         "cli.verify",
-        "cli.serve",
         "cli.manage",
         "cli.evaluate",
         "cli.app",
@@ -56,6 +55,8 @@ HOMES = {
     "datasets": {"evaluation.questions"},
     "matplotlib": {"evaluation.figures"},
     "bitsandbytes": {"model.quantize"},
+    "pyarrow": {"cluster.rows"},
+    "ray": {"cluster.pool"},
     "langchain_core": {"integrations.langchain"},
     "llama_index": {"integrations.llamaindex"},
     "fastapi": {
@@ -86,6 +87,7 @@ OPTIONAL = {
     "model.precision",
     "model.lora",
     "retrieval.embedder",
+    "cluster.pool",
 }
 LAZY = DOORS | OPTIONAL | {"evaluation.figures"}
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}

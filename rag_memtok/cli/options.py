@@ -24,6 +24,7 @@ ANSWERING = (
     "ask.engine", "ask.url",
 )  # fmt: skip
 READING = ("documents.exclude", "documents.encoding", "documents.gitignore")
+CLUSTER = ("cluster.engine", "cluster.address", "cluster.chunk_timeout")
 OF_STORE = "the store's, or "
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
