@@ -12,7 +12,7 @@ tokens are apart here: next to nothing is a tie that another order of additions 
 first token, answers a second at so many requests at once, positions and the most of the KV cache
 that was in use. The vectors are those of the encoder in the folder of --adapter; without one they
 are as many embeddings of the text's own tokens, which is honest for speed alone.
-The server needs --max-model-len 4096. Each prompt is sent once: no cache helps.
+The server needs --max-model-len 4096. Every row of the table has a cache salt of its own.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import itertools
 import json
 import math
 import platform
+import secrets
 import statistics
 import threading
 import time
@@ -187,6 +188,7 @@ def gauge(url: str) -> float:
 def loaded(session: Session, url: str, prompts: Sequence[Tensor], at_once: int) -> Load:
     """Sends `prompts`, so many at once, and measures."""
     words, over, shares = frame(session.lm), threading.Event(), [gauge(url)]
+    engine = replace(session.remote, salt=secrets.token_urlsafe(32))  # nothing cached before helps
 
     def watch() -> None:
         while not over.wait(0.05):
@@ -194,7 +196,7 @@ def loaded(session: Session, url: str, prompts: Sequence[Tensor], at_once: int) 
 
     def timed(prompt: Tensor) -> tuple[float, int]:
         began, first, count = time.monotonic(), math.nan, 0
-        for count, _ in enumerate(session.engine.rows(words, [prompt], ANSWER), start=1):
+        for count, _ in enumerate(engine.rows(words, [prompt], ANSWER), start=1):
             first = time.monotonic() - began if count == 1 else first
         return first, count
 
@@ -228,7 +230,7 @@ def speeds(session: Session, url: str, at_once: Sequence[int], adapter: Path | N
                     "KV cache, most": f"{100 * done.peak:.1f} %",
                 }
             )
-    put_markdown(list(rows[0]), [list(row.values()) for row in rows])
+    put_markdown(list(rows[0]), [[str(cell) for cell in row.values()] for row in rows])
     made = f"the encoder in {adapter.name}" if adapter else "NO encoder: right shape, speed alone"
     print(f"\nvectors of {WINDOW} tokens each, by {made}; at most {ANSWER} tokens an answer")
 
