@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from rag_memtok.pipeline.handle import open as open
     from rag_memtok.pipeline.handle import restore as restore
     from rag_memtok.pipeline.handle import verify as verify
+    from rag_memtok.serve.client import Client as Client
 
 __version__ = "0.1.0"
 __all__ = [
     "Answer",
     "Audit",
+    "Client",
     "Config",
     "MemoryStore",
     "__version__",
@@ -37,7 +39,12 @@ __all__ = [
     "restore",
     "verify",
 ]
-HOMES = {"Answer": "datatypes", "Audit": "pipeline.audit", "Config": "config"}  # the rest: handle
+HOMES = {  # the rest: handle
+    "Answer": "datatypes",
+    "Audit": "pipeline.audit",
+    "Client": "serve.client",
+    "Config": "config",
+}
 
 
 def __getattr__(name: str) -> Any:

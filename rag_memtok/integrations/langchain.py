@@ -1,6 +1,6 @@
 """A store as a LangChain retriever (extra `langchain`).
 
-with rag_memtok.open("./store") as store:
+with rag_memtok.open("./store") as store:  # or rag_memtok.Client("http://127.0.0.1:8420")
     MemtokRetriever(store=store).invoke("When does the warranty end?")
 """
 
@@ -18,7 +18,7 @@ class MemtokRetriever(BaseRetriever):
     A document is the kept text, or what the memory decodes to; its metadata is the citation.
     """
 
-    store: Any  # a `MemoryStore`; pydantic would rather copy than keep it
+    store: Any  # a `MemoryStore` or a `Client`; pydantic would rather copy than keep it
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun

@@ -1,6 +1,6 @@
 """A store as a LlamaIndex retriever (extra `llamaindex`).
 
-with rag_memtok.open("./store") as store:
+with rag_memtok.open("./store") as store:  # or rag_memtok.Client("http://127.0.0.1:8420")
     MemtokRetriever(store).retrieve("When does the warranty end?")
 """
 
@@ -10,6 +10,7 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from rag_memtok.pipeline.handle import MemoryStore
+from rag_memtok.serve.client import Client
 
 
 class MemtokRetriever(BaseRetriever):
@@ -18,7 +19,7 @@ class MemtokRetriever(BaseRetriever):
     A node is the kept text, or what the memory decodes to; its metadata is the citation.
     """
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: MemoryStore | Client) -> None:
         super().__init__()
         self.store = store
 

@@ -40,7 +40,7 @@ from rag_memtok.pipeline.manifest import (
 from rag_memtok.pipeline.migrate import Migrated, Rekeyed
 from rag_memtok.pipeline.progress import quiet
 from rag_memtok.pipeline.readable import encoder_for
-from rag_memtok.pipeline.readers import Session, with_adapters
+from rag_memtok.pipeline.readers import Adapt, Session, adapted, with_adapters
 from rag_memtok.pipeline.resources import Load, LoadLM, Say, store_folder
 from rag_memtok.pipeline.restore import Restored, restore_documents
 from rag_memtok.retrieval.embedder import load_embedder
@@ -96,13 +96,18 @@ class Status:
 
 @contextmanager
 def session(
-    config: Config, say: Say = quiet, trusted: bool = False, load: Load = resources.load
+    config: Config,
+    say: Say = quiet,
+    trusted: bool = False,
+    load: Load = resources.load,
+    adapt: Adapt = adapted,
 ) -> Iterator[Session]:
     """Opens the store and loads its model, once, for any number of questions.
 
     Args:
         trusted: read a store that was not made here.
         load: gives the model, which may be loaded already.
+        adapt: gives the same with an adapter on.
 
     Raises:
         InputRefused: it was not made here, and is not trusted.
@@ -120,7 +125,7 @@ def session(
         plain = Session(
             store, loaded.lm, loaded.template, loaded.embedder, open_index(store), settings, say
         )
-        yield with_adapters(plain, found)
+        yield with_adapters(plain, found, adapt)
 
 
 def ask(

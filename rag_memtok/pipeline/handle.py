@@ -26,7 +26,7 @@ from rag_memtok.pipeline.answer import answer, quotations
 from rag_memtok.pipeline.audit import Audit
 from rag_memtok.pipeline.ingest import Ingested
 from rag_memtok.pipeline.progress import quiet
-from rag_memtok.pipeline.readers import Session
+from rag_memtok.pipeline.readers import Session, adapted
 from rag_memtok.pipeline.resources import LoadLM, Say, store_folder
 from rag_memtok.pipeline.restore import Restored
 from rag_memtok.settings import here
@@ -55,6 +55,7 @@ class MemoryStore:
         self._trusted, self._say, self._on_progress = trusted, say, on_progress
         self._load_lm = lru_cache(maxsize=1)(load_lm)
         self._load = lru_cache(maxsize=1)(partial(resources.load, load_lm=self._load_lm))
+        self._adapt = lru_cache(maxsize=1)(adapted)
         self._opened = ExitStack()
         self._session: tuple[Session, str] | None = None  # and the state of the store it is of
 
@@ -137,7 +138,7 @@ class MemoryStore:
             self.close()
         if self._session is None:
             opened = self._opened.enter_context(
-                api.session(self.config, self._say, self._trusted, self._load)
+                api.session(self.config, self._say, self._trusted, self._load, self._adapt)
             )
             self._session = (opened, opened.store.state)
         return self._session[0]

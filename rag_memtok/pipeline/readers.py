@@ -9,6 +9,7 @@ text     the kept text: plain retrieval-augmented generation, to compare with
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -33,6 +34,8 @@ from rag_memtok.pipeline.recite import draft_of
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import Index
 from rag_memtok.store.store import Store
+
+Adapt = Callable[[LM, str, Path, str, str], LM]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,8 +139,20 @@ def _by_share(window: int, measured: Mapping[int, float]) -> tuple[str, str]:
     return "decode", f"{share}, under {ENOUGH:.0%}; --read memory reads them"
 
 
-def with_adapters(session: Session, found: Adapters) -> Session:
+def adapted(lm: LM, template_sha256: str, folder: Path, kind: str, adapter_sha256: str) -> LM:
+    """The LM that reads with an adapter on; the adapter's hash tells it from one there before.
+
+    Raises:
+        WrongModel, InputRefused: see `lora.adapted`.
+    """
+    return lora.adapted(for_reading(lm) if kind == "text" else lm, folder, template_sha256)
+
+
+def with_adapters(session: Session, found: Adapters, load: Adapt = adapted) -> Session:
     """Loads the one that is on for the session's reader beside its LM.
+
+    Args:
+        load: gives the LM that reads, which may be loaded already.
 
     Raises:
         WrongModel, InputRefused: see `lora.adapted`.
@@ -149,8 +164,11 @@ def with_adapters(session: Session, found: Adapters) -> Session:
         chosen = reads_vectors(session.store.manifest, found) or chosen
     if chosen is None:
         return equipped
-    lm = for_reading(session.lm) if chosen.bond.kind == "text" else session.lm
-    return replace(equipped, reading=lora.adapted(lm, chosen.folder, session.template.digest))
+    bond = chosen.bond
+    reading = load(
+        session.lm, session.template.digest, chosen.folder, bond.kind, bond.adapter_sha256
+    )
+    return replace(equipped, reading=reading)
 
 
 def words_of(session: Session, one: Readable) -> str:

@@ -147,40 +147,51 @@ def serving(store: MemoryStore, ending: Callable[[], bool]) -> Iterator[Serving]
         engine.close()
 
 
+@contextmanager
+def ready(
+    config: Config, trusted: bool, say: Say, token: str
+) -> Iterator[tuple[uvicorn.Server, socket.socket]]:
+    """A server that needs but be run, and the socket that it is to listen at.
+
+    Raises:
+        UsageError: the port is taken, or others can reach it and there is no token.
+        InputRefused, StoreDamaged, WrongModel, ...: see `Engine.start`.
+    """
+    rules = rules_of(config, token)
+    servers: list[uvicorn.Server] = []
+    store = MemoryStore(config, trusted, say, quiet)
+    with (
+        bound(config) as listening,
+        serving(store, lambda: any(one.should_exit for one in servers)) as here,
+    ):
+        guarded: Any = Guard(application(here), rules, here.metrics)
+        settings = uvicorn.Config(
+            guarded,
+            http="h11",
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=CONNECTIONS,
+        )
+        servers.append(uvicorn.Server(settings))
+        yield servers[0], listening
+
+
 def serve(config: Config, trusted: bool, say: Say) -> None:
     """Serves a store until a signal ends it; what was asked until then is answered.
 
     The token is in the environment, where no list of processes shows it.
 
     Raises:
-        UsageError: the port is taken, or others can reach it and there is no token.
-        InputRefused, StoreDamaged, WrongModel, ...: see `Engine.start`.
+        UsageError, InputRefused, ...: see `ready`.
     """
-    rules = rules_of(config, os.environ.get(TOKEN, ""))
-    server: uvicorn.Server | None = None
-    with (
-        bound(config) as listening,
-        serving(
-            MemoryStore(config, trusted, say, quiet),
-            lambda: server is not None and server.should_exit,
-        ) as here,
-    ):
-        guarded: Any = Guard(application(here), rules, here.metrics)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                guarded,
-                http="h11",
-                ws="none",
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=CONNECTIONS,
-            )
-        )
+    with ready(config, trusted, say, os.environ.get(TOKEN, "")) as (server, listening):
         host, port = config.serve.host, listening.getsockname()[1]
         address = f"[{host}]" if ":" in host else host
-        say(f"{here.folder} is served at http://{address}:{port}/; Ctrl-C ends it")
+        folder = store_folder(config)
+        say(f"{folder} is served at http://{address}:{port}/; Ctrl-C ends it")
         server.run(sockets=[listening])
 
 

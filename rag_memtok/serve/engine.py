@@ -140,8 +140,7 @@ class Engine:
         while some := self._taken():
             try:
                 self._serve(some)
-            except Exception as error:  # a bug may cost these their answers, and nobody else
-                log.exception("questions were not answered")
+            except Exception as error:  # it costs these their answers, and nobody else
                 for one in some:
                     self._fail(one, error)
         self.store.close()

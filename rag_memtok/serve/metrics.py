@@ -25,15 +25,15 @@ class Metrics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: dict[str, dict[Labels, float]] = defaultdict(lambda: defaultdict(float))
-        self._gauges: dict[str, Callable[[], float]] = {}
+        self._gauges: dict[str, Callable[[], int]] = {}
 
-    def count(self, name: str, by: float = 1, **labels: str) -> None:
+    def count(self, name: str, by: int | float = 1, **labels: str) -> None:
         """Adds to a counter of KNOWN."""
         assert name in KNOWN, name
         with self._lock:
             self._counts[name][tuple(sorted(labels.items()))] += by
 
-    def gauge(self, name: str, now: Callable[[], float]) -> None:
+    def gauge(self, name: str, now: Callable[[], int]) -> None:
         """Has a gauge of KNOWN asked whenever it is read."""
         assert name in KNOWN, name
         self._gauges[name] = now
