@@ -49,6 +49,15 @@ test-slow: .venv/.dev ## the tests that take minutes
 test-model: .venv/.dev .venv/.model ## the tests on the pretrained model
 	$(BIN)/python -m pytest -m model tests/test_smollm2.py
 
+# The browser and its driver are Debian's, of one version; where there is no apt they have to be there already.
+page: .venv/.dev ## the server's page in Chromium; installs selenium, and by apt Chromium
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+		apt-get install -y --no-install-recommends chromium chromium-driver || { \
+			echo 'Chromium and its driver are needed: apt-get install chromium chromium-driver, as root' >&2; \
+			exit 1; }
+	$(PIP) --quiet --constraint .venv/constraints.txt --editable '.[page]'
+	$(BIN)/python -m pytest -m page tests/test_page.py
+
 faults: .venv/.dev ## the fault campaign: kills, full disks, flipped bits; one table (tests/faults/README.md)
 	$(BIN)/python tests/faults/campaign.py --out build/faults
 
@@ -127,4 +136,4 @@ clean: ## remove caches and the demo's store; rm -rf .venv removes the rest
 
 FORCE:
 
-.PHONY: help demo demo-export docs test test-slow test-model faults faults-long audit check notebooks install clean FORCE
+.PHONY: help demo demo-export docs test test-slow test-model page faults faults-long audit check notebooks install clean FORCE

@@ -87,10 +87,10 @@ function* parsed(block) {
 const ENDED = new Set(["done", "failed", "stopped"]);
 export const isOver = (job) => ENDED.has(job.state);
 
-/** Tells a job whenever it changed, until it has ended; returns it. */
+/** Tells a job whenever it changed, until it has ended. */
 export async function follow(job, tell) {
   tell(job);
   for await (const [, now] of events(await request(`/jobs/${job.id}/events`))) tell((job = now));
+  if (!isOver(job)) tell((job = await get(`/jobs/${job.id}`)));
   if (!isOver(job)) throw new Refused(SILENT);
-  return job;
 }

@@ -43,8 +43,7 @@ async function ask(question) {
     fill(place, ...refused(error, place));
   }
   place.classList.remove("waiting");
-  byId("said").textContent = (place.querySelector(".spoken") ?? place).innerText;
-  if (running === own) ended();
+  if (running === own) ended(place);
 }
 
 function asked(question) {
@@ -65,8 +64,9 @@ function begin(article) {
   field.select();
 }
 
-function ended() {
+function ended(place) {
   running = null;
+  byId("said").textContent = (place.querySelector(".spoken") ?? place).innerText;
   follows.hidden = !last;
   if (document.activeElement === byId("stop")) field.focus();
   byId("stop").hidden = true;
@@ -85,8 +85,7 @@ async function streamed(reply, place) {
 
 function refused(error, place) {
   if (error.name === "AbortError") {
-    return [...place.classList.contains("waiting") ? place.querySelectorAll(".words") : [],
-      el("p", { class: "note" }, "Stopped.")];
+    return [...place.querySelectorAll(".words"), el("p", {}, "Stopped.")];
   }
   if (error.code !== "no-usable-memory") return [trouble(error)];
   return [declined("Nothing was found", error.message), el("p", { class: "faint" }, error.remedy)];
@@ -99,13 +98,11 @@ function declined(title, words) {
 // --- an answer, whole
 
 function answered(answer) {
-  if (answer.refused) {
-    return [declined("The documents do not say", answer.answer), saved(answer)];
-  }
-  const at = standing(answer);
+  if (answer.refused) return [declined("The documents do not say", answer.answer), saved(answer)];
+  const words = el("p", { class: "words" }, shown(answer.answer));
   return [
-    el("div", { class: "spoken" }, el("p", { class: "words" }, shown(answer.answer)), grounds(answer)),
-    sources(answer, at),
+    el("div", { class: "spoken" }, words, grounds(answer)),
+    sources(answer, standing(answer)),
     saved(answer),
   ];
 }
@@ -119,10 +116,12 @@ function standing({ stands_in: where, sources }) {
 }
 
 function grounds({ grounded, stands_in: where }) {
-  const words = grounded
-    ? ["Stands word for word in ", el("b", {}, shown(where.path)), `, ${where.lines}.`]
-    : ["Does not stand word for word in a passage: the model’s own words, to be checked."];
-  return el("p", { class: grounded ? "grounds" : "grounds loose" }, words);
+  if (grounded) {
+    const file = el("b", {}, shown(where.path));
+    return el("p", { class: "grounds" }, "Stands word for word in ", file, `, ${where.lines}.`);
+  }
+  const loose = "Does not stand word for word in a passage: the model’s own words, to be checked.";
+  return el("p", { class: "grounds loose" }, loose);
 }
 
 function sources(answer, at) {
@@ -164,7 +163,8 @@ function saved(answer) {
   const less = 0 < taken && taken < text;
   const times = (text / taken).toFixed(1);
   const words = less
-    ? `Read ${number(taken)} positions of memory in place of ${number(text)} of text: ${times} times fewer`
+    ? `Read ${number(taken)} positions of memory in place of ${number(text)} of text: ` +
+      `${times} times fewer`
     : `Nothing was saved: ${counted(taken, "position")}, as many as the text has`;
   return el(
     "div",

@@ -1,7 +1,7 @@
 // The audit as it runs, and what it found.
 
 import { follow, get, isOver, send } from "./api.js";
-import { byId, counted, el, fill, lasting, number, shown, trouble } from "./dom.js";
+import { byId, counted, el, fill, lasting, number, shown, table, trouble } from "./dom.js";
 import { standing } from "./jobs.js";
 import { verdicts } from "./verdicts.js";
 
@@ -64,10 +64,9 @@ function findings(found) {
   if (!found.length) return null;
   const row = ({ kind, subject, reason }) =>
     el("tr", {}, [kind, subject, reason].map((cell) => el("td", {}, shown(cell))));
-  const heads = ["Finding", "Where", "Why"].map((name) => el("th", { scope: "col" }, name));
   return [
     el("h2", {}, counted(found.length, "finding")),
-    el("table", { class: "findings" }, el("thead", {}, el("tr", {}, heads)), el("tbody", {}, found.map(row))),
+    table(["Finding", "Where", "Why"], el("tbody", {}, found.map(row))),
   ];
 }
 

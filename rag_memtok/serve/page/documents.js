@@ -74,16 +74,19 @@ async function chunksOf({ path, root }) {
     found.push(...chunks);
     if (found.length >= total || !chunks.length) break;
   }
-  return found.filter(({ place }) => place.root === root);
+  return found
+    .filter(({ place }) => place.root === root)
+    .sort((one, other) => one.place.ordinal - other.place.ordinal);
 }
 
 function memory({ chunk_id: id, place, verdict: judged, vectors }) {
+  const size = `${counted(judged.tokens, "token")} in ${counted(vectors, "vector")}`;
   return el(
     "li",
     {},
     el("a", { href: `#memory/${id}` }, place.locator || `part ${place.ordinal + 1}`),
     place.headings ? el("span", { class: "faint" }, shown(place.headings)) : null,
-    el("span", { class: "faint" }, `${counted(judged.tokens, "token")} in ${counted(vectors, "vector")}`),
+    el("span", { class: "faint" }, size),
     verdict(judged.kind),
   );
 }

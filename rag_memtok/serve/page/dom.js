@@ -1,8 +1,9 @@
 // Elements made of text. What a store holds never becomes markup: it goes through `shown`.
 
 // What cannot be seen but changes what is: C0 and C1 controls, bidi marks, spaces without width.
-const UNSEEN =
-  /([\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff])/u;
+const CONTROLS = "\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f";
+const MARKS = "\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff";
+const UNSEEN = new RegExp(`([${CONTROLS}${MARKS}])`, "u");
 
 const grouped = new Intl.NumberFormat("en");
 
@@ -47,6 +48,12 @@ export function trouble(error) {
     el("strong", {}, shown(error.message)),
     error.remedy ? el("p", {}, shown(error.remedy)) : null,
   );
+}
+
+/** A table with the names of its columns. */
+export function table(columns, body) {
+  const names = columns.map((name) => el("th", { scope: "col" }, name));
+  return el("table", {}, el("thead", {}, el("tr", {}, names)), body);
 }
 
 /** Seconds, roughly. */

@@ -2,17 +2,16 @@
 
 import { el, lasting, number, shown } from "./dom.js";
 
-const STATES = { waiting: "waits for its turn", stopped: "stopped; what was done is kept" };
+const STATES = { waiting: "Waits for its turn", stopped: "Stopped; what was done is kept" };
 
 /** Where a job stands. */
 export function standing(job) {
   const { progress } = job;
   if (STATES[job.state]) return el("p", {}, STATES[job.state]);
-  if (!progress?.total) return [el("progress", { "aria-label": "begins" }), el("p", {}, "begins…")];
-  const { done, total } = progress;
+  const at = progress?.total ? { value: progress.done, max: progress.total } : {};
   return [
-    el("progress", { value: done, max: total, "aria-label": "done" }),
-    el("p", { class: "faint" }, shown(told(progress))),
+    el("progress", { ...at, "aria-label": "progress" }),
+    el("p", { class: "faint" }, progress?.total ? shown(told(progress)) : "Begins…"),
   ];
 }
 

@@ -1,7 +1,7 @@
 // One memory as a strip: a bar a token, as high as its margin, and the pins.
 
 import { get } from "./api.js";
-import { byId, counted, el, fill, number, shown, trouble } from "./dom.js";
+import { byId, counted, el, fill, number, shown, table, trouble } from "./dom.js";
 import { verdict } from "./verdicts.js";
 
 const HEAT = [0.05, 0.1, 0.2, 0.4]; // logits: the colours of the command line
@@ -26,11 +26,15 @@ function decoded(chunk) {
   const bars = el("div", { class: "strip", "aria-hidden": "true" }, chunk.tokens.map(bar));
   const words = el("pre", { class: "tokens", "aria-hidden": "true" }, chunk.tokens.map(word));
   const told = el("p", { class: "told" });
-  const slider = el("input", { type: "range", min: 0, max: chunk.tokens.length - 1, value: 0, id: "token-at" });
+  const last = chunk.tokens.length - 1;
+  if (last < 0) return [facts(chunk), el("pre", {}, shown(chunk.text))];
+  const slider = el("input", { type: "range", min: 0, max: last, id: "token-at" });
   const choose = (at) => chosen(chunk.tokens, at, { bars, words, told, slider });
   slider.oninput = () => choose(slider.valueAsNumber);
-  bars.onclick = words.onclick = ({ target }) => target.dataset.at && choose(Number(target.dataset.at));
-  if (!chunk.tokens.length) return [facts(chunk), el("pre", {}, shown(chunk.text))];
+  bars.onclick = words.onclick = ({ target }) => {
+    const token = target.closest("[data-at]");
+    if (token) choose(Number(token.dataset.at));
+  };
   choose(0);
   return [
     facts(chunk),
@@ -41,16 +45,17 @@ function decoded(chunk) {
     slider,
     told,
     words,
-    table(chunk.tokens),
+    listed(chunk.tokens),
   ];
 }
 
 function facts({ verdict: judged, shape, places, bytes, codec }) {
-  const [where] = places;
+  const [where, ...others] = places;
+  const more = others.length ? ` and ${counted(others.length, "other place")}` : "";
   const each = shape[0] ? ` (${(judged.tokens / shape[0]).toFixed(1)} each)` : "";
   const fact = (name, ...value) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
   return [
-    where ? el("p", { class: "lead" }, shown(`${where.path}, ${where.locator}`)) : null,
+    where ? el("p", { class: "lead" }, shown(`${where.path}, ${where.locator}`), more) : null,
     el(
       "dl",
       { class: "facts" },
@@ -90,46 +95,34 @@ function chosen(tokens, at, { bars, words, told, slider }) {
   const about = [margin, PINS[token.pin]].filter(Boolean).join(", ");
   slider.value = at;
   slider.setAttribute("aria-valuetext", `${at + 1}: ${named(token.text)}, ${about}`);
-  fill(told, `${at + 1} of ${tokens.length}: `, el("b", {}, shown(named(token.text))), `, ${about}`);
+  const name = el("b", {}, shown(named(token.text)));
+  fill(told, `${at + 1} of ${tokens.length}: `, name, `, ${about}`);
 }
 
 const named = (text) => text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replace(/^ +$/, "␣");
 
 function legend() {
   const one = (kind, words) => el("span", {}, el("i", { class: kind }), words);
-  const marks = [0, ...HEAT].map((from, step) =>
-    step < HEAT.length ? one(`heat${step}`, `to ${HEAT[step]}`) : one(`heat${step}`, `above ${from}`),
-  );
+  const marks = HEAT.map((most, step) => one(`heat${step}`, `to ${most}`));
   return [
-    el(
-      "p",
-      {},
-      "Each bar is a token: the higher, the further it leads over the next best. Pins are kept beside the memory.",
-    ),
+    el("p", {}, "Each bar is a token: the higher, the further it leads over the next best."),
     el(
       "p",
       { class: "legend faint" },
+      "pins, kept beside the memory:",
       one("correction", "correction"),
-      one("safety", "safety pin"),
+      one("safety", "safety"),
       "margins in logits:",
       marks,
+      one(`heat${HEAT.length}`, `above ${HEAT.at(-1)}`),
     ),
   ];
 }
 
-function table(tokens) {
+function listed(tokens) {
   const body = el("tbody");
-  const details = el(
-    "details",
-    {},
-    el("summary", {}, `As a table (${counted(tokens.length, "token")})`),
-    el(
-      "table",
-      {},
-      el("thead", {}, el("tr", {}, ["Token", "Margin", "Pin"].map((name) => el("th", { scope: "col" }, name)))),
-      body,
-    ),
-  );
+  const summary = el("summary", {}, `As a table (${counted(tokens.length, "token")})`);
+  const details = el("details", {}, summary, table(["Token", "Margin", "Pin"], body));
   details.ontoggle = () => details.open && fill(body, tokens.map(line));
   return details;
 }

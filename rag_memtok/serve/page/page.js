@@ -10,6 +10,7 @@ import * as upload from "./upload.js";
 
 const TITLES = { ask: "Ask", documents: "Documents", memory: "Memory", audit: "Audit" };
 let [view, empty] = ["", false];
+let welcome = false; // the store was empty when this view was opened
 
 /** Shows what the address names; an anchor within a view changes nothing. */
 function route() {
@@ -17,6 +18,7 @@ function route() {
   if (view && name && !(name in TITLES)) return;
   const before = view;
   view = name in TITLES ? name : "ask";
+  welcome = empty;
   arrange();
   if (view === "memory") memory.show(id);
   scrollTo(0, 0);
@@ -29,6 +31,7 @@ function arrange() {
     ask: view === "ask" && !empty,
     upload: view === "documents" || start,
     "nothing-yet": start,
+    jobs: view === "documents" || (view === "ask" && welcome),
     listing: view === "documents" && !empty,
     documents: view === "documents",
     memory: view === "memory",
@@ -65,15 +68,20 @@ async function begin() {
   audit.start();
   upload.start(() => look().catch(complain), () => (location.hash = "#documents"));
   addEventListener("hashchange", route);
+  addEventListener("click", ({ target }) => {
+    if (target.closest("a")?.hash === location.hash) route(); // no change that would be told
+  });
+  route();
   try {
     await look();
+    welcome = empty;
+    arrange();
     for (const job of await audit.resume()) {
       if (job.kind === "ingest" && !isOver(job)) upload.watch(job);
     }
   } catch (error) {
     complain(error);
   }
-  route();
 }
 
 begin();

@@ -38,7 +38,8 @@ async function dropped(event) {
   }
   if (items.length) came();
   for (const { name } of folders) {
-    card(name, trouble({ message: "is a folder", remedy: `Drop its files, or: rag-memtok ingest ${name}` }));
+    const remedy = `Drop the files that are in it, or: rag-memtok ingest ${name}`;
+    card(name, trouble({ message: "This is a folder", remedy }));
   }
   await take(files);
 }
@@ -84,18 +85,20 @@ function tell(job) {
 }
 
 function outcome({ ingested, subjects }) {
-  const { files, chunks, unchanged, positions, text_positions: text } = ingested;
-  const left = [...ingested.skipped, ...ingested.over_limit].filter(({ path }) => subjects.includes(path));
-  const words = files
-    ? `Taken in: ${counted(files, "document")} as ${counted(chunks, "memory", "memories")}`
-    : unchanged && !left.length ? "Already there, unchanged" : "Nothing was taken in";
-  const saved = positions ? `, ${number(positions)} positions in place of ${number(text)} of text` : "";
+  const own = (found) => found.filter(({ path }) => subjects.includes(path));
+  const left = own([...ingested.skipped, ...ingested.over_limit]);
+  const note = (kind, words) => el("p", { class: kind }, shown(words));
   return [
-    el("p", { role: "status" }, `${words}${files ? saved : ""}. `, files ? el("a", { href: "#ask" }, "Ask about it") : null),
+    el("p", { role: "status" }, done(ingested, left), el("a", { href: "#ask" }, "Ask")),
     el("p", { class: "kinds" }, verdicts(ingested.verdicts)),
-    left.map(({ path, reason }) => el("p", { class: "warning" }, shown(`${path} was not read: ${reason}`))),
-    ingested.assumed
-      .filter(({ path }) => subjects.includes(path))
-      .map(({ path, encoding }) => el("p", { class: "faint" }, shown(`${path} was read as ${encoding}`))),
+    left.map(({ path, reason }) => note("warning", `${path} was not read: ${reason}`)),
+    own(ingested.assumed).map((one) => note("faint", `${one.path} was read as ${one.encoding}`)),
   ];
+}
+
+function done({ files, chunks, unchanged, positions, text_positions: text }, left) {
+  if (!files) return unchanged && !left.length ? "Already there, unchanged. " : "Nothing came in. ";
+  const saved = `${number(positions)} positions in place of ${number(text)} of text`;
+  const made = `${counted(files, "document")} as ${counted(chunks, "memory", "memories")}`;
+  return `Taken in: ${made}, ${saved}. `;
 }
