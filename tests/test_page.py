@@ -29,7 +29,8 @@ STUCK = 600  # seconds after which a page is not slow but stuck
 LAMP = "When was the lamp of the harbour repaired?"
 HOSTILE = (
     "The vault opens with <b>tulip</b> & <script>document.title = 'taken'</script>"
-    "<img src=x onerror=\"document.title='taken'\">\x1b[31m\x07 and \u202egnirts\u202c \U0001f511.\n"
+    "<img src=x onerror=\"document.title='taken'\">"
+    "\x1b[31m\x07 and \u202egnirts\u202c \U0001f511.\n"
 )
 DOCUMENTS = {
     "lamp.md": "# Lamp\n\nThe \U0001f5fc lamp of the harbour was repaired in March.\n\nIts keeper, "
@@ -42,6 +43,7 @@ QUICK = {
     "ask__max_new_tokens": 8,
 }
 TOKEN = "a-token-of-enough-characters"
+REPLIES = "the server responded with a status of 4"  # that the tests ask for
 VIEWS = ("ask", "documents", "audit")
 
 
@@ -127,17 +129,18 @@ class Page:
 
     def requested(self):
         """The addresses that were asked since the last look."""
-        logged = [json.loads(one["message"])["message"] for one in self.driver.get_log("performance")]
+        logged = self.driver.get_log("performance")
+        told = [json.loads(one["message"])["message"] for one in logged]
         return {
             one["params"]["request"]["url"]
-            for one in logged
+            for one in told
             if one["method"] == "Network.requestWillBeSent"
         }
 
     def complaints(self):
         """What the console says, but for replies that the test asks for."""
         told = self.driver.get_log("browser")
-        return [one for one in told if "the server responded with a status of 4" not in one["message"]]
+        return [one for one in told if REPLIES not in one["message"]]
 
 
 @contextmanager
@@ -259,9 +262,10 @@ def test_a_memory_is_a_strip_of_margins_and_pins(page, server):
     assert told["tokens"][wrong]["text"].strip() in said.text and "would be wrong" in said.text
     slider = page.until("#token-at")
     slider.send_keys(Keys.HOME)
-    page.until(".told", "1 of")
+    page.until(".told", f"1 of {len(told['tokens'])}: {told['tokens'][0]['text']}")
     assert f"margin {told['tokens'][0]['margin']:.2f}" in slider.get_attribute("aria-valuetext")
     page.until("#one-memory details summary").click()
+    page.until("#one-memory tbody tr")
     assert len(page.all("#one-memory tbody tr")) == len(told["tokens"])
 
 
@@ -286,7 +290,7 @@ def test_an_audit_names_what_it_finds(chromium, tmp_path, model_folder):
         page.until("#quick").click()
         page.until("#audit-form button").click()
         assert page.until(".sentence.bad").text.startswith("✗")
-        assert page.until(".findings tbody tr").text
+        assert page.until("#audited tbody tr").text
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -322,7 +326,8 @@ const ratio = (one) => {
   return (high + 0.05) / (low + 0.05);
 };
 return [...document.querySelectorAll("body *")]
-  .filter((one) => one.checkVisibility() && [...one.childNodes].some((x) => x.nodeType === 3 && x.data.trim()))
+  .filter((one) => one.checkVisibility())
+  .filter((one) => [...one.childNodes].some((x) => x.nodeType === 3 && x.data.trim()))
   .filter((one) => ratio(one) < 4.5)
   .map((one) => one.outerHTML.slice(0, 90));
 """
