@@ -37,8 +37,12 @@ demo-export: .venv/.package .venv/.model ## make data/demo.safetensors anew: dat
 	$(RAG) ingest $(DOCS) --store build/demo-export
 	$(RAG) export data/demo.safetensors --store build/demo-export
 
-docs: .venv/.package .venv/.model ## ingest all the sample documents, the library too; takes a while
+demo-all: .venv/.package .venv/.model ## ingest all the sample documents, the library too; takes a while
 	$(RAG) ingest data/docs --store $(STORE)
+
+docs: .venv/.dev ## docs/ as pages in build/docs; what is missing, or from elsewhere, fails
+	$(BIN)/zensical build --strict
+	$(BIN)/python -m pytest -q tests/test_docs.py
 
 test: .venv/.dev ## install the tools as well, and run the tests: a process a core, one thread each
 	$(BIN)/python -m pytest -n auto
@@ -69,7 +73,7 @@ audit: .venv/.dev ## known holes in what is installed, by pip-audit; not in .ci/
 		echo 'pip-audit is not installed: $(PIP) pip-audit, then run make audit again' >&2; exit 1; }
 	$(BIN)/python -m pip_audit --strict --requirement constraints.txt --no-deps --disable-pip
 
-check: .venv/.dev ## lint, format, types, and the rules of the house
+check: .venv/.dev docs ## lint, format, types, the rules of the house, the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -136,4 +140,4 @@ clean: ## remove caches and the demo's store; rm -rf .venv removes the rest
 
 FORCE:
 
-.PHONY: help demo demo-export docs test test-slow test-model page faults faults-long audit check notebooks install clean FORCE
+.PHONY: help demo demo-all demo-export docs test test-slow test-model page faults faults-long audit check notebooks install clean FORCE

@@ -10,7 +10,6 @@ there are more.
 """
 
 import argparse
-import hashlib
 import json
 import lzma
 from collections import Counter, defaultdict
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from rag_memtok.datatypes import Document, Segment
+from rag_memtok.datatypes import Document, Segment, sha256_of_text
 from rag_memtok.documents.split import split
 from rag_memtok.evaluation.metrics import answerable
 from rag_memtok.model.lm import EMBEDDED
@@ -79,7 +78,7 @@ def pieces(context: str, words: Tokenizer, tokens: int) -> list[str]:
 
 def rank(text: str) -> str:
     """An order that has nothing to do with what a text says."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256_of_text(text)
 
 
 def chosen(groups: dict[str, list[Row]], chunks: int) -> dict[str, list[Row]]:

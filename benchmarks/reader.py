@@ -17,7 +17,6 @@ used. What is chosen by (how long to train, passages together or apart) is chose
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -29,6 +28,7 @@ from tokenizers import Tokenizer
 from benchmarks.questions import by_chunk, dev_rows, rank
 from benchmarks.retrieval import DATA as SAMPLES
 from benchmarks.retrieval import build
+from rag_memtok.cli.console import say
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Document, Progress, Segment
 from rag_memtok.errors import NoUsableMemory
@@ -71,11 +71,6 @@ class Row:
     f1: tuple[float, float, float]
     em: float
     refused: float
-
-
-def say(message: str) -> None:
-    """A line of talk."""
-    print(message, file=sys.stderr, flush=True)
 
 
 def questions_of(data: Path, source: str, half: str, words: Tokenizer, most: int) -> list[Question]:

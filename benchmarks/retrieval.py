@@ -27,9 +27,14 @@ from rag_memtok.store.store import create, open_store
 DATA = Path(__file__).parent.parent / "data"
 
 
-def build(folder: Path, documents: Path, exclude: Sequence[str], tokenizer: Path) -> None:
-    """Makes a store of `documents` that keeps text alone, cut as a model of that tokenizer cuts."""
-    words, embedder = Tokenizer.from_file(str(tokenizer)), load_embedder("mini")
+def build(
+    folder: Path, documents: Path, exclude: Sequence[str], tokenizer: Path, keys: str = "mini"
+) -> None:
+    """Makes a store of `documents` that keeps text alone, cut as a model of that tokenizer cuts.
+
+    `keys` names the embedder.
+    """
+    words, embedder = Tokenizer.from_file(str(tokenizer)), load_embedder(keys)
     settings = Documents(exclude=tuple(exclude), chunk_tokens=128)
     create(folder, {})
     with open_store(folder, write=True) as store:

@@ -1,8 +1,11 @@
-"""Every setting on one page, with its default and its range. Where they come from: settings.py."""
+"""Every setting on one page: default, help, range. Where they come from: settings.py.
+
+The command line (cli/options.py) prints the help and the default of each that it has an option for.
+"""
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from rag_memtok.errors import UsageError
 
@@ -29,22 +32,36 @@ def within(section: object, dial: str, low: int, high: int, low_means: str = "")
     require(low <= value <= high, dial, value, f"{low}{low_means and f' ({low_means})'} to {high}")
 
 
+def setting(default: object, help: str, *, shown: str = "", option: str = "") -> Any:
+    """A field: its default, and what the command line says of it.
+
+    Args:
+        shown: what is told of the default in its place ("": the default itself).
+        option: what it is called there ("": as the field is); one with "--no-" turns it off.
+    """
+    return field(default=default, metadata={"help": help, "shown": shown, "option": option})
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """The frozen LM.
 
-    `id` is "smollm2" (the packaged one), "mini" (the embedded one), a folder, a GGUF file or a hub
-    id; `revision` a hub revision; `threads` 0 leaves torch's own.
-
-    An empty `id` and dtype "auto" are the store's, or for a new store "smollm2" where it is
-    installed, else "mini", in float32. "nf4" is 4 bits a weight, and needs bitsandbytes.
+    An empty `id` and dtype "auto" are the store's, or for a new store "smollm2" (the packaged one)
+    where it is installed, else "mini" (the embedded one), in float32. "nf4" needs bitsandbytes.
     """
 
-    id: str = ""
-    revision: str = ""
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = "auto"
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: int = 0
+    id: str = setting(
+        "",
+        "smollm2, mini, a folder, a GGUF file or a hub id.",
+        shown="the store's, or smollm2 where installed",
+        option="--model",
+    )
+    revision: str = setting("", "The model's revision on the hub.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = setting(
+        "auto", "float32, bfloat16, float16 or nf4 (4 bits).", shown="the store's, or float32"
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "auto, cpu, cuda or mps.")
+    threads: int = setting(0, "CPU threads.", shown="automatic")
 
     def __post_init__(self) -> None:
         within(self, "model.threads", 0, 1024, "automatic")
@@ -52,20 +69,21 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """What is read.
+    """What is read."""
 
-    `exclude` are gitignore-style patterns; `gitignore`: what a .gitignore on the way names is left
-    out, too; `max_bytes` bounds one file; `chunk_tokens` one chunk.
-
-    `chunk_tokens` 0 is the store's, or for a new store 128. `encoding` is that of all texts without
-    a byte-order mark, if it is not empty.
-    """
-
-    exclude: tuple[str, ...] = ()
-    encoding: str = ""
-    gitignore: bool = True
-    max_bytes: int = 100_000_000
-    chunk_tokens: int = 0
+    exclude: tuple[str, ...] = setting((), "gitignore-style pattern; may be repeated.")
+    encoding: str = setting(
+        "",
+        "What all texts without a byte-order mark are in, such as cp1252.",
+        shown="what they say, or UTF-8, or the likeliest",
+    )
+    gitignore: bool = setting(
+        True, "Read what a .gitignore leaves out, too.", option="--no-gitignore"
+    )
+    max_bytes: int = setting(100_000_000, "Bytes of a file, at most.")
+    chunk_tokens: int = setting(
+        0, "Tokens of a chunk, at most.", shown=f"the store's, or {CHUNK_TOKENS}"
+    )
 
     def __post_init__(self) -> None:
         require(self.max_bytes >= 1, "documents.max_bytes", self.max_bytes, "1 or more")
@@ -77,40 +95,38 @@ class Documents:
 class Memorize:
     """How memories are written.
 
-    An empty `write`, `template` or `codec` is the store's, or for a new store "exact", "bare" and
-    "float16".
-
     `write`: "exact" memories come back as their text; "readable" ones also answer when they stand
-    in a prompt, and cost more steps. An empty `recipe` is the one for that. `steps` are the most
-    that a chunk takes; 0: the recipe's own number.
-
-    `tokens_per_vector` 0 means auto: the largest that a known model holds, else a short
-    calibration. `readable`: so many tokens of a chunk for each of the vectors that are read beside
-    its memory; 0 makes none, -1 is as the store has them, or for a new store the most that were
-    measured to be read well. `seconds_per_chunk` 0 means no bound; with one a slow machine writes
-    worse memories, and says so by their verdicts. `max_pins` is the most correction pins a chunk
-    may have (-1: no limit). `tau` is the margin, in logits, under which a right token is pinned all
-    the same, for safety. `processes` write at the same time, each with a copy of the model: one for
-    each GPU, or for a few cores. `draft` is what most steps are computed in: auto is bfloat16 where
-    the hardware has it; compiled is bfloat16 in layers that torch compiles first, for a minute and
-    with a C++ compiler: worth it for hundreds of chunks.
+    in a prompt, and cost more steps. `tokens_per_vector` 0 is the largest that a known model holds,
+    else a short calibration. `readable` 0 makes no vectors, -1 is as the store has them, or for a
+    new store the most that were measured to be read well. With a bound of seconds a slow machine
+    writes worse memories, and says so by their verdicts. `draft` is what most steps are computed
+    in: auto is bfloat16 where the hardware has it; compiled is bfloat16 in layers that torch
+    compiles first, for a minute and with a C++ compiler: worth it for hundreds of chunks.
     """
 
-    write: Literal["", "exact", "readable"] = ""
-    recipe: str = ""
-    template: str = ""
-    tokens_per_vector: int = 0
-    readable: int = -1
-    steps: int = 0
-    batch: int = 8
-    processes: int = 1
-    draft: Literal["auto", "float32", "bfloat16", "compiled"] = "auto"
-    seconds_per_chunk: float = 0.0
-    codec: str = ""
-    tau: float = 0.1
-    max_pins: int = -1
-    keep_text: bool = True
-    seed: int = 0
+    write: Literal["", "exact", "readable"] = setting(
+        "", "exact, or readable: memories that also answer.", shown="the store's, or exact"
+    )
+    recipe: str = setting("", "Another way of writing, by name.", shown="by --write")
+    template: str = setting("", "bare or cue.", shown="the store's, or bare")
+    tokens_per_vector: int = setting(0, "Text tokens a memory vector holds; 0 finds out.")
+    readable: int = setting(
+        -1,
+        "Tokens for each of the vectors that are read beside a memory; 0: none.",
+        shown="the store's",
+    )
+    steps: int = setting(0, "Optimizer steps a chunk, at most.", shown="500, 300 to be read")
+    batch: int = setting(8, "Chunks written together.")
+    processes: int = setting(1, "Processes that write, each with the model; one a GPU.")
+    draft: Literal["auto", "float32", "bfloat16", "compiled"] = setting(
+        "auto", "What most steps are computed in: auto, float32, bfloat16 or compiled."
+    )
+    seconds_per_chunk: float = setting(0.0, "Seconds a chunk, at most; 0: no bound.")
+    codec: str = setting("", "How vectors are stored.", shown=f"the store's, or {CODEC}")
+    tau: float = setting(0.1, "Logits; a right token that leads by this or less is pinned.")
+    max_pins: int = setting(-1, "Refuse a chunk with more correction pins.", shown="-1: no limit")
+    keep_text: bool = setting(True, "Keep no text: dense retrieval only.", option="--no-text")
+    seed: int = setting(0, "Seed of what is drawn.")
 
     def __post_init__(self) -> None:
         within(self, "memorize.tokens_per_vector", 0, 8192, "auto")
@@ -125,19 +141,18 @@ class Memorize:
 
 @dataclass(frozen=True, slots=True)
 class Retrieve:
-    """How chunks are found.
+    """How chunks are found."""
 
-    `embedder` is "mini", "minilm" or a sentence-transformers id or folder, `dense_weight` its share
-    of the fused score.
-
-    An empty `embedder` is the store's, or "mini"; `dense_weight` -1 is what the embedder recorded
-    as its best, or 0.5. `within` is the file or folder of the store that is searched ("": all).
-    """
-
-    embedder: str = ""
-    k: int = 3
-    dense_weight: float = -1.0
-    within: str = ""
+    embedder: str = setting(
+        "",
+        "mini, minilm, or a sentence-transformers folder or id.",
+        shown="the store's, or mini",
+    )
+    k: int = setting(3, "How many memories to use.", option="-k/--k")
+    dense_weight: float = setting(
+        -1.0, "The keys' share of the fused score.", shown="-1: the embedder's best, or 0.5"
+    )
+    within: str = setting("", "A folder or file: search only what is stored of it.", option="--in")
 
     def __post_init__(self) -> None:
         within(self, "retrieve.k", 1, 1000)
@@ -154,17 +169,21 @@ class Retrieve:
 class Ask:
     """How questions are answered.
 
-    `adapter` is "auto" (the store's, or the one shipped with the model), "none", or a folder.
-
-    `passages`: all in one prompt, or each in its own, where the surest answer is kept; "auto" is
-    what was measured to be better for the model, else together.
+    `passages` "auto" is what was measured to be better for the model, else together.
     """
 
-    read: Literal["auto", "memory", "decode", "text"] = "auto"
-    passages: Literal["auto", "together", "apart"] = "auto"
-    adapter: str = "auto"
-    max_new_tokens: int = 64
-    max_question_tokens: int = 256
+    read: Literal["auto", "memory", "decode", "text"] = setting(
+        "auto", "memory, decode, text or auto."
+    )
+    passages: Literal["auto", "together", "apart"] = setting(
+        "auto",
+        "Several memories: together in a prompt, apart (the surest answer is kept) or auto.",
+    )
+    adapter: str = setting(
+        "auto", "An adapter's folder, none, or auto: the store's, or the model's."
+    )
+    max_new_tokens: int = setting(64, "Tokens of the answer, at most.")
+    max_question_tokens: int = setting(256, "Tokens of a question, at most.")
 
     def __post_init__(self) -> None:
         within(self, "ask.max_new_tokens", 1, 8192)
@@ -175,23 +194,22 @@ class Ask:
 class Adapt:
     """How an adapter is trained, to read memories or, for comparison, texts (`kind`).
 
-    It ends after `steps` or `minutes` (0: no bound), or when the loss on chunks set aside has not
-    fallen `patience` times. `questions` are made by rule of each chunk; of those with a known
-    answer only they count that the model answers from the text with an F1 of `least`, for it cannot
-    teach the others, and the share `gold` of them learns the known answer, not the model's own.
+    It ends after `steps` or `minutes`, or when the loss on chunks set aside has not fallen
+    `patience` times. Of questions with a known answer only they count that the model answers from
+    the text with an F1 of `least`, for it cannot teach the others.
     """
 
-    kind: Literal["memory", "text"] = "memory"
-    steps: int = 600
-    minutes: float = 0.0
-    batch: int = 16
-    lr: float = 1e-3
-    rank: int = 16
-    questions: int = 6
-    gold: float = 0.5
-    least: float = 0.5
-    patience: int = 4
-    seed: int = 0
+    kind: Literal["memory", "text"] = setting("memory", "What it reads: memory or text.")
+    steps: int = setting(600, "Steps, at most.")
+    minutes: float = setting(0.0, "Minutes of training, at most; 0: no bound.")
+    batch: int = setting(16, "Prompts of a step.")
+    lr: float = setting(1e-3, "The learning rate.")
+    rank: int = setting(16, "The adapter's rank.")
+    questions: int = setting(6, "Questions made by rule of each chunk.")
+    gold: float = setting(0.5, "The share of known answers that are taught as they are.")
+    least: float = setting(0.5, "F1 with which the model has to answer a question itself.")
+    patience: int = setting(4, "Measurements without a gain after which it ends.")
+    seed: int = setting(0, "Seed of what is drawn.")
 
     def __post_init__(self) -> None:
         within(self, "adapt.steps", 1, 1_000_000)
@@ -207,21 +225,19 @@ class Adapt:
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """How a store is served.
+    """How a store is served."""
 
-    `roots` are the folders of which clients may name paths to ingest; `names` what the server may
-    be called by, besides localhost, `host` and addresses in numbers. `places` are those of a queue:
-    so many questions wait, and one more is told to come back. `rate` is requests a second of one
-    address (0: no limit), `max_upload` bytes of a file.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8420
-    roots: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-    places: int = 128
-    rate: float = 100.0
-    max_upload: int = 100_000_000
+    host: str = setting("127.0.0.1", "Where to listen.")
+    port: int = setting(8420, "The port; 0: any that is free.")
+    roots: tuple[str, ...] = setting(
+        (), "A folder whose paths may be ingested; may be repeated.", option="--root"
+    )
+    names: tuple[str, ...] = setting(
+        (), "Another name of this machine; may be repeated.", option="--name"
+    )
+    places: int = setting(128, "Questions that may wait.")
+    rate: float = setting(100.0, "Requests a second of one address; 0: no limit.")
+    max_upload: int = setting(100_000_000, "Bytes of an upload, at most.", shown="100000000")
 
     def __post_init__(self) -> None:
         within(self, "serve.port", 0, 65535, "any that is free")
@@ -238,8 +254,8 @@ class Config:
     its own name.
     """
 
-    store: str = ".rag-memtok"
-    collection: str = ""
+    store: str = setting(".rag-memtok", "The store's folder.")
+    collection: str = setting("", "One of several stores under --store, by name.")
     model: Model = field(default_factory=Model)
     documents: Documents = field(default_factory=Documents)
     memorize: Memorize = field(default_factory=Memorize)

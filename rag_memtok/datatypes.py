@@ -77,7 +77,8 @@ class Document:
     `file` is relative to `root`, POSIX style. `path` is `file`, or `file#L3` where a file holds
     several documents; (root, path) is the document's identity. `segments` are in ascending order,
     the first at 0. `extractor` names how the text was got ("text/1": the file's own characters, so
-    that writing the text gives the file back).
+    that writing the text gives the file back). `headings` are those that the text itself does not
+    show any more: where each begins, how deep it is, what it says.
     """
 
     root: str
@@ -86,6 +87,7 @@ class Document:
     text: str
     segments: tuple[Segment, ...]
     extractor: str
+    headings: tuple[tuple[int, int, str], ...] = ()
 
     @property
     def sha256(self) -> str:

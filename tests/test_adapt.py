@@ -16,7 +16,7 @@ import toy
 from rag_memtok.adapt import train as adapting
 from rag_memtok.adapt.checkpoint import state_of
 from rag_memtok.adapt.dataset import (
-    Deck,
+    Dataset,
     Exercise,
     Page,
     Teacher,
@@ -176,21 +176,21 @@ def test_prompts_have_their_own_page_among_others_and_never_one_kept_apart(
     ) == 3
     assert all(one.apart != one.page for one in asked if one.page)
     teacher = teacher_of(toy_lm, pages)
-    deck = Deck(
+    dataset = Dataset(
         teacher, [one.key for one in pages], teacher.lessons(asked, 1.0, 0), "memory", seed=0
     )
     sizes, seen = set(), []
     for step in range(len(asked) // 4):
-        for lesson, keys in deck.hand(step, 4):
+        for lesson, keys in dataset.batch(step, 4):
             seen.append(lesson)
             sizes.add(len(keys))
             assert len(set(keys)) == len(keys) and lesson.exercise.apart not in keys
             assert lesson.exercise.page in keys or not lesson.exercise.page and not keys
     assert sizes == {0, 1, 2, 3, 4, 5}
     assert len({id(lesson) for lesson in seen}) == len(seen)  # each once before any comes twice
-    assert [keys for _, keys in deck.hand(3, 4)] == [keys for _, keys in deck.hand(3, 4)]
-    alone = replace(deck, alone=1.0)
-    assert {len(keys) for step in range(len(asked) // 4) for _, keys in alone.hand(step, 4)} == {
+    assert [keys for _, keys in dataset.batch(3, 4)] == [keys for _, keys in dataset.batch(3, 4)]
+    alone = replace(dataset, alone=1.0)
+    assert {len(keys) for step in range(len(asked) // 4) for _, keys in alone.batch(step, 4)} == {
         0,
         1,
     }
@@ -200,17 +200,17 @@ def test_a_prompt_keeps_within_the_context(pages):
     lm = toy.lm_of()
     lm.model.config.max_position_embeddings = 200
     teacher = teacher_of(lm, pages)
-    deck = Deck(teacher, [one.key for one in pages], [], "text", seed=0)
+    dataset = Dataset(teacher, [one.key for one in pages], [], "text", seed=0)
     lesson = teacher.lessons([Exercise(pages[0].key, "What colour?", ("red",))], 1.0, 0)[0]
     for occasion in range(30):
-        prompt = deck.prompt(*deck.dealt(lesson, str(occasion)))
+        prompt = dataset.prompt(*dataset.sample(lesson, str(occasion)))
         assert len(prompt) + adapting.LONGEST <= 200
 
 
 def test_passes_are_bounded_and_lose_nothing(toy_lm):
     lesson = teacher_of(toy_lm, []).lessons([Exercise("", "Who?", ("she",))], 1.0, 0)[0]
-    hand = [(lesson, torch.zeros(length, 8)) for length in (3000, 10, 1500, 1400, 90, 5000)]
-    groups = passes(hand)
+    batch = [(lesson, torch.zeros(length, 8)) for length in (3000, 10, 1500, 1400, 90, 5000)]
+    groups = passes(batch)
     assert sorted(len(prompt) for group in groups for _, prompt in group) == [
         10,
         90,
@@ -333,9 +333,9 @@ def test_it_stops_early_and_keeps_the_best(toy_lm, pages, exercises, tmp_path):
     settings = replace(QUICK, steps=32, lr=1.0, patience=2)  # far too fast: the loss rises
     keys = [one.key for one in pages]
     lessons = teacher.lessons(exercises, 1.0, 0)
-    decks = [Deck(teacher, keys, lessons, "memory", 0) for _ in range(2)]
+    datasets = [Dataset(teacher, keys, lessons, "memory", 0) for _ in range(2)]
     state = state_of(toy_lm, settings)
-    training = Training(teacher, settings, *decks, tmp_path, "run", lambda progress: None, state)
+    training = Training(teacher, settings, *datasets, tmp_path, "run", lambda progress: None, state)
     training.finish()
     assert state.step < 32 and state.waited == 2
     assert training.dev_loss() == pytest.approx(state.best_loss)
@@ -344,10 +344,18 @@ def test_it_stops_early_and_keeps_the_best(toy_lm, pages, exercises, tmp_path):
 def test_a_half_precision_model_learns_as_well(toy_lm, pages, exercises, tmp_path):
     half = precision.in_dtype(toy_lm, torch.float16)
     teacher, keys = teacher_of(half, pages), [one.key for one in pages]
-    decks = [Deck(teacher, keys, teacher.lessons(exercises, 1.0, 0), "memory", 0) for _ in range(2)]
+    datasets = [
+        Dataset(teacher, keys, teacher.lessons(exercises, 1.0, 0), "memory", 0) for _ in range(2)
+    ]
     settings = replace(QUICK, lr=2e-2)
     training = Training(
-        teacher, settings, *decks, tmp_path, "run", lambda progress: None, state_of(half, settings)
+        teacher,
+        settings,
+        *datasets,
+        tmp_path,
+        "run",
+        lambda progress: None,
+        state_of(half, settings),
     )
     training.finish()
     assert all(one.isfinite().all() for one in training.state.best.values())

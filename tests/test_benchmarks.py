@@ -30,6 +30,7 @@ SCRIPTS = {
     "--budgets 2 --group 1 --steps 3 --tokens-per-vector 2",
     "objective": "--chunks 2 --seeds 1 --vectors 1,2 --longest 4 --steps 20",
     "rounding": "--chunks 2 --lengths 4 --tokens-per-vector 2 --batch 1 --steps 60",
+    "capacity": "--vectors 2 --lengths 2,3 --batch 1 --steps 3",
     "planned": "--chunks 1 --tokens-per-vector 40 --batch 1 --steps 3",
 }
 TEXT = {"a": " ".join(toy.SENTENCES * 4), "b": measure.number_table(30)}

@@ -202,6 +202,14 @@ def test_a_dry_run_writes_nothing(run, model_folder, tmp_path):
     )
 
 
+def test_a_dry_run_says_what_encoding_it_assumes(run, model_folder, tmp_path):
+    note = tmp_path / "prices.txt"
+    note.write_bytes("Das Café an der Brücke öffnet um acht Uhr früh.".encode("cp1252"))
+    code, out, err = run("ingest", note, "--model", model_folder, "--dry-run")
+    assert code == 0 and "would write 1 chunk of 1 file" in out
+    assert "likeliest encoding" in err and "prices.txt: " in err
+
+
 # --- contracts: fields are only ever added
 
 CONTRACTS = {

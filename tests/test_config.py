@@ -8,6 +8,7 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from rag_memtok import config
+from rag_memtok.cli import options
 from rag_memtok.config import Config
 from rag_memtok.errors import UsageError
 from rag_memtok.settings import FILE_NAME, PREFIX, dials, load, updated
@@ -163,7 +164,36 @@ def test_numbers_in_the_file_may_lack_a_decimal_point(tmp_path):
 
 def test_the_dials_are_all_fields_of_frozen_classes():
     sections = [value for value in vars(config).values() if is_dataclass(value)]
-    assert len(sections) == 7
+    assert len(sections) == 8
     with pytest.raises(AttributeError):
         Config().store = "elsewhere"
     assert all(value_of(Config(), dial) is not None for dial in dials())
+
+
+@pytest.mark.parametrize("dial", dials())
+def test_every_dial_has_a_help_that_an_option_of_it_prints(dial):
+    option = options.parameter(dial, stored=False)
+    (told,) = option.annotation.__metadata__
+    assert told.help == options.field_of(dial).metadata["help"] and told.help.endswith(".")
+    assert str(told.default).startswith("-") and not str(told.show_default).startswith(
+        options.OF_STORE
+    )
+    assert option.default in (None, False)
+
+
+def test_what_options_come_to_is_a_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable("retrieve.k"), "7")
+    found = []
+
+    @options.settings("model.id", "documents.exclude", "documents.gitignore", "retrieve.k")
+    def command(settings, much=False):
+        found.append((settings, much))
+
+    given = {"model__id": "toy", "documents__exclude": ["*.md"], "documents__gitignore": True}
+    command(**given, retrieve__k=None, much=True)
+    command(model__id=None, documents__exclude=[], documents__gitignore=False, retrieve__k=2)
+    (first, much), (second, little) = found
+    assert (first.model.id, first.documents.exclude) == ("toy", ("*.md",)) and much and not little
+    assert (first.documents.gitignore, second.documents.gitignore) == (False, True)
+    assert (first.retrieve.k, second.retrieve.k) == (7, 2) and second.documents.exclude == ()

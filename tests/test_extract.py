@@ -914,6 +914,16 @@ def opened_by_no_password() -> bytes:
     return before + aes + rest + b"startxref\n%d\n%%%%EOF\n" % moved
 
 
+@pytest.mark.parametrize("algorithm", ["AES-128", "AES-256"])
+def test_a_pdf_under_aes_that_opens_without_a_password_is_read(algorithm):
+    import pypdf
+
+    writer, file = pypdf.PdfWriter(clone_from=io.BytesIO(files.pdf("a flat rate"))), io.BytesIO()
+    writer.encrypt("", "owner", algorithm=algorithm)
+    writer.write(file)
+    assert extracted("pdf", file.getvalue()).text == "a flat rate"
+
+
 def test_a_pdf_that_needs_another_package_says_which():
     script = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"

@@ -15,7 +15,7 @@ from random_adapter import says
 from rag_memtok.datatypes import Occurrence, Standing
 from rag_memtok.model.lm import load
 from rag_memtok.pipeline import api
-from rag_memtok.pipeline.grounding import SNIPPET, before_circles, grounded, snippet
+from rag_memtok.pipeline.grounding import SNIPPET, before_circles, completed, grounded, snippet
 from rag_memtok.settings import updated
 
 TEXT = """# Ferry
@@ -187,6 +187,13 @@ def asked(store, folder, answer, **more):
     return api.ask("When was the lamp repaired?", updated(store, told))
 
 
+def test_an_answer_that_breaks_off_in_a_word_is_told_to_the_end_of_it(store, tmp_path):
+    adapter, told = says("in Marc", load(store.model), tmp_path / "adapter"), []
+    settings = updated(store, {"ask.adapter": str(adapter), "ask.read": "text"})
+    found = api.ask("When was the lamp repaired?", settings, told.append)
+    assert found.answer == "".join(told).strip() == "in March" and found.grounded
+
+
 def test_the_screen_and_json_say_where_an_answer_stands(store, tmp_path, command_line):
     found = asked(store, tmp_path, "in March")
     text = small.DOCUMENTS["lamp.md"]
@@ -224,3 +231,33 @@ def test_an_answer_that_goes_in_circles_ends(store, tmp_path, passages):
     circle = " the lamp" * 9
     found = asked(store, tmp_path, circle.strip(), **{"ask.passages": passages})
     assert found.answer == "the lamp"
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "whole"),
+    [
+        ("16", "The bus leaves at 16:20.", "16:20"),
+        ("Ottilie Marrab", "kept by Ottilie  Marrable, alone", "Ottilie Marrable"),
+        ("12", "It cost 12,500.75 euros", "12,500.75"),
+        ("1.5", "1.5GB of it", "1.5GB"),
+        ("16", "At 16:20, or 16 minutes later", "16"),
+        ("16", "At 16:20 and at 16:45", "16"),
+        ("16", "A 160, 2.16 and x16", "160"),
+        ("16", "No number 2.165 here", "16"),
+        ("118 euros", "118 euros.", "118 euros"),
+        ("12", "on 12. May", "12"),
+        ("2026", "2026-03-12", "2026"),
+        ("cat", "cats", "cat"),
+        ("no", "north", "no"),
+        ("said.", "said.5", "said."),
+        ("", "text", ""),
+        ("other", "text", "other"),
+    ],
+)
+def test_an_answer_does_not_break_off_within_a_word_or_number(answer, text, whole):
+    assert completed(answer, ["of something else", text]) == whole
+
+
+def test_the_first_text_that_has_an_answer_says_how_it_goes_on():
+    assert completed("16", ["at 16:20", "at 16:45"]) == "16:20"
+    assert completed("16", ["16 euros", "at 16:45"]) == "16"

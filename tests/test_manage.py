@@ -402,9 +402,9 @@ def test_a_store_travels_through_a_file(run, tmp_path, monkeypatch):
     assert run("import", "bad", "--store", "bad-store")[0] == 24
 
 
-def test_the_readme_exports_and_imports_in_its_order(run, tmp_path):
-    page = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    use = page.partition("## Use")[2].partition("\n## ")[0]
+def test_the_documentation_exports_and_imports_in_its_order(run, tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "usage.md").read_text(encoding="utf-8")
+    use = page.partition("## Commands")[2].partition("\n## ")[0]
     lines = re.findall(r"^rag-memtok ((?:export|import) [^#\n]*)", use, re.MULTILINE)
     assert [line.split()[0] for line in lines] == ["export", "import"]
     for line in lines:

@@ -2,7 +2,7 @@
 
 The questions of an evaluation hold what benchmarks/questions.py promises.
 
-The shares the README quotes are printed by benchmarks/retrieval.py.
+The shares that docs/results.md quotes are printed by benchmarks/retrieval.py.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""The README's code runs, and its commands are commands.
+"""The code of the README and of docs/ runs, and its commands are commands.
 
-This goes for those of benchmarks/ and training/, too.
+This goes for the scripts' commands of benchmarks/ and training/, too.
 """
 
 import re
@@ -14,43 +14,69 @@ from rag_memtok.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def inline(start: str, text: str) -> list[str]:
-    """What stands between two ` and begins so; it may go on in the next line."""
+    """What stands between two ` and begins so; it may go on in the next lines."""
     return [
-        found.replace("\n", " ") for found in re.findall(rf"`({start}[^`\n]*\n?[^`\n]*)`", text)
+        found.replace("\n", " ") for found in re.findall(rf"`({start}[^`\n]*(?:\n[^`\n]+)*)`", text)
     ]
 
 
-def commands() -> list[str]:
-    lines = "\n".join(blocks("")).splitlines() + inline("rag-memtok ", README)
-    written = (line.split("#")[0].split(" < ")[0].removeprefix("$ ").strip() for line in lines)
-    return sorted({line for line in written if line.startswith("rag-memtok ")})
+def without_blocks(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_the_python_of_the_readme_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def commands() -> list[tuple[str, str]]:
+    """Each page's commands."""
+    found = set()
+    for page, text in PAGES.items():
+        lines = "\n".join(blocks("", text)).splitlines()
+        lines += inline("rag-memtok ", without_blocks(text))
+        for line in lines:
+            written = line.split("#")[0].split(" < ")[0].removeprefix("$ ").strip()
+            if written.startswith("rag-memtok ") and " COMMAND " not in written:
+                found.add((page, written))
+    return sorted(found)
+
+
+@pytest.mark.parametrize(
+    "page, code", [(page, code) for page, text in PAGES.items() for code in blocks("python", text)]
+)
+def test_the_python_of_a_page_runs(
+    page: str,
+    code: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "data").symlink_to(ROOT / "data")
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks("python")
-    exec(compile(code, "README.md", "exec"), {})
-    counts, source, proven = capsys.readouterr().out.splitlines()
-    assert counts.split()[0].isdigit()
-    assert (source, proven) == ("testbench.toml", "1")
+    exec(compile(code, page, "exec"), {})
+    out = capsys.readouterr().out
+    assert "testbench.toml" in out
+    if page == "README.md":
+        counts, source, proven = out.splitlines()
+        assert counts.split()[0].isdigit()
+        assert (source, proven) == ("testbench.toml", "1")
 
 
-def test_there_are_commands_in_the_readme() -> None:
-    assert len(commands()) >= 8
+def test_there_are_commands_in_the_readme_and_in_the_documentation() -> None:
+    assert len([page for page, _ in commands() if page == "README.md"]) >= 8
+    assert len(commands()) >= 50
 
 
-@pytest.mark.parametrize("line", commands())
-def test_the_commands_of_the_readme_parse(line: str) -> None:
+@pytest.mark.parametrize("page, line", commands())
+def test_the_commands_of_a_page_parse(page: str, line: str) -> None:
     group = get_command(app)
     name, *arguments = shlex.split(line)[1:]
     if name.startswith("-"):
@@ -60,20 +86,50 @@ def test_the_commands_of_the_readme_parse(line: str) -> None:
     command.make_context(name, arguments, resilient_parsing=False).close()
 
 
+def test_the_options_that_a_page_names_are_there() -> None:
+    """Those that stand alone between two `, of any command, make or python script."""
+    known = set(re.findall(r"--[a-z][a-z-]+", "\n".join(map(str, options()))))
+    for path in (*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "training").glob("*.py")):
+        known |= set(re.findall(r"\"(--[\w-]+)\"", path.read_text(encoding="utf-8")))
+    for page, text in PAGES.items():
+        for found in inline("--", without_blocks(text)):
+            named = set(re.findall(r"(?<!\S)--[a-z][a-z-]+", found))
+            assert named <= known | {"--help", "--install-completion"}, f"{page}: {found}"
+
+
+def options() -> list[str]:
+    group = get_command(app)
+    return [
+        option
+        for command in group.commands.values()  # type: ignore[attr-defined]
+        for parameter in command.params
+        for option in parameter.opts
+    ]
+
+
+def test_what_a_page_makes_is_in_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+    for page, text in PAGES.items():
+        named = re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)
+        assert set(named) <= targets, page
+
+
+def test_what_a_page_names_of_the_repository_is_there() -> None:
+    """Files and folders between two `: benchmarks/log.md, rag_memtok/errors.py, ..."""
+    folders = "rag_memtok|benchmarks|training|tests|data|notebooks"
+    for page, text in PAGES.items():
+        for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", text):
+            found = ROOT / path
+            assert found.exists() or list(found.parent.glob(f"{found.name}.*")), f"{page}: {path}"
+
+
 def scripts() -> set[tuple[str, str]]:
     """The commands that run a script, with the script's path.
 
-    They are those of the README, the log, training's README, and the scripts' docstrings.
+    They are those of the README, docs/, the log, training's README, and the scripts' docstrings.
     """
-    pages = [
-        ROOT / name
-        for name in (
-            "README.md",
-            "benchmarks/log.md",
-            "training/README.md",
-            "rag_memtok/mini/lm/README.md",
-        )
-    ]
+    others = ("benchmarks/log.md", "training/README.md", "rag_memtok/mini/lm/README.md")
+    pages = [ROOT / name for name in (*PAGES, *others)]
     found = set()
     for page in (*pages, *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "training").glob("*.py")):
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
@@ -99,5 +155,22 @@ def test_the_commands_of_the_scripts_have_their_options() -> None:
         assert set(re.findall(r" (--[\w-]+)", line)) <= there, f"{script} has not all of: {line}"
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 1200 and len(README.splitlines()) <= 160
+
+
+def test_every_number_of_the_readmes_first_screen_and_table_is_in_the_results() -> None:
+    """So that no figure is changed in one place alone."""
+    results = PAGES["docs/results.md"].replace("\n", " ")
+    (table,) = re.findall(r"(?:^\|.*\n)+", README.partition("## Results")[2], re.MULTILINE)
+    numbers = set(re.findall(r"\d+\.\d", table))
+    head = README.partition("```")[0].partition("## Results")[0]
+    numbers |= set(re.findall(r"\d[\d,]*\d(?:\.\d)?", without_blocks(head)))
+    assert len(numbers) > 15
+    missing = {number for number in numbers if number not in results}
+    assert missing <= {"135", "89"}, missing  # million parameters; 89.2, rounded
+
+
 def test_nothing_is_left_to_fill_in() -> None:
-    assert "@@" not in README
+    for page, text in PAGES.items():
+        assert "@@" not in text and "REPOSITORY" not in text, page

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from rag_memtok.config import Retrieve
 from rag_memtok.documents.headings import headings_above
+from rag_memtok.documents.loaders import LOADERS
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.retrieval.search import search
+from rag_memtok.store.stems import MARK, language_of
 from rag_memtok.store.store import open_store
 from rag_memtok.store.terms import asked_terms, asked_words, terms_of
 
@@ -51,6 +53,12 @@ def shared(asked, text):
         ("Who works in IT?", "IT department"),
         ("What happened in the US in May?", "May in the U.S. was warm"),
         ("密码", "无线网络的密码是"),
+        ("canciones", "Se sabe la canción que los niños cantan por la noche"),
+        ("gato", "Los gatos de la casa duermen en el tejado"),
+        ("Haus", "Die Häuser an der Elbe sind noch nicht verkauft"),
+        ("Verträge", "Der Vertrag ist noch nicht von der Bank"),
+        ("cheval", "Les chevaux sont dans le pré avec une vache"),
+        ("кошка", "Кошки не спят на крыше, но и не бегают по ней"),
         ("猫", "我的猫"),
         ("ราคา", "ราคาเท่าไร"),
         ("사과", "사과를 샀다"),
@@ -64,6 +72,48 @@ def test_a_word_is_found_however_it_is_written(asked, text):
     assert found or any(
         term.startswith(one[:-1]) for one in prefix for term in terms_of(text).split()
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The cats of the house sleep on the roof, and the dogs do not.",
+        "Rick Belden, John O'Hurley as Linda, John O'Hurley as Matt, as Craig, as a lawyer",
+        "prices 12 14 15",
+        "",
+    ],
+)
+def test_an_english_text_has_the_terms_it_had_without_other_languages(text):
+    assert language_of(text.lower().replace(",", "").split()) == ""
+    assert MARK not in terms_of(text)
+
+
+PAGE = """<html><head><title>Moor & Sons</title></head><body>
+<nav>Home</nav><h1>Pumps</h1><p>We make <b>pumps</b>.</p>
+<h2>The <em>HX-220</em>
+ pump</h2><p>It costs 90 euros.</p><h2>Spares</h2><table><tr><td>Seal</td><td>4</td></tr></table>
+<h1></h1><h1>Contact</h1><p>Ring us.</p></body></html>"""
+
+
+def test_the_headings_of_a_page_stand_above_its_places():
+    (page,) = LOADERS[".html"].extract(PAGE.encode(), "utf-8")
+    places = [page.text.index(what) for what in ("Home", "make", "90", "Seal", "Ring")]
+    assert places == sorted(places)
+    assert headings_above("a.html", page.text, places, page.headings) == [
+        "Moor & Sons",
+        "Moor & Sons > Pumps",
+        "Moor & Sons > Pumps > The HX-220 pump",
+        "Moor & Sons > Pumps > Spares",
+        "Moor & Sons > Contact",
+    ]
+
+
+def test_the_stems_of_one_language_are_not_those_of_another():
+    spanish = set(terms_of("Los gatos de la casa no son los de la calle").split())
+    assert {one for one in spanish if MARK in one} & set(asked_terms("gato"))
+    italian = set(terms_of("Il gatto della casa non è il gatto di una via").split())
+    assert not {one for one in italian | spanish if MARK in one} & set(asked_terms("house"))
+    assert not {one for one in italian if MARK in one} & {one for one in spanish if MARK in one}
 
 
 @pytest.mark.parametrize(

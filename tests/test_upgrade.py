@@ -288,3 +288,16 @@ def test_what_is_removed_after_an_upgrade_is_in_no_file(old):
     for trace in (b"candle", b"caf\xe9", record_of("candle three ").packed[:16]):
         assert trace not in (old / DATABASE).read_bytes()
     assert file_of("a.txt", TEXTS["a.txt"])[0].sha256.encode() in (old / DATABASE).read_bytes()
+
+
+def test_an_index_made_by_other_rules_is_no_damage_and_is_made_anew(tmp_path):
+    create(tmp_path / "store", {"model": "toy"})
+    with open_store(tmp_path / "store", write=True) as store:
+        ingest(store, "a.txt", TEXTS["a.txt"])
+        store.set_manifest("terms", "0, of another version")
+    sql(tmp_path / "store", "UPDATE words SET text = 'other'")
+    with open_store(tmp_path / "store", write=True) as store:
+        assert store.check() == () and not store.search_words(["apple"], 9)
+        assert store.mend_words() == "made by other rules"
+        assert len(store.search_words(["apple"], 9)) == 1
+        assert store.check() == () and not store.mend_words()

@@ -12,7 +12,6 @@ share the writing: `--until chosen` once, then `--until written --part 0/2` and 
 import argparse
 import json
 import random
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,7 @@ from safetensors.numpy import save
 from rag_memtok.adapt.dataset import Exercise, Page, Teacher
 from rag_memtok.adapt.run import UNSAID, by_rule
 from rag_memtok.adapt.train import adapt
-from rag_memtok.cli.console import progress_bar
+from rag_memtok.cli.console import progress_bar, say
 from rag_memtok.config import Config, Memorize
 from rag_memtok.datatypes import Document, Segment
 from rag_memtok.documents.split import split
@@ -60,11 +59,6 @@ class Asked:
     text: str
     tokens: tuple[int, ...]
     exercises: tuple[Exercise, ...]
-
-
-def say(message: str) -> None:
-    """A line of talk."""
-    print(message, file=sys.stderr, flush=True)
 
 
 def contexts(data: Path, seed: int) -> Iterator[tuple[str, list[dict]]]:

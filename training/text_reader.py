@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import json
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from transformers import AttentionInterface
 from rag_memtok import config
 from rag_memtok.adapt.checkpoint import State, state_of
 from rag_memtok.adapt.dataset import LONGEST, said_of
+from rag_memtok.cli.console import say
 from rag_memtok.evaluation.metrics import answerable, score
 from rag_memtok.model import lora
 from rag_memtok.model.inject import Content, answer_batch, inject
@@ -53,11 +53,6 @@ WARM_UP = 25  # steps
 FALL = 0.6
 SAVE_SECONDS = 300.0
 DEV = 96  # questions of the choosing half that are watched
-
-
-def say(message: str) -> None:
-    """A line of talk."""
-    print(message, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

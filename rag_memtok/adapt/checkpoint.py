@@ -55,7 +55,7 @@ class State:
             }
 
     def packed(self, run: str) -> bytes:
-        """All of it, of the run of that fingerprint."""
+        """The checkpoint's tensors and metadata, marked with the run's fingerprint."""
         counts = {
             "step": self.step,
             "seconds": self.seconds,
@@ -74,7 +74,7 @@ class State:
         )
 
     def resume(self, file: Path, run: str) -> bool:
-        """Goes on from a checkpoint of the same run; whether there was one."""
+        """Restores the state from a checkpoint of the same run; False if there is none."""
         try:
             with safe_open(file, framework="pt") as opened:
                 metadata = opened.metadata()
@@ -114,7 +114,7 @@ def set_moments(
 
 
 def state_of(lm: LM, settings: Adapt) -> State:
-    """A run at its start."""
+    """The training state before the first step."""
     student = lora.started(lm, settings.rank, settings.seed)
     own = lora.weights(student)
     optimiser = torch.optim.AdamW(own.values(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0)

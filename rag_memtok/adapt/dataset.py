@@ -62,7 +62,7 @@ class Exercise:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lesson:
-    """An exercise with what is to be said.
+    """A training example: an exercise with the answer's tokens and their teacher probabilities.
 
     That is a known answer (`origin` "gold") or the frozen model's own ("model").
 
@@ -121,10 +121,10 @@ def unpacked(content: bytes, exercises: Sequence[Exercise]) -> list[Lesson] | No
         Lesson(
             exercise,
             "gold" if gold else "model",
-            tuple(answers[start:stop]),
-            words[start:stop],
-            chances[start:stop],
-            f1,
+            answer=tuple(answers[start:stop]),
+            words=words[start:stop],
+            chances=chances[start:stop],
+            f1=f1,
         )
         for start, stop, gold, f1, exercise in bounds
     ]
@@ -268,7 +268,7 @@ def laid(
 def losses(
     lm: LM, prompts: Sequence[Float[Tensor, "_ d"]], lessons: Sequence[Lesson]
 ) -> Float[Tensor, " B"]:
-    """Of each lesson, the loss per token of its answer.
+    """Loss per answer token, one number a lesson.
 
     The loss is the cross-entropy, and KL(frozen model with the text || `lm`) over its likeliest
     words.
@@ -284,8 +284,8 @@ def losses(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Deck:
-    """Lessons with the pages they are about.
+class Dataset:
+    """Training examples: lessons with the chunks (pages) they are about.
 
     Which prompt each gets is drawn by (seed, occasion), so that a run can go on anywhere.
     """
@@ -297,8 +297,8 @@ class Deck:
     seed: int
     alone: float = ALONE
 
-    def hand(self, step: int, size: int) -> list[tuple[Lesson, list[str]]]:
-        """The lessons of a step, each with the pages of its prompt.
+    def batch(self, step: int, size: int) -> list[tuple[Lesson, list[str]]]:
+        """The examples of one step, each with the chunks of its prompt.
 
         Every lesson comes once before any comes twice.
         """
@@ -310,7 +310,7 @@ class Deck:
             orders[place // len(self.lessons)][place % len(self.lessons)] for place in places
         ]
         return [
-            self.dealt(self.lessons[number], f"{step}:{place}")
+            self.sample(self.lessons[number], f"{step}:{place}")
             for number, place in zip(numbers, places, strict=True)
         ]
 
@@ -319,8 +319,8 @@ class Deck:
             range(len(self.lessons)), len(self.lessons)
         )
 
-    def dealt(self, lesson: Lesson, occasion: str) -> tuple[Lesson, list[str]]:
-        """A lesson with the pages of its prompt, shuffled.
+    def sample(self, lesson: Lesson, occasion: str) -> tuple[Lesson, list[str]]:
+        """One example with the chunks of its prompt, shuffled.
 
         They are its own and up to MOST - 1 others, as far as the context reaches.
 

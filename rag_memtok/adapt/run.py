@@ -91,7 +91,13 @@ def adapt(
     say(f"{len(pages)} chunks; {len(given)} questions given, {len(exercises)} made by rule")
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     bond = train.adapt(
-        model, template.digest, pages, given + exercises, config.adapt, target, on_progress
+        model,
+        template.digest,
+        pages=pages,
+        exercises=given + exercises,
+        settings=config.adapt,
+        folder=target,
+        on_progress=on_progress,
     )
     (target / STALE).unlink(missing_ok=True)
     with open_store(folder, write=False) as store:

@@ -27,7 +27,7 @@ from rag_memtok.adapt.dataset import (
     ALONE,
     LONGEST,
     MOST,
-    Deck,
+    Dataset,
     Exercise,
     Lesson,
     Page,
@@ -80,12 +80,12 @@ def split(pages: Sequence[Page]) -> tuple[list[str], list[str]]:
 
 @dataclass(slots=True, eq=False)
 class Training:
-    """A run: the lessons, those set aside, and where it is kept."""
+    """State of a training run: train and dev examples, settings, and its folder."""
 
     teacher: Teacher
     settings: Adapt
-    train: Deck
-    dev: Deck
+    train: Dataset
+    dev: Dataset
     work: Path
     run: str
     on_progress: OnProgress
@@ -133,7 +133,7 @@ class Training:
         )
 
     def seconds_left(self) -> float:
-        """At the pace so far."""
+        """Estimated seconds to the end, at the pace so far."""
         return self.state.seconds * (1 / max(self.spent(), 1e-9) - 1)
 
     def step(self) -> float:
@@ -147,16 +147,16 @@ class Training:
                 * (1 + math.cos(math.pi * min(1.0, self.spent())))
             )
         total = 0.0
-        hand = [
+        batch = [
             (lesson, self.train.prompt(lesson, pages))
-            for lesson, pages in self.train.hand(state.step, self.settings.batch)
+            for lesson, pages in self.train.batch(state.step, self.settings.batch)
         ]
         quick = drafted(lm, "auto")
-        for part in passes(hand):
+        for part in passes(batch):
             with torch.autocast(lm.device.type, torch.bfloat16, enabled=quick):
                 loss = losses(
                     lm, [prompt for _, prompt in part], [lesson for lesson, _ in part]
-                ).sum() / len(hand)
+                ).sum() / len(batch)
             loss.backward()
             total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(lora.weights(lm).values(), CLIP)
@@ -167,29 +167,29 @@ class Training:
     @torch.no_grad()
     def dev_loss(self) -> float:
         """The mean loss on lessons about chunks set aside, in the LM's own arithmetic."""
-        hand = [
-            (lesson, self.dev.prompt(lesson, pages)) for lesson, pages in self.dev_hand(self.dev)
+        batch = [
+            (lesson, self.dev.prompt(lesson, pages)) for lesson, pages in self.dev_batch(self.dev)
         ]
         found = [
             losses(
                 self.state.student, [prompt for _, prompt in part], [lesson for lesson, _ in part]
             )
-            for part in passes(hand)
+            for part in passes(batch)
         ]
         return float(torch.cat(found).mean())
 
-    def dev_hand(self, deck: Deck) -> list[tuple[Lesson, list[str]]]:
-        """The lessons of a deck set aside, always with the same prompts."""
-        return [deck.dealt(lesson, f"dev:{number}") for number, lesson in enumerate(deck.lessons)]
+    def dev_batch(self, dev: Dataset) -> list[tuple[Lesson, list[str]]]:
+        """The lessons of a dataset set aside, always with the same prompts."""
+        return [dev.sample(lesson, f"dev:{number}") for number, lesson in enumerate(dev.lessons)]
 
     def f1(self, asked: Sequence[tuple[Lesson, list[str]]], lm: LM, kind: Kind) -> list[float]:
-        """Of each lesson the F1 of the answer of `lm`.
+        """F1 of the answers of `lm`, one number a lesson.
 
         It is the F1 as the frozen model's words or the known answers have it.
         """
-        hand = [(lesson, self.dev.prompt(lesson, pages, kind)) for lesson, pages in asked]
+        batch = [(lesson, self.dev.prompt(lesson, pages, kind)) for lesson, pages in asked]
         found: dict[int, float] = {}
-        for done, part in enumerate(passes(hand)):
+        for done, part in enumerate(passes(batch)):
             answers = answer_batch(lm, self.teacher.frame, [prompt for _, prompt in part], LONGEST)
             for (lesson, _), said in zip(part, answers, strict=True):
                 own = lm.decode(
@@ -198,16 +198,16 @@ class Training:
                 found[id(lesson)] = score(
                     lm.decode(said.tokens).strip(), answerable(lesson.exercise.answers or (own,))
                 ).f1
-            self.on_progress(Progress(stage="measuring", done=done, total=len(hand)))
-        return [found[id(lesson)] for lesson, _ in hand]
+            self.on_progress(Progress(stage="measuring", done=done, total=len(batch)))
+        return [found[id(lesson)] for lesson, _ in batch]
 
     def answerable(self) -> list[tuple[Lesson, list[str]]]:
         """The lessons set aside whose chunk is in their prompt, at most DEV_ANSWERS.
 
         Some have others in it too, however it learns.
         """
-        hand = self.dev_hand(replace(self.dev, alone=ALONE))
-        return [(lesson, pages) for lesson, pages in hand if pages and not lesson.exercise.apart][
+        batch = self.dev_batch(replace(self.dev, alone=ALONE))
+        return [(lesson, pages) for lesson, pages in batch if pages and not lesson.exercise.apart][
             :DEV_ANSWERS
         ]
 
@@ -217,10 +217,10 @@ class Training:
             self.saved = time.monotonic()
 
 
-def passes(hand: Sequence[tuple[Lesson, Tensor]]) -> list[list[tuple[Lesson, Tensor]]]:
+def passes(batch: Sequence[tuple[Lesson, Tensor]]) -> list[list[tuple[Lesson, Tensor]]]:
     """The prompts in groups of like length, each of at most POSITIONS (but of one at least)."""
     groups: list[list[tuple[Lesson, Tensor]]] = []
-    for one in sorted(hand, key=lambda pair: -(len(pair[1]) + len(pair[0].answer))):
+    for one in sorted(batch, key=lambda pair: -(len(pair[1]) + len(pair[0].answer))):
         first = groups[-1][0] if groups else one
         if not groups or (len(groups[-1]) + 1) * (len(first[1]) + len(first[0].answer)) > POSITIONS:
             groups.append([])
@@ -306,13 +306,23 @@ def adapt(
     for one in (folder, work):
         one.mkdir(mode=0o700, parents=True, exist_ok=True)
     teacher = Teacher(lm, frame(lm), by_key)
-    decks = []
+    datasets = []
     for keys, most in zip(split(pages), (0, DEV_LESSONS), strict=True):
-        lessons = lessons_about(keys, exercises, most, teacher, settings, work, on_progress)
-        decks.append(Deck(teacher, keys, lessons, settings.kind, settings.seed, lone))
-    train, dev = decks
+        lessons = lessons_about(
+            keys, exercises, most, teacher, settings, work=work, on_progress=on_progress
+        )
+        kind, seed = settings.kind, settings.seed
+        datasets.append(Dataset(teacher, keys, lessons, kind, seed=seed, alone=lone))
+    train, dev = datasets
     training = Training(
-        teacher, settings, train, dev, work, run, on_progress, state_of(lm, settings)
+        teacher,
+        settings,
+        train=train,
+        dev=dev,
+        work=work,
+        run=run,
+        on_progress=on_progress,
+        state=state_of(lm, settings),
     )
     training.state.resume(work / "checkpoint.safetensors", run)
     try:

@@ -11,31 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rag_memtok.cli import console, options, views
+from rag_memtok.config import Config
 from rag_memtok.errors import NoUsableMemory, UsageError
-from rag_memtok.settings import here
 
 if TYPE_CHECKING:
     from rag_memtok.datatypes import Answer
     from rag_memtok.pipeline.readers import Session
 
 
+@options.settings(*options.ANSWERING)
 def ask(
+    dials: Config,
     question: Annotated[
         list[str], typer.Argument(help="The question; - reads one a line from standard input.")
     ],
-    store: options.Store = None,
-    collection: options.Collection = None,
-    model: options.Model = None,
-    dtype: options.Dtype = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    embedder: options.Embedder = None,
-    k: options.K = None,
-    within: options.Within = None,
-    read: options.Read = None,
-    passages: options.Passages = None,
-    adapter: options.Adapter = None,
-    max_new_tokens: options.MaxNewTokens = None,
     trust_store: options.Trust = False,
     show: options.Show = False,
     json: options.Json = False,
@@ -43,12 +32,6 @@ def ask(
     """Answer a question from the store, with sources."""
     from rag_memtok.pipeline import api
 
-    dials = here(
-        store=store, collection=collection, model__id=model, model__dtype=dtype,
-        model__device=device, model__threads=threads, retrieve__embedder=embedder, retrieve__k=k,
-        retrieve__within=within, ask__read=read, ask__passages=passages, ask__adapter=adapter,
-        ask__max_new_tokens=max_new_tokens,
-    )  # fmt: skip
     words = one_question(question)
     if not words:
         raise UsageError(
@@ -117,40 +100,22 @@ def answered(
     return not found.refused
 
 
+@options.settings(*options.STORE, *options.FINDING)
 def search(
+    dials: Config,
     question: Annotated[list[str], typer.Argument(help="Words, or a question.")],
-    store: options.Store = None,
-    collection: options.Collection = None,
-    embedder: options.Embedder = None,
-    k: options.K = None,
-    within: options.Within = None,
     json: options.Json = False,
 ) -> None:
     """Find passages: the ones that ask would read, best first. Loads no language model."""
     from rag_memtok.pipeline import api
 
-    dials = here(
-        store=store, collection=collection, retrieve__embedder=embedder, retrieve__k=k,
-        retrieve__within=within,
-    )  # fmt: skip
     hits = api.search(" ".join(question), dials)
     console.put_json({"found": [asdict(one) for one in hits]}) if json else views.put_found(hits)
 
 
+@options.settings(*options.ANSWERING)
 def chat(
-    store: options.Store = None,
-    collection: options.Collection = None,
-    model: options.Model = None,
-    dtype: options.Dtype = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    embedder: options.Embedder = None,
-    k: options.K = None,
-    within: options.Within = None,
-    read: options.Read = None,
-    passages: options.Passages = None,
-    adapter: options.Adapter = None,
-    max_new_tokens: options.MaxNewTokens = None,
+    dials: Config,
     trust_store: options.Trust = False,
     show: options.Show = False,
     json: options.Json = False,
@@ -164,12 +129,6 @@ def chat(
     """
     from rag_memtok.pipeline import api
 
-    dials = here(
-        store=store, collection=collection, model__id=model, model__dtype=dtype,
-        model__device=device, model__threads=threads, retrieve__embedder=embedder, retrieve__k=k,
-        retrieve__within=within, ask__read=read, ask__passages=passages, ask__adapter=adapter,
-        ask__max_new_tokens=max_new_tokens,
-    )  # fmt: skip
     with api.session(dials, console.say, trust_store) as session:
         try:
             fine = converse(session, json, show)

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from rag_memtok.cli import console, options, tables
+from rag_memtok.config import Config
 from rag_memtok.errors import UsageError
-from rag_memtok.settings import here
+from rag_memtok.settings import updated
 
 Questions = Annotated[
     Path,
@@ -52,29 +53,6 @@ Documents = Annotated[
 Distractors = Annotated[
     str, typer.Option("--distractors", help="Other chunks: retriever or random.")
 ]
-ChunkTokens = Annotated[
-    int | None,
-    typer.Option("--chunk-tokens", help="Tokens of a chunk, at most.", show_default="128"),
-]
-Template = Annotated[
-    str | None, typer.Option("--template", help="bare or cue.", show_default="bare")
-]
-Write = Annotated[
-    str | None,
-    typer.Option(
-        "--write", help="exact, or readable: memories that also answer.", show_default="exact"
-    ),
-]
-Recipe = Annotated[
-    str | None,
-    typer.Option("--recipe", help="Another way of writing, by name.", show_default="by --write"),
-]
-Steps = Annotated[
-    int | None,
-    typer.Option(
-        "--steps", help="Optimiser steps a chunk, at most.", show_default="500, 300 to be read"
-    ),
-]
 Work = Annotated[
     Path | None,
     typer.Option("--work", help="Keep memories and answers here; run again to go on."),
@@ -88,7 +66,13 @@ Out = Annotated[
 ]
 
 
+@options.settings(
+    "model.id", "model.dtype", "model.device", "model.threads", "retrieve.embedder",
+    "documents.chunk_tokens", "memorize.template", "memorize.write", "memorize.recipe",
+    "memorize.steps", "memorize.seconds_per_chunk", "ask.max_new_tokens", "memorize.seed",
+)  # fmt: skip
 def eval_(
+    dials: Config,
     questions: Questions,
     readers: Readers = "",
     adapter: Adapter = None,
@@ -97,20 +81,7 @@ def eval_(
     k: K = "3,5,10",
     tokens_per_vector: TokensPerVector = "0",
     documents: Documents = None,
-    model: options.Model = None,
-    dtype: options.Dtype = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    embedder: options.Embedder = None,
     distractors: Distractors = "retriever",
-    chunk_tokens: ChunkTokens = None,
-    template: Template = None,
-    write: Write = None,
-    recipe: Recipe = None,
-    steps: Steps = None,
-    seconds_per_chunk: options.SecondsPerChunk = None,
-    max_new_tokens: options.MaxNewTokens = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of what is drawn.")] = 0,
     work: Work = None,
     figures: Figures = None,
     out: Out = None,
@@ -124,24 +95,25 @@ def eval_(
 
     if distractors not in ("retriever", "random"):
         raise UsageError(f"--distractors is {distractors!r}; valid: retriever, random")
-    dials = here(
-        model__id=model, model__dtype=dtype, model__device=device, model__threads=threads,
-        retrieve__embedder=embedder, documents__chunk_tokens=chunk_tokens,
-        memorize__template=template, memorize__write=write, memorize__recipe=recipe,
-        memorize__steps=steps, memorize__seconds_per_chunk=seconds_per_chunk, memorize__seed=seed,
-        ask__max_new_tokens=max_new_tokens,
-    )  # fmt: skip
     study = evaluate.Study(
         tuple(name.strip() for name in readers.split(",") if name.strip()),
         numbers("--tokens-per-vector", tokens_per_vector), numbers("--k", k),
-        distractors == "retriever", seed=seed,
+        distractors == "retriever", seed=dials.memorize.seed,
     )  # fmt: skip
     adapters = {
         kind: folder for kind, folder in (("memory", adapter), ("text", text_adapter)) if folder
     }
     with console.progress_bar("done") as on_progress:
         found = evaluate.evaluate(
-            questions, dials, study, limit, documents, work, adapters, on_progress, console.say
+            questions,
+            dials,
+            study,
+            limit=limit,
+            documents=documents,
+            work=work,
+            adapters=adapters,
+            on_progress=on_progress,
+            say=console.say,
         )
     rows, shifts = results.rows(found), results.shifts(found)
     summary = {"rows": [asdict(row) for row in rows], "shifts": [asdict(shift) for shift in shifts]}
@@ -160,7 +132,9 @@ def eval_(
         console.say(f"drawn: {path}")
 
 
+@options.settings("model.dtype", "model.device", "model.threads")
 def paper(
+    dials: Config,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -194,9 +168,6 @@ def paper(
     figures: Annotated[
         Path | None, typer.Option("--figures", help="Draw Figures 2 and 3 as PNG into this folder.")
     ] = None,
-    dtype: options.Dtype = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
     """Measure the paper's Tables 2 to 4 and Figures 2 and 3 (arXiv:2506.15001) on any models.
@@ -208,15 +179,15 @@ def paper(
     from rag_memtok.evaluation.figures import draw
     from rag_memtok.model import lm
 
-    protocol = paper.Protocol(recipe, vectors, steps, batch, codec, seed)
+    protocol = paper.Protocol(
+        recipe, vectors=vectors, steps=steps, batch=batch, codec=codec, seed=seed
+    )
     corpora = texts_of(chunks, docs, numbers("--chars", chars, least=1), limit)
     trials = []
     for name in dict.fromkeys(model or ["mini"]):
-        dials = here(
-            model__id=name, model__dtype=dtype, model__device=device, model__threads=threads
-        )
+        chosen = updated(dials, {"model.id": name}).model
         with console.progress_bar("texts") as on_progress:
-            trials += list(paper.run(lm.load(dials.model), corpora, protocol, out, on_progress))
+            trials += list(paper.run(lm.load(chosen), corpora, protocol, out, on_progress))
     drawn = (
         {figures / file: chart for file, chart in paper.charts(trials).items()} if figures else {}
     )

@@ -9,41 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rag_memtok.cli import console, ingest_views, options
+from rag_memtok.config import Config
 from rag_memtok.errors import RagMemtokError, UsageError
-from rag_memtok.settings import here
 
 if TYPE_CHECKING:
     from rag_memtok.pipeline.ingest import Ingested
 
 
+@options.settings(
+    *options.STORE, "model.id", "model.revision", "model.dtype", "model.device", "model.threads",
+    "retrieve.embedder", *options.READING, "documents.chunk_tokens", "memorize.tokens_per_vector",
+    "memorize.readable", "memorize.write", "memorize.recipe", "memorize.template",
+    "memorize.codec", "memorize.steps", "memorize.seconds_per_chunk", "memorize.batch",
+    "memorize.processes", "memorize.max_pins", "memorize.seed", "memorize.keep_text",
+)  # fmt: skip
 def ingest(
+    dials: Config,
     paths: options.Paths,
-    store: options.Store = None,
-    collection: options.Collection = None,
-    model: options.Model = None,
-    revision: options.Revision = None,
-    dtype: options.Dtype = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    embedder: options.Embedder = None,
     name: options.Name = None,
-    exclude: options.Exclude = None,
-    encoding: options.Encoding = None,
-    no_gitignore: options.NoGitignore = False,
-    chunk_tokens: options.ChunkTokens = None,
-    tokens_per_vector: options.TokensPerVector = None,
-    readable: options.Readable = None,
-    write: options.Write = None,
-    recipe: options.Recipe = None,
-    template: options.Template = None,
-    codec: options.Codec = None,
-    steps: options.Steps = None,
-    seconds_per_chunk: options.SecondsPerChunk = None,
-    batch: options.Batch = None,
-    processes: options.Processes = None,
-    max_pins: options.MaxPins = None,
-    seed: options.Seed = None,
-    no_text: options.NoText = False,
     prune: options.Prune = False,
     dry_run: options.DryRun = False,
     skip_ok: options.SkipOk = False,
@@ -55,18 +38,6 @@ def ingest(
     """
     from rag_memtok.pipeline import api
 
-    dials = here(
-        store=store, collection=collection, model__id=model, model__revision=revision,
-        model__dtype=dtype, model__device=device, model__threads=threads,
-        retrieve__embedder=embedder, documents__exclude=exclude or None,
-        documents__encoding=encoding, documents__gitignore=False if no_gitignore else None,
-        documents__chunk_tokens=chunk_tokens, memorize__tokens_per_vector=tokens_per_vector,
-        memorize__readable=readable, memorize__write=write, memorize__recipe=recipe,
-        memorize__template=template,
-        memorize__codec=codec, memorize__steps=steps, memorize__seconds_per_chunk=seconds_per_chunk,
-        memorize__batch=batch, memorize__processes=processes, memorize__max_pins=max_pins,
-        memorize__seed=seed, memorize__keep_text=False if no_text else None,
-    )  # fmt: skip
     paths, piped = taken_in(paths, name, dials.documents.max_bytes)
     if dry_run:
         found = api.estimate(paths, dials, piped)
@@ -111,17 +82,10 @@ def taken_in(
     return rest, {} if name is None else {name: sys.stdin.buffer.read(limit + 1)}
 
 
+@options.settings(*options.STORE, *options.MODEL, *options.READING, "memorize.tokens_per_vector")
 def watch(
+    dials: Config,
     paths: Annotated[list[Path], typer.Argument(help="Files and folders.")],
-    store: options.Store = None,
-    collection: options.Collection = None,
-    model: options.Model = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    exclude: options.Exclude = None,
-    encoding: options.Encoding = None,
-    no_gitignore: options.NoGitignore = False,
-    tokens_per_vector: options.TokensPerVector = None,
     prune: options.Prune = False,
     json: options.Json = False,
 ) -> None:
@@ -131,12 +95,6 @@ def watch(
     """
     from rag_memtok.pipeline import watch as watching
 
-    dials = here(
-        store=store, collection=collection, model__id=model, model__device=device,
-        model__threads=threads, documents__exclude=exclude or None,
-        documents__encoding=encoding, documents__gitignore=False if no_gitignore else None,
-        memorize__tokens_per_vector=tokens_per_vector,
-    )  # fmt: skip
     rounds: list["Ingested"] = []
     failure = ""
     try:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rag_memtok.documents.scan import Skipped
     from rag_memtok.pipeline.estimate import Estimate
     from rag_memtok.pipeline.ingest import Ingested
+    from rag_memtok.pipeline.plan import Assumed
 
 VERDICTS = ("exact", "pinned", "assisted", "text-only")
 
@@ -23,14 +24,19 @@ def put_unread(title: str, unread: "Iterable[Skipped]", ignored: int) -> None:
         console.say(f"left out because of a .gitignore: {files}; --no-gitignore reads them, too")
 
 
+def put_assumed(assumed: "Sequence[Assumed]") -> None:
+    """The files that do not say their encoding."""
+    console.put_list(
+        "not UTF-8, and read in the likeliest encoding (--encoding NAME says another)",
+        [f"{one.path}: {one.encoding}" for one in assumed],
+    )
+
+
 def put_ingested(done: "Ingested") -> None:
     """The table at the end of an ingest."""
     unread = (*done.skipped, *done.over_limit)
     put_unread("skipped", unread, done.ignored)
-    console.put_list(
-        "not UTF-8, and read in the likeliest encoding (--encoding NAME says another)",
-        [f"{one.path}: {one.encoding}" for one in done.assumed],
-    )
+    put_assumed(done.assumed)
     if done.vanished and not done.removed:
         console.put_list(
             "gone from the folder, still in the store (--prune removes them)",
@@ -60,6 +66,7 @@ def put_ingested(done: "Ingested") -> None:
 def put_estimate(found: "Estimate") -> None:
     """What --dry-run says."""
     put_unread("would be skipped", found.skipped, found.ignored)
+    put_assumed(found.assumed)
     time_needed = f"about {console.duration(found.seconds)} here" if found.chunks else "no time"
     what = (
         f"{console.counted(found.chunks, 'chunk')} of {console.counted(found.files, 'file')} "

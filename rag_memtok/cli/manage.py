@@ -4,6 +4,7 @@ The commands are status list show config rm export import migrate adapt.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,17 +12,17 @@ from typing import Annotated
 import typer
 
 from rag_memtok.cli import console, options, views
+from rag_memtok.config import Config
 from rag_memtok.errors import UsageError
-from rag_memtok.settings import here, named_dials
+from rag_memtok.settings import load, updated
 
 
-def status(
-    store: options.Store = None, collection: options.Collection = None, json: options.Json = False
-) -> None:
+@options.settings(*options.STORE)
+def status(dials: Config, json: options.Json = False) -> None:
     """Say what is in the store. Loads no model."""
     from rag_memtok.pipeline import api
 
-    found = api.status(here(store=store, collection=collection))
+    found = api.status(dials)
     if not json:
         views.put_status(found)
         return
@@ -48,9 +49,9 @@ def status(
     )
 
 
+@options.settings(*options.STORE)
 def list_(
-    store: options.Store = None,
-    collection: options.Collection = None,
+    dials: Config,
     documents: Annotated[
         bool, typer.Option("--documents", help="The documents; what is listed if nothing is said.")
     ] = False,
@@ -63,7 +64,6 @@ def list_(
     """List what is in the store: documents, chunks and their verdicts. Loads no model."""
     from rag_memtok.pipeline import api
 
-    dials = here(store=store, collection=collection)
     if collections:
         stores = api.collections(dials)
         console.put_json(
@@ -88,18 +88,15 @@ def list_(
         console.put_json(answer)
 
 
+@options.settings(*options.STORE, *options.MODEL)
 def show(
+    dials: Config,
     chunk: Annotated[
         str,
         typer.Argument(
             help="The beginning of a chunk's id, as list --chunks and ask --json give it."
         ),
     ],
-    store: options.Store = None,
-    collection: options.Collection = None,
-    model: options.Model = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
     """Decode one memory and show it.
@@ -108,28 +105,18 @@ def show(
     """
     from rag_memtok.pipeline import api
 
-    dials = here(
-        store=store,
-        collection=collection,
-        model__id=model,
-        model__device=device,
-        model__threads=threads,
-    )
     found = api.show(chunk, dials)
     console.put_json(asdict(found)) if json else views.put_shown(found)
     if not found.verdict.proven and found.verdict.kind != "fragile":
         raise typer.Exit(5)
 
 
+@options.flags(
+    *options.STORE, "model.id", "model.revision", "model.dtype", "model.device", "model.threads",
+    "retrieve.embedder",
+)  # fmt: skip
 def config(
-    store: options.Store = None,
-    collection: options.Collection = None,
-    model: options.Model = None,
-    revision: options.Revision = None,
-    dtype: options.Dtype = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    embedder: options.Embedder = None,
+    given: Mapping[str, object],
     drop_cache: Annotated[
         bool, typer.Option("--drop-cache", help="Remove converted models; they are made again.")
     ] = False,
@@ -145,12 +132,7 @@ def config(
     if drop_cache:
         views.put_cache(gguf.cache(), gguf.drop_cache(), gone=True)
         return
-    flags = {
-        "store": store, "collection": collection, "model__id": model, "model__revision": revision,
-        "model__dtype": dtype, "model__device": device, "model__threads": threads,
-        "retrieve__embedder": embedder,
-    }  # fmt: skip
-    found = api.effective(named_dials(flags), os.environ, Path.cwd(), here(**flags))
+    found = api.effective(given, os.environ, Path.cwd(), load(given, os.environ, Path.cwd()))
     console.put_json(
         {one.dial: {"value": one.value, "from": one.origin} for one in found}
     ) if json else views.put_settings(found)
@@ -158,10 +140,10 @@ def config(
         views.put_cache(gguf.cache(), gguf.cache_bytes())
 
 
+@options.settings(*options.STORE)
 def rm(
+    dials: Config,
     path: Annotated[Path, typer.Argument(help="A file or folder, as it was ingested.")],
-    store: options.Store = None,
-    collection: options.Collection = None,
 ) -> None:
     """Forget a file or folder: its documents, and every memory no other document has.
 
@@ -169,14 +151,14 @@ def rm(
     """
     from rag_memtok.pipeline import api
 
-    for name in api.remove(path, here(store=store, collection=collection)):
+    for name in api.remove(path, dials):
         console.put(f"forgot {name}")
 
 
+@options.settings(*options.STORE)
 def export(
+    dials: Config,
     file: Annotated[Path, typer.Argument(help="The file to write.")],
-    store: options.Store = None,
-    collection: options.Collection = None,
     json: options.Json = False,
 ) -> None:
     """Write the whole store into one file (safetensors): to move it, to give it away.
@@ -185,14 +167,14 @@ def export(
     """
     from rag_memtok.pipeline import api
 
-    done = api.export(file, here(store=store, collection=collection))
+    done = api.export(file, dials)
     console.put_json(asdict(done)) if json else views.put_exported(done)
 
 
+@options.settings(*options.STORE)
 def import_(
+    dials: Config,
     file: Annotated[Path, typer.Argument(help="A file of export.")],
-    store: options.Store = None,
-    collection: options.Collection = None,
     trust_store: Annotated[
         bool, typer.Option("--trust-store", help="Take it as your own, whoever made it.")
     ] = False,
@@ -201,11 +183,16 @@ def import_(
     """Make a store from an exported file. What does not match its checksum is refused."""
     from rag_memtok.pipeline import api
 
-    done = api.import_(file, here(store=store, collection=collection), trust_store)
+    done = api.import_(file, dials, trust_store)
     console.put_json(asdict(done)) if json else views.put_imported(done)
 
 
+@options.settings(
+    *options.STORE, "model.revision", "model.dtype", "model.device", "model.threads",
+    "memorize.tokens_per_vector", "memorize.seconds_per_chunk", "memorize.processes",
+)  # fmt: skip
 def migrate(
+    dials: Config,
     model: Annotated[
         str | None,
         typer.Option("--model", help="The new model: smollm2, mini, a folder, a hub id."),
@@ -213,15 +200,6 @@ def migrate(
     embedder: Annotated[
         str | None, typer.Option("--embedder", help="The new embedder: other keys, same memories.")
     ] = None,
-    store: options.Store = None,
-    collection: options.Collection = None,
-    revision: options.Revision = None,
-    dtype: options.Dtype = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    tokens_per_vector: options.TokensPerVector = None,
-    seconds_per_chunk: options.SecondsPerChunk = None,
-    processes: options.Processes = None,
     drop_old: Annotated[
         bool,
         typer.Option(
@@ -238,13 +216,8 @@ def migrate(
 
     if not model and not embedder:
         raise UsageError("nothing to migrate to", remedy="--model NAME, --embedder NAME, or both")
-    dials = here(
-        store=store, collection=collection, model__id=model, model__revision=revision,
-        retrieve__embedder=embedder, model__dtype=dtype, model__device=device,
-        model__threads=threads,
-        memorize__tokens_per_vector=tokens_per_vector,
-        memorize__seconds_per_chunk=seconds_per_chunk, memorize__processes=processes,
-    )  # fmt: skip
+    wanted = {"model.id": model, "retrieve.embedder": embedder}
+    dials = updated(dials, {name: value for name, value in wanted.items() if value})
     with console.progress_bar("chunks") as on_progress:
         done = api.migrate(dials, drop_old, on_progress, console.say) if model else None
         keyed = api.rekey(dials, on_progress, console.say) if embedder else None
@@ -258,43 +231,20 @@ def migrate(
         views.put_rekeyed(keyed)
 
 
+@options.settings(
+    *options.STORE, *options.MODEL, "adapt.kind", "adapt.steps", "adapt.minutes", "adapt.batch",
+    "adapt.questions", "adapt.seed",
+)  # fmt: skip
 def adapt(
+    dials: Config,
     data: Annotated[
         Path | None,
         typer.Option("--data", help="Questions: rows of question, answers and context or file."),
     ] = None,
-    store: options.Store = None,
-    collection: options.Collection = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="The adapter's folder.", show_default="in the store"),
     ] = None,
-    kind: Annotated[
-        str | None,
-        typer.Option("--kind", help="What it reads: memory or text.", show_default="memory"),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", help="Steps, at most.", show_default="600")
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            "--minutes", help="Minutes of training, at most; 0: no bound.", show_default="0"
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option("--batch", help="Prompts of a step.", show_default="16")
-    ] = None,
-    questions: Annotated[
-        int | None,
-        typer.Option("--questions", help="Questions made by rule of each chunk.", show_default="6"),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Seed of what is drawn.", show_default="0")
-    ] = None,
-    model: options.Model = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
     trust_store: options.Trust = False,
     json: options.Json = False,
 ) -> None:
@@ -304,11 +254,8 @@ def adapt(
     """
     from rag_memtok.adapt import run
 
-    dials = here(
-        store=store, collection=collection, model__id=model, model__device=device,
-        model__threads=threads, adapt__kind=kind, adapt__steps=steps, adapt__minutes=minutes,
-        adapt__batch=batch, adapt__questions=questions, adapt__seed=seed,
-    )  # fmt: skip
     with console.progress_bar("done") as on_progress:
-        done = run.adapt(dials, data, out, on_progress, console.say, trust_store)
+        done = run.adapt(
+            dials, data, out, on_progress=on_progress, say=console.say, trusted=trust_store
+        )
     console.put_json(asdict(done)) if json else views.put_adapted(done)

@@ -1,122 +1,37 @@
-"""The options that commands share."""
+"""The options that commands share: one for each setting of config.py, and a few switches."""
 
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_origin, get_type_hints
 
 import typer
 
-Store = Annotated[
-    str | None, typer.Option("--store", help="The store's folder.", show_default=".rag-memtok")
-]
-Collection = Annotated[
-    str | None, typer.Option("--collection", help="One of several stores under --store, by name.")
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="smollm2, mini, a folder, a GGUF file or a hub id.",
-        show_default="the store's, or smollm2 where installed",
-    ),
-]
-Revision = Annotated[
-    str | None, typer.Option("--revision", help="The model's revision on the hub.")
-]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        "--dtype",
-        help="float32, bfloat16, float16 or nf4 (4 bits).",
-        show_default="the store's, or float32",
-    ),
-]
-Device = Annotated[
-    str | None, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default="auto")
-]
-Threads = Annotated[
-    int | None, typer.Option("--threads", help="CPU threads.", show_default="automatic")
-]
-Embedder = Annotated[
-    str | None,
-    typer.Option(
-        "--embedder",
-        help="mini, minilm, or a sentence-transformers folder or id.",
-        show_default="the store's, or mini",
-    ),
-]
+from rag_memtok.config import Config
+from rag_memtok.settings import dials, load
+
+Command = Callable[..., None]
+
+STORE = ("store", "collection")
+MODEL = ("model.id", "model.device", "model.threads")
+FINDING = ("retrieve.embedder", "retrieve.k", "retrieve.within")
+ANSWERING = (
+    *STORE, "model.id", "model.dtype", "model.device", "model.threads", *FINDING,
+    "ask.read", "ask.passages", "ask.adapter", "ask.max_new_tokens",
+)  # fmt: skip
+READING = ("documents.exclude", "documents.encoding", "documents.gitignore")
+OF_STORE = "the store's, or "
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-TokensPerVector = Annotated[
-    int | None,
-    typer.Option(
-        "--tokens-per-vector",
-        help="Text tokens a memory vector holds; 0 finds out.",
-        show_default="0",
-    ),
-]
-Exclude = Annotated[
-    list[str] | None, typer.Option("--exclude", help="gitignore-style pattern; may be repeated.")
-]
-Encoding = Annotated[
-    str | None,
-    typer.Option(
-        "--encoding",
-        help="What all texts are in, such as cp1252.",
-        show_default="what they say, or UTF-8, or the likeliest",
-    ),
-]
 Name = Annotated[
     str | None,
     typer.Option("--name", help="What standard input (-) is to be called, such as NOTE.md."),
 ]
-NoGitignore = Annotated[
-    bool, typer.Option("--no-gitignore", help="Read what a .gitignore leaves out, too.")
-]
 Prune = Annotated[
     bool, typer.Option("--prune", help="Remove from the store what is gone from the folders.")
-]
-K = Annotated[
-    int | None, typer.Option("-k", "--k", help="How many memories to use.", show_default="3")
-]
-Within = Annotated[
-    str | None,
-    typer.Option("--in", help="A folder or file: search only what is stored of it."),
-]
-Read = Annotated[
-    str | None, typer.Option("--read", help="memory, decode, text or auto.", show_default="auto")
-]
-Passages = Annotated[
-    str | None,
-    typer.Option(
-        "--passages",
-        help="Several memories: together in a prompt, apart (the surest answer is kept) or auto.",
-        show_default="auto",
-    ),
-]
-Adapter = Annotated[
-    str | None,
-    typer.Option(
-        "--adapter",
-        help="An adapter's folder, none, or auto: the store's, or the model's.",
-        show_default="auto",
-    ),
-]
-MaxNewTokens = Annotated[
-    int | None,
-    typer.Option("--max-new-tokens", help="Tokens of the answer, at most.", show_default="64"),
-]
-SecondsPerChunk = Annotated[
-    float | None,
-    typer.Option(
-        "--seconds-per-chunk", help="Seconds a chunk, at most; 0: no bound.", show_default="0"
-    ),
-]
-Processes = Annotated[
-    int | None,
-    typer.Option(
-        "--processes",
-        help="Processes that write, each with the model; one a GPU.",
-        show_default="1",
-    ),
 ]
 Trust = Annotated[
     bool,
@@ -132,55 +47,88 @@ Show = Annotated[
 Paths = Annotated[
     list[Path], typer.Argument(help="Files and folders; - is standard input, and needs --name.")
 ]
-ChunkTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--chunk-tokens", help="Tokens of a chunk, at most.", show_default="the store's, or 128"
-    ),
-]
-Readable = Annotated[
-    int | None,
-    typer.Option(
-        "--readable",
-        help="Tokens for each of the vectors that are read beside a memory; 0: none.",
-        show_default="the store's",
-    ),
-]
-Write = Annotated[
-    str | None,
-    typer.Option(
-        "--write",
-        help="exact, or readable: memories that also answer.",
-        show_default="the store's, or exact",
-    ),
-]
-Recipe = Annotated[
-    str | None,
-    typer.Option("--recipe", help="Another way of writing, by name.", show_default="by --write"),
-]
-Template = Annotated[
-    str | None,
-    typer.Option("--template", help="bare or cue.", show_default="the store's, or bare"),
-]
-Codec = Annotated[
-    str | None,
-    typer.Option("--codec", help="How vectors are stored.", show_default="the store's, or float16"),
-]
-Steps = Annotated[
-    int | None,
-    typer.Option(
-        "--steps", help="Optimiser steps a chunk, at most.", show_default="500, 300 to be read"
-    ),
-]
-Batch = Annotated[
-    int | None, typer.Option("--batch", help="Chunks written together.", show_default="8")
-]
-MaxPins = Annotated[
-    int | None, typer.Option("--max-pins", help="Refuse a chunk with more correction pins.")
-]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the writer.", show_default="0")]
-NoText = Annotated[bool, typer.Option("--no-text", help="Keep no text: dense retrieval only.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be written and how long it takes.")
 ]
 SkipOk = Annotated[bool, typer.Option("--skip-ok", help="Exit 0 even if some inputs were skipped.")]
+
+
+def settings(*names: str) -> Callable[[Command], Command]:
+    """Gives a command the options of these settings, by dotted name.
+
+    What they and the environment and the file come to is its first argument, a Config.
+    """
+    return flags(*names, made=lambda given: load(given, os.environ, Path.cwd()))
+
+
+def flags(
+    *names: str, made: Callable[[Mapping[str, object]], object] = lambda given: given
+) -> Callable[[Command], Command]:
+    """As `settings`, but the first argument is the options that were given, with their values."""
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def run(**values: Any) -> None:
+            given = {name: flag(name, values.pop(keyword(name))) for name in names}
+            set_here = {name: value for name, value in given.items() if value is not None}
+            command(made(set_here), **values)
+
+        own = list(inspect.signature(command).parameters.values())[1:]
+        plain = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
+        shared = [parameter(name, "store" in names) for name in names]
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [*plain[: arguments(own)], *shared, *plain[arguments(own) :]]
+        )
+        run.__annotations__ = {one.name: one.annotation for one in (*own, *shared)}
+        return run
+
+    return decorate
+
+
+def arguments(own: list[inspect.Parameter]) -> int:
+    """How many parameters, the first ones, have no default."""
+    return sum(one.default is inspect.Parameter.empty for one in own)
+
+
+def keyword(name: str) -> str:
+    """A setting's name as a parameter's."""
+    return name.replace(".", "__")
+
+
+def flag(name: str, value: object) -> object:
+    """The setting's value that an option's `value` stands for; None: it was not given."""
+    if isinstance(value, bool):
+        return False if value else None
+    return value or None if isinstance(value, list) else value
+
+
+def parameter(name: str, stored: bool) -> inspect.Parameter:
+    """The option of a setting, as a command's parameter.
+
+    `stored`: the command has a store, whose value goes over the default.
+    """
+    found, kind = field_of(name), dials()[name]
+    told = found.metadata
+    words = told["option"].split("/") if told["option"] else [f"--{found.name.replace('_', '-')}"]
+    shown = told["shown"] if stored else told["shown"].removeprefix(OF_STORE)
+    shown = shown or (f"{found.default:g}" if kind in (int, float) else str(found.default))
+    default: bool | None = None
+    annotation: Any = (kind if kind in (int, float) else str) | None
+    if kind is bool:
+        default, annotation, shown = False, bool, ""
+    elif get_origin(kind) is tuple:
+        annotation, shown = list[str] | None, ""
+    option = typer.Option(*words, help=told["help"], show_default=shown or kind is bool)
+    return inspect.Parameter(
+        keyword(name),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[annotation, option],
+    )
+
+
+def field_of(name: str) -> Field[Any]:
+    """The field of config.py that a dotted name means."""
+    section, _, last = name.rpartition(".")
+    kind = get_type_hints(Config)[section] if section else Config
+    return next(one for one in fields(kind) if one.name == last)

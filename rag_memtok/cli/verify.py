@@ -7,16 +7,13 @@ from typing import Annotated
 import typer
 
 from rag_memtok.cli import console, options, views
+from rag_memtok.config import Config
 from rag_memtok.errors import UsageError
-from rag_memtok.settings import here
 
 
+@options.settings(*options.STORE, *options.MODEL, "documents.exclude", "documents.gitignore")
 def verify(
-    store: options.Store = None,
-    collection: options.Collection = None,
-    model: options.Model = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
+    dials: Config,
     quick: Annotated[
         bool, typer.Option("--quick", help="Structure and checksums only; loads no model.")
     ] = False,
@@ -36,8 +33,6 @@ def verify(
     against: Annotated[
         Path | None, typer.Option("--against", help="Compare the documents with this folder.")
     ] = None,
-    exclude: options.Exclude = None,
-    no_gitignore: options.NoGitignore = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write the audit as an HTML page, too.")
     ] = None,
@@ -46,22 +41,17 @@ def verify(
     """Prove that nothing was lost: decode every memory, rejoin every document, compare."""
     from rag_memtok.pipeline import api
 
-    dials = here(
-        store=store, collection=collection, model__id=model, model__device=device,
-        model__threads=threads, documents__exclude=exclude or None,
-        documents__gitignore=False if no_gitignore else None,
-    )  # fmt: skip
     with console.progress_bar("chunks") as on_progress:
         found = api.verify(
             dials,
-            quick,
-            share_of(sample),
-            seed,
-            against,
-            on_progress,
-            report,
-            batch,
-            reference,
+            structure_only=quick,
+            share=share_of(sample),
+            seed=seed,
+            folder=against,
+            on_progress=on_progress,
+            page=report,
+            batch=batch,
+            reference=reference,
         )
     if json:
         console.put_json(
@@ -98,24 +88,14 @@ def share_of(sample: str | None) -> float:
         raise UsageError(f"--sample is {sample!r}; valid: a share such as 5%") from None
 
 
+@options.settings(*options.STORE, *options.MODEL)
 def restore(
+    dials: Config,
     to: Annotated[Path, typer.Option("--to", help="The folder to write into.")],
-    store: options.Store = None,
-    collection: options.Collection = None,
-    model: options.Model = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
 ) -> None:
     """Write the documents back from their memories alone."""
     from rag_memtok.pipeline import api
 
-    dials = here(
-        store=store,
-        collection=collection,
-        model__id=model,
-        model__device=device,
-        model__threads=threads,
-    )
     with console.progress_bar("chunks") as on_progress:
         done = api.restore(to, dials, on_progress)
     views.put_restored(done, to)

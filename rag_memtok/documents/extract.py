@@ -193,7 +193,7 @@ def _cleaned(text: str) -> str:
 
 
 def _pdf(data: bytes) -> Extracted:
-    """Page by page; a page without text has no place."""
+    """The text of a PDF, page by page; a page without text has no locator."""
     import pypdf
     from pypdf.errors import DependencyError
 
@@ -299,18 +299,18 @@ def _by_lines(text: str) -> Extracted:
 
 
 def _mail(data: bytes) -> Extracted:
-    """Its head, its text, what is attached."""
+    """The text of a mail: its head, its body, the names of what is attached."""
     return _by_lines(mail.text_of_mail(data))
 
 
 def _notebook(data: bytes) -> Extracted:
-    """Cell by cell."""
+    """The text of a Jupyter notebook, cell by cell."""
     text, places = notebook.text_of_notebook(data)
     return Extracted(_cleaned(text), tuple(places))
 
 
 def _rtf(data: bytes) -> Extracted:
-    """Its text; notes, and what is on top and at the foot of pages, stand where they are told."""
+    """The text of an RTF file; notes, page headers and footers stand where they are defined."""
     from striprtf.striprtf import rtf_to_text
 
     if not data.lstrip().startswith(b"{\\rtf"):

@@ -27,12 +27,20 @@ class Mark(NamedTuple):
     title: str
 
 
-def headings_above(file: str, text: str, starts: Sequence[int]) -> list[str]:
+def headings_above(
+    file: str, text: str, starts: Sequence[int], told: Sequence[tuple[int, int, str]] = ()
+) -> list[str]:
     """The headings above each of `starts`, which ascend, joined with " > ".
 
-    One that a place begins with is among them. Cost: linear.
+    One that a place begins with is among them. `told` are further ones, as `Document.headings`.
+    Cost: linear.
     """
-    marks, above, found = deque(marks_of(file, text)), list[Mark](), list[str]()
+    known = [*marks_of(file, text), *(Mark(start, level, title) for start, level, title in told)]
+    marks, above, found = (
+        deque(sorted(known, key=lambda mark: mark.start)),
+        list[Mark](),
+        list[str](),
+    )
     for start in starts:
         first = re.compile(r"\s*").match(text, start)
         begins = first.end() if first else start
@@ -123,7 +131,7 @@ def _title(text: str) -> Iterator[tuple[int, int, str]]:
     """What a page or a mail begins with: its title, its subject."""
     first = text.strip().partition("\n")[0]
     if len(first) <= TITLE:
-        yield 0, 1, first.removeprefix("Subject: ")
+        yield 0, 0, first.removeprefix("Subject: ")
 
 
 KINDS: dict[str, Callable[[str], Iterator[tuple[int, int, str]]]] = {

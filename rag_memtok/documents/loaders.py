@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from rag_memtok.datatypes import Segment
 from rag_memtok.documents.encodings import UTF8, Unreadable
 from rag_memtok.documents.extract import KINDS, extracted, extractor, missing
-from rag_memtok.documents.pages import text_of_page
+from rag_memtok.documents.pages import read_page
 
 PICTURES = frozenset(
     ".png .jpg .jpeg .jpe .gif .bmp .tif .tiff .webp .heic .heif .avif .ico .psd".split()
@@ -27,13 +27,14 @@ OTHERWISE = {".doc": ".docx", ".xls": ".xlsx", ".ppt": ".pptx", ".odp": ".pptx",
 class Part:
     """One document of a file; `suffix` ("" or "#L3") tells it from the others.
 
-    `problem`, if not empty, says why it has no text.
+    `problem`, if not empty, says why it has no text. `headings`: as a `Document`'s.
     """
 
     suffix: str
     text: str
     segments: tuple[Segment, ...]
     problem: str = ""
+    headings: tuple[tuple[int, int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +113,13 @@ def _compact(value: object) -> str:
 
 
 def _html(data: bytes, encoding: str = UTF8) -> Iterator[Part]:
-    text, places = text_of_page(data.decode(encoding).removeprefix("\ufeff"))
-    yield Part("", text, _segments(places), "" if places else "no visible text")
+    page = read_page(data.decode(encoding).removeprefix("\ufeff"))
+    problem = "" if page.places else "no visible text"
+    yield Part("", page.text, _segments(page.places), problem, tuple(page.headings))
 
 
 def _parsed(kind: str, data: bytes, encoding: str = "") -> Iterator[Part]:
-    """The file says itself how it is to be read."""
+    """The text of a file that a parser reads in the child process."""
     found = extracted(kind, data)
     yield Part("", found.text, _segments(found.places), found.problem)
     for part, reason in found.unread:

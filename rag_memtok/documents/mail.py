@@ -8,7 +8,7 @@ from email.message import EmailMessage, MIMEPart
 from email.parser import BytesParser
 
 from rag_memtok.documents.encodings import AS_BROWSERS_DO, Unreadable, encoding_of, known
-from rag_memtok.documents.pages import text_of_page
+from rag_memtok.documents.pages import read_page
 
 HEADERS = ("Subject", "From", "To", "Cc", "Date")
 
@@ -76,7 +76,7 @@ def _words(part: MIMEPart) -> str:
     data = payload if isinstance(payload, bytes) else b""
     text = _decoded(data, known(part.get_content_charset() or ""))
     if part.get_content_subtype() == "html":
-        text, _ = text_of_page(text)
+        text = read_page(text).text
     return text.replace("\r\n", "\n").strip()
 
 

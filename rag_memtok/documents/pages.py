@@ -1,7 +1,9 @@
 """HTML -> the text that is seen of it, and the lines it stands in."""
 
 import io
+from collections.abc import Sequence
 from html.parser import HTMLParser
+from typing import NamedTuple
 
 from rag_memtok.documents.encodings import Unreadable
 
@@ -19,6 +21,7 @@ class _Page(HTMLParser):
         "p h1 h2 h3 h4 h5 h6 table ul ol dl pre blockquote section article form figure hr "
         "title".split()
     )
+    HEADINGS = frozenset("h1 h2 h3 h4 h5 h6".split())
     LINES = BLOCKS | frozenset(
         "br div li tr dt dd option optgroup caption header footer main nav aside address details "
         "summary dialog fieldset legend figcaption hgroup search menu center textarea iframe "
@@ -30,16 +33,20 @@ class _Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.text, self.places = io.StringIO(), list[tuple[int, str]]()
-        self.cells = self.unseen = self.pre = 0
+        self.cells = self.unseen = self.pre = self.begun = 0
         # what stands before the next visible text: "", " ", line ends, or as many " | " as cells
         # began
         self.gap = ""
         self.xml = self.aloud = False
         self.ruby: list[str] = []  # how the words before are pronounced
+        self.headings = list[tuple[int, int, str]]()  # where, how deep, what it says
+        self.heading: list[str] | None = None  # the words of one that has begun
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
         self.unseen += tag in self.UNSEEN
         self.pre += tag == "pre"
+        if tag in self.HEADINGS:
+            self.heading = []
         self.aloud = tag == "rt" or (self.aloud and tag not in ("rb", "ruby"))
         self.widen(tag)
         if tag in ("td", "th"):
@@ -53,6 +60,10 @@ class _Page(HTMLParser):
         self.aloud &= tag not in ("rt", "ruby")
         if tag == "ruby":
             self.pronounce()
+        if tag in self.HEADINGS and self.heading:
+            title = " ".join(self.heading)
+            self.headings.append((self.begun, int(tag[1]), title))
+            self.heading = None
         self.widen(tag)
 
     def pronounce(self) -> None:
@@ -113,12 +124,27 @@ class _Page(HTMLParser):
         self.text.write(gap if self.places else "")
         if not self.places or self.places[-1][1] != locator:
             self.places.append((self.text.tell(), locator))
+        if self.heading is not None:
+            self.begun = self.begun if self.heading else self.text.tell()
+            self.heading.append(text)
         self.text.write(text)
         self.gap = ""
 
 
-def text_of_page(page: str) -> tuple[str, list[tuple[int, str]]]:
-    """The text that is seen of a page, and from which character on it stands in which line of it.
+class Page(NamedTuple):
+    """What is seen of a page.
+
+    `places`: from which character on it stands in which line of the page; `headings`: at which
+    character one begins, how deep it is (1 to 6), what it says.
+    """
+
+    text: str
+    places: Sequence[tuple[int, str]]
+    headings: Sequence[tuple[int, int, str]]
+
+
+def read_page(page: str) -> Page:
+    """What is seen of a page.
 
     Raises:
         Unreadable: it is no HTML.
@@ -136,4 +162,4 @@ def text_of_page(page: str) -> tuple[str, list[tuple[int, str]]]:
     except AssertionError as error:  # html.parser's own, at "<![name["
         raise Unreadable(f"not HTML: {error}") from error
     found.pronounce()
-    return found.text.getvalue(), found.places
+    return Page(found.text.getvalue(), found.places, found.headings)

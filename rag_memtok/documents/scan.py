@@ -120,7 +120,9 @@ def scan(
     files: dict[tuple[str, str], SourceFile] = {}
     skipped: set[Skipped] = set()
     found = (
-        one if isinstance(one, Skipped) else _examined(root, one, named, settings, store, wanted)
+        one
+        if isinstance(one, Skipped)
+        else _examined(root, one, named=named, settings=settings, store=store, wanted=wanted)
         for root, one, named in found_under(paths, exclude, settings.gitignore, store)
     )
     given = (_taken(name, data, settings, wanted) for name, data in piped.items())
@@ -215,7 +217,14 @@ def _examined(
         encoding = _encoding(loader, data, wanted)
     except (OSError, Unreadable) as error:
         return Skipped(name_of(root), name_of(relative), reason_of(error))
-    return _source(name_of(root), name_of(relative), Path(path), data, encoding, modified)
+    return _source(
+        name_of(root),
+        name_of(relative),
+        path=Path(path),
+        data=data,
+        encoding=encoding,
+        modified=modified,
+    )
 
 
 def _taken(name: str, data: bytes, settings: Documents, wanted: str) -> SourceFile | Skipped:
@@ -249,7 +258,14 @@ def _source(
 ) -> SourceFile:
     sha256 = hashlib.sha256(data).hexdigest()
     return SourceFile(
-        root, file, path, sha256, len(data), modified, encoding.name, encoding.assumed
+        root,
+        file,
+        path=path,
+        sha256=sha256,
+        size=len(data),
+        modified=modified,
+        encoding=encoding.name,
+        assumed=encoding.assumed,
     )
 
 
@@ -281,7 +297,7 @@ def _require_small(data: bytes, limit: int) -> None:
 
 
 def read(source: SourceFile, settings: Documents) -> Reading:
-    """Turns a file into its documents; whatever is wrong with it is told in the result.
+    """Reads a file as documents; what cannot be read is listed in the result.
 
     So one bad file never stops the rest.
 
@@ -307,7 +323,15 @@ def read(source: SourceFile, settings: Documents) -> Reading:
     extractor = with_encoding(loader.extractor, source.encoding)
     return Reading(
         tuple(
-            Document(root, file, file + part.suffix, part.text, part.segments, extractor)
+            Document(
+                root,
+                file,
+                path=file + part.suffix,
+                text=part.text,
+                segments=part.segments,
+                extractor=extractor,
+                headings=part.headings,
+            )
             for part in parts
             if not part.problem
         ),

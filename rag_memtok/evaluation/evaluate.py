@@ -46,7 +46,7 @@ from rag_memtok.pipeline.progress import Reporter, quiet
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Planned:
-    """A cell that is to be answered, and which material it reads."""
+    """A cell of the table before it is answered, with the material it reads."""
 
     reader: str
     arm: Arm
@@ -94,14 +94,8 @@ def evaluate(
     encoder = encoder_in(adapters.get("text"), tools.lm)
     study = replace(study, readers=possible(study.readers, adapters, encoder))
     embedder = tools.embedder if study.nearest else None
-    read = corpus(
-        tools.lm,
-        embedder,
-        questions,
-        settings.documents.chunk_tokens,
-        max(study.k, default=1) - 1,
-        study.seed,
-    )
+    capacity, most = settings.documents.chunk_tokens, max(study.k, default=1) - 1
+    read = corpus(tools.lm, embedder, questions, capacity=capacity, most=most, seed=study.seed)
     say(
         f"{len(questions)} questions about {len(set(read.gold))} chunks; {len(read.read)} chunks "
         "to write"
@@ -117,7 +111,9 @@ def evaluate(
         kind: Replies(model, frame(tools.lm), settings.ask.max_new_tokens, answers)
         for kind, model in models.items()
     }
-    run = Run(tools, settings, study, read, replies, on_progress, encoder)
+    run = Run(
+        tools, settings, study, read, replies=replies, on_progress=on_progress, encoder=encoder
+    )
     run.write(work / "memories" if work else None, say)
     cells = [run.cell(planned) for planned in run.plan(say)]
     return Evaluation(
@@ -145,7 +141,7 @@ def encoder_in(folder: Path | None, lm: LM) -> Encoder | None:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """An evaluation under way."""
+    """State of a running evaluation."""
 
     tools: resources.Equipment
     settings: Config
@@ -179,7 +175,14 @@ class Run:
         memorize = replace(self.settings.memorize, tokens_per_vector=compression)
         kept: Mapping[str, Kept] = {}
         if "memory" in needs:
-            kept = written(lm, template, texts, memorize, folder, self.on_progress)
+            kept = written(
+                lm,
+                template,
+                texts=texts,
+                settings=memorize,
+                folder=folder,
+                on_progress=self.on_progress,
+            )
             self.writings.append(writing(compression, kept, sum(map(len, texts.values()))))
         decoded: Mapping[str, Tokens] = {}
         if not {"decode", "decode+adapter"}.isdisjoint(self.arms):
@@ -190,7 +193,15 @@ class Run:
                 one: vectors_of(readable(self.encoder, some, compression))
                 for one, some in texts.items()
             }
-        return Material(lm, self.corpus, kept, decoded, self.study.seed, compression, vectors)
+        return Material(
+            lm,
+            self.corpus,
+            kept=kept,
+            decoded=decoded,
+            seed=self.study.seed,
+            window=compression,
+            encoded=vectors,
+        )
 
     def _chosen(self, compression: int, say: Callable[[str], None]) -> int:
         if compression:
@@ -219,7 +230,14 @@ class Run:
         self, arms: Mapping[str, Arm], setting: Setting, k: int, cases: Sequence[Case]
     ) -> list[Planned]:
         return [
-            Planned(name, arm, compression if arm.compressed else 0, setting, k, cases)
+            Planned(
+                name,
+                arm,
+                tokens_per_vector=compression if arm.compressed else 0,
+                setting=setting,
+                k=k,
+                cases=cases,
+            )
             for name, arm in arms.items()
             for compression in (self.materials if arm.compressed else list(self.materials)[:1])
         ]
@@ -349,7 +367,7 @@ class Run:
 
 
 def name_of(planned: Planned) -> str:
-    """A cell in a few words, for progress."""
+    """The name of a cell in progress reports."""
     at = f" at {planned.tokens_per_vector}" if planned.tokens_per_vector else ""
     where = {
         "alone": "",

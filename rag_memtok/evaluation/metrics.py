@@ -53,7 +53,7 @@ def normalise(text: str) -> str:
 
 
 def exact(prediction: str, gold: str) -> float:
-    """1.0 where the two are the same once normalised."""
+    """Exact match: 1.0 where the two are the same once normalised."""
     return float(normalise(prediction) == normalise(gold))
 
 

@@ -57,7 +57,7 @@ class Protocol:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One text on one model.
+    """The result of writing one text with one model.
 
     `wrong` of `tokens + 1` positions as the writer measured it, teacher-forced; `free`: the greedy
     decode of the stored bytes, fed with nothing but itself, is the text and ends; `margin` the
@@ -86,13 +86,13 @@ class Trial:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What was tried: the same key need not be tried again."""
+        """Identifies the trial: a key that is in the file is not run again."""
         return (self.weights, self.dtype, replace(self.protocol, batch=1), self.corpus, self.text)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of a table.
+    """One row of the tables: a model's results on a corpus.
 
     `margin` is the smallest lead in the texts that came back exactly, None if none did.
     """
@@ -161,20 +161,13 @@ def tried(
     settings = Memorize(
         steps=protocol.steps, seconds_per_chunk=0.0, batch=protocol.batch, seed=protocol.seed
     )
-    for written in memorize(lm, template, tasks, settings, gauge.step, recipe):
+    for written in memorize(lm, template, tasks, settings, on_step=gauge.step, recipe=recipe):
         tokens = written.task.tokens
         memory = Memory(codec.unpack(codec.pack(written.vectors), written.vectors.shape))
         decoded = decode(lm, template, memory, len(tokens))
         free = decoded.ended and decoded.tokens == tokens
-        yield trial_of(
-            lm,
-            corpus,
-            by_id[written.task.key],
-            protocol,
-            written,
-            free,
-            min(margins(lm, template, memory, tokens)),
-        )
+        text, margin = by_id[written.task.key], min(margins(lm, template, memory, tokens))
+        yield trial_of(lm, corpus, text, protocol, written, free=free, margin=margin)
 
 
 def trial_of(
@@ -186,13 +179,24 @@ def trial_of(
     free: bool,
     margin: float,
 ) -> Trial:
-    """What is known of a text that was written."""
+    """The result of one text: accuracy, steps, seconds, margin."""
     identity = lm.identity
     return Trial(
-        name_of(lm), identity.weights_sha256, identity.dtype, lm.parameters, corpus.name,
-        sha256_of_text(text), protocol, len(text), len(written.task.tokens), written.wrong, free,
-        written.steps, written.seconds, margin,
-    )  # fmt: skip
+        name_of(lm),
+        identity.weights_sha256,
+        dtype=identity.dtype,
+        parameters=lm.parameters,
+        corpus=corpus.name,
+        text=sha256_of_text(text),
+        protocol=protocol,
+        characters=len(text),
+        tokens=len(written.task.tokens),
+        wrong=written.wrong,
+        free=free,
+        steps=written.steps,
+        seconds=written.seconds,
+        margin=margin,
+    )
 
 
 def key_of(lm: LM, corpus: Corpus, text: str, protocol: Protocol) -> tuple[object, ...]:
@@ -234,7 +238,7 @@ class Gauge:
     before: float = 0.0
 
     def begin(self, texts: Sequence[str]) -> None:
-        """Before the texts of a corpus."""
+        """Starts the clock of a corpus."""
         self.size, self.before = sum(map(len, texts)) / max(1, len(texts)), 0.0
 
     def step(self, step: Step) -> None:
@@ -245,13 +249,13 @@ class Gauge:
         self.tell()
 
     def count(self, trial: Trial) -> None:
-        """After a text."""
+        """Counts a finished text."""
         self.pending.pop(trial.key)
         self.exact += trial.wrong == 0
         self.tell()
 
     def tell(self) -> None:
-        """Says so."""
+        """Reports progress."""
         left = (
             self.seconds / self.work * self.budget * sum(self.pending.values())
             if self.work

@@ -69,7 +69,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, and how sure the model was (`inject.Said`)."""
+    """An answer with its mean token probability (`inject.Said`)."""
 
     answer: str
     sureness: float
@@ -202,7 +202,7 @@ def costs(
 
 
 def typical(some: Sequence[Cost]) -> Cost:
-    """The medians of several."""
+    """The median cost of several answers."""
     if not some:
         return Cost(float("nan"), float("nan"), float("nan"), 0)
     return Cost(

@@ -201,7 +201,14 @@ def question_of(
     if context:
         where = f"{path.name}#L{number}"
         about: tuple[Document, ...] = (
-            Document("", path.name, where, context, (Segment(0, f"line {number}"),), "question/1"),
+            Document(
+                "",
+                path.name,
+                path=where,
+                text=context,
+                segments=(Segment(0, f"line {number}"),),
+                extractor="question/1",
+            ),
         )
     elif file:
         about = (
@@ -216,10 +223,10 @@ def question_of(
     return Question(
         number,
         asked.strip(),
-        golds,
-        about,
-        starts if golds == texts and context else (),
-        str(row.get("source") or ""),
+        answers=golds,
+        documents=about,
+        starts=starts if golds == texts and context else (),
+        source=str(row.get("source") or ""),
     )
 
 

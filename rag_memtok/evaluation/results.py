@@ -17,7 +17,7 @@ TEXTS = ("text", "text+adapter")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """All questions, read in one way.
+    """The answers and scores of all questions for one way of reading.
 
     `tokens_per_vector` 0: does not depend on it. `dropped`: other chunks that found no room, in
     all.
@@ -79,7 +79,7 @@ class Disturbance:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Everything that was measured.
+    """The result of an evaluation: questions, cells, writings, disturbances.
 
     `gold` are the questions' chunks: their answers are drawn together in a bootstrap.
     """
@@ -145,7 +145,7 @@ def rows(found: Evaluation) -> list[Row]:
 
 
 def row(found: Evaluation, cell: Cell) -> Row:
-    """A cell in numbers."""
+    """The table row of a cell: means with intervals."""
     scores, groups = cell.scores, found.gold
     basis = baseline(found, cell)
     f1 = interval(cell.f1, groups)

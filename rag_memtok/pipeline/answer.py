@@ -33,7 +33,7 @@ from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Frame, declines, frame, source_line
 from rag_memtok.pipeline.citation import source_of
 from rag_memtok.pipeline.first_words import nothing_found, require_answerable
-from rag_memtok.pipeline.grounding import before_circles, circle_at_end, grounded
+from rag_memtok.pipeline.grounding import before_circles, circle_at_end, completed, grounded
 from rag_memtok.pipeline.readers import (
     Readable,
     Session,
@@ -286,10 +286,13 @@ def _surest(lm: LM, one: Prepared, said: Sequence[Said]) -> Response:
 
 def finish(session: Session, one: Prepared, response: Response) -> Answer:
     """What was said to a question, with its sources and what it cost."""
-    said = session.lm.decode(response.tokens).strip()
-    refused = declines(said)
+    shown = session.lm.decode(response.tokens)
+    refused = declines(shown.strip())
     cited = () if refused else response.cited
     texts = tuple(words_of(session, some) for some in cited)
+    whole = completed(shown, texts)
+    one.on_text(whole[len(shown) :])
+    said = whole.strip()
     places = (some.hit.occurrences[0] for some in cited)
     standing = grounded(said, zip(texts, places, strict=True))
     return Answer(

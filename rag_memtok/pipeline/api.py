@@ -51,29 +51,10 @@ from rag_memtok.store.files import ADAPTER, DATABASE, collections_of
 from rag_memtok.store.store import Summary, open_store
 
 __all__ = [
-    "Estimate",
-    "Ingested",
-    "Status",
-    "ask",
-    "chunks",
-    "collections",
-    "documents",
-    "effective",
-    "estimate",
-    "export",
-    "import_",
-    "ingest",
-    "migrate",
-    "rekey",
-    "remove",
-    "restore",
-    "search",
-    "session",
-    "show",
-    "status",
-    "store_folder",
-    "verify",
-]
+    "Estimate", "Ingested", "Status", "ask", "chunks", "collections", "documents", "effective",
+    "estimate", "export", "import_", "ingest", "migrate", "rekey", "remove", "restore",
+    "search", "session", "show", "status", "store_folder", "verify",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

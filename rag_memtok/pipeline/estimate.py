@@ -10,7 +10,7 @@ from rag_memtok.documents.scan import NOTHING, Skipped, scan
 from rag_memtok.memory.workers import of_one
 from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.manifest import completed, require_same_settings
-from rag_memtok.pipeline.plan import Survey, planned_of, surveyed, tokens_in
+from rag_memtok.pipeline.plan import Assumed, Survey, assumed_of, planned_of, surveyed, tokens_in
 from rag_memtok.pipeline.resources import store_folder
 from rag_memtok.store.files import DATABASE
 from rag_memtok.store.store import open_store
@@ -18,7 +18,10 @@ from rag_memtok.store.store import open_store
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What an ingest would write, and what it would cost here."""
+    """What an ingest would write, and what it would cost here.
+
+    `assumed`: the encodings that were not told by the files.
+    """
 
     files: int
     unchanged: int
@@ -27,6 +30,7 @@ class Estimate:
     chunks: int
     seconds: float
     ignored: int = 0
+    assumed: tuple[Assumed, ...] = ()
 
 
 def estimate(
@@ -63,5 +67,12 @@ def estimate(
     seconds = each * math.ceil(len(chunks) / settings.memorize.processes)
     unread = (*todo.skipped, *skipped)
     return Estimate(
-        len(planned), todo.unchanged, todo.vanished, unread, len(chunks), seconds, todo.ignored
+        len(planned),
+        todo.unchanged,
+        todo.vanished,
+        unread,
+        len(chunks),
+        seconds,
+        todo.ignored,
+        assumed_of(planned),
     )

@@ -15,6 +15,7 @@ EDGES = " \t\r\n.,;:!?\"'“”‘’«»()[]*_`"
 TURNS = 3  # so often the same words in a row are a circle
 LONGEST = 24  # tokens of them, at most
 LINES = re.compile(r"lines? (\d+)(?:-(\d+))?")
+SHORTEST = 4  # letters of a word that may be the beginning of a longer one
 SNIPPET = 90  # characters of a passage that are shown beside its citation
 
 
@@ -37,6 +38,24 @@ def grounded(answer: str, passages: Iterable[tuple[str, Occurrence]]) -> Standin
             span = (place.start + start, place.start + end)
             return Standing(place.path, _line(text, start, place.locator), span, found.group())
     return None
+
+
+def completed(answer: str, texts: Iterable[str]) -> str:
+    """The answer with the rest of the word or number that it breaks off in, as its text goes on.
+
+    "16" of 16:20 and "Marrab" of Marrable say something else. Only where the first text that has
+    the answer has it nowhere whole, and goes on alike wherever it has it.
+    """
+    last = re.search(r"\w*\Z", answer)[0]  # type: ignore[index]
+    if not last or not (last[-1].isdigit() or len(last) >= SHORTEST):
+        return answer
+    words = r"\s+".join(re.escape(word) for word in answer.lstrip(EDGES).split())
+    rest = r"(\w*(?:[.,:]?\d+)*)" if last[-1].isdigit() else r"(\w*)"
+    pattern = re.compile(r"(?<!\w)(?<!\d[.,:])" + words + rest)
+    for text in texts:
+        if rests := set(pattern.findall(text)):
+            return answer + rests.pop() if len(rests) == 1 else answer
+    return answer
 
 
 def _line(text: str, at: int, locator: str) -> str:

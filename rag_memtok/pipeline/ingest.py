@@ -27,6 +27,7 @@ from rag_memtok.pipeline.plan import (
     Assumed,
     PlannedFile,
     Survey,
+    assumed_of,
     places_of,
     planned_of,
     stored_document,
@@ -230,8 +231,8 @@ def ingest(
     with open_store(folder, write=True) as store:
         # of which the texts cannot be read either, as an ingest of their files may mend
         with suppress(StoreDamaged):
-            if store.mend_words():
-                say("the word index was damaged; it was made anew from the kept texts")
+            if wrong := store.mend_words():
+                say(f"the word index was {wrong}; it was made anew from the kept texts")
         todo = surveyed(found, paths, store, config)
         if not todo.changed:
             removed = _pruned(store, todo) if prune else 0
@@ -346,11 +347,7 @@ def _written(
         seconds=reporter.seconds,
         tokens_per_vector=work.settings.tokens_per_vector,
         ignored=todo.ignored,
-        assumed=tuple(
-            Assumed(file.source.root, file.source.file, file.source.encoding)
-            for file in planned
-            if file.source.assumed
-        ),
+        assumed=assumed_of(planned),
     )
 
 

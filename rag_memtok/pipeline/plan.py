@@ -192,6 +192,12 @@ def _pieces(lm: LM, document: Document, capacity: int) -> tuple[Piece, ...]:
     )
 
 
+def assumed_of(planned: Iterable["PlannedFile"]) -> tuple[Assumed, ...]:
+    """The files whose encoding nothing says, and what they are read in."""
+    sources = [one.source for one in planned if one.source.assumed]
+    return tuple(Assumed(one.root, one.file, one.encoding) for one in sources)
+
+
 def tasks_of(pieces: Iterable[Piece], tokens_per_vector: int) -> list[Task]:
     """What the writer has to do, each text once."""
     tasks = {
@@ -231,7 +237,7 @@ def stored_document(
 def places_of(document: Document, pieces: Sequence[Piece]) -> list[Occurrence]:
     """Where a document's chunks stand, and under which headings."""
     starts = [piece.chunk.start for piece in pieces]
-    headings = headings_above(document.file, document.text, starts)
+    headings = headings_above(document.file, document.text, starts, document.headings)
     return [
         Occurrence(
             document.root,

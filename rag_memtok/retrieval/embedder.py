@@ -84,7 +84,14 @@ def load_embedder(name: str) -> Embedder:
             float(dials.get("threshold", THRESHOLD)),
             float(dials.get("dense_weight", DENSE_WEIGHT)),
         )
-        return Embedder(name, digest(folder), width, threshold, weight, function)
+        return Embedder(
+            name,
+            digest(folder),
+            width=width,
+            threshold=threshold,
+            dense_weight=weight,
+            function=function,
+        )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelUnavailable(
             f"the embedder {name!a} cannot be loaded: {error}", remedy="name another --embedder"

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from rag_memtok import __version__
 from rag_memtok.config import Config
@@ -38,8 +40,8 @@ SHORTEST_TOKEN = 16  # characters
 HUNG_UP = 499  # what nobody reads
 
 
-def application(serving: Serving) -> FastAPI:
-    """The routes over what is served, without the guard before them."""
+def application(serving: Serving | None) -> FastAPI:
+    """The routes over what is served, if only to describe them, without the guard before them."""
     app = FastAPI(
         title="rag-memtok",
         version=__version__,
@@ -55,6 +57,11 @@ def application(serving: Serving) -> FastAPI:
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
     return app
+
+
+def handles(app: FastAPI, scope: Any) -> bool:
+    """Whether a route is there for a request's path and method."""
+    return any(one.matches(scope)[0] is Match.FULL for one in app.routes)
 
 
 async def _page() -> FileResponse:
@@ -164,7 +171,8 @@ def ready(
         bound(config) as listening,
         serving(store, lambda: any(one.should_exit for one in servers)) as here,
     ):
-        guarded: Any = Guard(application(here), rules, here.metrics)
+        app = application(here)
+        guarded: Any = Guard(app, rules, here.metrics, partial(handles, app))
         settings = uvicorn.Config(
             guarded,
             http="h11",

@@ -89,10 +89,15 @@ class Rate:
 
 
 class Guard:
-    """An ASGI application around another, which gets only what may pass."""
+    """An ASGI application around another, which gets only what may pass.
 
-    def __init__(self, app: App, rules: Rules, metrics: Metrics) -> None:
-        self.app, self.rules, self.metrics = app, rules, metrics
+    `handles` says whether the other has something to do for a path and a method.
+    """
+
+    def __init__(
+        self, app: App, rules: Rules, metrics: Metrics, handles: Callable[[Scope], bool]
+    ) -> None:
+        self.app, self.rules, self.metrics, self._handles = app, rules, metrics, handles
         self._rate = Rate(rules.rate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -148,7 +153,8 @@ class Guard:
                 ((b"www-authenticate", b"Bearer"),),
             )
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if method not in READS and kind != "application/json" and UPLOAD not in headers:
+        safe = method in READS or not self._handles(scope)  # it is told which methods there are
+        if not safe and kind != "application/json" and UPLOAD not in headers:
             yield Refusal(
                 415,
                 "content-type",

@@ -19,7 +19,7 @@ MOST = 50  # passages for a question
 class Sent(BaseModel):
     """What a client sends; a field that is not known is refused."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Told(BaseModel):

@@ -122,9 +122,15 @@ async def chunks(
     path: Annotated[str | None, Query(description="Only those of this document.")] = None,
     start: Annotated[int, Query(ge=0)] = 0,
 ) -> schemas.ChunksReply:
-    """The store's chunks as they were judged when they were written, a thousand at a time."""
+    """The store's chunks as they were judged when they were written, a thousand at a time.
+
+    Those of a document are in its order, all of them in the order they were stored.
+    """
     found = await run_in_threadpool(api.chunks, here.config)
-    some = [one for one in found if path is None or (one.place and one.place.path == path)]
+    some = list(found)
+    if path is not None:
+        some = [one for one in found if one.place and one.place.path == path]
+        some.sort(key=lambda one: one.place.ordinal if one.place else 0)
     return schemas.ChunksReply(
         chunks=[schemas.ListedChunk.model_validate(one) for one in some[start : start + PAGE]],
         total=len(some),

@@ -52,7 +52,7 @@ async def keep(store: Path, parts: tuple[str, ...], body: AsyncIterator[bytes], 
     """Writes an upload, readable by its owner alone, and puts it in its place when it is whole.
 
     Raises:
-        UsageError: it has more than `most` bytes, or a folder or a file is in its way.
+        UsageError: it has no or more than `most` bytes, or something is in its way.
     """
     arriving = store / ARRIVING / secrets.token_hex(8)
     with store_errors(store):
@@ -68,6 +68,8 @@ async def keep(store: Path, parts: tuple[str, ...], body: AsyncIterator[bytes], 
                         remedy="start the server with a higher --max-upload",
                     )
                 file.write(part)
+            if not file.tell():
+                raise UsageError(f"{'/'.join(parts)} is empty", remedy="send the file as the body")
             file.flush()
             os.fsync(file.fileno())
         _place(arriving, store / UPLOADS, parts)
@@ -80,6 +82,8 @@ def _place(arriving: Path, folder: Path, parts: tuple[str, ...]) -> None:
         for part in parts[:-1]:
             folder = folder / part
             folder.mkdir(mode=0o700, exist_ok=True)
+            if folder.is_symlink():
+                raise NotADirectoryError(folder)
         os.replace(arriving, folder / parts[-1])
     except (FileExistsError, IsADirectoryError, NotADirectoryError):
         raise UsageError(

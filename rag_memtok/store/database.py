@@ -41,7 +41,9 @@ from rag_memtok.store.schema import (
     select,
     transaction,
 )
+from rag_memtok.store.terms import RULES
 from rag_memtok.store.upgrade import discard_copy, is_current, upgrade
+from rag_memtok.store.words import MADE_BY
 
 RESERVED = frozenset({"store_id", "format", "state"})  # manifest keys that only the store sets
 
@@ -86,7 +88,8 @@ def write_database(path: Path, manifest: Mapping[str, str]) -> None:
     path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
     write_privately(path, b"")
     store_id = token_hex(16)
-    values = {**manifest, "store_id": store_id, "format": str(FORMAT), "state": next_state("0")}
+    own = {"store_id": store_id, "format": str(FORMAT), "state": next_state("0"), MADE_BY: RULES}
+    values = {**manifest, **own}
     with closing(connect(path, "rwc")) as db, transaction(db, "IMMEDIATE"):
         build(db)
         for row in values.items():

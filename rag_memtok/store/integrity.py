@@ -11,7 +11,7 @@ from typing import Any
 
 from rag_memtok.store.formats import COLUMNS, OPTIONAL, PARTS
 from rag_memtok.store.schema import Problem, format_in, problem, select, transaction
-from rag_memtok.store.words import indexes, stale
+from rag_memtok.store.words import indexes, outdated, stale
 
 PAGE = 64  # rows read in one transaction: a writer waits for these, not for the whole check
 LIMIT = 100  # lines that SQLite's own check may give
@@ -88,9 +88,19 @@ def problems(db: sqlite3.Connection, store_id: str, structural: bool = True) -> 
 
 
 def index(db: sqlite3.Connection) -> Iterator[Problem]:
-    """Yields what is wrong in the word indexes. Cost: reads all texts and places."""
-    for table in indexes(db):
+    """Yields what is wrong in the word indexes. Cost: reads all texts and places.
+
+    One made by other rules is not compared: the next ingest makes it anew.
+    """
+    for table in () if outdated(db) else indexes(db):
         yield from guarded(table, words(db, table))
+
+
+def wrong_with_words(db: sqlite3.Connection) -> str:
+    """Why the word indexes have to be made anew; "" if they need not. Cost: that of `index`."""
+    if outdated(db):
+        return "made by other rules"
+    return "damaged" if any(index(db)) else ""
 
 
 def guarded(table: str, found: Iterator[Problem]) -> Iterator[Problem]:

@@ -27,7 +27,7 @@ from rag_memtok.datatypes import Occurrence, ReadableVectors, Record, StoredDocu
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.store.database import RESERVED, Database, create, open_database
 from rag_memtok.store.files import ADAPTER, INDEX, store_errors
-from rag_memtok.store.integrity import Summary, checksums, index, problems, summarise
+from rag_memtok.store.integrity import Summary, checksums, problems, summarise, wrong_with_words
 from rag_memtok.store.keys import keys_of, replace_keys
 from rag_memtok.store.places import chunks_of_files, replace_file
 from rag_memtok.store.readables import (
@@ -45,7 +45,7 @@ from rag_memtok.store.schema import (
     unpack_pins,
     verdict_row,
 )
-from rag_memtok.store.words import fill, indexes, matching, reset
+from rag_memtok.store.words import fill, made_anew, matching
 
 __all__ = ["ADAPTER", "INDEX", "Problem", "Store", "Summary", "create", "open_store"]
 
@@ -353,18 +353,19 @@ class Store:
         with self._db.reading():
             return matching(self._db.connection, "names", words, limit)
 
-    def mend_words(self) -> bool:
+    def mend_words(self) -> str:
         """Makes the word indexes anew from the kept texts and the places where it must.
 
-        It must if `check` finds anything in their tables. Cost: reads all texts and places.
+        It must if `check` finds anything in their tables, or they were made by other rules. Returns
+        what was wrong, "" if nothing was. Cost: reads all texts and places.
         """
         with store_errors(self.folder):
-            damaged = any(index(self._db.connection))
-        if damaged:
+            wrong = wrong_with_words(self._db.connection)
+        if wrong:
             with self._db.writing():
-                for table in indexes(self._db.connection):
-                    reset(self._db.connection, table)
-        return damaged
+                for row in made_anew(self._db.connection):
+                    self._db.insert("manifest", row)
+        return wrong
 
     # --- within
 

@@ -2,12 +2,19 @@
 
 A term is what a word has in common with its other ways of being written: with or without capitals,
 accents, ligatures, hyphens that are not seen; one mouse or several mice. Writing without spaces has
-overlapping pairs of characters as its terms. What is left of English endings is FTS5's (`porter`).
+overlapping pairs of characters as its terms. What is left of English endings is FTS5's (`porter`),
+those of other languages are of stems.py.
 """
 
 import re
 import unicodedata
 from collections.abc import Iterator
+
+from rag_memtok.store.stems import STEMMER, asked_stems, language_of, stems_in
+
+# Which terms a text has: what an index was made by stands in its store's manifest. To be counted up
+# with every change of this file or of stems.py that gives a text other terms.
+RULES = f"1, {STEMMER}"
 
 STOP_WORDS = frozenset(
     """
@@ -81,7 +88,10 @@ POSSESSIVE = re.compile(r"['\u2019][sS]\b")
 
 def terms_of(text: str) -> str:
     """The terms of a text that is stored, with spaces between."""
-    return " ".join(term for word in words_in(text) for term in _terms(word))
+    words = list(words_in(text))
+    folded = [_fold(word) for word in words]
+    terms = [term for word in words for term in _terms(word)]
+    return " ".join([*terms, *stems_in(folded, language_of(folded))])
 
 
 def terms_of_bytes(text: bytes | None) -> str | None:
@@ -113,7 +123,8 @@ def asked_terms(word: str) -> list[str]:
     last = found[-1] if found else ""
     pairs = len(last) == 1 and RUN.match(last) and len(found) > 1
     found = found[:-1] if pairs else found
-    return [one for one in found if len(found) == 1 or one not in STOP_PAIRS | STOP_WORDS]
+    kept = [one for one in found if len(found) == 1 or one not in STOP_PAIRS | STOP_WORDS]
+    return [*kept, *asked_stems(_fold(word))]
 
 
 def words_in(text: str) -> Iterator[str]:

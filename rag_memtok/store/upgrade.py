@@ -39,7 +39,8 @@ from rag_memtok.store.schema import (
     select,
     transaction,
 )
-from rag_memtok.store.words import fill, reset
+from rag_memtok.store.terms import RULES
+from rag_memtok.store.words import MADE_BY, fill, reset
 
 log = getLogger(__name__)
 
@@ -144,7 +145,7 @@ def rebuild(db: sqlite3.Connection, store_id: str) -> None:
     db.executemany("INSERT INTO sqlite_sequence (seq, name) VALUES (?, CAST(? AS TEXT))", used)
     reset(db, "words")
     fill(db, "names")
-    for row in (("format", str(FORMAT)), ("state", next_state(state))):
+    for row in (("format", str(FORMAT)), ("state", next_state(state)), (MADE_BY, RULES)):
         insert(db, store_id, "manifest", row)
 
 

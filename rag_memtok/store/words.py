@@ -11,7 +11,9 @@ from itertools import chain
 
 from rag_memtok.store.formats import NOW, OF_TERMS
 from rag_memtok.store.schema import format_in
-from rag_memtok.store.terms import asked_terms
+from rag_memtok.store.terms import RULES, asked_terms
+
+MADE_BY = "terms"  # the manifest's key for the RULES that the indexes were made by
 
 # What each has of every chunk; NULL: nothing. A place is a line: its file, and the headings above
 # it. A name need not be UTF-8.
@@ -32,6 +34,12 @@ def indexes(db: sqlite3.Connection) -> tuple[str, ...]:
 def of_terms(db: sqlite3.Connection, table: str) -> bool:
     """Whether an index holds terms, not texts."""
     return OF_TERMS in format_in(db).ddl[table]
+
+
+def outdated(db: sqlite3.Connection) -> bool:
+    """Whether the indexes hold terms by other rules than the present ones."""
+    made_by = db.execute("SELECT value FROM manifest WHERE key = ?", (MADE_BY,)).fetchone()
+    return of_terms(db, "words") and made_by != (RULES.encode(),)
 
 
 def source(db: sqlite3.Connection, table: str) -> str:
@@ -60,6 +68,13 @@ def reset(db: sqlite3.Connection, table: str) -> None:
     db.execute(f"DROP TABLE {table}")
     db.execute(NOW.ddl[table])
     fill(db, table)
+
+
+def made_anew(db: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Makes every index anew; returns what the manifest has to say then."""
+    for table in indexes(db):
+        reset(db, table)
+    return [(MADE_BY, RULES)] if of_terms(db, "words") else []
 
 
 def refresh_names(db: sqlite3.Connection, chunks: Iterable[int]) -> None:

@@ -1,0 +1,121 @@
+"""The picture of the README: what a store's memories hold, file by file, and how they come back.
+
+It is run as `python -m benchmarks.picture --store demo-store` after `make demo`. It reads tokens,
+vectors and verdicts out of the store and loads no model; `rag-memtok verify` proves the verdicts.
+Written are audit-light.svg and audit-dark.svg.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from rag_memtok.cli.console import put
+from rag_memtok.store.store import Store, open_store
+
+IMAGES = Path(__file__).parent.parent / "docs" / "images"
+WIDTH, LEFT, RIGHT, ROW, TOP = 760, 205, 150, 30, 74
+SCHEMES: Mapping[str, Mapping[str, str]] = {
+    "light": {
+        "page": "#ffffff", "ink": "#1f2328", "faint": "#59636e", "text": "#c9d1d9",
+        "vectors": "#c2410c",
+    },
+    "dark": {
+        "page": "#0d1117", "ink": "#e6edf3", "faint": "#9198a1", "text": "#3d444d",
+        "vectors": "#fb923c",
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of the store: its tokens of text, its vectors, how many of its chunks are exact."""
+
+    name: str
+    tokens: int
+    vectors: int
+    chunks: int
+    exact: int
+
+
+def files_of(store: Store) -> list[File]:
+    """The files of a store, the longest first. A chunk in two files counts in the first."""
+    found: dict[str, File] = {}
+    seen: set[str] = set()
+    for document in store.documents():
+        name = os.fsdecode(document.file)
+        for place in store.document_chunks(document.root, document.path):
+            if place.chunk_id in seen:
+                continue
+            seen.add(place.chunk_id)
+            record = store.record(place.chunk_id)
+            had = found.get(name, File(name, 0, 0, 0, 0))
+            found[name] = File(
+                name,
+                had.tokens + record.verdict.tokens,
+                had.vectors + record.shape[0],
+                had.chunks + 1,
+                had.exact + (record.verdict.kind == "exact"),
+            )
+    return sorted(found.values(), key=lambda file: (-file.tokens, file.name))
+
+
+def drawn(files: Sequence[File], documents: int, scheme: str) -> str:
+    """The picture as SVG: two bars for each file, and what they add up to."""
+    colour = SCHEMES[scheme]
+    tokens, vectors = sum(file.tokens for file in files), sum(file.vectors for file in files)
+    chunks, exact = sum(file.chunks for file in files), sum(file.exact for file in files)
+    height, scale = TOP + ROW * len(files) + 34, (WIDTH - LEFT - RIGHT) / files[0].tokens
+    rows = [row(file, TOP + ROW * place, scale) for place, file in enumerate(files)]
+    style = (
+        "text{{font:14px system-ui,sans-serif;fill:{ink}}}.f{{fill:{faint}}}.t{{fill:{text}}}"
+        ".v{{fill:{vectors}}}.h{{font-size:18px;font-weight:600}}".format(**colour)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">\n'
+        f"<style>{style}</style>\n"
+        f'<rect width="{WIDTH}" height="{height}" rx="8" fill="{colour["page"]}"/>\n'
+        f'<text x="20" y="32" class="h">{tokens:,} tokens become {vectors} vectors; '
+        "every token comes back</text>\n"
+        f'<text x="20" y="56" class="f">{exact} of {chunks} chunks exact, decoded from the stored '
+        f"bytes; {documents} documents rejoined</text>\n"
+        + "".join(rows)
+        + f'<rect class="t" x="{LEFT}" y="{height - 24}" width="12" height="12"/>'
+        f'<text class="f" x="{LEFT + 18}" y="{height - 13}">tokens of text</text>'
+        f'<rect class="v" x="{LEFT + 140}" y="{height - 24}" width="12" height="12"/>'
+        f'<text class="f" x="{LEFT + 158}" y="{height - 13}">memory vectors</text>\n</svg>\n'
+    )
+
+
+def row(file: File, top: int, scale: float) -> str:
+    """The two bars of a file, from `top` on; `scale` pixels a token."""
+    exact = "exact" if file.exact == file.chunks else f"{file.exact} of {file.chunks} exact"
+    text, vectors = file.tokens * scale, file.vectors * scale
+    return (
+        f'<text x="{LEFT - 10}" y="{top + 16}" text-anchor="end">{escape(file.name)}</text>'
+        f'<rect class="t" x="{LEFT}" y="{top}" width="{text:.1f}" height="12"/>'
+        f'<rect class="v" x="{LEFT}" y="{top + 12}" width="{vectors:.1f}" height="10"/>'
+        f'<text class="f" x="{LEFT + text + 8:.1f}" y="{top + 16}">'
+        f"{file.tokens:,} → {file.vectors}, {exact}</text>\n"
+    )
+
+
+def main() -> None:
+    """Draws the store that was named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--store", type=Path, default=Path("demo-store"), help="after make demo")
+    parser.add_argument("--out", type=Path, default=IMAGES, help="a folder")
+    arguments = parser.parse_args()
+    with open_store(arguments.store, write=False) as store:
+        files, documents = files_of(store), len(store.documents())
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for scheme in SCHEMES:
+        path = arguments.out / f"audit-{scheme}.svg"
+        path.write_text(drawn(files, documents, scheme), encoding="utf-8")
+        put(f"drawn: {path}")
+
+
+if __name__ == "__main__":
+    main()
