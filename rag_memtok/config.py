@@ -11,6 +11,10 @@ from rag_memtok.errors import UsageError
 
 # without a dot: DIR.old and the like can never be one
 COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+# no user, password or query: a secret in it would be shown
+URL = re.compile(
+    r"(https?://)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?"
+)
 CHUNK_TOKENS, CODEC = 128, "float16"  # of a new store
 
 
@@ -169,7 +173,8 @@ class Retrieve:
 class Ask:
     """How questions are answered.
 
-    `passages` "auto" is what was measured to be better for the model, else together.
+    `passages` "auto" is what was measured to be better for the model, else together. A server's
+    token, if it wants one, is in the environment variable RAG_MEMTOK_ENGINE_TOKEN and nowhere else.
     """
 
     read: Literal["auto", "memory", "decode", "text"] = setting(
@@ -184,8 +189,16 @@ class Ask:
     )
     max_new_tokens: int = setting(64, "Tokens of the answer, at most.")
     max_question_tokens: int = setting(256, "Tokens of a question, at most.")
+    engine: Literal["here", "vllm"] = setting(
+        "here", "What generates: the model here, or the same one in a vLLM server."
+    )
+    url: str = setting("http://127.0.0.1:8000", "Where that server is.")
+    engine_seconds: float = setting(120.0, "Seconds of silence after which it counts as gone.")
 
     def __post_init__(self) -> None:
+        seconds, fits = self.engine_seconds, URL.fullmatch(self.url) is not None
+        require(0 < seconds <= 86_400, "ask.engine_seconds", seconds, "above 0, to 86400")
+        require(fits, "ask.url", self.url, "[http[s]://]HOST[:PORT][/PATH]")
         within(self, "ask.max_new_tokens", 1, 8192)
         within(self, "ask.max_question_tokens", 1, 8192)
 
@@ -221,6 +234,26 @@ class Adapt:
         within(self, "adapt.gold", 0, 1)
         within(self, "adapt.least", 0, 1)
         within(self, "adapt.patience", 1, 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Who writes memories, and decodes them for an audit.
+
+    Without an `address` Ray is started on this machine, for the time of the command. A worker that
+    has done no chunk for `chunk_timeout` seconds is ended, and what it had is given to others.
+    """
+
+    engine: Literal["processes", "ray"] = setting(
+        "processes", "processes of this machine, or ray: workers of a cluster."
+    )
+    address: str = setting("", "The Ray cluster's HOST:PORT, or auto.", shown="one started here")
+    chunk_timeout: float = setting(
+        3600.0, "Seconds after which a chunk is given to another worker of a cluster; 0: never."
+    )
+
+    def __post_init__(self) -> None:
+        within(self, "cluster.chunk_timeout", 0, 1_000_000, "never")
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +295,7 @@ class Config:
     retrieve: Retrieve = field(default_factory=Retrieve)
     ask: Ask = field(default_factory=Ask)
     adapt: Adapt = field(default_factory=Adapt)
+    cluster: Cluster = field(default_factory=Cluster)
     serve: Serve = field(default_factory=Serve)
 
     def __post_init__(self) -> None:

@@ -10,12 +10,14 @@
     |-- FormatMismatch      14   the store is of another format version
     |-- WrongModel          15   the store is bound to another model, tokenizer or template
     |-- ModelUnavailable    16   the model is missing, gated, or the hub is out of reach
+    |-- EngineUnavailable   17   the server that answers is away, dead, silent or makes no sense
     |-- DiskFailure         20   disk full, quota, read-only, or an I/O error
     |-- OutOfMemory         21   a batch of one does not fit
     |-- DeviceUnavailable   22   the device asked for is not there
-    |-- PermissionRefused   23   the operating system refused access
+    |-- PermissionRefused   23   the operating system, or a server, refused access
     |-- InputRefused        24   nothing to read, or something this program will not open
-    `-- Busy                25   a server has no place for one more request
+    |-- Busy                25   a server has no place for one more request
+    `-- ClusterUnavailable  26   the cluster is out of reach, refuses, or its workers give nothing
 
 Codes without an exception: 0 done, 1 a bug (a traceback), 3 some inputs skipped, 4 more correction
 pins than --max-pins allows, 5 verify found a mismatch, 6 not fully proved, 128+N ended by signal N.
@@ -141,6 +143,12 @@ class ModelUnavailable(RagMemtokError):
     exit_code, name = 16, "model-unavailable"
 
 
+class EngineUnavailable(RagMemtokError):
+    """The server that answers is away, dead, silent or makes no sense."""
+
+    exit_code, name = 17, "engine-unavailable"
+
+
 class DiskFailure(RagMemtokError):
     """Disk full, quota, read-only, or an I/O error."""
 
@@ -160,7 +168,7 @@ class DeviceUnavailable(RagMemtokError):
 
 
 class PermissionRefused(RagMemtokError):
-    """The operating system refused access."""
+    """The operating system, or a server, refused access."""
 
     exit_code, name = 23, "permission"
 
@@ -169,6 +177,12 @@ class InputRefused(RagMemtokError):
     """Nothing to read, or something this program will not open."""
 
     exit_code, name = 24, "input-refused"
+
+
+class ClusterUnavailable(RagMemtokError):
+    """The cluster is out of reach, refuses, or its workers give nothing."""
+
+    exit_code, name = 26, "cluster"
 
 
 class Busy(RagMemtokError):

@@ -19,7 +19,7 @@ from rag_memtok.memory.codec import codec_named
 from rag_memtok.model import lm
 from rag_memtok.model.prompts import template_named
 from rag_memtok.pipeline import api, readers
-from rag_memtok.pipeline.audit import audit, drawn, quick, sampled
+from rag_memtok.pipeline.audit import Reciting, audit, drawn, quick, sampled
 from rag_memtok.pipeline.inspect import show
 from rag_memtok.pipeline.recite import recite, weakened
 from rag_memtok.settings import updated
@@ -514,7 +514,7 @@ def test_one_changed_weight_is_incomparable_and_would_have_been_a_mismatch(
 def test_together_the_same_is_proven_and_the_same_is_found(planted, loaded):
     folder, config, sql = planted
     with open_store(folder, write=False) as store:
-        alone, together = (audit(store, *loaded, batch=batch) for batch in (1, 2))
+        alone, together = (audit(store, *loaded, how=Reciting(batch)) for batch in (1, 2))
     assert (
         together.counts == alone.counts == {"exact": 3}
         and together.documents_proven == 3

@@ -8,6 +8,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import tracemalloc
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +20,18 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from small import content_of, dials, proven, written
 
-from rag_memtok.datatypes import ReadableVectors
+from rag_memtok.datatypes import (
+    Occurrence,
+    ReadableVectors,
+    StoredDocument,
+    sha256_of_text,
+)
 from rag_memtok.errors import FormatMismatch, InputRefused, UsageError
-from rag_memtok.pipeline import api, bundle
+from rag_memtok.pipeline import api, bundle, tensorfile
 from rag_memtok.settings import updated
 from rag_memtok.store import ownership
 from rag_memtok.store.files import beside
-from rag_memtok.store.store import open_store
+from rag_memtok.store.store import create, open_store
 
 ROOT = Path(__file__).parent.parent
 QUESTION = "Who repaired the lamp of the harbour?"
@@ -66,9 +72,13 @@ def rewritten(file, to, change, honest=True):
     content = json.loads(parts["content"].tobytes())
     change(content, parts, metadata)
     parts["content"] = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
-    if honest:
-        metadata["sha256"] = bundle._digest(parts)
     save_file(parts, to, metadata)
+    if honest:
+        with to.open("rb") as file:
+            _, found = tensorfile.opened(to, file)
+            order = [name for name in (*bundle.PARTS, bundle.READABLES) if name in found]
+            metadata["sha256"] = tensorfile.digest({name: found[name] for name in order})
+        save_file(parts, to, metadata)
     return to
 
 
@@ -212,6 +222,64 @@ def made_by(**changes):
 def test_vectors_of_an_encoder_that_there_cannot_be_are_refused(readable, here, tmp_path, change):
     with pytest.raises(InputRefused, match="not that of a store"):
         api.import_(rewritten(readable[1], tmp_path / "bad", change), here)
+
+
+@pytest.fixture
+def heavy(made, tmp_path):
+    """A store of 200 chunks with 100 kB of vectors each."""
+    with open_store(api.store_folder(made[0]), write=False) as store:
+        manifest, some = store.manifest, store.record(store.chunk_ids()[0])
+    kept = {key: value for key, value in manifest.items() if key not in bundle.RESERVED}
+    create(tmp_path / "heavy", kept)
+    packed = bytes(100_000)
+    with open_store(tmp_path / "heavy", write=True) as store, store.together():
+        for number in range(200):
+            text = f"Chunk {number}."
+            chunk_id = sha256_of_text(text)
+            store.put(
+                replace(
+                    some, chunk_id=chunk_id, codec="float16", packed=packed, shape=(50, 1000),
+                    readable=None,
+                ),
+                text,
+            )  # fmt: skip
+            paper = StoredDocument("/r", f"{number}", f"{number}", chunk_id, "", 1, 10, "text/1")
+            store.add_document(
+                paper, [Occurrence("/r", f"{number}", 0, chunk_id, 0, len(text), "")]
+            )
+    return updated(made[0], {"store": str(tmp_path / "heavy")})
+
+
+def peak_of(work):
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_neither_export_nor_import_has_the_store_in_memory(heavy, here, tmp_path):
+    out = tmp_path / "heavy.safetensors"
+    assert peak_of(lambda: api.export(out, heavy)) < 10e6 < out.stat().st_size
+    assert peak_of(lambda: api.import_(out, here)) < 10e6
+    assert content_of(tmp_path / "store") == content_of(api.store_folder(heavy))
+
+
+def test_json_is_read_value_by_value_wherever_it_is_cut():
+    values = [{"text": 'a "[{} é \\', "n": number} for number in range(9)]
+    text = json.dumps({"first": {"a": [1]}, "list": values, "none": []}).encode()
+    for size in (1, 2, 7, 1000):
+        stream = tensorfile.JsonStream(lambda at, _, size=size: text[at : at + size])
+        stream.expect('{"first": ')
+        assert stream.value() == {"a": [1]}
+        begun = stream.position
+        assert list(stream.array(', "list": ')) == values
+        assert list(stream.array(', "none": ')) == []
+        assert next(stream.again_from(begun).array(', "list": ')) == values[0]
+        stream.expect("}")
+        with pytest.raises(ValueError, match="where it has to be"):
+            stream.value()
 
 
 # --- damage and deceit
@@ -378,6 +446,15 @@ def test_a_copied_folder_is_foreign_to_another_user(made, here, tmp_path, monkey
     (tmp_path / "docs").mkdir()
     # to add to it does not make it one's own
     api.ingest([written(tmp_path / "docs", {"z.txt": "One more."})], here)
+    with pytest.raises(InputRefused, match="not made here"):
+        api.ask(QUESTION, here)
+
+
+def test_a_team_has_a_mark_of_its_own(made, here, tmp_path, elsewhere, monkeypatch):
+    monkeypatch.setenv(ownership.OWNER_FILE, str(tmp_path / "team"))
+    assert api.import_(made[1], here, trusted=True).own
+    assert api.ask(QUESTION, here).sources and (tmp_path / "team").exists()
+    monkeypatch.delenv(ownership.OWNER_FILE)
     with pytest.raises(InputRefused, match="not made here"):
         api.ask(QUESTION, here)
 

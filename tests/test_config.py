@@ -164,7 +164,7 @@ def test_numbers_in_the_file_may_lack_a_decimal_point(tmp_path):
 
 def test_the_dials_are_all_fields_of_frozen_classes():
     sections = [value for value in vars(config).values() if is_dataclass(value)]
-    assert len(sections) == 8
+    assert len(sections) == 9
     with pytest.raises(AttributeError):
         Config().store = "elsewhere"
     assert all(value_of(Config(), dial) is not None for dial in dials())

@@ -56,8 +56,13 @@ def test_a_passage_stands_behind_its_source(toy_lm):
         assert torch.equal(found[start : start + len(line)], toy_lm.embed(line))
         inner = torch.as_tensor(vectors) if content is vectors else toy_lm.embed(content)
         assert torch.equal(found[start + len(line) : start + size], inner)
-        assert fitting(toy_lm, words, [passage], [80], toy.CONTEXT - words.overhead - 1 - size) == 1
-        assert fitting(toy_lm, words, [passage], [80], toy.CONTEXT - words.overhead - size) == 0
+        assert (
+            fitting(toy.CONTEXT, words, [passage], [80], toy.CONTEXT - words.overhead - 1 - size)
+            == 1
+        )
+        assert (
+            fitting(toy.CONTEXT, words, [passage], [80], toy.CONTEXT - words.overhead - size) == 0
+        )
 
 
 def test_a_cue_memory_is_read_where_it_was_written(toy_lm):
@@ -77,7 +82,7 @@ def test_a_cue_memory_is_read_where_it_was_written(toy_lm):
 def test_as_many_passages_fit_as_leave_room_for_the_answer(toy_lm, lengths, question, answer):
     words = frame(toy_lm)
     passages, asked = [(70,) * length for length in lengths], (80,) * question
-    count = fitting(toy_lm, words, passages, asked, answer)
+    count = fitting(toy.CONTEXT, words, passages, asked, answer)
 
     def positions(number):
         return len(inject(toy_lm, words, passages[:number], asked)) + answer
@@ -89,8 +94,8 @@ def test_as_many_passages_fit_as_leave_room_for_the_answer(toy_lm, lengths, ques
 def test_the_last_position_of_the_context_is_used(toy_lm):
     words = frame(toy_lm)
     room = toy.CONTEXT - words.overhead - 5 - 7
-    assert fitting(toy_lm, words, [(70,) * room], (80,) * 5, 7) == 1
-    assert fitting(toy_lm, words, [(70,) * (room + 1)], (80,) * 5, 7) == 0
+    assert fitting(toy.CONTEXT, words, [(70,) * room], (80,) * 5, 7) == 1
+    assert fitting(toy.CONTEXT, words, [(70,) * (room + 1)], (80,) * 5, 7) == 0
 
 
 @pytest.fixture(scope="module")

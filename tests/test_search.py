@@ -159,6 +159,47 @@ def test_faiss_padding_is_dropped_and_the_order_is_by_cosine(folder, embedder):
     )
 
 
+def in_heaps(count, seed):
+    """Keys of length one in heaps, as texts about the same things are."""
+    chance = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).standard_normal((40, 24))
+    keys = centres[chance.integers(0, 40, count)] + 0.7 * chance.standard_normal((count, 24))
+    return (keys / np.linalg.norm(keys, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_beyond_so_many_keys_there_are_lists_that_find_the_nearest():
+    keys, numbers = in_heaps(4000, 1), np.arange(4000, dtype=np.int64) * 3
+    every, lists = Index(build(numbers, keys)), Index(build(numbers, keys, exact=3999))
+    inner = faiss.downcast_index(lists.keys.index)
+    assert isinstance(inner, faiss.IndexIVFFlat) and 1 <= inner.nprobe < inner.nlist
+    found = there = 0
+    for question in in_heaps(100, 2):
+        right = {number for number, _ in every.nearest(question, 10)}
+        found += len(right & {number for number, _ in lists.nearest(question, 10)})
+        there += len(right)
+        among = [int(number) for number in numbers[::100]]
+        assert lists.nearest(question, 5, among) == every.nearest(question, 5, among)
+    assert found / there >= 0.95
+    again = Index(faiss.deserialize_index(faiss.serialize_index(lists.keys)))
+    assert faiss.downcast_index(again.keys.index).nprobe == inner.nprobe
+    assert again.nearest(keys[7], 10) == lists.nearest(keys[7], 10)
+
+
+def test_words_are_asked_of_the_index_once_whatever_the_number_of_chunks(tmp_path, embedder):
+    create(tmp_path / "store", {})
+    fill(tmp_path / "store", embedder, TEXTS)
+    with open_store(tmp_path / "store", write=False) as store:
+        plans = []
+        connection = store._db.connection
+        connection.set_trace_callback(plans.append)
+        assert store.search_words(["soup"], 5)
+        connection.set_trace_callback(None)
+        (query,) = [one for one in plans if "MATCH" in one and one.startswith("SELECT rowid")]
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
+    # "=" would be: once for each rowid
+    assert [one for one in plan if b"VIRTUAL TABLE INDEX" in one and b"=" not in one]
+
+
 def test_an_empty_index_and_an_empty_question_find_nothing(embedder):
     empty = Index(build(np.zeros(0, dtype=np.int64), np.zeros((0, 0), dtype=np.float32)))
     assert empty.nearest(embedder.encode(["soup"], query=True)[0], 5) == ()

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from test_plain import same_tokens
 
 import rag_memtok as rm
 from benchmarks.reader import SAMPLES, asked, contains
@@ -15,8 +16,10 @@ from rag_memtok.config import Model
 from rag_memtok.memory.calibrate import known
 from rag_memtok.memory.codec import CODECS
 from rag_memtok.memory.reconstruct import MOVED, leads_at_once, margins, memory_of
-from rag_memtok.model import gguf, lm
-from rag_memtok.model.prompts import template_named
+from rag_memtok.model import gguf, lm, lora, plain
+from rag_memtok.model.engine import Here
+from rag_memtok.model.inject import inject
+from rag_memtok.model.prompts import frame, template_named
 from rag_memtok.pipeline.adapters import READERS, shipped
 from rag_memtok.settings import here
 from rag_memtok.store.store import open_store
@@ -117,3 +120,20 @@ def test_what_a_vector_holds_is_known(model):
     template, settings = template_named("bare", model), here().memorize
     found = known(model, template, 128, settings)
     assert found is not None and found.tokens_per_vector >= 32 and settings.codec in ("", *CODECS)
+
+
+def test_its_reader_merged_answers_as_on_the_base(model, tmp_path):
+    """In fp32, on questions about passages of its documents, with the tokens that it was taught."""
+    adapter = READERS / "smollm2"
+    reader = lora.adapted(model, adapter)
+    bond = lora.bond_of(adapter)
+    plain.write(tmp_path / "reader", reader, model, bond, "float32", adapter / plain.CARD)
+    merged = lm.load(Model(id=str(tmp_path / "reader"), device="cpu", threads=1))
+    same_tokens(model, tmp_path / "reader")
+    words = frame(model)
+    asked = ["What does a fan motor cost?", "How long do I wait?", "Who wrote the letter?"]
+    rows = [inject(model, words, [model.encode(FAN)], model.encode(one)) for one in asked]
+    ours, theirs = (Here(one).batch(words, rows, 24) for one in (reader, merged))
+    assert [one.tokens for one in ours] == [one.tokens for one in theirs]
+    assert [one.sureness for one in theirs] == pytest.approx([one.sureness for one in ours], 1e-3)
+    assert "118" in model.decode(ours[0].tokens)

@@ -69,6 +69,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("adapt", manage.adapt, "rag-memtok adapt --data questions.jsonl --minutes 30"),
     ("rm", manage.rm, "rag-memtok rm docs/old-handbook.md"),
     ("export", manage.export, "rag-memtok export handbook.safetensors"),
+    ("export-reader", manage.export_reader, "rag-memtok export-reader ./reader --dtype bfloat16"),
     ("import", manage.import_, "rag-memtok import handbook.safetensors --store handbook"),
     ("eval", evaluate.eval_, "rag-memtok eval questions.jsonl --work eval --out eval.json"),
     ("migrate", manage.migrate, "rag-memtok migrate --model HuggingFaceTB/SmolLM2-360M-Instruct"),

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from rag_memtok.errors import RagMemtokError, UsageError
 
 if TYPE_CHECKING:
     from rag_memtok.pipeline.ingest import Ingested
+    from rag_memtok.pipeline.writer import Engine
 
 
 @options.settings(
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     "memorize.readable", "memorize.write", "memorize.recipe", "memorize.template",
     "memorize.codec", "memorize.steps", "memorize.seconds_per_chunk", "memorize.batch",
     "memorize.processes", "memorize.max_pins", "memorize.seed", "memorize.keep_text",
+    *options.CLUSTER,
 )  # fmt: skip
 def ingest(
     dials: Config,
@@ -48,20 +51,27 @@ def ingest(
             "no text is kept: retrieval is by meaning alone, and an audit can show no differences "
             "in words"
         )
-    with console.progress_bar("chunks") as on_progress:
+    with console.progress_bar("chunks") as on_progress, ExitStack() as opened:
+        engine_used = engine_of(dials, opened)
         done = api.ingest(
-            paths,
-            dials,
-            prune,
-            on_progress,
-            console.say,
-            piped=piped,
+            paths, dials, prune, on_progress, console.say, piped=piped, engine=engine_used
         )
     console.put_json(asdict(done)) if json else ingest_views.put_ingested(done)
     if done.over_limit:
         raise typer.Exit(4)
-    if done.skipped and not skip_ok:
+    if done.failed or (done.skipped and not skip_ok):
         raise typer.Exit(3)
+
+
+def engine_of(dials: Config, opened: ExitStack) -> "Engine":
+    """What writes: processes, or a cluster, to which `opened` holds the connection."""
+    if dials.cluster.engine == "ray":
+        from rag_memtok.cluster.engine import writing
+
+        return opened.enter_context(writing(dials))
+    from rag_memtok.pipeline.writer import processes
+
+    return processes
 
 
 def taken_in(

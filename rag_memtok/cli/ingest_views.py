@@ -34,7 +34,7 @@ def put_assumed(assumed: "Sequence[Assumed]") -> None:
 
 def put_ingested(done: "Ingested") -> None:
     """The table at the end of an ingest."""
-    unread = (*done.skipped, *done.over_limit)
+    unread = (*done.skipped, *done.over_limit, *done.failed)
     put_unread("skipped", unread, done.ignored)
     put_assumed(done.assumed)
     if done.vanished and not done.removed:

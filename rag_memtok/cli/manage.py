@@ -1,13 +1,13 @@
 """What is done with a store, as commands: parse, one library call, print.
 
-The commands are status list show config rm export import migrate adapt.
+The commands are status list show config rm export export-reader import migrate adapt.
 """
 
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -169,6 +169,27 @@ def export(
 
     done = api.export(file, dials)
     console.put_json(asdict(done)) if json else views.put_exported(done)
+
+
+@options.settings(*options.STORE, "model.id", "model.threads", "ask.adapter")
+def export_reader(
+    dials: Config,
+    folder: Annotated[Path, typer.Argument(help="The folder to write.")],
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option("--dtype", help="What the weights are written in."),
+    ] = "float32",
+    trust_store: options.Trust = False,
+    json: options.Json = False,
+) -> None:
+    """Write the model that answers, its reader merged, for a server; say how to start one.
+
+    That is for `ask --engine vllm`. It is the store's model, or a new store's where there is none.
+    """
+    from rag_memtok.pipeline.export_reader import export_reader
+
+    done = export_reader(folder, dials, dtype, console.say, trust_store)
+    console.put_json(asdict(done)) if json else views.put_exported_reader(done)
 
 
 @options.settings(*options.STORE)

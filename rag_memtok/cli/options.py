@@ -21,8 +21,10 @@ FINDING = ("retrieve.embedder", "retrieve.k", "retrieve.within")
 ANSWERING = (
     *STORE, "model.id", "model.dtype", "model.device", "model.threads", *FINDING,
     "ask.read", "ask.passages", "ask.adapter", "ask.max_new_tokens",
+    "ask.engine", "ask.url",
 )  # fmt: skip
 READING = ("documents.exclude", "documents.encoding", "documents.gitignore")
+CLUSTER = ("cluster.engine", "cluster.address", "cluster.chunk_timeout")
 OF_STORE = "the store's, or "
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

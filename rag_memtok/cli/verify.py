@@ -1,8 +1,9 @@
 """The commands that prove and give back: verify, restore. Parse, one library call, print."""
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,8 +11,13 @@ from rag_memtok.cli import console, options, views
 from rag_memtok.config import Config
 from rag_memtok.errors import UsageError
 
+if TYPE_CHECKING:
+    from rag_memtok.pipeline.audit import Recite
 
-@options.settings(*options.STORE, *options.MODEL, "documents.exclude", "documents.gitignore")
+
+@options.settings(
+    *options.STORE, *options.MODEL, "documents.exclude", "documents.gitignore", *options.CLUSTER
+)
 def verify(
     dials: Config,
     quick: Annotated[
@@ -41,7 +47,7 @@ def verify(
     """Prove that nothing was lost: decode every memory, rejoin every document, compare."""
     from rag_memtok.pipeline import api
 
-    with console.progress_bar("chunks") as on_progress:
+    with console.progress_bar("chunks") as on_progress, ExitStack() as opened:
         found = api.verify(
             dials,
             structure_only=quick,
@@ -52,6 +58,7 @@ def verify(
             page=report,
             batch=batch,
             reference=reference,
+            recite=recite_of(dials, opened),
         )
     if json:
         console.put_json(
@@ -72,6 +79,17 @@ def verify(
     else:
         views.put_audit(found)
     raise typer.Exit(found.exit_code)
+
+
+def recite_of(dials: Config, opened: ExitStack) -> "Recite":
+    """What recites: this process, or a cluster, to which `opened` holds the connection."""
+    if dials.cluster.engine == "ray":
+        from rag_memtok.cluster.engine import reciting
+
+        return opened.enter_context(reciting(dials))
+    from rag_memtok.pipeline.audit import heard
+
+    return heard
 
 
 def share_of(sample: str | None) -> float:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rag_memtok.pipeline.api import Status
     from rag_memtok.pipeline.audit import Audit
     from rag_memtok.pipeline.bundle import Bundled
+    from rag_memtok.pipeline.export_reader import Exported
     from rag_memtok.pipeline.inspect import Collection, ListedChunk, ListedDocument, Setting, Shown
     from rag_memtok.pipeline.migrate import Migrated, Rekeyed
     from rag_memtok.pipeline.restore import Restored
@@ -285,6 +286,14 @@ def put_exported(done: "Bundled") -> None:
         f"({done.bytes / 1e6:.2f} MB)"
     )
     console.say("the file is its documents' text: whoever can read it can read them")
+
+
+def put_exported_reader(done: "Exported") -> None:
+    """The line that starts a server, alone on standard output."""
+    made = done.made
+    console.say(f"{made.base} with the reader of {done.adapter} merged, in {made.dtype}")
+    console.say(f"written to {done.folder}; start a server on it, then ask with --engine vllm:")
+    console.put(done.start)
 
 
 def put_imported(done: "Bundled") -> None:

@@ -33,6 +33,14 @@ from rag_memtok.model.prompts import Template, template_named
 
 
 @dataclass(frozen=True, slots=True)
+class Unwritten:
+    """A chunk that no worker could write, and why: a later run tries it again."""
+
+    chunk_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Share:
     """What one of several processes has to do; `number` counts them from 0.
 

@@ -61,13 +61,13 @@ def embedded(lm: LM, passage: Passage) -> Float[Tensor, "_ d"]:
 
 
 def fitting(
-    lm: LM, frame: Frame, passages: Sequence[Passage], question: Sequence[int], answer: int
+    context: int, frame: Frame, passages: Sequence[Passage], question: Sequence[int], answer: int
 ) -> int:
-    """How many of `passages`, from the first, fit in the context.
+    """How many of `passages`, from the first, fit in a context of so many positions.
 
     They leave room for `answer` tokens; 0 if not even one does.
     """
-    room = lm.context - frame.overhead - len(question) - answer
+    room = context - frame.overhead - len(question) - answer
     for index, passage in enumerate(passages):
         room -= len(passage) + (len(frame.between) if index else 0)
         if room < 0:

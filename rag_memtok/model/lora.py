@@ -28,6 +28,7 @@ from torch import Tensor
 from rag_memtok.errors import InputRefused, WrongModel
 from rag_memtok.model.lm import LM, twin
 from rag_memtok.model.prompts import WORDINGS, frame, framed
+from rag_memtok.model.quantize import dense
 
 CONFIG, WEIGHTS, BOND = "adapter_config.json", "adapter_model.safetensors", "reader.json"
 FORMAT = 1
@@ -282,6 +283,25 @@ def adapted(lm: LM, folder: Path, template_sha256: str | None = None) -> LM:
         lean(reader)
     own = hashlib.sha256(f"{lm.identity.weights_sha256} {bond.adapter_sha256}".encode()).hexdigest()
     return replace(reader, identity=replace(lm.identity, weights_sha256=own))
+
+
+def merged(reader: LM) -> dict[str, Tensor]:
+    """The weights of a plain model that answers as `reader` (of `adapted`) does, by name.
+
+    To each layer's own the product of its LoRA is added, in float32.
+
+    Cost: the adapted weights once more.
+    """
+    found = dense(reader.model)
+    for name, module in reader.model.named_modules():
+        if hasattr(module, "lora_A"):
+            own = found[f"{name}.base_layer.weight"].float()
+            found[f"{name}.base_layer.weight"] = own + module.get_delta_weight("default").float()
+    return {
+        name.replace(".base_layer.", "."): value
+        for name, value in found.items()
+        if ".lora_" not in name
+    }
 
 
 def _settings(folder: Path) -> Any:

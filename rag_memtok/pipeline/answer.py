@@ -19,16 +19,8 @@ from torch import Tensor
 from rag_memtok.config import Retrieve
 from rag_memtok.datatypes import Answer, Hit, Source
 from rag_memtok.errors import NoUsableMemory, StoreDamaged, UsageError
-from rag_memtok.model.inject import (
-    BATCH,
-    Said,
-    Sourced,
-    answer_batch,
-    answer_rows,
-    fitting,
-    inject,
-    surest,
-)
+from rag_memtok.model.engine import Engine
+from rag_memtok.model.inject import BATCH, Said, Sourced, fitting, inject, surest
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Frame, declines, frame, source_line
 from rag_memtok.pipeline.citation import source_of
@@ -189,7 +181,7 @@ def _together(
     """
     lm, words = session.reading or session.lm, frame(session.lm)
     passages = [sourced(lm, words, one) for one in readable]
-    fit = fitting(lm, words, passages, asked, limit)
+    fit = fitting(session.engine.context, words, passages, asked, limit)
     _tell_what_fits(session, fit, len(readable))
     return list(readable[:fit]), [inject(lm, words, passages[:fit][::-1], asked)]
 
@@ -200,28 +192,28 @@ def _apart(
     """A prompt for each that fits."""
     lm, words = session.reading or session.lm, frame(session.lm)
     passages = [sourced(lm, words, one) for one in readable]
-    fit = [bool(fitting(lm, words, [one], asked, limit)) for one in passages]
+    fit = [bool(fitting(session.engine.context, words, [one], asked, limit)) for one in passages]
     used = list(compress(readable, fit))
     _tell_what_fits(session, len(used), len(readable))
     return used, [inject(lm, words, [one], asked) for one in compress(passages, fit)]
 
 
 def respond(session: Session, questions: Sequence[Prepared]) -> list[Response]:
-    """Lets the LM answer several questions in shared passes, at most BATCH prompts at a time.
+    """Lets the engine answer several questions in shared passes, at most BATCH prompts at a time.
 
     Each is answered as it would be alone, but for what a batch changes in the last bits of logits.
     """
-    lm, words = session.reading or session.lm, frame(session.lm)
+    lm, words, engine = session.lm, frame(session.lm), session.engine
     apart = [one for one in questions if one.apart]
     together = [one for one in questions if not one.apart]
-    said = dict(zip(map(id, apart), _answers_apart(lm, words, apart), strict=True))
+    said = dict(zip(map(id, apart), _answers_apart(engine, lm, words, apart), strict=True))
     for start in range(0, len(together), BATCH):
         some = together[start : start + BATCH]
-        said |= dict(zip(map(id, some), _streamed(lm, words, some), strict=True))
+        said |= dict(zip(map(id, some), _streamed(engine, lm, words, some), strict=True))
     return [said[id(one)] for one in questions]
 
 
-def _streamed(lm: LM, words: Frame, some: Sequence[Prepared]) -> list[Response]:
+def _streamed(engine: Engine, lm: LM, words: Frame, some: Sequence[Prepared]) -> list[Response]:
     """The answers to questions with a prompt each, told as they are made."""
     tokens: list[list[int]] = [[] for _ in some]
     shown, ended = [""] * len(some), set[int]()
@@ -231,7 +223,7 @@ def _streamed(lm: LM, words: Frame, some: Sequence[Prepared]) -> list[Response]:
     def silent(row: int) -> bool:
         return row in ended or some[row].cancelled()
 
-    for row, token in answer_rows(lm, words, prompts, limit, silent):
+    for row, token in engine.rows(words, prompts, limit, silent):
         tokens[row].append(token)
         if circle_at_end(tokens[row], lm.decode):
             ended.add(row)
@@ -250,7 +242,9 @@ def _streamed(lm: LM, words: Frame, some: Sequence[Prepared]) -> list[Response]:
     return found
 
 
-def _answers_apart(lm: LM, words: Frame, some: Sequence[Prepared]) -> list[Response]:
+def _answers_apart(
+    engine: Engine, lm: LM, words: Frame, some: Sequence[Prepared]
+) -> list[Response]:
     """Of a question's answers the surest is kept, and cited is what that was read from."""
     rows = [(one, prompt) for one in some for prompt in one.prompts]
     rows.sort(key=lambda row: row[0].limit)  # those of one limit stand together
@@ -259,7 +253,7 @@ def _answers_apart(lm: LM, words: Frame, some: Sequence[Prepared]) -> list[Respo
         for part in batched(alike, BATCH):
             asked = [one for one, _ in part]
             prompts = [prompt for _, prompt in part]
-            found = answer_batch(lm, words, prompts, limit, partial(_unwanted, asked))
+            found = engine.batch(words, prompts, limit, partial(_unwanted, asked))
             for one, answer_to_it in zip(asked, found, strict=True):
                 said[id(one)].append(answer_to_it)
     return [_surest(lm, one, said[id(one)]) for one in some]
@@ -334,7 +328,8 @@ def _tell_what_fits(session: Session, fit: int, found: int) -> None:
         )
     if fit < found:
         session.on_warning(
-            f"only {fit} of {found} memories fit into the context of {session.lm.context} positions"
+            f"only {fit} of {found} memories fit into the context of {session.engine.context} "
+            "positions"
         )
 
 

@@ -23,9 +23,10 @@ from rag_memtok.model.prompts import template_named
 from rag_memtok.pipeline import adapters, audit_report, bundle, finding, inspect, resources
 from rag_memtok.pipeline import migrate as migration
 from rag_memtok.pipeline.answer import answer
-from rag_memtok.pipeline.audit import Audit, audit, incomparable, quick
+from rag_memtok.pipeline.audit import Audit, Recite, Reciting, audit, heard, incomparable, quick
 from rag_memtok.pipeline.bundle import Bundled
 from rag_memtok.pipeline.compare import against, root_for
+from rag_memtok.pipeline.engines import with_engine
 from rag_memtok.pipeline.estimate import Estimate, estimate
 from rag_memtok.pipeline.ingest import Ingested, ingest
 from rag_memtok.pipeline.inspect import Collection, ListedChunk, ListedDocument, Setting, Shown
@@ -106,7 +107,7 @@ def session(
         plain = Session(
             store, loaded.lm, loaded.template, loaded.embedder, open_index(store), settings, say
         )
-        yield with_adapters(plain, found, adapt)
+        yield with_engine(with_adapters(plain, found, adapt))
 
 
 def ask(
@@ -155,6 +156,7 @@ def verify(
     batch: int = 1,
     reference: bool = False,
     load_lm: LoadLM = lm.load,
+    recite: Recite = heard,
 ) -> Audit:
     """The reconstruction audit: decodes every memory, rejoins every document, compares.
 
@@ -169,6 +171,7 @@ def verify(
         batch: chunks decoded together, without drafts, if that is more than 1.
         reference: every memory decoded token by token, alone; else the kept text is a draft, of
             which nothing is believed.
+        recite: decodes the memories, wherever that is done.
         page: a file for the audit as HTML; it quotes the documents where something failed.
     """
     if page is not None:
@@ -189,9 +192,8 @@ def verify(
                 found = incomparable(store, different)
             else:
                 encoder = encoder_for(model, template, settings, store.manifest)
-                found = audit(
-                    store, model, template, share, seed, on_progress, batch, reference, encoder
-                )
+                how = Reciting(batch, reference, encoder)
+                found = audit(store, model, template, share, seed, on_progress, how, recite)
         if files is not None:
             found = replace(
                 found, findings=(*found.findings, *against(store, root, files, config.documents))
@@ -245,15 +247,15 @@ def remove(path: Path, config: Config) -> tuple[str, ...]:
     """
     wanted = name_of(located(os.fspath(path)))
     with open_store(store_folder(config), write=True) as store:
-        stored = {
-            (one.root, one.file): joined(one.root, one.file)
-            for one in store.documents(skip_damaged=True)
-        }
-        gone = sorted(
-            names
-            for names, whole in stored.items()
-            if whole == wanted or whole.startswith(wanted.rstrip("/") + "/")
-        )
+        folder = wanted.rstrip("/") + "/"
+        with store.snapshot():
+            gone = sorted(
+                {
+                    (one.root, one.file)
+                    for one in store.each_document(skip_damaged=True)
+                    if f"{joined(one.root, one.file)}/".startswith(folder)
+                }
+            )
         gone = gone or named_so(store.documents(skip_damaged=True), os.fspath(path))
         if not gone:
             raise UsageError(

@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -28,10 +28,45 @@ from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.manifest import REQUIRED
 from rag_memtok.pipeline.progress import Reporter, quiet
 from rag_memtok.pipeline.readable import SAME, Comparison, compared
-from rag_memtok.pipeline.recite import REFERENCE, Recited, profile_of, recite_all, weakened
+from rag_memtok.pipeline.recite import (
+    REFERENCE,
+    Recited,
+    Shelf,
+    profile_of,
+    recite_all,
+    weakened,
+)
 from rag_memtok.store.store import Store
 
 T = TypeVar("T")
+Heard = tuple[Recited, Comparison | None]  # a chunk, and its readable vectors if it has any
+
+
+@dataclass(frozen=True, slots=True)
+class Reciting:
+    """How memories are decoded.
+
+    `batch` chunks together, without drafts, if that is more than 1; `reference`: each token by
+    token at batch 1. Else the kept text is a draft, which changes the time and no verdict.
+    `encoder`: what the store's readable vectors are to be of.
+    """
+
+    batch: int = 1
+    reference: bool = False
+    encoder: Encoder | None = None
+
+
+DRAFTED = Reciting()
+Recite = Callable[[Store, LM, Template, Sequence[str], Reciting], Iterator[Sequence[Heard]]]
+
+
+def heard(
+    store: Shelf, lm: LM, template: Template, chunk_ids: Sequence[str], how: Reciting
+) -> Iterator[list[Heard]]:
+    """Recites chunks in this process, some at a time, and compares their readable vectors."""
+    for found in recite_all(store, lm, template, chunk_ids, how.batch, how.reference):
+        comparisons = dict(compared(store, lm, how.encoder, found))
+        yield [(one, comparisons.get(one.chunk_id)) for one in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +168,8 @@ def audit(
     share: float = 1.0,
     seed: int = 0,
     on_progress: OnProgress = quiet,
-    batch: int = 1,
-    reference: bool = False,
-    encoder: Encoder | None = None,
+    how: Reciting = DRAFTED,
+    recite: Recite = heard,
 ) -> Audit:
     """Proves the chunks and documents of the store as it is now.
 
@@ -145,10 +179,8 @@ def audit(
     out.
 
     Args:
-        batch: chunks decoded together, without drafts, if that is more than 1.
-        reference: every memory decoded token by token at batch 1. Else the kept text is a draft,
-            which changes the time and no verdict. The audit names the profile it was held in.
-        encoder: what the store's readable vectors are to be of.
+        how: the audit names the profile it was held in.
+        recite: decodes the memories, wherever that is done.
 
     Cost: a pass in fp32 a chunk, and one of the encoder where it has readable vectors; T + 1 cached
         steps where there is no right draft. An interrupt ends it early with what was found so far.
@@ -163,10 +195,10 @@ def audit(
     recited, kinds = dict[str, Recited](), Counter[str]()
     comparisons, interrupted = dict[str, Comparison](), False
     try:
-        for found in recite_all(store, lm, template, chosen, batch, reference):
-            recited |= {one.chunk_id: weakened(one, tau) for one in found}
-            comparisons |= dict(compared(store, lm, encoder, found))
-            kinds.update(recited[one.chunk_id].verdict.kind for one in found)
+        for found in recite(store, lm, template, chosen, how):
+            recited |= {one.chunk_id: weakened(one, tau) for one, _ in found}
+            comparisons |= {one.chunk_id: same for one, same in found if same is not None}
+            kinds.update(recited[one.chunk_id].verdict.kind for one, _ in found)
             reporter.advance(len(found), **kinds)
     except KeyboardInterrupt:
         interrupted = True
@@ -198,7 +230,7 @@ def audit(
         documents_checked=sum(ok is not None for ok in verdicts.values()),
         documents_proven=sum(ok is True for ok in verdicts.values()),
         findings=tuple(dict.fromkeys(findings)),
-        profile=f"{profile_of(batch, reference)}, {lm.device.type}",
+        profile=f"{profile_of(how.batch, how.reference)}, {lm.device.type}",
         sample=sampled(share, seed, len(chosen)),
         seconds=time.monotonic() - began,
         interrupted=interrupted,
@@ -229,9 +261,22 @@ def sampled(share: float, seed: int, count: int) -> str:
 
 def placed(store: Store) -> list[str]:
     """The chunks that some document has, in the order they were stored."""
-    ids = store.chunk_ids()
-    places = store.occurrences(ids)
-    return [chunk_id for chunk_id in ids if places[chunk_id]]
+    with store.snapshot():
+        return list(_each_placed(store))
+
+
+def _each_placed(store: Store) -> Iterator[str]:
+    """As `placed`, one after the other; within a snapshot."""
+    for chunk_id in store.each_chunk_id():
+        if store.occurrences([chunk_id])[chunk_id]:
+            yield chunk_id
+
+
+def _counted(store: Store) -> tuple[int, int]:
+    """How many chunks are placed, and how many documents there are."""
+    with store.snapshot():
+        documents = sum(1 for _ in store.each_document(skip_damaged=True))
+        return sum(1 for _ in _each_placed(store)), documents
 
 
 def proven_document(
@@ -280,14 +325,13 @@ def quick(store: Store) -> Audit:
     Damage is found, but nothing is proved to decode.
     """
     began = time.monotonic()
-    everything = placed(store)
-    documents = store.documents(skip_damaged=True)
+    chunks, documents = _counted(store)
     findings, seconds = tuple(_structure(store)), time.monotonic() - began
     return Audit(
         {},
-        len(everything),
+        chunks,
         0,
-        len(documents),
+        documents,
         0,
         0,
         findings,
@@ -303,7 +347,7 @@ def incomparable(store: Store, reasons: Sequence[str]) -> Audit:
 
     The model at hand is not the one the memories were written for.
     """
-    chunks, documents = len(placed(store)), len(store.documents(skip_damaged=True))
+    chunks, documents = _counted(store)
     finding = Finding("incomparable", store.manifest.get("model", ""), "; ".join(reasons))
     return Audit(
         {"incomparable": chunks}, chunks, 0, documents, 0, 0, (finding,), REFERENCE, "", 0.0

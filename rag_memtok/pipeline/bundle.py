@@ -6,24 +6,24 @@
     readables an encoder's vectors as they are packed, if there are any    uint8
 
 The header's metadata has the format, the sha256 of them, and a seal by which an export made
-here is known again. The file is the documents' text: only its owner can read it. Export and import
-hold the whole store in memory.
+here is known again. The file is the documents' text: only its owner can read it. Neither export nor
+import has more than a few chunks in memory.
 """
 
-import hashlib
 import json
 import math
 import re
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
+from itertools import groupby, islice
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from rag_memtok.datatypes import (
     TEXT_ONLY,
@@ -38,9 +38,11 @@ from rag_memtok.datatypes import (
 )
 from rag_memtok.errors import FormatMismatch, InputRefused, StoreDamaged, UsageError
 from rag_memtok.memory.codec import codec_named
+from rag_memtok.pipeline import tensorfile
+from rag_memtok.pipeline.tensorfile import JsonStream
 from rag_memtok.store import ownership
 from rag_memtok.store.database import RESERVED
-from rag_memtok.store.files import beside, store_errors, sync_folder, write_whole
+from rag_memtok.store.files import ANOTHER_STORE, beside, store_errors, sync_folder, write_whole
 from rag_memtok.store.store import Store, create, open_store
 
 FORMAT = "2"
@@ -48,6 +50,7 @@ FORMATS = ("1", FORMAT)  # an export of 1 lacks what has a default now
 IMPORTING = ".importing"
 PARTS = ("vectors", "keys", "content")
 READABLES = "readables"  # a part where a chunk has any
+TOGETHER = 256  # chunks or documents put in at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,55 +74,83 @@ def export(store: Store, file: Path) -> Bundled:
     Raises:
         UsageError: there is a file of that name, or no folder for it.
         StoreDamaged: a row is not what was written.
+
+    Cost: its size twice on the disk, while it is made; a chunk at a time in memory.
     """
     if file.exists():
         raise UsageError(f"{file} is in the way", remedy="name a new file")
-    if not file.parent.is_dir():
+    folder = file.absolute().parent
+    if not folder.is_dir():
         raise UsageError(
             f"there is no folder {file.parent} for the export",
             remedy=f"mkdir -p {shlex.quote(str(file.parent))}",
         )
-    with store.snapshot():
-        parts = _parts(store)
-        counts = len(store.documents()), len(store.chunk_ids())
-    with store_errors(file.absolute().parent):
-        digest = _digest(parts)
+    with store_errors(folder), ExitStack() as stack:
+        # without a name, so that nothing of them is left behind
+        parts = {
+            name: tensorfile.Part(stack.enter_context(TemporaryFile(dir=folder)))
+            for name in (*PARTS, READABLES)
+        }
+        with store.snapshot():
+            documents, chunks, width = _take_apart(store, parts)
+        parts["keys"].kind, parts["keys"].width = "F32", width
+        if not parts[READABLES].size:
+            del parts[READABLES]
+        digest = tensorfile.digest(parts)
         # only what is one's own is sealed: a foreign store stays one
         own = ownership.made_here(store.manifest)
         seal = ownership.signed("export", digest) if own else ""
-        data = save(
-            parts, {"format": FORMAT, "sha256": digest, "seal": seal, "made_by": "rag-memtok"}
-        )
-        write_whole(file, data)
-    return Bundled(str(file), str(store.folder), *counts, len(data), own)
+        metadata = {"format": FORMAT, "sha256": digest, "seal": seal, "made_by": "rag-memtok"}
+        write_whole(file, tensorfile.pieces(parts, metadata))
+    return Bundled(str(file), str(store.folder), documents, chunks, file.stat().st_size, own)
 
 
-def _parts(store: Store) -> dict[str, np.ndarray]:
-    """The tensors."""
-    chunk_ids = store.chunk_ids()
-    records = [store.record(chunk_id) for chunk_id in chunk_ids]
-    documents = store.documents()
-    places = [
-        asdict(place) for one in documents for place in store.document_chunks(one.root, one.path)
-    ]
-    content = {
-        "manifest": {
-            key: value
-            for key, value in store.manifest.items()
-            if key not in RESERVED | {ownership.MAKER}
-        },
-        "chunks": [_chunk(record, store.text(record.chunk_id)) for record in records],
-        "documents": [asdict(one) for one in documents],
-        "occurrences": places,
+def _take_apart(store: Store, parts: Mapping[str, tensorfile.Part]) -> tuple[int, int, int]:
+    """Writes the tensors' bytes, chunk by chunk and document by document.
+
+    Returns how many documents and chunks there are, and the width of the keys.
+    """
+    widths = set[int]()
+
+    def chunks() -> Iterator[dict[str, Any]]:
+        for chunk_id in store.each_chunk_id():
+            record = store.record(chunk_id)
+            parts["vectors"].write(record.packed)
+            if record.key is not None:
+                widths.add(len(record.key))
+                parts["keys"].write(record.key.astype("<f4").tobytes())
+            if record.readable is not None:
+                parts[READABLES].write(record.readable.packed)
+            yield _chunk(record, store.text(chunk_id))
+
+    def places() -> Iterator[dict[str, Any]]:
+        for one in store.each_document():
+            yield from map(asdict, store.document_chunks(one.root, one.path))
+
+    manifest = {
+        key: value
+        for key, value in store.manifest.items()
+        if key not in RESERVED | {ownership.MAKER}
     }
-    keys = [record.key for record in records if record.key is not None]
-    made = [record.readable.packed for record in records if record.readable is not None]
-    more = {READABLES: np.frombuffer(b"".join(made), dtype=np.uint8)} if made else {}
-    return more | {
-        "vectors": np.frombuffer(b"".join(record.packed for record in records), dtype=np.uint8),
-        "keys": np.stack(keys).astype(np.float32) if keys else np.zeros((0, 0), dtype=np.float32),
-        "content": np.frombuffer(json.dumps(content, allow_nan=False).encode(), dtype=np.uint8),
+    content, counts = parts["content"], dict[str, int]()
+    content.write(b'{"manifest": ' + json.dumps(manifest).encode())
+    lists = {
+        "chunks": chunks(),
+        "documents": map(asdict, store.each_document()),
+        "occurrences": places(),
     }
+    for name, values in lists.items():
+        content.write(f', "{name}": ['.encode())
+        counts[name] = 0
+        for value in values:
+            text = json.dumps(value, allow_nan=False)
+            content.write(f"{', ' if counts[name] else ''}{text}".encode())
+            counts[name] += 1
+        content.write(b"]")
+    content.write(b"}")
+    if len(widths) > 1:
+        raise StoreDamaged(f"{store.folder} has keys of several widths", remedy=ANOTHER_STORE)
+    return counts["documents"], counts["chunks"], widths.pop() if widths else 0
 
 
 def _chunk(record: Record, text: str | None) -> dict[str, Any]:
@@ -153,15 +184,6 @@ def _made(readable: ReadableVectors | None) -> dict[str, Any]:
     return {"readable": said | {"packed": len(readable.packed), "shape": list(readable.shape)}}
 
 
-def _digest(parts: Mapping[str, np.ndarray]) -> str:
-    """One sha256 over the tensors, each with its name and shape."""
-    whole = hashlib.sha256()
-    for name in (*PARTS, *(name for name in parts if name == READABLES)):
-        whole.update(f"{name} {parts[name].dtype} {parts[name].shape}\n".encode())
-        whole.update(np.ascontiguousarray(parts[name]).tobytes())
-    return whole.hexdigest()
-
-
 def import_(file: Path, folder: Path, trusted: bool) -> Bundled:
     """Makes a store from an exported file.
 
@@ -179,41 +201,41 @@ def import_(file: Path, folder: Path, trusted: bool) -> Bundled:
         raise UsageError(
             f"{folder} is in the way", remedy="import into a folder of its own: --store DIR"
         )
-    metadata, parts = _read(file)
-    own = trusted or ownership.is_signed("export", metadata["sha256"], metadata.get("seal", ""))
-    draft = beside(folder, IMPORTING)
-    with store_errors(draft.parent):
-        if draft.exists():  # of an import that was killed
-            shutil.rmtree(draft)
-        documents, chunks = _build(draft, parts, own, file)
-        if folder.exists():
-            folder.rmdir()
-        draft.rename(folder)
-        sync_folder(folder.absolute().parent)
+    with _opened(file) as (metadata, parts):
+        own = trusted or ownership.is_signed("export", metadata["sha256"], metadata.get("seal", ""))
+        draft = beside(folder, IMPORTING)
+        with store_errors(draft.parent):
+            if draft.exists():  # of an import that was killed
+                shutil.rmtree(draft)
+            documents, chunks = _build(draft, parts, own, file)
+            if folder.exists():
+                folder.rmdir()
+            draft.rename(folder)
+            sync_folder(folder.absolute().parent)
     return Bundled(str(file), str(folder), documents, chunks, file.stat().st_size, own)
 
 
-def _read(file: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+@contextmanager
+def _opened(file: Path) -> Iterator[tuple[dict[str, str], dict[str, tensorfile.Part]]]:
     """The metadata and tensors of a file whose checksum is right."""
     if not file.is_file():
         raise InputRefused(f"there is no file {file}", remedy="rag-memtok export FILE makes one")
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            metadata = opened.metadata() or {}
-            names = set(opened.keys())
-            if metadata.get("made_by") != "rag-memtok" or names - {READABLES} != set(PARTS):
-                raise _refused(file, "it is not an export of rag-memtok")
-            if metadata.get("format") not in FORMATS:
-                raise FormatMismatch(
-                    f"{file} is an export of format {metadata.get('format')}, this program reads "
-                    f"{' and '.join(FORMATS)}"
-                )
-            parts = {name: opened.get_tensor(name) for name in sorted(names)}
-    except (SafetensorError, ValueError) as error:
-        raise _refused(file, "it is not a safetensors file, or only a part of one") from error
-    if metadata.get("sha256") != _digest(parts):
-        raise _refused(file, "its content is not what its checksum says")
-    return metadata, parts
+    with file.open("rb") as opened:
+        try:
+            metadata, parts = tensorfile.opened(file, opened)
+        except ValueError as error:
+            raise _refused(file, "it is not a safetensors file, or only a part of one") from error
+        if metadata.get("made_by") != "rag-memtok" or parts.keys() - {READABLES} != set(PARTS):
+            raise _refused(file, "it is not an export of rag-memtok")
+        if metadata.get("format") not in FORMATS:
+            raise FormatMismatch(
+                f"{file} is an export of format {metadata.get('format')}, this program reads "
+                f"{' and '.join(FORMATS)}"
+            )
+        parts = {name: parts[name] for name in (*PARTS, READABLES) if name in parts}
+        if metadata.get("sha256") != tensorfile.digest(parts):
+            raise _refused(file, "its content is not what its checksum says")
+        yield metadata, parts
 
 
 def _refused(file: Path, reason: str) -> InputRefused:
@@ -222,28 +244,27 @@ def _refused(file: Path, reason: str) -> InputRefused:
     )
 
 
-def _build(folder: Path, parts: Mapping[str, np.ndarray], own: bool, file: Path) -> tuple[int, int]:
+def _build(
+    folder: Path, parts: Mapping[str, tensorfile.Part], own: bool, file: Path
+) -> tuple[int, int]:
     """Makes the store; only what a store can hold gets in.
 
     This holds whatever a file with a right checksum may say.
     """
     try:
-        content = json.loads(parts["content"].tobytes())
+        content = JsonStream(parts["content"].read)
+        content.expect('{"manifest": ')
         manifest = {
             key: value
-            for key, value in content["manifest"].items()
+            for key, value in content.value().items()
             if key not in RESERVED | {ownership.MAKER}
         }
         if not all(isinstance(value, str) for value in manifest.values()):
             raise ValueError("a manifest of strings")
-        records = _records(content["chunks"], parts)
-        documents = [_noun(StoredDocument, one) for one in content["documents"]]
-        occurrences = [_noun(Occurrence, one) for one in content["occurrences"]]
         create(folder, manifest | (ownership.maker() if own else {}))
         with open_store(folder, write=True) as store:
-            for record, text in records:
-                store.put(record, text)
-            _place(store, documents, occurrences)
+            chunks = _put_chunks(store, content, parts)
+            documents = _put_documents(store, content)
             if problems := store.check():
                 raise ValueError(str(problems[0]))
     except (
@@ -257,62 +278,64 @@ def _build(folder: Path, parts: Mapping[str, np.ndarray], own: bool, file: Path)
     ) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise _refused(file, f"its content is not that of a store: {error}") from error
-    return len(documents), len(records)
+    return documents, chunks
 
 
-def _place(
-    store: Store, documents: Sequence[StoredDocument], occurrences: Sequence[Occurrence]
-) -> None:
-    """Gives the store its documents, and refuses places of others."""
-    places: dict[tuple[str, str], list[Occurrence]] = {
-        (one.root, one.path): [] for one in documents
-    }
-    files: dict[tuple[str, str], list[StoredDocument]] = {}
-    for place in occurrences:
-        places[place.root, place.path].append(place)
-    for document in documents:
-        files.setdefault((document.root, document.file), []).append(document)
-    for (root, file), of_file in files.items():
-        store.replace_file(
-            root, file, of_file, [place for one in of_file for place in places[root, one.path]]
-        )
-
-
-def _records(
-    chunks: Sequence[Mapping[str, Any]], parts: Mapping[str, np.ndarray]
-) -> list[tuple[Record, str | None]]:
-    """The chunks with their vectors and keys."""
-    vectors, keys = _Tape(parts["vectors"].tobytes()), iter(parts["keys"])
-    made = _Tape(parts[READABLES].tobytes() if READABLES in parts else b"")
-    found = []
-    for chunk in chunks:
-        key = next(keys) if chunk["keyed"] else None
-        record = _record(chunk, vectors.take(chunk["bytes"]), key, made)
-        found.append((record, chunk["text"]))
-    if not vectors.ended or not made.ended or next(keys, None) is not None:
+def _put_chunks(store: Store, content: JsonStream, parts: Mapping[str, tensorfile.Part]) -> int:
+    """Puts the chunks in with their vectors and keys, some in a transaction; returns how many."""
+    vectors, keys, made = parts["vectors"], parts["keys"], parts.get(READABLES)
+    if (vectors.kind, keys.kind, keys.width < 0) != ("U8", "F32", False):
+        raise ValueError("vectors of bytes and keys of float32")
+    count = 0
+    for some in _by(TOGETHER, content.array(', "chunks": ')):
+        with store.together():
+            for chunk in some:
+                count += 1
+                key = None
+                if chunk["keyed"]:
+                    key = np.frombuffer(keys.take(4 * keys.width), dtype="<f4")
+                record = _record(chunk, vectors.take(chunk["bytes"]), key, made)
+                store.put(record, chunk["text"])
+    if not all(part.ended for part in (vectors, keys, *([made] if made else []))):
         raise ValueError("the chunks do not account for all vectors and keys")
-    return found
+    return count
 
 
-@dataclass(slots=True)
-class _Tape:
-    """Bytes that are read from one end to the other."""
+def _put_documents(store: Store, content: JsonStream) -> int:
+    """Puts the documents in, each with its places, which come in the same order after them all."""
+    begun = content.position
+    for _ in content.array(', "documents": '):
+        pass
+    papers, count = content.again_from(begun), 0
+    places = groupby(
+        (_noun(Occurrence, one) for one in content.array(', "occurrences": ')),
+        lambda place: (place.root, place.path),
+    )
+    for some in _by(TOGETHER, papers.array(', "documents": ')):
+        with store.together():
+            for one in some:
+                document = _noun(StoredDocument, one)
+                count += 1
+                store.add_document(document, list(next(places)[1]) if document.chunks else [])
+    if next(places, None) is not None:
+        raise ValueError("places of no document")
+    content.expect("}")
+    return count
 
-    content: bytes
-    at: int = 0
 
-    @property
-    def ended(self) -> bool:
-        """Whether all of it was read, and nothing beyond it."""
-        return self.at == len(self.content)
-
-    def take(self, count: int) -> bytes:
-        """The next bytes."""
-        self.at += count
-        return self.content[self.at - count : self.at]
+def _by(size: int, values: Iterable[Any]) -> Iterator[list[Any]]:
+    """Values, some at a time."""
+    rest = iter(values)
+    while some := list(islice(rest, size)):
+        yield some
 
 
-def _record(chunk: Mapping[str, Any], packed: bytes, key: np.ndarray | None, made: _Tape) -> Record:
+def _record(
+    chunk: Mapping[str, Any],
+    packed: bytes,
+    key: np.ndarray | None,
+    made: tensorfile.Part | None,
+) -> Record:
     """One record, with everything in it of the type and size it has to be."""
     verdict = _noun(
         Verdict,
@@ -349,8 +372,10 @@ def _record(chunk: Mapping[str, Any], packed: bytes, key: np.ndarray | None, mad
     return _noun(Record, {field.name: getattr(record, field.name) for field in fields(record)})
 
 
-def _readable(said: Mapping[str, Any], made: _Tape) -> ReadableVectors:
+def _readable(said: Mapping[str, Any], made: tensorfile.Part | None) -> ReadableVectors:
     """A chunk's vectors of an encoder, of the size they have to be."""
+    if made is None:
+        raise ValueError("vectors of an encoder that are not there")
     rows, width = said["shape"]
     found = _noun(
         ReadableVectors, {**said, "packed": made.take(said["packed"]), "shape": (rows, width)}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Answer, OnProgress, Source
-from rag_memtok.errors import NoStore
+from rag_memtok.errors import NoStore, UsageError
 from rag_memtok.model import lm
 from rag_memtok.pipeline import api, resources
 from rag_memtok.pipeline.answer import answer, quotations
@@ -51,6 +51,11 @@ class MemoryStore:
         on_progress: OnProgress,
         load_lm: LoadLM = lm.load,
     ) -> None:
+        if config.cluster.engine != "processes":
+            raise UsageError(
+                f"cluster.engine is {config.cluster.engine!r}; a held store works in its process",
+                remedy="rag-memtok ingest --engine ray, or rag_memtok.cluster.engine in Python",
+            )
         self.config = config
         self._trusted, self._say, self._on_progress = trusted, say, on_progress
         self._load_lm = lru_cache(maxsize=1)(load_lm)

@@ -3,8 +3,8 @@
 A chunk is committed when it has been judged, a file when all its chunks are.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from rag_memtok.pipeline.manifest import (
     manifest_of,
     require_same,
     require_same_embedder,
+    require_same_job,
     require_same_settings,
 )
 from rag_memtok.pipeline.plan import (
@@ -38,7 +39,7 @@ from rag_memtok.pipeline.plan import (
 from rag_memtok.pipeline.progress import quiet
 from rag_memtok.pipeline.readable import Encoding, encoding, renew
 from rag_memtok.pipeline.resources import Load, Say, store_folder
-from rag_memtok.pipeline.writer import Writer, text_only_record
+from rag_memtok.pipeline.writer import Engine, Writer, processes, text_only_record
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.store import ownership
@@ -52,7 +53,8 @@ class Ingested:
 
     `positions` are the context positions the new memories take, `text_positions` those of their
     text; `assumed` the encodings that were not told by the files. `ignored` files were left out
-    because of a .gitignore.
+    because of a .gitignore. `failed` files have chunks that no worker of a cluster could write; the
+    next ingest tries them again.
     """
 
     files: int
@@ -70,6 +72,7 @@ class Ingested:
     tokens_per_vector: int = 0
     ignored: int = 0
     assumed: tuple[Assumed, ...] = ()
+    failed: tuple[Skipped, ...] = ()
 
     def __repr__(self) -> str:
         files = f"{self.files} files written, {self.unchanged} unchanged"
@@ -89,9 +92,11 @@ class Ingest:
     made: Encoding | None = None
     files: dict[int, PlannedFile] = field(default_factory=dict)
     waiting: dict[int, set[str]] = field(default_factory=dict)
+    waiters: dict[str, list[int]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     before: dict[str, set[tuple[str, str, str]]] = field(default_factory=dict)
     over_limit: list[Skipped] = field(default_factory=list)
+    failed: list[Skipped] = field(default_factory=list)
     completed: int = 0
     positions: int = 0
     text_positions: int = 0
@@ -119,12 +124,10 @@ class Ingest:
             for index, file in self.files.items()
         }
         self.texts = {chunk_id: pieces[chunk_id].chunk.text for chunk_id in missing}
-        for one in self.store.documents(skip_damaged=True):
-            # what an older version read is not what is in the file, whether that changed or not
-            read = "" if outdated(one.extractor) else one.file_sha256
-            self.before.setdefault(joined(one.root, one.file), set()).add(
-                (one.root, one.file, read)
-            )
+        for index, left in self.waiting.items():
+            for chunk_id in left:
+                self.waiters.setdefault(chunk_id, []).append(index)
+        self.before = self._before({joined(file.source.root, file.source.file) for file in files})
         self.writer.expect(len(missing))
         for index in [index for index, left in self.waiting.items() if not left]:
             self._commit_file(index)
@@ -135,40 +138,45 @@ class Ingest:
             (pieces[chunk_id] for chunk_id in pieces if chunk_id in missing),
             self.settings.tokens_per_vector,
         )
-        for record in self.writer.write(tasks):
-            self._accept(record)
+        with closing(self.writer.write(tasks)) as records:  # whoever works, ends with this
+            for record in records:
+                self._accept(record)
+        for chunk_id, reason in self.writer.unwritten.items():
+            self.failed += self._given_up(chunk_id, f"a chunk could not be written: {reason}")
 
     def _accept(self, record: Record) -> None:
         """Keeps what was written, unless it needs more pins than the user allows."""
         needed, allowed = record.verdict.corrections, self.settings.max_pins
         if 0 <= allowed < needed:
-            self._refuse(
-                record.chunk_id, f"a chunk needs {needed} correction pins; --max-pins is {allowed}"
-            )
+            reason = f"a chunk needs {needed} correction pins; --max-pins is {allowed}"
+            self.over_limit += self._given_up(record.chunk_id, reason)
             return
         self.positions += record.shape[0]
         self.text_positions += record.tokens
         vectors = None
         if self.made:
-            vectors = self.made.of(self.writer.lm.encode(self.texts[record.chunk_id]))
+            tokens = self.writer.lm.encode(self.texts[record.chunk_id])
+            vectors = record.readable or self.made.of(tokens)
         self._keep(replace(record, key=self._key(record.chunk_id), readable=vectors))
 
     def _keep(self, record: Record) -> None:
         """Commits a chunk, and every file that waited for nothing else."""
         text = self.texts.pop(record.chunk_id)
         self.writer.keep(record, text if self.settings.keep_text else None)
-        for index in [index for index, left in self.waiting.items() if record.chunk_id in left]:
-            self.waiting[index].discard(record.chunk_id)
-            if not self.waiting[index]:
-                self._commit_file(index)
+        for index in self.waiters.pop(record.chunk_id, ()):
+            if left := self.waiting.get(index):
+                left.discard(record.chunk_id)
+                if not left:
+                    self._commit_file(index)
         self.writer.tell()
 
-    def _refuse(self, chunk_id: str, reason: str) -> None:
+    def _given_up(self, chunk_id: str, reason: str) -> Iterator[Skipped]:
         """Gives up every file that has the chunk: the store keeps what it had of them."""
-        for index in [index for index, left in self.waiting.items() if chunk_id in left]:
+        for index in self.waiters.pop(chunk_id, ()):
+            if self.waiting.pop(index, None) is None:
+                continue
             source = self.files[index].source
-            self.over_limit.append(Skipped(source.root, source.file, reason))
-            del self.waiting[index]
+            yield Skipped(source.root, source.file, reason)
 
     def _commit_file(self, index: int) -> None:
         file = self.files[index]
@@ -183,6 +191,17 @@ class Ingest:
         )
         self.completed += 1
         del self.waiting[index]
+
+    def _before(self, wanted: set[str]) -> dict[str, set[tuple[str, str, str]]]:
+        """What the store has under these names, of whatever root: (root, file, sha256)."""
+        found: dict[str, set[tuple[str, str, str]]] = {}
+        with self.store.snapshot():
+            for one in self.store.each_document(skip_damaged=True):
+                if (name := joined(one.root, one.file)) in wanted:
+                    # what an older version read is not what is in the file, changed or not
+                    read = "" if outdated(one.extractor) else one.file_sha256
+                    found.setdefault(name, set()).add((one.root, one.file, read))
+        return found
 
     def _outdated(self, source: SourceFile) -> list[tuple[str, str]]:
         """The same file as it was when it was ingested with another folder.
@@ -208,6 +227,7 @@ def ingest(
     say: Say = quiet,
     load: Load = resources.load,
     piped: Mapping[str, bytes] = NOTHING,
+    engine: Engine = processes,
 ) -> Ingested:
     """Writes a memory for every chunk of every new or changed file under `paths`.
 
@@ -217,6 +237,7 @@ def ingest(
 
     Args:
         piped: what is in no file, by the name it is to have.
+        engine: who writes the memories and judges them.
 
     Raises:
         InputRefused: a path is missing, or nothing readable was found.
@@ -227,7 +248,8 @@ def ingest(
     folder = store_folder(config)
     found = scan(paths, config.documents, Path(config.store), piped)
     if not (folder / DATABASE).exists():
-        return _ingest_into_new(folder, (*paths, *piped), found, config, on_progress, say, load)
+        given: tuple[Path | str, ...] = (*paths, *piped)
+        return _ingest_into_new(folder, given, found, config, on_progress, say, load, engine)
     with open_store(folder, write=True) as store:
         # of which the texts cannot be read either, as an ingest of their files may mend
         with suppress(StoreDamaged):
@@ -250,6 +272,7 @@ def ingest(
             )
         require_same_settings(store.manifest, config)
         settings = completed(config, store.manifest)
+        require_same_job(store.manifest, settings)
         loaded = load(settings)
         require_same(store.manifest, loaded.lm, loaded.template)
         require_same_embedder(store.manifest, loaded.embedder)
@@ -259,7 +282,7 @@ def ingest(
         planned, skipped = planned_of(loaded.lm, (*paths, *piped), todo, settings)
         # not before: what is refused removes nothing
         removed = _pruned(store, todo) if prune else 0
-        writer = Writer(store, loaded.lm, loaded.template, settings, on_progress)
+        writer = Writer(store, loaded.lm, loaded.template, settings, on_progress, engine)
         made = encoding(loaded.lm, loaded.template, settings, store.manifest)
         if made:
             renew(store, loaded.lm, loaded.template, made, on_progress)
@@ -284,6 +307,7 @@ def _ingest_into_new(
     on_progress: OnProgress,
     say: Say,
     load: Load,
+    engine: Engine,
 ) -> Ingested:
     todo = Survey(found.files, 0, (), found.skipped, ignored=len(found.ignored))
     settings = completed(config, {})
@@ -311,7 +335,7 @@ def _ingest_into_new(
         )
     create(folder, manifest | maker)
     with open_store(folder, write=True) as store:
-        writer = Writer(store, model, template, settings, on_progress)
+        writer = Writer(store, model, template, settings, on_progress, engine)
         return _written(Ingest(writer, embedder, made), planned, todo, skipped, 0, say)
 
 
@@ -339,6 +363,7 @@ def _written(
         vanished=todo.vanished,
         skipped=(*todo.skipped, *skipped),
         over_limit=tuple(work.over_limit),
+        failed=tuple(work.failed),
         chunks=reporter.total,
         reused=len(chunks) - reporter.total,
         verdicts=dict(writer.verdicts),

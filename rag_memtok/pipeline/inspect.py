@@ -72,7 +72,6 @@ class Shown:
 
 def documents_of(store: Store) -> Iterator[ListedDocument]:
     """Every document. Damaged verdicts and places count as "damaged"."""
-    kinds = {one.chunk_id: one.verdict.kind for one in chunks_of(store)}
     papers = store.documents(skip_damaged=True)
     names = told_apart([(one.root, one.path) for one in papers])
     for document in papers:
@@ -82,8 +81,15 @@ def documents_of(store: Store) -> Iterator[ListedDocument]:
         except StoreDamaged:
             yield ListedDocument(document, {"damaged": document.chunks}, name)
             continue
-        verdicts: Mapping[str, int] = Counter(kinds[place.chunk_id] for place in places)
-        yield ListedDocument(document, dict(verdicts), name)
+        kinds = Counter(_kind(store, place.chunk_id) for place in places)
+        yield ListedDocument(document, dict(kinds), name)
+
+
+def _kind(store: Store, chunk_id: str) -> str:
+    try:
+        return store.record(chunk_id).verdict.kind
+    except StoreDamaged:
+        return "damaged"
 
 
 def chunks_of(store: Store) -> Iterator[ListedChunk]:
@@ -103,7 +109,8 @@ def outdated_in(store: Store) -> int:
 
     To ingest their files again reads them again.
     """
-    return sum(outdated(one.extractor) for one in store.documents(skip_damaged=True))
+    with store.snapshot():
+        return sum(outdated(one.extractor) for one in store.each_document(skip_damaged=True))
 
 
 def find(store: Store, prefix: str) -> str:

@@ -3,6 +3,7 @@
 A new store has its manifest, an old one the settings it implies.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -35,6 +36,10 @@ KEPT = {
 }
 
 KEEP_TEXT = "keep_text"  # kept as well
+
+JOB = "job"  # the fingerprint of a cluster's unfinished work on the store; "": there is none
+# What has to be told alike to go on with it: what memories come out as, not how work is laid out.
+OF_A_JOB = ("steps", "seconds_per_chunk", "tau", "seed", "draft", "max_pins", "readable")
 
 # What every store's manifest has; a row that is gone leaves no checksum behind that could be wrong.
 REQUIRED = frozenset(
@@ -183,3 +188,30 @@ def require_same_settings(manifest: Mapping[str, str], config: Config) -> None:
             "--no-text keeps no text; this store keeps it",
             remedy="leave it out, or name another --store or --collection",
         )
+
+
+def job_of(config: Config) -> str:
+    """The fingerprint of a job: what it writes with beside what the store is bound to anyway."""
+    told = {name: getattr(config.memorize, name) for name in OF_A_JOB}
+    return json.dumps(told | {"recipe": recipe_of(config.memorize)}, sort_keys=True)
+
+
+def require_same_job(manifest: Mapping[str, str], config: Config) -> None:
+    """Refuses to write otherwise than an unfinished job does. The documents may be more by now.
+
+    Raises:
+        UsageError: the settings that differ, both values named.
+    """
+    if not (begun := manifest.get(JOB)) or begun == job_of(config):
+        return
+    then, now = json.loads(begun), json.loads(job_of(config))
+    different = [
+        f"{name} {then.get(name)!a} there, {now[name]!a} now"
+        for name in now
+        if then.get(name) != now[name]
+    ]
+    raise UsageError(
+        f"a job on this store is not finished, and writes with other settings: "
+        f"{', '.join(different)}",
+        remedy="ingest with its settings until it is done, or name another --store",
+    )

@@ -81,7 +81,9 @@ def surveyed(found: Scan, paths: Sequence[Path], store: Store, config: Config) -
     """Compares the files found under `paths` with those in the store: see `survey`."""
     roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
     asked = bool(config.documents.encoding)
-    return survey(found, roots, store.file_hashes, store.documents(skip_damaged=True), asked)
+    with store.snapshot():
+        papers = store.each_document(skip_damaged=True)
+        return survey(found, roots, store.file_hashes, papers, asked)
 
 
 def survey(
@@ -104,8 +106,12 @@ def survey(
     """
     given = set(roots)
     stored = {root: known(root) for root in {*given, *(file.root for file in scan.files)}}
-    readings = {(one.root, one.file): one.extractor for one in documents}
-    older = {place for place, extractor in readings.items() if outdated(extractor)}
+    readings, older = {}, set()
+    for one in documents:
+        if asked:
+            readings[one.root, one.file] = one.extractor
+        if outdated(one.extractor):
+            older.add((one.root, one.file))
     same = {
         (file.root, file.file): file.encoding
         for file in scan.files

@@ -16,7 +16,7 @@ from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.adapters import Adapter, Adapters, encoder_of, find
 from rag_memtok.pipeline.progress import Reporter, quiet
-from rag_memtok.pipeline.recite import Recited, recite
+from rag_memtok.pipeline.recite import Recited, Shelf, recite
 from rag_memtok.pipeline.resources import store_folder
 from rag_memtok.store.store import Store
 
@@ -151,7 +151,7 @@ class Comparison:
 
 
 def compared(
-    store: Store, lm: LM, encoder: Encoder | None, found: Iterable[Recited]
+    store: Shelf, lm: LM, encoder: Encoder | None, found: Iterable[Recited]
 ) -> Iterator[tuple[str, Comparison]]:
     """Compares chunks' vectors with those of the texts that their memories decode to.
 

@@ -24,18 +24,19 @@ from rag_memtok.memory.reconstruct import (
     memory_of,
 )
 from rag_memtok.model import lora
+from rag_memtok.model.engine import Engine, Here
 from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import for_reading
 from rag_memtok.model.prompts import Template
-from rag_memtok.pipeline.adapters import SHIPPED, Adapters
+from rag_memtok.pipeline.adapters import SHIPPED, Adapter, Adapters
 from rag_memtok.pipeline.readable import ENCODER, ENOUGH, WINDOW, reads_vectors, shares
 from rag_memtok.pipeline.recite import draft_of
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import Index
 from rag_memtok.store.store import Store
 
-Adapt = Callable[[LM, str, Path, str, str], LM]
+Adapt = Callable[[LM, str, Path, bool, str], LM]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +44,8 @@ class Session:
     """Everything that stays loaded between questions.
 
     `reading` is the LM with that one of the `adapters` on that reads as the session's reader does:
-    it answers, and does nothing else; None: there is none.
+    it answers, and does nothing else; None: there is none. `remote` is the server that answers in
+    its place, if one does.
     """
 
     store: Store
@@ -55,6 +57,12 @@ class Session:
     on_warning: Callable[[str], None] = lambda message: None
     adapters: Adapters = Adapters()
     reading: LM | None = None
+    remote: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """What generates."""
+        return self.remote or Here(self.reading or self.lm)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,13 +147,15 @@ def _by_share(window: int, measured: Mapping[int, float]) -> tuple[str, str]:
     return "decode", f"{share}, under {ENOUGH:.0%}; --read memory reads them"
 
 
-def adapted(lm: LM, template_sha256: str, folder: Path, kind: str, adapter_sha256: str) -> LM:
+def adapted(lm: LM, template_sha256: str, folder: Path, quick: bool, adapter_sha256: str) -> LM:
     """The LM that reads with an adapter on; the adapter's hash tells it from one there before.
+
+    `quick`: in the arithmetic in which texts are read here.
 
     Raises:
         WrongModel, InputRefused: see `lora.adapted`.
     """
-    return lora.adapted(for_reading(lm) if kind == "text" else lm, folder, template_sha256)
+    return lora.adapted(for_reading(lm) if quick else lm, folder, template_sha256)
 
 
 def with_adapters(session: Session, found: Adapters, load: Adapt = adapted) -> Session:
@@ -158,17 +168,20 @@ def with_adapters(session: Session, found: Adapters, load: Adapt = adapted) -> S
         WrongModel, InputRefused: see `lora.adapted`.
     """
     equipped = replace(session, adapters=found)
-    reader = reader_of(equipped)[0]
-    chosen = found.of(reader)
-    if reader == "memory":
-        chosen = reads_vectors(session.store.manifest, found) or chosen
+    chosen = adapter_on(equipped)
     if chosen is None:
         return equipped
     bond = chosen.bond
-    reading = load(
-        session.lm, session.template.digest, chosen.folder, bond.kind, bond.adapter_sha256
-    )
+    quick = bond.kind == "text" and session.config.ask.engine == "here"
+    reading = load(session.lm, session.template.digest, chosen.folder, quick, bond.adapter_sha256)
     return replace(equipped, reading=reading)
+
+
+def adapter_on(session: Session) -> Adapter | None:
+    """The one of the session's adapters that is on when its reader reads; None: it has none."""
+    reader, found = reader_of(session)[0], session.adapters
+    vectors = reads_vectors(session.store.manifest, found) if reader == "memory" else None
+    return vectors or found.of(reader)
 
 
 def words_of(session: Session, one: Readable) -> str:

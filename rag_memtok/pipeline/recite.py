@@ -1,8 +1,9 @@
 """One chunk: its memory decoded from vectors and pins alone, what comes out compared by hash."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 from rag_memtok.datatypes import TEXT_ONLY, Record, Verdict, sha256_of_text, sha256_of_tokens
 from rag_memtok.errors import StoreDamaged
@@ -17,11 +18,28 @@ from rag_memtok.memory.reconstruct import (
 from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import reference_profile
 from rag_memtok.model.prompts import Template
-from rag_memtok.store.store import Store
 
 TOGETHER = 16  # chunks without a kept text
 REFERENCE = "fp32, eager attention, batch 1, cached, greedy"
 PADDED = "padded on the left, cached, greedy; what failed there again at batch 1"
+
+
+@runtime_checkable
+class Shelf(Protocol):
+    """What chunks are recited from: a store, or some chunks of one on another machine."""
+
+    @property
+    def manifest(self) -> Mapping[str, str]:
+        """What the store is bound to."""
+        ...
+
+    def record(self, chunk_id: str) -> Record:
+        """A chunk; StoreDamaged if it is not what was written."""
+        ...
+
+    def text(self, chunk_id: str) -> str | None:
+        """Its text, None if it was not kept."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +57,7 @@ class Recited:
 
 
 def recite(
-    store: Store, lm: LM, template: Template, chunk_id: str, drafted: bool = False
+    store: Shelf, lm: LM, template: Template, chunk_id: str, drafted: bool = False
 ) -> Recited:
     """Decodes one memory and compares what comes out with the hashes of its tokens and its text.
 
@@ -66,7 +84,7 @@ def recite(
 
 
 def recite_all(
-    store: Store,
+    store: Shelf,
     lm: LM,
     template: Template,
     chunk_ids: Sequence[str],
@@ -104,14 +122,14 @@ def profile_of(batch: int, reference: bool) -> str:
     )
 
 
-def _has_text(store: Store, chunk_id: str) -> bool:
+def _has_text(store: Shelf, chunk_id: str) -> bool:
     try:
         return store.text(chunk_id) is not None
     except StoreDamaged:
         return False
 
 
-def draft_of(store: Store, lm: LM, record: Record) -> list[int] | None:
+def draft_of(store: Shelf, lm: LM, record: Record) -> list[int] | None:
     """The tokens of the kept text, if they are as many as the memory is said to hold."""
     try:
         text = store.text(record.chunk_id)
@@ -122,7 +140,7 @@ def draft_of(store: Store, lm: LM, record: Record) -> list[int] | None:
 
 
 def recite_together(
-    store: Store, lm: LM, template: Template, chunk_ids: Sequence[str]
+    store: Shelf, lm: LM, template: Template, chunk_ids: Sequence[str]
 ) -> list[Recited]:
     """`recite` for several chunks at once: the fast path.
 

@@ -1,7 +1,7 @@
 """Tasks -> judged records -> a store: what an ingest and a migration share."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,22 +10,36 @@ from rag_memtok.config import Config
 from rag_memtok.datatypes import TEXT_ONLY, Chunk, OnProgress, Record, Verdict, sha256_of_tokens
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import Step
-from rag_memtok.memory.workers import records
+from rag_memtok.memory.workers import Unwritten, records
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.progress import Reporter
 from rag_memtok.store.store import Store
 
 
+def processes(writer: "Writer", tasks: Iterable[Task]) -> Iterator[Record]:
+    """The engine of one machine: this process, or several."""
+    return records(writer.lm, writer.template, writer.config, tasks, writer.stepped)
+
+
+Engine = Callable[["Writer", Iterable[Task]], Iterator[Record | Unwritten]]
+
+
 @dataclass(slots=True, eq=False)
 class Writer:
-    """Writes memories into an open store, counts verdicts, and tells how far it is."""
+    """Writes memories into an open store, counts verdicts, and tells how far it is.
+
+    `engine` turns tasks into judged records, wherever that is done; `unwritten` are the reasons
+    why it could not, by chunk.
+    """
 
     store: Store
     lm: LM
     template: Template
     config: Config
     on_progress: OnProgress
+    engine: Engine = processes
+    unwritten: dict[str, str] = field(default_factory=dict)
     verdicts: Counter[str] = field(default_factory=Counter)
     reporter: Reporter = field(init=False)
 
@@ -36,13 +50,17 @@ class Writer:
         """Begins to count: so many chunks are to be written."""
         self.reporter = Reporter(self.on_progress, chunks, facts={"exact": 0, "step": 0})
 
-    def write(self, tasks: Iterable[Task]) -> Iterator[Record]:
+    def write(self, tasks: Iterable[Task]) -> Generator[Record, None, None]:
         """Writes and judges `tasks`; yields each record as it is done, for `keep`.
 
         Raises:
             ChunkDoesNotFit, OutOfMemory: see `records`.
         """
-        return records(self.lm, self.template, self.config, tasks, self._stepped)
+        for outcome in self.engine(self, tasks):
+            if isinstance(outcome, Unwritten):
+                self.unwritten[outcome.chunk_id] = outcome.reason
+            else:
+                yield outcome
 
     def keep(self, record: Record, text: str | None) -> None:
         """Stores a record, its text too unless that is None, and counts it."""
@@ -55,7 +73,8 @@ class Writer:
         """Tells how far it is."""
         self.reporter.tell()
 
-    def _stepped(self, step: Step) -> None:
+    def stepped(self, step: Step) -> None:
+        """Tells a step of the work."""
         self.reporter.tell(step=step.steps)
 
 

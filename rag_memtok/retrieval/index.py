@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from logging import getLogger
@@ -16,13 +17,17 @@ from rag_memtok.store.files import regular, write_whole
 from rag_memtok.store.store import INDEX, Store
 
 PADDING = -1  # FAISS's id for "no more"
+EXACT = 200_000  # keys up to which a question is compared with every one
+HEADER = 2**16  # bytes that its first line may have
+SAMPLE = 64  # keys for each list that the lists' centres are found from
+TRIED, NEIGHBOURS, RECALL = 256, 10, 0.98  # keys tried, and what of their nearest must be found
 
 log = getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Index:
-    """The keys of a store, searchable by cosine, exactly."""
+    """The keys of a store, searchable by cosine: up to EXACT of them exactly."""
 
     keys: faiss.IndexIDMap2
 
@@ -46,7 +51,7 @@ class Index:
         some = None
         if among is not None:
             chosen = faiss.IDSelectorBatch(np.fromiter(among, dtype=np.int64))
-            some = faiss.SearchParameters(sel=chosen)  # type: ignore[call-arg]
+            some = parameters(self.keys, chosen)
         cosines, numbers = self.keys.search(
             np.ascontiguousarray(key[None], dtype=np.float32), count, params=some
         )
@@ -80,24 +85,63 @@ def open_index(store: Store) -> Index:
     keys = build(*store.keys())
     if store.state != bound["state"]:  # a writer came between: the keys may be newer than the state
         return Index(keys)
-    payload = faiss.serialize_index(keys).tobytes()
+    payload = faiss.serialize_index(keys).data
     header = json.dumps({**bound, "sha256": hashlib.sha256(payload).hexdigest()})
     try:  # not faiss.write_index: on a full disk that returns without an error
-        write_whole(path, header.encode() + b"\n" + payload)
+        write_whole(path, (header.encode() + b"\n", payload))
     except OSError as error:
         log.info("%s is kept in memory only: %s", path, error)
     return Index(keys)
 
 
-def build(numbers: Int[np.ndarray, " N"], keys: Float[np.ndarray, "N e"]) -> faiss.IndexIDMap2:
+def parameters(index: faiss.IndexIDMap2, chosen: faiss.IDSelector) -> faiss.SearchParameters:
+    """A search of some of the keys alone, all of which are looked at."""
+    lists = faiss.downcast_index(index.index)
+    if isinstance(lists, faiss.IndexIVF):
+        return faiss.SearchParametersIVF(sel=chosen, nprobe=lists.nlist)  # type: ignore[call-arg]
+    return faiss.SearchParameters(sel=chosen)  # type: ignore[call-arg]
+
+
+def build(
+    numbers: Int[np.ndarray, " N"], keys: Float[np.ndarray, "N e"], exact: int = EXACT
+) -> faiss.IndexIDMap2:
     """Makes an index of keys under the chunks' own numbers.
 
-    So there is no second list to fall out of step.
+    So there is no second list to fall out of step. With more than `exact` keys they are in lists
+    by their nearest centre, of which a question looks at the nearest few: at so many that the
+    nearest keys are found as RECALL says, measured on the keys themselves.
     """
-    index = faiss.IndexIDMap2(faiss.IndexFlatIP(max(keys.shape[1], 1)))
-    if len(numbers):
-        index.add_with_ids(np.ascontiguousarray(keys, dtype=np.float32), numbers)
+    keys = np.ascontiguousarray(keys, dtype=np.float32)
+    if len(numbers) <= exact:
+        index = faiss.IndexIDMap2(faiss.IndexFlatIP(max(keys.shape[1], 1)))
+        if len(numbers):
+            index.add_with_ids(keys, numbers)
+        return index
+    lists = in_lists(keys)
+    index = faiss.IndexIDMap2(lists)
+    index.add_with_ids(keys, numbers)
+    tried = keys[:: max(1, len(keys) // TRIED)]
+    while lists.nprobe < lists.nlist and recall(lists, keys, tried) < RECALL:
+        lists.nprobe = min(2 * lists.nprobe, lists.nlist)
     return index
+
+
+def in_lists(keys: Float[np.ndarray, "N e"]) -> faiss.IndexIVFFlat:
+    """An empty index whose lists have their centres where the keys are."""
+    width, count = keys.shape[1], round(4 * math.sqrt(len(keys)))
+    lists = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, count, faiss.METRIC_INNER_PRODUCT)
+    lists.train(np.ascontiguousarray(keys[:: max(1, len(keys) // (SAMPLE * count))]))
+    return lists
+
+
+def recall(
+    index: faiss.Index, keys: Float[np.ndarray, "N e"], tried: Float[np.ndarray, "Q e"]
+) -> float:
+    """The share of the NEIGHBOURS nearest of `keys` that an index finds, beside a key itself."""
+    found = index.search(tried, NEIGHBOURS + 1)[1][:, 1:]
+    there = faiss.knn(tried, keys, NEIGHBOURS + 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 1:]
+    both = [len(np.intersect1d(one, other)) for one, other in zip(found, there, strict=True)]
+    return sum(both) / there.size
 
 
 def read_index(path: Path, bound: dict[str, str]) -> faiss.IndexIDMap2 | None:
@@ -108,11 +152,12 @@ def read_index(path: Path, bound: dict[str, str]) -> faiss.IndexIDMap2 | None:
     if not regular(path):
         return None
     try:
-        first, _, payload = path.read_bytes().partition(b"\n")
-        header = json.loads(first)
-        if header != {**bound, "sha256": hashlib.sha256(payload).hexdigest()}:
+        with path.open("rb") as file:
+            header = json.loads(file.readline(HEADER))
+            payload = np.fromfile(file, dtype=np.uint8)
+        if header != {**bound, "sha256": hashlib.sha256(payload.data).hexdigest()}:
             return None
-        index = faiss.deserialize_index(np.frombuffer(payload, dtype=np.uint8))
+        index = faiss.deserialize_index(payload)
         return index if isinstance(index, faiss.IndexIDMap2) else None
     except (OSError, ValueError, RuntimeError):
         return None

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from rag_memtok.pipeline import audit, ingest
 from rag_memtok.serve import jobs
 from rag_memtok.serve.refusals import refusal_of
-from rag_memtok.serve.schemas import Error, Logits, Sent, Told
+from rag_memtok.serve.schemas import Error, Int, Logits, Sent, Told
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -24,8 +24,8 @@ class Verify(Sent):
 
     quick: bool = Field(False, description="Structure and checksums only.")
     sample: float = Field(1.0, gt=0, le=1, description="The share of the chunks.")
-    seed: int = Field(0, ge=0, lt=2**31)
-    batch: int = Field(1, ge=1, le=256, description="Chunks decoded together, without drafts.")
+    seed: Int = Field(0, ge=0, lt=2**31)
+    batch: Int = Field(1, ge=1, le=256, description="Chunks decoded together, without drafts.")
     reference: bool = Field(False, description="Decode every memory token by token, alone.")
 
 

@@ -33,6 +33,12 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def whole(value: Any) -> Any:
+    """A number without a fraction as an integer: JSON does not tell 2.0 from 2."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Int = Annotated[int, BeforeValidator(whole)]
 Logits = Annotated[float | None, BeforeValidator(finite)]
 
 
@@ -62,7 +68,7 @@ class Search(Sent):
     """What to look for, where, and how many passages."""
 
     question: str = Field(min_length=1, max_length=LONGEST, description="Words, or a question.")
-    k: int | None = Field(None, ge=1, le=MOST, description="Passages, at most.")
+    k: Int | None = Field(None, ge=1, le=MOST, description="Passages, at most.")
     within: str | None = Field(
         None, max_length=4096, description="A folder or file of the store: search only that."
     )
@@ -74,7 +80,7 @@ class Ask(Search):
     before: str = Field(
         "", max_length=LONGEST, description="The question before this one in a dialogue."
     )
-    max_tokens: int | None = Field(None, ge=1, description="Tokens of the answer, at most.")
+    max_tokens: Int | None = Field(None, ge=1, description="Tokens of the answer, at most.")
     stream: bool = Field(False, description="Tell the answer as it is made, as server-sent events.")
 
 

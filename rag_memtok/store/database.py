@@ -216,15 +216,19 @@ class Database:
             StoreDamaged: one is not what was written; with `skip_damaged` it is logged and left
                 out.
         """
-        rows = []
+        return list(self.each(table, where, *values, skip_damaged=skip_damaged))
+
+    def each(
+        self, table: str, where: str = "TRUE", *values: Any, skip_damaged: bool = False
+    ) -> Iterator[Row]:
+        """As `rows`, one after the other; for use within a transaction."""
         for raw, whole in select(self.connection, self.store_id, table, f"WHERE {where}", values):
             if whole:
-                rows.append(from_disk(table, raw))
+                yield from_disk(table, raw)
             elif skip_damaged:
                 log.warning("%s: left out: %s", self.folder, problem(self.connection, table, raw))
             else:
                 raise self.damage(problem(self.connection, table, raw))
-        return rows
 
     def row(self, table: str, where: str, *values: Any) -> Row:
         """The first such row.

@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -277,12 +277,12 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_privately(path: Path, content: bytes) -> None:
+def write_privately(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
     """Writes a file that only its owner can read, and has it on the disk before it returns."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     mark("file begun")
     with os.fdopen(handle, "wb") as file:
-        file.write(content)
+        file.writelines((content,) if isinstance(content, bytes) else content)
         file.flush()
         mark("file written")
         os.fsync(file.fileno())
@@ -310,8 +310,8 @@ def outdate_adapter(store: Path) -> None:
         write_privately(folder / STALE, b"")
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is the old one or the new one at any instant.
+def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
+    """Writes a file, at once or piece by piece, that is the old or the new one at any instant.
 
     Of two at once one wins; a torn file cannot have the right digest.
 

@@ -12,19 +12,21 @@ from rag_memtok.store.files import ANOTHER_STORE, DATABASE
 
 def keys_of(db: Database) -> tuple[Int[np.ndarray, " N"], Float[np.ndarray, "N e"]]:
     """See `Store.keys`."""
+    placed = "chunk IN (SELECT chunk FROM occurrences)"
     with db.reading():
-        rows = db.rows(
-            "keys", "chunk IN (SELECT chunk FROM occurrences) ORDER BY chunk", skip_damaged=True
-        )
-    if len({len(packed) for _, packed in rows}) > 1:
-        raise StoreDamaged(
-            f"{db.folder / DATABASE} has keys of several widths", remedy=ANOTHER_STORE
-        )
-    matrix = np.frombuffer(b"".join(packed for _, packed in rows), dtype="<f4")
-    width = -1 if rows else 0
-    return np.array([number for number, _ in rows], dtype=np.int64), matrix.reshape(
-        len(rows), width
-    )
+        count = db.scalar(f"SELECT count(*) FROM keys WHERE {placed}")
+        numbers, matrix = np.zeros(count, dtype=np.int64), np.zeros((count, 0), dtype=np.float32)
+        there = 0
+        for number, packed in db.each("keys", f"{placed} ORDER BY chunk", skip_damaged=True):
+            if not there:
+                matrix = np.zeros((count, len(packed) // 4), dtype=np.float32)
+            if len(packed) != 4 * matrix.shape[1]:
+                raise StoreDamaged(
+                    f"{db.folder / DATABASE} has keys of several widths", remedy=ANOTHER_STORE
+                )
+            numbers[there], matrix[there] = number, np.frombuffer(packed, dtype="<f4")
+            there += 1
+    return numbers[:there], matrix[:there]
 
 
 def replace_keys(

@@ -21,12 +21,18 @@ from rag_memtok.errors import InputRefused
 
 MAKER = "maker"  # the manifest's key: "NONCE HMAC"
 SECRET_BYTES = 32
+OWNER_FILE = "RAG_MEMTOK_OWNER_FILE"
 
 log = getLogger(__name__)
 
 
 def secret_path() -> Path:
-    """Where the secret is: `$XDG_CONFIG_HOME/rag-memtok/owner`, else under `~/.config`."""
+    """Where the secret is: `$XDG_CONFIG_HOME/rag-memtok/owner`, else under `~/.config`.
+
+    RAG_MEMTOK_OWNER_FILE names another: a team's, for stores that several users write and ask.
+    """
+    if told := os.environ.get(OWNER_FILE):
+        return Path(told)
     return (
         Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "rag-memtok" / "owner"
     )

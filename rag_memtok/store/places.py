@@ -1,10 +1,12 @@
-"""A file's documents and where their chunks stand, put in at once."""
+"""A file's documents and where their chunks stand, put in at once; files by their hashes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from rag_memtok.datatypes import Occurrence, StoredDocument
 from rag_memtok.store.database import Database
 from rag_memtok.store.formats import COLUMNS
+from rag_memtok.store.integrity import problems
 from rag_memtok.store.removal import Files, drop_file
 from rag_memtok.store.schema import name_bytes
 from rag_memtok.store.words import forget, refresh_names
@@ -23,10 +25,9 @@ def replace_file(
     for one in occurrences:
         places[one.path].append(one)
     for document in documents:
-        ordinals = sorted(one.ordinal for one in places[document.path])
-        whole = list(range(document.chunks))
-        if (document.root, document.file, ordinals) != (root, file, whole):
-            raise ValueError(f"{document.path!a} is not whole, or not of {file!a}")
+        require_whole(document, places[document.path])
+        if (document.root, document.file) != (root, file):
+            raise ValueError(f"{document.path!a} is not of {file!a}")
     with db.writing():
         left = {chunk for names in ((root, file), *outdated) for chunk in drop_file(db, *names)}
         taken = {
@@ -37,6 +38,22 @@ def replace_file(
         refresh_names(db.connection, left | taken)
         if left:
             forget(db.connection, "names")
+
+
+def require_whole(document: StoredDocument, places: Sequence[Occurrence]) -> None:
+    """Raises ValueError unless the places are those of all the document's chunks."""
+    ordinals = sorted(one.ordinal for one in places)
+    if ordinals != list(range(document.chunks)):
+        raise ValueError(f"{document.path!a} is not whole")
+
+
+def add_document(db: Database, document: StoredDocument, places: Sequence[Occurrence]) -> None:
+    """See `Store.add_document`."""
+    require_whole(document, places)
+    if any((one.root, one.path) != (document.root, document.path) for one in places):
+        raise ValueError(f"{document.path!a} has places of another")
+    with db.writing():
+        refresh_names(db.connection, insert_document(db, document, places))
 
 
 def insert_document(
@@ -54,6 +71,28 @@ def insert_document(
     return chunks
 
 
+def occurrences_of(
+    db: Database, where: str, value: object, skip_damaged: bool = False
+) -> list[Occurrence]:
+    """The places `where`, within a transaction.
+
+    Raises:
+        StoreDamaged: a row of it is damaged; with `skip_damaged` it is left out.
+    """
+    found: list[Occurrence] = []
+    for document, ordinal, chunk, *place in db.rows(
+        "occurrences", where, value, skip_damaged=skip_damaged
+    ):
+        for _, chunk_id, *_ in db.rows("chunks", "number = ?", chunk, skip_damaged=skip_damaged):
+            found += [
+                Occurrence(root, path, ordinal, chunk_id, *place)
+                for _, root, _, path, *_ in db.rows(
+                    "documents", "number = ?", document, skip_damaged=skip_damaged
+                )
+            ]
+    return found
+
+
 def chunks_of_files(db: Database, files: Files) -> set[int]:
     """The numbers of the chunks that stand in these files."""
     query = (
@@ -65,3 +104,39 @@ def chunks_of_files(db: Database, files: Files) -> set[int]:
         for root, file in files
         for (chunk,) in db.execute(query, (name_bytes(root), name_bytes(file)))
     }
+
+
+def file_hashes(db: Database, root: str) -> "FileHashes":
+    """See `Store.file_hashes`."""
+    with db.reading():
+        found = problems(db.connection, db.store_id, structural=False)
+        return FileHashes(db, root, frozenset(one.file for one in found if one.file))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FileHashes(Mapping[str, str]):
+    """See `Store.file_hashes`: nothing of it is in memory but the names of `damaged` files."""
+
+    db: Database
+    root: str
+    damaged: frozenset[str]
+
+    def __getitem__(self, file: str) -> str:
+        where, names = "root = ? AND file = ? ORDER BY path", (self.root, file)
+        with self.db.reading():
+            rows = self.db.rows("documents", where, *map(name_bytes, names), skip_damaged=True)
+        if not rows or f"{self.root}/{file}" in self.damaged:
+            raise KeyError(file)
+        return rows[-1][5]
+
+    def __iter__(self) -> Iterator[str]:
+        last = None
+        with self.db.reading():
+            of_root = "root = ? ORDER BY file"
+            for row in self.db.each("documents", of_root, name_bytes(self.root), skip_damaged=True):
+                if row[2] != last and f"{self.root}/{row[2]}" not in self.damaged:
+                    yield row[2]
+                last = row[2]
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

@@ -59,8 +59,10 @@ def orphans(db: Database) -> list[int]:
     Raises:
         StoreDamaged: an occurrence is damaged: what it hides must not be taken for an orphan.
     """
-    placed = {row[2] for row in db.rows("occurrences")}
-    return [number for (number,) in db.execute("SELECT number FROM chunks") if number not in placed]
+    for _ in db.each("occurrences"):  # raises at the first that is damaged
+        pass
+    unplaced = "SELECT number FROM chunks WHERE number NOT IN (SELECT chunk FROM occurrences)"
+    return [number for (number,) in db.execute(unplaced)]
 
 
 def drop_index(folder: Path) -> None:

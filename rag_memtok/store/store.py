@@ -29,7 +29,13 @@ from rag_memtok.store.database import RESERVED, Database, create, open_database
 from rag_memtok.store.files import ADAPTER, INDEX, store_errors
 from rag_memtok.store.integrity import Summary, checksums, problems, summarise, wrong_with_words
 from rag_memtok.store.keys import keys_of, replace_keys
-from rag_memtok.store.places import chunks_of_files, replace_file
+from rag_memtok.store.places import (
+    add_document,
+    chunks_of_files,
+    file_hashes,
+    occurrences_of,
+    replace_file,
+)
 from rag_memtok.store.readables import (
     insert_readable,
     lacking_readables,
@@ -99,6 +105,12 @@ class Store:
         with self._db.reading():
             yield
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All that is written within is one transaction."""
+        with self._db.writing():
+            yield
+
     def summary(self) -> Summary:
         """Counts chunks, documents and bytes.
 
@@ -119,9 +131,15 @@ class Store:
 
     def documents(self, skip_damaged: bool = False) -> tuple[StoredDocument, ...]:
         """Every document, by root and path."""
-        with self._db.reading():
-            rows = self._db.rows("documents", "TRUE ORDER BY root, path", skip_damaged=skip_damaged)
-        return tuple(StoredDocument(*row[1:]) for row in rows)
+        with self.snapshot():
+            return tuple(self.each_document(skip_damaged))
+
+    def each_document(self, skip_damaged: bool = False) -> Iterator[StoredDocument]:
+        """As `documents`, one after the other; within a `snapshot`."""
+        for row in self._db.each(
+            "documents", "TRUE ORDER BY root, path", skip_damaged=skip_damaged
+        ):
+            yield StoredDocument(*row[1:])
 
     def documents_at(self, path: str) -> tuple[StoredDocument, ...]:
         """Those of this path, of whatever root; damaged ones are left out."""
@@ -134,21 +152,13 @@ class Store:
         with self._db.reading():
             return tuple(checksums(self._db.connection, self.store_id, "documents"))
 
-    def file_hashes(self, root: str) -> dict[str, str]:
-        """The sha256 of each file under `root` as ingested.
+    def file_hashes(self, root: str) -> Mapping[str, str]:
+        """The sha256 of each file under `root` as ingested, read when it is asked for.
 
         A file of which any row is damaged is left out: to ingest it again mends it.
-
-        Cost: reads every row of the store, about a second per GB.
+        Cost: reads every row of the store, about a second per GB, and once more to go over it.
         """
-        with self._db.reading():
-            damaged = {
-                one.file for one in problems(self._db.connection, self.store_id, structural=False)
-            }
-            rows = self._db.rows(
-                "documents", "root = ? ORDER BY path", name_bytes(root), skip_damaged=True
-            )
-            return {row[2]: row[5] for row in rows if f"{root}/{row[2]}" not in damaged}
+        return file_hashes(self._db, root)
 
     def document_chunks(self, root: str, path: str) -> tuple[Occurrence, ...]:
         """The document's chunks in their order.
@@ -161,7 +171,7 @@ class Store:
                 "documents", "root = ? AND path = ?", name_bytes(root), name_bytes(path)
             )
             number, chunks = document[0], StoredDocument(*document[1:]).chunks
-            found = self._occurrences("document = ? ORDER BY ordinal", number)
+            found = occurrences_of(self._db, "document = ? ORDER BY ordinal", number)
             if [one.ordinal for one in found] != list(range(chunks)):
                 row = (number, *map(name_bytes, document[1:3]))
                 lost = f"it lost some of its {chunks} chunks"
@@ -176,7 +186,7 @@ class Store:
         where = "chunk = (SELECT number FROM chunks WHERE id = ?)"
         with self._db.reading():
             found = {
-                chunk_id: self._occurrences(where, chunk_id, skip_damaged=True)
+                chunk_id: occurrences_of(self._db, where, chunk_id, skip_damaged=True)
                 for chunk_id in chunk_ids
             }
         return {
@@ -202,6 +212,15 @@ class Store:
             StoreDamaged: a chunk that is not stored.
         """
         replace_file(self._db, root, file, documents, occurrences, outdated)
+
+    def add_document(self, document: StoredDocument, places: Sequence[Occurrence]) -> None:
+        """Puts a new document in, beside others of its file.
+
+        Raises:
+            ValueError: not exactly its chunks 0, 1, ... are there.
+            StoreDamaged: a chunk that is not stored.
+        """
+        add_document(self._db, document, places)
 
     def remove_file(self, root: str, file: str) -> None:
         """Removes a file's documents; their chunks stay until `collect`."""
@@ -272,10 +291,13 @@ class Store:
 
         Damaged rows are logged and left out.
         """
-        with self._db.reading():
-            return tuple(
-                row[1] for row in self._db.rows("chunks", "TRUE ORDER BY number", skip_damaged=True)
-            )
+        with self.snapshot():
+            return tuple(self.each_chunk_id())
+
+    def each_chunk_id(self) -> Iterator[str]:
+        """As `chunk_ids`, one after the other; within a `snapshot`."""
+        for row in self._db.each("chunks", "TRUE ORDER BY number", skip_damaged=True):
+            yield row[1]
 
     def put_readables(self, made: Mapping[str, ReadableVectors]) -> None:
         """Gives chunks, by their ids, vectors of an encoder in place of what they have of these.
@@ -346,18 +368,14 @@ class Store:
             return matching(self._db.connection, "words", words, limit)
 
     def search_names(self, words: Sequence[str], limit: int) -> dict[int, float]:
-        """As `search_words`, in the names of files and in headings.
-
-        A store of format 1 has no such index: none.
-        """
+        """As `search_words`, in the names of files and in headings; none in format 1."""
         with self._db.reading():
             return matching(self._db.connection, "names", words, limit)
 
     def mend_words(self) -> str:
-        """Makes the word indexes anew from the kept texts and the places where it must.
+        """Makes the word indexes anew where they are damaged or made by other rules.
 
-        It must if `check` finds anything in their tables, or they were made by other rules. Returns
-        what was wrong, "" if nothing was. Cost: reads all texts and places.
+        Returns what was wrong, "" if nothing was. Cost: reads all texts and places.
         """
         with store_errors(self.folder):
             wrong = wrong_with_words(self._db.connection)
@@ -378,21 +396,3 @@ class Store:
         except StoreDamaged:
             return False
         return True
-
-    def _occurrences(
-        self, where: str, value: object, skip_damaged: bool = False
-    ) -> list[Occurrence]:
-        found: list[Occurrence] = []
-        for document, ordinal, chunk, *place in self._db.rows(
-            "occurrences", where, value, skip_damaged=skip_damaged
-        ):
-            for _, chunk_id, *_ in self._db.rows(
-                "chunks", "number = ?", chunk, skip_damaged=skip_damaged
-            ):
-                found += [
-                    Occurrence(root, path, ordinal, chunk_id, *place)
-                    for _, root, _, path, *_ in self._db.rows(
-                        "documents", "number = ?", document, skip_damaged=skip_damaged
-                    )
-                ]
-        return found

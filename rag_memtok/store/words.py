@@ -107,8 +107,9 @@ def matching(
         return {}
     found = chain.from_iterable(map(asked_terms, words)) if of_terms(db, table) else words
     terms = " OR ".join(map(quoted, dict.fromkeys(term for term in found if term.strip("*\0"))))
+    # without the + SQLite would ask the index once for every chunk of the store
     query = (
-        f"SELECT rowid, -bm25({table}) AS score FROM {table} WHERE {table} MATCH ? AND rowid IN "
+        f"SELECT rowid, -bm25({table}) AS score FROM {table} WHERE {table} MATCH ? AND +rowid IN "
         "(SELECT chunk FROM occurrences) ORDER BY score DESC, rowid LIMIT ?"
     )
     return dict(db.execute(query, (terms, limit))) if terms else {}

@@ -1,0 +1,170 @@
+"""Tasks, records and recited chunks as the rows that go between machines. The only home of pyarrow.
+
+Every column is plain: numbers, strings, bytes. Nothing of a store is pickled on its way, by us or
+by the engine, so that nothing of one is ever unpickled.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+
+from rag_memtok.datatypes import ReadableVectors, Record, Verdict
+from rag_memtok.memory.batch import Task
+from rag_memtok.pipeline.audit import Heard
+from rag_memtok.pipeline.readable import Comparison
+from rag_memtok.pipeline.recite import Recited
+from rag_memtok.store.schema import pack_pins, unpack_pins
+
+Row = dict[str, Any]
+Table: TypeAlias = pa.Table
+
+NUMBERS = pa.list_(pa.int64())
+VERDICT = pa.struct(
+    [
+        ("kind", pa.string()),
+        ("tokens", pa.int64()),
+        ("corrections", pa.int64()),
+        ("safeties", pa.int64()),
+        ("margin", pa.float64()),
+        ("reason", pa.string()),
+    ]
+)
+READABLE = pa.struct(
+    [
+        ("encoder", pa.string()),
+        ("window", pa.int64()),
+        ("codec", pa.string()),
+        ("packed", pa.binary()),
+        ("shape", NUMBERS),
+    ]
+)
+TASK = pa.schema([("chunk", pa.string()), ("tokens", NUMBERS), ("vectors", pa.int64())])
+RECORD = pa.schema(
+    [
+        ("chunk", pa.string()),
+        ("tokens", pa.int64()),
+        ("tokens_sha256", pa.string()),
+        ("codec", pa.string()),
+        ("packed", pa.binary()),
+        ("shape", NUMBERS),
+        ("pins", pa.binary()),
+        ("verdict", VERDICT),
+        ("readable", READABLE),
+    ]
+)
+# what is sent to be recited
+STORED = pa.schema([*RECORD, ("text", pa.string())])
+# why a chunk did not come about: `error` is a class of errors.py, or "" for any other
+FAILURE = [
+    ("failed", pa.bool_()),
+    ("error", pa.string()),
+    ("reason", pa.string()),
+    ("remedy", pa.string()),
+]
+WRITTEN = pa.schema([*RECORD, ("steps", pa.int64()), *FAILURE])
+RECITED = pa.schema(
+    [
+        ("chunk", pa.string()),
+        ("verdict", VERDICT),
+        ("text", pa.string()),
+        ("tokens", NUMBERS),
+        ("corrections", NUMBERS),
+        ("comparison", pa.struct([("kind", pa.string()), ("reason", pa.string())])),
+        *FAILURE,
+    ]
+)
+
+
+def table_of(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> Table:
+    """Rows as a table; what a row lacks is null."""
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def rows_of(table: Table) -> list[Row]:
+    """A table's rows."""
+    return table.to_pylist()
+
+
+def task_row(task: Task) -> Row:
+    """A task as a row of TASK."""
+    return {"chunk": task.key, "tokens": list(task.tokens), "vectors": task.vectors}
+
+
+def task_in(row: Row) -> Task:
+    """Undoes `task_row`."""
+    return Task(row["chunk"], tuple(row["tokens"]), row["vectors"])
+
+
+def record_row(record: Record) -> Row:
+    """A record as a row of RECORD. Its key does not travel: the committer makes it."""
+    return {
+        "chunk": record.chunk_id,
+        "tokens": record.tokens,
+        "tokens_sha256": record.tokens_sha256,
+        "codec": record.codec,
+        "packed": record.packed,
+        "shape": list(record.shape),
+        "pins": pack_pins(record.pins),
+        "verdict": asdict(record.verdict),
+        "readable": None if record.readable is None else asdict(record.readable),
+    }
+
+
+def record_in(row: Row) -> Record:
+    """Undoes `record_row`."""
+    made = row["readable"]
+    return Record(
+        row["chunk"],
+        row["tokens"],
+        row["tokens_sha256"],
+        row["codec"],
+        row["packed"],
+        (row["shape"][0], row["shape"][1]),
+        unpack_pins(row["pins"]),
+        Verdict(**row["verdict"]),
+        None,
+        None if made is None else ReadableVectors(**made | {"shape": tuple(made["shape"])}),
+    )
+
+
+def recited_row(heard: Heard) -> Row:
+    """A recited chunk as a row of RECITED."""
+    one, comparison = heard
+    return {
+        "chunk": one.chunk_id,
+        "verdict": asdict(one.verdict),
+        "text": one.text,
+        "tokens": list(one.tokens),
+        "corrections": list(one.corrections),
+        "comparison": None if comparison is None else asdict(comparison),
+    }
+
+
+def recited_in(row: Row) -> Heard:
+    """Undoes `recited_row`."""
+    found = Recited(
+        row["chunk"],
+        Verdict(**row["verdict"]),
+        row["text"],
+        tuple(row["tokens"]),
+        tuple(row["corrections"]),
+    )
+    return found, None if row["comparison"] is None else Comparison(**row["comparison"])
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Some chunks of a store on another machine: a `Shelf`."""
+
+    manifest: Mapping[str, str]
+    rows: Mapping[str, Row]
+
+    def record(self, chunk_id: str) -> Record:
+        """A chunk."""
+        return record_in(self.rows[chunk_id])
+
+    def text(self, chunk_id: str) -> str | None:
+        """Its text, None if it was not kept."""
+        return self.rows[chunk_id]["text"]

@@ -1,0 +1,77 @@
+"""Where answers are generated: the one seam between a prompt and what is said to it.
+
+An engine is the LM of this process (`Here`), or a server that has the same model (remote.py).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from rag_memtok.model.inject import Said, answer_batch, answer_rows, never
+from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import Frame
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What goes on after prompts, greedily, until the frame's end or one of the model's."""
+
+    @property
+    def context(self) -> int:
+        """The most positions of a prompt and its answer."""
+
+    def rows(
+        self,
+        frame: Frame,
+        prompts: Sequence[Float[Tensor, "_ d"]],
+        limit: int,
+        ended: Callable[[int], bool] = never,
+    ) -> Iterator[tuple[int, int]]:
+        """The answers to several prompts as they are made, at most `limit` tokens: (row, token).
+
+        Nothing more is wanted of a row that has `ended`.
+        """
+
+    def batch(
+        self,
+        frame: Frame,
+        prompts: Sequence[Float[Tensor, "_ d"]],
+        limit: int,
+        ended: Callable[[int], bool] = never,
+    ) -> list[Said]:
+        """The same answers, whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """The LM of this process."""
+
+    lm: LM
+
+    @property
+    def context(self) -> int:
+        """The model's own."""
+        return self.lm.context
+
+    def rows(
+        self,
+        frame: Frame,
+        prompts: Sequence[Float[Tensor, "_ d"]],
+        limit: int,
+        ended: Callable[[int], bool] = never,
+    ) -> Iterator[tuple[int, int]]:
+        """See `answer_rows`."""
+        return answer_rows(self.lm, frame, prompts, limit, ended)
+
+    def batch(
+        self,
+        frame: Frame,
+        prompts: Sequence[Float[Tensor, "_ d"]],
+        limit: int,
+        ended: Callable[[int], bool] = never,
+    ) -> list[Said]:
+        """See `answer_batch`."""
+        return answer_batch(self.lm, frame, prompts, limit, ended)

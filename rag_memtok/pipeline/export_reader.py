@@ -1,0 +1,73 @@
+"""The model that answers, as a folder for a server: the LM of a store, its reader merged."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rag_memtok.config import Config
+from rag_memtok.errors import UsageError
+from rag_memtok.model import lora, plain
+from rag_memtok.model.lm import LM, load
+from rag_memtok.model.prompts import template_named
+from rag_memtok.model.remote import FLAG
+from rag_memtok.pipeline import adapters, api
+from rag_memtok.pipeline.adapters import Adapter
+from rag_memtok.pipeline.manifest import completed
+from rag_memtok.pipeline.readers import adapter_on
+from rag_memtok.pipeline.resources import Say, store_folder
+from rag_memtok.store.files import DATABASE
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The folder, what it was made of, and the line that starts a server on it."""
+
+    folder: str
+    adapter: str
+    made: plain.Merged
+    start: str
+
+
+def export_reader(to: Path, config: Config, dtype: str, say: Say, trusted: bool) -> Exported:
+    """Writes the LM that answers questions to a store, its reader merged.
+
+    Where there is no store, it is the one that a new one would be asked with.
+
+    Args:
+        dtype: of the weights that are written.
+        trusted: read a store that was not made here.
+
+    Raises:
+        UsageError: there is no adapter to merge, or something in the folder.
+        WrongModel, InputRefused, ...: see `api.session`.
+
+    Cost: the weights twice in memory.
+    """
+    plain.require_new(to)
+    if (store_folder(config) / DATABASE).exists():
+        with api.session(config, say, trusted) as session:
+            return _written(to, session.lm, adapter_on(session), dtype)
+    settings = completed(config, {})
+    lm = load(settings.model)
+    template = template_named(settings.memorize.template, lm)
+    wanted = settings.ask.adapter
+    found = adapters.find(wanted, store_folder(config), lm, template.digest, say)
+    return _written(to, lm, found.text or found.memory, dtype)
+
+
+def _written(to: Path, lm: LM, adapter: Adapter | None, dtype: str) -> Exported:
+    if adapter is None:
+        raise UsageError(
+            "there is no adapter to merge: the model answers as it is",
+            remedy="serve the model's own folder, or name an adapter: --adapter DIR",
+        )
+    reader = lora.adapted(lm, adapter.folder)
+    made = plain.write(to, reader, lm, adapter.bond, dtype, adapter.folder / plain.CARD)
+    return Exported(str(to), str(adapter.folder), made, start(to, made))
+
+
+def start(folder: Path, made: plain.Merged) -> str:
+    """The line that starts a server; the name it gives the model tells one export from another."""
+    return (
+        f"vllm serve {folder.absolute()} --served-model-name {made.name} --dtype {made.dtype} "
+        f"{FLAG}"
+    )
