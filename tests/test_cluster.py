@@ -211,7 +211,7 @@ def test_another_job_on_the_store_is_refused_until_it_is_done(local, tmp_path):
 
 def test_a_held_store_does_not_pretend_to_be_a_cluster():
     with pytest.raises(UsageError, match="cluster.engine is 'ray'") as refused:
-        open_held("nowhere", engine="ray")
+        open_held("nowhere", cluster__engine="ray")
     assert "--engine ray" in refused.value.remedy
 
 

@@ -285,7 +285,8 @@ def finish(session: Session, one: Prepared, response: Response) -> Answer:
     cited = () if refused else response.cited
     texts = tuple(words_of(session, some) for some in cited)
     whole = completed(shown, texts)
-    one.on_text(whole[len(shown) :])
+    if whole != shown:
+        one.on_text(whole[len(shown) :])
     said = whole.strip()
     places = (some.hit.occurrences[0] for some in cited)
     standing = grounded(said, zip(texts, places, strict=True))
