@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ RETRIED = ("", "OutOfMemory")  # errors that another worker may not have; others
 STARTS = 5  # tries, on a busy machine
 INIT_DEATHS = 20  # of workers in a row while they load the model
 HERE = "127.0.0.1"
+PATIENCE = 10.0  # seconds for a connection to the cluster
 LOST = "its worker ended without a word: killed, out of memory, or too long at one chunk"
 # before ray is imported: no word to its makers; whoever talks to the cluster needs its token
 ENVIRONMENT = {
@@ -96,6 +98,7 @@ def _connect(ray: ModuleType, cluster: Cluster) -> None:
         where = {"address": "local", "include_dashboard": False, "_node_ip_address": HERE}
     for left in reversed(range(1 if cluster.address else STARTS)):
         try:
+            _require_listener(cluster.address)
             ray.init(**where, log_to_driver=False, logging_level="error")
             return
         except Exception as error:
@@ -107,6 +110,13 @@ def _connect(ray: ModuleType, cluster: Cluster) -> None:
                 remedy="ray start --address HOST:PORT makes this machine one of its nodes; "
                 "RAY_AUTH_TOKEN_PATH names the file with its token (docs/scale.md)",
             ) from error
+
+
+def _require_listener(address: str) -> None:
+    """Raises OSError where nobody listens: Ray itself would try for many minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
 
 
 def _first_line(error: BaseException) -> str:
