@@ -238,8 +238,11 @@ def test_an_answer_that_goes_in_circles_ends(store, tmp_path, passages):
     [
         ("16", "The bus leaves at 16:20.", "16:20"),
         ("Ottilie Marrab", "kept by Ottilie  Marrable, alone", "Ottilie Marrable"),
-        ("12", "It cost 12,500.75 euros", "12,500.75"),
-        ("1.5", "1.5GB of it", "1.5GB"),
+        ("12", "It cost 12,500.75 euros", "12"),
+        ("4.1", "since 4.1.3 at least", "4.1.3"),
+        ("27.90", "K-0715,27.90,912,143", "27.90"),
+        ("2026-05-19", "at 2026-05-19T16:00", "2026-05-19"),
+        ("1.5", "1.5GB of it", "1.5"),
         ("16", "At 16:20, or 16 minutes later", "16"),
         ("16", "At 16:20 and at 16:45", "16"),
         ("16", "A 160, 2.16 and x16", "160"),

@@ -50,7 +50,8 @@ def completed(answer: str, texts: Iterable[str]) -> str:
     if not last or not (last[-1].isdigit() or len(last) >= SHORTEST):
         return answer
     words = r"\s+".join(re.escape(word) for word in answer.lstrip(EDGES).split())
-    rest = r"(\w*(?:[.,:]?\d+)*)" if last[-1].isdigit() else r"(\w*)"
+    # no comma: what follows one may be the next field of a table
+    rest = r"(\d*(?::\d\d)*(?:\.\d+)*)" if last[-1].isdigit() else r"(\w*)"
     pattern = re.compile(r"(?<!\w)(?<!\d[.,:])" + words + rest)
     for text in texts:
         if rests := set(pattern.findall(text)):
