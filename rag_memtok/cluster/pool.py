@@ -204,7 +204,7 @@ def _offered(
     with warnings.catch_warnings():
         # the last argument goes with Ray 2.64, and nothing takes its place yet: pyproject.toml
         warnings.simplefilter("ignore")
-        done = ray.data.from_arrow(tables).map_batches(
+        done = ray.data.from_blocks(tables).map_batches(
             Worker,
             fn_constructor_args=[job],
             batch_size=None,
