@@ -48,6 +48,7 @@ from benchmarks.measure import (
     work_through,
 )
 from benchmarks.objective import Level, capacity_cell
+from benchmarks.planned import share_exact
 from rag_memtok.config import Memorize
 from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.figures import Chart, Line, draw
@@ -161,13 +162,12 @@ def levels_of(found: dict[int, list[dict[str, Any]]]) -> list[Level]:
 
 def row(length: int, results: Sequence[dict[str, Any]]) -> list[str]:
     """One row of the table."""
-    exact = [100.0 * one["exact"] for one in results]
     wrong = [one["corrections"] for one in results]
     return [
         str(length),
         f"{np.mean([one['bits'] for one in results]):.0f}",
         str(len(results)),
-        mean_of(exact).text(0),
+        share_exact(results).text(0),
         f"{100 * sum(wrong) / (len(wrong) * (length + 1)):.1f}",
         f"{np.median([one['steps'] for one in results]):.0f}",
     ]

@@ -12,6 +12,8 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from xml.etree import ElementTree
 
+from rag_memtok.documents.sheets import local
+
 Element = ElementTree.Element
 
 PARTS = re.compile(r"word/(document|footnotes|endnotes)\d*\.xml|ppt/slides/slide\d+\.xml")
@@ -79,9 +81,9 @@ def _mended(xml: bytes) -> bytes:
 
 def _renamed(root: Element) -> bool:
     """Gives elements of Word the names of others that are read."""
-    found = [one for one in root.iter() if one.tag.startswith(WORD) and _name(one) in KNOWN_AS]
+    found = [one for one in root.iter() if one.tag.startswith(WORD) and local(one) in KNOWN_AS]
     for element in found:
-        name = _name(element)
+        name = local(element)
         element.tag = element.tag.removesuffix(name) + KNOWN_AS[name]
     return bool(found)
 
@@ -92,11 +94,11 @@ def _chosen(root: Element) -> bool:
     The converter of Word files reads the old form, that of slides none of them.
     """
     parents = {
-        one: parent for parent in root.iter() for one in parent if _name(one) == "AlternateContent"
+        one: parent for parent in root.iter() for one in parent if local(one) == "AlternateContent"
     }
     changed = False
     for both, parent in parents.items():
-        forms = {_name(form): form for form in reversed(both)}
+        forms = {local(form): form for form in reversed(both)}
         new, old = forms.get("Choice"), forms.get("Fallback")
         if new is None or not _has_text(new):
             continue
@@ -117,11 +119,11 @@ def _boxes_shown(root: Element) -> bool:
     twice = {
         one
         for both in root.iter()
-        if _name(both) == "AlternateContent"
+        if local(both) == "AlternateContent"
         for one in both.iter()
-        if _name(one) == "drawing"
+        if local(one) == "drawing"
     }
-    alone = [one for one in root.iter() if _name(one) == "drawing" and one not in twice]
+    alone = [one for one in root.iter() if local(one) == "drawing" and one not in twice]
     found = [(drawing, boxes) for drawing in alone if (boxes := _boxes(drawing))]
     for drawing, boxes in found:
         drawing.append(_pict(root, boxes))
@@ -130,14 +132,14 @@ def _boxes_shown(root: Element) -> bool:
 
 def _boxes(element: Element) -> list[Element]:
     """The text boxes in it, without those in others."""
-    boxes = [one for one in element.iter() if _name(one) == "txbxContent"]
+    boxes = [one for one in element.iter() if local(one) == "txbxContent"]
     inner = {one for box in boxes for one in box.iter() if one is not box}
     return [box for box in boxes if box not in inner]
 
 
 def _pict(root: Element, boxes: Sequence[Element]) -> Element:
     """Text boxes in the form that is read."""
-    found = Element(root.tag.removesuffix(_name(root)) + "pict")
+    found = Element(root.tag.removesuffix(local(root)) + "pict")
     found.extend(boxes)
     return found
 
@@ -147,9 +149,9 @@ def _bars_escaped(root: Element) -> bool:
     found = {
         text
         for table in root.iter()
-        if _name(table) == "tbl"
+        if local(table) == "tbl"
         for text in table.iter()
-        if _name(text) == "t" and "/math}" not in text.tag and "|" in (text.text or "")
+        if local(text) == "t" and "/math}" not in text.tag and "|" in (text.text or "")
     }
     for text in found:
         text.text = (text.text or "").replace("|", "\\|")
@@ -158,7 +160,7 @@ def _bars_escaped(root: Element) -> bool:
 
 def _unnested(root: Element) -> bool:
     """Makes tables in cells paragraphs there: in Markdown their bars would be the outer table's."""
-    word = root.tag.removesuffix(_name(root))
+    word = root.tag.removesuffix(local(root))
     nested = [
         (cell, table) for cell in root.iter(f"{word}tc") for table in cell.iterfind(f"{word}tbl")
     ]
@@ -180,26 +182,21 @@ def _as_paragraph(row: Element, word: str) -> Element:
             if index or number:
                 text = ElementTree.SubElement(ElementTree.SubElement(found, f"{word}r"), f"{word}t")
                 text.text = " " if number else " / "
-            found.extend(part for part in paragraph if _name(part) != "pPr")
+            found.extend(part for part in paragraph if local(part) != "pPr")
     return found
 
 
 def _paragraphs(element: Element) -> Iterator[Element]:
     """The paragraphs in it, without those in their text boxes."""
     for child in element:
-        if _name(child) == "p":
+        if local(child) == "p":
             yield child
-        elif _name(child) not in GONE:
+        elif local(child) not in GONE:
             yield from _paragraphs(child)
 
 
-def _name(element: Element) -> str:
-    """An element's name without its namespace."""
-    return element.tag.rpartition("}")[2]
-
-
 def _has_text(element: Element) -> bool:
-    return any(_name(one) == "t" and (one.text or "").strip() for one in element.iter())
+    return any(local(one) == "t" and (one.text or "").strip() for one in element.iter())
 
 
 # --- page headers and footers ---
@@ -228,16 +225,16 @@ def page_texts(data: bytes) -> tuple[list[str], list[str]]:
         if any(_switch(ElementTree.fromstring(file.read(one)), "even") for one in settings):
             shown.add("even")
         for _, element in ElementTree.iterparse(file.open(document)):
-            if _name(element) == "sectPr":
-                references += [one for one in element if _name(one) in found]
+            if local(element) == "sectPr":
+                references += [one for one in element if local(one) in found]
                 shown |= {"first"} if _switch(element, "titlePg") else set()
-            elif _name(element) in ("p", "tbl"):
+            elif local(element) in ("p", "tbl"):
                 element.clear()  # a document as a tree takes ten times its size
         for one in references:
             target = targets.get(_value(one, "id"))
             if target and (_value(one, "type") or "default") in shown:
                 lines = [*_lines(ElementTree.fromstring(file.read(target)))]
-                found[_name(one)]["\n".join(lines)] = None
+                found[local(one)]["\n".join(lines)] = None
     headers, footers = ([text for text in texts if text] for texts in found.values())
     return headers, footers
 
@@ -259,7 +256,7 @@ def _related(file: zipfile.ZipFile, part: str, kind: str) -> dict[str, str]:
 def _switch(element: Element, name: str) -> bool:
     """Whether a setting whose name begins so is on."""
     return any(
-        _name(one).startswith(name) and _value(one, "val") not in ("0", "false", "off")
+        local(one).startswith(name) and _value(one, "val") not in ("0", "false", "off")
         for one in element
     )
 
@@ -272,14 +269,14 @@ def _value(element: Element, name: str) -> str:
 def _lines(element: Element) -> Iterator[str]:
     """The paragraphs in it, and the rows of its tables, that have words."""
     for child in element:
-        if _name(child) == "tr":
+        if local(child) == "tr":
             cells = [_words(cell) for cell in child]
             if any(cells):
                 yield " | ".join(filter(None, cells))
-        elif _name(child) == "p":
+        elif local(child) == "p":
             if words := _words(child):
                 yield words
-        elif _name(child) not in GONE:
+        elif local(child) not in GONE:
             yield from _lines(child)
 
 
@@ -300,7 +297,7 @@ def _pieces(element: Element, fields: list[str]) -> Iterator[tuple[str, bool]]:
         fields: the instructions of the fields it stands in.
     """
     for child in element:
-        name = _name(child)
+        name = local(child)
         if name == "fldChar" and _value(child, "fldCharType") == "begin":
             fields.append("")
         elif name == "fldChar" and _value(child, "fldCharType") == "end":
