@@ -198,6 +198,40 @@ def test_every_memory_is_rewritten_and_proven(store, other, tmp_path):
     assert (manifest["model"], manifest["migrated_from"]) == (str(other), store.model.id)
 
 
+def test_what_a_server_was_sent_comes_along(model_folder, other, tmp_path):
+    config = dials(tmp_path / "store", model_folder)
+    uploads = tmp_path / "store" / "uploads"
+    sent = {"lamp.md": "The lamp is red.\n", "notes/fan.txt": "The fan is loud.\n"}
+    (tmp_path / "store").mkdir()
+    api.ingest([written(uploads, sent)], config)
+    (uploads / "link.md").symlink_to(other / "config.json")
+    stale = beside(tmp_path / "store", MIGRATING) / "uploads"
+    written(stale, {"gone.md": "Of a run that was killed.\n"})
+    papers = content_of(tmp_path / "store")[1]
+    times = {name: (uploads / name).stat().st_mtime_ns for name in sent}
+    api.migrate(to(config, other), drop_old=True)
+    config = to(config, "")
+    assert {str(one.relative_to(uploads)) for one in uploads.rglob("*") if not one.is_dir()} == set(
+        sent
+    )
+    assert [uploads.stat().st_mode & 0o777, (uploads / "notes").stat().st_mode & 0o777] == [
+        0o700
+    ] * 2
+    for name, text in sent.items():
+        kept = (uploads / name).stat()
+        assert (uploads / name).read_text() == text
+        assert (kept.st_mode & 0o777, kept.st_mtime_ns) == (0o600, times[name])
+    assert content_of(tmp_path / "store")[1] == papers
+    assert {source.file for source in api.ask("Which lamp?", config).sources} == {""}
+    assert api.ingest([uploads], config).unchanged == 2
+    (uploads / "lamp.md").write_text("The lamp is green.\n")
+    assert api.ingest([uploads], config).files == 1
+    done = api.restore(tmp_path / "back", config)
+    assert not done.failed and (tmp_path / "back" / "lamp.md").read_text() == "The lamp is green.\n"
+    assert (tmp_path / "back" / "notes" / "fan.txt").read_text() == sent["notes/fan.txt"]
+    proven(config)
+
+
 def test_the_vectors_of_an_encoder_are_not_those_of_another_model(store, other, tmp_path):
     made = ReadableVectors("ab" * 32, 16, "float16", bytes(8), (1, 4))
     with open_store(tmp_path / "store", write=True) as old:

@@ -7,10 +7,10 @@ renaming.
     DIR.migrating   the new one; a kill leaves it, and running again goes on with it
     DIR.old         the old one after the switch
 
-Chunks keep their texts, ids and places. Text comes from the table of kept texts or, where none is
-kept, from the memories themselves, decoded with the old model; either way its hash is the chunk's
-id. An encoder's vectors, made for the old model, stay behind. Keys alone are changed in place, all
-in one transaction; no memory is touched.
+Chunks keep their texts, ids and places, and what a server was sent (`uploads/`) comes along. Text
+comes from the table of kept texts or, where none is kept, from the memories themselves, decoded
+with the old model; either way its hash is the chunk's id. An encoder's vectors, made for the old
+model, stay behind. Keys alone are changed in place, all in one transaction; no memory is touched.
 """
 
 import os
@@ -44,7 +44,7 @@ from rag_memtok.pipeline.writer import Writer
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.store import ownership
-from rag_memtok.store.files import DATABASE, beside, sync_folder
+from rag_memtok.store.files import DATABASE, beside, carry_uploads, sync_folder
 from rag_memtok.store.store import Store, create, open_store
 
 MIGRATING, OLD = ".migrating", ".old"
@@ -264,6 +264,7 @@ def _written(
         writer = Writer(new, equipment.lm, equipment.template, settings, on_progress)
         Migration(old, writer, text_of).run()
         _prove(new, equipment, old, say)
+        carry_uploads(old.folder, target)
         new.set_manifest(
             PROVED, f"{old.manifest['model']} {old.manifest.get('revision', '')}".strip()
         )

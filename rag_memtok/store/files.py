@@ -51,6 +51,7 @@ OURS = frozenset(
     }
 )
 BUSY_SECONDS = 30.0
+PIECE = 1 << 20  # bytes of a file that are copied at a time
 ANOTHER_STORE = "ingest into a new store: rag-memtok ingest PATH --store OTHER"
 CHECK = "rag-memtok verify --quick names what is damaged"
 CRASH_AT = "RAG_MEMTOK_CRASH_AT"
@@ -308,6 +309,35 @@ def outdate_adapter(store: Path) -> None:
     if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder / ADAPTER_WORK, ignore_errors=True)
         write_privately(folder / STALE, b"")
+
+
+def carry_uploads(old: Path, new: Path) -> None:
+    """Gives a store copies of what another's server was sent, and nothing else in their place.
+
+    Whoever made the other may have put links or devices there: they stay behind.
+
+    Cost: the disk of the uploads once more.
+    """
+    target = new / UPLOADS
+    with store_errors(new):
+        if target.exists():  # of a run that was killed
+            shutil.rmtree(target)
+        if (old / UPLOADS).is_symlink():
+            return
+        for folder, _, names in os.walk(old / UPLOADS):
+            copies = target / os.path.relpath(folder, old / UPLOADS)
+            copies.mkdir(mode=0o700)
+            for name in filter(lambda name: regular(Path(folder, name)), sorted(names)):
+                _copy_privately(Path(folder, name), copies / name)
+            sync_folder(copies)
+
+
+def _copy_privately(path: Path, copy: Path) -> None:
+    """Copies a file with its time, by which it is known to be unchanged."""
+    with open(path, "rb") as file:
+        write_privately(copy, iter(lambda: file.read(PIECE), b""))
+        told = os.fstat(file.fileno())
+    os.utime(copy, ns=(told.st_atime_ns, told.st_mtime_ns))
 
 
 def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
