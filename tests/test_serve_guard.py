@@ -344,6 +344,7 @@ def test_every_reply_has_the_policy(server):
     for reply in replies:
         policy = reply.headers["content-security-policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy and "*" not in policy
+        assert "require-trusted-types-for 'script'; trusted-types 'none'" in policy
         assert reply.headers["x-frame-options"] == "DENY"
         assert reply.headers["referrer-policy"] == "no-referrer"
         assert "server" not in reply.headers
