@@ -37,6 +37,7 @@ HOMES = {
         "cli.verify",
         "cli.manage",
         "cli.evaluate",
+        "cli.serve",
         "cli.app",
     },
     "watchfiles": {"pipeline.watch"},

@@ -1,5 +1,7 @@
 """The command that serves: serve. Parse, one library call."""
 
+import typer
+
 from rag_memtok.cli import console, options
 from rag_memtok.config import Config
 from rag_memtok.errors import UsageError
@@ -23,4 +25,4 @@ def serve(dials: Config, trust_store: options.Trust = False) -> None:
         raise UsageError(
             f"to serve needs {missing.name}", remedy="pip install 'rag-memtok[serve]'"
         ) from None
-    app.serve(dials, trust_store, console.say)
+    raise typer.Exit(app.serve(dials, trust_store, console.say, console.noted))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -20,11 +21,13 @@ from starlette.routing import Match
 
 from rag_memtok import __version__
 from rag_memtok.config import Config
+from rag_memtok.datatypes import Progress
 from rag_memtok.errors import RagMemtokError, UsageError
 from rag_memtok.pipeline.handle import MemoryStore
 from rag_memtok.pipeline.progress import quiet
 from rag_memtok.pipeline.resources import Say, store_folder
 from rag_memtok.serve import openai, store_routes
+from rag_memtok.serve.ending import Ending
 from rag_memtok.serve.engine import Engine
 from rag_memtok.serve.guard import Guard, Rules
 from rag_memtok.serve.jobs import Jobs
@@ -36,6 +39,7 @@ from rag_memtok.settings import TOKEN
 
 PAGE = Path(__file__).parent / "page"
 CONNECTIONS = 1000  # at a time
+GRACE = 30  # seconds that clients have to take what they were answered, at the end
 SHORTEST_TOKEN = 16  # characters
 HUNG_UP = 499  # what nobody reads
 
@@ -127,8 +131,26 @@ def rules_of(config: Config, token: str) -> Rules:
     return Rules(frozenset(name.lower() for name in names), token, config.serve.rate)
 
 
+class Server(uvicorn.Server):
+    """uvicorn's, but at a signal what runs is finished before connections are closed."""
+
+    def __init__(self, settings: uvicorn.Config, ending: Ending) -> None:
+        super().__init__(settings)
+        self.ending = ending
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The handler of SIGINT and SIGTERM; the next tick does something about it."""
+        self.ending.signals.append(sig)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether the server is to end now; asked ten times a second, in its loop."""
+        self.should_exit = self.ending.look() or self.should_exit
+        self.ending.leaving = await super().on_tick(counter)
+        return self.ending.leaving
+
+
 @contextmanager
-def serving(store: MemoryStore, ending: Callable[[], bool]) -> Iterator[Serving]:
+def serving(store: MemoryStore, say: Say, noted: Callable[[Progress], str]) -> Iterator[Serving]:
     """A store with its engine and jobs, ready; what waits is answered before it ends.
 
     Raises:
@@ -146,7 +168,7 @@ def serving(store: MemoryStore, ending: Callable[[], bool]) -> Iterator[Serving]
                 engine=engine,
                 jobs=jobs,
                 metrics=metrics,
-                ending=ending,
+                ending=Ending(engine, jobs, say, noted),
             )
         finally:
             jobs.close()
@@ -156,8 +178,12 @@ def serving(store: MemoryStore, ending: Callable[[], bool]) -> Iterator[Serving]
 
 @contextmanager
 def ready(
-    config: Config, trusted: bool, say: Say, token: str
-) -> Iterator[tuple[uvicorn.Server, socket.socket]]:
+    config: Config,
+    trusted: bool,
+    say: Say,
+    token: str,
+    noted: Callable[[Progress], str] = lambda at: "",
+) -> Iterator[tuple[Server, socket.socket]]:
     """A server that needs but be run, and the socket that it is to listen at.
 
     Raises:
@@ -165,12 +191,8 @@ def ready(
         InputRefused, StoreDamaged, WrongModel, ...: see `Engine.start`.
     """
     rules = rules_of(config, token)
-    servers: list[uvicorn.Server] = []
     store = MemoryStore(config, trusted, say, quiet)
-    with (
-        bound(config) as listening,
-        serving(store, lambda: any(one.should_exit for one in servers)) as here,
-    ):
+    with bound(config) as listening, serving(store, say, noted) as here:
         app = application(here)
         guarded: Any = Guard(app, rules, here.metrics, partial(handles, app))
         settings = uvicorn.Config(
@@ -182,25 +204,31 @@ def ready(
             server_header=False,
             proxy_headers=False,
             limit_concurrency=CONNECTIONS,
+            timeout_graceful_shutdown=GRACE,
         )
-        servers.append(uvicorn.Server(settings))
-        yield servers[0], listening
+        yield Server(settings, here.ending), listening
 
 
-def serve(config: Config, trusted: bool, say: Say) -> None:
-    """Serves a store until a signal ends it; what was asked until then is answered.
+def serve(config: Config, trusted: bool, say: Say, noted: Callable[[Progress], str]) -> int:
+    """Serves a store until a signal ends it, and returns the exit code (see `Ending`).
+
+    What was asked until then is answered, a job that runs is finished. `noted` puts the facts and
+    the time left of a job's progress into words.
 
     The token is in the environment, where no list of processes shows it.
 
     Raises:
         UsageError, InputRefused, ...: see `ready`.
     """
-    with ready(config, trusted, say, os.environ.get(TOKEN, "")) as (server, listening):
+    token = os.environ.get(TOKEN, "")
+    with ready(config, trusted, say, token, noted) as (server, listening):
         host, port = config.serve.host, listening.getsockname()[1]
         address = f"[{host}]" if ":" in host else host
         folder = store_folder(config)
         say(f"{folder} is served at http://{address}:{port}/; Ctrl-C ends it")
         server.run(sockets=[listening])
+    say(server.ending.sentence)
+    return server.ending.exit_code
 
 
 @contextmanager

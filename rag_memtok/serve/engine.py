@@ -76,6 +76,7 @@ class Engine:
         self._queue: deque[Ticket] = deque()
         self._changed = threading.Condition()
         self._closing = False
+        self._at_work = 0  # how many are being answered
         self._seconds = 1.0  # that a question takes, lately
         self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
         metrics.gauge("questions_waiting", lambda: self.waiting)
@@ -84,6 +85,12 @@ class Engine:
     def waiting(self) -> int:
         """How many are in the queue."""
         return len(self._queue)
+
+    @property
+    def under_way(self) -> int:
+        """How many wait or are being answered."""
+        with self._changed:
+            return len(self._queue) + self._at_work
 
     def start(self) -> None:
         """Loads the store and its model, and answers from then on.
@@ -114,11 +121,15 @@ class Engine:
         """
         return self._put(Ticket(work)).result
 
-    def close(self) -> None:
-        """Takes nothing more, and returns when all that waits is answered."""
+    def finish(self) -> None:
+        """Takes nothing more; what waits is answered."""
         with self._changed:
             self._closing = True
             self._changed.notify()
+
+    def close(self) -> None:
+        """Takes nothing more, and returns when all that waits is answered."""
+        self.finish()
         self._thread.join()
 
     def _put(self, ticket: Ticket) -> Ticket:
@@ -148,10 +159,11 @@ class Engine:
     def _taken(self) -> list[Ticket]:
         """What waits, at most a batch of it; nothing once all is done and the server ends."""
         with self._changed:
+            self._at_work = 0
             while not self._queue and not self._closing:
                 self._changed.wait()
-            count = min(len(self._queue), BATCH)
-            return [self._queue.popleft() for _ in range(count)]
+            self._at_work = min(len(self._queue), BATCH)
+            return [self._queue.popleft() for _ in range(self._at_work)]
 
     def _serve(self, some: Sequence[Ticket]) -> None:
         session = self.store.session()

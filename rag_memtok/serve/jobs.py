@@ -19,6 +19,7 @@ from rag_memtok.pipeline.ingest import Ingested
 from rag_memtok.serve.metrics import Metrics
 
 WAITING, REMEMBERED = 32, 200  # jobs
+ENDS, LATER = "the server ends", "try again later"
 ENDED = frozenset({"done", "failed", "stopped"})
 
 log = getLogger(__name__)
@@ -61,7 +62,7 @@ class Jobs:
         self._known: dict[str, Job] = {}
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
-        self._closing = False
+        self._closing = self._stopping = False
         self._current: Job | None = None
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
         self._thread.start()
@@ -77,14 +78,16 @@ class Jobs:
         """Puts a job into the queue; one that `joins` may become part of one that waits.
 
         Raises:
-            Busy: too many wait.
+            Busy: too many wait, or the server ends.
         """
         with self._changed:
+            if self._closing:
+                raise Busy(ENDS, remedy=LATER, seconds=30)
             if joins and (open_ := next((one for one in self._queue if one.joins), None)):
                 open_.become(subjects=[*open_.subjects, *subjects])
                 return open_
-            if len(self._queue) >= WAITING or self._closing:
-                raise Busy(f"{WAITING} jobs wait already", remedy="try again later", seconds=30)
+            if len(self._queue) >= WAITING:
+                raise Busy(f"{WAITING} jobs wait already", remedy=LATER, seconds=30)
             job = Job(secrets.token_hex(8), kind, list(subjects), work, joins)
             self._known[job.id] = job
             self._queue.append(job)
@@ -100,14 +103,27 @@ class Jobs:
         """The job of that id."""
         return self._known.get(id)
 
-    def stop(self) -> None:
-        """Ends what runs at its next step, and what waits at once; what is done is kept."""
+    @property
+    def running(self) -> Job | None:
+        """The job that runs."""
+        job = self._current
+        return job if job and job.state == "running" else None
+
+    def finish(self) -> int:
+        """Takes nothing more and ends what waits, but not what runs; returns how many waited."""
         with self._changed:
             self._closing = True
+            waited = len(self._queue)
             for one in self._queue:
                 one.become(state="stopped")
             self._queue.clear()
             self._changed.notify()
+            return waited
+
+    def stop(self) -> None:
+        """Ends what runs at its next step, and what waits at once; what is done is kept."""
+        self.finish()
+        self._stopping = True
 
     def close(self) -> None:
         """Stops, and returns when nothing runs."""
@@ -150,5 +166,5 @@ class Jobs:
         """The progress of what runs; the place where it is stopped."""
         if self._current:
             self._current.become(progress=progress)
-        if self._closing:
+        if self._stopping:
             raise Stopped

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from rag_memtok import __version__
 from rag_memtok.datatypes import Answer
 from rag_memtok.documents.names import UPLOADS
-from rag_memtok.errors import UsageError
+from rag_memtok.errors import Busy, UsageError
 from rag_memtok.pipeline import api, inspect
 from rag_memtok.pipeline.answer import quotations
 from rag_memtok.pipeline.audit import Audit
@@ -20,7 +20,7 @@ from rag_memtok.pipeline.handle import MemoryStore
 from rag_memtok.pipeline.ingest import Ingested
 from rag_memtok.serve import job_schemas, schemas, uploads
 from rag_memtok.serve.engine import Question
-from rag_memtok.serve.jobs import ENDED, Job
+from rag_memtok.serve.jobs import ENDED, ENDS, LATER, Job
 from rag_memtok.serve.refusals import body_of, refusal_of
 from rag_memtok.serve.schemas import ERRORS
 from rag_memtok.serve.serving import Here, Serving
@@ -189,6 +189,8 @@ async def ingest(request: Request, here: Here) -> job_schemas.Job:
     A file is kept under `uploads/` of the store. Several that are sent while a job waits become
     part of that one.
     """
+    if here.ending.begun:  # what is sent need not arrive first
+        raise Busy(ENDS, remedy=LATER, seconds=30)
     name = request.headers.get("x-rag-memtok-name")
     if name is not None:
         parts = uploads.named_path(name)
@@ -236,7 +238,7 @@ async def job_events(id: Id, here: Here) -> StreamingResponse:
 async def _watched(one: Job, here: Serving) -> AsyncIterator[str]:
     seen, silent = -1, 0.0
     while True:
-        ending = one.state in ENDED or here.ending()
+        ending = one.state in ENDED or here.ending.leaving
         if one.version != seen or ending:  # a state is there before its version
             seen, silent = one.version, 0.0
             yield event(job_schemas.Job.of(one).model_dump(mode="json"), "job")
@@ -263,7 +265,7 @@ def _known(here: Serving, id: str) -> Job:
 async def health(here: Here) -> schemas.Health:
     """Whether the server answers."""
     return schemas.Health(
-        status="ending" if here.ending() else "ok",
+        status="ending" if here.ending.begun else "ok",
         version=__version__,
         store=(here.folder / DATABASE).exists(),
         waiting=here.engine.waiting,
