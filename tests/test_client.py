@@ -1,6 +1,12 @@
 """The client: what it gives is what the store itself gives, errors too."""
 
+import inspect
+import json
+import sqlite3
 import threading
+from contextlib import closing, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 import toy
@@ -8,6 +14,7 @@ from served import served, settings
 from small import written
 
 import rag_memtok as rm
+from rag_memtok.datatypes import sha256_of_text
 from rag_memtok.errors import (
     Busy,
     InputRefused,
@@ -20,6 +27,7 @@ from rag_memtok.integrations.langchain import MemtokRetriever as LangChainRetrie
 from rag_memtok.integrations.llamaindex import MemtokRetriever as LlamaIndexRetriever
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.handle import MemoryStore
+from rag_memtok.pipeline.restore import UNPROVEN
 
 QUESTION, TOKEN = "Who was the keeper of the lamp?", "a-token-of-the-tests"
 
@@ -124,7 +132,6 @@ def test_retrievers_take_either(client, local):
 
 def test_a_busy_server_is_asked_again(monkeypatch, client):
     """A server that has no place, then one."""
-    from http.server import BaseHTTPRequestHandler, HTTPServer
 
     class Full(BaseHTTPRequestHandler):
         asked = 0
@@ -147,3 +154,172 @@ def test_a_busy_server_is_asked_again(monkeypatch, client):
         other.shutdown()
         thread.join()
     assert Full.asked == 3
+
+
+# --- restore
+
+
+def files_in(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_it_restores_what_the_store_does(client, local, tmp_path):
+    told = []
+    noting = rm.Client(client.url, TOKEN, on_progress=told.append)
+    wanted = local.restore(tmp_path / "local")
+    for _ in range(2):  # again, over the same
+        done = noting.restore(tmp_path / "here")
+        assert [one.relative_to(tmp_path / "here") for one in done.written] == [
+            one.relative_to(tmp_path / "local") for one in wanted.written
+        ]
+        assert (done.failed, done.damaged, done.exit_code) == ((), False, 0)
+    assert files_in(tmp_path / "here") == files_in(tmp_path / "local") != {}
+    assert told[-1].done == told[-1].total > 0
+    (tmp_path / "here" / "lamp.md").write_text("mine")
+    with pytest.raises(UsageError, match="in the way"):
+        client.restore(tmp_path / "here")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_is_not_proven_is_refused_as_the_store_does(config, tmp_path, kept):
+    """From memories, not from the table of texts: that one has the text."""
+    mine = settings(tmp_path / "store", config.model.id, memorize__keep_text=kept)
+    api.ingest([written(tmp_path / "docs")], mine)
+    with closing(sqlite3.connect(tmp_path / "store" / "store.db")) as db, db:
+        one = "(SELECT chunk FROM occurrences JOIN documents ON documents.rowid = document {})"
+        wrong = one.format("WHERE path = CAST('lamp.md' AS BLOB) LIMIT 1")
+        assert db.execute(f"UPDATE vectors SET rows = 99 WHERE chunk = {wrong}").rowcount == 1
+        lost = "UPDATE documents SET characters = 99 WHERE path = CAST('again.txt' AS BLOB)"
+        assert db.execute(lost).rowcount == 1
+    with MemoryStore(mine, False, print, lambda at: None) as store:
+        wanted = store.restore(tmp_path / "local")
+    with served(mine) as server:
+        done = rm.Client(server.url).restore(tmp_path / "here")
+        reply = server.post("/restore", {"root": "nowhere", "path": "lamp.md"})
+        assert reply.status == 404 and reply.error["code"] == "document"
+    assert done.failed == wanted.failed and {"lamp.md"} < {path for path, _ in done.failed}
+    assert done.exit_code == wanted.exit_code == 13
+    assert files_in(tmp_path / "here") == files_in(tmp_path / "local") != {}
+    assert not (tmp_path / "here" / "lamp.md").exists()
+
+
+HOSTILE = "mine\n"
+
+
+def document(**changes):
+    told = {"root": "/a/b", "file": "x", "path": "lamp.md", "chunks": 1, "extractor": "text/1"}
+    told |= {"characters": len(HOSTILE), "sha256": sha256_of_text(HOSTILE)}
+    return told | changes
+
+
+@contextmanager
+def hostile(documents, events):
+    """A server that says what it likes."""
+
+    class Hostile(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.tell(json.dumps({"documents": documents, "lost": []}))
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.tell("".join(f"event: {name}\ndata: {json.dumps(x)}\n\n" for name, x in events))
+
+        def tell(self, text):
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):  # the client has heard enough
+                self.wfile.write(text.encode())
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Hostile) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        yield rm.Client(f"http://127.0.0.1:{other.server_port}")
+        other.shutdown()
+        thread.join()
+
+
+GIVEN = [("text", {"text": HOSTILE}), ("restored", {})]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../lamp.md",
+        "/tmp/lamp.md",
+        "b/../../lamp.md",
+        "lamp\0.md",
+        "link/lamp.md",
+        "",
+        ".",
+        "\ud800",
+    ],
+)
+def test_a_hostile_server_writes_nothing_outside_the_folder(tmp_path, path):
+    to = tmp_path / "home" / "to"
+    to.mkdir(parents=True)
+    (to / "link").symlink_to(tmp_path)
+    with hostile([document(path=path)], GIVEN) as client:
+        with pytest.raises(InputRefused, match="outside"):
+            client.restore(to)
+    assert files_in(tmp_path) == {}
+
+
+@pytest.mark.parametrize("root", ["/a/..", "..", "/", ""])
+def test_a_hostile_root_leads_nowhere_else(tmp_path, root):
+    with hostile([document(root=root), document(root="/c", path="fan.md")], GIVEN) as client:
+        client.restore(tmp_path / "home" / "to")
+    text = HOSTILE.encode()
+    assert files_in(tmp_path / "home") == {"to/root/lamp.md": text, "to/c/fan.md": text}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [("text", {"text": "other"}), ("restored", {})],
+        [("text", {"text": HOSTILE})] * 1000,
+        [("text", {"text": "\ud800"}), ("restored", {})],
+        [("restored", {})],
+        [("refused", {"damaged": False})],
+    ],
+    ids=["another text", "without end", "no text", "nothing", "refused"],
+)
+def test_only_the_text_that_was_named_is_written(tmp_path, events):
+    with hostile([document()], events) as client:
+        done = client.restore(tmp_path / "to")
+    assert done.failed == (("lamp.md", UNPROVEN),) and done.exit_code == 5
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_server_that_ends_within_a_document_is_told(tmp_path):
+    with hostile([document()], GIVEN[:1]) as client:
+        with pytest.raises(NoStore, match="ended within 'lamp.md'"):
+            client.restore(tmp_path / "to")
+
+
+# --- the same methods
+
+MODELS = {"session", "beside"}  # they hand out what is loaded
+
+
+def methods_of(kind):
+    return {
+        name: inspect.signature(value)
+        for name, value in vars(kind).items()
+        if not name.startswith("_") and callable(value)
+    }
+
+
+def test_it_has_the_methods_of_a_local_store():
+    here, there = methods_of(rm.Client), methods_of(MemoryStore)
+    assert here == {name: value for name, value in there.items() if name not in MODELS}
+    assert MODELS < set(there)
+    text = (Path(__file__).parent.parent / "docs" / "serve.md").read_text()
+    named = text[text.index("has the methods of a local store") :].split("\n\n")[0]
+    assert all(f"`{name}`" in named for name in there)

@@ -1,7 +1,9 @@
 """Many at once: shared passes, a bounded queue, hang-ups, ingests beside questions, the end."""
 
+import asyncio
 import http.client
 import json
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ from rag_memtok.errors import Busy, NoUsableMemory
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.answer import finish, prepare, respond
 from rag_memtok.pipeline.handle import MemoryStore
+from rag_memtok.serve import restoring
 from rag_memtok.serve.engine import BATCH, Engine, Question, Ticket, grouped
 from rag_memtok.serve.metrics import Metrics
 
@@ -192,6 +195,35 @@ def test_a_full_server_says_when_to_come_back(model, config):
             assert server.get("/health").json["waiting"] == 1
             go.set()
             assert waiting.result(HANGS).status == 200
+
+
+def test_a_restore_waits_for_places_and_ends_with_the_server(model, config):
+    (paper, *_) = [one.document for one in api.documents(config)]
+
+    async def told(here):
+        return [one async for one in restoring.decoded(here, paper)]
+
+    with served(settings(config.store, model, serve__places=1)) as server:
+        here = server.server.config.app.app.state.serving
+        go, begun = threading.Event(), threading.Event()
+
+        def hold(session):
+            begun.set()
+            assert go.wait(HANGS)
+
+        here.engine.call(hold)
+        assert begun.wait(HANGS)
+        here.engine.call(lambda session: None)  # the only place
+        with ThreadPoolExecutor() as pool:
+            decoding = pool.submit(asyncio.run, told(here))
+            until(lambda: here.metrics.value("questions_total", outcome="busy"))
+            go.set()
+            events = decoding.result(HANGS)
+        assert len(events) == paper.chunks + 1 and "event: restored" in events[-1]
+        here.ending.signals.append(signal.SIGTERM)
+        until(lambda: here.ending.leaving)
+        (last,) = asyncio.run(told(here))
+        assert "event: error" in last and "the server ends" in last
 
 
 @pytest.mark.parametrize("stream", [True, False])

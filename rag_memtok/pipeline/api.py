@@ -43,7 +43,7 @@ from rag_memtok.pipeline.progress import quiet
 from rag_memtok.pipeline.readable import encoder_for
 from rag_memtok.pipeline.readers import Adapt, Session, adapted, with_adapters
 from rag_memtok.pipeline.resources import Load, LoadLM, Say, store_folder
-from rag_memtok.pipeline.restore import Restored, restore_documents
+from rag_memtok.pipeline.restore import Restored, lost_documents, restore_documents
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.settings import dials, origins, value_of
@@ -53,7 +53,7 @@ from rag_memtok.store.store import Summary, open_store
 
 __all__ = [
     "Estimate", "Ingested", "Status", "ask", "chunks", "collections", "documents", "effective",
-    "estimate", "export", "import_", "ingest", "migrate", "rekey", "remove", "restore",
+    "estimate", "export", "import_", "ingest", "lost", "migrate", "rekey", "remove", "restore",
     "search", "session", "show", "status", "store_folder", "verify",
 ]  # fmt: skip
 
@@ -275,6 +275,12 @@ def documents(config: Config) -> tuple[ListedDocument, ...]:
     """The store's documents. Loads no model."""
     with open_store(store_folder(config), write=False) as store, store.snapshot():
         return tuple(inspect.documents_of(store))
+
+
+def lost(config: Config) -> tuple[tuple[str, str], ...]:
+    """Documents that `documents` leaves out, for damage: path and reason. Loads no model."""
+    with open_store(store_folder(config), write=False) as store:
+        return lost_documents(store)
 
 
 def chunks(config: Config) -> tuple[ListedChunk, ...]:

@@ -1,8 +1,8 @@
 """The documents, written back from their memories alone."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rag_memtok.datatypes import OnProgress, StoredDocument
@@ -16,6 +16,8 @@ from rag_memtok.pipeline.audit import placed, proven_document
 from rag_memtok.pipeline.progress import Reporter
 from rag_memtok.pipeline.recite import Recited, recite_all
 from rag_memtok.store.store import Store
+
+UNPROVEN = "not all of its memories decode to its text"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -45,16 +47,7 @@ class Restored:
 def restore_documents(
     store: Store, lm: LM, template: Template, to: Path, on_progress: OnProgress
 ) -> Restored:
-    """Writes every proven document under `to`.
-
-    Text formats are written as the very file, others as their text (`NAME.txt`).
-
-    Documents of several roots go into a folder for each, named after the root. Where two come to
-    the same name, the very file has it.
-
-    Raises:
-        UsageError: a file with other content, or one where a folder has to be, was there before.
-        InputRefused: a path leads out of `to`.
+    """Writes every proven document under `to`, as `write_documents` does.
 
     Cost: that of `recite_all`.
     """
@@ -64,23 +57,53 @@ def restore_documents(
     for found in recite_all(store, lm, template, everything):
         recited |= {one.chunk_id: one for one in found}
         reporter.advance(len(found))
-    documents, lost = store.documents(skip_damaged=True), store.damaged_documents()
+    documents, lost = store.documents(skip_damaged=True), lost_documents(store)
+    done = write_documents(documents, lambda one: _rejoined(store, one, recited), to, lost)
+    damaged = any(one.verdict.kind == "damaged" for one in recited.values())
+    return replace(done, damaged=done.damaged or damaged)
+
+
+def lost_documents(store: Store) -> tuple[tuple[str, str], ...]:
+    """Documents that the store lost to damage: what is left of a path, and the reason."""
+    problems = store.damaged_documents()
+    return tuple((one.file or f"document {one.row}", str(one)) for one in problems)
+
+
+def write_documents(
+    documents: Sequence[StoredDocument],
+    text_of: Callable[[StoredDocument], str | None],
+    to: Path,
+    lost: Sequence[tuple[str, str]] = (),
+) -> Restored:
+    """Writes documents under `to`, one after the other.
+
+    Text formats are written as the very file, others as their text (`NAME.txt`).
+
+    Documents of several roots go into a folder for each, named after the root. Where two come to
+    the same name, the very file has it. Names may be anybody's: none leads out of `to`.
+
+    Args:
+        text_of: gives a document's text as its memories decode, None if not all of them do;
+            StoreDamaged if that is for damage.
+        lost: documents that the store lost to damage, and why.
+
+    Raises:
+        UsageError: a file with other content, or one where a folder has to be, was there before.
+        InputRefused: a path leads out of `to`.
+    """
     roots = sorted({document.root for document in documents})
-    written, failed = (
-        [],
-        [(problem.file or f"document {problem.row}", str(problem)) for problem in lost],
-    )
-    damaged = bool(lost) or any(one.verdict.kind == "damaged" for one in recited.values())
+    written: list[Path] = []
+    failed, damaged = list(lost), bool(lost)
     taken: set[Path] = set()
     for document in sorted(documents, key=lambda one: not restores_exactly(one.extractor)):
         try:
-            text = _rejoined(store, document, recited)
+            text = text_of(document)
         except StoreDamaged as error:
             damaged = True
             failed.append((document.path, str(error)))
             continue
         if text is None:
-            failed.append((document.path, "not all of its memories decode to its text"))
+            failed.append((document.path, UNPROVEN))
             continue
         exact = restores_exactly(document.extractor)
         name = document.path if exact else document.path + ".txt"

@@ -18,20 +18,37 @@ from urllib.parse import quote, urlsplit
 
 from rag_memtok import errors
 from rag_memtok.config import Documents
-from rag_memtok.datatypes import Answer, OnProgress, Progress, Source, Standing
+from rag_memtok.datatypes import (
+    Answer,
+    OnProgress,
+    Progress,
+    Source,
+    Standing,
+    StoredDocument,
+    sha256_of_text,
+)
 from rag_memtok.documents.scan import Skipped, scan
-from rag_memtok.errors import Busy, NoStore, PermissionRefused, RagMemtokError, UsageError
+from rag_memtok.errors import (
+    Busy,
+    NoStore,
+    PermissionRefused,
+    RagMemtokError,
+    StoreDamaged,
+    UsageError,
+)
 from rag_memtok.pipeline.api import Status
 from rag_memtok.pipeline.audit import Audit, Finding
 from rag_memtok.pipeline.ingest import Ingested
 from rag_memtok.pipeline.plan import Assumed
-from rag_memtok.pipeline.progress import quiet
+from rag_memtok.pipeline.progress import Reporter, quiet
+from rag_memtok.pipeline.restore import UNPROVEN, Restored, write_documents
 from rag_memtok.settings import TOKEN
 from rag_memtok.store.store import Summary
 
 T = TypeVar("T")
 PathLike = str | os.PathLike[str]
 TOO_MANY = 429
+LINE = 1 << 26  # bytes of an event, at most
 PATIENCE = 60.0  # seconds that a busy server is asked again
 CODES: dict[str, type[RagMemtokError]] = {
     one.name: one
@@ -125,6 +142,23 @@ class Client:
         body = asked | {"batch": batch, "reference": reference}
         return audit_of(self._ended(self._json("POST", "/verify", body)["id"])["audit"])
 
+    def restore(self, to: PathLike) -> Restored:
+        """Writes the documents into a folder of this machine, as their memories decode there.
+
+        One document is in memory at a time, and none is written but those whose text has the hash
+        that the server names. Run again it goes on: what is there is compared.
+
+        Raises:
+            UsageError: a file of that name with other content is in the way.
+            InputRefused: a document would be written outside `to`.
+            Busy: the server ends.
+        """
+        told = self._json("GET", "/documents")
+        documents = [document_of(one) for one in told["documents"]]
+        reporter = Reporter(self._on_progress, sum(one.chunks for one in documents))
+        lost = [(str(one["path"]), str(one["reason"])) for one in told["lost"]]
+        return write_documents(documents, lambda one: self._decoded(one, reporter), Path(to), lost)
+
     def status(self) -> Status:
         """What is in the store."""
         told = self._json("GET", "/status")
@@ -163,6 +197,30 @@ class Client:
             )
         return job
 
+    def _decoded(self, document: StoredDocument, reporter: Reporter) -> str | None:
+        """A document's text, None if not all of its memories decode to it.
+
+        Raises:
+            StoreDamaged: they do not, and that is for damage.
+        """
+        texts: list[str] = []
+        length = 0
+        asked = {"root": document.root, "path": document.path}
+        for name, told in self._events("POST", "/restore", asked):
+            if name == "error":
+                raise raised(told["error"])
+            if name != "text":
+                if told.get("damaged"):
+                    raise StoreDamaged(UNPROVEN, remedy="rag-memtok verify, there")
+                text = "".join(texts)
+                return text if sha256_of_text(text) == document.sha256 else None
+            texts.append(str(told["text"]).encode(errors="replace").decode())
+            length += len(texts[-1])
+            if length > document.characters:  # it need not end
+                return None
+            reporter.advance()
+        raise NoStore(f"{self.url} ended within {document.path!a}", remedy="restore again")
+
     def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         with self._reply(method, path, *_encoded(body)) as reply:
             return json.loads(reply.read())
@@ -173,7 +231,7 @@ class Client:
         """The server-sent events of a reply: name and data."""
         with self._reply(method, path, *_encoded(body)) as reply:
             name = ""
-            for line in reply:
+            for line in lines_of(reply):
                 key, _, value = line.decode().rstrip("\n").partition(": ")
                 name = value if key == "event" else name
                 if key == "data":
@@ -223,6 +281,21 @@ def _encoded(body: dict[str, Any] | None) -> tuple[bytes | None, dict[str, str]]
     return json.dumps(body).encode(), {"Content-Type": "application/json"}
 
 
+def lines_of(reply: http.client.HTTPResponse) -> Iterator[bytes]:
+    """The lines of a reply, one in memory at a time.
+
+    Raises:
+        NoStore: it breaks off, or a line does not end.
+    """
+    try:
+        while line := reply.readline(LINE):
+            if len(line) == LINE:
+                raise NoStore(f"a line has over {LINE} bytes", remedy="is that rag-memtok serve?")
+            yield line
+    except OSError as error:
+        raise NoStore(f"the reply broke off: {error}", remedy="ask again") from None
+
+
 def raised_by(reply: http.client.HTTPResponse) -> RagMemtokError:
     """The error that a reply tells."""
     try:
@@ -246,6 +319,20 @@ def raised(told: dict[str, Any]) -> RagMemtokError:
 def source_of(told: dict[str, Any]) -> Source:
     """A citation."""
     return Source(**told | {"span": tuple(told["span"])})
+
+
+def document_of(told: dict[str, Any]) -> StoredDocument:
+    """A document; what a server says is made of the kinds that they should be."""
+    return StoredDocument(
+        root=str(told["root"]),
+        file=str(told["file"]),
+        path=str(told["path"]),
+        sha256=str(told["sha256"]),
+        file_sha256="",
+        chunks=int(told["chunks"]),
+        characters=int(told["characters"]),
+        extractor=str(told["extractor"]),
+    )
 
 
 def answer_of(told: dict[str, Any]) -> Answer:

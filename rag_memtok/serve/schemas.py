@@ -233,10 +233,25 @@ class Document(Told):
         return cls(name=listed.name, verdicts=dict(listed.verdicts), **asdict(listed.document))
 
 
+class Lost(BaseModel):
+    """A document that the store lost to damage: what is left of its path, and the reason."""
+
+    path: str
+    reason: str
+
+
 class DocumentsReply(BaseModel):
-    """The store's documents."""
+    """The store's documents, and those that it lost to damage."""
 
     documents: list[Document]
+    lost: list[Lost]
+
+
+class Restore(Sent):
+    """Which document is to be decoded, as `GET /documents` names it."""
+
+    root: str = Field(max_length=LONGEST)
+    path: str = Field(max_length=LONGEST)
 
 
 class Summary(Told):

@@ -1,4 +1,4 @@
-"""The store's own API: ask, search, ingest, verify, documents, chunks, jobs, health, metrics."""
+"""The store's own API: ask search ingest verify restore documents chunks jobs health metrics."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ from rag_memtok.pipeline.answer import quotations
 from rag_memtok.pipeline.audit import Audit
 from rag_memtok.pipeline.handle import MemoryStore
 from rag_memtok.pipeline.ingest import Ingested
-from rag_memtok.serve import job_schemas, schemas, uploads
+from rag_memtok.serve import job_schemas, restoring, schemas, uploads
 from rag_memtok.serve.engine import Question
 from rag_memtok.serve.jobs import ENDED, ENDS, LATER, Job
 from rag_memtok.serve.refusals import body_of, refusal_of
@@ -113,7 +113,28 @@ async def search(body: schemas.Search, here: Here) -> schemas.FoundReply:
 async def documents(here: Here) -> schemas.DocumentsReply:
     """The store's documents with the verdicts of their chunks."""
     found = await run_in_threadpool(api.documents, here.config)
-    return schemas.DocumentsReply(documents=[schemas.Document.of(one) for one in found])
+    lost = await run_in_threadpool(api.lost, here.config)
+    return schemas.DocumentsReply(
+        documents=[schemas.Document.of(one) for one in found],
+        lost=[schemas.Lost(path=path, reason=reason) for path, reason in lost],
+    )
+
+
+@router.post("/restore", response_class=StreamingResponse, responses=streams("Events."))
+async def restore(body: schemas.Restore, here: Here) -> Any:
+    """A document decoded from its memories alone, as server-sent events.
+
+    They are `text` ({"text": ...}) for each of its chunks, in their order, then `restored`
+    ({"sha256": ...}) if these are the document, else `refused` ({"reason": ..., "damaged": ...}) or
+    `error`.
+    """
+    found = await asyncio.wrap_future(
+        here.engine.call(lambda session: restoring.document_at(session, body.root, body.path))
+    )
+    if found is None:
+        told = body_of(404, "document", "there is no such document", "GET /documents has them")
+        return JSONResponse(told, status_code=404)
+    return StreamingResponse(restoring.decoded(here, found), media_type=EVENTS)
 
 
 @router.get("/chunks")
