@@ -40,8 +40,10 @@ from rag_memtok.errors import (
     StoreLocked,
     UsageError,
 )
+from rag_memtok.store.database import open_database
 from rag_memtok.store.formats import COLUMNS
 from rag_memtok.store.store import create, open_store
+from rag_memtok.store.words import matching
 
 ROOT = "/documents"
 PINS = (Pin(1, 70_000, "correction"), Pin(3, 2, "safety"))
@@ -521,6 +523,31 @@ def test_words_are_found_without_their_accents_best_first(folder):
         ingest(store, "a.txt", ["la canción de José", "canción canción", "otra cosa"])
         assert tuple(store.search_words(["cancion"], 9)) == (2, 1)
         assert tuple(store.search_words(["JOSE", "canción"], 1)) == (1,)
+
+
+def test_what_most_chunks_say_finds_none_of_many_unless_it_is_all_that_is_asked(folder):
+    texts = ["log apple", "log apple pear", "log apple tree", "log fig", "log", "kiwi"]
+    with open_store(folder, write=True) as store:
+        ingest(store, "a.txt", texts)
+
+    def found(words, limit=9, large=6):
+        with open_database(folder, write=False) as db, db.reading():
+            return matching(db.connection, "words", words, limit, large)
+
+    small = found(["log", "apple", "fig", "plum"], large=7)
+    many = found(["log", "apple", "fig", "plum"])
+    assert set(small) == {1, 2, 3, 4, 5} and set(many) == {1, 2, 3, 4}
+    assert list(many) == list(small)[:4]
+    assert many == pytest.approx({number: small[number] for number in many}, abs=1e-5)
+    assert set(found(["log", "plum"])) == {1, 2, 3, 4, 5}  # nothing else is there
+    assert set(found(["log", "fig"], limit=-1)) == {1, 2, 3, 4, 5}  # all are wanted
+    assert set(found(["apple", "fig"])) == {1, 2, 3, 4}  # half is not most
+
+
+def test_words_that_no_chunk_has_change_no_score(folder):
+    with open_store(folder, write=True) as store:
+        ingest(store, "a.txt", ["la canción de José", "canción canción", "otra cosa"])
+        assert store.search_words(["cancion", "plum"], 9) == store.search_words(["cancion"], 9)
 
 
 def test_nothing_of_a_deleted_text_is_left_in_the_folder(folder):

@@ -5,6 +5,7 @@ hold terms (terms.py); that of format 1 the texts themselves.
 """
 
 import sqlite3
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from itertools import chain
@@ -14,6 +15,7 @@ from rag_memtok.store.schema import format_in
 from rag_memtok.store.terms import RULES, asked_terms
 
 MADE_BY = "terms"  # the manifest's key for the RULES that the indexes were made by
+LARGE = 10_000  # chunks from which on a word that most of them have is left out of a search
 
 # What each has of every chunk; NULL: nothing. A place is a line: its file, and the headings above
 # it. A name need not be UTF-8.
@@ -97,22 +99,40 @@ def stale(db: sqlite3.Connection, table: str) -> list[int]:
 
 
 def matching(
-    db: sqlite3.Connection, table: str, words: Sequence[str], limit: int
+    db: sqlite3.Connection, table: str, words: Sequence[str], limit: int, large: int = LARGE
 ) -> dict[int, float]:
     """The numbers of the chunks with any of `words` in an index, the best first, with their BM25.
 
-    The more, the better. Only chunks that have a place.
+    The more, the better. Only chunks that have a place. `limit` -1: all of them. With another
+    limit, and `large` chunks or more, a word that most of them have finds no chunk by itself, if
+    the index has another of the words.
     """
     if table not in indexes(db):
         return {}
     found = chain.from_iterable(map(asked_terms, words)) if of_terms(db, table) else words
-    terms = " OR ".join(map(quoted, dict.fromkeys(term for term in found if term.strip("*\0"))))
+    kept = [quoted(term) for term in dict.fromkeys(found) if term.strip("*\0")]
+    terms = " OR ".join(telling(db, table, kept, sys.maxsize if limit < 0 else large))
     # without the + SQLite would ask the index once for every chunk of the store
     query = (
         f"SELECT rowid, -bm25({table}) AS score FROM {table} WHERE {table} MATCH ? AND +rowid IN "
         "(SELECT chunk FROM occurrences) ORDER BY score DESC, rowid LIMIT ?"
     )
     return dict(db.execute(query, (terms, limit))) if terms else {}
+
+
+def telling(db: sqlite3.Connection, table: str, terms: Sequence[str], large: int) -> list[str]:
+    """Those of `terms` that say which chunk is right.
+
+    One that no chunk has adds nothing to any BM25, and one that more than half of them have a
+    millionth (FTS5's least weight of a term), but each costs as much as any other. The latter stay
+    in an index of less than `large` chunks, and where there are no others.
+    """
+    half = db.execute(f"SELECT count(*) FROM {table}_docsize").fetchone()[0] // 2
+    most = half + 1 if 2 * half >= large else 1  # how far to count
+    query = f"SELECT count(*) FROM (SELECT 1 FROM {table} WHERE {table} MATCH ? LIMIT ?)"
+    counts = {term: db.execute(query, (term, most)).fetchone()[0] for term in terms}
+    there = [term for term, count in counts.items() if count]
+    return [term for term in there if counts[term] <= half] or there
 
 
 def quoted(term: str) -> str:
