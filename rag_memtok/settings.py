@@ -26,6 +26,13 @@ PREFIX = "RAG_MEMTOK_"
 TOKEN = "RAG_MEMTOK_SERVE_TOKEN"  # a secret, and no setting: nothing prints it
 SIMILAR = 0.75  # of what a variable and a setting are called
 SPINS = "1000"  # of a thread at a barrier: benchmarks/log.md
+# what has a use only where another setting has this value
+ONLY_WITH = {
+    "ask.url": ("ask.engine", "vllm"),
+    "ask.engine_seconds": ("ask.engine", "vllm"),
+    "cluster.address": ("cluster.engine", "ray"),
+    "cluster.chunk_timeout": ("cluster.engine", "ray"),
+}
 
 
 def coerce(text: str, kind: Any, dial: str) -> object:
@@ -175,6 +182,24 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str], folder: Pa
     return config
 
 
+def asked(flags: Mapping[str, object], environment: Mapping[str, str], folder: Path) -> Config:
+    """As `load`, for flags or keywords that somebody gave now.
+
+    A variable or the file may hold an address for when it is wanted; a flag is wanted.
+
+    Raises:
+        UsageError: a flag of no use beside the other settings, too.
+    """
+    config = load(flags, environment, folder)
+    for dial, (other, wanted) in ONLY_WITH.items():
+        if dial in flags and (value := value_of(config, other)) != wanted:
+            raise UsageError(
+                f"{dial} is {flags[dial]!r}, which {other} {value!r} has no use for",
+                remedy=f"--engine {wanted} (engine={wanted!r} in Python), or leave it out",
+            )
+    return config
+
+
 def named_dials(values: Mapping[str, object]) -> dict[str, object]:
     """The dials that keywords name, without those that are None.
 
@@ -201,9 +226,9 @@ def here(**keywords: object) -> Config:
     """The effective settings: keywords over the environment over ./rag-memtok.toml.
 
     Raises:
-        UsageError: an unknown setting, or a value out of its range.
+        UsageError: an unknown setting, a value out of its range, or a keyword of no use.
     """
-    return load(named_dials(keywords), os.environ, Path.cwd())
+    return asked(named_dials(keywords), os.environ, Path.cwd())
 
 
 def share_cores() -> None:

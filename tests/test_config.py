@@ -11,7 +11,7 @@ from rag_memtok import config
 from rag_memtok.cli import options
 from rag_memtok.config import Config
 from rag_memtok.errors import UsageError
-from rag_memtok.settings import FILE_NAME, PREFIX, dials, load, updated
+from rag_memtok.settings import FILE_NAME, ONLY_WITH, PREFIX, asked, dials, here, load, updated
 
 
 def value_of(settings, dial):
@@ -197,3 +197,20 @@ def test_what_options_come_to_is_a_config(tmp_path, monkeypatch):
     assert (first.model.id, first.documents.exclude) == ("toy", ("*.md",)) and much and not little
     assert (first.documents.gitignore, second.documents.gitignore) == (False, True)
     assert (first.retrieve.k, second.retrieve.k) == (7, 2) and second.documents.exclude == ()
+
+
+@pytest.mark.parametrize("dial", ONLY_WITH)
+def test_a_flag_that_the_engine_has_no_use_for_is_refused(dial, tmp_path):
+    given = {dial: three_of(dials()[dial])[0]}
+    other, wanted = ONLY_WITH[dial]
+    with pytest.raises(UsageError, match=f"{dial} is .*, which {other} ") as refused:
+        asked(given, {}, tmp_path)
+    assert f"--engine {wanted}" in refused.value.remedy
+    with pytest.raises(UsageError, match=dial):
+        here(**{dial.replace(".", "__"): given[dial]})
+    for flags, environment in (
+        (given | {other: wanted}, {}),
+        (given, {variable(other): wanted}),
+        ({}, {variable(dial): str(given[dial])}),  # for when it is wanted
+    ):
+        assert value_of(asked(flags, environment, tmp_path), dial) == given[dial]

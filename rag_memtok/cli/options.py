@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_origin, get_type_hints
 import typer
 
 from rag_memtok.config import Config
-from rag_memtok.settings import dials, load
+from rag_memtok.settings import asked, dials
 
 Command = Callable[..., None]
 
@@ -60,7 +60,7 @@ def settings(*names: str) -> Callable[[Command], Command]:
 
     What they and the environment and the file come to is its first argument, a Config.
     """
-    return flags(*names, made=lambda given: load(given, os.environ, Path.cwd()))
+    return flags(*names, made=lambda given: asked(given, os.environ, Path.cwd()))
 
 
 def flags(

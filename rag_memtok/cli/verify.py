@@ -1,5 +1,6 @@
 """The commands that prove and give back: verify, restore. Parse, one library call, print."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -47,6 +48,10 @@ def verify(
     """Prove that nothing was lost: decode every memory, rejoin every document, compare."""
     from rag_memtok.pipeline import api
 
+    decoding = {"--sample": sample is not None, "--batch": batch > 1, "--reference": reference}
+    require_use(quick, decoding, "--quick, which decodes nothing")
+    require_use(reference, {"--batch": batch > 1}, "--reference, which decodes each alone")
+    require_use(sample is None, {"--seed": seed != 0}, "an audit of all; it is for --sample")
     with console.progress_bar("chunks") as on_progress, ExitStack() as opened:
         found = api.verify(
             dials,
@@ -90,6 +95,15 @@ def recite_of(dials: Config, opened: ExitStack) -> "Recite":
     from rag_memtok.pipeline.audit import heard
 
     return heard
+
+
+def require_use(where: bool, given: Mapping[str, bool], what: str) -> None:
+    """Raises UsageError if any option was `given` where it has no use."""
+    vain = [option for option, there in given.items() if there]
+    if where and vain:
+        raise UsageError(
+            f"{vain[0]} has no use with {what}", remedy=f"rag-memtok verify without {vain[0]}"
+        )
 
 
 def share_of(sample: str | None) -> float:
