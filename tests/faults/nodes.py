@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import small  # noqa: E402
 import toy  # noqa: E402
 from kills import Trial  # noqa: E402
+from limits import Unable  # noqa: E402
 
 from rag_memtok.cli import console  # noqa: E402
 from rag_memtok.cluster.engine import reciting, writing  # noqa: E402
@@ -60,13 +61,18 @@ class Nodes:
 
 
 def started(start: Any) -> Any:
-    """What starts a node, tried again where Ray was not patient enough for a busy machine."""
+    """What starts a node, tried again where Ray was not patient enough for a busy machine.
+
+    Raises:
+        Unable: it was not in TRIES tries.
+    """
     for left in reversed(range(TRIES)):
         try:
             return start()
-        except Exception:
+        except Exception as error:
             if not left:
-                raise
+                reason = str(error).partition("\n")[0]
+                raise Unable(f"Ray started no node in {TRIES} tries: {reason}") from error
     raise AssertionError
 
 
