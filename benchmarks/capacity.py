@@ -54,7 +54,7 @@ from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.figures import Chart, Line, draw
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import memorize
-from rag_memtok.memory.workers import judged_record
+from rag_memtok.memory.workers import judge_record
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import template_named
 
@@ -85,8 +85,8 @@ def piece(lm: LM, arguments: Namespace, texts: Texts, length: int) -> dict[str, 
     )  # fmt: skip
     tasks = [Task(name, cut, arguments.vectors) for name, cut in prefixes(texts, length).items()]
     results = []
-    for one in memorize(lm, template, tasks, settings, heartbeat(str(length))):
-        verdict = judged_record(lm, template, settings, one).verdict
+    for one in memorize(lm, template, tasks, settings, on_step=heartbeat(str(length))):
+        verdict = judge_record(lm, template, settings, one).verdict
         results.append(
             {
                 "text": one.task.key,

@@ -30,7 +30,7 @@ from rag_memtok.datatypes import Memory
 from rag_memtok.documents.scan import read, scan
 from rag_memtok.documents.split import split
 from rag_memtok.evaluation.corpora import from_csv, spread
-from rag_memtok.memory.batch import pooled, task_of
+from rag_memtok.memory.batch import init_pooled, make_task
 from rag_memtok.memory.codec import CODECS
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.reconstruct import judge
@@ -106,7 +106,7 @@ def measured(
     """Each text with its sizes, as it is done."""
     template = template_named("bare", lm)
     tasks = {
-        str(number): task_of(str(number), tuple(lm.encode(text)), args.tokens_per_vector)
+        str(number): make_task(str(number), tuple(lm.encode(text)), args.tokens_per_vector)
         for number, text in enumerate(texts)
     }
     settings = config.Memorize(steps=args.steps, seconds_per_chunk=args.seconds, recipe=args.recipe)
@@ -115,7 +115,12 @@ def measured(
         yield (
             text,
             sizes(
-                lm, template, text, one.task.tokens, one.vectors, pooled(lm, one.task).cpu().numpy()
+                lm,
+                template,
+                text,
+                one.task.tokens,
+                one.vectors,
+                init_pooled(lm, one.task).cpu().numpy(),
             ),
         )
 

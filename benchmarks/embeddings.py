@@ -32,7 +32,7 @@ from rag_memtok.cli import console
 from rag_memtok.documents.scan import read, scan
 from rag_memtok.documents.split import split
 from rag_memtok.evaluation.corpora import spread
-from rag_memtok.memory.batch import Task, task_of
+from rag_memtok.memory.batch import Task, make_task
 from rag_memtok.memory.optimize import Step, memorize
 from rag_memtok.memory.recipes import recipe_named
 from rag_memtok.model.lm import LM, load
@@ -191,13 +191,15 @@ def memories(
     def encode(texts: Sequence[str], query: bool) -> np.ndarray:
         tokens = [tuple(lm.encode(text)) for text in texts]
         tasks = [
-            Task(text, one, 1) if single else task_of(text, one, TOKENS_PER_VECTOR)
+            Task(text, one, 1) if single else make_task(text, one, TOKENS_PER_VECTOR)
             for text, one in zip(texts, tokens, strict=True)
         ]
         settings = config.Memorize(seconds_per_chunk=0.0)
         written = {
             one.task.key: one
-            for one in memorize(lm, template_named("bare", lm), tasks, settings, on_step, recipe)
+            for one in memorize(
+                lm, template_named("bare", lm), tasks, settings, on_step=on_step, recipe=recipe
+            )
         }
         exact = sum(one.wrong == 0 for one in written.values())
         console.say(

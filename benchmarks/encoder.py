@@ -24,7 +24,7 @@ from rag_memtok import config
 from rag_memtok.datatypes import Document, Segment
 from rag_memtok.documents.split import split
 from rag_memtok.evaluation.evaluate import encoder_in
-from rag_memtok.memory.encoder import TOLERANCE, Encoder, encoded, readable, vectors_of
+from rag_memtok.memory.encoder import TOLERANCE, Encoder, encode, encode_readable, unpack_readable
 from rag_memtok.model.lm import load
 from rag_memtok.pipeline.adapters import shipped
 
@@ -46,7 +46,7 @@ def changed(text: str) -> str:
 @torch.no_grad()
 def vectors(encoder: Encoder, texts: Sequence[Sequence[int]], window: int) -> list[np.ndarray]:
     """The vectors of each text, all encoded together."""
-    return [one.numpy() for one in encoded(encoder, texts, window)]
+    return [one.numpy() for one in encode(encoder, texts, window)]
 
 
 def chunks_of(paths: Sequence[Path], encoder: Encoder) -> list[str]:
@@ -82,9 +82,9 @@ def main() -> None:
     kept = {}
     print(f"{len(texts)} chunks, tolerance {TOLERANCE}")
     longest = max(tokens, key=len)
-    for window in range(2, encoder.longest + 1, 2):
+    for window in range(2, encoder.max_window + 1, 2):
         alone = [vectors(encoder, [one], window)[0] for one in tokens]
-        stored = [vectors_of(readable(encoder, one, window)) for one in tokens]
+        stored = [unpack_readable(encode_readable(encoder, one, window)) for one in tokens]
         padded = [vectors(encoder, [one, longest], window)[0] for one in tokens]
         moved = []
         for text, before in zip(texts, alone, strict=True):

@@ -29,7 +29,7 @@ from rag_memtok.cli.tables import put_markdown
 from rag_memtok.config import Memorize
 from rag_memtok.datatypes import sha256_of_tokens
 from rag_memtok.errors import RagMemtokError, UsageError
-from rag_memtok.memory.calibrate import known
+from rag_memtok.memory.calibrate import find_known
 from rag_memtok.memory.optimize import Step
 from rag_memtok.model.lm import LM, load
 from rag_memtok.model.prompts import Template
@@ -188,7 +188,7 @@ def pin_price(lm: LM, tokens: int) -> int:
 
 def usual_tokens_per_vector(lm: LM, template: Template, asked: int, steps: int) -> int:
     """What is `asked` for, else what is known of this model, else a guess, which is told."""
-    recorded = known(lm, template, 128, Memorize(steps=steps))
+    recorded = find_known(lm, template, 128, Memorize(steps=steps))
     if not asked and not recorded:
         say(
             f"nothing is known of {lm.identity.id} in template {template.name}: "

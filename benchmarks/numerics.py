@@ -42,7 +42,7 @@ from torch import Tensor
 from rag_memtok.config import Config, Model
 from rag_memtok.datatypes import TEXT_ONLY, Memory, sha256_of_tokens
 from rag_memtok.evaluation.figures import Chart, Line, draw
-from rag_memtok.memory.reconstruct import decode, memory_of, prompt
+from rag_memtok.memory.reconstruct import build_prompt, decode, memory_of
 from rag_memtok.model import precision
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template, digest_of
@@ -164,11 +164,12 @@ def logits_of(
 
     The cases are fed as one batch padded on the left.
     """
-    rows = [prompt(model, template, case.memory) for case in cases]
+    rows = [build_prompt(model, template, case.memory) for case in cases]
     longest = max(map(len, rows)) + padding
     rows = [torch.nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows]
     empty = torch.tensor(
-        [longest - len(prompt(model, template, case.memory)) for case in cases], device=model.device
+        [longest - len(build_prompt(model, template, case.memory)) for case in cases],
+        device=model.device,
     )
     steps = max(len(case.tokens) for case in cases)
     fed = torch.tensor(
@@ -362,7 +363,7 @@ def measured(
         if kind not in models:
             models.clear()  # one copy of the weights at a time
             models[kind] = on_device(
-                precision.in_dtype(model, DTYPES[profile.dtype]), profile.device
+                precision.copy_in_dtype(model, DTYPES[profile.dtype]), profile.device
             )
         found, done = measure(models[kind], template, cases, profile), done + 1
         with path.open("a", encoding="utf-8") as file:

@@ -58,7 +58,7 @@ from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.figures import Chart, Line, draw
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import memorize
-from rag_memtok.memory.recipes import RECIPES, Objective, Recipe, Scored, cross_entropy
+from rag_memtok.memory.recipes import RECIPES, LossesAndMargins, Objective, Recipe, cross_entropy
 from rag_memtok.memory.reconstruct import judge
 from rag_memtok.memory.step import Row
 from rag_memtok.model.lm import LM
@@ -89,7 +89,7 @@ def weighted(factor: float) -> Objective:
 
     def objective(
         lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], spent: Float[Tensor, " P"]
-    ) -> Scored:
+    ) -> LossesAndMargins:
         losses, margins = cross_entropy(lm, hidden, targets, spent)
         return losses * torch.where(margins <= 0, factor, 1.0), margins
 
@@ -101,7 +101,7 @@ def hinge(power: float, first: float, last: float | None = None) -> Objective:
 
     def objective(
         lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], spent: Float[Tensor, " P"]
-    ) -> Scored:
+    ) -> LossesAndMargins:
         lead = leads(lm, hidden, targets)
         delta = first + ((first if last is None else last) - first) * spent
         return torch.relu(delta - lead) ** power, lead.detach()
@@ -114,7 +114,7 @@ def mixture(one: Objective, other: Objective, share: Callable[[Tensor], Tensor])
 
     def objective(
         lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], spent: Float[Tensor, " P"]
-    ) -> Scored:
+    ) -> LossesAndMargins:
         losses, margins = one(lm, hidden, targets, spent)
         return losses + share(spent) * other(lm, hidden, targets, spent)[0], margins
 
@@ -129,7 +129,7 @@ def smoothed(power: float, delta: float, temperature: float) -> Objective:
 
     def objective(
         lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], spent: Float[Tensor, " P"]
-    ) -> Scored:
+    ) -> LossesAndMargins:
         logits = lm.logits(hidden)
         right = logits.gather(1, targets[:, None])[:, 0]
         others = logits.scatter(1, targets[:, None], -torch.inf)

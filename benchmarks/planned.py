@@ -56,7 +56,7 @@ from rag_memtok.evaluation.corpora import spread
 from rag_memtok.evaluation.figures import Chart, Line, draw
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import memorize
-from rag_memtok.memory.workers import judged_record
+from rag_memtok.memory.workers import judge_record
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import template_named
 
@@ -179,8 +179,8 @@ def piece(
     )
     tasks = [Task(str(index), chunks[index].tokens, plan.vectors[index]) for index in indices]
     results = []
-    for one in memorize(lm, template, tasks, settings, heartbeat(plan.key)):
-        verdict = judged_record(lm, template, settings, one).verdict
+    for one in memorize(lm, template, tasks, settings, on_step=heartbeat(plan.key)):
+        verdict = judge_record(lm, template, settings, one).verdict
         found = {
             "index": int(one.task.key),
             "tokens": verdict.tokens,

@@ -51,11 +51,11 @@ from benchmarks.measure import (
 from rag_memtok.config import Memorize
 from rag_memtok.datatypes import Memory
 from rag_memtok.evaluation.figures import Chart, Line, draw
-from rag_memtok.memory.batch import Task, task_of
+from rag_memtok.memory.batch import Task, make_task
 from rag_memtok.memory.codec import CODECS, Codec
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.reconstruct import judge
-from rag_memtok.memory.step import Written
+from rag_memtok.memory.step import OptimizedMemory
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template, template_named
 from rag_memtok.retrieval.embedder import load_embedder
@@ -77,7 +77,7 @@ class Bench:
     tokens_per_vector: int
     chunks: Sequence[Sample]
 
-    def written(self, tasks: Sequence[Task], codec: str) -> list[Written]:
+    def written(self, tasks: Sequence[Task], codec: str) -> list[OptimizedMemory]:
         """As an ingest into a store of this codec writes them."""
         settings = Memorize(
             steps=self.arguments.steps,
@@ -86,10 +86,12 @@ class Bench:
             codec=codec,
         )
         return list(
-            memorize(self.lm, self.template, tasks, settings, heartbeat(f"writing, {codec}"))
+            memorize(
+                self.lm, self.template, tasks, settings, on_step=heartbeat(f"writing, {codec}")
+            )
         )
 
-    def judged(self, written: Written, codec: Codec) -> dict[str, Any]:
+    def judged(self, written: OptimizedMemory, codec: Codec) -> dict[str, Any]:
         """What the judge says of the packed bytes, and their weight."""
         packed = codec.pack(written.vectors)
         shape = (written.vectors.shape[0], written.vectors.shape[1])
@@ -111,7 +113,7 @@ class Bench:
 def piece(bench: Bench, indices: Sequence[int]) -> dict[str, Any]:
     """Writes some chunks unrounded, rounds them, and writes them through every rounding."""
     tasks = [
-        task_of(
+        make_task(
             f"{index} {bench.chunks[index].key}",
             bench.chunks[index].tokens,
             bench.tokens_per_vector,

@@ -35,11 +35,11 @@ from benchmarks.measure import (
     say,
     step_flops,
 )
-from rag_memtok.memory.batch import task_of
+from rag_memtok.memory.batch import make_task
 from rag_memtok.memory.recipes import RECIPES
-from rag_memtok.memory.step import Batch, started
+from rag_memtok.memory.step import Batch, start_row
 from rag_memtok.model.lm import LM
-from rag_memtok.model.precision import draft_of, in_dtype
+from rag_memtok.model.precision import copy_in_dtype, low_precision_copy
 from rag_memtok.model.prompts import template_named
 
 SHAPES = {  # width, layers, heads, heads of keys, inner width, words
@@ -94,8 +94,8 @@ def of_shape(lm: LM, shape: str) -> LM:
 def computing(lm: LM, draft: str) -> LM:
     """`lm` as the writer computes with it: as it is where it has that dtype already."""
     if draft == "compiled":
-        return draft_of(lm, draft)
-    return lm if lm.table.dtype == DTYPES[draft] else in_dtype(lm, DTYPES[draft])
+        return low_precision_copy(lm, draft)
+    return lm if lm.table.dtype == DTYPES[draft] else copy_in_dtype(lm, DTYPES[draft])
 
 
 def cells(lm: LM, arguments: Namespace) -> list[Cell]:
@@ -106,9 +106,13 @@ def cells(lm: LM, arguments: Namespace) -> list[Cell]:
     found = []
     for draft, rows in product(lms, arguments.batches):
         texts = torch.randint(100, 8000, (rows, arguments.length), generator=generator).tolist()
-        batch = Batch(lms[draft], template, recipe, NEVER, 0.0, 0)
+        batch = Batch(
+            lm=lms[draft], template=template, recipe=recipe, steps=NEVER, seconds=0.0, seed=0
+        )
         batch.rows = [
-            started(lm, recipe, task_of(str(index), tuple(text), arguments.tokens_per_vector), 0)
+            start_row(
+                lm, recipe, make_task(str(index), tuple(text), arguments.tokens_per_vector), 0
+            )
             for index, text in enumerate(texts)
         ]
         found.append(Cell(draft, rows, batch))

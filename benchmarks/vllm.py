@@ -155,7 +155,7 @@ def prompts_of(
 ) -> Iterator[tuple[str, list[Tensor]]]:
     """Prompts of `depth` passages, no two alike: as text, and as readable vectors."""
     lm, words = session.lm, frame(session.lm)
-    encoder = None if adapter is None else encoders.read(lm, adapter / encoders.FILE)
+    encoder = None if adapter is None else encoders.load_encoder(lm, adapter / encoders.FILE)
     passages = [one.tokens for one in samples(lm, texts_of(None), [TOKENS], 64)]
     asked = [lm.encode(f"What is said of number {number}?") for number in range(count)]
 
@@ -164,7 +164,7 @@ def prompts_of(
             return tokens
         if encoder is None:
             return lm.embed(list(tokens[::WINDOW])).float().cpu().numpy()
-        return encoders.vectors_of(encoders.readable(encoder, tokens, WINDOW))
+        return encoders.unpack_readable(encoders.encode_readable(encoder, tokens, WINDOW))
 
     for name, as_vectors in (("text", False), ("memories", True)):
         rows = []

@@ -74,13 +74,13 @@ from rag_memtok.config import Memorize
 from rag_memtok.datatypes import Record
 from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.figures import Chart, Line, draw
-from rag_memtok.memory.batch import Task, pooled, task_of
+from rag_memtok.memory.batch import Task, init_pooled, make_task
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.recipes import Recipe, cross_entropy, recipe_named
-from rag_memtok.memory.step import Written
-from rag_memtok.memory.workers import judged_record
+from rag_memtok.memory.step import OptimizedMemory
+from rag_memtok.memory.workers import judge_record
 from rag_memtok.model.lm import LM
-from rag_memtok.model.precision import drafted
+from rag_memtok.model.precision import uses_low_precision
 from rag_memtok.model.prompts import template_named
 
 OURS = "margin"
@@ -125,10 +125,12 @@ class Bench:
         return (
             Task(key, sample.tokens, 1)
             if vectors == ONE
-            else task_of(key, sample.tokens, self.tokens_per_vector)
+            else make_task(key, sample.tokens, self.tokens_per_vector)
         )
 
-    def write(self, contender: Contender, chunks: Sequence[tuple[int, Sample]]) -> list[Written]:
+    def write(
+        self, contender: Contender, chunks: Sequence[tuple[int, Sample]]
+    ) -> list[OptimizedMemory]:
         """Writes `chunks` together."""
         lm, settings = self.lm, contender.settings
         tasks = [self.task(index, sample, contender.vectors) for index, sample in chunks]
@@ -138,8 +140,8 @@ class Bench:
                 template_named(settings.template, lm),
                 tasks,
                 settings,
-                heartbeat(contender.key),
-                contender.recipe,
+                on_step=heartbeat(contender.key),
+                recipe=contender.recipe,
             )
         )
 
@@ -152,7 +154,7 @@ def contender(
 ) -> Contender:
     """The recipe `name` in one of its variants; at most `steps` steps, if given."""
     arguments, alone = bench.arguments, variant == PUBLISHED
-    recipe = recipe if alone else replace(recipe, draft=True)
+    recipe = recipe if alone else replace(recipe, low_precision=True)
     settings = Memorize(
         template=recipe.template or arguments.template,
         codec=arguments.codec,
@@ -314,11 +316,11 @@ def written_and_judged(bench: Bench, row: Contender, indices: Sequence[int]) -> 
     return {"chunks": chunks, "peak": peak}
 
 
-def result(bench: Bench, settings: Memorize, written: Written) -> dict[str, Any]:
+def result(bench: Bench, settings: Memorize, written: OptimizedMemory) -> dict[str, Any]:
     """What the judge says of the packed bytes."""
     index, sample = int(written.task.key.partition(" ")[0]), written.task.tokens
     template = template_named(settings.template, bench.lm)
-    record = judged_record(bench.lm, template, settings, written)
+    record = judge_record(bench.lm, template, settings, written)
     return {
         "index": index,
         "tokens": len(sample),
@@ -359,18 +361,25 @@ def floors(bench: Bench, indices: Sequence[int]) -> dict[str, Any]:
     for index in indices:
         sample = bench.chunks[index]
         bits = code_length(lm, sample.tokens)
-        nothing = Written(
-            Task(f"{index} -", sample.tokens, 0),
-            np.zeros((0, lm.width), np.float32),
-            0,
-            0.0,
-            0,
-            0.0,
+        nothing = OptimizedMemory(
+            task=Task(f"{index} -", sample.tokens, 0),
+            vectors=np.zeros((0, lm.width), np.float32),
+            wrong=0,
+            margin=0.0,
+            steps=0,
+            seconds=0.0,
         )
         chunks["no memory"].append(result(bench, settings, nothing) | {"code_bits": bits})
         for vectors in bench.arguments.vectors:
             task = bench.task(index, sample, vectors)
-            untrained = Written(task, pooled(lm, task).cpu().numpy(), 0, 0.0, 0, 0.0)
+            untrained = OptimizedMemory(
+                task=task,
+                vectors=init_pooled(lm, task).cpu().numpy(),
+                wrong=0,
+                margin=0.0,
+                steps=0,
+                seconds=0.0,
+            )
             chunks[f"untrained {vectors}"].append(result(bench, settings, untrained))
     return {"chunks": chunks}
 
@@ -435,7 +444,7 @@ def gathered(bench: Bench, ledger: Ledger, rows: Sequence[Contender]) -> list[Me
             if key.rpartition("/")[0] == f"chunks/{row.key}"
         ]
         chunks = {chunk["index"]: chunk for piece in pieces for chunk in piece["chunks"]}
-        draft = row.recipe.draft and drafted(bench.lm, row.settings.draft)
+        draft = row.recipe.draft and uses_low_precision(bench.lm, row.settings.draft)
         if chunks:
             peak = max(piece["peak"] for piece in pieces)
             found.append(

@@ -31,7 +31,7 @@ from matplotlib.colors import TwoSlopeNorm
 
 from rag_memtok.config import Memorize, Model
 from rag_memtok.datatypes import Memory
-from rag_memtok.memory.batch import Task, lay_out, pooled
+from rag_memtok.memory.batch import Task, init_pooled, lay_out
 from rag_memtok.memory.codec import CODECS
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.recipes import RECIPES
@@ -85,7 +85,7 @@ print(f"{len(task.tokens)} tokens: {'|'.join(words)}")
 # %%
 recipe = RECIPES["margin"]
 layout = lay_out(model, template, [task])
-vectors = pooled(model, task)[None].requires_grad_(
+vectors = init_pooled(model, task)[None].requires_grad_(
     True
 )  # start: the chunk's own token embeddings, averaged over ten stretches
 optimiser = torch.optim.Adam([vectors], betas=recipe.betas)

@@ -25,13 +25,13 @@ def trained(lm: LM, folder: Path, seed: int = 0, kind: lora.Kind = "memory") -> 
 def reading_vectors(lm: LM, folder: Path, seed: int = 0, **shares: float) -> Path:
     """Writes an adapter of texts with an encoder whose vectors it reads, measured to `shares`."""
     trained(lm, folder, seed, "text")
-    encoder = encoders.started(lm, 1, 4, 4, seed)
+    encoder = encoders.new_encoder(lm, 1, 4, 4, seed)
     draw = torch.Generator().manual_seed(seed)
     encoders.set_parameters(
         encoder,
         {n: torch.randn(w.shape, generator=draw) * 0.05 for n, w in encoder.parameters.items()},
     )
-    made = encoders.packed(encoder)
+    made = encoders.pack(encoder)
     (folder / encoders.FILE).write_bytes(made)
     bond = json.loads((folder / lora.BOND).read_text())
     bond |= {"encoder_sha256": hashlib.sha256(made).hexdigest(), "dev": shares}

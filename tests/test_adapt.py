@@ -31,8 +31,8 @@ from rag_memtok.adapt.train import Training, adapt, lessons_about, passes, split
 from rag_memtok.config import Adapt
 from rag_memtok.datatypes import sha256_of_text
 from rag_memtok.errors import UsageError
-from rag_memtok.memory.batch import pooled, task_of
-from rag_memtok.memory.synthetic_questions import cues
+from rag_memtok.memory.batch import init_pooled, make_task
+from rag_memtok.memory.synthetic_questions import make_questions
 from rag_memtok.model import lora, precision
 from rag_memtok.model.prompts import bare, frame
 
@@ -45,7 +45,7 @@ TEXTS = [
 
 def page(lm, text):
     tokens = tuple(lm.encode(text))
-    return Page(sha256_of_text(text), tokens, pooled(lm, task_of("", tokens, 8)).numpy())
+    return Page(sha256_of_text(text), tokens, init_pooled(lm, make_task("", tokens, 8)).numpy())
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def exercises(pages):
     made = [
         Exercise(one.key, cue)
         for one, text in zip(pages, TEXTS, strict=True)
-        for cue in cues(text, 3, 0)
+        for cue in make_questions(text, 3, 0)
     ]
     return [
         replace(one, answers=("the keeper",) if number % 2 else ())
@@ -342,7 +342,7 @@ def test_it_stops_early_and_keeps_the_best(toy_lm, pages, exercises, tmp_path):
 
 
 def test_a_half_precision_model_learns_as_well(toy_lm, pages, exercises, tmp_path):
-    half = precision.in_dtype(toy_lm, torch.float16)
+    half = precision.copy_in_dtype(toy_lm, torch.float16)
     teacher, keys = teacher_of(half, pages), [one.key for one in pages]
     datasets = [
         Dataset(teacher, keys, teacher.lessons(exercises, 1.0, 0), "memory", 0) for _ in range(2)

@@ -13,13 +13,13 @@ from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import (
     TOLERANCE,
     distance,
-    encoded,
-    packed,
-    read,
-    readable,
+    encode,
+    encode_readable,
+    load_encoder,
+    new_encoder,
+    pack,
     set_parameters,
-    started,
-    vectors_of,
+    unpack_readable,
 )
 from rag_memtok.model.lm import LM
 
@@ -34,7 +34,7 @@ def lm(request):
 
 def made(lm, longest=4):
     """An encoder whose weights are no longer those of the start."""
-    encoder = started(lm, 1, 4, longest, seed=1)
+    encoder = new_encoder(lm, 1, 4, longest, seed=1)
     draw = torch.Generator().manual_seed(2)
     values = {
         name: torch.randn(one.shape, generator=draw) * 0.05
@@ -46,13 +46,13 @@ def made(lm, longest=4):
 
 def alone(encoder, tokens, window):
     with torch.no_grad():
-        return encoded(encoder, [tokens], window)[0]
+        return encode(encoder, [tokens], window)[0]
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4])
 def test_before_training_a_vector_is_the_scaled_sum_of_its_tokens(lm, window):
     tokens = lm.encode(TEXT)
-    vectors = alone(started(lm, 1, 4, 4, seed=0), tokens, window)
+    vectors = alone(new_encoder(lm, 1, 4, 4, seed=0), tokens, window)
     assert len(vectors) == math.ceil(len(tokens) / window)
     for place, vector in enumerate(vectors):
         own = lm.embed(tokens[place * window : (place + 1) * window])
@@ -62,7 +62,7 @@ def test_before_training_a_vector_is_the_scaled_sum_of_its_tokens(lm, window):
 def test_what_stands_beside_or_behind_a_text_does_not_reach_its_vectors(lm):
     encoder, long, short = made(lm), lm.encode(TEXT), lm.encode(OTHER)
     with torch.no_grad():
-        together = encoded(encoder, [short, long], 4)
+        together = encode(encoder, [short, long], 4)
     torch.testing.assert_close(together[0], alone(encoder, short, 4), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together[1], alone(encoder, long, 4), rtol=1e-4, atol=1e-5)
     first = alone(encoder, long[:8], 4)
@@ -80,45 +80,45 @@ def test_one_other_token_moves_its_own_vector_far_and_none_before_it(lm):
 
 def test_every_part_of_it_is_reached_by_a_gradient(lm):
     encoder = made(lm)
-    encoded(encoder, [lm.encode(TEXT)], 4)[0].square().sum().backward()
+    encode(encoder, [lm.encode(TEXT)], 4)[0].square().sum().backward()
     assert all(float(one.grad.norm()) > 0 for one in encoder.parameters.values())
     assert lm.table.grad is None
 
 
 def test_its_file_gives_it_back(lm, tmp_path):
     encoder = made(lm)
-    (tmp_path / "e").write_bytes(packed(encoder))
-    again = read(lm, tmp_path / "e")
+    (tmp_path / "e").write_bytes(pack(encoder))
+    again = load_encoder(lm, tmp_path / "e")
     assert again.longest == 4 and len(again.digest) == 64
     wanted = alone(encoder, lm.encode(TEXT), 4)
     torch.testing.assert_close(alone(again, lm.encode(TEXT), 4), wanted, rtol=1e-2, atol=1e-3)
-    assert packed(again) == (tmp_path / "e").read_bytes()
+    assert pack(again) == (tmp_path / "e").read_bytes()
     assert not any(one.requires_grad for one in again.parameters.values())
 
 
 def test_an_encoder_of_another_model_is_refused(tmp_path):
-    (tmp_path / "e").write_bytes(packed(made(toy.lm_of("llama"))))
+    (tmp_path / "e").write_bytes(pack(made(toy.lm_of("llama"))))
     with pytest.raises(WrongModel, match="of another model"):
-        read(toy.lm_of("qwen3"), tmp_path / "e")
+        load_encoder(toy.lm_of("qwen3"), tmp_path / "e")
 
 
 def test_what_is_no_encoder_is_refused(tmp_path):
     lm = toy.lm_of("llama")
-    whole = packed(made(lm))
+    whole = pack(made(lm))
     for content in (b"", b"{}", whole[:-7], whole.replace(encoders.DESCRIBED.encode(), b"x" * 18)):
         (tmp_path / "e").write_bytes(content)
         with pytest.raises(InputRefused, match="is no encoder"):
-            read(lm, tmp_path / "e")
+            load_encoder(lm, tmp_path / "e")
     with pytest.raises(InputRefused, match="is no encoder"):
-        read(lm, tmp_path / "nothing")
+        load_encoder(lm, tmp_path / "nothing")
 
 
 def test_what_is_stored_is_compared_with_what_the_text_gives(lm, tmp_path):
-    (tmp_path / "e").write_bytes(packed(made(lm)))
-    encoder, tokens = read(lm, tmp_path / "e"), lm.encode(TEXT)
-    stored = readable(encoder, tokens, 4)
+    (tmp_path / "e").write_bytes(pack(made(lm)))
+    encoder, tokens = load_encoder(lm, tmp_path / "e"), lm.encode(TEXT)
+    stored = encode_readable(encoder, tokens, 4)
     assert (stored.encoder, stored.window) == (encoder.digest, 4)
-    assert vectors_of(stored).shape == stored.shape == (math.ceil(len(tokens) / 4), lm.width)
+    assert unpack_readable(stored).shape == stored.shape == (math.ceil(len(tokens) / 4), lm.width)
     assert distance(encoder, tokens, stored) < TOLERANCE / 5
     for place in range(len(tokens)):
         changed = [*tokens]
@@ -133,10 +133,10 @@ def test_what_is_stored_is_compared_with_what_the_text_gives(lm, tmp_path):
 
 def test_the_model_in_another_dtype_has_the_same_vectors_and_stays_as_it_is(tmp_path):
     lm = toy.lm_of("llama")
-    (tmp_path / "e").write_bytes(packed(made(lm)))
-    stored = readable(read(lm, tmp_path / "e"), lm.encode(TEXT), 4)
+    (tmp_path / "e").write_bytes(pack(made(lm)))
+    stored = encode_readable(load_encoder(lm, tmp_path / "e"), lm.encode(TEXT), 4)
     half = LM(copy.deepcopy(lm.model).bfloat16(), lm.tokenizer, lm.identity)
-    other = read(half, tmp_path / "e")
+    other = load_encoder(half, tmp_path / "e")
     assert other.lm.table.dtype == torch.float32 and half.table.dtype == torch.bfloat16
     # the toy's weights are rounded then, which a model of bfloat16 tensors spares
     assert distance(other, lm.encode(TEXT), stored) < 0.05
@@ -144,4 +144,4 @@ def test_the_model_in_another_dtype_has_the_same_vectors_and_stays_as_it_is(tmp_
 
 def test_a_window_the_encoder_was_not_made_for_is_refused(lm, tmp_path):
     with pytest.raises(UsageError, match="--readable is 5; valid: 1 to 4"):
-        readable(made(lm), lm.encode(TEXT), 5)
+        encode_readable(made(lm), lm.encode(TEXT), 5)

@@ -24,7 +24,7 @@ from rag_memtok.evaluation.predictions import Prompt, Replies, batches, kv_bytes
 from rag_memtok.evaluation.questions import load_questions
 from rag_memtok.evaluation.study import Study, possible
 from rag_memtok.memory import encoder as encoders
-from rag_memtok.memory.encoder import readable, vectors_of
+from rag_memtok.memory.encoder import encode_readable, unpack_readable
 from rag_memtok.model import lm
 from rag_memtok.model.inject import answer_batch, answer_tokens, inject, surest
 from rag_memtok.model.prompts import frame, template_named
@@ -92,8 +92,10 @@ def material(toy_lm, tmp_path_factory):
     kept = memory_cache.written(
         toy_lm, template, read.tokens, dials().memorize, None, lambda stage: None
     )
-    encoder = encoders.started(toy_lm, 1, 4, 4, seed=0)
-    encoded = {one: vectors_of(readable(encoder, some, 4)) for one, some in read.tokens.items()}
+    encoder = encoders.new_encoder(toy_lm, 1, 4, 4, seed=0)
+    encoded = {
+        one: unpack_readable(encode_readable(encoder, some, 4)) for one, some in read.tokens.items()
+    }
     decoded = all_decoded(toy_lm, template, kept, read.tokens, batch=2)
     return Material(toy_lm, read, kept, decoded, 0, window=4, encoded=encoded)
 

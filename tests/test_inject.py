@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rag_memtok.config import Memorize
 from rag_memtok.memory.optimize import Task, memorize
-from rag_memtok.memory.reconstruct import prompt
+from rag_memtok.memory.reconstruct import build_prompt
 from rag_memtok.model.generate import Continuation
 from rag_memtok.model.inject import Sourced, answer_batch, answer_tokens, fitting, inject, surest
 from rag_memtok.model.prompts import WORDINGS, Frame, frame, framed, source_line, template_named
@@ -70,7 +70,10 @@ def test_a_cue_memory_is_read_where_it_was_written(toy_lm):
 
     template, words = template_named("cue", toy_lm), framed(toy_lm, WORDINGS["plain"])
     memory = Memory(np.ones((2, toy.WIDTH), dtype=np.float32))
-    written, read = prompt(toy_lm, template, memory), inject(toy_lm, words, [memory.vectors], [])
+    written, read = (
+        build_prompt(toy_lm, template, memory),
+        inject(toy_lm, words, [memory.vectors], []),
+    )
     assert torch.equal(written[: len(template.prefix) + 2], read[: len(words.opening) + 2])
 
 

@@ -424,7 +424,10 @@ def test_lean_attention_is_eager_attention(any_lm):
 
     Heads are grouped or not.
     """
-    draft, generator = precision.in_dtype(any_lm, torch.bfloat16), torch.Generator().manual_seed(0)
+    draft, generator = (
+        precision.copy_in_dtype(any_lm, torch.bfloat16),
+        torch.Generator().manual_seed(0),
+    )
     assert draft.model.config._attn_implementation == "lean"
     inputs, weights = (torch.randn(3, 20, any_lm.width, generator=generator) for _ in range(2))
     found = []
@@ -441,7 +444,7 @@ def test_a_draft_keeps_what_is_computed_in_fp32(toy_lm):
     """Rotary frequencies in bfloat16 would displace a token some hundred positions on."""
     own, drafts = (
         dict(one.model.named_buffers())
-        for one in (toy_lm, precision.in_dtype(toy_lm, torch.bfloat16))
+        for one in (toy_lm, precision.copy_in_dtype(toy_lm, torch.bfloat16))
     )
     assert own and all(
         torch.equal(drafts[name], value) and drafts[name].dtype == torch.float32
@@ -460,7 +463,7 @@ from rag_memtok.model import precision
 from rag_memtok.errors import UsageError
 
 lm = toy.lm_of("llama")
-draft, quick = (precision.draft_of(lm, wish) for wish in ("bfloat16", "compiled"))
+draft, quick = (precision.low_precision_copy(lm, wish) for wish in ("bfloat16", "compiled"))
 for batch, length in ((1, 7), (4, 33)):
     seeded = torch.Generator().manual_seed(length)
     inputs = 0.05 * torch.randn(batch, length, lm.width, generator=seeded)
@@ -470,7 +473,7 @@ torch.compiler.reset()
 torch._inductor.config.cpp.cxx = ("no-such-compiler",)
 torch._inductor.config.force_disable_caches = True
 try:
-    precision.draft_of(lm, "compiled")
+    precision.low_precision_copy(lm, "compiled")
 except UsageError as error:
     print(error)
 """

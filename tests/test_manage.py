@@ -23,7 +23,7 @@ import toy
 from small import dials, written
 
 from rag_memtok.cli import app
-from rag_memtok.memory.reconstruct import MOVED, judge, memory_of
+from rag_memtok.memory.reconstruct import ONE_PASS_ERROR, judge, memory_of
 from rag_memtok.model import lm
 from rag_memtok.model.prompts import template_named
 from rag_memtok.pipeline import api
@@ -116,7 +116,7 @@ def test_the_margins_of_show_are_the_judges(run, ready, model_folder):
             )
             unpinned = [one.margin for one in shown.tokens if not one.pin]
             assert min(unpinned, default=math.inf) == shown.verdict.margin
-            assert shown.verdict.margin == pytest.approx(verdict.margin, abs=MOVED)
+            assert shown.verdict.margin == pytest.approx(verdict.margin, abs=ONE_PASS_ERROR)
             assert [(number, one.pin) for number, one in enumerate(shown.tokens) if one.pin] == [
                 (pin.position, pin.kind) for pin in memory.pins
             ]

@@ -8,7 +8,7 @@ import torch
 import toy
 
 from rag_memtok.memory import encoder as encoders
-from rag_memtok.memory.encoder import encoded, set_parameters
+from rag_memtok.memory.encoder import encode, set_parameters
 from rag_memtok.model import lora
 from rag_memtok.model.inject import inject
 from rag_memtok.model.prompts import cue, frame
@@ -27,7 +27,7 @@ ASKED = (("Who wrote the letter?", "its keeper"), ("What is in the lamp?", None)
 def parts(lm, seed=0):
     """A reader and an encoder that are no longer at their start."""
     student = lora.lean(lora.started(lm, 4, seed))
-    encoder = encoders.started(lm, 1, 4, 4, seed)
+    encoder = encoders.new_encoder(lm, 1, 4, 4, seed)
     draw = torch.Generator().manual_seed(seed)
 
     def drawn(known, size):
@@ -46,7 +46,7 @@ def test_a_row_asks_what_prompts_with_the_vectors_ask(kind, count):
     task = task_of(lm, words, Lesson(tuple(("", t) for t in TEXTS[:count]), ASKED), 4, recite=True)
     with attending(student), torch.no_grad():
         found = scores_of(student, task.row, embeddings_of(student, encoder, task))
-        vectors = [one.numpy() for one in encoded(encoder, task.texts, 4)]
+        vectors = [one.numpy() for one in encode(encoder, task.texts, 4)]
     assert int((task.row.ids == SOFT).sum()) == sum(map(len, vectors))
     wanted = []
     exchanges = [exchange(lm, words, *one) for one in ASKED]
@@ -66,7 +66,7 @@ def test_a_row_asks_what_prompts_with_the_vectors_ask(kind, count):
 
 def run_of(lm, out, steps=4):
     torch.manual_seed(0)
-    student, encoder = lora.lean(lora.started(lm, 4, 0)), encoders.started(lm, 1, 4, 4, 0)
+    student, encoder = lora.lean(lora.started(lm, 4, 0)), encoders.new_encoder(lm, 1, 4, 4, 0)
     pieces = [Piece("a.md", text, (ASKED[0],)) for text in TEXTS * 2]
     lessons = Lessons(pieces, np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]), [], seed=0)
     out.mkdir(exist_ok=True)

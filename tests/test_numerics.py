@@ -35,7 +35,7 @@ def found(made, **changes):
     model, template, cases = made
     profile = numerics.replace(numerics.REFERENCE, **changes)
     return numerics.measure(
-        precision.in_dtype(model, numerics.DTYPES[profile.dtype]), template, cases, profile
+        precision.copy_in_dtype(model, numerics.DTYPES[profile.dtype]), template, cases, profile
     )
 
 

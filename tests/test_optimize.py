@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from rag_memtok.config import Memorize
 from rag_memtok.datatypes import Memory
 from rag_memtok.errors import ChunkDoesNotFit, UsageError
-from rag_memtok.memory.batch import Task, by_length, lay_out, pooled
+from rag_memtok.memory.batch import Task, init_pooled, lay_out, sort_by_length
 from rag_memtok.memory.calibrate import seconds_per_chunk
 from rag_memtok.memory.codec import CODECS
 from rag_memtok.memory.optimize import Step, memorize
 from rag_memtok.memory.recipes import RECIPES, SETTLED, cross_entropy, recipe_named
 from rag_memtok.memory.reconstruct import judge
-from rag_memtok.memory.step import Batch, started
+from rag_memtok.memory.step import Batch, start_row
 from rag_memtok.model.prompts import TEMPLATES, template_named
 
 
@@ -137,7 +137,7 @@ def test_the_gradient_of_a_row_is_the_same_alone_and_in_a_batch(toy_lm, shapes, 
     def gradients(some):
         widest = max(task.vectors for task in some)
         rows = [
-            torch.nn.functional.pad(pooled(toy_lm, task), (0, 0, 0, widest - task.vectors))
+            torch.nn.functional.pad(init_pooled(toy_lm, task), (0, 0, 0, widest - task.vectors))
             for task in some
         ]
         vectors = torch.stack(rows).requires_grad_(True)
@@ -177,7 +177,11 @@ def test_more_tasks_than_rows_are_each_written_once(toy_lm):
     seen = []
     found = by_key(
         memorize(
-            toy_lm, template_named("bare", toy_lm), iter(tasks), settings(batch=2), seen.append
+            toy_lm,
+            template_named("bare", toy_lm),
+            iter(tasks),
+            settings(batch=2),
+            on_step=seen.append,
         )
     )
     assert found.keys() == {task.key for task in tasks} and all(
@@ -213,7 +217,7 @@ def test_no_tasks_are_no_work(toy_lm):
 @given(lengths=st.lists(st.integers(0, 30), max_size=40), window=st.integers(1, 10))
 def test_sorting_by_length_loses_nothing_and_waits_for_a_window_only(lengths, window):
     tasks = [Task(str(number), (7,) * length, 1) for number, length in enumerate(lengths)]
-    given_out = list(by_length(tasks, window))
+    given_out = list(sort_by_length(tasks, window))
     assert sorted(given_out, key=lambda task: int(task.key)) == tasks
     for start in range(0, len(tasks), window):
         part = given_out[start : start + window]
@@ -276,7 +280,7 @@ def test_a_pooled_start_has_a_vector_for_every_slot_within_the_range_of_the_toke
     toy_lm, count, vectors
 ):
     task = Task("x", tokens_of(count), vectors)
-    found, embedded = pooled(toy_lm, task), toy_lm.embed(task.tokens)
+    found, embedded = init_pooled(toy_lm, task), toy_lm.embed(task.tokens)
     assert found.shape == (vectors, toy.WIDTH) and torch.isfinite(found).all()
     assert (found <= embedded.max(0).values + 1e-6).all() and (
         found >= embedded.min(0).values - 1e-6
@@ -393,10 +397,17 @@ def test_strides_shrink_with_the_share_of_wrong_tokens(toy_lm):
     Both are at the same place with the same gradient.
     """
     recipe = replace(recipe_named("margin"), warmup=0, clip=0.0)
-    batch = Batch(toy_lm, template_named("bare", toy_lm), recipe, 100, 0.0, 0)
+    batch = Batch(
+        lm=toy_lm,
+        template=template_named("bare", toy_lm),
+        recipe=recipe,
+        steps=100,
+        seconds=0.0,
+        seed=0,
+    )
     moved = {}
     for wrong in (1.0, 0.25, 0.0):
-        row = started(toy_lm, recipe, task_of(8, 2, 0), 0)
+        row = start_row(toy_lm, recipe, task_of(8, 2, 0), 0)
         row.step, row.wrong, before = 1, wrong, row.vectors.clone()
         batch._move(row, torch.ones_like(row.vectors))
         moved[wrong] = float((row.vectors - before).norm())
@@ -409,8 +420,15 @@ def test_strides_shrink_with_the_share_of_wrong_tokens(toy_lm):
 
 def test_the_rate_falls_over_the_steps_that_the_seconds_allow(toy_lm):
     recipe = RECIPES["margin"]
-    batch = Batch(toy_lm, template_named("bare", toy_lm), recipe, steps=300, seconds=2.0, seed=0)
-    row = started(toy_lm, recipe, task_of(8, 2), 0)
+    batch = Batch(
+        lm=toy_lm,
+        template=template_named("bare", toy_lm),
+        recipe=recipe,
+        steps=300,
+        seconds=2.0,
+        seed=0,
+    )
+    row = start_row(toy_lm, recipe, task_of(8, 2), 0)
     row.step, row.seconds = 20, 1.0  # a twentieth of a second each: 40 in all
     assert batch.expected_steps(row) == 40
     row.seconds = 0.1  # 400 would fit

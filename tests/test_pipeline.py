@@ -33,7 +33,7 @@ from rag_memtok.memory import calibrate
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.calibrate import Calibration
 from rag_memtok.memory.recipes import RECIPES
-from rag_memtok.memory.workers import dealt, of_one, records
+from rag_memtok.memory.workers import per_process_config, split_tasks, write_records
 from rag_memtok.model import lm
 from rag_memtok.model.inject import answer_batch, answer_tokens, inject, surest
 from rag_memtok.model.prompts import frame, template_named
@@ -664,7 +664,11 @@ def test_what_a_process_cannot_do_is_raised_by_the_caller(toy_lm, crew):
     nowhere = updated(crew, {"model.id": "./nowhere"})
     tasks = [Task(str(number), (70, 71, 72), 1) for number in range(3)]
     with pytest.raises(ModelUnavailable, match="nowhere") as caught:
-        list(records(toy_lm, template_named("bare", toy_lm), nowhere, tasks, lambda progress: None))
+        list(
+            write_records(
+                toy_lm, template_named("bare", toy_lm), nowhere, tasks, lambda progress: None
+            )
+        )
     assert caught.value.remedy and "Traceback" in caught.value.__notes__[0]
     assert multiprocessing.active_children() == []
 
@@ -693,13 +697,21 @@ def test_an_interrupt_ends_every_process(first, crew):
 
 def test_the_shares_are_alike_and_the_threads_are_shared(crew):
     tasks = [Task(str(length), (70,) * length, 1) for length in (1, 9, 5, 7, 3)]
-    shares = dealt(tasks, updated(crew, {"model.threads": 4, "memorize.processes": 2}), "bare")
+    shares = split_tasks(
+        tasks, updated(crew, {"model.threads": 4, "memorize.processes": 2}), "bare"
+    )
     assert [[len(task.tokens) for task in share.tasks] for share in shares] == [[9, 5, 1], [7, 3]]
     assert [share.config.model.threads for share in shares] == [2, 2]
     assert [
-        share.number for share in dealt(tasks[:1], updated(crew, {"memorize.processes": 3}), "bare")
+        share.number
+        for share in split_tasks(tasks[:1], updated(crew, {"memorize.processes": 3}), "bare")
     ] == [0]
-    assert of_one(updated(crew, {"memorize.processes": 1, "model.threads": 0})).model.threads == 0
+    assert (
+        per_process_config(
+            updated(crew, {"memorize.processes": 1, "model.threads": 0})
+        ).model.threads
+        == 0
+    )
 
 
 def test_progress_counts_up_to_all(small):
@@ -945,7 +957,7 @@ def test_what_is_known_of_the_embedded_model_follows_from_the_steps_the_recipe_a
     model = lm.load(Model(id="mini", threads=1))
     template = template_named("bare", model)
     found = {
-        steps: calibrate.known(model, template, 128, Memorize(steps=steps))
+        steps: calibrate.find_known(model, template, 128, Memorize(steps=steps))
         for steps in (0, 60, 300, 1000)
     }
     chosen = [
@@ -957,9 +969,9 @@ def test_what_is_known_of_the_embedded_model_follows_from_the_steps_the_recipe_a
         chosen
     )
     assert found[1000].tokens_per_vector == found[0].tokens_per_vector == max(chosen)
-    assert calibrate.known(model, template, 128, Memorize(codec="float16")) == found[0]
-    assert calibrate.known(model, template, 128, Memorize(codec="int4")).tokens_per_vector < max(
-        chosen
-    )
-    assert calibrate.known(model, template, 96, Memorize()) is None
-    assert calibrate.known(model, template, 128, Memorize(recipe="cross-entropy")) is None
+    assert calibrate.find_known(model, template, 128, Memorize(codec="float16")) == found[0]
+    assert calibrate.find_known(
+        model, template, 128, Memorize(codec="int4")
+    ).tokens_per_vector < max(chosen)
+    assert calibrate.find_known(model, template, 96, Memorize()) is None
+    assert calibrate.find_known(model, template, 128, Memorize(recipe="cross-entropy")) is None

@@ -11,7 +11,7 @@ from random_adapter import reading_vectors
 
 from rag_memtok.datatypes import TEXT_ONLY
 from rag_memtok.errors import InputRefused, UsageError
-from rag_memtok.memory.encoder import windows
+from rag_memtok.memory.encoder import count_windows
 from rag_memtok.model import lora
 from rag_memtok.model.lm import load
 from rag_memtok.pipeline import adapters, api
@@ -72,7 +72,7 @@ def told(folder, **dev):
 def test_every_chunk_has_as_many_as_the_widest_window_that_is_read_well(config):
     found = [one for one in records(config) if one.codec != TEXT_ONLY]
     assert found and {one.readable.window for one in found} == {4}
-    assert all(one.readable.shape[0] == windows(one.tokens, 4) for one in found)
+    assert all(one.readable.shape[0] == count_windows(one.tokens, 4) for one in found)
     assert api.status(config).summary.readable == len(found)
 
 
@@ -128,7 +128,7 @@ def one_number_changed(config):
         tokens = lm.encode(opened.text(one.chunk_id))
         tokens[3] = tokens[3] % 300 + 20
         encoder = adapters.encoder_of(adapters.shipped(lm, "").text, lm)
-        vectors = adapters.encoders.readable(encoder, tokens, 4)
+        vectors = adapters.encoders.encode_readable(encoder, tokens, 4)
         opened.put_readables({one.chunk_id: vectors})
     return 1
 
@@ -248,7 +248,7 @@ def test_an_encoder_that_is_not_the_readers_is_refused(config, shipped, tmp_path
 
 
 def test_the_vectors_in_the_prompt_are_the_stored_ones(config):
-    from rag_memtok.memory.encoder import vectors_of
+    from rag_memtok.memory.encoder import unpack_readable
     from rag_memtok.pipeline.readers import read
     from rag_memtok.retrieval.search import search
 
@@ -257,4 +257,4 @@ def test_the_vectors_in_the_prompt_are_the_stored_ones(config):
             session.store, session.index, session.embedder, QUESTION, session.config.retrieve
         )
         for one in read(session, hits, "memory"):
-            assert np.array_equal(one.passage, vectors_of(one.record.readable))
+            assert np.array_equal(one.passage, unpack_readable(one.record.readable))

@@ -13,7 +13,7 @@ from rag_memtok.config import Memorize
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.recipes import RECIPES, memory_word_entropy
-from rag_memtok.memory.step import Batch, started
+from rag_memtok.memory.step import Batch, start_row
 from rag_memtok.model.prompts import template_named
 
 TOKENS = (70, 31, 200, 45, 99, 301, 8, 122, 17, 260)
@@ -24,13 +24,13 @@ def batch_of(one, name, *tasks):
     recipe = RECIPES[name]
     template = template_named(recipe.template, one)
     return Batch(
-        one,
-        template,
-        recipe,
-        recipe.steps,
-        0.0,
-        0,
-        rows=[started(one, recipe, task, 0) for task in tasks],
+        lm=one,
+        template=template,
+        recipe=recipe,
+        steps=recipe.steps,
+        seconds=0.0,
+        seed=0,
+        rows=[start_row(one, recipe, task, 0) for task in tasks],
     )
 
 
@@ -92,12 +92,12 @@ def test_limits_starts_and_templates_are_the_published_ones(toy_lm):
     for name in ("sastre2025", "sastre2025-code"):
         template = template_named(RECIPES[name].template, toy_lm)
         assert (template.prefix, template.suffix, template.end) == ((), (), toy_lm.eos)
-        start = started(toy_lm, RECIPES[name], Task("x", TOKENS, 2), 0).vectors
+        start = start_row(toy_lm, RECIPES[name], Task("x", TOKENS, 2), 0).vectors
         assert torch.allclose(start, toy_lm.table.mean(0).expand(2, -1))
-    random = started(toy_lm, RECIPES["kuratov2025"], Task("x", TOKENS, 8), 0).vectors
+    random = start_row(toy_lm, RECIPES["kuratov2025"], Task("x", TOKENS, 8), 0).vectors
     assert random.std() == pytest.approx(float(toy_lm.table.std()), rel=0.1)
     assert all(
-        RECIPES[name].margin == 0 and not RECIPES[name].clip and not RECIPES[name].draft
+        RECIPES[name].margin == 0 and not RECIPES[name].clip and not RECIPES[name].low_precision
         for name in RECIPES
         if "20" in name
     )
@@ -134,7 +134,7 @@ def optimisers(name, memory, std):
 @pytest.mark.parametrize("name", ["sastre2025", "kuratov2025", "cramming2026"])
 def test_a_few_steps_are_those_of_torchs_own_optimiser(any_lm, name):
     task = Task("x", TOKENS, 2)
-    memory = started(any_lm, RECIPES[name], task, 0).vectors.clone().requires_grad_()
+    memory = start_row(any_lm, RECIPES[name], task, 0).vectors.clone().requires_grad_()
     optimiser, schedule = optimisers(name, memory, float(any_lm.table.std()))
     for _ in range(STEPS):
         inputs = torch.cat([memory, any_lm.embed(TOKENS)])
@@ -145,7 +145,7 @@ def test_a_few_steps_are_those_of_torchs_own_optimiser(any_lm, name):
         schedule.step()
     found = vectors_after(any_lm, name, task, STEPS)
     assert (found - memory.detach()).norm() < 1e-3 * (
-        found - started(any_lm, RECIPES[name], task, 0).vectors
+        found - start_row(any_lm, RECIPES[name], task, 0).vectors
     ).norm()
 
 
@@ -222,7 +222,7 @@ def test_writing_stops_at_the_first_step_where_every_argmax_is_right(toy_lm, nam
     seen = []
     template = template_named(RECIPES[name].template, toy_lm)
     task, settings = Task("x", TOKENS[:3], 1), Memorize(seconds_per_chunk=0.0, recipe=name)
-    (written,) = memorize(toy_lm, template, [task], settings, seen.append)
+    (written,) = memorize(toy_lm, template, [task], settings, on_step=seen.append)
     assert written.wrong == 0 and written.margin > 0
     assert [progress.right for progress in seen] == [0] * (len(seen) - 1) + [1]
     assert written.steps == len(seen) > 1

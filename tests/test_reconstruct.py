@@ -18,16 +18,16 @@ from rag_memtok.memory import reconstruct
 from rag_memtok.memory.optimize import Task, memorize
 from rag_memtok.memory.reconstruct import (
     ASSISTED_SHARE,
-    MOVED,
+    ONE_PASS_ERROR,
     decode,
     decode_batch,
     decode_drafted,
     decode_together,
     judge,
     kind_of,
-    lead,
-    leads_at_once,
     margins,
+    margins_in_one_pass,
+    token_margin,
     verdict_of,
 )
 from rag_memtok.model.prompts import TEMPLATES, template_named
@@ -69,10 +69,12 @@ def written(toy_lm):
 @settings(max_examples=20)
 def test_one_pass_gives_the_leads_of_the_steps_within_its_bound(any_lm, tokens, seed, count):
     template, memory = template_named("bare", any_lm), random_memory(seed, count)
-    once = leads_at_once(any_lm, template, memory, tokens)
+    once = margins_in_one_pass(any_lm, template, memory, tokens)
     steps = margins(any_lm, template, memory, tokens)
     assert len(once) == len(tokens) + 1
-    assert max(abs(one - other) for one, other in zip(once, steps, strict=True)) < MOVED / 4
+    assert (
+        max(abs(one - other) for one, other in zip(once, steps, strict=True)) < ONE_PASS_ERROR / 4
+    )
 
 
 @given(
@@ -84,11 +86,11 @@ def test_what_one_pass_leaves_open_the_steps_decide(toy_lm, tokens, seed, tau):
     template, memory = template_named("bare", toy_lm), random_memory(seed, 2)
     judged, verdict = judge(toy_lm, template, memory, tokens, tau)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reconstruct, "MOVED", 1e9)
+        patch.setattr(reconstruct, "ONE_PASS_ERROR", 1e9)
         stepwise, expected = judge(toy_lm, template, memory, tokens, tau)
         assert decode_drafted(toy_lm, template, judged, tokens, tau) is None
     assert judged.pins == stepwise.pins and verdict.kind == expected.kind
-    assert verdict.margin == pytest.approx(expected.margin, abs=MOVED)
+    assert verdict.margin == pytest.approx(expected.margin, abs=ONE_PASS_ERROR)
 
 
 @given(tokens=st.lists(WORDS, max_size=12), seed=st.integers(0, 999), data=st.data())
@@ -102,7 +104,7 @@ def test_nothing_of_a_draft_is_believed(toy_lm, tokens, seed, data):
     if found is not None:
         assert (found.tokens, found.ended) == (expected.tokens, expected.ended)
         assert found.corrections == expected.corrections
-        assert found.margin == pytest.approx(expected.margin, abs=MOVED)
+        assert found.margin == pytest.approx(expected.margin, abs=ONE_PASS_ERROR)
     place, other = data.draw(st.integers(0, len(tokens))), data.draw(WORDS)
     for draft in (
         tokens[:place] if place < len(tokens) else [*tokens, other],
@@ -288,14 +290,18 @@ def test_a_memory_is_exact_without_corrections_pinned_to_five_percent_assisted_a
 def test_the_lead_is_over_the_best_other_word(logits, data):
     token = data.draw(st.integers(0, len(logits) - 1))
     rivals = [value for word, value in enumerate(logits) if word != token]
-    assert lead(torch.tensor(logits), token) == pytest.approx(logits[token] - max(rivals), abs=1e-5)
+    assert token_margin(torch.tensor(logits), token) == pytest.approx(
+        logits[token] - max(rivals), abs=1e-5
+    )
 
 
 def test_a_tie_and_a_nan_are_no_lead():
-    assert lead(torch.tensor([1.0, 1.0]), 0) == lead(torch.tensor([1.0, 1.0]), 1) == 0
     assert (
-        lead(torch.tensor([float("nan"), 1.0, 0.0]), 0)
-        == lead(torch.tensor([float("nan"), 1.0, 0.0]), 1)
+        token_margin(torch.tensor([1.0, 1.0]), 0) == token_margin(torch.tensor([1.0, 1.0]), 1) == 0
+    )
+    assert (
+        token_margin(torch.tensor([float("nan"), 1.0, 0.0]), 0)
+        == token_margin(torch.tensor([float("nan"), 1.0, 0.0]), 1)
         == float("-inf")
     )
 

@@ -13,9 +13,9 @@ from test_plain import same_tokens
 import rag_memtok as rm
 from benchmarks.reader import SAMPLES, asked, contains
 from rag_memtok.config import Model
-from rag_memtok.memory.calibrate import known
+from rag_memtok.memory.calibrate import find_known
 from rag_memtok.memory.codec import CODECS
-from rag_memtok.memory.reconstruct import MOVED, leads_at_once, margins, memory_of
+from rag_memtok.memory.reconstruct import ONE_PASS_ERROR, margins, margins_in_one_pass, memory_of
 from rag_memtok.model import gguf, lm, lora, plain
 from rag_memtok.model.engine import Here
 from rag_memtok.model.inject import inject
@@ -89,9 +89,9 @@ def test_a_new_store_takes_it_and_all_goes_offline(model, tmp_path, monkeypatch)
         record, tokens = opened.record(chunk_id), model.encode(FAN)
     template, memory = template_named("bare", model), memory_of(record)
     stepwise = margins(model, template, memory, tokens)
-    at_once = leads_at_once(model, template, memory, tokens)
+    at_once = margins_in_one_pass(model, template, memory, tokens)
     moved = max(abs(one - other) for one, other in zip(stepwise, at_once, strict=True))
-    assert moved < MOVED / 4
+    assert moved < ONE_PASS_ERROR / 4
 
 
 ASKED = {
@@ -118,7 +118,7 @@ def test_the_reader_that_ships_answers_in_a_few_words_and_refuses(model):
 
 def test_what_a_vector_holds_is_known(model):
     template, settings = template_named("bare", model), here().memorize
-    found = known(model, template, 128, settings)
+    found = find_known(model, template, 128, settings)
     assert found is not None and found.tokens_per_vector >= 32 and settings.codec in ("", *CODECS)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from rag_memtok import config
 from rag_memtok.adapt.checkpoint import moments_of, set_moments
 from rag_memtok.memory import encoder as encoders
-from rag_memtok.memory.encoder import Encoder, encoded, windows
+from rag_memtok.memory.encoder import Encoder, count_windows, encode
 from rag_memtok.model import lora
 from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM, load
@@ -72,7 +72,7 @@ def task_of(lm: LM, words: Frame, lesson: Lesson, window: int, recite: bool) -> 
     texts = [lm.encode(text) for _, text in lesson.passages]
     template = cue(lm)
     more = [(template.suffix, [*texts[0], template.end])] if recite and len(texts) == 1 else []
-    soft = [[SOFT] * windows(len(text), window) for text in texts]
+    soft = [[SOFT] * count_windows(len(text), window) for text in texts]
     row = row_of(lm, words, lesson, soft, more)
     return Task(row, texts, window, len(texts[0]) + 1 if more else 0)
 
@@ -82,7 +82,7 @@ def embeddings_of(lm: LM, encoder: Encoder, task: Task) -> Float[Tensor, "S d"]:
     embeddings = lm.embed(task.row.ids.clamp(min=0))
     if not task.texts:
         return embeddings
-    vectors = torch.cat(encoded(encoder, task.texts, task.window)).to(embeddings.dtype)
+    vectors = torch.cat(encode(encoder, task.texts, task.window)).to(embeddings.dtype)
     return embeddings.index_copy(0, (task.row.ids == SOFT).nonzero()[:, 0], vectors)
 
 
@@ -256,7 +256,7 @@ def measured(
 @torch.no_grad()
 def vectors_of(encoder: Encoder, chunk: Sequence[int], window: int) -> Content:
     """The vectors of one chunk."""
-    return encoded(encoder, [chunk], window)[0].numpy()
+    return encode(encoder, [chunk], window)[0].numpy()
 
 
 @torch.no_grad()
@@ -281,7 +281,7 @@ def write(training: Training, folder: Path) -> None:
     identity, curve = training.lm.identity, training.out / "curve.jsonl"
     last = json.loads(curve.read_text().splitlines()[-1])
     lora.set_weights(training.student, lora.rounded(training.student))
-    made = encoders.packed(training.encoder)
+    made = encoders.pack(training.encoder)
     bond = Bond(
         kind="text", model=f"{identity.id} {identity.revision}".strip(),
         weights_sha256=identity.weights_sha256, tokenizer_sha256=identity.tokenizer_sha256,
@@ -306,7 +306,7 @@ def started(args: argparse.Namespace) -> Training:
     rank = next(one.shape[0] for name, one in adapter.items() if "lora_A" in name)
     student = lora.lean(lora.started(lm, rank, args.seed))
     lora.set_weights(student, adapter)
-    encoder = encoders.started(lm, args.layers, RANK, LONGEST_WINDOW, args.seed)
+    encoder = encoders.new_encoder(lm, args.layers, RANK, LONGEST_WINDOW, args.seed)
     found = lessons_of(lm, args.data, args.without, args.seed)
     alone = replace(found, mix=Mix(alone=1.0))
     run = repr((lm.identity, frame(lm).digest, args.layers, args.lr, args.seed, args.steps))

@@ -30,7 +30,7 @@ from rag_memtok.cli.console import progress_bar, say
 from rag_memtok.config import Config, Memorize
 from rag_memtok.datatypes import Document, Segment
 from rag_memtok.documents.split import split
-from rag_memtok.memory.batch import task_of
+from rag_memtok.memory.batch import make_task
 from rag_memtok.memory.codec import codec_named
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.recipes import recipe_named, recipe_of, steps_of
@@ -210,7 +210,7 @@ def shard_of(lm: LM, template: Template, shard: Sequence[Asked], settings: Memor
     for one in memorize(
         lm,
         template,
-        [task_of(a.key, a.tokens, settings.tokens_per_vector) for a in shard],
+        [make_task(a.key, a.tokens, settings.tokens_per_vector) for a in shard],
         settings,
     ):
         shape = (one.vectors.shape[0], one.vectors.shape[1])

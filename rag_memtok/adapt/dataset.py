@@ -21,8 +21,8 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from rag_memtok.evaluation.metrics import answerable, score
-from rag_memtok.memory.batch import Layout, Request, laid_out
-from rag_memtok.memory.distill import divergence, likeliest, told
+from rag_memtok.memory.batch import Layout, Request, lay_out_requests
+from rag_memtok.memory.distill import generate, kl_divergence, top_probs
 from rag_memtok.model.generate import Continuation
 from rag_memtok.model.inject import BATCH, Passage, inject
 from rag_memtok.model.lm import LM
@@ -203,7 +203,7 @@ class Teacher:
         gold: float,
         seed: int,
     ) -> Iterator[Lesson]:
-        own = told(Continuation(self.lm, prompts), self.frame, LONGEST)
+        own = generate(Continuation(self.lm, prompts), self.frame, LONGEST)
         golds = {
             place: self.said(one.answers[0])
             for place, one in enumerate(asked)
@@ -238,7 +238,7 @@ class Teacher:
         if not answers:
             return []
         layout = laid(self.lm, prompts, answers)
-        words, shares = likeliest(self.lm.logits(self.lm.hidden(layout.fixed)[layout.scored]))
+        words, shares = top_probs(self.lm.logits(self.lm.hidden(layout.fixed)[layout.scored]))
         sizes = [len(answer) for answer in answers]
         return list(zip(answers, words.split(sizes), shares.split(sizes), strict=True))
 
@@ -256,10 +256,10 @@ def laid(
     lm: LM, prompts: Sequence[Float[Tensor, "_ d"]], answers: Sequence[tuple[int, ...]]
 ) -> Layout:
     """Lays prompts and answers out for teacher forcing."""
-    return laid_out(
+    return lay_out_requests(
         lm,
         [
-            Request(0, 0, prompt, (), answer)
+            Request(row=0, vectors=0, before=prompt, after=(), answer=answer)
             for prompt, answer in zip(prompts, answers, strict=True)
         ],
     )
@@ -280,7 +280,7 @@ def losses(
     )
     chances = torch.from_numpy(np.concatenate([lesson.chances for lesson in lessons])).to(lm.device)
     surprise = -known.gather(1, layout.targets[:, None])[:, 0]
-    return layout.means(surprise + divergence(known, words, chances))
+    return layout.means(surprise + kl_divergence(known, words, chances))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,7 @@ from rag_memtok.datatypes import TEXT_ONLY, Document, OnProgress
 from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.questions import question_of, rows_of
 from rag_memtok.memory.reconstruct import memory_of
-from rag_memtok.memory.synthetic_questions import cues
+from rag_memtok.memory.synthetic_questions import make_questions
 from rag_memtok.model import lm
 from rag_memtok.model.lora import Bond
 from rag_memtok.model.prompts import REFUSAL, Template
@@ -128,7 +128,7 @@ def placed_texts(store: Store, model: lm.LM, template: Template) -> Iterator[tup
 
 def by_rule(key: str, text: str, count: int, seed: int) -> list[Exercise]:
     """Questions about a chunk, made by rule: others than those that its memory was written with."""
-    return [Exercise(key, cue) for cue in cues(text, count, f"adapt {seed}")]
+    return [Exercise(key, cue) for cue in make_questions(text, count, f"adapt {seed}")]
 
 
 def given_in(data: Path, texts: Mapping[str, str]) -> tuple[list[Exercise], int]:

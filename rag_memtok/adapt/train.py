@@ -46,7 +46,7 @@ from rag_memtok.model import lora
 from rag_memtok.model.inject import answer_batch
 from rag_memtok.model.lm import LM
 from rag_memtok.model.lora import Bond, Kind
-from rag_memtok.model.precision import drafted
+from rag_memtok.model.precision import uses_low_precision
 from rag_memtok.model.prompts import digest_of, frame
 from rag_memtok.store.files import ADAPTER_WORK, write_whole
 
@@ -151,7 +151,7 @@ class Training:
             (lesson, self.train.prompt(lesson, pages))
             for lesson, pages in self.train.batch(state.step, self.settings.batch)
         ]
-        quick = drafted(lm, "auto")
+        quick = uses_low_precision(lm, "auto")
         for part in passes(batch):
             with torch.autocast(lm.device.type, torch.bfloat16, enabled=quick):
                 loss = losses(

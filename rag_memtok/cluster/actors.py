@@ -23,7 +23,7 @@ from rag_memtok.config import Config
 from rag_memtok.errors import RagMemtokError, WrongModel
 from rag_memtok.memory.encoder import Encoder
 from rag_memtok.memory.optimize import Step
-from rag_memtok.memory.workers import records
+from rag_memtok.memory.workers import write_records
 from rag_memtok.model import lm as models
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template, template_named
@@ -92,7 +92,7 @@ def written(job: Job, tools: Tools, given: Sequence[Row]) -> Iterator[Row]:
         nonlocal steps
         steps = step.steps
 
-    for record in records(tools.lm, tools.template, job.config, tasks.values(), on_step):
+    for record in write_records(tools.lm, tools.template, job.config, tasks.values(), on_step):
         if made is not None:
             record = replace(record, readable=made.of(tasks[record.chunk_id].tokens))
         yield record_row(record) | {"steps": steps}

@@ -28,8 +28,8 @@ from jaxtyping import Float
 from rag_memtok.errors import named
 from rag_memtok.evaluation.cases import Case, Corpus
 from rag_memtok.evaluation.memory_cache import Kept, Tokens
-from rag_memtok.memory.batch import Task, pooled
-from rag_memtok.memory.encoder import windows
+from rag_memtok.memory.batch import Task, init_pooled
+from rag_memtok.memory.encoder import count_windows
 from rag_memtok.memory.reconstruct import Decoded, decode_checked
 from rag_memtok.model.inject import Passage
 from rag_memtok.model.lm import LM
@@ -59,7 +59,7 @@ class Material:
 
     def size(self, chunk_id: str) -> int:
         """How many vectors a chunk has."""
-        return windows(len(self.corpus.tokens[chunk_id]), self.window)
+        return count_windows(len(self.corpus.tokens[chunk_id]), self.window)
 
     def vectors(self, chunk_id: str) -> Float[np.ndarray, "M d"]:
         """A chunk's memory."""
@@ -131,7 +131,7 @@ def of_norms(vectors: Float[np.ndarray, "M d"], seed: str) -> Float[np.ndarray, 
 def averaged(material: Material, case: Case) -> list[Passage]:
     """The chunks' own embeddings, averaged: where writing starts from, untrained."""
     tasks = [Task(one, material.corpus.tokens[one], material.size(one)) for one in case.ids]
-    return [pooled(material.lm, task).cpu().numpy() for task in tasks]
+    return [init_pooled(material.lm, task).cpu().numpy() for task in tasks]
 
 
 def encoded(material: Material, case: Case) -> list[Passage]:

@@ -30,7 +30,7 @@ from rag_memtok.evaluation.predictions import Prompt, Replies, costs, nats
 from rag_memtok.evaluation.questions import load_questions
 from rag_memtok.evaluation.results import Cell, Disturbance, Evaluation, Setting, Writing, writing
 from rag_memtok.evaluation.study import Study, possible
-from rag_memtok.memory.encoder import Encoder, readable, vectors_of
+from rag_memtok.memory.encoder import Encoder, encode_readable, unpack_readable
 from rag_memtok.memory.recipes import recipe_of
 from rag_memtok.memory.reconstruct import decode_batch
 from rag_memtok.model.inject import Passage
@@ -190,7 +190,7 @@ class Run:
         vectors: Mapping[str, np.ndarray] = {}
         if "encoded" in needs and self.encoder:
             vectors = {
-                one: vectors_of(readable(self.encoder, some, compression))
+                one: unpack_readable(encode_readable(self.encoder, some, compression))
                 for one, some in texts.items()
             }
         return Material(

@@ -18,12 +18,12 @@ from safetensors.numpy import save
 
 from rag_memtok.config import Memorize
 from rag_memtok.datatypes import Memory, OnProgress, Pin, Verdict
-from rag_memtok.memory.batch import task_of
+from rag_memtok.memory.batch import make_task
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.recipes import recipe_named, recipe_of
 from rag_memtok.memory.reconstruct import memory_of
-from rag_memtok.memory.step import Written
-from rag_memtok.memory.workers import judged_record
+from rag_memtok.memory.step import OptimizedMemory
+from rag_memtok.memory.workers import judge_record
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.progress import Reporter
@@ -84,14 +84,14 @@ def written(
 def _written(
     lm: LM, template: Template, texts: Mapping[str, Tokens], settings: Memorize
 ) -> Iterator[tuple[str, Kept]]:
-    tasks = [task_of(key, tokens, settings.tokens_per_vector) for key, tokens in texts.items()]
+    tasks = [make_task(key, tokens, settings.tokens_per_vector) for key, tokens in texts.items()]
     for one in memorize(lm, template, tasks, settings):
         yield one.task.key, judged(lm, template, settings, one)
 
 
-def judged(lm: LM, template: Template, settings: Memorize, one: Written) -> Kept:
+def judged(lm: LM, template: Template, settings: Memorize, one: OptimizedMemory) -> Kept:
     """Packs, reads back and judges, as an ingest does."""
-    record = judged_record(lm, template, settings, one)
+    record = judge_record(lm, template, settings, one)
     return Kept(memory_of(record), record.verdict, one.steps, one.seconds)
 
 
@@ -107,7 +107,7 @@ def name_of(lm: LM, template: Template, settings: Memorize, tokens: Tokens) -> s
         for field in fields(recipe)
         if not callable(getattr(recipe, field.name))
     ]
-    vectors = task_of("", tokens, settings.tokens_per_vector).vectors
+    vectors = make_task("", tokens, settings.tokens_per_vector).vectors
     whole = (
         FORMAT,
         identity.weights_sha256,

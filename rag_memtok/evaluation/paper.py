@@ -23,7 +23,7 @@ from rag_memtok.memory.codec import codec_named
 from rag_memtok.memory.optimize import Step, memorize
 from rag_memtok.memory.recipes import recipe_named
 from rag_memtok.memory.reconstruct import decode, margins
-from rag_memtok.memory.step import Written
+from rag_memtok.memory.step import OptimizedMemory
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import template_named
 
@@ -175,7 +175,7 @@ def trial_of(
     corpus: Corpus,
     text: str,
     protocol: Protocol,
-    written: Written,
+    written: OptimizedMemory,
     free: bool,
     margin: float,
 ) -> Trial:

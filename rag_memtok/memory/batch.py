@@ -1,4 +1,4 @@
-"""Chunks to write, laid out as one batch of input embeddings.
+"""Chunks to optimize, laid out as one batch of input embeddings.
 
 The layout says where vectors stand, what is scored, and how vectors start.
 """
@@ -19,7 +19,7 @@ from rag_memtok.model.prompts import Template
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A chunk to write.
+    """A chunk whose memory is to be optimized.
 
     `tokens` is without BOS or end, `vectors` the number of its memory tokens, `key` whatever tells
     it apart (its id).
@@ -30,16 +30,13 @@ class Task:
     vectors: int
 
 
-def task_of(key: str, tokens: tuple[int, ...], tokens_per_vector: int) -> Task:
-    """The task of writing `tokens`.
-
-    It has a vector for every `tokens_per_vector` of them, rounded up, and one at least.
-    """
+def make_task(key: str, tokens: tuple[int, ...], tokens_per_vector: int) -> Task:
+    """The task of one chunk: ceil(T / tokens_per_vector) vectors, at least one."""
     return Task(key, tokens, max(1, -(-len(tokens) // tokens_per_vector)))
 
 
-def fitting(lm: LM, template: Template, tasks: Iterable[Task]) -> Iterator[Task]:
-    """The tasks, none of them longer than the context.
+def check_fit(lm: LM, template: Template, tasks: Iterable[Task]) -> Iterator[Task]:
+    """Yields the tasks, each checked to fit in the context.
 
     Raises:
         ChunkDoesNotFit: overhead + M + T exceeds the LM's context.
@@ -56,10 +53,10 @@ def fitting(lm: LM, template: Template, tasks: Iterable[Task]) -> Iterator[Task]
         yield task
 
 
-def by_length(tasks: Iterable[Task], window: int) -> Iterator[Task]:
-    """The tasks, sorted by length within windows of `window`.
+def sort_by_length(tasks: Iterable[Task], window: int) -> Iterator[Task]:
+    """Yields the tasks sorted by length, longest first, within windows of `window`.
 
-    So neighbours pad little, and the first result comes soon.
+    Neighbours then pad little, and the first result still comes soon.
     """
     heap: list[tuple[int, int, Task]] = []
     for order, task in enumerate(tasks):
@@ -69,14 +66,12 @@ def by_length(tasks: Iterable[Task], window: int) -> Iterator[Task]:
     yield from (heapq.heappop(heap)[2] for _ in range(len(heap)))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Request:
-    """What is asked of a memory: what stands `before` it and `after` it, then `answer`.
+    """A teacher-forced sequence around one memory: `before`, its vectors, `after`, `answer`.
 
-    Every token of `answer` is predicted.
-
-    `row` says whose memory it is, `vectors` how many it has. Before it may stand words and other
-    memories, hence embeddings.
+    Every token of `answer` is predicted. `row` is the memory's index in the batch, `vectors` its
+    length. `before` may hold tokens and other memories, hence embeddings.
     """
 
     row: int
@@ -87,16 +82,17 @@ class Request:
 
     @property
     def length(self) -> int:
-        """Positions it takes: the last token of the answer is only predicted."""
+        """Number of positions: the last token of the answer is only predicted."""
         return len(self.before) + self.vectors + len(self.after) + len(self.answer) - 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Layout:
     """Requests as one right-padded batch.
 
-    `slot` says which vector of row `owner` stands where (`is_memory`), `scored` which (request,
-    position) are predicted; the `weights` of a request sum to 1.
+    `fixed` are the input embeddings, zero at memory positions. At those (`is_memory`) stands vector
+    `slot` of row `owner`. `scored` are the (request, position) pairs that are predicted; the
+    `weights` of a request sum to 1.
     """
 
     fixed: Float[Tensor, "B S d"]
@@ -122,24 +118,30 @@ class Layout:
 
 
 def lay_out(lm: LM, template: Template, tasks: Sequence[Task]) -> Layout:
-    """Lays `tasks` out to be recited.
+    """Lays `tasks` out to be reconstructed.
 
     The position before each token predicts it, the last one predicts the end.
     """
     before = lm.embed(template.prefix)
-    return laid_out(
+    return lay_out_requests(
         lm,
         [
-            Request(row, task.vectors, before, template.suffix, (*task.tokens, template.end))
+            Request(
+                row=row,
+                vectors=task.vectors,
+                before=before,
+                after=template.suffix,
+                answer=(*task.tokens, template.end),
+            )
             for row, task in enumerate(tasks)
         ],
     )
 
 
-def laid_out(lm: LM, requests: Sequence[Request]) -> Layout:
+def lay_out_requests(lm: LM, requests: Sequence[Request]) -> Layout:
     """Lays `requests` out for teacher forcing."""
     device, length = lm.device, max(request.length for request in requests)
-    slot = torch.zeros(len(requests), length, dtype=torch.long)
+    slot = torch.zeros(len(requests), length, dtype=torch.long)  # [B, S]
     is_memory = torch.zeros_like(slot, dtype=torch.bool)
     fixed = torch.zeros(len(requests), length, lm.width, dtype=lm.table.dtype, device=device)
     rows: list[int] = []
@@ -160,12 +162,19 @@ def laid_out(lm: LM, requests: Sequence[Request]) -> Layout:
         weights += [1 / answer] * answer
     where = (torch.tensor(rows, device=device), torch.tensor(places, device=device))
     owner = torch.tensor([request.row for request in requests], device=device)
-    words, shares = torch.tensor(targets, device=device), torch.tensor(weights, device=device)
-    return Layout(fixed, owner, slot.to(device), is_memory.to(device), where, words, shares)
+    return Layout(
+        fixed=fixed,
+        owner=owner,
+        slot=slot.to(device),
+        is_memory=is_memory.to(device),
+        scored=where,
+        targets=torch.tensor(targets, device=device),
+        weights=torch.tensor(weights, device=device),
+    )
 
 
-def pooled(lm: LM, task: Task) -> Float[Tensor, "M d"]:
-    """The chunk's own token embeddings, averaged over `task.vectors` stretches of equal length."""
+def init_pooled(lm: LM, task: Task) -> Float[Tensor, "M d"]:
+    """Initial vectors: the chunk's token embeddings, averaged over spans of equal length."""
     embedded = lm.embed(task.tokens).float()
     bounds = [round(i * len(task.tokens) / task.vectors) for i in range(task.vectors + 1)]
     return torch.stack(
@@ -176,10 +185,10 @@ def pooled(lm: LM, task: Task) -> Float[Tensor, "M d"]:
     )
 
 
-def random_start(lm: LM, task: Task, seed: int) -> Float[Tensor, "M d"]:
-    """Standard normal vectors in the embedding table's scale.
+def init_random(lm: LM, task: Task, seed: int) -> Float[Tensor, "M d"]:
+    """Initial vectors: standard normal, scaled to the embedding table's standard deviation.
 
-    They are seeded by (seed, chunk), never by order.
+    Seeded by (seed, chunk), never by order.
     """
     generator = torch.Generator().manual_seed(int(sha256_of_text(f"{seed}:{task.key}")[:15], 16))
     return (
@@ -187,8 +196,8 @@ def random_start(lm: LM, task: Task, seed: int) -> Float[Tensor, "M d"]:
     ).to(lm.device)
 
 
-def mean_start(lm: LM, task: Task) -> Float[Tensor, "M d"]:
-    """The mean of all embeddings, for every vector.
+def init_mean(lm: LM, task: Task) -> Float[Tensor, "M d"]:
+    """Initial vectors: the mean of all embeddings, for every vector.
 
     This is where transformers puts a token that is added to a vocabulary.
     """

@@ -9,21 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rag_memtok.config import Memorize
-from rag_memtok.memory.batch import Task, task_of
+from rag_memtok.memory.batch import Task, make_task
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.recipes import recipe_of, steps_of
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
 
 LEVELS = (2, 4, 8, 16, 32, 64, 128)
-SAMPLE = 8
-ENOUGH = 0.95  # of the sample exact, within the step budget
+SAMPLE_SIZE = 8
+MIN_EXACT_SHARE = 0.95  # of the sample exact, within the step budget
 KNOWN = Path(__file__).parent.parent / "mini" / "known.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was chosen and how it is known.
+    """The tokens per vector that were chosen, and where the number is from.
 
     `steps` is the median number of steps a chunk took there, 0 if unknown.
     """
@@ -33,13 +33,13 @@ class Calibration:
     steps: int
 
 
-def known(lm: LM, template: Template, chunk_tokens: int, settings: Memorize) -> Calibration | None:
+def find_known(
+    lm: LM, template: Template, chunk_tokens: int, settings: Memorize
+) -> Calibration | None:
     """The recorded calibration of this model, template, chunk length, recipe and codec.
 
-    The codec counts if one is told. It is None if there is no such calibration.
-
-    Of several that for the most tokens a vector whose budget of steps (`within`) is granted; the
-    least, if none is.
+    None if there is none. The codec counts only where the settings name one. Of several it is that
+    with the most tokens per vector whose step budget (`within`) is granted; else the least.
     """
     wanted = (lm.identity.weights_sha256, template.name, chunk_tokens, recipe_of(settings))
     rows = json.loads(KNOWN.read_text(encoding="utf-8"))
@@ -77,14 +77,14 @@ def calibrate(
     Cost: as many steps as the levels that succeed need, and the full step budget for the first that
         does not.
     """
-    sample = sorted(map(tuple, chunks), key=lambda tokens: (-len(tokens), tokens))[:SAMPLE]
+    sample = sorted(map(tuple, chunks), key=lambda tokens: (-len(tokens), tokens))[:SAMPLE_SIZE]
     best = Calibration(LEVELS[0], "calibrated: even 2 tokens a vector did not hold", 0)
     for level in LEVELS:
         if level > max(map(len, sample), default=0):
             break
         exact, steps = try_level(lm, template, sample, settings, level)
         on_level(f"{level} tokens per vector: {exact:.0%} of {len(sample)} chunks exact")
-        if exact < ENOUGH:
+        if exact < MIN_EXACT_SHARE:
             break
         best = Calibration(level, f"calibrated on {len(sample)} chunks: {exact:.0%} exact", steps)
     return best
@@ -93,22 +93,19 @@ def calibrate(
 def try_level(
     lm: LM, template: Template, sample: Sequence[tuple[int, ...]], settings: Memorize, level: int
 ) -> tuple[float, int]:
-    """The share of `sample` that is exact at `level` tokens a vector, and the median steps.
-
-    The median is that of all.
-    """
-    tasks = [task_of(str(index), tokens, level) for index, tokens in enumerate(sample)]
-    written = list(memorize(lm, template, tasks, _trial(settings, steps_of(settings))))
-    steps = sorted(one.steps for one in written)
-    return sum(one.wrong == 0 for one in written) / len(written), steps[len(steps) // 2]
+    """The share of `sample` that is exact at `level` tokens a vector, and the median steps."""
+    tasks = [make_task(str(index), tokens, level) for index, tokens in enumerate(sample)]
+    memories = list(memorize(lm, template, tasks, _trial(settings, steps_of(settings))))
+    steps = sorted(memory.steps for memory in memories)
+    return sum(memory.wrong == 0 for memory in memories) / len(memories), steps[len(steps) // 2]
 
 
 def seconds_per_chunk(
     lm: LM, template: Template, tokens: Sequence[int], vectors: int, steps: int, settings: Memorize
 ) -> float:
-    """Measures what a chunk will cost here.
+    """Estimates the seconds that a chunk takes here.
 
-    That is the second of three steps of a full batch, times `steps`, bounded by the setting.
+    The second of three steps of a full batch is timed: times `steps`, bounded by the setting.
 
     The first warms up; what follows the second is in the LM's own arithmetic, as few of a chunk's
     steps are.
@@ -121,7 +118,7 @@ def seconds_per_chunk(
             template,
             tasks,
             _trial(settings, 3),
-            lambda progress: seconds.append(progress.seconds),
+            on_step=lambda progress: seconds.append(progress.seconds),
         )
     )
     *_, before, after = seconds[:3]  # of one step alone, if that was enough

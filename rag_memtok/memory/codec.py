@@ -21,15 +21,15 @@ class Codec:
     pack: Callable[[Float[np.ndarray, "M d"]], bytes]
     unpack: Callable[[bytes, tuple[int, int]], Float[np.ndarray, "M d"]]
 
-    def rounded(self, vectors: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
-        """As they come back from their bytes."""
+    def round_trip(self, vectors: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
+        """The vectors as they come back from their bytes."""
         packed = self.pack(vectors.cpu().numpy())
         return torch.tensor(
             self.unpack(packed, (vectors.shape[0], vectors.shape[1])), device=vectors.device
         )
 
 
-def as_dtype(name: str) -> Codec:
+def dtype_codec(name: str) -> Codec:
     """A codec that stores every number as the little-endian numpy dtype `name`.
 
     Numbers out of its range go to its largest.
@@ -46,11 +46,8 @@ def as_dtype(name: str) -> Codec:
     return Codec(pack, unpack)
 
 
-def finite(vectors: Float[np.ndarray, "M d"], largest: float) -> Float[np.ndarray, "M d"]:
-    """Returns fp32 `vectors` with numbers out of range at `largest`.
-
-    What is no number is 0.
-    """
+def clamp_finite(vectors: Float[np.ndarray, "M d"], largest: float) -> Float[np.ndarray, "M d"]:
+    """The vectors in fp32, clamped to `largest` either way; NaN becomes 0."""
     return np.clip(
         np.nan_to_num(vectors, nan=0.0, posinf=largest, neginf=-largest), -largest, largest
     ).astype(np.float32)
@@ -61,7 +58,7 @@ BFLOAT16_LARGEST = float(np.uint32(0x7F7F0000).view(np.float32))
 
 def pack_bfloat16(vectors: Float[np.ndarray, "M d"]) -> bytes:
     """The upper 16 bits of each fp32 number, rounded to nearest, ties to even; little-endian."""
-    bits = finite(vectors, BFLOAT16_LARGEST).view(np.uint32)
+    bits = clamp_finite(vectors, BFLOAT16_LARGEST).view(np.uint32)
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2").tobytes()
 
 
@@ -88,7 +85,7 @@ def pack_int8(vectors: Float[np.ndarray, "M d"]) -> bytes:
     The scale is a 127th of the row's largest number, rounded up to 17 significant bits; a byte is
     rounded to nearest, ties to even.
     """
-    rows = finite(vectors, float(LARGEST_SCALE * np.float32(127)))
+    rows = clamp_finite(vectors, float(LARGEST_SCALE * np.float32(127)))
     wanted = np.maximum(np.abs(rows).max(axis=1, initial=0) / np.float32(127), SMALLEST_SCALE)
     scales = (wanted.view(np.uint32) + ~SCALE_BITS & SCALE_BITS).view(np.float32)
     return (
@@ -108,8 +105,9 @@ def unpack_int8(packed: bytes, shape: tuple[int, int]) -> Float[np.ndarray, "M d
 
 
 GROUP = 32  # numbers that share a scale in four bits
-HALF_BYTE = 7  # the largest of four bits with a sign, zero in the middle
-SMALLEST_HALF, LARGEST_HALF = np.float32(2.0**-14), np.float32(2.0**15)  # scales of normal float16
+INT4_MAX = 7  # the largest of four bits with a sign, zero in the middle
+# scales of normal float16
+MIN_INT4_SCALE, MAX_INT4_SCALE = np.float32(2.0**-14), np.float32(2.0**15)
 
 
 def pack_int4(vectors: Float[np.ndarray, "M d"]) -> bytes:
@@ -117,13 +115,15 @@ def pack_int4(vectors: Float[np.ndarray, "M d"]) -> bytes:
 
     Scales are of GROUP numbers each, little-endian float16. A row is filled up with zeros.
     """
-    groups = in_groups(finite(vectors, float(LARGEST_HALF) * HALF_BYTE))
-    wanted = np.clip(np.abs(groups).max(axis=1, initial=0) / HALF_BYTE, SMALLEST_HALF, LARGEST_HALF)
+    groups = split_groups(clamp_finite(vectors, float(MAX_INT4_SCALE) * INT4_MAX))
+    wanted = np.clip(
+        np.abs(groups).max(axis=1, initial=0) / INT4_MAX, MIN_INT4_SCALE, MAX_INT4_SCALE
+    )
     scales = wanted.astype("<f2")
     scales = np.where(
         scales.astype(np.float32) < wanted, np.nextafter(scales, np.float16(np.inf)), scales
     ).astype("<f2")
-    codes = (np.rint(groups / scales.astype(np.float32)[:, None]) + HALF_BYTE).astype(np.uint8)
+    codes = (np.rint(groups / scales.astype(np.float32)[:, None]) + INT4_MAX).astype(np.uint8)
     return scales.tobytes() + (codes[:, ::2] | codes[:, 1::2] << 4).tobytes()
 
 
@@ -136,13 +136,13 @@ def unpack_int4(packed: bytes, shape: tuple[int, int]) -> Float[np.ndarray, "M d
     halves = np.frombuffer(packed, np.uint8, offset=2 * groups).reshape(groups, GROUP // 2)
     codes = (
         np.stack([halves & 15, halves >> 4], axis=-1).reshape(groups, GROUP).astype(np.float32)
-        - HALF_BYTE
+        - INT4_MAX
     )
     return (codes * scales[:, None]).reshape(rows, -1)[:, :width].astype(np.float32)
 
 
-def in_groups(vectors: Float[np.ndarray, "M d"]) -> Float[np.ndarray, "N g"]:
-    """The numbers of every row, GROUP at a time."""
+def split_groups(vectors: Float[np.ndarray, "M d"]) -> Float[np.ndarray, "N g"]:
+    """The numbers of every row, GROUP at a time, the last group filled up with zeros."""
     return np.pad(vectors, ((0, 0), (0, -vectors.shape[1] % GROUP))).reshape(-1, GROUP)
 
 
@@ -153,8 +153,8 @@ def require_bytes(packed: bytes, shape: tuple[int, int], size: int) -> None:
 
 
 CODECS: dict[str, Codec] = {
-    "float32": as_dtype("<f4"),
-    "float16": as_dtype("<f2"),
+    "float32": dtype_codec("<f4"),
+    "float16": dtype_codec("<f2"),
     "bfloat16": Codec(pack_bfloat16, unpack_bfloat16),
     "int8": Codec(pack_int8, unpack_int8),
     "int4": Codec(pack_int4, unpack_int4),

@@ -1,10 +1,10 @@
-"""What makes a memory readable.
+"""Readability objective: context distillation.
 
-It is that the frozen model, asked about it, answers as it does when it reads the text.
+The frozen model's answers from the text are the targets for its answers from the memory.
 
-Of every chunk questions are made by rule (synthetic_questions.py). The model answers them once from
-the text; the memory is then moved until the model's next words, word for word of those answers, are
-as likely with the memory in the text's place. Nobody else's question is ever seen.
+Questions about every chunk are made by rule (synthetic_questions.py). The model answers them once
+from the text; the memory is then moved until the model's next-token distributions along those
+answers are the same with the memory in the text's place. No other question is ever seen.
 """
 
 import random
@@ -17,80 +17,80 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rag_memtok.errors import ChunkDoesNotFit
-from rag_memtok.memory.batch import Request, Task, laid_out
-from rag_memtok.memory.synthetic_questions import cues
+from rag_memtok.memory.batch import Request, Task, lay_out_requests
+from rag_memtok.memory.synthetic_questions import make_questions
 from rag_memtok.model.generate import Continuation
 from rag_memtok.model.inject import greedy
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Frame, frame
 
-TOP = 20  # words of the teacher's distribution that are kept
-POOL = 64  # cues of a chunk
-TOGETHER = 64  # cues that the teacher answers at a time
+TOP = 20  # tokens of the teacher's distribution that are kept
+POOL = 64  # synthetic questions about a chunk
+BATCH = 64  # questions that the teacher answers at a time
 LONGEST = 16  # tokens of its answers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Taught:
-    """A question, and the teacher's answer, end included unless it was cut.
+class TeacherAnswer:
+    """A question and the teacher's answer, end included unless it was cut.
 
-    At each position of the answer stand the TOP likeliest words and their shares.
+    `token_ids` and `probs`: the TOP most probable tokens at each position of the answer.
     """
 
     question: tuple[int, ...]
     answer: tuple[int, ...]
-    words: Int[Tensor, "A K"]
-    shares: Float[Tensor, "A K"]
+    token_ids: Int[Tensor, "A K"]
+    probs: Float[Tensor, "A K"]
 
 
-def likeliest(logits: Float[Tensor, "P V"]) -> tuple[Int[Tensor, "P K"], Float[Tensor, "P K"]]:
-    """The TOP likeliest words at each position, and their shares, which sum to 1.
+def top_probs(logits: Float[Tensor, "P V"]) -> tuple[Int[Tensor, "P K"], Float[Tensor, "P K"]]:
+    """The TOP most probable tokens at each position, and their probabilities, which sum to 1.
 
-    They are what is to be learned.
+    They are the targets of the distillation.
     """
     best = logits.topk(min(TOP, logits.shape[-1]))
     return best.indices, best.values.softmax(-1)
 
 
-def told(
-    run: Continuation, frame: Frame, longest: int
+def generate(
+    decoder: Continuation, frame: Frame, limit: int
 ) -> list[tuple[tuple[int, ...], Int[Tensor, "A K"], Float[Tensor, "A K"]]]:
-    """What the model says in each row of `run`, and the `likeliest` words there.
+    """The greedy answer in each row of `decoder`, with the `top_probs` at each of its positions.
 
-    The end is included where it came within `longest` tokens.
+    The end is included where it came within `limit` tokens.
 
     Cost: that of `greedy`.
     """
-    answers: list[list[int]] = [[] for _ in run.logits]
-    best: list[list[tuple[Tensor, Tensor]]] = [[] for _ in run.logits]
-    for going, tokens, logits in greedy(run, frame, longest):
-        words, shares = likeliest(logits)
-        for row in going:
+    answers: list[list[int]] = [[] for _ in decoder.logits]
+    best: list[list[tuple[Tensor, Tensor]]] = [[] for _ in decoder.logits]
+    for open_rows, tokens, logits in greedy(decoder, frame, limit):
+        token_ids, probs = top_probs(logits)
+        for row in open_rows:
             token = tokens[row]
             answers[row].append(frame.end if token is None else token)
-            best[row].append((words[row], shares[row]))
-    found = (
-        (torch.stack(words), torch.stack(shares))
-        for words, shares in (zip(*some, strict=True) for some in best)
+            best[row].append((token_ids[row], probs[row]))
+    stacked = (
+        (torch.stack(token_ids), torch.stack(probs))
+        for token_ids, probs in (zip(*steps, strict=True) for steps in best)
     )
     return [
-        (tuple(answer), words, shares)
-        for answer, (words, shares) in zip(answers, found, strict=True)
+        (tuple(answer), token_ids, probs)
+        for answer, (token_ids, probs) in zip(answers, stacked, strict=True)
     ]
 
 
-def divergence(
-    known: Float[Tensor, "P V"], words: Int[Tensor, "P K"], shares: Float[Tensor, "P K"]
+def kl_divergence(
+    log_probs: Float[Tensor, "P V"], token_ids: Int[Tensor, "P K"], probs: Float[Tensor, "P K"]
 ) -> Float[Tensor, " P"]:
-    """KL(teacher || student) in nats over the teacher's `words`.
+    """KL(teacher || student) in nats over the teacher's `token_ids`.
 
-    `known` are the student's log-probabilities.
+    `log_probs` are the student's log-probabilities.
     """
-    return torch.xlogy(shares, shares).sum(-1) - (shares * known.gather(1, words)).sum(-1)
+    return torch.xlogy(probs, probs).sum(-1) - (probs * log_probs.gather(1, token_ids)).sum(-1)
 
 
-def distances(
-    lm: LM, requests: Sequence[tuple[Request, Taught]], vectors: Float[Tensor, "R M d"]
+def kl_per_request(
+    lm: LM, requests: Sequence[tuple[Request, TeacherAnswer]], vectors: Float[Tensor, "R M d"]
 ) -> Float[Tensor, " N"]:
     """The divergence KL(teacher || model with memory) of each request, in nats.
 
@@ -98,37 +98,38 @@ def distances(
 
     Cost: one forward pass over the requests, and V logits for each position of an answer.
     """
-    layout = laid_out(lm, [request for request, _ in requests])
-    known = lm.logits(lm.hidden(layout.inputs(vectors))[layout.scored]).log_softmax(-1)
-    words = torch.cat([one.words for _, one in requests])
-    shares = torch.cat([one.shares for _, one in requests])
-    return layout.means(divergence(known, words, shares))
+    layout = lay_out_requests(lm, [request for request, _ in requests])
+    log_probs = lm.logits(lm.hidden(layout.inputs(vectors))[layout.scored]).log_softmax(-1)
+    token_ids = torch.cat([answer.token_ids for _, answer in requests])
+    probs = torch.cat([answer.probs for _, answer in requests])
+    return layout.means(kl_divergence(log_probs, token_ids, probs))
 
 
 @dataclass(eq=False)
 class Teacher:
     """The model that reads the text.
 
-    What it says to a chunk's cues is found out once and kept until the chunk is written.
+    Its answers to a chunk's questions are generated once and kept until the chunk is done.
     """
 
     lm: LM
     seed: int
-    pools: dict[str, list[Taught]] = field(default_factory=dict)
+    pools: dict[str, list[TeacherAnswer]] = field(default_factory=dict)
 
     @cached_property
     def frame(self) -> Frame:
-        """The frame in which it is asked; a model that is only to recite never needs one."""
+        """The prompt in which it is asked; not needed where memories are only reconstructed."""
         return frame(self.lm)
 
-    def pool(self, task: Task) -> list[Taught]:
-        """The cues of a chunk with the model's answers. Cost, once: POOL greedy answers."""
+    def pool(self, task: Task) -> list[TeacherAnswer]:
+        """The questions about a chunk with the model's answers. Cost, once: POOL greedy answers."""
         if task.key not in self.pools:
-            asked = [
-                self.lm.encode(cue) for cue in cues(self.lm.decode(task.tokens), POOL, self.seed)
+            questions = [
+                self.lm.encode(question)
+                for question in make_questions(self.lm.decode(task.tokens), POOL, self.seed)
             ]
-            self._require_room(task, max(map(len, asked), default=0))
-            self.pools[task.key] = self.answers(task.tokens, asked)
+            self._require_room(task, max(map(len, questions), default=0))
+            self.pools[task.key] = self.answers(task.tokens, questions)
         return self.pools[task.key]
 
     def _require_room(self, task: Task, longest: int) -> None:
@@ -152,30 +153,37 @@ class Teacher:
                 "or fewer",
             )
 
-    def answers(self, passage: Sequence[int], asked: Sequence[Sequence[int]]) -> list[Taught]:
-        """What the model says to each question, with the tokens of `passage` before it.
+    def answers(
+        self, passage: Sequence[int], questions: Sequence[Sequence[int]]
+    ) -> list[TeacherAnswer]:
+        """The model's answer to each question, with the tokens of `passage` before it.
 
-        These are taken in once for TOGETHER questions.
+        The passage is run once for every BATCH questions.
         """
         shared = self.lm.embed([*self.frame.opening, *passage])
         return [
-            one
-            for start in range(0, len(asked), TOGETHER)
-            for one in self._told(shared, asked[start : start + TOGETHER])
+            answer
+            for start in range(0, len(questions), BATCH)
+            for answer in self._generate(shared, questions[start : start + BATCH])
         ]
 
-    def _told(self, shared: Float[Tensor, "_ d"], asked: Sequence[Sequence[int]]) -> list[Taught]:
+    def _generate(
+        self, shared: Float[Tensor, "_ d"], questions: Sequence[Sequence[int]]
+    ) -> list[TeacherAnswer]:
         prompts = [
             self.lm.embed([*self.frame.question, *question, *self.frame.closing])
-            for question in asked
+            for question in questions
         ]
-        found = told(Continuation(self.lm, prompts, shared), self.frame, LONGEST)
-        return [Taught(tuple(question), *one) for question, one in zip(asked, found, strict=True)]
+        generated = generate(Continuation(self.lm, prompts, shared), self.frame, LONGEST)
+        return [
+            TeacherAnswer(tuple(question), *answer)
+            for question, answer in zip(questions, generated, strict=True)
+        ]
 
-    def drawn(self, task: Task, step: int, each: int) -> list[Taught]:
-        """The cues of a step, at most `each`; every one comes once before any comes twice."""
+    def sample(self, task: Task, step: int, count: int) -> list[TeacherAnswer]:
+        """The questions of a step, at most `count`; each comes once before any comes again."""
         pool = self.pool(task)
-        turns = range(step * each, step * each + min(each, len(pool)))
+        turns = range(step * count, step * count + min(count, len(pool)))
         orders = {
             number: self._order(task, number, len(pool))
             for number in {turn // len(pool) for turn in turns}
@@ -186,22 +194,20 @@ class Teacher:
         return random.Random(f"{self.seed}:{task.key}:{number}").sample(range(count), count)
 
     def forget(self, task: Task) -> None:
-        """Lets go of a task that is written."""
+        """Drops the answers kept for a task."""
         self.pools.pop(task.key, None)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """The readable half of the writer's objective.
+class Distillation:
+    """The distillation loss: KL of the answers of `lm` from the memories to the teacher's.
 
-    It says how far the answers of `lm` from the memories are from the teacher's.
-
-    `each`: cues of a row in a step. `lm` may be a draft of the teacher's model.
+    `questions_per_step`: of each row. `lm` may be a bfloat16 copy of the teacher's model.
     """
 
     lm: LM
     teacher: Teacher
-    each: int = 2
+    questions_per_step: int = 2
 
     def __call__(
         self, rows: Mapping[int, tuple[Task, int]], vectors: Float[Tensor, "R M d"]
@@ -209,26 +215,32 @@ class Reading:
         """The sum over rows of each row's mean divergence, in nats.
 
         Args:
-            rows: index in `vectors` -> (task, the step it is at): which cues are drawn depends on
-                nothing else.
+            rows: index in `vectors` -> (task, the step it is at): which questions are drawn depends
+                on nothing else.
         """
-        drawn = {i: self.teacher.drawn(task, step, self.each) for i, (task, step) in rows.items()}
-        asked = [
-            (self._request(i, rows[i][0], one), one) for i, some in drawn.items() for one in some
+        sampled = {
+            i: self.teacher.sample(task, step, self.questions_per_step)
+            for i, (task, step) in rows.items()
+        }
+        requests = [
+            (self._request(i, rows[i][0], answer), answer)
+            for i, answers in sampled.items()
+            for answer in answers
         ]
-        if not asked:
+        if not requests:
             return vectors.sum() * 0
-        shares = torch.tensor(
-            [1 / len(some) for some in drawn.values() for _ in some], device=vectors.device
+        weights = torch.tensor(
+            [1 / len(answers) for answers in sampled.values() for _ in answers],
+            device=vectors.device,
         )
-        return (distances(self.lm, asked, vectors) * shares).sum()
+        return (kl_per_request(self.lm, requests, vectors) * weights).sum()
 
-    def _request(self, row: int, task: Task, one: Taught) -> Request:
+    def _request(self, row: int, task: Task, answer: TeacherAnswer) -> Request:
         frame = self.teacher.frame
         return Request(
-            row,
-            task.vectors,
-            self.lm.embed(frame.opening),
-            (*frame.question, *one.question, *frame.closing),
-            one.answer,
+            row=row,
+            vectors=task.vectors,
+            before=self.lm.embed(frame.opening),
+            after=(*frame.question, *answer.question, *frame.closing),
+            answer=answer.answer,
         )

@@ -53,7 +53,7 @@ class Encoder:
     digest: str = ""
 
     @property
-    def longest(self) -> int:
+    def max_window(self) -> int:
         """The most tokens of a window."""
         return len(self.projection)
 
@@ -63,14 +63,14 @@ class Encoder:
         return {**lora.weights(self.lm), PROJECTION: self.projection}
 
 
-def started(lm: LM, layers: int, rank: int, longest: int, seed: int) -> Encoder:
-    """An encoder to be trained: so far it gives the scaled sums of the tokens' embeddings."""
-    student = lora.lean(lora.started(_shortened(lm, layers), rank, seed))
-    zeros = torch.zeros(longest, lm.width, lm.width, device=lm.device)
+def new_encoder(lm: LM, layers: int, rank: int, max_window: int, seed: int) -> Encoder:
+    """An untrained encoder: so far it gives the scaled sums of the tokens' embeddings."""
+    student = lora.lean(lora.started(_first_layers(lm, layers), rank, seed))
+    zeros = torch.zeros(max_window, lm.width, lm.width, device=lm.device)
     return Encoder(student, torch.nn.Parameter(zeros))
 
 
-def _shortened(lm: LM, layers: int) -> LM:
+def _first_layers(lm: LM, layers: int) -> LM:
     """The LM's first `layers`, and its last norm; its tensors are those of `lm`, which stays."""
     shared = {id(tensor): tensor for tensor in (*lm.model.parameters(), *lm.model.buffers())}
     model: Any = copy.deepcopy(lm.model, shared)
@@ -81,19 +81,19 @@ def _shortened(lm: LM, layers: int) -> LM:
     return LM(model, lm.tokenizer, lm.identity)
 
 
-def _exactly(lm: LM) -> LM:
-    """`lm` in fp32, in tensors of its own unless it is in fp32 already."""
+def _in_float32(lm: LM) -> LM:
+    """`lm` in fp32: itself, or a copy where its dtype is another."""
     if lm.table.dtype == torch.float32:
         return lm
     return LM(copy.deepcopy(lm.model).float(), lm.tokenizer, lm.identity)
 
 
-def windows(tokens: int, window: int) -> int:
-    """How many vectors so many tokens take."""
+def count_windows(tokens: int, window: int) -> int:
+    """The number of vectors for `tokens` tokens: ceil(tokens / window)."""
     return -(-tokens // window)
 
 
-def encoded(
+def encode(
     encoder: Encoder, texts: Sequence[Sequence[int]], window: int
 ) -> list[Float[Tensor, "_ d"]]:
     """The readable vectors of each text, in fp32: a pass over all, padded to the longest.
@@ -104,40 +104,43 @@ def encoded(
     Cost: the encoder's layers, once over `len(texts)` rows of the longest text.
     """
     lm = encoder.lm
-    whole = windows(max(map(len, texts)), window) * window
+    padded_length = count_windows(max(map(len, texts)), window) * window
     first = lm.eos if lm.bos is None else lm.bos
-    ids = torch.tensor([[first, *text, *[lm.eos] * (whole - len(text))] for text in texts])
+    token_ids = torch.tensor(
+        [[first, *text, *[lm.eos] * (padded_length - len(text))] for text in texts]
+    )
     lengths = torch.tensor([len(text) for text in texts])
-    there = (torch.arange(whole) < lengths[:, None]).to(lm.device)[..., None]  # [B, T, 1]
-    embeddings = lm.embed(ids)
+    is_token = (torch.arange(padded_length) < lengths[:, None])[..., None]  # [B, T, 1]
+    is_token = is_token.to(lm.device)
+    embeddings = lm.embed(token_ids)  # [B, 1 + T, d]
     shape = (len(texts), -1, window, lm.width)
-    states = (lm.hidden(embeddings)[:, 1:].float() * there).view(shape)
-    words = (embeddings[:, 1:].float() * there).view(shape)
-    counts = there.view(*shape[:3], 1).sum(2).clamp(min=1)  # [B, M, 1]
+    states = (lm.hidden(embeddings)[:, 1:].float() * is_token).view(shape)
+    token_embeddings = (embeddings[:, 1:].float() * is_token).view(shape)
+    counts = is_token.view(*shape[:3], 1).sum(2).clamp(min=1)  # [B, M, 1]
     projected = torch.einsum("bmsi,sio->bmo", states, encoder.projection[:window].float())
-    vectors = words.sum(2) / counts.sqrt() + projected
-    return [vectors[row, : windows(len(text), window)] for row, text in enumerate(texts)]
+    vectors = token_embeddings.sum(2) / counts.sqrt() + projected
+    return [vectors[row, : count_windows(len(text), window)] for row, text in enumerate(texts)]
 
 
-def readable(encoder: Encoder, tokens: Sequence[int], window: int) -> ReadableVectors:
+def encode_readable(encoder: Encoder, tokens: Sequence[int], window: int) -> ReadableVectors:
     """A chunk's readable vectors, as they are stored. Cost: the encoder's layers over its tokens.
 
     Raises:
         UsageError: the encoder was not made for windows of so many tokens.
     """
-    require(1 <= window <= encoder.longest, "--readable", window, f"1 to {encoder.longest}")
-    vectors = _computed(encoder, tokens, window)
+    require(1 <= window <= encoder.max_window, "--readable", window, f"1 to {encoder.max_window}")
+    vectors = _encode_one(encoder, tokens, window)
     shape = (vectors.shape[0], vectors.shape[1])
     packed = codec_named(CODEC).pack(vectors)
     return ReadableVectors(encoder.digest, window, CODEC, packed, shape)
 
 
 @torch.no_grad()
-def _computed(encoder: Encoder, tokens: Sequence[int], window: int) -> Float[np.ndarray, "M d"]:
-    return encoded(encoder, [tokens], window)[0].cpu().numpy()
+def _encode_one(encoder: Encoder, tokens: Sequence[int], window: int) -> Float[np.ndarray, "M d"]:
+    return encode(encoder, [tokens], window)[0].cpu().numpy()
 
 
-def vectors_of(stored: ReadableVectors) -> Float[np.ndarray, "M d"]:
+def unpack_readable(stored: ReadableVectors) -> Float[np.ndarray, "M d"]:
     """Readable vectors as they come back from their bytes.
 
     Raises:
@@ -147,26 +150,26 @@ def vectors_of(stored: ReadableVectors) -> Float[np.ndarray, "M d"]:
 
 
 def distance(encoder: Encoder, tokens: Sequence[int], stored: ReadableVectors) -> float:
-    """How far the farthest of the stored vectors is from what `tokens` give, in its lengths.
+    """The largest relative distance of a stored vector from what `tokens` give.
 
-    It is inf where there are not as many. Up to TOLERANCE they are the same.
+    It is inf where the shapes differ. Up to TOLERANCE they are the same.
     """
-    found, wanted = vectors_of(stored), _computed(encoder, tokens, stored.window)
-    if found.shape != wanted.shape:
+    stored_vectors, vectors = unpack_readable(stored), _encode_one(encoder, tokens, stored.window)
+    if stored_vectors.shape != vectors.shape:
         return float("inf")
-    apart = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
-    return float(np.nan_to_num(apart, nan=np.inf).max())
+    distances = np.linalg.norm(stored_vectors - vectors, axis=1) / np.linalg.norm(vectors, axis=1)
+    return float(np.nan_to_num(distances, nan=np.inf).max())
 
 
-def packed(encoder: Encoder) -> bytes:
+def pack(encoder: Encoder) -> bytes:
     """The file of an encoder: its weights in half precision, bound to the LM they belong to."""
     identity, model = encoder.lm.identity, encoder.lm.model
     weights: dict[str, Tensor] = {
         **lora.rounded(encoder.lm),
         PROJECTION: encoder.projection.detach().to("cpu", torch.float16).contiguous(),
     }
-    rank = next(one.shape[0] for name, one in weights.items() if "lora_A" in name)
-    described = {
+    rank = next(tensor.shape[0] for name, tensor in weights.items() if "lora_A" in name)
+    metadata = {
         "format": FORMAT,
         "weights_sha256": identity.weights_sha256,
         "tokenizer_sha256": identity.tokenizer_sha256,
@@ -174,10 +177,10 @@ def packed(encoder: Encoder) -> bytes:
         "rank": rank,
     }
     # one entry: safetensors writes several in no order, and the file's hash is a name
-    return save(weights, {DESCRIBED: json.dumps(described, sort_keys=True)})
+    return save(weights, {DESCRIBED: json.dumps(metadata, sort_keys=True)})
 
 
-def read(lm: LM, file: Path) -> Encoder:
+def load_encoder(lm: LM, file: Path) -> Encoder:
     """The encoder in `file`, beside the LM whose first layers it takes.
 
     Raises:
@@ -187,28 +190,29 @@ def read(lm: LM, file: Path) -> Encoder:
     try:
         content = file.read_bytes()
         with safe_open(file, framework="pt") as opened:
-            known = json.loads((opened.metadata() or {})[DESCRIBED])
-        if known.get("format") != FORMAT:
+            metadata = json.loads((opened.metadata() or {})[DESCRIBED])
+        if metadata.get("format") != FORMAT:
             raise ValueError("of another format")
         values = load(content)
-        layers, rank, longest = int(known["layers"]), int(known["rank"]), len(values[PROJECTION])
+        layers, rank = int(metadata["layers"]), int(metadata["rank"])
+        max_window = len(values[PROJECTION])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputRefused(
             f"{file} is no encoder: {error}", remedy="install the package anew"
         ) from error
     for key in ("weights_sha256", "tokenizer_sha256"):
-        theirs, ours = known.get(key, ""), getattr(lm.identity, key)
+        theirs, ours = metadata.get(key, ""), getattr(lm.identity, key)
         if theirs != ours:
             raise WrongModel(
                 f"the encoder {file} is of another model ({key} {theirs[:16]}, here {ours[:16]})",
                 remedy="use the model it was made for",
             )
     # cut first, so that only what is left is copied
-    encoder = started(_exactly(_shortened(lm, layers)), layers, rank, longest, seed=0)
+    encoder = new_encoder(_in_float32(_first_layers(lm, layers)), layers, rank, max_window, seed=0)
     set_parameters(encoder, values)
     frozen = Encoder(encoder.lm, encoder.projection, hashlib.sha256(content).hexdigest())
-    for one in frozen.parameters.values():
-        one.requires_grad_(False)
+    for parameter in frozen.parameters.values():
+        parameter.requires_grad_(False)
     return frozen
 
 
@@ -219,8 +223,8 @@ def set_parameters(encoder: Encoder, values: Mapping[str, Tensor]) -> None:
     Raises:
         InputRefused: they are not those of an encoder of this shape.
     """
-    others = {name: one for name, one in values.items() if name != PROJECTION}
-    lora.set_weights(encoder.lm, others)
+    lora_weights = {name: tensor for name, tensor in values.items() if name != PROJECTION}
+    lora.set_weights(encoder.lm, lora_weights)
     if values[PROJECTION].shape != encoder.projection.shape:
         raise InputRefused(
             f"its projection is {tuple(values[PROJECTION].shape)}, not "

@@ -3,7 +3,7 @@
 They are found by gradient descent on the LM's input.
 
 Many chunks share a batch; when a row is done the next chunk takes its place (a step of a batch is
-in step.py). Where the hardware computes in bfloat16 most steps are a draft in it; the end is always
+in step.py). Where the hardware computes in bfloat16 most steps are taken in it; the end is always
 measured in the LM's own arithmetic, and on the vectors as the codec will give them back.
 """
 
@@ -16,30 +16,37 @@ from rag_memtok.config import Memorize
 from rag_memtok.errors import OutOfMemory, out_of_memory
 from rag_memtok.memory.batch import (
     Task,
-    by_length,
-    fitting,
+    check_fit,
+    sort_by_length,
 )
 from rag_memtok.memory.codec import codec_named
-from rag_memtok.memory.distill import Reading, Teacher
+from rag_memtok.memory.distill import Distillation, Teacher
 from rag_memtok.memory.recipes import Recipe, recipe_named, recipe_of
-from rag_memtok.memory.step import Batch, BeforeStep, Row, Written, started, untouched
+from rag_memtok.memory.step import (
+    Batch,
+    BeforeStep,
+    OptimizedMemory,
+    Row,
+    leave_unchanged,
+    start_row,
+)
 from rag_memtok.model.lm import LM
-from rag_memtok.model.precision import draft_of, drafted
+from rag_memtok.model.precision import low_precision_copy, uses_low_precision
 from rag_memtok.model.prompts import Template
 
 WINDOW = 16  # batches' worth of chunks sorted by length together
 # of a chunk's seconds, and of the steps where all are taken; the rest is for the LM's own
 # arithmetic
-DRAFT_SHARE = 0.9
-# of the steps and seconds of what is to be read; the rest is for reciting alone
-READING_SHARE = 0.9
+LOW_PRECISION_SHARE = 0.9
+# of the steps and seconds of a readable memory; the rest is for reconstruction alone
+DISTILLATION_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """After a step of the batch: rows being written, and how many of those are all right.
+    """Progress after a step of the batch: rows in it, and how many of those are all right.
 
-    Steps and seconds are those spent since the start.
+    `steps` and `seconds` are counted since the start.
     """
 
     rows: int
@@ -53,11 +60,12 @@ def memorize(
     template: Template,
     tasks: Iterable[Task],
     settings: Memorize,
+    *,
     on_step: Callable[[Step], None] = lambda step: None,
     recipe: Recipe | None = None,
-    before_step: BeforeStep = untouched,
-) -> Iterator[Written]:
-    """Writes `tasks`, yielding each as it is done, in no fixed order.
+    before_step: BeforeStep = leave_unchanged,
+) -> Iterator[OptimizedMemory]:
+    """Optimizes a memory for each of `tasks`, yielding each as it is done, in no fixed order.
 
     Args:
         recipe: stands for the one that `settings` names.
@@ -76,74 +84,85 @@ def memorize(
     recipe = recipe or recipe_named(recipe_of(settings))
     clock, teacher = Clock(on_step), Teacher(lm, settings.seed)
     rows: Iterator[Row] = (
-        started(lm, recipe, task, settings.seed)
-        for task in by_length(fitting(lm, template, tasks), WINDOW * settings.batch)
+        start_row(lm, recipe, task, settings.seed)
+        for task in sort_by_length(check_fit(lm, template, tasks), WINDOW * settings.batch)
     )
-    for number, stage in enumerate(stages(lm, template, recipe, settings, teacher, before_step)):
-        rows = advanced(stage, map(Row.from_best, rows) if number else rows, settings.batch, clock)
+    for number, phase in enumerate(
+        build_phases(
+            lm, template, recipe=recipe, settings=settings, teacher=teacher, before_step=before_step
+        )
+    ):
+        rows = run_phase(
+            phase, map(Row.restart_from_best, rows) if number else rows, settings.batch, clock
+        )
     for row in rows:
         teacher.forget(row.task)
-        yield row.written()
+        yield row.result()
 
 
-def stages(
+def build_phases(
     lm: LM,
     template: Template,
+    *,
     recipe: Recipe,
     settings: Memorize,
     teacher: Teacher,
-    before_step: BeforeStep = untouched,
+    before_step: BeforeStep = leave_unchanged,
 ) -> Iterator[Batch]:
-    """The stages that a row goes through.
+    """Phases: bf16 (if supported), full precision, for readable memories reconstruction alone.
 
-    First a draft where the hardware has one, then the LM's own arithmetic; what is to be read is
-    recited alone last.
-
-    That last stage starts where the memory reads best, takes small steps, and ends as soon as all
-    is right: it costs little of the reading.
+    That last phase starts where the memory reads best, takes small steps, and ends as soon as all
+    is right: it costs little of the readability.
     """
     steps, seconds = settings.steps or recipe.steps, settings.seconds_per_chunk
-    codec = codec_named(settings.codec) if settings.codec and recipe.through else None
+    codec = codec_named(settings.codec) if settings.codec and recipe.straight_through else None
 
-    def stage(one: LM, part: Recipe, of_steps: float, of_seconds: float) -> Batch:
-        reading = Reading(one, teacher, part.cues) if part.reading else None
+    def phase(phase_lm: LM, phase_recipe: Recipe, of_steps: float, of_seconds: float) -> Batch:
+        distillation = (
+            Distillation(phase_lm, teacher, phase_recipe.questions_per_step)
+            if phase_recipe.distillation
+            else None
+        )
         return Batch(
-            one,
-            template,
-            part,
-            max(1, int(of_steps * steps)),
-            of_seconds * seconds,
-            settings.seed,
-            codec,
-            reading,
-            before_step,
+            lm=phase_lm,
+            template=template,
+            recipe=phase_recipe,
+            steps=max(1, int(of_steps * steps)),
+            seconds=of_seconds * seconds,
+            seed=settings.seed,
+            codec=codec,
+            distillation=distillation,
+            before_step=before_step,
         )
 
-    share = READING_SHARE if recipe.reading else 1.0
-    if recipe.draft and drafted(lm, settings.draft):
-        yield stage(
-            draft_of(lm, settings.draft),
+    share = DISTILLATION_SHARE if recipe.distillation else 1.0
+    if recipe.low_precision and uses_low_precision(lm, settings.draft):
+        yield phase(
+            low_precision_copy(lm, settings.draft),
             recipe,
-            DRAFT_SHARE * share if recipe.reading else 1.0,
-            DRAFT_SHARE * share,
+            LOW_PRECISION_SHARE * share if recipe.distillation else 1.0,
+            LOW_PRECISION_SHARE * share,
         )
-    yield stage(lm, recipe, share, share)
-    if recipe.reading:
-        yield stage(
-            lm, replace(recipe, reading=0.0, lr=recipe.last_lr, warmup=0, cosine=False), 1.0, 1.0
+    yield phase(lm, recipe, share, share)
+    if recipe.distillation:
+        yield phase(
+            lm,
+            replace(recipe, distillation=0.0, lr=recipe.last_lr, warmup=0, cosine=False),
+            1.0,
+            1.0,
         )
 
 
 @dataclass(slots=True)
 class Clock:
-    """Counts steps and seconds over the stages, and tells."""
+    """Counts steps and seconds over the phases, and reports them."""
 
     on_step: Callable[[Step], None]
     steps: int = 0
     began: float = field(default_factory=time.monotonic)
 
     def tick(self, rows: Sequence[Row]) -> None:
-        """A step was taken."""
+        """Counts a step of `rows` and reports it."""
         self.steps += 1
         self.on_step(
             Step(
@@ -155,10 +174,10 @@ class Clock:
         )
 
 
-def advanced(batch: Batch, queue: Iterator[Row], capacity: int, clock: Clock) -> Iterator[Row]:
-    """Takes steps until every row of `queue` is done, at most `capacity` at a time.
+def run_phase(batch: Batch, queue: Iterator[Row], capacity: int, clock: Clock) -> Iterator[Row]:
+    """Continuous batching: steps until `queue` is empty, refilling finished slots.
 
-    Yields each row as it ends.
+    Yields each row as it ends; halves the batch when memory runs out.
 
     Raises:
         OutOfMemory: even one row does not fit.

@@ -1,6 +1,6 @@
-"""Ways of writing a memory.
+"""Recipes: how a memory is optimized.
 
-A recipe is an objective, a start, an optimiser and a stop: one row of RECIPES adds one.
+A recipe is an objective, an initialization, an optimizer and a stop: one row of RECIPES adds one.
 """
 
 import math
@@ -19,22 +19,23 @@ from rag_memtok.model.lm import LM
 SETTLED = 0.2  # of the learning rate, where all is right
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A way of writing.
+    """Objective, initialization, optimizer and stopping rule of an optimization.
 
     `lr` is in units of the root mean square of the row's own vectors as they are (`unit` "vectors":
     see below), of the embedding table's standard deviation ("table"), or in its own ("one").
     `margin` (logits): a row is done when every right token leads by this; 0 stops at the first step
     where every argmax is right. `settle`: the rate falls with what is left to do, too, see `lr_at`.
-    `steps` are the most that a row takes where the config says nothing else. `draft`: whether most
-    of them may be in bfloat16. `through`: whether the loss is that of the vectors as they will be
-    stored, so that a row ends right as it comes back. `decay`: AdamW's, a vector shrinks by `lr *
-    decay` a step. `patience`: a row ends after so many steps without a wrong token less (0: it does
-    not). `memory_word`: each vector is a word of the vocabulary as well, see `memory_word_entropy`,
-    which then takes the place of `objective`. `reading`: the weight of being read (distill.py,
-    `cues` questions a step) beside being recited; such a row uses all its steps but the last, which
-    recite alone at `last_lr`.
+    `steps` are the most that a row takes where the config says nothing else. `low_precision`:
+    whether most of them may be in bfloat16. `straight_through`: whether the loss is that of the
+    vectors as they will be stored, so that a row ends right as it comes back. `decay`: AdamW's, a
+    vector shrinks by `lr * decay` a step. `patience`: a row ends after so many steps without a
+    wrong token less (0: it does not). `memory_word`: each vector is a token of the vocabulary as
+    well, see `memory_word_entropy`, which then takes the place of `objective`. `distillation`: the
+    weight of the distillation loss (distill.py, `questions_per_step` questions a step) beside the
+    reconstruction loss; such a row uses all its steps, the last ones for reconstruction alone at
+    `last_lr`.
 
     A rate relative to the vectors lets them grow as far as they are worth, and they want to: a long
     vector is hardly changed by what the layers add to it, and many more tokens fit. In units of the
@@ -44,7 +45,7 @@ class Recipe:
 
     objective: "Objective"
     start: Literal["pooled", "random", "mean"] = "pooled"
-    optimiser: Literal["adam", "sgd"] = "adam"
+    optimizer: Literal["adam", "sgd"] = "adam"
     lr: float = 0.85
     unit: Literal["vectors", "table", "one"] = "vectors"
     betas: tuple[float, float] = (0.9, 0.9)
@@ -57,10 +58,10 @@ class Recipe:
     margin: float = 0.1
     steps: int = 500
     template: str = ""
-    draft: bool = True
-    through: bool = True
-    reading: float = 0.0
-    cues: int = 2
+    low_precision: bool = True
+    straight_through: bool = True
+    distillation: float = 0.0
+    questions_per_step: int = 2
     decay: float = 0.0
     patience: int = 0
     memory_word: bool = False
@@ -93,11 +94,13 @@ class Recipe:
         return self.last_lr + (self.lr - self.last_lr) * share
 
 
-Scored = tuple[Float[Tensor, " P"], Float[Tensor, " P"]]
-Objective = Callable[[LM, Float[Tensor, "P d"], Int[Tensor, " P"], Float[Tensor, " P"]], Scored]
+LossesAndMargins = tuple[Float[Tensor, " P"], Float[Tensor, " P"]]
+Objective = Callable[
+    [LM, Float[Tensor, "P d"], Int[Tensor, " P"], Float[Tensor, " P"]], LossesAndMargins
+]
 """(lm, hidden, targets, spent) -> loss per position, margin per position.
 
-The margin, detached, is that of each target over the best other word (logits).
+The margin, detached, is that of each target over the best other token (logits).
 
 `spent` is the share of its steps (or seconds) that the position's row has used, 0 to 1.
 """
@@ -105,11 +108,11 @@ The margin, detached, is that of each target over the best other word (logits).
 
 def cross_entropy(
     lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], spent: Float[Tensor, " P"]
-) -> Scored:
-    """The usual loss, whatever is `spent`."""
+) -> LossesAndMargins:
+    """Cross-entropy of the targets in nats, whatever is `spent`."""
     logits = lm.logits(hidden)
     with torch.no_grad():
-        margins = _lead(logits.clone(), targets)[0]
+        margins = _margins(logits.clone(), targets)[0]
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), margins
 
 
@@ -119,34 +122,34 @@ def memory_word_entropy(
     targets: Int[Tensor, " P"],
     vectors: Float[Tensor, "P M d"],
     present: Bool[Tensor, "P M"],
-) -> Scored:
-    """Cross-entropy over a vocabulary that was widened by the memory's own words.
+) -> LossesAndMargins:
+    """Cross-entropy over a vocabulary widened by a token for each memory vector.
 
     It is as where a `<MEMORY>` token is added to the model.
 
     Where the embeddings are tied a vector is an output row, too: its logit is `hidden @ vector`,
     and the gradient reaches the vector both ways. Where they are not, the row that was added stays
-    what it was made, the mean of all rows; its logit is the mean logit. A decode has no such words;
-    here they are rivals, for the loss, the margin and so the stop.
+    what it was made, the mean of all rows; its logit is the mean logit. A decode has no such
+    tokens; here they are rivals, for the loss, the margin and so the stop.
 
     Args:
         vectors: of the position's row; `present` says which of them are not padding.
     """
     logits = lm.logits(hidden)
-    words = (
+    memory_logits = (
         torch.einsum("pd,pmd->pm", hidden.float(), vectors)
         if lm.tied
         else logits.mean(1, keepdim=True).expand(present.shape)
     )
-    logits = torch.cat([logits, words.masked_fill(~present, -torch.inf)], dim=1)
-    margins = _lead(logits.detach().clone(), targets)[0]
+    logits = torch.cat([logits, memory_logits.masked_fill(~present, -torch.inf)], dim=1)
+    margins = _margins(logits.detach().clone(), targets)[0]
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), margins
 
 
 def margin_hinge(delta: float, power: float) -> Objective:
     """The loss `relu(delta - margin) ** p`.
 
-    It is nothing for what is right already, most for what is furthest behind.
+    It is 0 for what is right already, and largest for what is furthest behind.
 
     `p` is `power` for four fifths of a row's budget and then falls to 1. With p 1 every wrong token
     pulls alike, and those that started far behind come last, one by one; with 2 or 3 they come
@@ -154,29 +157,33 @@ def margin_hinge(delta: float, power: float) -> Objective:
     hold its text is better off with p 1, which gives them up and gets the others right
     (benchmarks/log.md).
 
-    The rival word is found without gradient; the gradient then needs two rows of the output layer
+    The rival token is found without gradient; the gradient then needs two rows of the output layer
     for each position that still counts, not all V.
     """
 
     def objective(
         lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], spent: Float[Tensor, " P"]
-    ) -> Scored:
+    ) -> LossesAndMargins:
         with torch.no_grad():
-            margins, rivals = _lead(lm.scores(hidden), targets)
-        words = lm.model.get_output_embeddings()
-        difference = words.weight[targets] - words.weight[rivals]
-        offset = 0 if words.bias is None else words.bias[targets] - words.bias[rivals]
-        lead = (hidden * difference).sum(-1) + offset
+            margins, rivals = _margins(lm.scores(hidden), targets)
+        output_layer = lm.model.get_output_embeddings()
+        difference = output_layer.weight[targets] - output_layer.weight[rivals]
+        offset = (
+            0
+            if output_layer.bias is None
+            else output_layer.bias[targets] - output_layer.bias[rivals]
+        )
+        margin = (hidden * difference).sum(-1) + offset
         exponent = 1 + (power - 1) * ((1 - spent) / 0.2).clamp(0, 1)
-        return torch.relu(delta - lead.float()) ** exponent, margins
+        return torch.relu(delta - margin.float()) ** exponent, margins
 
     return objective
 
 
-def _lead(
+def _margins(
     logits: Float[Tensor, "P V"], targets: Int[Tensor, " P"]
 ) -> tuple[Float[Tensor, " P"], Int[Tensor, " P"]]:
-    """How far the target leads the best other word, and that word.
+    """The margin of the target over the best other token, in logits, and that token.
 
     `logits` is overwritten: a copy costs more than the search.
     """
@@ -192,33 +199,39 @@ def _lead(
 # transformers puts an added token, at the mean of the embeddings. Two things are ours: the best
 # vector measured is kept, not the last one, and the numbers are fp32, not fp16.
 SASTRE = Recipe(
-    cross_entropy, start="mean", optimiser="sgd", unit="one", lr=1.0, first_lr=0.2, warmup=100,
-    cosine=False, clip=0.0, margin=0.0, steps=3000, template="sastre2025", draft=False,
-    through=False,
+    objective=cross_entropy, start="mean", optimizer="sgd", unit="one", lr=1.0, first_lr=0.2,
+    warmup=100, cosine=False, clip=0.0, margin=0.0, steps=3000, template="sastre2025",
+    low_precision=False, straight_through=False,
 )  # fmt: skip
 
 # Kuratov et al. 2025, arXiv:2502.13063, and its public code. There neither the text's first token
 # nor its end is scored; here all are, as for every recipe.
 KURATOV = Recipe(
-    cross_entropy, start="random", unit="one", lr=0.01, warmup=0, cosine=False, clip=0.0,
-    margin=0.0, steps=5000, template="kuratov2025", draft=False, through=False, decay=0.01,
-    patience=2000,
+    objective=cross_entropy, start="random", unit="one", lr=0.01, warmup=0, cosine=False, clip=0.0,
+    margin=0.0, steps=5000, template="kuratov2025", low_precision=False, straight_through=False,
+    decay=0.01, patience=2000,
 )  # fmt: skip
 
-# Tarasov et al. 2026, Progressive Cramming: its optimiser, on the whole text at once, not on a
+# Tarasov et al. 2026, Progressive Cramming: its optimizer, on the whole text at once, not on a
 # token more at a time. Its lr is 0.1 for embeddings of about 0.02, falling to 0.001, weight decay
 # 0.01.
 CRAMMING = Recipe(
-    cross_entropy, start="random", unit="table", lr=5.0, last_lr=0.05, warmup=100, clip=0.0,
-    margin=0.0, steps=10_000, template="kuratov2025", draft=False, through=False, decay=0.0002,
+    objective=cross_entropy, start="random", unit="table", lr=5.0, last_lr=0.05, warmup=100,
+    clip=0.0, margin=0.0, steps=10_000, template="kuratov2025", low_precision=False,
+    straight_through=False, decay=0.0002,
 )  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
-    "margin": Recipe(margin_hinge(0.5, power=2.0), settle=True),
+    "margin": Recipe(objective=margin_hinge(0.5, power=2.0), settle=True),
     "readable": Recipe(
-        margin_hinge(0.5, power=2.0), lr=0.5, last_lr=0.03, reading=3.0, steps=300, template="cue"
+        objective=margin_hinge(0.5, power=2.0),
+        lr=0.5,
+        last_lr=0.03,
+        distillation=3.0,
+        steps=300,
+        template="cue",
     ),
-    "cross-entropy": Recipe(cross_entropy, settle=True),
+    "cross-entropy": Recipe(objective=cross_entropy, settle=True),
     "sastre2025": SASTRE,
     "sastre2025-code": replace(SASTRE, lr=5.0, first_lr=0.0, warmup=0, memory_word=True),
     "kuratov2025": KURATOV,
@@ -226,12 +239,13 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-WAYS = {"exact": "margin", "readable": "readable"}  # what --write takes where no recipe is named
+# what --write takes where no recipe is named
+DEFAULT_RECIPES = {"exact": "margin", "readable": "readable"}
 
 
 def recipe_of(settings: Memorize) -> str:
     """The name of the recipe that `settings` ask for."""
-    return settings.recipe or WAYS[settings.write or "exact"]
+    return settings.recipe or DEFAULT_RECIPES[settings.write or "exact"]
 
 
 def steps_of(settings: Memorize) -> int:

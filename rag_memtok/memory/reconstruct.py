@@ -2,9 +2,9 @@
 
 Nothing is called exact that this file has not decoded.
 
-`judge` feeds the true tokens and pins where the argmax fails or leads by too little; `decode` feeds
-its own. At an unpinned position the context of both is the text so far, so that the second is exact
-by induction if the first was right.
+`judge` feeds the true tokens and pins where the argmax fails or its margin is too small; `decode`
+feeds its own. At an unpinned position the context of both is the text so far, so that the second is
+exact by induction if the first was right.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,17 +23,17 @@ from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import reference_profile
 from rag_memtok.model.prompts import Template
 
-# logits: one pass moves a lead by less from what cached steps give (benchmarks/numerics.py)
-MOVED = 2e-3
+# logits: one pass moves a margin by less from what cached steps give (benchmarks/numerics.py)
+ONE_PASS_ERROR = 2e-3
 ROWS = 128  # positions whose logits are held at once
 ASSISTED_SHARE = 0.05  # more correction pins than this share of the tokens: not called a memory
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Tokens that came out, whether the end token did, and the smallest lead.
+    """A decoded memory: its tokens, whether the end token came, and the smallest margin.
 
-    That lead is of an argmax that was not pinned (logits; inf if none).
+    That margin is of an argmax that was not pinned (logits; inf if none).
 
     `corrections` are the positions where a pin gave what the argmax did not.
     """
@@ -44,36 +44,36 @@ class Decoded:
     corrections: tuple[int, ...] = ()
 
 
-def prompt(lm: LM, template: Template, memory: Memory) -> Float[Tensor, "_ d"]:
+def build_prompt(lm: LM, template: Template, memory: Memory) -> Float[Tensor, "_ d"]:
     """The input embeddings after which the text begins."""
     vectors = torch.from_numpy(memory.vectors).to(lm.device, lm.table.dtype)
     return torch.cat([lm.embed(template.prefix), vectors, lm.embed(template.suffix)])
 
 
 def require_decodable(lm: LM, template: Template, record: Record) -> None:
-    """Refuses what could not even be tried.
+    """Refuses a record that `lm` cannot decode.
 
     Right checksums do not rule it out: whoever makes a store makes those, too.
 
     Raises:
-        StoreDamaged: an unknown codec, a wrong width, a pin that is no word of the LM, more tokens
+        StoreDamaged: an unknown codec, a wrong width, a pin that is no token of the LM, more tokens
             than its context holds.
     """
-    (rows, width), words = record.shape, len(lm.table)
+    (rows, width), vocab = record.shape, len(lm.table)
     faults = {
         f"it is packed as {record.codec!a}; there are {', '.join(CODECS)}": record.codec
         not in CODECS,
         f"it has {rows} vectors of {width}; those of this model are of {lm.width}": rows < 1
         or width != lm.width,
-        f"a pin is none of the {words} words": any(
-            pin.position < 0 or not 0 <= pin.token < words for pin in record.pins
+        f"a pin is none of the {vocab} tokens": any(
+            pin.position < 0 or not 0 <= pin.token < vocab for pin in record.pins
         ),
         f"{record.tokens} tokens do not fit into the context": not 0
         <= record.tokens
         <= lm.context - template.overhead - rows,
     }
-    for fault, there in faults.items():
-        if there:
+    for fault, is_present in faults.items():
+        if is_present:
             raise StoreDamaged(
                 fault, remedy="rag-memtok rm the file that it is of, then ingest it again"
             )
@@ -101,10 +101,12 @@ def judge(
     """
     pins: list[Pin] = []
     smallest = float("inf")
-    leads = leads_at_once(lm, template, memory, tokens)
-    if not all(is_decided(one, 0.0, tau) for one in leads):
-        leads = margins(lm, template, memory, tokens)
-    for position, (token, margin) in enumerate(zip([*tokens, template.end], leads, strict=True)):
+    token_margins = margins_in_one_pass(lm, template, memory, tokens)
+    if not all(is_decided(margin, 0.0, tau) for margin in token_margins):
+        token_margins = margins(lm, template, memory, tokens)
+    for position, (token, margin) in enumerate(
+        zip([*tokens, template.end], token_margins, strict=True)
+    ):
         if margin <= tau:
             pins.append(Pin(position, token, "correction" if margin <= 0 else "safety"))
         else:
@@ -121,9 +123,9 @@ def judge(
 
 
 def verdict_of(decoded: Decoded, pins: Sequence[Pin]) -> Verdict:
-    """What a right decode says of its memory here and now, whatever was stored of it.
+    """The verdict that a right decode gives of its memory here, whatever was stored of it.
 
-    Of the pins used, those that were needed correct.
+    Of the pins used, those that were needed are corrections.
 
     On another machine than the writer's a token with a safety pin may not be the argmax any more.
     Then the pin did what it is for, and the memory, exact where it was written, is pinned there:
@@ -137,46 +139,50 @@ def verdict_of(decoded: Decoded, pins: Sequence[Pin]) -> Verdict:
 
 
 def margins(lm: LM, template: Template, memory: Memory, tokens: Sequence[int]) -> tuple[float, ...]:
-    """The lead of each of `tokens`, and of the end token after them.
+    """The margin of each of `tokens`, and of the end token after them, in logits.
 
     Each is taken with the tokens before it fed, in the reference profile.
 
     Cost: T + 1 cached steps at batch 1 in fp32.
     """
-    found = []
+    token_margins = []
     with reference_profile(lm) as exactly:
-        run = Continuation(exactly, [prompt(exactly, template, memory)])
+        decoder = Continuation(exactly, [build_prompt(exactly, template, memory)])
         for token in tokens:
-            found.append(lead(run.logits[0], token))
-            run.feed([token])
-        found.append(lead(run.logits[0], template.end))
-    return tuple(found)
+            token_margins.append(token_margin(decoder.logits[0], token))
+            decoder.feed([token])
+        token_margins.append(token_margin(decoder.logits[0], template.end))
+    return tuple(token_margins)
 
 
-def leads_at_once(
+def margins_in_one_pass(
     lm: LM, template: Template, memory: Memory, tokens: Sequence[int]
 ) -> tuple[float, ...]:
     """`margins` in one pass over the whole text, within MOVED of them.
 
     Cost: one forward pass in fp32 over prompt and text.
     """
-    found: list[float] = []
+    token_margins: list[float] = []
     targets = torch.tensor([*tokens, template.end], device=lm.device)
     with reference_profile(lm) as exactly, torch.inference_mode():
-        start = prompt(exactly, template, memory)
+        start = build_prompt(exactly, template, memory)
         text = exactly.embed(list(tokens))
         hidden = exactly.hidden(torch.cat([start, text])[None])[0, len(start) - 1 :]  # [T + 1, d]
-        for states, words in zip(hidden.split(ROWS), targets.split(ROWS), strict=True):
+        for states, target_ids in zip(hidden.split(ROWS), targets.split(ROWS), strict=True):
             logits = exactly.logits(states)  # [ROWS, V]
-            own = logits.gather(1, words[:, None])
-            rivals = logits.scatter(1, words[:, None], float("-inf")).amax(1)
-            found += (own[:, 0] - rivals).nan_to_num(float("-inf"), float("inf")).tolist()
-    return tuple(found)
+            target_logits = logits.gather(1, target_ids[:, None])
+            rival_logits = logits.scatter(1, target_ids[:, None], float("-inf")).amax(1)
+            token_margins += (
+                (target_logits[:, 0] - rival_logits)
+                .nan_to_num(float("-inf"), float("inf"))
+                .tolist()
+            )
+    return tuple(token_margins)
 
 
-def is_decided(lead: float, *bounds: float) -> bool:
-    """Whether one pass says on which side of each of `bounds` a lead lies."""
-    return all(abs(lead - bound) > MOVED for bound in bounds)
+def is_decided(margin: float, *bounds: float) -> bool:
+    """Whether one pass decides on which side of each of `bounds` a margin lies."""
+    return all(abs(margin - bound) > ONE_PASS_ERROR for bound in bounds)
 
 
 def decode_drafted(
@@ -185,36 +191,39 @@ def decode_drafted(
     """What `decode` gives, where one pass shows that it gives `draft`; else None.
 
     Nothing of the draft is believed. At an unpinned position its token has to be the argmax after
-    the tokens before it, which were shown to be decoded; at a pinned one the pin counts. A lead too
-    near to 0, or the least too near to `tau` (logits), leaves it open, and so does any difference.
+    the tokens before it, which were shown to be decoded; at a pinned one the pin counts. A margin
+    too near to 0, or the least too near to `tau` (logits), leaves it open, and so does any
+    difference.
     Source: speculative decoding, Leviathan et al. 2023, arXiv:2211.17192.
 
     Cost: one forward pass in fp32 over prompt and draft.
     """
     pins = {pin.position: pin.token for pin in memory.pins}
-    told = [*draft, template.end]
+    expected = [*draft, template.end]
     if template.end in draft or any(
-        told[position] != token for position, token in pins.items() if position < len(told)
+        expected[position] != token for position, token in pins.items() if position < len(expected)
     ):
         return None
-    leads = leads_at_once(lm, template, memory, draft)
-    free = [one for position, one in enumerate(leads) if position not in pins]
+    token_margins = margins_in_one_pass(lm, template, memory, draft)
+    free = [margin for position, margin in enumerate(token_margins) if position not in pins]
     smallest = min(free, default=float("inf"))
-    if smallest <= 0 or not all(is_decided(one, 0.0) for one in leads):
+    if smallest <= 0 or not all(is_decided(margin, 0.0) for margin in token_margins):
         return None
     if not is_decided(smallest, tau):
         return None
-    corrections = tuple(place for place, one in enumerate(leads) if place in pins and one <= 0)
+    corrections = tuple(
+        place for place, margin in enumerate(token_margins) if place in pins and margin <= 0
+    )
     return Decoded(tuple(draft), True, smallest, corrections)
 
 
-def lead(logits: Float[Tensor, " V"], token: int) -> float:
-    """How far `token` is ahead of the best other word, in logits; 0 or less: not the argmax.
+def token_margin(logits: Float[Tensor, " V"], token: int) -> float:
+    """The margin of `token` over the best other token, in logits; 0 or less: not the argmax.
 
-    NaN counts as far behind.
+    NaN counts as -inf.
     """
-    values, words = logits.topk(2)
-    rival = values[1] if int(words[0]) == token else values[0]
+    values, token_ids = logits.topk(2)
+    rival = values[1] if int(token_ids[0]) == token else values[0]
     difference = float(logits[token] - rival)
     return difference if difference == difference else float("-inf")
 
@@ -231,18 +240,18 @@ def decode(lm: LM, template: Template, memory: Memory, limit: int) -> Decoded:
     corrections: list[int] = []
     smallest = float("inf")
     with reference_profile(lm) as exactly:
-        run = Continuation(exactly, [prompt(exactly, template, memory)])
+        decoder = Continuation(exactly, [build_prompt(exactly, template, memory)])
         for position in count():
             token = pins.get(position)
             if token is None:
-                values, words = run.logits[0].topk(2)
-                token, smallest = int(words[0]), min(smallest, float(values[0] - values[1]))
-            elif lead(run.logits[0], token) <= 0:
+                values, token_ids = decoder.logits[0].topk(2)
+                token, smallest = int(token_ids[0]), min(smallest, float(values[0] - values[1]))
+            elif token_margin(decoder.logits[0], token) <= 0:
                 corrections.append(position)
             if token == template.end or position >= limit:
                 return Decoded(tuple(tokens), token == template.end, smallest, tuple(corrections))
             tokens.append(token)
-            run.feed([token])
+            decoder.feed([token])
     raise AssertionError("unreachable: the loop returns")
 
 
@@ -255,7 +264,7 @@ def decode_batch(
 
     Cost: as many cached steps as the longest text has tokens, each over all rows.
     """
-    return [one.tokens for one in decode_together(lm, template, memories, limit)]
+    return [decoded.tokens for decoded in decode_together(lm, template, memories, limit)]
 
 
 def decode_checked(
@@ -263,11 +272,11 @@ def decode_checked(
     template: Template,
     memories: Sequence[Memory],
     lengths: Sequence[int],
-    right: Callable[[int, Decoded], bool],
+    is_right: Callable[[int, Decoded], bool],
 ) -> list[Decoded]:
     """Decodes several memories at once.
 
-    One that does not come out `right` (its index, what came out) is decoded alone, as the judge
+    One that does not come out `is_right` (its index, what came out) is decoded alone, as the judge
     does.
 
     Args:
@@ -275,10 +284,12 @@ def decode_checked(
 
     Cost: that of `decode_together`, and of `decode` for each that needs it.
     """
-    found = decode_together(lm, template, memories, max(lengths, default=0))
+    decoded = decode_together(lm, template, memories, max(lengths, default=0))
     return [
-        one if right(index, one) else decode(lm, template, memories[index], lengths[index] + 1)
-        for index, one in enumerate(found)
+        result
+        if is_right(index, result)
+        else decode(lm, template, memories[index], lengths[index] + 1)
+        for index, result in enumerate(decoded)
     ]
 
 
@@ -294,27 +305,27 @@ def decode_together(
     if not memories:
         return []
     pins = [{pin.position: pin.token for pin in memory.pins} for memory in memories]
-    run = Continuation(lm, [prompt(lm, template, memory) for memory in memories])
+    decoder = Continuation(lm, [build_prompt(lm, template, memory) for memory in memories])
     texts: list[list[int]] = [[] for _ in memories]
     corrections: list[list[int]] = [[] for _ in memories]
     smallest = [float("inf")] * len(memories)
     open_rows = set(range(len(memories)))
     for position in range(limit + 1):
-        values, words = run.logits.topk(2)
-        leads, chosen = (values[:, 0] - values[:, 1]).tolist(), words[:, 0].tolist()
+        values, token_ids = decoder.logits.topk(2)
+        row_margins, chosen = (values[:, 0] - values[:, 1]).tolist(), token_ids[:, 0].tolist()
         for row in open_rows:
             if position in pins[row]:
                 chosen[row] = pins[row][position]
-                if lead(run.logits[row], chosen[row]) <= 0:
+                if token_margin(decoder.logits[row], chosen[row]) <= 0:
                     corrections[row].append(position)
             else:
-                smallest[row] = min(smallest[row], leads[row])
+                smallest[row] = min(smallest[row], row_margins[row])
         open_rows -= {row for row in open_rows if chosen[row] == template.end}
         if not open_rows or position == limit:
             break
         for row in open_rows:
             texts[row].append(chosen[row])
-        run.feed(chosen)
+        decoder.feed(chosen)
     return [
         Decoded(tuple(text), row not in open_rows, smallest[row], tuple(corrections[row]))
         for row, text in enumerate(texts)

@@ -1,6 +1,6 @@
 """One optimization step of a batch: forward pass, per-row loss, update.
 
-Each row has its own optimiser state, its own clock and its own end. A row's result does not depend
+Each row has its own optimizer state, its own clock and its own end. A row's result does not depend
 on its neighbours beyond rounding.
 """
 
@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rag_memtok.memory.batch import Layout, Task, lay_out, mean_start, pooled, random_start
+from rag_memtok.memory.batch import Layout, Task, init_mean, init_pooled, init_random, lay_out
 from rag_memtok.memory.codec import Codec
-from rag_memtok.memory.distill import Reading
+from rag_memtok.memory.distill import Distillation
 from rag_memtok.memory.recipes import Recipe, memory_word_entropy
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
@@ -23,14 +23,14 @@ from rag_memtok.model.prompts import Template
 UNMEASURED = (1 << 30, 0.0)
 RESTARTS = 2  # after a loss that is not a number
 # root mean square of a row: float16 ends at 65,504, and what is longer holds no more
-LONGEST = 1024.0
+MAX_RMS = 1024.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Written:
-    """The best vectors measured for a task.
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class OptimizedMemory:
+    """The best vectors found for a chunk, and what finding them took.
 
-    They have the fewest wrong tokens (end included), then the largest smallest margin (logits).
+    Best: the fewest wrong tokens (end included), then the largest minimum margin (logits).
     """
 
     task: Task
@@ -41,20 +41,18 @@ class Written:
     seconds: float
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Row:
-    """A task being written: where its optimiser stands, and what it has reached.
+    """Optimization state of one chunk: vectors, Adam moments, error rate, best checkpoint.
 
-    The latter is the share of its tokens that are wrong, and the best it has had.
-
-    `best`: wrong tokens, minus the smallest margin; `improved`: the step at which they last got
-    fewer.
+    `wrong`: share of its tokens that are wrong. `best`: number of wrong tokens, minus the smallest
+    margin; `improved`: the step at which that number last fell.
     """
 
     task: Task
     vectors: Float[Tensor, "M d"]
-    first: Float[Tensor, "M d"]
-    second: Float[Tensor, "M d"]
+    exp_avg: Float[Tensor, "M d"]
+    exp_avg_sq: Float[Tensor, "M d"]
     step: int = 0
     seconds: float = 0.0
     restarts: int = 0
@@ -63,52 +61,62 @@ class Row:
     best: tuple[int, float] = UNMEASURED
     best_vectors: Float[Tensor, "M d"] | None = None
 
-    def note(self, wrong: int, margin: float, measured: Float[Tensor, "M d"]) -> None:
+    def keep_if_best(self, wrong: int, margin: float, measured: Float[Tensor, "M d"]) -> None:
         """Keeps `measured` if it is the best so far."""
         if (wrong, -margin) < self.best:
             self.best, self.best_vectors = (wrong, -margin), measured.clone()
 
-    def from_best(self) -> "Row":
-        """Goes on from the best vectors, to be measured anew.
+    def restart_from_best(self) -> "Row":
+        """Continues from the best vectors, to be measured anew.
 
-        What a draft measured does not count.
+        What was measured in low precision does not count.
         """
         if self.best_vectors is not None:
             self.vectors = self.best_vectors
         self.best, self.best_vectors = UNMEASURED, None
         return self
 
-    def written(self) -> Written:
-        """What has come of it."""
+    def result(self) -> OptimizedMemory:
+        """Best vectors found."""
         vectors = self.vectors if self.best_vectors is None else self.best_vectors
-        return Written(
-            self.task, vectors.cpu().numpy(), self.best[0], -self.best[1], self.step, self.seconds
+        return OptimizedMemory(
+            task=self.task,
+            vectors=vectors.cpu().numpy(),
+            wrong=self.best[0],
+            margin=-self.best[1],
+            steps=self.step,
+            seconds=self.seconds,
         )
 
 
-def started(lm: LM, recipe: Recipe, task: Task, seed: int) -> Row:
-    """A row at its start."""
+def start_row(lm: LM, recipe: Recipe, task: Task, seed: int) -> Row:
+    """The initial state of a chunk."""
     starts = {
-        "pooled": lambda: pooled(lm, task),
-        "mean": lambda: mean_start(lm, task),
-        "random": lambda: random_start(lm, task, seed),
+        "pooled": lambda: init_pooled(lm, task),
+        "mean": lambda: init_mean(lm, task),
+        "random": lambda: init_random(lm, task, seed),
     }
     vectors = starts[recipe.start]()
-    return Row(task, vectors, torch.zeros_like(vectors), torch.zeros_like(vectors))
+    return Row(
+        task=task,
+        vectors=vectors,
+        exp_avg=torch.zeros_like(vectors),
+        exp_avg_sq=torch.zeros_like(vectors),
+    )
 
 
 BeforeStep = Callable[[Row], None]
 
 
-def untouched(row: Row) -> None:
+def leave_unchanged(row: Row) -> None:
     """Leaves a row as it is."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Batch:
     """The rows that share a forward pass, and how a step is taken.
 
-    At most `steps` of a row are taken, and `seconds` (0: no bound).
+    A row gets at most `steps` steps and `seconds` (0: no bound).
 
     With a `codec` everything is measured on the vectors as they come back from it, and the gradient
     found there moves the unrounded ones.
@@ -122,8 +130,8 @@ class Batch:
     seconds: float
     seed: int
     codec: Codec | None = None
-    reading: Reading | None = None
-    before_step: BeforeStep = untouched
+    distillation: Distillation | None = None
+    before_step: BeforeStep = leave_unchanged
     rows: list[Row] = field(default_factory=list)
     layout: Layout | None = None
     unit: float = 1.0
@@ -133,9 +141,9 @@ class Batch:
             self.unit = float(self.lm.table.float().std())
 
     def step(self) -> list[Row]:
-        """Measures every row, moves those that are not done, and returns those that are.
+        """One optimization step: forward pass, per-row loss, update.
 
-        It lets go of those that it returns.
+        Finished rows leave the batch and are returned.
         """
         began = time.monotonic()
         if self.layout is None:
@@ -145,10 +153,10 @@ class Batch:
         measured, gradients, margins = self._measure(self.layout)
         per_row = margins.cpu().split([len(row.task.tokens) + 1 for row in self.rows])
         done = []
-        for index, (row, found) in enumerate(zip(self.rows, per_row, strict=True)):
+        for index, (row, row_margins) in enumerate(zip(self.rows, per_row, strict=True)):
             row.step += 1
-            self._note(row, found, measured[index, : row.task.vectors])
-            if self._finished(row):
+            self._keep_if_best(row, row_margins, measured[index, : row.task.vectors])
+            if self._is_finished(row):
                 done.append(row)
             else:
                 self._move(row, gradients[index, : row.task.vectors])
@@ -163,15 +171,17 @@ class Batch:
     def _measure(
         self, layout: Layout
     ) -> tuple[Float[Tensor, "B M d"], Float[Tensor, "B M d"], Float[Tensor, " P"]]:
-        """Vectors, the gradient of each row's own mean loss, and the margins, by position."""
+        """The vectors measured, the gradient of each row's mean loss, the margins by position."""
         widest = max(row.task.vectors for row in self.rows)
-        each = [self.codec.rounded(row.vectors) if self.codec else row.vectors for row in self.rows]
+        row_vectors = [
+            self.codec.round_trip(row.vectors) if self.codec else row.vectors for row in self.rows
+        ]
         vectors = torch.stack(
-            [torch.nn.functional.pad(one, (0, 0, 0, widest - len(one))) for one in each]
-        )
+            [torch.nn.functional.pad(row, (0, 0, 0, widest - len(row))) for row in row_vectors]
+        )  # [B, M, d]
         vectors.requires_grad_(True)
         hidden = self.lm.hidden(layout.inputs(vectors))[layout.scored]
-        spent = torch.tensor([self._spent(row) for row in self.rows], device=self.lm.device)[
+        spent = torch.tensor([self._budget_used(row) for row in self.rows], device=self.lm.device)[
             layout.scored[0]
         ]
         if self.recipe.memory_word:
@@ -184,14 +194,14 @@ class Batch:
         else:
             losses, margins = self.recipe.objective(self.lm, hidden, layout.targets, spent)
         loss = (losses * layout.weights).sum()
-        if self.reading:
-            asked = {index: (row.task, row.step) for index, row in enumerate(self.rows)}
-            loss = loss + self.recipe.reading * self.reading(asked, vectors)
+        if self.distillation:
+            steps = {index: (row.task, row.step) for index, row in enumerate(self.rows)}
+            loss = loss + self.recipe.distillation * self.distillation(steps, vectors)
         (gradient,) = torch.autograd.grad(loss, vectors)
         return vectors.detach(), gradient, margins.nan_to_num(-torch.inf)
 
-    def _spent(self, row: Row) -> float:
-        """The share of its budget, steps or seconds, that a row has used."""
+    def _budget_used(self, row: Row) -> float:
+        """The share of its budget, steps or seconds, that a row has used, 0 to 1."""
         return min(
             1.0, max(row.step / self.steps, row.seconds / self.seconds if self.seconds else 0.0)
         )
@@ -203,28 +213,30 @@ class Batch:
 
         Where the seconds suffice for all steps the clock has no say in what is written.
         """
-        return round(row.step / self._spent(row))
+        return round(row.step / self._budget_used(row))
 
-    def _note(self, row: Row, margins: Float[Tensor, " T"], measured: Float[Tensor, "M d"]) -> None:
+    def _keep_if_best(
+        self, row: Row, margins: Float[Tensor, " T"], measured: Float[Tensor, "M d"]
+    ) -> None:
         """Keeps what was measured if it is the best so far.
 
-        Of readable memories that hold alike it keeps the last, which was read the most.
+        Of readable memories that are equally right it keeps the last, distilled the longest.
         """
         wrong, smallest = int((margins <= 0).sum()), float(margins.min())
         row.wrong = wrong / len(margins)
         row.improved = row.step if wrong < row.best[0] else row.improved
-        if self.reading and (wrong, -min(smallest, self.recipe.margin)) <= (
+        if self.distillation and (wrong, -min(smallest, self.recipe.margin)) <= (
             row.best[0],
             -min(-row.best[1], self.recipe.margin),
         ):
             row.best = UNMEASURED
-        row.note(wrong, smallest, measured)
+        row.keep_if_best(wrong, smallest, measured)
 
-    def _finished(self, row: Row) -> bool:
+    def _is_finished(self, row: Row) -> bool:
         wrong, negative_margin = row.best
         right = wrong == 0 and -negative_margin >= self.recipe.margin
         stuck = 0 < self.recipe.patience <= row.step - row.improved
-        return (right and not self.reading) or stuck or self._spent(row) >= 1
+        return (right and not self.distillation) or stuck or self._budget_used(row) >= 1
 
     def _move(self, row: Row, gradient: Float[Tensor, "M d"]) -> None:
         if not torch.isfinite(gradient).all():
@@ -233,18 +245,18 @@ class Batch:
         if self.recipe.clip:
             gradient = gradient * min(1.0, self.recipe.clip / (float(gradient.norm()) + 1e-12))
         rate = self.recipe.lr_at(row.step - 1, self.expected_steps(row), row.wrong)
-        direction = gradient if self.recipe.optimiser == "sgd" else self._adam(row, gradient)
+        direction = gradient if self.recipe.optimizer == "sgd" else self._adam(row, gradient)
         unit = root_mean_square(row.vectors) if self.recipe.unit == "vectors" else self.unit
         moved = row.vectors * (1 - rate * self.recipe.decay) - rate * unit * direction
-        row.vectors = moved * (LONGEST / max(LONGEST, root_mean_square(moved)))
+        row.vectors = moved * (MAX_RMS / max(MAX_RMS, root_mean_square(moved)))
 
     def _adam(self, row: Row, gradient: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
         """Adam's direction. Source: Kingma & Ba 2015, algorithm 1; epsilon 1e-8."""
-        one, two = self.recipe.betas
-        row.first = one * row.first + (1 - one) * gradient
-        row.second = two * row.second + (1 - two) * gradient * gradient
-        return (row.first / (1 - one**row.step)) / (
-            (row.second / (1 - two**row.step)).sqrt() + 1e-8
+        beta1, beta2 = self.recipe.betas
+        row.exp_avg = beta1 * row.exp_avg + (1 - beta1) * gradient
+        row.exp_avg_sq = beta2 * row.exp_avg_sq + (1 - beta2) * gradient * gradient
+        return (row.exp_avg / (1 - beta1**row.step)) / (
+            (row.exp_avg_sq / (1 - beta2**row.step)).sqrt() + 1e-8
         )
 
     def _restart(self, row: Row) -> None:
@@ -256,13 +268,13 @@ class Batch:
         if row.restarts > RESTARTS:
             row.step = self.steps
         row.vectors = (
-            random_start(self.lm, row.task, self.seed + row.restarts)
+            init_random(self.lm, row.task, self.seed + row.restarts)
             if row.best_vectors is None
             else row.best_vectors
         )
-        row.first, row.second = torch.zeros_like(row.vectors), torch.zeros_like(row.vectors)
+        row.exp_avg, row.exp_avg_sq = torch.zeros_like(row.vectors), torch.zeros_like(row.vectors)
 
 
 def root_mean_square(vectors: Float[Tensor, "M d"]) -> float:
-    """Of all their elements."""
+    """The root mean square of all elements."""
     return float(vectors.square().mean().sqrt())

@@ -1,12 +1,12 @@
 """Questions about a text, made by rule.
 
-They are what memories are taught to be read with where nobody has asked yet.
+Memories are optimized on them to be readable before anybody has asked a question.
 
-A cue is a question word and some words of a sentence: "When keeper lived island?" It need not make
-sense, only use the words that a real question would: the model answers it itself from the text, and
-a memory learns to be answered alike. Riddles that a rule can answer but the model cannot (what is
-missing here, what comes after) teach far less, and cues for names and for fields no more
-(benchmarks/log.md).
+A synthetic question is a question word and some words of a sentence: "When keeper lived island?" It
+need not make sense, only use the words that a real question would: the model answers it itself from
+the text, and the memory is optimized for the same answer. Riddles that a rule can answer but the
+model cannot (what is missing here, what comes after) teach far less, and questions for names and
+for fields no more (benchmarks/log.md).
 """
 
 import random
@@ -21,26 +21,28 @@ WORD = re.compile(r"\w[\w.,'’/%-]*\w|\w")
 SHORT = 3  # letters of a word that mostly says little
 KEPT, KEPT_SHORT = 0.65, 0.35  # how often a word of a sentence comes into a question
 BEFORE, AFTER, MOST = 8, 9, 8  # words around the one drawn, and in a question
-TRIES = 6  # for each cue wanted
+TRIES = 6  # for each question wanted
 
 
-def cues(text: str, count: int, seed: int | str) -> tuple[str, ...]:
+def make_questions(text: str, count: int, seed: int | str) -> tuple[str, ...]:
     """At most `count` different questions about `text`; fewer where it has not so many.
 
     Text and seed decide them all.
     """
     rng = random.Random(f"{seed}:{text}")
-    of_each = [words for sentence in SENTENCE_END.split(text) if (words := WORD.findall(sentence))]
+    sentences = [
+        words for sentence in SENTENCE_END.split(text) if (words := WORD.findall(sentence))
+    ]
     found: dict[str, None] = {}
-    for _ in range(TRIES * count if of_each else 0):
+    for _ in range(TRIES * count if sentences else 0):
         if len(found) == count:
             break
-        if question := asked(rng.choice(of_each), rng):
+        if question := make_question(rng.choice(sentences), rng):
             found.setdefault(question)
     return tuple(found)
 
 
-def asked(words: list[str], rng: random.Random) -> str | None:
+def make_question(words: list[str], rng: random.Random) -> str | None:
     """A question word, and some words of a stretch of a sentence in their order.
 
     It is None if none was drawn.

@@ -1,4 +1,4 @@
-"""Tasks -> judged memories, ready to be stored.
+"""Tasks -> optimized and judged memories, ready to be stored.
 
 The work is done in this process, or in several at once, one for each GPU or for a few cores.
 
@@ -26,7 +26,7 @@ from rag_memtok.memory.batch import Task
 from rag_memtok.memory.codec import codec_named
 from rag_memtok.memory.optimize import Step, memorize
 from rag_memtok.memory.reconstruct import judge
-from rag_memtok.memory.step import Written
+from rag_memtok.memory.step import OptimizedMemory
 from rag_memtok.model import lm as models
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template, template_named
@@ -41,8 +41,8 @@ class Unwritten:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """What one of several processes has to do; `number` counts them from 0.
+class WorkerTasks:
+    """The work of one of several processes; `number` counts them from 0.
 
     `config` is complete.
     """
@@ -53,7 +53,9 @@ class Share:
     tasks: tuple[Task, ...]
 
 
-def judged_record(lm: LM, template: Template, settings: Memorize, written: Written) -> Record:
+def judge_record(
+    lm: LM, template: Template, settings: Memorize, written: OptimizedMemory
+) -> Record:
     """Packs the vectors, reads them back, and judges what was read; the record has no key yet."""
     codec, tokens = codec_named(settings.codec), written.task.tokens
     packed = codec.pack(written.vectors)
@@ -62,18 +64,18 @@ def judged_record(lm: LM, template: Template, settings: Memorize, written: Writt
     digest = sha256_of_tokens(tokens)
     return Record(
         written.task.key,
-        len(tokens),
-        digest,
-        settings.codec,
-        packed,
-        shape,
-        memory.pins,
-        verdict,
-        None,
+        tokens=len(tokens),
+        tokens_sha256=digest,
+        codec=settings.codec,
+        packed=packed,
+        shape=shape,
+        pins=memory.pins,
+        verdict=verdict,
+        key=None,
     )
 
 
-def records(
+def write_records(
     lm: LM,
     template: Template,
     config: Config,
@@ -91,92 +93,98 @@ def records(
     Cost: that of `memorize` and `judge`; with more than one process each loads the model.
     """
     if config.memorize.processes == 1:
-        return _here(lm, template, config.memorize, tasks, on_step)
-    shares = dealt(tasks, config, template.name)
-    return _together(shares, on_step)
+        return _write_here(lm, template, config.memorize, tasks, on_step)
+    shares = split_tasks(tasks, config, template.name)
+    return _write_in_processes(shares, on_step)
 
 
-def of_one(config: Config) -> Config:
-    """What one of its processes is told: its share of the threads."""
+def per_process_config(config: Config) -> Config:
+    """The config of one of its processes: with its share of the threads."""
     if config.memorize.processes == 1:
         return config
     threads = max(1, (config.model.threads or torch.get_num_threads()) // config.memorize.processes)
     return replace(config, model=replace(config.model, threads=threads))
 
 
-def dealt(tasks: Iterable[Task], config: Config, template: str) -> list[Share]:
-    """The tasks in shares of about the same work, and the threads with them; none is empty."""
+def split_tasks(tasks: Iterable[Task], config: Config, template: str) -> list[WorkerTasks]:
+    """The tasks in shares of about the same work, none of them empty."""
     ordered = sorted(tasks, key=lambda task: -len(task.tokens))
-    config, count = of_one(config), config.memorize.processes
-    hands = [tuple(ordered[number::count]) for number in range(count)]
-    return [Share(number, config, template, hand) for number, hand in enumerate(hands) if hand]
+    config, count = per_process_config(config), config.memorize.processes
+    batches = [tuple(ordered[number::count]) for number in range(count)]
+    return [
+        WorkerTasks(number, config, template, batch)
+        for number, batch in enumerate(batches)
+        if batch
+    ]
 
 
-def _here(
+def _write_here(
     lm: LM,
     template: Template,
     settings: Memorize,
     tasks: Iterable[Task],
     on_step: Callable[[Step], None],
 ) -> Iterator[Record]:
-    for written in memorize(lm, template, tasks, settings, on_step):
-        yield judged_record(lm, template, settings, written)
+    for written in memorize(lm, template, tasks, settings, on_step=on_step):
+        yield judge_record(lm, template, settings, written)
 
 
-def _together(shares: Sequence[Share], on_step: Callable[[Step], None]) -> Iterator[Record]:
+def _write_in_processes(
+    shares: Sequence[WorkerTasks], on_step: Callable[[Step], None]
+) -> Iterator[Record]:
     """Starts a process for each share and yields what comes; all end when this does."""
-    crew = dict(map(_started, shares))
+    processes = dict(map(_start_process, shares))
     latest: dict[Connection, Step] = {}
     try:
-        for pipe, said in _heard(crew):
-            if isinstance(said, Exception):
-                raise said
-            if isinstance(said, Record):
-                yield said
+        for pipe, message in _receive(processes):
+            if isinstance(message, Exception):
+                raise message
+            if isinstance(message, Record):
+                yield message
             else:
-                latest[pipe] = said
-                on_step(_sum([latest[one] for one in latest if not one.closed]))
+                latest[pipe] = message
+                on_step(_sum_steps([latest[one] for one in latest if not one.closed]))
     finally:
-        for process in crew.values():
+        for process in processes.values():
             process.terminate()
-        for process in crew.values():
+        for process in processes.values():
             process.join()
 
 
-def _heard(
-    crew: Mapping[Connection, SpawnProcess],
+def _receive(
+    processes: Mapping[Connection, SpawnProcess],
 ) -> Iterator[tuple[Connection, Record | Step | Exception]]:
-    """What the processes say, as it comes; a pipe whose process has ended is closed."""
-    while waiting := [pipe for pipe in crew if not pipe.closed]:
+    """The messages of the processes as they come; a pipe whose process has ended is closed."""
+    while waiting := [pipe for pipe in processes if not pipe.closed]:
         for pipe in cast(list[Connection], wait(waiting)):
             try:
                 yield pipe, pipe.recv()
             except EOFError:
                 pipe.close()
-                _ended(crew[pipe])
+                _require_success(processes[pipe])
 
 
-def _sum(each: Sequence[Step]) -> Step:
-    """Where several processes stand together: their rows, and the most steps and seconds."""
+def _sum_steps(steps: Sequence[Step]) -> Step:
+    """The progress of several processes together: rows summed, the most steps and seconds."""
     return Step(
-        sum(p.rows for p in each),
-        sum(p.right for p in each),
-        max(p.steps for p in each),
-        max(p.seconds for p in each),
+        sum(step.rows for step in steps),
+        sum(step.right for step in steps),
+        max(step.steps for step in steps),
+        max(step.seconds for step in steps),
     )
 
 
-def _started(share: Share) -> tuple[Connection, SpawnProcess]:
+def _start_process(share: WorkerTasks) -> tuple[Connection, SpawnProcess]:
     # after a fork neither CUDA nor torch's threads work
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(share, theirs), daemon=True)
+    process = context.Process(target=run_worker, args=(share, theirs), daemon=True)
     process.start()
     theirs.close()  # or its end would not be seen here
     return ours, process
 
 
-def _ended(process: SpawnProcess) -> None:
+def _require_success(process: SpawnProcess) -> None:
     """Raises OutOfMemory if a silent process did not end by itself.
 
     Silent is one that says nothing any more; mostly the system has killed it for its memory.
@@ -190,10 +198,10 @@ def _ended(process: SpawnProcess) -> None:
         )
 
 
-def work(share: Share, pipe: Connection) -> None:
-    """One of several processes: writes its share.
+def run_worker(share: WorkerTasks, pipe: Connection) -> None:
+    """Entry point of a worker process: optimizes and judges its share.
 
-    It sends records, where it stands, and what it could not do.
+    It sends records, its progress (`Step`), and the exception that ended it.
     """
     for sent in (signal.SIGINT, signal.SIGHUP):  # the caller decides what comes of a Ctrl-C
         signal.signal(sent, signal.SIG_IGN)
@@ -203,7 +211,7 @@ def work(share: Share, pipe: Connection) -> None:
             if torch.cuda.is_available():
                 torch.cuda.set_device(share.number % torch.cuda.device_count())
             lm = models.load(share.config.model)
-            for record in _here(
+            for record in _write_here(
                 lm,
                 template_named(share.template, lm),
                 share.config.memorize,

@@ -26,7 +26,7 @@ def reference_profile(lm: LM) -> Iterator[LM]:
     Cost: nothing for an fp32 model; for another dtype a copy of the weights in fp32 while the
         context is open.
     """
-    exactly = lm if lm.table.dtype == torch.float32 else in_dtype(lm, torch.float32)
+    exactly = lm if lm.table.dtype == torch.float32 else copy_in_dtype(lm, torch.float32)
     attention = exactly.model.config._attn_implementation
     precision = torch.get_float32_matmul_precision()
     exactly.model.set_attn_implementation("eager")
@@ -38,7 +38,7 @@ def reference_profile(lm: LM) -> Iterator[LM]:
         torch.set_float32_matmul_precision(precision)
 
 
-def in_dtype(lm: LM, dtype: torch.dtype) -> LM:
+def copy_in_dtype(lm: LM, dtype: torch.dtype) -> LM:
     """A copy of `lm` that computes in `dtype`, on a CPU in lean attention if that is bfloat16.
 
     Cost: the weights once more.
@@ -55,11 +55,13 @@ def in_dtype(lm: LM, dtype: torch.dtype) -> LM:
     model.load_state_dict(weights)
     model.tie_weights()
     if lm.device.type == "cpu":
-        model.set_attn_implementation(_lean() if dtype == torch.bfloat16 else "eager")
+        model.set_attn_implementation(
+            _register_lean_attention() if dtype == torch.bfloat16 else "eager"
+        )
     return LM(model.eval().requires_grad_(False), lm.tokenizer, lm.identity)
 
 
-def drafted(lm: LM, wish: str) -> bool:
+def uses_low_precision(lm: LM, wish: str) -> bool:
     """Whether most steps are taken in bfloat16: only for an fp32 LM.
 
     By default they are only where the hardware computes in it.
@@ -69,13 +71,13 @@ def drafted(lm: LM, wish: str) -> bool:
     )
 
 
-def draft_of(lm: LM, wish: str) -> LM:
+def low_precision_copy(lm: LM, wish: str) -> LM:
     """What a draft is computed with.
 
-    Cost: the weights once more, and what `compiled` costs if that is the wish.
+    Cost: the weights once more, and what `compile_layers` costs if that is the wish.
     """
-    draft = in_dtype(lm, torch.bfloat16)
-    return compiled(draft) if wish == "compiled" else draft
+    draft = copy_in_dtype(lm, torch.bfloat16)
+    return compile_layers(draft) if wish == "compiled" else draft
 
 
 def for_reading(lm: LM) -> LM:
@@ -88,7 +90,7 @@ def for_reading(lm: LM) -> LM:
     """
     if lm.table.dtype != torch.float32 or not has_bfloat16(lm.device) or not _is_bfloat16(lm):
         return lm
-    quick = in_dtype(lm, torch.bfloat16)
+    quick = copy_in_dtype(lm, torch.bfloat16)
     quick.model.set_attn_implementation("sdpa")  # rows of several lengths, each with its own mask
     return quick
 
@@ -99,7 +101,7 @@ def _is_bfloat16(lm: LM) -> bool:
     )
 
 
-def compiled(lm: LM) -> LM:
+def compile_layers(lm: LM) -> LM:
     """The same LM, its layers compiled by torch from here on.
 
     They are compiled for any number of sequences of any length.
@@ -125,17 +127,17 @@ def compiled(lm: LM) -> LM:
     return lm
 
 
-def _lean() -> str:
+def _register_lean_attention() -> str:
     """The name under which transformers knows lean attention."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-    AttentionInterface.register("lean", lean)
+    AttentionInterface.register("lean", lean_attention)
     AttentionMaskInterface.register("lean", eager_mask)
     return "lean"
 
 
-def lean(
+def lean_attention(
     module: torch.nn.Module,
     query: Float[Tensor, "B H S D"],
     key: Float[Tensor, "B K T D"],

@@ -54,7 +54,7 @@ def encoder_of(adapter: Adapter | None, lm: LM) -> Encoder | None:
     """
     if adapter is None or not adapter.bond.encoder_sha256:
         return None
-    encoder = encoders.read(lm, adapter.folder / encoders.FILE)
+    encoder = encoders.load_encoder(lm, adapter.folder / encoders.FILE)
     if encoder.digest != adapter.bond.encoder_sha256:
         raise InputRefused(
             f"the encoder in {adapter.folder} is not the one its reader was trained with "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rag_memtok.config import Config
 from rag_memtok.documents.scan import NOTHING, Skipped, scan
-from rag_memtok.memory.workers import of_one
+from rag_memtok.memory.workers import per_process_config
 from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.manifest import completed, require_same_settings
 from rag_memtok.pipeline.plan import Assumed, Survey, assumed_of, planned_of, surveyed, tokens_in
@@ -57,7 +57,7 @@ def estimate(
     if not todo.changed:
         return Estimate(0, todo.unchanged, todo.vanished, todo.skipped, 0, 0.0, todo.ignored)
     require_same_settings(manifest, config)
-    settings = of_one(completed(config, manifest))
+    settings = per_process_config(completed(config, manifest))
     loaded = resources.load(settings)
     planned, skipped = planned_of(loaded.lm, (*paths, *piped), todo, settings)
     chunks = {piece.chunk.id for file in planned for piece in file.pieces} - written

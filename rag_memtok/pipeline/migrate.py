@@ -27,7 +27,7 @@ from jaxtyping import Float
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Chunk, OnProgress, sha256_of_text
 from rag_memtok.errors import InputRefused, StoreDamaged, UsageError
-from rag_memtok.memory.batch import Task, task_of
+from rag_memtok.memory.batch import Task, make_task
 from rag_memtok.pipeline.audit import audit, placed
 from rag_memtok.pipeline.ingest import text_only_record
 from rag_memtok.pipeline.manifest import (
@@ -106,7 +106,7 @@ class Migration:
             text = self.text_of(chunk_id)
             tokens = tuple(lm.encode(text))
             if lm.decode(tokens) == text:
-                yield task_of(chunk_id, tokens, per_vector)
+                yield make_task(chunk_id, tokens, per_vector)
             else:
                 self._keep_as_text(chunk_id, text)
 

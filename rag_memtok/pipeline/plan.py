@@ -22,7 +22,7 @@ from rag_memtok.documents.scan import (
     read,
 )
 from rag_memtok.documents.split import split
-from rag_memtok.memory.batch import Task, task_of
+from rag_memtok.memory.batch import Task, make_task
 from rag_memtok.model.lm import LM
 from rag_memtok.store.store import Store
 
@@ -207,7 +207,7 @@ def assumed_of(planned: Iterable["PlannedFile"]) -> tuple[Assumed, ...]:
 def tasks_of(pieces: Iterable[Piece], tokens_per_vector: int) -> list[Task]:
     """What the writer has to do, each text once."""
     tasks = {
-        piece.chunk.id: task_of(piece.chunk.id, piece.tokens, tokens_per_vector)
+        piece.chunk.id: make_task(piece.chunk.id, piece.tokens, tokens_per_vector)
         for piece in pieces
         if piece.tokens is not None
     }

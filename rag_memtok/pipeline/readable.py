@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rag_memtok.config import Config
 from rag_memtok.datatypes import TEXT_ONLY, OnProgress, ReadableVectors
 from rag_memtok.errors import StoreDamaged, UsageError
-from rag_memtok.memory.encoder import TOLERANCE, Encoder, distance, readable
+from rag_memtok.memory.encoder import TOLERANCE, Encoder, distance, encode_readable
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.adapters import Adapter, Adapters, encoder_of, find
@@ -40,7 +40,7 @@ class Encoding:
 
     def of(self, tokens: Sequence[int]) -> ReadableVectors:
         """The vectors of a chunk."""
-        return readable(self.encoder, tokens, self.window)
+        return encode_readable(self.encoder, tokens, self.window)
 
 
 def encoding(

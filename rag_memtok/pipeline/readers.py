@@ -16,7 +16,7 @@ import numpy as np
 from rag_memtok.config import Config
 from rag_memtok.datatypes import TEXT_ONLY, Hit, Record, sha256_of_tokens
 from rag_memtok.errors import StoreDamaged, UsageError
-from rag_memtok.memory.encoder import vectors_of
+from rag_memtok.memory.encoder import unpack_readable
 from rag_memtok.memory.reconstruct import (
     decode_checked,
     decode_drafted,
@@ -243,7 +243,7 @@ def _vectors(session: Session, records: Sequence[Record]) -> list[Content | None
     ]
     lacking = [record for record, one in zip(records, own, strict=True) if one is None]
     decoded = iter(_decoded(session, lacking))
-    return [next(decoded) if one is None else vectors_of(one) for one in own]
+    return [next(decoded) if one is None else unpack_readable(one) for one in own]
 
 
 def _text(session: Session, record: Record) -> Content | None:

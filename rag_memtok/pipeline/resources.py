@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rag_memtok.config import Config, Memorize, Model
-from rag_memtok.memory.batch import task_of
-from rag_memtok.memory.calibrate import Calibration, calibrate, known, seconds_per_chunk
+from rag_memtok.memory.batch import make_task
+from rag_memtok.memory.calibrate import Calibration, calibrate, find_known, seconds_per_chunk
 from rag_memtok.memory.codec import codec_named
 from rag_memtok.memory.recipes import recipe_named, recipe_of, steps_of
-from rag_memtok.memory.workers import of_one
+from rag_memtok.memory.workers import per_process_config
 from rag_memtok.model import lm
 from rag_memtok.model.gguf import INSTALL
 from rag_memtok.model.prompts import Template, template_named
@@ -93,12 +93,12 @@ def cost(
     longest = max(chunks, key=len, default=())
     if not longest:
         return 0.0
-    recorded = known(model, template, settings.documents.chunk_tokens, settings.memorize)
+    recorded = find_known(model, template, settings.documents.chunk_tokens, settings.memorize)
     steps = expected_steps(settings.memorize, recorded)
     per_vector = settings.memorize.tokens_per_vector or (
         recorded.tokens_per_vector if recorded else GUESSED_TOKENS_PER_VECTOR
     )
-    vectors = task_of("", tuple(longest), per_vector).vectors
+    vectors = make_task("", tuple(longest), per_vector).vectors
     return seconds_per_chunk(model, template, longest, vectors, steps, settings.memorize)
 
 
@@ -111,7 +111,7 @@ def forewarned(
     """
     if len(chunks) <= settings.memorize.batch:
         return
-    each = cost(model, template, chunks, of_one(settings))
+    each = cost(model, template, chunks, per_process_config(settings))
     minutes = each * math.ceil(len(chunks) / settings.memorize.processes) / 60
     if minutes > 1:
         ways = ""
@@ -128,7 +128,7 @@ def expected_steps(settings: Memorize, recorded: Calibration | None) -> int:
 
     They are as many as are known to make it exact, or all where it is also to be read.
     """
-    if recorded is None or recipe_named(recipe_of(settings)).reading:
+    if recorded is None or recipe_named(recipe_of(settings)).distillation:
         return steps_of(settings)
     return min(steps_of(settings), recorded.steps)
 
@@ -139,7 +139,7 @@ def calibrated(
     """How many tokens a vector gets: as told, as known for this model, else as found out now."""
     if settings.memorize.tokens_per_vector:
         return Calibration(settings.memorize.tokens_per_vector, "given", 0)
-    if recorded := known(model, template, settings.documents.chunk_tokens, settings.memorize):
+    if recorded := find_known(model, template, settings.documents.chunk_tokens, settings.memorize):
         return recorded
     say(
         "finding out how many tokens a vector of this model can hold; --tokens-per-vector skips "

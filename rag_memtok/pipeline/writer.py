@@ -10,7 +10,7 @@ from rag_memtok.config import Config
 from rag_memtok.datatypes import TEXT_ONLY, Chunk, OnProgress, Record, Verdict, sha256_of_tokens
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import Step
-from rag_memtok.memory.workers import Unwritten, records
+from rag_memtok.memory.workers import Unwritten, write_records
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.progress import Reporter
@@ -19,7 +19,7 @@ from rag_memtok.store.store import Store
 
 def processes(writer: "Writer", tasks: Iterable[Task]) -> Iterator[Record]:
     """The engine of one machine: this process, or several."""
-    return records(writer.lm, writer.template, writer.config, tasks, writer.stepped)
+    return write_records(writer.lm, writer.template, writer.config, tasks, writer.stepped)
 
 
 Engine = Callable[["Writer", Iterable[Task]], Iterator[Record | Unwritten]]
@@ -54,7 +54,7 @@ class Writer:
         """Writes and judges `tasks`; yields each record as it is done, for `keep`.
 
         Raises:
-            ChunkDoesNotFit, OutOfMemory: see `records`.
+            ChunkDoesNotFit, OutOfMemory: see `write_records`.
         """
         for outcome in self.engine(self, tasks):
             if isinstance(outcome, Unwritten):

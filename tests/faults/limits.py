@@ -18,7 +18,7 @@ import kills
 from kills import Trial
 from world import Scene, World
 
-from rag_memtok.memory.batch import task_of
+from rag_memtok.memory.batch import make_task
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.pipeline import api
 
@@ -225,7 +225,7 @@ def rows_at_once(world: World, batch: int, more: int) -> tuple[int, int]:
     """
     model, template = world.equipment.lm, world.equipment.template
     tasks = [
-        task_of(str(number), tuple(3 + (number * place) % 90 for place in range(400)), 8)
+        make_task(str(number), tuple(3 + (number * place) % 90 for place in range(400)), 8)
         for number in range(24)
     ]
     settings = replace(world.config(world.folder / "none").memorize, batch=batch, steps=1)
@@ -236,7 +236,13 @@ def rows_at_once(world: World, batch: int, more: int) -> tuple[int, int]:
         limited(resource.RLIMIT_AS, mapped() + more)
         rows = []
         written = list(
-            memorize(model, template, tasks, settings, lambda progress: rows.append(progress.rows))
+            memorize(
+                model,
+                template,
+                tasks,
+                settings,
+                on_step=lambda progress: rows.append(progress.rows),
+            )
         )
         assert len(written) == len(tasks)
         os.write(1, f"rows {max(rows)}".encode())
