@@ -191,8 +191,10 @@ def report(lm: LM, arguments: Namespace, ledger: Ledger) -> None:
     put_table("Half of the texts are exact up to", (("tokens",), [[capacity_cell(levels)]]))
     lengths = [float(one.length) for one in levels]
     shares = [100.0 * float(one.exact.mean()) for one in levels]
-    line = Line(f"{arguments.vectors} vectors", lengths, shares)
-    chart = Chart(title, "tokens of the text", "% of the texts exact", [line])
+    line = Line(name=f"{arguments.vectors} vectors", x=lengths, y=shares)
+    chart = Chart(
+        title=title, x_label="tokens of the text", y_label="% of the texts exact", lines=[line]
+    )
     if levels:
         draw(chart, arguments.out.with_suffix(".png"))
     save_json(

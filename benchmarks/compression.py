@@ -29,7 +29,7 @@ from rag_memtok.cli import console
 from rag_memtok.datatypes import Memory
 from rag_memtok.documents.scan import read, scan
 from rag_memtok.documents.split import split
-from rag_memtok.evaluation.corpora import from_csv, spread
+from rag_memtok.evaluation.corpora import from_csv, spread_evenly
 from rag_memtok.memory.batch import init_pooled, make_task
 from rag_memtok.memory.codec import CODECS
 from rag_memtok.memory.optimize import memorize
@@ -93,10 +93,24 @@ def sizes(
     return [
         *general(text),
         Size("LM, code length", alone),
-        kept(lm, template, "no memory + pins", nothing, "float16", tokens),
-        kept(lm, template, "pooled, untrained, float16 + pins", untrained, "float16", tokens),
-        kept(lm, template, "memory, float16 + pins", written, "float16", tokens),
-        kept(lm, template, "memory, int8 + pins", written, "int8", tokens),
+        kept(lm, template, way="no memory + pins", vectors=nothing, codec="float16", tokens=tokens),
+        kept(
+            lm,
+            template,
+            way="pooled, untrained, float16 + pins",
+            vectors=untrained,
+            codec="float16",
+            tokens=tokens,
+        ),
+        kept(
+            lm,
+            template,
+            way="memory, float16 + pins",
+            vectors=written,
+            codec="float16",
+            tokens=tokens,
+        ),
+        kept(lm, template, way="memory, int8 + pins", vectors=written, codec="int8", tokens=tokens),
     ]
 
 
@@ -117,10 +131,10 @@ def measured(
             sizes(
                 lm,
                 template,
-                text,
-                one.task.tokens,
-                one.vectors,
-                init_pooled(lm, one.task).cpu().numpy(),
+                text=text,
+                tokens=one.task.tokens,
+                written=one.vectors,
+                untrained=init_pooled(lm, one.task).cpu().numpy(),
             ),
         )
 
@@ -139,7 +153,7 @@ def chunks_of(lm: LM, docs: Path, tokens: int, limit: int) -> tuple[str, ...]:
         for chunk in split(document, tokens, lambda text: len(lm.encode(text)))
     ]
     full = [text for text in dict.fromkeys(texts) if len(lm.encode(text)) >= 0.75 * tokens]
-    return spread(full, limit)
+    return spread_evenly(full, limit)
 
 
 def arguments() -> argparse.Namespace:

@@ -31,7 +31,7 @@ from rag_memtok import config
 from rag_memtok.cli import console
 from rag_memtok.documents.scan import read, scan
 from rag_memtok.documents.split import split
-from rag_memtok.evaluation.corpora import spread
+from rag_memtok.evaluation.corpora import spread_evenly
 from rag_memtok.memory.batch import Task, make_task
 from rag_memtok.memory.optimize import Step, memorize
 from rag_memtok.memory.recipes import recipe_named
@@ -145,12 +145,12 @@ def trials_of(lm: LM, limit: int) -> Trials:
     ]
     chosen = [
         holds[int(number)]
-        for number in spread(
+        for number in spread_evenly(
             [str(number) for number, (_, right) in enumerate(holds) if right], limit // 2
         )
     ]
     wanted = {one for _, right in chosen for one in right}
-    others = spread(
+    others = spread_evenly(
         [str(number) for number, one in enumerate(passages) if one not in wanted],
         max(0, limit - len(wanted)),
     )
@@ -180,7 +180,7 @@ def in_it(answers: Sequence[str], text: str) -> bool:
 
 
 def memories(
-    lm: LM, start: str, single: bool, steps: int, on_step: Callable[[Step], None]
+    lm: LM, start: str, *, single: bool, steps: int, on_step: Callable[[Step], None]
 ) -> Encode:
     """Texts as the mean of their memory's vectors.
 
@@ -237,10 +237,18 @@ def ways(lm: LM, steps: int, on_step: Callable[[Step], None]) -> Mapping[str, En
     rng = np.random.default_rng(0)
     return {
         "chance": lambda texts, query: rng.standard_normal((len(texts), lm.width)),
-        "memory, M = 1, random start": memories(lm, "random", True, steps, on_step),
-        "memory, M = 1, own tokens": memories(lm, "pooled", True, steps, on_step),
-        "memory, M = T / 8, random start": memories(lm, "random", False, steps, on_step),
-        "memory, M = T / 8, own tokens": memories(lm, "pooled", False, steps, on_step),
+        "memory, M = 1, random start": memories(
+            lm, "random", single=True, steps=steps, on_step=on_step
+        ),
+        "memory, M = 1, own tokens": memories(
+            lm, "pooled", single=True, steps=steps, on_step=on_step
+        ),
+        "memory, M = T / 8, random start": memories(
+            lm, "random", single=False, steps=steps, on_step=on_step
+        ),
+        "memory, M = T / 8, own tokens": memories(
+            lm, "pooled", single=False, steps=steps, on_step=on_step
+        ),
         "token embeddings, pooled": pooled_tokens(lm),
         "last hidden states, pooled": pooled_states(lm),
         "the shipped retriever": lambda texts, query: load_embedder("mini").encode(texts, query),

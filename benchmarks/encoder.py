@@ -54,7 +54,14 @@ def chunks_of(paths: Sequence[Path], encoder: Encoder) -> list[str]:
     found = []
     for path in paths:
         text = path.read_text(encoding="utf-8")
-        document = Document("", path.name, path.name, text, (Segment(0, "line 1"),), "text/1")
+        document = Document(
+            "",
+            file=path.name,
+            path=path.name,
+            text=text,
+            segments=(Segment(0, "line 1"),),
+            extractor="text/1",
+        )
         found += split(document, 128, lambda some: len(encoder.lm.encode(some)))
     return [chunk.text for chunk in found]
 

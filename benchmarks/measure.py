@@ -110,6 +110,7 @@ def samples(
     texts: dict[str, str],
     lengths: Sequence[int],
     count: int,
+    *,
     held_out: bool = False,
     seed: int = 0,
 ) -> list[Sample]:

@@ -31,7 +31,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ TAUS = (
 SHOWN = TAUS.index(1e-3)  # where the picture begins
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """A way to compute the same numbers. `cache` False: all positions in one pass."""
 
@@ -91,8 +91,8 @@ class Profile:
 REFERENCE = Profile()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Case:
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class JudgedMemory:
     """A memory, its tokens with the end token after them, and their reference logits.
 
     The logits of each are there after `referred`.
@@ -105,8 +105,8 @@ class Case:
     logits: Float[Tensor, "P V"] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileResult:
     """What a profile made of the cases: see the file's docstring.
 
     `exact_at` has the share of memories that are exact for each of TAUS.
@@ -126,17 +126,15 @@ class Found:
 def profiles(batches: Sequence[int], threads: Sequence[int]) -> list[Profile]:
     """Every combination, the reference first; on a GPU threads do not matter."""
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    every = itertools.product(
-        devices, DTYPES, batches, (0, 13), (True, False), ("eager", "sdpa"), threads
+    values = (devices, DTYPES, batches, (0, 13), (True, False), ("eager", "sdpa"), threads)
+    names = [field.name for field in fields(Profile)]
+    every = (
+        Profile(**dict(zip(names, chosen, strict=True))) for chosen in itertools.product(*values)
     )
-    return [
-        one
-        for one in (Profile(*values) for values in every)
-        if one.device == "cpu" or one.threads == threads[0]
-    ]
+    return [one for one in every if one.device == "cpu" or one.threads == threads[0]]
 
 
-def cases_of(store: Path, model: LM, template: Template, count: int) -> list[Case]:
+def cases_of(store: Path, model: LM, template: Template, count: int) -> list[JudgedMemory]:
     """The first `count` memories of a store, decoded once as the audit does.
 
     Their tokens come from nowhere else.
@@ -153,12 +151,19 @@ def cases_of(store: Path, model: LM, template: Template, count: int) -> list[Cas
                 raise SystemExit(
                     f"{chunk_id[:12]} does not decode: rag-memtok verify --store {store}"
                 )
-            cases.append(Case(chunk_id, memory, (*tokens, template.end), record.verdict.kind))
+            cases.append(
+                JudgedMemory(
+                    chunk_id=chunk_id,
+                    memory=memory,
+                    tokens=(*tokens, template.end),
+                    kind=record.verdict.kind,
+                )
+            )
     return cases
 
 
 def logits_of(
-    model: LM, template: Template, cases: Sequence[Case], padding: int, cache: bool
+    model: LM, template: Template, cases: Sequence[JudgedMemory], padding: int, *, cache: bool
 ) -> list[Float[Tensor, "P V"]]:
     """The logits before each of the cases' tokens, with the tokens before it fed.
 
@@ -181,7 +186,7 @@ def logits_of(
     )
     if not cache:
         parts = [torch.cat([parts[0], model.embed(fed[:, : steps - 1])], dim=1)]
-    hidden = list(_hidden(model, parts, empty, cache))
+    hidden = list(_hidden(model, parts, empty, cache=cache))
     last = torch.cat([hidden[0][:, longest - 1 :], *hidden[1:]], dim=1)
     return [
         model.logits(row[: len(case.tokens)]).cpu() for row, case in zip(last, cases, strict=True)
@@ -190,11 +195,11 @@ def logits_of(
 
 @torch.inference_mode()
 def _hidden(
-    model: LM, parts: Sequence[Float[Tensor, "B S d"]], empty: Tensor, cache: bool
+    model: LM, parts: Sequence[Float[Tensor, "B S d"]], empty: Tensor, *, cache: bool
 ) -> Iterator[Float[Tensor, "B S d"]]:
     """The last hidden states over each part after those before it.
 
-    As in `Continuation` there is no mask where nothing is empty.
+    As in `KVDecoder` there is no mask where nothing is empty.
     """
     past, start = None, 0
     for part in parts:
@@ -220,7 +225,9 @@ def leads(logits: Float[Tensor, "P V"], tokens: Sequence[int]) -> Float[Tensor, 
     return logits.gather(1, right)[:, 0] - logits.scatter(1, right, -torch.inf).max(dim=1).values
 
 
-def measure(model: LM, template: Template, cases: Sequence[Case], profile: Profile) -> Found:
+def measure(
+    model: LM, template: Template, cases: Sequence[JudgedMemory], profile: Profile
+) -> ProfileResult:
     """Runs one profile over all cases, which have their reference logits."""
     began, logit, lead, flips, positions = time.monotonic(), 0.0, 0.0, 0, 0
     as_is, at_tau = 0, [0] * len(TAUS)
@@ -229,7 +236,9 @@ def measure(model: LM, template: Template, cases: Sequence[Case], profile: Profi
     for start in range(0, len(cases), profile.batch):
         batch = cases[start : start + profile.batch]
         for case, logits in zip(
-            batch, logits_of(model, template, batch, profile.padding, profile.cache), strict=True
+            batch,
+            logits_of(model, template, batch, profile.padding, cache=profile.cache),
+            strict=True,
         ):
             assert case.logits is not None
             before, now = leads(case.logits, case.tokens), leads(logits, case.tokens)
@@ -241,20 +250,20 @@ def measure(model: LM, template: Template, cases: Sequence[Case], profile: Profi
             for index, tau in enumerate(TAUS):
                 at_tau[index] += bool((now[before > tau] > 0).all())
     shares = tuple(count / len(cases) for count in at_tau)
-    return Found(
-        profile,
-        len(cases),
-        positions,
-        logit,
-        lead,
-        as_is / len(cases),
-        shares,
-        flips,
-        time.monotonic() - began,
+    return ProfileResult(
+        profile=profile,
+        memories=len(cases),
+        positions=positions,
+        logit=logit,
+        lead=lead,
+        exact_as_is=as_is / len(cases),
+        exact_at=shares,
+        flips=flips,
+        seconds=time.monotonic() - began,
     )
 
 
-def pinned_at(cases: Sequence[Case]) -> list[float]:
+def pinned_at(cases: Sequence[JudgedMemory]) -> list[float]:
     """The share of positions with a pin, correction or safety, for each of TAUS."""
     every = torch.cat(
         [leads(case.logits, case.tokens) for case in cases if case.logits is not None]
@@ -262,7 +271,7 @@ def pinned_at(cases: Sequence[Case]) -> list[float]:
     return [float((every <= tau).float().mean()) for tau in TAUS]
 
 
-def chart(found: Sequence[Found], pins: Sequence[float]) -> Chart:
+def chart(found: Sequence[ProfileResult], pins: Sequence[float]) -> Chart:
     """Charts the memories that are exact in the worst profile of each kind.
 
     They stand over the margin under which a token is pinned.
@@ -277,19 +286,24 @@ def chart(found: Sequence[Found], pins: Sequence[float]) -> Chart:
         worst = [100 * min(shares) for shares in zip(*group, strict=True)]
         lines.append(
             Line(
-                f"exact, {dtype} on {device}, the worst of {len(group)}",
-                TAUS[SHOWN:],
-                worst[SHOWN:],
+                name=f"exact, {dtype} on {device}, the worst of {len(group)}",
+                x=TAUS[SHOWN:],
+                y=worst[SHOWN:],
             )
         )
     lines.append(
-        Line("tokens pinned", TAUS[SHOWN:], [100 * share for share in pins[SHOWN:]], dashed=True)
+        Line(
+            name="tokens pinned",
+            x=TAUS[SHOWN:],
+            y=[100 * share for share in pins[SHOWN:]],
+            dashed=True,
+        )
     )
     return Chart(
-        "The same memories in other numerics",
-        "safety-pin margin tau (logits)",
-        "%",
-        lines,
+        title="The same memories in other numerics",
+        x_label="safety-pin margin tau (logits)",
+        y_label="%",
+        lines=lines,
         log_x=10,
     )
 
@@ -320,7 +334,7 @@ def main() -> None:
     )
     with precision.reference_profile(model) as exactly:
         cases = [
-            replace(case, logits=logits_of(exactly, template, [case], 0, True)[0])
+            replace(case, logits=logits_of(exactly, template, [case], 0, cache=True)[0])
             for case in cases_of(options.store, exactly, template, options.chunks)
         ]
     found = list(
@@ -337,8 +351,12 @@ def main() -> None:
 
 
 def measured(
-    model: LM, template: Template, cases: Sequence[Case], wanted: Sequence[Profile], path: Path
-) -> Iterator[Found]:
+    model: LM,
+    template: Template,
+    cases: Sequence[JudgedMemory],
+    wanted: Sequence[Profile],
+    path: Path,
+) -> Iterator[ProfileResult]:
     """Every profile in turn.
 
     Those in the file already are taken from there if they are of the same memories.
@@ -354,7 +372,7 @@ def measured(
     began, done, models = time.monotonic(), 0, dict[tuple[str, str], LM]()
     for number, profile in enumerate(wanted, 1):
         if row := known.get(tuple(asdict(profile).values())):
-            yield Found(
+            yield ProfileResult(
                 **{name: value for name, value in row.items() if name != "key"}
                 | {"profile": profile, "exact_at": tuple(row["exact_at"])}
             )
@@ -384,7 +402,7 @@ def on_device(model: LM, device: str) -> LM:
     return model
 
 
-def told(found: Sequence[Found], cases: Sequence[Case], tau: float) -> None:
+def told(found: Sequence[ProfileResult], cases: Sequence[JudgedMemory], tau: float) -> None:
     """Prints a line for each profile, and the margin that follows."""
     pins = pinned_at(cases)
     nearest = max(index for index, one in enumerate(TAUS) if one <= max(tau, TAUS[0]))

@@ -78,7 +78,7 @@ def leads(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"]) -> F
     The gradient goes through two rows of the output layer only.
     """
     with torch.no_grad():
-        rivals = lm.scores(hidden).scatter(1, targets[:, None], -torch.inf).argmax(1)
+        rivals = lm.raw_logits(hidden).scatter(1, targets[:, None], -torch.inf).argmax(1)
     words = lm.model.get_output_embeddings()
     offset = 0 if words.bias is None else words.bias[targets] - words.bias[rivals]
     return ((hidden * (words.weight[targets] - words.weight[rivals])).sum(-1) + offset).float()
@@ -193,7 +193,7 @@ def variants() -> dict[str, Variant]:
 # --- the work
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Study:
     """One model's part: its chunks by seed, and what is known of it already.
 
@@ -404,11 +404,11 @@ def lines(model: str, found: Curves, arguments: Namespace) -> list[Line]:
         x, y = [float(vectors) for vectors in there], [point.value for point in points]
         drawn.append(
             Line(
-                f"{model}, {name}",
-                x,
-                y,
-                [point.low for point in points],
-                [point.high for point in points],
+                name=f"{model}, {name}",
+                x=x,
+                y=y,
+                low=[point.low for point in points],
+                high=[point.high for point in points],
             )
         )
     return drawn
@@ -485,7 +485,11 @@ def study_of(model: str, arguments: Namespace, until: float) -> Study:
     }
     path = arguments.out.with_name(f"{arguments.out.name}-{Path(model).name}.jsonl")
     return Study(
-        lm, arguments, chunks, open_ledger(path, about(lm, first=chunks[0][0].key, **chosen)), until
+        lm=lm,
+        arguments=arguments,
+        chunks=chunks,
+        ledger=open_ledger(path, about(lm, first=chunks[0][0].key, **chosen)),
+        until=until,
     )
 
 
@@ -507,7 +511,14 @@ def main(words: Sequence[str] | None = None) -> None:
     title = "The longest text of which half of the chunks are exact"
     if any(value > 0 for line in drawn for value in line.y):
         draw(
-            Chart(title, "vectors (M)", "tokens", drawn, log_x=2, log_y=True),
+            Chart(
+                title=title,
+                x_label="vectors (M)",
+                y_label="tokens",
+                lines=drawn,
+                log_x=2,
+                log_y=True,
+            ),
             arguments.out.with_suffix(".png"),
         )
 

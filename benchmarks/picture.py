@@ -29,7 +29,7 @@ SCHEMES: Mapping[str, Mapping[str, str]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class File:
     """A file of the store: its tokens of text, its vectors, how many of its chunks are exact."""
 
@@ -51,13 +51,13 @@ def files_of(store: Store) -> list[File]:
                 continue
             seen.add(place.chunk_id)
             record = store.record(place.chunk_id)
-            had = found.get(name, File(name, 0, 0, 0, 0))
+            had = found.get(name, File(name=name, tokens=0, vectors=0, chunks=0, exact=0))
             found[name] = File(
-                name,
-                had.tokens + record.verdict.tokens,
-                had.vectors + record.shape[0],
-                had.chunks + 1,
-                had.exact + (record.verdict.kind == "exact"),
+                name=name,
+                tokens=had.tokens + record.verdict.tokens,
+                vectors=had.vectors + record.shape[0],
+                chunks=had.chunks + 1,
+                exact=had.exact + (record.verdict.kind == "exact"),
             )
     return sorted(found.values(), key=lambda file: (-file.tokens, file.name))
 

@@ -52,7 +52,7 @@ from rag_memtok.config import Documents, Memorize
 from rag_memtok.datatypes import sha256_of_text
 from rag_memtok.documents.scan import read, scan
 from rag_memtok.documents.split import split
-from rag_memtok.evaluation.corpora import spread
+from rag_memtok.evaluation.corpora import spread_evenly
 from rag_memtok.evaluation.figures import Chart, Line, draw
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import memorize
@@ -137,7 +137,7 @@ def sized_chunks(lm: LM, folder: Path, count: int) -> list[Sized]:
     }
     encoded = [tuple(lm.encode(text)) for text in sorted(texts, key=sha256_of_text)]
     by_length = sorted((tokens for tokens in encoded if tokens), key=len)
-    return [Sized(tokens, code_length(lm, tokens)) for tokens in spread(by_length, count)]
+    return [Sized(tokens, code_length(lm, tokens)) for tokens in spread_evenly(by_length, count)]
 
 
 # --- the work
@@ -209,7 +209,7 @@ def units(
         Unit(
             f"chunks/{plan.key}/{number}",
             plan.key,
-            partial(piece, lm, arguments, plan, chunks, indices),
+            partial(piece, lm, arguments, plan, chunks=chunks, indices=indices),
         )
         for number, indices in enumerate(parts)
         for plan in planned
@@ -285,15 +285,15 @@ def report(lm: LM, arguments: Namespace, ledger: Ledger, planned: Sequence[Plan]
         arguments.out.with_suffix(".json"),
     )
     lines = [
-        Line(formula, [x for x, _ in points], [y.value for _, y in points])
+        Line(name=formula, x=[x for x, _ in points], y=[y.value for _, y in points])
         for formula, points in drawn.items()
     ]
     if lines:
         chart = Chart(
-            "How vectors are shared out",
-            "tokens for each vector, over all chunks",
-            "% of the chunks exact",
-            lines,
+            title="How vectors are shared out",
+            x_label="tokens for each vector, over all chunks",
+            y_label="% of the chunks exact",
+            lines=lines,
         )
         draw(chart, arguments.out.with_suffix(".png"))
 

@@ -68,7 +68,12 @@ def by_chunk(rows: Iterable[Row], words: Tokenizer, tokens: int) -> dict[str, li
 def pieces(context: str, words: Tokenizer, tokens: int) -> list[str]:
     """A context cut into chunks of at most so many tokens, without the white space around them."""
     document = Document(
-        "", "context.txt", "context.txt", context, (Segment(0, "line 1"),), "text/1"
+        "",
+        file="context.txt",
+        path="context.txt",
+        text=context,
+        segments=(Segment(0, "line 1"),),
+        extractor="text/1",
     )
     chunks = split(
         document, tokens, lambda text: len(words.encode(text, add_special_tokens=False).ids)
@@ -172,10 +177,10 @@ def main() -> None:
         args.data,
         args.sources,
         args.chunks,
-        args.questions,
-        args.tokens,
-        Tokenizer.from_file(str(args.tokenizer)),
-        args.half,
+        questions=args.questions,
+        tokens=args.tokens,
+        words=Tokenizer.from_file(str(args.tokenizer)),
+        half=args.half,
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(

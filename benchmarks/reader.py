@@ -32,15 +32,15 @@ from rag_memtok.cli.console import say
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Document, Progress, Segment
 from rag_memtok.errors import NoUsableMemory
-from rag_memtok.evaluation.cases import Corpus, corpus, retrieved
-from rag_memtok.evaluation.metrics import Score, answerable, interval, normalise, score
-from rag_memtok.evaluation.predictions import Prompt, Replies
+from rag_memtok.evaluation.cases import Corpus, build_corpus, retrieved_samples
+from rag_memtok.evaluation.metrics import Score, answerable, interval, normalize, score
+from rag_memtok.evaluation.predictions import Predictor, Prompt
 from rag_memtok.evaluation.questions import Question
 from rag_memtok.model import gguf, lora
-from rag_memtok.model.inject import surest
+from rag_memtok.model.inject import most_confident
 from rag_memtok.model.lm import EMBEDDED, LM, load
 from rag_memtok.model.precision import for_reading
-from rag_memtok.model.prompts import bare, frame, refuses
+from rag_memtok.model.prompts import bare, is_refusal, qa_prompt
 from rag_memtok.pipeline.adapters import Adapter, Adapters, find, shipped
 from rag_memtok.pipeline.answer import answer
 from rag_memtok.pipeline.readers import Session, with_adapters
@@ -62,7 +62,7 @@ LONGEST = 20  # words of an answer that counts as right in `documents`
 DECILES = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """A line of the table; shares in per cent, F1 with its 95 % bootstrap interval by chunk."""
 
@@ -84,10 +84,19 @@ def questions_of(data: Path, source: str, half: str, words: Tokenizer, most: int
     chosen = sorted(found, key=lambda row: rank(row["question"] + row["context"]))[:most]
     return [
         Question(
-            number,
-            row["question"],
-            answerable(row["answers"]),
-            (Document("", "q", f"q#{row['context']}", row["context"], (Segment(0, ""),), "q/1"),),
+            line=number,
+            question=row["question"],
+            answers=answerable(row["answers"]),
+            documents=(
+                Document(
+                    "",
+                    file="q",
+                    path=f"q#{row['context']}",
+                    text=row["context"],
+                    segments=(Segment(0, ""),),
+                    extractor="q/1",
+                ),
+            ),
         )
         for number, row in enumerate(chosen)
     ]
@@ -98,16 +107,16 @@ class Bench:
     """A reader to be measured."""
 
     lm: LM
-    replies: Replies
+    replies: Predictor
     embedder: Embedder
 
     def corpus(self, questions: Sequence[Question]) -> Corpus:
         """The questions' chunks, and for each question those nearest to it."""
-        return corpus(self.lm, self.embedder, questions, 160, 2 * K, 0)
+        return build_corpus(self.lm, self.embedder, questions, capacity=160, most=2 * K, seed=0)
 
     def said(self, prompts: Sequence[Sequence[Prompt]], what: str) -> list[str]:
         """The answers, each the surest of its prompts'."""
-        return self.replies.to(prompts, what, _told(what))
+        return self.replies.predict(prompts, what, _told(what))
 
     def row(self, what: str, read: Corpus, said: Sequence[str]) -> Row:
         """The scores of answers."""
@@ -121,8 +130,14 @@ def row_of(what: str, scores: Sequence[Score], said: Sequence[str], groups: Sequ
     """A line of the table."""
     found = interval([100 * one.f1 for one in scores], groups)
     em = 100 * float(np.mean([one.em for one in scores]))
-    refused = 100 * float(np.mean([refuses(one) for one in said]))
-    return Row(what, len(said), (found.mean, found.low, found.high), em, refused)
+    refused = 100 * float(np.mean([is_refusal(one) for one in said]))
+    return Row(
+        what=what,
+        questions=len(said),
+        f1=(found.mean, found.low, found.high),
+        em=em,
+        refused=refused,
+    )
 
 
 def _told(what: str) -> Callable[[Progress], None]:
@@ -133,7 +148,7 @@ def _told(what: str) -> Callable[[Progress], None]:
     return tell
 
 
-def prompts_of(read: Corpus, ids: Sequence[Sequence[str]], apart: bool) -> list[list[Prompt]]:
+def prompts_of(read: Corpus, ids: Sequence[Sequence[str]], *, apart: bool) -> list[list[Prompt]]:
     """A prompt of all the chunks of each question, the first nearest to it; or one of each."""
     found = []
     for number, some in enumerate(ids):
@@ -151,9 +166,9 @@ class Table:
     rows: list[Row] = field(default_factory=list)
     deciles: dict[str, list[dict]] = field(default_factory=dict)
 
-    def add(self, what: str, read: Corpus, ids: Sequence[Sequence[str]], apart: bool) -> None:
+    def add(self, what: str, read: Corpus, ids: Sequence[Sequence[str]], *, apart: bool) -> None:
         """Answers every question from those chunks, and prints the row."""
-        prompts = prompts_of(read, ids, apart)
+        prompts = prompts_of(read, ids, apart=apart)
         said = self.bench.said(prompts, what)
         row = self.bench.row(what, read, said)
         self.rows.append(row)
@@ -171,15 +186,17 @@ def passages(bench: Bench, data: Path, half: str, words: Tokenizer, most: int) -
     table = Table(bench)
     read = bench.corpus(questions_of(data, GOLD, half, words, most))
     lost = replace(read, questions=tuple(replace(one, answers=()) for one in read.questions))
-    table.add("gold", read, [(one,) for one in read.gold], False)
+    table.add("gold", read, [(one,) for one in read.gold], apart=False)
     for name, apart in (("together", False), ("apart", True)):
-        table.add(f"five, {name}", read, [case.ids for case in retrieved(read, K)], apart)
-        table.add(f"gone, {name}", lost, [others[:K] for others in read.others], apart)
-    table.add("nothing", read, [[] for _ in read.gold], False)
+        table.add(
+            f"five, {name}", read, [case.ids for case in retrieved_samples(read, K)], apart=apart
+        )
+        table.add(f"gone, {name}", lost, [others[:K] for others in read.others], apart=apart)
+    table.add("nothing", read, [[] for _ in read.gold], apart=False)
     for source in (UNSAID, *OTHERS):
         other = bench.corpus(questions_of(data, source, half, words, most // 2))
         name = "unsaid" if source == UNSAID else f"gold, {source}"
-        table.add(name, other, [(one,) for one in other.gold], False)
+        table.add(name, other, [(one,) for one in other.gold], apart=False)
     return table
 
 
@@ -191,8 +208,8 @@ def deciles(bench: Bench, read: Corpus, prompts: Sequence[Sequence[Prompt]]) -> 
     known = []
     for question, parts in zip(read.questions, prompts, strict=True):
         replies = [bench.replies.known[bench.replies.key(one)] for one in parts]
-        best = replies[surest([(one.answer, one.sureness) for one in replies])]
-        known.append((float(np.exp(best.sureness)), score(best.answer, question.answers).em))
+        best = replies[most_confident([(one.answer, one.mean_logprob) for one in replies])]
+        known.append((float(np.exp(best.mean_logprob)), score(best.answer, question.answers).em))
     parts = [part for part in np.array_split(np.array(sorted(known)), DECILES) if len(part)]
     return [
         {"sure": round(float(one[:, 0].mean()), 3), "right": round(float(one[:, 1].mean()), 3)}
@@ -206,11 +223,11 @@ def contains(said: str, row: Mapping) -> bool:
     Where there are none, whether it refuses.
     """
     if not row["answers"]:
-        return refuses(said)
-    words = f" {normalise(said)} "
+        return is_refusal(said)
+    words = f" {normalize(said)} "
     wanted = [row["answers"], *row.get("and", [])]
     return len(said.split()) <= LONGEST and all(
-        any(f" {normalise(one)} " in words for one in some) for some in wanted
+        any(f" {normalize(one)} " in words for one in some) for some in wanted
     )
 
 
@@ -224,7 +241,9 @@ def asked(
         config = updated(Config(), {"ask.read": "text"})
         with open_store(store, write=False) as opened:
             embedder, index = load_embedder("mini"), open_index(opened)
-            plain = Session(opened, lm, bare(lm), embedder, index, config)
+            plain = Session(
+                opened, lm=lm, template=bare(lm), embedder=embedder, index=index, config=config
+            )
             session = with_adapters(plain, adapters)
             return [{**row, **_said(session, row["question"])} for row in rows]
 
@@ -244,9 +263,9 @@ def summary(rows: Sequence[dict]) -> dict:
     return {
         "answerable": len(able),
         "right": sum(contains(row["said"], row) for row in able),
-        "wrongly refused": sum(refuses(row["said"]) for row in able),
+        "wrongly refused": sum(is_refusal(row["said"]) for row in able),
         "unanswerable": len(unable),
-        "refused": sum(refuses(row["said"]) for row in unable),
+        "refused": sum(is_refusal(row["said"]) for row in unable),
         "median seconds": round(float(np.median([row["seconds"] for row in rows])), 2),
     }
 
@@ -283,14 +302,14 @@ def main() -> None:
         {"model.id": args.model, "model.dtype": args.dtype, "model.threads": args.threads},
     )
     lm = load(config.model)
-    tokenizer = (gguf.packaged() if args.model == "smollm2" else EMBEDDED) / "tokenizer.json"
+    tokenizer = (gguf.packaged_folder() if args.model == "smollm2" else EMBEDDED) / "tokenizer.json"
     adapters = (
         shipped(lm, "") if args.adapter == "auto" else find(args.adapter, Path(), lm, "", say)
     )
     reading = for_reading(lm)
     if adapters.text:
-        reading = lora.adapted(reading, adapters.text.folder)
-    replies = Replies(reading, frame(lm), config.ask.max_new_tokens, None)
+        reading = lora.load_adapter(reading, adapters.text.folder)
+    replies = Predictor(lm=reading, frame=qa_prompt(lm), limit=config.ask.max_new_tokens, file=None)
     made: dict = {"half": args.half, "model": lm.identity.id, "adapter": _name(adapters.text)}
     if args.only != "documents":
         words = Tokenizer.from_file(str(tokenizer))

@@ -81,7 +81,7 @@ def share_found(folder: Path, questions: Sequence[dict], k: int, dense_weight: f
     )
 
 
-def answerable(library: bool) -> list[dict]:
+def answerable(*, library: bool) -> list[dict]:
     """The sample questions that have an answer, those on `library/` or only the others."""
     rows = [
         json.loads(line)
@@ -95,8 +95,8 @@ def answerable(library: bool) -> list[dict]:
 def main() -> None:
     """Prints the table."""
     for title, exclude, questions in (
-        ("8 files", ["library/"], answerable(False)),
-        ("22 files", [], answerable(True)),
+        ("8 files", ["library/"], answerable(library=False)),
+        ("22 files", [], answerable(library=True)),
     ):
         with tempfile.TemporaryDirectory() as folder:
             build(Path(folder) / "store", DATA / "docs", exclude, EMBEDDED / "tokenizer.json")

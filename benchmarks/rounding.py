@@ -67,7 +67,7 @@ PLAIN = "float32"
 # --- the work
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
     """What all chunks share."""
 
@@ -233,11 +233,15 @@ def picture(chunks: Sequence[dict[str, Any]], width: int) -> Chart:
         for name in names
     ]
     lines = [
-        Line("rounded at the end", bits, rounded),
-        Line("written through the rounding", bits, through),
+        Line(name="rounded at the end", x=bits, y=rounded),
+        Line(name="written through the rounding", x=bits, y=through),
     ]
     return Chart(
-        "What rounding leaves exact", "bits a number", "% of the chunks exact", lines, log_x=2
+        title="What rounding leaves exact",
+        x_label="bits a number",
+        y_label="% of the chunks exact",
+        lines=lines,
+        log_x=2,
     )
 
 
@@ -288,7 +292,9 @@ def main(words: Sequence[str] | None = None) -> None:
     template = template_named(arguments.template, lm)
     usual = usual_tokens_per_vector(lm, template, arguments.tokens_per_vector, arguments.steps)
     chunks = samples(lm, texts_of(arguments.texts), arguments.lengths, arguments.chunks)
-    bench = Bench(lm, template, arguments, usual, chunks)
+    bench = Bench(
+        lm=lm, template=template, arguments=arguments, tokens_per_vector=usual, chunks=chunks
+    )
     names = ("chunks", "lengths", "steps", "batch", "template", "tau")
     chosen = {name: getattr(arguments, name) for name in names}
     ledger = open_ledger(

@@ -76,9 +76,16 @@ def record_of(text: str, key: np.ndarray, chance: np.random.Generator) -> Record
     tokens = tuple(range(32))
     verdict = Verdict("exact", len(tokens), margin=1.0)
     return Record(
-        sha256_of_text(text), len(tokens), of_tokens(tokens), "float16", packed, (ROWS, WIDTH),
-        (), verdict, key,
-    )  # fmt: skip
+        sha256_of_text(text),
+        tokens=len(tokens),
+        tokens_sha256=of_tokens(tokens),
+        codec="float16",
+        packed=packed,
+        shape=(ROWS, WIDTH),
+        pins=(),
+        verdict=verdict,
+        key=key,
+    )
 
 
 def put_file(store: Store, number: int, lines: Sequence[str]) -> None:
@@ -87,13 +94,30 @@ def put_file(store: Store, number: int, lines: Sequence[str]) -> None:
     for line in lines:
         starts.append(starts[-1] + len(line))
     places = [
-        Occurrence(root, file, order, sha256_of_text(line), starts[order], starts[order + 1], "")
+        Occurrence(
+            root,
+            path=file,
+            ordinal=order,
+            chunk_id=sha256_of_text(line),
+            start=starts[order],
+            end=starts[order + 1],
+            locator="",
+        )
         for order, line in enumerate(lines)
     ]
     whole = sha256_of_text("".join(lines))
     store.add_document(
         StoredDocument(
-            root, file, file, whole, whole, len(lines), starts[-1], "text/1", starts[-1], 0
+            root,
+            file=file,
+            path=file,
+            sha256=whole,
+            file_sha256=whole,
+            chunks=len(lines),
+            characters=starts[-1],
+            extractor="text/1",
+            size=starts[-1],
+            modified=0,
         ),
         places,
     )

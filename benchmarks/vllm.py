@@ -38,10 +38,10 @@ from benchmarks.measure import samples, texts_of
 from rag_memtok.cli.tables import put_markdown
 from rag_memtok.errors import NoUsableMemory
 from rag_memtok.memory import encoder as encoders
-from rag_memtok.model.engine import Engine, Here
-from rag_memtok.model.inject import Said, inject, never
+from rag_memtok.model.engine import Engine, LocalEngine
+from rag_memtok.model.inject import Generation, inject, never
 from rag_memtok.model.lm import LM
-from rag_memtok.model.prompts import Frame, frame
+from rag_memtok.model.prompts import QAPrompt, qa_prompt
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.answer import answer
 from rag_memtok.pipeline.readers import Session
@@ -71,7 +71,7 @@ class Kept:
 
     def rows(
         self,
-        frame: Frame,
+        frame: QAPrompt,
         prompts: Sequence[Tensor],
         limit: int,
         ended: Callable[[int], bool] = never,
@@ -82,11 +82,11 @@ class Kept:
 
     def batch(
         self,
-        frame: Frame,
+        frame: QAPrompt,
         prompts: Sequence[Tensor],
         limit: int,
         ended: Callable[[int], bool] = never,
-    ) -> list[Said]:
+    ) -> list[Generation]:
         """The engine's, kept."""
         said = self.engine.batch(frame, prompts, limit)
         pairs = zip(prompts, said, strict=True)
@@ -98,7 +98,7 @@ def compared(session: Session, reader: str, questions: Sequence[str], limit: int
     """Asks here and there, with passages in one prompt, and prints what differs."""
     lm = session.reading or session.lm
     asked = replace(session.config.ask, read=reader, passages="together", max_new_tokens=limit)
-    kept = Kept(Here(lm))
+    kept = Kept(LocalEngine(lm))
     local = replace(session, remote=kept, config=replace(session.config, ask=asked))
     answered = 0
     for question in questions:
@@ -106,7 +106,7 @@ def compared(session: Session, reader: str, questions: Sequence[str], limit: int
             answered += bool(answer(local, question).answer)
         except NoUsableMemory:
             continue
-    words = frame(session.lm)
+    words = qa_prompt(session.lm)
 
     def there(pair: tuple[Tensor, list[int]]) -> list[int]:
         return [token for _, token in session.engine.rows(words, [pair[0]], limit)]
@@ -126,7 +126,7 @@ def compared(session: Session, reader: str, questions: Sequence[str], limit: int
 
 
 @torch.inference_mode()
-def apart(lm: LM, words: Frame, prompt: Tensor, ours: list[int], theirs: list[int]) -> str:
+def apart(lm: LM, words: QAPrompt, prompt: Tensor, ours: list[int], theirs: list[int]) -> str:
     """Where two answers part, and by how much the one token leads over the other here."""
     ours, theirs = [*ours, words.end], [*theirs, words.end]
     place = next(n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)
@@ -154,12 +154,12 @@ def prompts_of(
     session: Session, depth: int, count: int, adapter: Path | None
 ) -> Iterator[tuple[str, list[Tensor]]]:
     """Prompts of `depth` passages, no two alike: as text, and as readable vectors."""
-    lm, words = session.lm, frame(session.lm)
+    lm, words = session.lm, qa_prompt(session.lm)
     encoder = None if adapter is None else encoders.load_encoder(lm, adapter / encoders.FILE)
     passages = [one.tokens for one in samples(lm, texts_of(None), [TOKENS], 64)]
     asked = [lm.encode(f"What is said of number {number}?") for number in range(count)]
 
-    def content(tokens: Sequence[int], as_vectors: bool) -> Sequence[int] | np.ndarray:
+    def content(tokens: Sequence[int], *, as_vectors: bool) -> Sequence[int] | np.ndarray:
         if not as_vectors:
             return tokens
         if encoder is None:
@@ -170,7 +170,7 @@ def prompts_of(
         rows = []
         for number, question in enumerate(asked):
             turned = (passages[(number * 7 + place) % len(passages)] for place in range(depth))
-            row = [content(tokens, as_vectors) for tokens in turned]
+            row = [content(tokens, as_vectors=as_vectors) for tokens in turned]
             rows.append(inject(lm, words, row, question))
         yield name, rows
 
@@ -187,7 +187,7 @@ def gauge(url: str) -> float:
 
 def loaded(session: Session, url: str, prompts: Sequence[Tensor], at_once: int) -> Load:
     """Sends `prompts`, so many at once, and measures."""
-    words, over, shares = frame(session.lm), threading.Event(), [gauge(url)]
+    words, over, shares = qa_prompt(session.lm), threading.Event(), [gauge(url)]
     engine = replace(session.remote, salt=secrets.token_urlsafe(32))  # nothing cached before helps
 
     def watch() -> None:

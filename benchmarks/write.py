@@ -92,7 +92,7 @@ ONE, USUAL = "one", "usual"  # vectors of a chunk
 PUBLISHED, ENGINE = "published", "engine"  # both with the recipe's own steps
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
     """A row of the table: a recipe and how it is run. `vectors` is ONE or USUAL."""
 
@@ -108,7 +108,7 @@ class Contender:
         return f"{self.name}/{self.variant}/{self.vectors}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
     """What all rows share."""
 
@@ -163,7 +163,13 @@ def contender(
         seconds_per_chunk=0.0,
         seed=arguments.seed,
     )
-    return Contender(name, variant, vectors, replace(recipe, steps=steps or recipe.steps), settings)
+    return Contender(
+        name=name,
+        variant=variant,
+        vectors=vectors,
+        recipe=replace(recipe, steps=steps or recipe.steps),
+        settings=settings,
+    )
 
 
 def recipes(names: Sequence[str]) -> dict[str, Recipe]:
@@ -182,9 +188,16 @@ def first_rows(bench: Bench) -> list[Contender]:
     rows = []
     for vectors in bench.arguments.vectors:
         ours, usual = recipe_named(OURS), bench.arguments.steps
-        rows += [contender(bench, OURS, "ours", vectors, ours, usual)]
+        rows += [contender(bench, OURS, variant="ours", vectors=vectors, recipe=ours, steps=usual)]
         rows += [
-            contender(bench, OURS, f"ours, {steps} steps", vectors, ours, steps)
+            contender(
+                bench,
+                OURS,
+                variant=f"ours, {steps} steps",
+                vectors=vectors,
+                recipe=ours,
+                steps=steps,
+            )
             for steps in bench.arguments.budgets
         ]
         for name, recipe in bench.public.items():
@@ -200,10 +213,10 @@ def trials(bench: Bench) -> list[Contender]:
         contender(
             bench,
             name,
-            f"x{rate:g} warm-up {warmup}",
-            vectors,
-            tuned(recipe, rate, warmup),
-            bench.arguments.steps,
+            variant=f"x{rate:g} warm-up {warmup}",
+            vectors=vectors,
+            recipe=tuned(recipe, rate, warmup),
+            steps=bench.arguments.steps,
         )
         for vectors in bench.arguments.vectors
         for name, recipe in bench.public.items()
@@ -392,7 +405,7 @@ def rates(lm: LM) -> dict[str, Any]:
 # --- the report
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """A row with the results of its chunks, by index."""
 
@@ -444,17 +457,17 @@ def gathered(bench: Bench, ledger: Ledger, rows: Sequence[Contender]) -> list[Me
             if key.rpartition("/")[0] == f"chunks/{row.key}"
         ]
         chunks = {chunk["index"]: chunk for piece in pieces for chunk in piece["chunks"]}
-        draft = row.recipe.draft and uses_low_precision(bench.lm, row.settings.draft)
+        draft = row.recipe.low_precision and uses_low_precision(bench.lm, row.settings.draft)
         if chunks:
             peak = max(piece["peak"] for piece in pieces)
             found.append(
                 Measured(
-                    row.name,
-                    row.variant,
-                    row.vectors,
-                    dict(sorted(chunks.items())),
-                    peak,
-                    "bfloat16" if draft else "float32",
+                    name=row.name,
+                    variant=row.variant,
+                    vectors=row.vectors,
+                    chunks=dict(sorted(chunks.items())),
+                    peak=peak,
+                    dtype="bfloat16" if draft else "float32",
                 )
             )
     return found
@@ -470,12 +483,12 @@ def untrained(bench: Bench, ledger: Ledger) -> list[Measured]:
         vectors = "" if name == "no memory" else vectors
         found.append(
             Measured(
-                "no memory" if not vectors else "pooled vectors",
-                "pins only" if not vectors else title,
-                vectors,
-                chunks,
-                0,
-                "",
+                name="no memory" if not vectors else "pooled vectors",
+                variant="pins only" if not vectors else title,
+                vectors=vectors,
+                chunks=chunks,
+                peak=0,
+                dtype="",
             )
         )
     return found
@@ -617,8 +630,22 @@ def picture(rows: Sequence[Measured], title: str) -> Chart:
         points = sorted(points, key=lambda point: point[0])
         values = [pins for _, pins in points]
         x, y = [seconds for seconds, _ in points], [pins.value for pins in values]
-        drawn.append(Line(way, x, y, [pins.low for pins in values], [pins.high for pins in values]))
-    return Chart(title, "seconds to write a chunk", "correction pins in 100 tokens", drawn, log_x=2)
+        drawn.append(
+            Line(
+                name=way,
+                x=x,
+                y=y,
+                low=[pins.low for pins in values],
+                high=[pins.high for pins in values],
+            )
+        )
+    return Chart(
+        title=title,
+        x_label="seconds to write a chunk",
+        y_label="correction pins in 100 tokens",
+        lines=drawn,
+        log_x=2,
+    )
 
 
 def report(bench: Bench, ledger: Ledger, rows: Sequence[Contender]) -> None:
@@ -749,7 +776,14 @@ def main(words: Sequence[str] | None = None) -> None:
     usual = usual_tokens_per_vector(
         lm, template_named(arguments.template, lm), arguments.tokens_per_vector, arguments.steps
     )
-    bench = Bench(lm, arguments, usual, chunks, held_out, recipes(arguments.recipes))
+    bench = Bench(
+        lm=lm,
+        arguments=arguments,
+        tokens_per_vector=usual,
+        chunks=chunks,
+        tuning=held_out,
+        public=recipes(arguments.recipes),
+    )
     names = (
         "chunks",
         "lengths",

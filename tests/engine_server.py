@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import torch
 
-from rag_memtok.model.generate import Continuation
+from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.lm import LM
 
 NAME = "reader-0"
@@ -46,7 +46,7 @@ class Engine:
 
     def said(self, prompt, body):
         """The greedy tokens of one prompt, ends included, and their log-probabilities."""
-        run, ends = Continuation(self.lm, [prompt.to(self.lm.table.dtype)]), body["stop_token_ids"]
+        run, ends = KVDecoder(self.lm, [prompt.to(self.lm.table.dtype)]), body["stop_token_ids"]
         stops = set(ends) | (set() if body["ignore_eos"] else {self.lm.eos})
         tokens, nats = [], []
         while len(tokens) < body["max_tokens"]:

@@ -9,15 +9,15 @@ import torch
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.model import lora
 from rag_memtok.model.lm import LM
-from rag_memtok.model.prompts import bare, frame
+from rag_memtok.model.prompts import bare, qa_prompt
 
 
 def trained(lm: LM, folder: Path, seed: int = 0, kind: lora.Kind = "memory") -> Path:
     """Writes one that fits `lm`."""
-    student = lora.started(lm, 4, seed)
+    student = lora.add_lora(lm, 4, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in lora.weights(student).values():
+        for parameter in lora.lora_weights(student).values():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return written(student, lm, folder, kind)
 
@@ -33,15 +33,15 @@ def reading_vectors(lm: LM, folder: Path, seed: int = 0, **shares: float) -> Pat
     )
     made = encoders.pack(encoder)
     (folder / encoders.FILE).write_bytes(made)
-    bond = json.loads((folder / lora.BOND).read_text())
+    bond = json.loads((folder / lora.MANIFEST).read_text())
     bond |= {"encoder_sha256": hashlib.sha256(made).hexdigest(), "dev": shares}
-    (folder / lora.BOND).write_text(json.dumps(bond))
+    (folder / lora.MANIFEST).write_text(json.dumps(bond))
     return folder
 
 
 def written(student: LM, lm: LM, folder: Path, kind: lora.Kind) -> Path:
     """Writes the LoRA of `student` as an adapter of `lm`."""
-    bond = lora.Bond(
+    bond = lora.AdapterManifest(
         kind=kind,
         model=lm.identity.id,
         weights_sha256=lm.identity.weights_sha256,
@@ -49,19 +49,19 @@ def written(student: LM, lm: LM, folder: Path, kind: lora.Kind) -> Path:
         template_sha256=bare(lm).digest if kind == "memory" else "",
         adapter_sha256="",
         steps=1,
-        frame_sha256=frame(lm).digest,
+        frame_sha256=qa_prompt(lm).digest,
     )
     folder.mkdir(exist_ok=True)
-    for name, content in lora.files(student, bond).items():
+    for name, content in lora.adapter_files(student, bond).items():
         (folder / name).write_bytes(content)
     return folder
 
 
 def says(answer: str, lm: LM, folder: Path) -> Path:
     """Writes an adapter of texts with which `lm` says `answer` whatever it is asked."""
-    student, words = lora.started(lm, 4, 0), frame(lm)
-    said = [*lm.encode(words.lead + answer), words.end]
-    optimiser = torch.optim.AdamW(lora.weights(student).values(), lr=0.01, weight_decay=0.0)
+    student, words = lora.add_lora(lm, 4, 0), qa_prompt(lm)
+    said = [*lm.encode(words.reply_prefix + answer), words.end]
+    optimiser = torch.optim.AdamW(lora.lora_weights(student).values(), lr=0.01, weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
     for _ in range(280):
         row = [*words.opening]

@@ -34,7 +34,7 @@ from rag_memtok.errors import UsageError
 from rag_memtok.memory.batch import init_pooled, make_task
 from rag_memtok.memory.synthetic_questions import make_questions
 from rag_memtok.model import lora, precision
-from rag_memtok.model.prompts import bare, frame
+from rag_memtok.model.prompts import bare, qa_prompt
 
 QUICK = Adapt(steps=24, batch=4, rank=4, lr=3e-3, least=0.0)  # the toy understands nothing
 TEXTS = [
@@ -67,7 +67,7 @@ def exercises(pages):
 
 
 def teacher_of(lm, pages):
-    return Teacher(lm, frame(lm), {one.key: one for one in pages})
+    return Teacher(lm, qa_prompt(lm), {one.key: one for one in pages})
 
 
 def test_a_lesson_is_the_frozen_models_answer_to_the_text_or_a_known_one(toy_lm, pages):
@@ -78,8 +78,8 @@ def test_a_lesson_is_the_frozen_models_answer_to_the_text_or_a_known_one(toy_lm,
     model, gold = teacher_of(toy_lm, pages).lessons([asked, told], gold=1.0, seed=0)
     assert (
         gold.origin == "gold"
-        and toy_lm.decode(gold.answer[:-1]) == frame(toy_lm).lead + "red"
-        and gold.answer[-1] == frame(toy_lm).end
+        and toy_lm.decode(gold.answer[:-1]) == qa_prompt(toy_lm).reply_prefix + "red"
+        and gold.answer[-1] == qa_prompt(toy_lm).end
     )
     assert gold.words.shape == (len(gold.answer), 20) and np.allclose(gold.chances.sum(1), 1)
     assert (gold.words[0] == model.words[0]).all()  # the same prompt, and nothing said yet
@@ -262,14 +262,14 @@ def test_what_is_written_is_whole_private_and_loads(toy_lm, made):
     assert {one.name for one in folder.iterdir()} == {
         lora.CONFIG,
         lora.WEIGHTS,
-        lora.BOND,
+        lora.MANIFEST,
         "README.md",
     }
     assert {os.stat(one).st_mode & 0o777 for one in folder.iterdir()} == {0o600} and os.stat(
         folder
     ).st_mode & 0o777 == 0o700
-    assert lora.bond_of(folder).dev == bond.dev and lora.bond_of(folder).adapter_sha256
-    reader = lora.adapted(toy_lm, folder, bare(toy_lm).digest)
+    assert lora.read_manifest(folder).dev == bond.dev and lora.read_manifest(folder).adapter_sha256
+    reader = lora.load_adapter(toy_lm, folder, bare(toy_lm).digest)
     assert reader.table is toy_lm.table
     assert {one.stage for one in steps} == {"teaching", "training", "measuring"}
     assert steps[-1].total >= steps[-1].done
@@ -307,7 +307,8 @@ def test_the_same_call_gives_the_same_and_goes_on_where_it_was_stopped(
     with pytest.raises(Stopped):
         adapt(toy_lm, bare(toy_lm).digest, pages, exercises, QUICK, tmp_path, stop)
     assert (
-        lora.bond_of(tmp_path) is None and (tmp_path / "work" / "checkpoint.safetensors").exists()
+        lora.read_manifest(tmp_path) is None
+        and (tmp_path / "work" / "checkpoint.safetensors").exists()
     )
     steps = []
     again = adapt(toy_lm, bare(toy_lm).digest, pages, exercises, QUICK, tmp_path, steps.append)

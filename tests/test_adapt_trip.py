@@ -70,7 +70,7 @@ def config(taught, tmp_path):
 
 def fitting(config, share, alone=0.0):
     """Says that the adapter measured `share` among others, and `alone`."""
-    path = f"{config.store}/{ADAPTER}/{lora.BOND}"
+    path = f"{config.store}/{ADAPTER}/{lora.MANIFEST}"
     with open(path, encoding="utf-8") as file:
         bond = json.load(file)
     bond["dev"] |= {"share": share, "share_alone": alone}
@@ -163,10 +163,10 @@ def test_removing_a_document_makes_it_stale(config):
 
 def test_one_for_another_model_is_left_out_or_refused(config, tmp_path):
     fitting(config, 0.95)
-    bond = json.loads((tmp_path / "store" / ADAPTER / lora.BOND).read_text()) | {
+    bond = json.loads((tmp_path / "store" / ADAPTER / lora.MANIFEST).read_text()) | {
         "weights_sha256": "0" * 64
     }
-    (tmp_path / "store" / ADAPTER / lora.BOND).write_text(json.dumps(bond))
+    (tmp_path / "store" / ADAPTER / lora.MANIFEST).write_text(json.dumps(bond))
     said = []
     assert api.ask("What rattles?", config, say=said.append).reader == "decode"
     assert "left out" in said[0] and "weights" in said[0]
@@ -207,7 +207,7 @@ def test_each_reader_has_the_adapter_that_reads_as_it_does(
     assert api.ask("When was the lamp repaired?", dials).reader == reader
     with api.session(dials) as session:
         chosen = session.adapters.of(read)
-        own = lora.adapted(session.lm, chosen.folder, session.template.digest)
+        own = lora.load_adapter(session.lm, chosen.folder, session.template.digest)
         assert session.reading.identity == own.identity != session.lm.identity
 
 
@@ -215,8 +215,8 @@ def test_each_reader_has_the_adapter_that_reads_as_it_does(
 def test_passages_are_read_as_the_reader_of_text_was_measured_to_be_best(
     config, monkeypatch, text_reader, passages
 ):
-    bond = json.loads((text_reader / lora.BOND).read_text()) | {"passages": passages}
-    (text_reader / lora.BOND).write_text(json.dumps(bond))
+    bond = json.loads((text_reader / lora.MANIFEST).read_text()) | {"passages": passages}
+    (text_reader / lora.MANIFEST).write_text(json.dumps(bond))
     monkeypatch.setattr(adapters, "SHIPPED", (text_reader,))
     dials = updated(config, {"ask.read": "text", "retrieve.k": 3})
     with api.session(dials) as session:
@@ -227,7 +227,7 @@ def test_passages_are_read_as_the_reader_of_text_was_measured_to_be_best(
 
 def test_one_trained_in_another_frame_is_left_out_or_refused(config, tmp_path):
     fitting(config, 0.95)
-    file = tmp_path / "store" / ADAPTER / lora.BOND
+    file = tmp_path / "store" / ADAPTER / lora.MANIFEST
     bond = json.loads(file.read_text())
     for frame_sha256 in ("0" * 64, ""):
         file.write_text(json.dumps(bond | {"frame_sha256": frame_sha256}))
@@ -277,7 +277,7 @@ def test_one_that_reads_text_needs_a_folder(config, tmp_path):
 def test_a_shipped_one_that_is_damaged_is_told_and_left_out(config, tmp_path, monkeypatch):
     shutil.rmtree(f"{config.store}/{ADAPTER}")
     (tmp_path / "shipped").mkdir()
-    (tmp_path / "shipped" / lora.BOND).write_text("{}")
+    (tmp_path / "shipped" / lora.MANIFEST).write_text("{}")
     monkeypatch.setattr(adapters, "SHIPPED", (tmp_path / "shipped",))
     said = []
     assert api.ask("What rattles?", config, say=said.append).reader == "decode"

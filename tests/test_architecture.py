@@ -300,14 +300,38 @@ def test_files_and_functions_are_short():
     assert statistics.quantiles(lengths.values(), n=10)[-1] <= NINETIETH
 
 
-def test_calls_of_many_arguments_name_them():
+# folders whose calls do not all name their arguments yet
+UNNAMED = ("cluster/", "pipeline/", "store/")
+VARIADIC = ("ReadOnlyCell", "command", "options.flags", "options.settings")
+
+
+@pytest.mark.parametrize(
+    "path", [*FILES.values(), *OTHERS], ids=lambda path: f"{path.parent.name}/{path.name}"
+)
+def test_calls_of_many_arguments_name_them(path):
     """Six numbers in a row are swapped without a sound."""
-    folders = ("adapt.", "cli.", "documents.", "evaluation.", "retrieval.")
-    foreign = ("ReadOnlyCell", "options.settings", "options.flags")
+    if f"{path.parent.name}/" in UNNAMED:
+        pytest.skip("not yet")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) not in VARIADIC:
+            assert len(node.args) < 6, f"line {node.lineno}: {ast.unparse(node.func)}"
+
+
+# folders whose values are still made by position
+POSITIONAL = ("adapt", "documents", "pipeline", "retrieval", "serve", "store")
+
+
+def test_values_of_many_fields_name_them():
+    """A dataclass of more than four fields is keyword-only."""
     for name, tree in TREES.items():
-        for node in ast.walk(tree) if name.startswith(folders) else ():
-            if isinstance(node, ast.Call) and ast.unparse(node.func) not in foreign:
-                assert len(node.args) < 6, f"{name}, line {node.lineno}"
+        if "." not in name or name.startswith(POSITIONAL):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                fields = [one for one in node.body if isinstance(one, ast.AnnAssign)]
+                made = [ast.unparse(one) for one in node.decorator_list]
+                positional = any("dataclass" in one and "kw_only" not in one for one in made)
+                assert len(fields) <= 4 or not positional, f"{name}.{node.name}"
 
 
 def test_print_is_the_terminals():

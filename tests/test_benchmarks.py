@@ -207,7 +207,9 @@ def test_gains_are_ratios_of_rates_over_the_same_chunks():
             index: {"exact": one, "seconds": seconds, "tokens": 8}
             for index, one in enumerate(exact)
         }
-        return write.Measured("x", "ours", write.ONE, chunks, 1, "float32")
+        return write.Measured(
+            name="x", variant="ours", vectors=write.ONE, chunks=chunks, peak=1, dtype="float32"
+        )
 
     assert write.gain_over(row([1, 1], 1.0), row([1, 0], 5.0), [0, 1]) == 10.0
     assert write.gain_over(row([1, 1], 1.0), row([1, 0], 5.0), [0, 0]) == 5.0

@@ -89,7 +89,7 @@ def test_its_file_gives_it_back(lm, tmp_path):
     encoder = made(lm)
     (tmp_path / "e").write_bytes(pack(encoder))
     again = load_encoder(lm, tmp_path / "e")
-    assert again.longest == 4 and len(again.digest) == 64
+    assert again.max_window == 4 and len(again.digest) == 64
     wanted = alone(encoder, lm.encode(TEXT), 4)
     torch.testing.assert_close(alone(again, lm.encode(TEXT), 4), wanted, rtol=1e-2, atol=1e-3)
     assert pack(again) == (tmp_path / "e").read_bytes()

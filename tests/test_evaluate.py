@@ -17,17 +17,31 @@ from random_adapter import reading_vectors, trained
 from rag_memtok.config import Config
 from rag_memtok.errors import InputRefused, UsageError
 from rag_memtok.evaluation import baselines, memory_cache, results
-from rag_memtok.evaluation.baselines import ARMS, BESIDE, Material, all_decoded, overlap, split
-from rag_memtok.evaluation.cases import Case, alone, among, corpus, retrieved
-from rag_memtok.evaluation.evaluate import encoder_in, evaluate, spread, without_last
-from rag_memtok.evaluation.predictions import Prompt, Replies, batches, kv_bytes, nats
+from rag_memtok.evaluation.baselines import (
+    BASELINES,
+    WITH_DISTRACTOR,
+    Material,
+    decode_all,
+    overlap,
+    split,
+)
+from rag_memtok.evaluation.cases import (
+    Sample,
+    build_corpus,
+    concatenated_samples,
+    gold_samples,
+    retrieved_samples,
+    without_last,
+)
+from rag_memtok.evaluation.evaluate import encoder_in, evaluate, spread_evenly
+from rag_memtok.evaluation.predictions import Predictor, Prompt, kv_bytes, make_batches, mean_nats
 from rag_memtok.evaluation.questions import load_questions
-from rag_memtok.evaluation.study import Study, possible
+from rag_memtok.evaluation.study import Study, available_readers
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import encode_readable, unpack_readable
 from rag_memtok.model import lm
-from rag_memtok.model.inject import answer_batch, answer_tokens, inject, surest
-from rag_memtok.model.prompts import frame, template_named
+from rag_memtok.model.inject import answer_batch, answer_tokens, inject, most_confident
+from rag_memtok.model.prompts import qa_prompt, template_named
 from rag_memtok.settings import updated
 
 LAMP = "The lamp of the harbour was repaired in March. Its keeper, Aldo Ruiz, wrote a letter."
@@ -67,7 +81,7 @@ QUICK |= {
     "documents.chunk_tokens": 48,
     "ask.max_new_tokens": 4,
 }
-PLAIN = [name for name, arm in ARMS.items() if not arm.adapter and not arm.control]
+PLAIN = [name for name, arm in BASELINES.items() if not arm.adapter and not arm.control]
 STUDY = Study(tokens_per_vector=(4,), k=(3,), timed=1)
 
 
@@ -87,17 +101,19 @@ def filed(folder, rows, name="questions.jsonl"):
 def material(toy_lm, tmp_path_factory):
     """The corpus of ROWS with its memories, written once."""
     questions = load_questions(filed(tmp_path_factory.mktemp("questions"), ROWS))
-    read = corpus(toy_lm, None, questions, 48, most=2, seed=0)
+    read = build_corpus(toy_lm, None, questions, 48, most=2, seed=0)
     template = template_named("bare", toy_lm)
-    kept = memory_cache.written(
+    kept = memory_cache.optimize_cached(
         toy_lm, template, read.tokens, dials().memorize, None, lambda stage: None
     )
     encoder = encoders.new_encoder(toy_lm, 1, 4, 4, seed=0)
     encoded = {
         one: unpack_readable(encode_readable(encoder, some, 4)) for one, some in read.tokens.items()
     }
-    decoded = all_decoded(toy_lm, template, kept, read.tokens, batch=2)
-    return Material(toy_lm, read, kept, decoded, 0, window=4, encoded=encoded)
+    decoded = decode_all(toy_lm, template, kept, read.tokens, batch=2)
+    return Material(
+        lm=toy_lm, corpus=read, memories=kept, decoded=decoded, seed=0, window=4, encoded=encoded
+    )
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +218,7 @@ def test_the_gold_chunk_holds_the_answer_and_the_others_do_not(toy_lm, tmp_path)
         {"context": f"{LAMP} {SOUP} {FAN}", "question": row["question"], "answers": row["answers"]}
         for row in ROWS
     ]
-    read = corpus(toy_lm, None, load_questions(filed(tmp_path, rows)), 24, most=9, seed=0)
+    read = build_corpus(toy_lm, None, load_questions(filed(tmp_path, rows)), 24, most=9, seed=0)
     assert len(read.texts) > 3 and read.whole == (True, True, True, False)
     for question, gold, others, wrong in zip(
         read.questions, read.gold, read.others, read.wrong, strict=True
@@ -217,13 +233,13 @@ def test_the_gold_chunk_holds_the_answer_and_the_others_do_not(toy_lm, tmp_path)
 
 
 def test_the_gold_chunk_stands_first_in_the_middle_and_last_in_turn(material):
-    cases = among(material.corpus, 3)
+    cases = concatenated_samples(material.corpus, 3)
     assert [case.place for case in cases] == [0, 1, 2, 0]
     for case in cases:
         assert (
             case.ids[case.place] == material.corpus.gold[case.question] and len(set(case.ids)) == 3
         )
-    assert [case.ids for case in alone(material.corpus)] == [
+    assert [case.ids for case in gold_samples(material.corpus)] == [
         (gold,) for gold in material.corpus.gold
     ]
 
@@ -232,7 +248,7 @@ def test_apart_they_are_ranked_as_a_retriever_finds_them(material):
     read = material.corpus
     assert set(read.before) <= {0, 1, 2} and len(set(read.before)) > 1
     for case, before, gold, others in zip(
-        retrieved(read, 2), read.before, read.gold, read.others, strict=True
+        retrieved_samples(read, 2), read.before, read.gold, read.others, strict=True
     ):
         assert (
             case.place == min(before, 1)
@@ -242,9 +258,9 @@ def test_apart_they_are_ranked_as_a_retriever_finds_them(material):
 
 
 def test_what_finds_no_room_is_the_least_likely_other():
-    assert without_last(Case(0, ("gold", "near", "far"), 0)) == Case(0, ("gold", "near"), 0)
-    assert without_last(Case(0, ("near", "far", "gold"), 2)) == Case(0, ("near", "gold"), 1)
-    assert without_last(Case(0, ("near", "gold", "far"), 1)) == Case(0, ("near", "gold"), 1)
+    assert without_last(Sample(0, ("gold", "near", "far"), 0)) == Sample(0, ("gold", "near"), 0)
+    assert without_last(Sample(0, ("near", "far", "gold"), 2)) == Sample(0, ("near", "gold"), 1)
+    assert without_last(Sample(0, ("near", "gold", "far"), 1)) == Sample(0, ("near", "gold"), 1)
 
 
 # --- writing knows no questions
@@ -258,11 +274,11 @@ def test_other_questions_about_the_same_texts_leave_the_same_bytes(toy_lm, tmp_p
     left = []
     for name, rows in (("one", ROWS), ("two", others)):
         (tmp_path / name).mkdir()
-        read = corpus(
+        read = build_corpus(
             toy_lm, None, load_questions(filed(tmp_path / name, rows)), 48, most=2, seed=0
         )
         texts = {chunk_id: read.tokens[chunk_id] for chunk_id in read.texts}
-        memory_cache.written(
+        memory_cache.optimize_cached(
             toy_lm,
             template_named("bare", toy_lm),
             texts,
@@ -274,7 +290,7 @@ def test_other_questions_about_the_same_texts_leave_the_same_bytes(toy_lm, tmp_p
     assert left[0].keys() == left[1].keys() and len(left[0]) == 3
     vectors = [
         [
-            memory_cache.kept_in(tmp_path / name / "kept" / file).memory.vectors
+            memory_cache.load_memory(tmp_path / name / "kept" / file).memory.vectors
             for file in sorted(left[0])
         ]
         for name in ("one", "two")
@@ -291,13 +307,13 @@ def test_the_writing_file_cannot_reach_questions():
         "cases",
         "Corpus",
     }
-    assert "question" not in "".join(inspect.signature(memory_cache.written).parameters)
+    assert "question" not in "".join(inspect.signature(memory_cache.optimize_cached).parameters)
 
 
 def test_a_kept_memory_is_the_judged_one_and_a_torn_one_is_none(material, tmp_path):
-    kept = next(iter(material.kept.values()))
-    memory_cache.keep(tmp_path / "a.safetensors", kept)
-    back = memory_cache.kept_in(tmp_path / "a.safetensors")
+    kept = next(iter(material.memories.values()))
+    memory_cache.save_memory(tmp_path / "a.safetensors", kept)
+    back = memory_cache.load_memory(tmp_path / "a.safetensors")
     assert (
         np.array_equal(back.memory.vectors, kept.memory.vectors)
         and back.memory.pins == kept.memory.pins
@@ -305,8 +321,8 @@ def test_a_kept_memory_is_the_judged_one_and_a_torn_one_is_none(material, tmp_pa
     assert (back.verdict, back.steps, back.seconds) == (kept.verdict, kept.steps, kept.seconds)
     (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-9])
     assert (
-        memory_cache.kept_in(tmp_path / "a.safetensors") is None
-        and memory_cache.kept_in(tmp_path / "gone") is None
+        memory_cache.load_memory(tmp_path / "a.safetensors") is None
+        and memory_cache.load_memory(tmp_path / "gone") is None
     )
 
 
@@ -320,21 +336,28 @@ def test_a_kept_memory_is_the_judged_one_and_a_torn_one_is_none(material, tmp_pa
 )
 def test_other_settings_are_another_memory(toy_lm, dial):
     template, cue = template_named("bare", toy_lm), template_named("cue", toy_lm)
-    name = memory_cache.name_of(toy_lm, template, dials().memorize, (9, 9, 9, 9, 9))
-    assert name != memory_cache.name_of(toy_lm, template, dials(**dial).memorize, (9, 9, 9, 9, 9))
-    assert name != memory_cache.name_of(toy_lm, cue, dials().memorize, (9, 9, 9, 9, 9))
-    assert name != memory_cache.name_of(toy_lm, template, dials().memorize, (9, 9, 9, 9, 8))
+    name = memory_cache.cache_name(toy_lm, template, dials().memorize, (9, 9, 9, 9, 9))
+    assert name != memory_cache.cache_name(
+        toy_lm, template, dials(**dial).memorize, (9, 9, 9, 9, 9)
+    )
+    assert name != memory_cache.cache_name(toy_lm, cue, dials().memorize, (9, 9, 9, 9, 9))
+    assert name != memory_cache.cache_name(toy_lm, template, dials().memorize, (9, 9, 9, 9, 8))
 
 
 # --- ways of reading
 
 
 @pytest.mark.parametrize("k", [1, 3])
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_every_way_of_reading_takes_the_positions_it_should(material, name, k):
-    for case in alone(material.corpus) if k == 1 else among(material.corpus, k):
-        passages = ARMS[name].passages(material, case)
-        prompt, words = Prompt(passages, material.corpus.asked[case.question]), frame(material.lm)
+    for case in (
+        gold_samples(material.corpus) if k == 1 else concatenated_samples(material.corpus, k)
+    ):
+        passages = BASELINES[name].passages(material, case)
+        prompt, words = (
+            Prompt(passages, material.corpus.asked[case.question]),
+            qa_prompt(material.lm),
+        )
         vectors = sum(len(material.vectors(one)) for one in case.ids)
         tokens = sum(len(material.corpus.tokens[one]) for one in case.ids)
         assert len(inject(material.lm, words, passages, prompt.question)) == prompt.positions(words)
@@ -351,20 +374,20 @@ def test_every_way_of_reading_takes_the_positions_it_should(material, name, k):
 
 
 def test_vectors_are_those_they_should_be(material):
-    case = alone(material.corpus)[0]
+    case = gold_samples(material.corpus)[0]
     (memory,), (wrong,), (noise,), (mean,) = (
-        ARMS[name].passages(material, case) for name in ("memory", "wrong", "random", "pooled")
+        BASELINES[name].passages(material, case) for name in ("memory", "wrong", "random", "pooled")
     )
-    assert memory is material.kept[case.ids[0]].memory.vectors
+    assert memory is material.memories[case.ids[0]].memory.vectors
     assert (
-        wrong is material.kept[material.corpus.wrong[0]].memory.vectors
+        wrong is material.memories[material.corpus.wrong[0]].memory.vectors
         and material.corpus.wrong[0] != case.ids[0]
     )
     np.testing.assert_allclose(
         np.linalg.norm(noise, axis=1), np.linalg.norm(memory, axis=1), rtol=1e-5
     )
     assert abs(np.corrcoef(noise.ravel(), memory.ravel())[0, 1]) < 0.2
-    assert np.array_equal(noise, ARMS["random"].passages(material, case)[0])
+    assert np.array_equal(noise, BASELINES["random"].passages(material, case)[0])
     width = -(-len(material.corpus.tokens[case.ids[0]]) // len(mean))
     np.testing.assert_allclose(
         mean[0],
@@ -374,10 +397,10 @@ def test_vectors_are_those_they_should_be(material):
 
 
 def test_controls_of_an_encoder_are_what_they_are_called(material):
-    case = alone(material.corpus)[0]
+    case = gold_samples(material.corpus)[0]
     (chunk_id,), tokens = case.ids, material.corpus.tokens[case.ids[0]]
     (own,), (wrong,), (noise,), (cut,), (telling,) = (
-        ARMS[name].passages(material, case)
+        BASELINES[name].passages(material, case)
         for name in ("encoded", "encoded wrong+adapter", "encoded random+adapter", "cut+adapter",
                      "telling+adapter")
     )  # fmt: skip
@@ -397,12 +420,12 @@ def test_controls_of_an_encoder_are_what_they_are_called(material):
 
 
 def test_decoding_gives_the_text(material):
-    assert material.decoded == {one: material.corpus.tokens[one] for one in material.kept}
+    assert material.decoded == {one: material.corpus.tokens[one] for one in material.memories}
 
 
 def test_sentences_are_the_ones_with_the_words_of_the_question(material):
-    case = alone(material.corpus)[0]
-    (passage,) = ARMS["sentences"].passages(material, case)
+    case = gold_samples(material.corpus)[0]
+    (passage,) = BASELINES["sentences"].passages(material, case)
     room = len(material.vectors(case.ids[0]))
     best = material.lm.encode(split(LAMP)[1])
     assert list(passage) == best[:room] and len(passage) == room
@@ -416,26 +439,26 @@ def test_sentences_are_the_ones_with_the_words_of_the_question(material):
 
 
 def test_something_irrelevant_stands_before_the_gold_text(material):
-    case = alone(material.corpus)[0]
+    case = gold_samples(material.corpus)[0]
     gold = material.corpus.tokens[case.ids[0]]
-    for name, arm in BESIDE.items():
+    for name, arm in WITH_DISTRACTOR.items():
         passages = arm.passages(material, case)
         assert passages[-1] == gold and len(passages) == (1 if name.startswith("nothing") else 2)
 
 
 def test_an_unknown_way_of_reading_is_refused():
     with pytest.raises(UsageError, match="no reader 'telepathy'"):
-        baselines.arms_named(["text", "telepathy"])
+        baselines.baselines_named(["text", "telepathy"])
 
 
 # --- answers
 
 
 def test_a_batch_answers_as_one_by_one_do(material):
-    words = frame(material.lm)
+    words = qa_prompt(material.lm)
     prompts = [
-        Prompt(ARMS["text"].passages(material, case), material.corpus.asked[case.question])
-        for case in among(material.corpus, 2)
+        Prompt(BASELINES["text"].passages(material, case), material.corpus.asked[case.question])
+        for case in concatenated_samples(material.corpus, 2)
     ]
     rows = [inject(material.lm, words, prompt.passages, prompt.question) for prompt in prompts]
     alone = [tuple(answer_tokens(material.lm, words, row, 6)) for row in rows]
@@ -443,7 +466,7 @@ def test_a_batch_answers_as_one_by_one_do(material):
 
 
 def test_of_several_prompts_the_surest_answer_is_given(material):
-    words, texts = frame(material.lm), material.corpus.tokens
+    words, texts = qa_prompt(material.lm), material.corpus.tokens
     prompts = [Prompt([texts[one]], material.corpus.asked[0]) for one in texts]
     said = answer_batch(
         material.lm,
@@ -453,17 +476,17 @@ def test_of_several_prompts_the_surest_answer_is_given(material):
     )
     answers = [material.lm.decode(one.tokens).strip() for one in said]
     assert len(set(answers)) > 1
-    pairs = [(answer, one.sureness) for answer, one in zip(answers, said, strict=True)]
-    replies = Replies(material.lm, words, 4, None)
-    ranked = [answers[surest(pairs)], answers[::-1][surest(pairs[::-1])]]
-    assert replies.to([prompts, prompts[::-1]], "all", lambda stage: None) == ranked
+    pairs = [(answer, one.mean_logprob) for answer, one in zip(answers, said, strict=True)]
+    replies = Predictor(lm=material.lm, frame=words, limit=4, file=None)
+    ranked = [answers[most_confident(pairs)], answers[::-1][most_confident(pairs[::-1])]]
+    assert replies.predict([prompts, prompts[::-1]], "all", lambda stage: None) == ranked
 
 
 def test_batches_hold_everything_once_and_the_longest_first():
     prompts = {
         str(length): Prompt([(7,) * length], ()) for length in (9000, 5, 700, 8, *range(20, 50))
     }
-    made = batches(prompts, lambda prompt: prompt.context)
+    made = make_batches(prompts, lambda prompt: prompt.context)
     assert sorted(key for batch in made for key in batch) == sorted(prompts) and list(made[0]) == [
         "9000"
     ]
@@ -473,38 +496,47 @@ def test_batches_hold_everything_once_and_the_longest_first():
 def test_a_torn_answer_is_given_again(material, tmp_path):
     prompts = [[Prompt([tokens], (9,))] for tokens in material.corpus.tokens.values()]
     file, quiet = tmp_path / "answers.jsonl", lambda stage: None
-    said = Replies(material.lm, frame(material.lm), 4, file).to(prompts, "all", quiet)
+    said = Predictor(lm=material.lm, frame=qa_prompt(material.lm), limit=4, file=file).predict(
+        prompts, "all", quiet
+    )
     whole = file.read_bytes()
     file.write_bytes(whole[:-5])
-    again = Replies(material.lm, frame(material.lm), 4, file)
-    assert len(again.known) == len(prompts) - 1 and again.to(prompts, "all", quiet) == said
-    assert len(Replies(material.lm, frame(material.lm), 4, file).known) == len(prompts)
+    again = Predictor(lm=material.lm, frame=qa_prompt(material.lm), limit=4, file=file)
+    assert len(again.known) == len(prompts) - 1 and again.predict(prompts, "all", quiet) == said
+    assert len(
+        Predictor(lm=material.lm, frame=qa_prompt(material.lm), limit=4, file=file).known
+    ) == len(prompts)
     # another limit is another key
-    assert Replies(material.lm, frame(material.lm), 5, file).to(prompts[:1], "all", quiet)
-    assert len(Replies(material.lm, frame(material.lm), 4, file).known) == len(prompts) + 1
+    assert Predictor(lm=material.lm, frame=qa_prompt(material.lm), limit=5, file=file).predict(
+        prompts[:1], "all", quiet
+    )
+    assert (
+        len(Predictor(lm=material.lm, frame=qa_prompt(material.lm), limit=4, file=file).known)
+        == len(prompts) + 1
+    )
 
 
 def test_the_cache_of_a_prompt_is_counted(material):
-    from rag_memtok.model.generate import Continuation
+    from rag_memtok.model.generate import KVDecoder
 
-    run = Continuation(material.lm, [material.lm.embed([1, 2, 3])])
+    run = KVDecoder(material.lm, [material.lm.embed([1, 2, 3])])
     # positions, K and V, layers, heads, width of a head, bytes
     assert kv_bytes(run) == 3 * 2 * toy.LAYERS * 2 * (toy.WIDTH // 4) * 4
 
 
 def test_nats_are_those_of_the_text_alone(material):
     text, other = [20, 21, 22, 23], [40, 41]
-    plain = nats(material.lm, (), text)
-    assert plain > 0 and plain != nats(material.lm, other, text)
+    plain = mean_nats(material.lm, (), text)
+    assert plain > 0 and plain != mean_nats(material.lm, other, text)
     vectors = material.lm.embed(other).numpy()
-    assert nats(material.lm, vectors, text) == pytest.approx(
-        nats(material.lm, other, text), abs=1e-5
+    assert mean_nats(material.lm, vectors, text) == pytest.approx(
+        mean_nats(material.lm, other, text), abs=1e-5
     )
 
 
 def test_what_is_timed_is_spread():
-    assert spread([Prompt([], (number,)) for number in range(10)], 3)[1].question == (3,)
-    assert len(spread([Prompt([], (1,))], 3)) == 1 and spread([], 3) == ()
+    assert spread_evenly([Prompt([], (number,)) for number in range(10)], 3)[1].question == (3,)
+    assert len(spread_evenly([Prompt([], (1,))], 3)) == 1 and spread_evenly([], 3) == ()
 
 
 # --- the whole
@@ -515,13 +547,13 @@ def test_every_cell_is_there(found):
     assert len(set(cells)) == len(cells)
     assert {cell[0] for cell in cells if cell[1] == "alone"} == set(PLAIN)
     assert {cell[0] for cell in cells if cell[1] == "among"} == {
-        name for name in PLAIN if ARMS[name].several
+        name for name in PLAIN if BASELINES[name].several
     }
     assert {cell[0] for cell in cells if cell[1] == "apart"} == {
-        name for name in PLAIN if ARMS[name].several
+        name for name in PLAIN if BASELINES[name].several
     }
     assert {cell[0] for cell in cells if cell[1] == "beside"} == {
-        name for name, arm in BESIDE.items() if not arm.adapter
+        name for name, arm in WITH_DISTRACTOR.items() if not arm.adapter
     }
     assert all(len(cell.answers) == len(cell.scores) == len(ROWS) for cell in found[0].cells)
     assert all(
@@ -545,7 +577,7 @@ def test_decode_answers_as_the_text_does(found):
 
 
 def test_the_table_compares_with_the_text(found):
-    table = results.rows(found[0])
+    table = results.table_rows(found[0])
     text = next(row for row in table if (row.reader, row.setting) == ("text", "alone"))
     assert (text.difference.mean, text.difference.low, text.difference.high) == (0, 0, 0)
     memory = next(row for row in table if (row.reader, row.setting) == ("memory", "among"))
@@ -557,13 +589,13 @@ def test_the_table_compares_with_the_text(found):
         memory.context
         < next(row for row in table if (row.reader, row.setting) == ("text", "among")).context
     )
-    assert [shift.before for shift in results.shifts(found[0])] == [
+    assert [shift.before for shift in results.off_topic_rows(found[0])] == [
         "nothing",
         "text",
         "memory",
         "random",
     ]
-    assert results.shifts(found[0])[0].more.mean == 0
+    assert results.off_topic_rows(found[0])[0].more.mean == 0
 
 
 def test_memories_are_counted(found):
@@ -619,7 +651,7 @@ def test_adapters_read_too(model_folder, tmp_path):
         *((reader, "beside") for reader in ("nothing+adapter", "memory+adapter")),
     }
     assert answers["text", "alone"] != answers["text+adapter", "alone"]
-    assert [shift.before for shift in results.shifts(found)] == [
+    assert [shift.before for shift in results.off_topic_rows(found)] == [
         f"{what}+adapter" for what in ("nothing", "text", "memory", "random")
     ]
     assert (
@@ -641,7 +673,7 @@ def test_adapters_read_too(model_folder, tmp_path):
 def test_an_encoders_vectors_are_read_without_a_memory_being_written(tmp_path, model_folder):
     settings = dials(model__id=str(model_folder))
     reader = reading_vectors(lm.load(settings.model), tmp_path / "reader")
-    encoded = [name for name, arm in ARMS.items() if arm.needs == "encoded"]
+    encoded = [name for name, arm in BASELINES.items() if arm.needs == "encoded"]
     names = ("text+adapter", "none+adapter", "cut+adapter", "telling+adapter", *encoded)
     study = Study(readers=names, tokens_per_vector=(2, 4), k=(3,), timed=0)
     path = filed(tmp_path, ROWS)
@@ -656,10 +688,10 @@ def test_an_encoders_vectors_are_read_without_a_memory_being_written(tmp_path, m
         )
     assert {"encoded wrong+adapter", "encoded random+adapter"} <= {key[0] for key in cells}
     # what is not asked for is no control, and needs what is there
-    assert "encoded+adapter" in possible(
+    assert "encoded+adapter" in available_readers(
         (), {"text": reader}, encoder_in(reader, lm.load(settings.model))
     )
-    assert not {*encoded, "cut+adapter"} & {*possible((), {"text": reader}, None)}
+    assert not {*encoded, "cut+adapter"} & {*available_readers((), {"text": reader}, None)}
     plain = trained(lm.load(settings.model), tmp_path / "plain", kind="text")
     with pytest.raises(UsageError, match="the adapter for texts has none"):
         evaluate(path, settings, study, adapters={"text": plain})

@@ -8,12 +8,18 @@ from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.figures import Chart, Line, draw
 
 CHART = Chart(
-    "Exact",
-    "tokens",
-    "share",
-    [
-        Line("ours", [1.0, 2.0, 4.0], [1.0, 0.5, 0.0], [0.9, 0.4, 0.0], [1.0, 0.6, 0.1]),
-        Line("floor", [1.0, 4.0], [0.0, 0.0], dashed=True),
+    title="Exact",
+    x_label="tokens",
+    y_label="share",
+    lines=[
+        Line(
+            name="ours",
+            x=[1.0, 2.0, 4.0],
+            y=[1.0, 0.5, 0.0],
+            low=[0.9, 0.4, 0.0],
+            high=[1.0, 0.6, 0.1],
+        ),
+        Line(name="floor", x=[1.0, 4.0], y=[0.0, 0.0], dashed=True),
     ],
 )
 

@@ -18,8 +18,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from rag_memtok.config import Model
 from rag_memtok.errors import InputRefused, ModelUnavailable, RagMemtokError
 from rag_memtok.model import gguf, lm
-from rag_memtok.model.gguf_header import header_of
-from rag_memtok.model.tokenizer import RULES, tokenizer_of
+from rag_memtok.model.gguf_header import read_header
+from rag_memtok.model.tokenizer import RULES, build_tokenizer
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = ["Ċ Ċ", "1 2", "12 3", "Ġ t", "h e", "Ġt he", "' s"]
@@ -146,8 +146,8 @@ def test_a_file_is_converted_once_and_is_the_same_model(toy_llama, tmp_path, cac
     with torch.inference_mode():
         expected = toy_llama(tokens).logits
         assert torch.equal(model.model(tokens).logits, expected)
-    assert model.identity.revision == "toy (Q4_1, dequantised)" and model.tied
-    assert model.eos == 2 and model.stops == {2} and model.tokenizer.chat_template == CHAT
+    assert model.identity.revision == "toy (Q4_1, dequantised)" and model.is_tied
+    assert model.eos == 2 and model.stop_tokens == {2} and model.tokenizer.chat_template == CHAT
     (folder,) = cache.iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
@@ -189,7 +189,7 @@ PIECES = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_splits_as_the_model_was_trained(rule):
-    tokenizer = tokenizer_of(values(rule))
+    tokenizer = build_tokenizer(values(rule))
 
     def pieces(text):
         return tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False).input_ids)
@@ -202,8 +202,8 @@ def test_every_rule_splits_as_the_model_was_trained(rule):
 
 
 def test_a_bos_is_put_before_a_text_only_where_the_file_says_so():
-    assert tokenizer_of(values()).encode("x")[0] != 1
-    assert tokenizer_of(values(**{"tokenizer.ggml.add_bos_token": True})).encode("x")[0] == 1
+    assert build_tokenizer(values()).encode("x")[0] != 1
+    assert build_tokenizer(values(**{"tokenizer.ggml.add_bos_token": True})).encode("x")[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_bos_is_put_before_a_text_only_where_the_file_says_so():
 )
 def test_what_is_not_known_is_refused_by_its_name(changes, said):
     with pytest.raises(InputRefused, match=said):
-        tokenizer_of(values(**changes))
+        build_tokenizer(values(**changes))
 
 
 # --- hostile files
@@ -268,7 +268,7 @@ def test_a_header_that_lies_is_refused_before_a_library_sees_it(toy_llama, tmp_p
     for number, mutant in enumerate(mutants(data, 300, 1, last=header_size(data) + 2000)):
         (file := tmp_path / f"{number}.gguf").write_bytes(mutant)
         try:
-            header_of(file)
+            read_header(file)
         except InputRefused as error:
             refused += 1
             assert "\n" not in str(error) and error.remedy
@@ -277,7 +277,7 @@ def test_a_header_that_lies_is_refused_before_a_library_sees_it(toy_llama, tmp_p
     for data in (b"", b"GGUF", b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60), b"PK" * 400):
         (tmp_path / "bad.gguf").write_bytes(data)
         with pytest.raises(InputRefused):
-            header_of(tmp_path / "bad.gguf")
+            read_header(tmp_path / "bad.gguf")
 
 
 # each is a child that imports torch, 1.3 s: `slow` has two shares of the eight that were run once
@@ -297,7 +297,7 @@ def test_a_mutated_file_is_refused_in_a_line_or_is_another_model(
     for number, mutant in enumerate(some):
         (file := tmp_path / f"{number}.gguf").write_bytes(mutant)
         try:
-            folder = gguf.converted(file)
+            folder = gguf.convert(file)
         except RagMemtokError as error:
             assert isinstance(error, InputRefused) and "\n" not in str(error) and error.remedy
         else:

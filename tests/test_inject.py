@@ -10,9 +10,23 @@ from hypothesis import strategies as st
 from rag_memtok.config import Memorize
 from rag_memtok.memory.optimize import Task, memorize
 from rag_memtok.memory.reconstruct import build_prompt
-from rag_memtok.model.generate import Continuation
-from rag_memtok.model.inject import Sourced, answer_batch, answer_tokens, fitting, inject, surest
-from rag_memtok.model.prompts import WORDINGS, Frame, frame, framed, source_line, template_named
+from rag_memtok.model.generate import KVDecoder
+from rag_memtok.model.inject import (
+    Sourced,
+    answer_batch,
+    answer_tokens,
+    count_fitting,
+    inject,
+    most_confident,
+)
+from rag_memtok.model.prompts import (
+    WORDINGS,
+    QAPrompt,
+    build_qa_prompt,
+    qa_prompt,
+    source_line,
+    template_named,
+)
 
 texts = st.lists(st.integers(6, 390), max_size=6)
 passages_of = st.lists(texts, min_size=1, max_size=4)
@@ -20,7 +34,7 @@ passages_of = st.lists(texts, min_size=1, max_size=4)
 
 @given(passages=passages_of, question=texts, chosen=st.sets(st.integers(0, 3)))
 def test_the_prompt_is_its_parts_whatever_form_a_passage_has(toy_lm, passages, question, chosen):
-    words = frame(toy_lm)
+    words = qa_prompt(toy_lm)
     tokens = [*words.opening, *passages[0]]
     for passage in passages[1:]:
         tokens += [*words.between, *passage]
@@ -39,14 +53,14 @@ def test_the_prompt_is_its_parts_whatever_form_a_passage_has(toy_lm, passages, q
 
 def test_vectors_go_in_as_they_are(toy_lm):
     vectors = np.random.default_rng(0).standard_normal((3, toy.WIDTH)).astype(np.float32)
-    words = frame(toy_lm)
+    words = qa_prompt(toy_lm)
     found = inject(toy_lm, words, [vectors], [70])
     assert np.array_equal(found[len(words.opening) : len(words.opening) + 3].numpy(), vectors)
 
 
 def test_a_passage_stands_behind_its_source(toy_lm):
     vectors = np.random.default_rng(0).standard_normal((3, toy.WIDTH)).astype(np.float32)
-    words = frame(toy_lm)
+    words = qa_prompt(toy_lm)
     line = source_line(toy_lm, words, "lamp.md")
     for content in (vectors, (70, 71)):
         passage = Sourced(line, content)
@@ -57,18 +71,21 @@ def test_a_passage_stands_behind_its_source(toy_lm):
         inner = torch.as_tensor(vectors) if content is vectors else toy_lm.embed(content)
         assert torch.equal(found[start + len(line) : start + size], inner)
         assert (
-            fitting(toy.CONTEXT, words, [passage], [80], toy.CONTEXT - words.overhead - 1 - size)
+            count_fitting(
+                toy.CONTEXT, words, [passage], [80], toy.CONTEXT - words.overhead - 1 - size
+            )
             == 1
         )
         assert (
-            fitting(toy.CONTEXT, words, [passage], [80], toy.CONTEXT - words.overhead - size) == 0
+            count_fitting(toy.CONTEXT, words, [passage], [80], toy.CONTEXT - words.overhead - size)
+            == 0
         )
 
 
 def test_a_cue_memory_is_read_where_it_was_written(toy_lm):
     from rag_memtok.datatypes import Memory
 
-    template, words = template_named("cue", toy_lm), framed(toy_lm, WORDINGS["plain"])
+    template, words = template_named("cue", toy_lm), build_qa_prompt(toy_lm, WORDINGS["plain"])
     memory = Memory(np.ones((2, toy.WIDTH), dtype=np.float32))
     written, read = (
         build_prompt(toy_lm, template, memory),
@@ -83,9 +100,9 @@ def test_a_cue_memory_is_read_where_it_was_written(toy_lm):
     answer=st.integers(1, 100),
 )
 def test_as_many_passages_fit_as_leave_room_for_the_answer(toy_lm, lengths, question, answer):
-    words = frame(toy_lm)
+    words = qa_prompt(toy_lm)
     passages, asked = [(70,) * length for length in lengths], (80,) * question
-    count = fitting(toy.CONTEXT, words, passages, asked, answer)
+    count = count_fitting(toy.CONTEXT, words, passages, asked, answer)
 
     def positions(number):
         return len(inject(toy_lm, words, passages[:number], asked)) + answer
@@ -95,10 +112,10 @@ def test_as_many_passages_fit_as_leave_room_for_the_answer(toy_lm, lengths, ques
 
 
 def test_the_last_position_of_the_context_is_used(toy_lm):
-    words = frame(toy_lm)
+    words = qa_prompt(toy_lm)
     room = toy.CONTEXT - words.overhead - 5 - 7
-    assert fitting(toy.CONTEXT, words, [(70,) * room], (80,) * 5, 7) == 1
-    assert fitting(toy.CONTEXT, words, [(70,) * (room + 1)], (80,) * 5, 7) == 0
+    assert count_fitting(toy.CONTEXT, words, [(70,) * room], (80,) * 5, 7) == 1
+    assert count_fitting(toy.CONTEXT, words, [(70,) * (room + 1)], (80,) * 5, 7) == 0
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +129,7 @@ def speaking(toy_lm):
 
 
 def ending(end):
-    return Frame((), (), (), (), end)
+    return QAPrompt(opening=(), between=(), question=(), closing=(), end=end)
 
 
 def test_an_answer_is_greedy_and_ends_at_a_stop_token(toy_lm, speaking):
@@ -130,25 +147,25 @@ def test_the_end_of_a_turn_ends_an_answer_too(toy_lm, speaking):
 def test_an_answer_is_lazy(toy_lm, speaking):
     soft, tokens = speaking
     going = answer_tokens(toy_lm, ending(5), soft, 20)
-    assert next(going) == tokens[0] == int(Continuation(toy_lm, [soft]).logits[0].argmax())
+    assert next(going) == tokens[0] == int(KVDecoder(toy_lm, [soft]).logits[0].argmax())
 
 
 def test_how_sure_an_answer_was_is_the_mean_of_its_tokens_and_its_end(toy_lm, speaking):
     soft, tokens = speaking
     whole = torch.cat([soft, toy_lm.embed(tokens)])
     known = toy_lm.logits(toy_lm.hidden(whole[None])[0]).log_softmax(-1)[len(soft) - 1 :]
-    end = max(toy_lm.stops, key=lambda stop: known[-1, stop])
+    end = max(toy_lm.stop_tokens, key=lambda stop: known[-1, stop])
     nats = [float(known[place, token]) for place, token in enumerate((*tokens, end))]
     for limit, counted in ((20, nats), (3, nats[:3])):
         (said,) = answer_batch(toy_lm, ending(end), [soft], limit)
-        assert said.tokens == tokens[:limit] and said.sureness == pytest.approx(
+        assert said.tokens == tokens[:limit] and said.mean_logprob == pytest.approx(
             sum(counted) / len(counted), abs=1e-4
         )
 
 
 def test_the_surest_answer_is_kept_unless_its_passage_stands_far_behind():
     def kept(*sureness):
-        return surest([("words", one) for one in sureness])
+        return most_confident([("words", one) for one in sureness])
 
     assert kept(-2.0) == 0 and kept(-1.0, -1.0, -1.0) == 0
     assert kept(-1.0, -0.2) == 1 and kept(-1.0, -0.4) == 0  # log 2 is 0.69
@@ -156,6 +173,8 @@ def test_the_surest_answer_is_kept_unless_its_passage_stands_far_behind():
 
 
 def test_that_one_passage_does_not_say_counts_only_if_none_does():
-    assert surest([("Not in the documents.", -0.01), ("", -0.01), ("18 kilograms", -3.0)]) == 2
-    assert surest([("Not in the documents.", -0.01), ("not in the documents", -0.02)]) == 0
-    assert surest([("not in the document room", -0.1), ("Not indeed", -2.0)]) == 1
+    assert (
+        most_confident([("Not in the documents.", -0.01), ("", -0.01), ("18 kilograms", -3.0)]) == 2
+    )
+    assert most_confident([("Not in the documents.", -0.01), ("not in the documents", -0.02)]) == 0
+    assert most_confident([("not in the document room", -0.1), ("Not indeed", -2.0)]) == 1

@@ -20,7 +20,7 @@ from rag_memtok import config
 from rag_memtok.errors import DeviceUnavailable, InputRefused, ModelUnavailable, UsageError
 from rag_memtok.model import lm, precision
 from rag_memtok.model.device import keep_freed
-from rag_memtok.model.generate import Continuation
+from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.lm import FAMILIES
 from rag_memtok.model.precision import reference_profile
 
@@ -46,13 +46,13 @@ def test_a_control_word_in_a_text_is_text(toy_lm, before, name, after):
 def test_a_control_word_in_our_own_words_is_a_control_word(toy_lm):
     assert toy_lm.encode_frame("<|begin_of_text|><|eot_id|>") == [1, 5]
     assert (toy_lm.bos, toy_lm.eos) == (1, 0)
-    assert toy_lm.stops == {0}
+    assert toy_lm.stop_tokens == {0}
 
 
 def test_every_end_of_the_generation_settings_stops_an_answer():
     one = toy.lm_of()
     one.model.generation_config.eos_token_id = [0, 5]
-    assert one.stops == {0, 5}
+    assert one.stop_tokens == {0, 5}
 
 
 # --- running
@@ -66,7 +66,7 @@ def rows_of(one, lengths, seed=0):
 def test_a_cached_decode_is_the_full_forward_pass(any_lm):
     (prompt,) = rows_of(any_lm, [17])
     tokens = [9, 30, 200, 41]
-    run = Continuation(any_lm, [prompt])
+    run = KVDecoder(any_lm, [prompt])
     found = [run.logits[0]] + [run.feed([token])[0] for token in tokens]
     with torch.inference_mode():
         whole = any_lm.logits(any_lm.hidden(torch.cat([prompt, any_lm.embed(tokens)])[None]))[0]
@@ -82,10 +82,10 @@ def test_a_cached_decode_is_the_full_forward_pass(any_lm):
 def test_a_row_of_a_padded_batch_is_the_row_alone(any_lm, lengths, seed):
     rows = rows_of(any_lm, lengths, seed)
     fed = [[(seed + 7 * row + step) % 300 for row in range(len(rows))] for step in range(3)]
-    together = Continuation(any_lm, rows)
+    together = KVDecoder(any_lm, rows)
     batched = [together.logits] + [together.feed(tokens) for tokens in fed]
     for index, row in enumerate(rows):
-        alone = Continuation(any_lm, [row])
+        alone = KVDecoder(any_lm, [row])
         single = [alone.logits] + [alone.feed([tokens[index]]) for tokens in fed]
         for here, there in zip(batched, single, strict=True):
             assert torch.allclose(here[index], there[0], atol=CLOSE)
@@ -95,8 +95,8 @@ def test_a_row_of_a_padded_batch_is_the_row_alone(any_lm, lengths, seed):
 def test_what_is_shared_is_as_if_it_stood_before_every_row(any_lm, lengths):
     (shared,), rows = rows_of(any_lm, [6], seed=1), rows_of(any_lm, lengths)
     once, each = (
-        Continuation(any_lm, rows, shared),
-        Continuation(any_lm, [torch.cat([shared, row]) for row in rows]),
+        KVDecoder(any_lm, rows, shared),
+        KVDecoder(any_lm, [torch.cat([shared, row]) for row in rows]),
     )
     assert torch.allclose(once.logits, each.logits, atol=CLOSE)
     for tokens in ([9] * len(rows), list(range(len(rows)))):
@@ -148,7 +148,7 @@ def test_another_tokenizer_or_chat_template_is_another_identity():
 def test_shape_and_size_are_the_models(any_lm):
     assert (any_lm.width, any_lm.context) == (toy.WIDTH, toy.CONTEXT)
     tied = any_lm.model.get_output_embeddings().weight is any_lm.table
-    assert any_lm.tied == tied != any_lm.identity.id.endswith("untied")
+    assert any_lm.is_tied == tied != any_lm.identity.id.endswith("untied")
     stored = sum(value.numel() for value in any_lm.model.state_dict().values())
     assert any_lm.parameters == stored - (any_lm.table.numel() if tied else 0)
 
@@ -185,8 +185,8 @@ def test_a_model_of_another_dtype_is_judged_in_fp32_over_its_own_weights(kind, d
     with reference_profile(rounded) as exactly:
         assert exactly.table.dtype == torch.float32
         assert torch.allclose(
-            Continuation(exactly, [prompt]).logits,
-            Continuation(reference, [prompt]).logits,
+            KVDecoder(exactly, [prompt]).logits,
+            KVDecoder(reference, [prompt]).logits,
             atol=CLOSE,
         )
     assert rounded.table.dtype == dtype
@@ -205,7 +205,7 @@ def test_a_folder_gives_the_model_that_was_saved(any_lm, tmp_path):
         torch.equal(before[name], after[name]) for name in before
     )
     assert torch.allclose(
-        Continuation(loaded, [prompt]).logits, Continuation(any_lm, [prompt]).logits, atol=CLOSE
+        KVDecoder(loaded, [prompt]).logits, KVDecoder(any_lm, [prompt]).logits, atol=CLOSE
     )
     assert loaded.encode("café <|eot_id|>") == any_lm.encode("café <|eot_id|>")
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
@@ -275,14 +275,14 @@ def test_the_models_of_the_papers_first_table_are_taken_by_their_hub_ids(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     hub(tmp_path, name, kind, changes)
     loaded, built = lm.load(config.Model(id=name, device="cpu")), toy.lm_of(kind)
-    assert (loaded.identity.id, loaded.tied) == (name, built.tied)
+    assert (loaded.identity.id, loaded.is_tied) == (name, built.is_tied)
     before, after = built.model.state_dict(), loaded.model.state_dict()
     assert before.keys() == after.keys() and all(
         torch.equal(before[key], after[key]) for key in before
     )
     (prompt,) = rows_of(loaded, [5])
     same = torch.allclose(
-        Continuation(loaded, [prompt]).logits, Continuation(built, [prompt]).logits, atol=CLOSE
+        KVDecoder(loaded, [prompt]).logits, KVDecoder(built, [prompt]).logits, atol=CLOSE
     )
     assert same == (not changes), "the rotary scaling of Llama 3 is not heeded"
 
@@ -308,8 +308,8 @@ def test_weights_of_four_bits_are_judged_as_the_numbers_they_stand_for(kind, tmp
         )
         (prompt,) = rows_of(whole, [5])
         prompt = prompt.to(packed.device)
-        close = Continuation(exactly, [prompt]).logits - Continuation(packed, [prompt]).logits
-        assert close.abs().max() < 0.1 * Continuation(exactly, [prompt]).logits.std()
+        close = KVDecoder(exactly, [prompt]).logits - KVDecoder(packed, [prompt]).logits
+        assert close.abs().max() < 0.1 * KVDecoder(exactly, [prompt]).logits.std()
 
 
 def edited(folder, **changes):

@@ -20,7 +20,7 @@ from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.reconstruct import judge
 from rag_memtok.model import lora, precision
-from rag_memtok.model.generate import Continuation
+from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.precision import for_reading
 from rag_memtok.model.prompts import bare
 
@@ -32,21 +32,21 @@ def logits(lm):
 
 def test_a_new_one_answers_as_the_frozen_model_and_shares_its_tensors(any_lm):
     before = logits(any_lm)
-    student = lora.started(any_lm, 4, seed=0)
+    student = lora.add_lora(any_lm, 4, seed=0)
     assert torch.equal(logits(student), before)
     assert student.table is any_lm.table and not any(
         ".lora_" in name for name, _ in any_lm.model.named_parameters()
     )
     frozen = {name for name, one in student.model.named_parameters() if not one.requires_grad}
-    assert not any("lora" in name for name in frozen) and len(lora.weights(student)) > 0
+    assert not any("lora" in name for name in frozen) and len(lora.lora_weights(student)) > 0
     assert not any(
-        "lm_head" in name or "wte" in name or "embed" in name for name in lora.weights(student)
+        "lm_head" in name or "wte" in name or "embed" in name for name in lora.lora_weights(student)
     )
 
 
 def test_the_seed_decides_and_the_global_one_is_left_alone(toy_lm):
     state = torch.get_rng_state()
-    first, again, other = (lora.weights(lora.started(toy_lm, 4, seed)) for seed in (0, 0, 1))
+    first, again, other = (lora.lora_weights(lora.add_lora(toy_lm, 4, seed)) for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
     assert torch.equal(state, torch.get_rng_state())
@@ -55,7 +55,7 @@ def test_the_seed_decides_and_the_global_one_is_left_alone(toy_lm):
 def test_it_changes_answers_and_never_the_frozen_model(any_lm, tmp_path):
     before = logits(any_lm)
     weights = {name: value.clone() for name, value in any_lm.model.state_dict().items()}
-    reader = lora.adapted(any_lm, trained(any_lm, tmp_path))
+    reader = lora.load_adapter(any_lm, trained(any_lm, tmp_path))
     assert not torch.allclose(logits(reader), before, atol=0.01)
     assert torch.equal(logits(any_lm), before)
     assert all(
@@ -70,7 +70,7 @@ def test_verdicts_are_the_same_with_an_adapter_loaded(toy_lm, tmp_path):
     (written,) = memorize(toy_lm, bare(toy_lm), [task], Memorize(batch=1, seconds_per_chunk=0.0))
     memory = Memory(written.vectors)
     alone = judge(toy_lm, bare(toy_lm), memory, task.tokens, 0.05)
-    reader = lora.adapted(toy_lm, trained(toy_lm, tmp_path))
+    reader = lora.load_adapter(toy_lm, trained(toy_lm, tmp_path))
     logits(reader)
     again = judge(toy_lm, bare(toy_lm), memory, task.tokens, 0.05)
     assert alone[1] == again[1] and alone[1].kind == "exact" and alone[0].pins == again[0].pins
@@ -82,7 +82,7 @@ def test_it_is_laid_out_as_peft_does(toy_lm, tmp_path):
     from peft import PeftModel
 
     folder = trained(toy_lm, tmp_path)
-    expected = logits(lora.adapted(toy_lm, folder))
+    expected = logits(lora.load_adapter(toy_lm, folder))
     settings = json.loads((folder / lora.CONFIG).read_text())
     assert settings["base_model_name_or_path"] == "toy-llama" and settings["r"] == 4
     assert {one.dtype for one in load((folder / lora.WEIGHTS).read_bytes()).values()} == {
@@ -100,23 +100,23 @@ def test_it_is_laid_out_as_peft_does(toy_lm, tmp_path):
 def test_one_for_other_weights_is_refused(toy_lm, tmp_path):
     folder = trained(toy_lm, tmp_path)
     with pytest.raises(WrongModel, match="the model's weights") as refused:
-        lora.adapted(toy.lm_of(seed=1), folder)
+        lora.load_adapter(toy.lm_of(seed=1), folder)
     assert refused.value.exit_code == 15 and "--adapter none" in refused.value.remedy
     with pytest.raises(WrongModel, match="template"):
-        lora.adapted(toy_lm, folder, "0" * 64)
+        lora.load_adapter(toy_lm, folder, "0" * 64)
     other = replace(toy_lm, identity=replace(toy_lm.identity, tokenizer_sha256="0" * 64))
     with pytest.raises(WrongModel, match="tokenizer"):
-        lora.adapted(other, folder)
-    lora.adapted(toy_lm, trained(toy_lm, tmp_path / "text", kind="text"), None)
+        lora.load_adapter(other, folder)
+    lora.load_adapter(toy_lm, trained(toy_lm, tmp_path / "text", kind="text"), None)
 
 
-@pytest.mark.parametrize("name", [lora.CONFIG, lora.WEIGHTS, lora.BOND])
+@pytest.mark.parametrize("name", [lora.CONFIG, lora.WEIGHTS, lora.MANIFEST])
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\x80\x04junk", None])
 def test_what_is_not_an_adapter_is_refused(toy_lm, tmp_path, name, damage):
     path = trained(toy_lm, tmp_path) / name
     path.unlink() if damage is None else path.write_bytes(damage)
     with pytest.raises(InputRefused):
-        lora.adapted(toy_lm, tmp_path)
+        lora.load_adapter(toy_lm, tmp_path)
 
 
 def test_weights_of_another_shape_are_refused(toy_lm, tmp_path):
@@ -124,10 +124,10 @@ def test_weights_of_another_shape_are_refused(toy_lm, tmp_path):
     settings = json.loads((folder / lora.CONFIG).read_text()) | {"r": 8}
     (folder / lora.CONFIG).write_text(json.dumps(settings))
     with pytest.raises(InputRefused, match="rank"):
-        lora.adapted(toy_lm, folder)
+        lora.load_adapter(toy_lm, folder)
     os.replace(wide / lora.WEIGHTS, folder / lora.WEIGHTS)
     with pytest.raises(InputRefused):
-        lora.adapted(toy_lm, folder)
+        lora.load_adapter(toy_lm, folder)
 
 
 def test_text_is_read_in_bfloat16_only_where_nothing_but_the_arithmetic_changes(
@@ -141,9 +141,9 @@ def test_text_is_read_in_bfloat16_only_where_nothing_but_the_arithmetic_changes(
     quick = for_reading(wide)
     assert quick.table.dtype == torch.bfloat16 and quick.identity == wide.identity
     trained(wide, tmp_path / "text", kind="text")
-    slow, fast = (lora.adapted(one, tmp_path / "text") for one in (wide, quick))
+    slow, fast = (lora.load_adapter(one, tmp_path / "text") for one in (wide, quick))
     assert torch.allclose(logits(slow), logits(fast), atol=0.15)
-    assert {one.dtype for one in lora.weights(fast).values()} == {torch.bfloat16}
+    assert {one.dtype for one in lora.lora_weights(fast).values()} == {torch.bfloat16}
     monkeypatch.setattr(precision, "has_bfloat16", lambda device: False)
     assert for_reading(wide) is wide
 
@@ -151,8 +151,8 @@ def test_text_is_read_in_bfloat16_only_where_nothing_but_the_arithmetic_changes(
 def test_rows_of_several_lengths_are_read_as_each_alone(toy_lm, tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
     wide = toy.wrap(toy.lm_of(dtype=torch.bfloat16).model.float(), toy_lm.tokenizer, "toy")
-    reader = lora.adapted(for_reading(wide), trained(wide, tmp_path / "text", kind="text"))
+    reader = lora.load_adapter(for_reading(wide), trained(wide, tmp_path / "text", kind="text"))
     rows = [reader.embed(list(range(10, 10 + size))) for size in (3, 20, 9)]
-    together = Continuation(reader, rows).logits
+    together = KVDecoder(reader, rows).logits
     for row, found in zip(rows, together, strict=True):
-        assert torch.allclose(Continuation(reader, [row]).logits[0], found, atol=0.15)
+        assert torch.allclose(KVDecoder(reader, [row]).logits[0], found, atol=0.15)

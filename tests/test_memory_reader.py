@@ -11,9 +11,9 @@ from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import encode, set_parameters
 from rag_memtok.model import lora
 from rag_memtok.model.inject import inject
-from rag_memtok.model.prompts import cue, frame
+from rag_memtok.model.prompts import cue, qa_prompt
 from training import memory_reader
-from training.lessons import Lesson, Lessons, Piece
+from training.lessons import Piece, TrainingExample, TrainingSet
 from training.memory_reader import SOFT, Training, embeddings_of, measured, task_of
 from training.text_reader import attending, exchange, scores_of
 
@@ -26,14 +26,14 @@ ASKED = (("Who wrote the letter?", "its keeper"), ("What is in the lamp?", None)
 
 def parts(lm, seed=0):
     """A reader and an encoder that are no longer at their start."""
-    student = lora.lean(lora.started(lm, 4, seed))
+    student = lora.fuse_lora(lora.add_lora(lm, 4, seed))
     encoder = encoders.new_encoder(lm, 1, 4, 4, seed)
     draw = torch.Generator().manual_seed(seed)
 
     def drawn(known, size):
         return {name: torch.randn(w.shape, generator=draw) * size for name, w in known.items()}
 
-    lora.set_weights(student, drawn(lora.weights(student), 0.1))
+    lora.set_weights(student, drawn(lora.lora_weights(student), 0.1))
     set_parameters(encoder, drawn(encoder.parameters, 0.05))
     return student, encoder
 
@@ -42,8 +42,10 @@ def parts(lm, seed=0):
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_row_asks_what_prompts_with_the_vectors_ask(kind, count):
     lm = toy.lm_of(kind)
-    (student, encoder), words = parts(lm), frame(lm)
-    task = task_of(lm, words, Lesson(tuple(("", t) for t in TEXTS[:count]), ASKED), 4, recite=True)
+    (student, encoder), words = parts(lm), qa_prompt(lm)
+    task = task_of(
+        lm, words, TrainingExample(tuple(("", t) for t in TEXTS[:count]), ASKED), 4, recite=True
+    )
     with attending(student), torch.no_grad():
         found = scores_of(student, task.row, embeddings_of(student, encoder, task))
         vectors = [one.numpy() for one in encode(encoder, task.texts, 4)]
@@ -66,11 +68,23 @@ def test_a_row_asks_what_prompts_with_the_vectors_ask(kind, count):
 
 def run_of(lm, out, steps=4):
     torch.manual_seed(0)
-    student, encoder = lora.lean(lora.started(lm, 4, 0)), encoders.new_encoder(lm, 1, 4, 4, 0)
+    student, encoder = lora.fuse_lora(lora.add_lora(lm, 4, 0)), encoders.new_encoder(lm, 1, 4, 4, 0)
     pieces = [Piece("a.md", text, (ASKED[0],)) for text in TEXTS * 2]
-    lessons = Lessons(pieces, np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]), [], seed=0)
+    lessons = TrainingSet(
+        pieces=pieces, near=np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]), idle=[], seed=0
+    )
     out.mkdir(exist_ok=True)
-    return Training(lm, student, encoder, lessons, lessons, steps, 1e-2, "run", out)
+    return Training(
+        lm=lm,
+        student=student,
+        encoder=encoder,
+        alone=lessons,
+        found=lessons,
+        steps=steps,
+        lr=1e-2,
+        run="run",
+        out=out,
+    )
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(monkeypatch, tmp_path):
@@ -96,5 +110,5 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(monkeypatch, tmp_path):
 def test_what_is_measured_is_teacher_forced_and_greedy(tmp_path):
     lm = toy.lm_of("llama")
     dev = [(lm.encode(TEXTS[0]), "Who wrote the letter?", ["its keeper"])]
-    found = measured(*parts(lm), frame(lm), dev)
+    found = measured(*parts(lm), qa_prompt(lm), dev)
     assert all(0 <= value <= 100 for value in found.values())

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag_memtok.evaluation.metrics import answerable, exact, f1, interval, normalise, paired, score
+from rag_memtok.evaluation.metrics import (
+    answerable,
+    exact_match,
+    f1,
+    interval,
+    normalize,
+    paired_difference,
+    score,
+)
 
 # Prediction, golds, exact match, F1. The first six are from published runs of the official scorer,
 # the others follow its rules.
@@ -38,15 +46,15 @@ def test_scores_are_those_of_the_published_scorers(prediction, golds, em, overla
 
 
 def test_words_are_compared_without_case_punctuation_articles_and_spaces():
-    assert normalise("  The lamp's\tlight, an  atoll. ") == "lamps light atoll"
+    assert normalize("  The lamp's\tlight, an  atoll. ") == "lamps light atoll"
 
 
 @given(one=words, other=words)
 def test_f1_is_symmetric_and_no_less_than_exact_match(one, other):
     assert f1(one, other) == pytest.approx(f1(other, one))
-    assert exact(one, other) <= f1(one, other) <= 1
+    assert exact_match(one, other) <= f1(one, other) <= 1
     assert (f1(one, other) == pytest.approx(1)) == (
-        sorted(normalise(one).split()) == sorted(normalise(other).split())
+        sorted(normalize(one).split()) == sorted(normalize(other).split())
     )
 
 
@@ -107,5 +115,5 @@ def test_what_does_not_apply_does_not_count():
 
 def test_a_paired_difference_is_surer_than_two_means():
     theirs = [index / 100 for index in range(100)]
-    found = paired([value + 0.01 for value in theirs], theirs, range(100))
+    found = paired_difference([value + 0.01 for value in theirs], theirs, range(100))
     assert found.mean == pytest.approx(0.01) and found.high - found.low < 1e-9

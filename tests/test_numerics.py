@@ -25,7 +25,9 @@ def made(tmp_path_factory, model_folder):
     with precision.reference_profile(model) as exactly:
         cases = numerics.cases_of(folder / "store", exactly, template, 4)
         referred = [
-            numerics.replace(case, logits=numerics.logits_of(exactly, template, [case], 0, True)[0])
+            numerics.replace(
+                case, logits=numerics.logits_of(exactly, template, [case], 0, cache=True)[0]
+            )
             for case in cases
         ]
     return model, template, referred

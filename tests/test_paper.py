@@ -16,7 +16,14 @@ from rag_memtok.config import Memorize
 from rag_memtok.datatypes import sha256_of_text
 from rag_memtok.errors import InputRefused, UsageError
 from rag_memtok.evaluation import paper
-from rag_memtok.evaluation.corpora import Corpus, cut, from_csv, from_documents, spread, texts_of
+from rag_memtok.evaluation.corpora import (
+    Corpus,
+    cut_texts,
+    from_csv,
+    from_documents,
+    load_corpora,
+    spread_evenly,
+)
 from rag_memtok.evaluation.paper import Protocol, Trial
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import memorize
@@ -27,7 +34,7 @@ CORPORA = (
     Corpus("short", ("The lamp of the harbour", "La empanada lleva")),
     Corpus("long", ("Question: who wrote the letter? Answer",)),
 )
-PROTOCOL = Protocol("cross-entropy", vectors=2, steps=60, batch=4)
+PROTOCOL = Protocol(recipe="cross-entropy", vectors=2, steps=60, batch=4)
 ENGLISH = "The lamp of the harbour was repaired in March, and it is red. " * 3
 SPANISH = "La lámpara de la casa se arregla en el mes de marzo y es de las rojas. " * 3
 
@@ -59,14 +66,14 @@ def test_a_csv_without_chunks_is_refused(tmp_path, content):
 
 def test_a_csv_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(InputRefused, match="nowhere"):
-        texts_of(tmp_path / "nowhere.csv", None, [100], 20)
+        load_corpora(tmp_path / "nowhere.csv", None, [100], 20)
     with pytest.raises(UsageError, match="no texts"):
-        texts_of(None, None, [100], 20)
+        load_corpora(None, None, [100], 20)
 
 
 @given(texts=st.lists(st.text("ab \n", max_size=40), max_size=4), length=st.integers(1, 9))
 def test_cutting_gives_every_stretch_of_that_length_once(texts, length):
-    found = cut(texts, length)
+    found = cut_texts(texts, length)
     assert all(len(part) == length and part.strip() for part in found) and len(found) == len(
         set(found)
     )
@@ -78,7 +85,7 @@ def test_cutting_gives_every_stretch_of_that_length_once(texts, length):
 @given(count=st.integers(0, 40), limit=st.integers(1, 50))
 def test_spread_takes_as_many_as_there_may_be_in_order(count, limit):
     texts = [str(number) for number in range(count)]
-    found = spread(texts, limit)
+    found = spread_evenly(texts, limit)
     assert len(found) == min(count, limit) == len(set(found)) and list(found) == sorted(
         found, key=int
     )
@@ -143,7 +150,7 @@ def tried(toy_lm):
 
 
 def test_the_tables_numbers_are_those_of_a_recomputation(toy_lm, tried):
-    rows = paper.table(tried)
+    rows = paper.table_rows(tried)
     assert [(row.corpus, row.model, row.texts) for row in rows] == [
         ("short", "toy-llama", 2),
         ("long", "toy-llama", 1),
@@ -171,7 +178,7 @@ def test_a_text_that_does_not_fit_is_counted_with_what_is_right(toy_lm):
         and 0 <= trial.accuracy < 1
         and trial.steps <= 3
     )  # with the one after a draft
-    (row,) = paper.table([trial])
+    (row,) = paper.table_rows([trial])
     assert (row.exact, row.free, row.margin) == (0, 0, None)
 
 
@@ -180,7 +187,7 @@ def test_a_text_that_does_not_fit_is_counted_with_what_is_right(toy_lm):
     [("sastre2025", 0, 3000), ("sastre2025", 50, 50), ("margin", 0, RECIPES["margin"].steps)],
 )
 def test_a_text_takes_the_recipes_own_number_of_steps_unless_told(recipe, steps, budget):
-    assert Protocol(recipe, steps=steps).budget == budget
+    assert Protocol(recipe=recipe, steps=steps).budget == budget
 
 
 # --- going on
@@ -226,20 +233,20 @@ def test_a_file_of_something_else_is_not_added_to(toy_lm, tmp_path):
 
 def trial(model, parameters, tokens, wrong, corpus="c"):
     return Trial(
-        model,
-        model,
-        "float32",
-        parameters,
-        corpus,
-        f"{tokens}",
-        PROTOCOL,
-        4 * tokens,
-        tokens,
-        wrong,
-        wrong == 0,
-        9,
-        1.0,
-        0.5,
+        model=model,
+        weights=model,
+        dtype="float32",
+        parameters=parameters,
+        corpus=corpus,
+        text=f"{tokens}",
+        protocol=PROTOCOL,
+        characters=4 * tokens,
+        tokens=tokens,
+        wrong=wrong,
+        free=wrong == 0,
+        steps=9,
+        seconds=1.0,
+        margin=0.5,
     )
 
 
@@ -249,7 +256,7 @@ def test_charts_show_size_and_length():
         trial("small", 1_000_000, length, length + 1 if length > 13 else 0)
         for length in range(9, 19)
     ]
-    found = paper.charts(trials)
+    found = paper.make_charts(trials)
     (line,) = found["figure2.png"].lines
     assert (line.name, line.x, line.y) == ("c", [1.0, 2.0], [5.0, 10.0])
     small, big = found["figure3.png"].lines
@@ -257,7 +264,7 @@ def test_charts_show_size_and_length():
     assert big.y == [1.0, 1.0] and all(
         low <= mean <= high for low, mean, high in zip(small.low, small.y, small.high, strict=True)
     )
-    assert list(paper.charts(trials[:10])) == ["figure3.png"]
+    assert list(paper.make_charts(trials[:10])) == ["figure3.png"]
 
 
 def test_models_of_a_table_stand_by_size_under_their_corpus():
@@ -267,7 +274,7 @@ def test_models_of_a_table_stand_by_size_under_their_corpus():
         trial("c", 1, 9, 0, "first"),
         trial("b", 3, 9, 1, "first"),
     ]
-    assert [(row.corpus, row.model) for row in paper.table(trials)] == [
+    assert [(row.corpus, row.model) for row in paper.table_rows(trials)] == [
         ("second", "b"),
         ("first", "c"),
         ("first", "b"),

@@ -35,8 +35,8 @@ from rag_memtok.memory.calibrate import Calibration
 from rag_memtok.memory.recipes import RECIPES
 from rag_memtok.memory.workers import per_process_config, split_tasks, write_records
 from rag_memtok.model import lm
-from rag_memtok.model.inject import answer_batch, answer_tokens, inject, surest
-from rag_memtok.model.prompts import frame, template_named
+from rag_memtok.model.inject import answer_batch, answer_tokens, inject, most_confident
+from rag_memtok.model.prompts import qa_prompt, template_named
 from rag_memtok.pipeline import api, resources
 from rag_memtok.pipeline.answer import said_of, sourced
 from rag_memtok.pipeline.readers import read
@@ -261,12 +261,14 @@ def test_apart_the_surest_of_single_answers_is_kept_with_its_one_source(first, r
         hits = search(
             session.store, session.index, session.embedder, question, session.config.retrieve
         )
-        lm, words = session.lm, frame(session.lm)
+        lm, words = session.lm, qa_prompt(session.lm)
         singles = [sourced(lm, words, read(session, [hit], reader)[0]) for hit in hits]
         prompts = [inject(lm, words, [one], lm.encode(question)) for one in singles]
         said = answer_batch(lm, words, prompts, dials.ask.max_new_tokens)
         answers = [lm.decode(said_of(lm, one.tokens)) for one in said]
-        kept = surest([(text, one.sureness) for text, one in zip(answers, said, strict=True)])
+        kept = most_confident(
+            [(text, one.mean_logprob) for text, one in zip(answers, said, strict=True)]
+        )
         assert (
             found.answer == answers[kept].strip() and found.sources[0].chunk == hits[kept].chunk_id
         )
@@ -286,7 +288,7 @@ def test_together_the_best_passage_stands_nearest_to_the_question(first):
         hits = search(
             session.store, session.index, session.embedder, question, session.config.retrieve
         )
-        lm, words = session.lm, frame(session.lm)
+        lm, words = session.lm, qa_prompt(session.lm)
         passages = [sourced(lm, words, read(session, [hit], "text")[0]) for hit in hits]
         prompt = inject(lm, words, passages[::-1], lm.encode(question))
         tokens = list(answer_tokens(lm, words, prompt, dials.ask.max_new_tokens))

@@ -11,10 +11,10 @@ from small import dials, written
 from transformers import AutoTokenizer
 
 from rag_memtok.model import lora, plain
-from rag_memtok.model.engine import Here
+from rag_memtok.model.engine import LocalEngine
 from rag_memtok.model.inject import inject
 from rag_memtok.model.lm import load
-from rag_memtok.model.prompts import frame
+from rag_memtok.model.prompts import qa_prompt
 from rag_memtok.packages import sha256_of
 from rag_memtok.pipeline import api
 
@@ -24,7 +24,7 @@ QUESTION = "Who is the keeper of the lamp?"
 def prompts(lm, count=4):
     draw = torch.Generator().manual_seed(count)
     words = [torch.randint(6, 390, (3 + 4 * row,), generator=draw).tolist() for row in range(count)]
-    return [inject(lm, frame(lm), [one], lm.encode(QUESTION)) for one in words]
+    return [inject(lm, qa_prompt(lm), [one], lm.encode(QUESTION)) for one in words]
 
 
 def numbers():
@@ -62,28 +62,42 @@ def test_merged_and_unmerged_answer_the_same(kind, tmp_path):
     """On every class of model, tied or not; and the frozen model is as it was."""
     lm = load(dials(tmp_path, toy.save(tmp_path / "model", kind=kind)).model)
     adapter = random_adapter.trained(lm, tmp_path / "adapter")
-    reader = lora.adapted(lm, adapter)
+    reader = lora.load_adapter(lm, adapter)
     before = {name: value.clone() for name, value in lm.model.state_dict().items()}
-    bond = lora.bond_of(adapter)
-    made = plain.write(tmp_path / "merged", reader, lm, bond, "float32", tmp_path / "none")
+    bond = lora.read_manifest(adapter)
+    made = plain.write_merged(
+        tmp_path / "merged", reader, lm, manifest=bond, dtype="float32", card=tmp_path / "none"
+    )
     merged = load(dials(tmp_path, tmp_path / "merged").model)
-    words, rows = frame(lm), prompts(lm)
-    ours, theirs, bare = (Here(one).batch(words, rows, 12) for one in (reader, merged, lm))
+    words, rows = qa_prompt(lm), prompts(lm)
+    ours, theirs, bare = (LocalEngine(one).batch(words, rows, 12) for one in (reader, merged, lm))
     assert [one.tokens for one in ours] == [one.tokens for one in theirs]
-    assert [one.sureness for one in theirs] == pytest.approx([one.sureness for one in ours], 1e-3)
+    assert [one.mean_logprob for one in theirs] == pytest.approx(
+        [one.mean_logprob for one in ours], 1e-3
+    )
     assert [one.tokens for one in ours] != [one.tokens for one in bare]
     assert all(torch.equal(value, before[name]) for name, value in lm.model.state_dict().items())
     assert made.tokenizer_sha256 == merged.identity.tokenizer_sha256
-    assert made.frame_sha256 == frame(merged).digest == words.digest and merged.stops == lm.stops
+    assert (
+        made.frame_sha256 == qa_prompt(merged).digest == words.digest
+        and merged.stop_tokens == lm.stop_tokens
+    )
     same_tokens(lm, tmp_path / "merged")
 
 
 def test_rounded_it_is_half_as_large_and_says_so(toy_lm, tmp_path):
     adapter = random_adapter.trained(toy_lm, tmp_path / "adapter")
-    reader, sizes = lora.adapted(toy_lm, adapter), []
+    reader, sizes = lora.load_adapter(toy_lm, adapter), []
     for dtype in ("float32", "bfloat16"):
         folder = tmp_path / dtype
-        made = plain.write(folder, reader, toy_lm, lora.bond_of(adapter), dtype, adapter / "no")
+        made = plain.write_merged(
+            folder,
+            reader,
+            toy_lm,
+            manifest=lora.read_manifest(adapter),
+            dtype=dtype,
+            card=adapter / "no",
+        )
         sizes.append((folder / plain.WEIGHTS).stat().st_size)
         assert made.dtype == json.loads((folder / "config.json").read_text())["dtype"] == dtype
         assert made.weights_sha256 == sha256_of(folder / plain.WEIGHTS)
@@ -111,7 +125,7 @@ def test_a_store_s_own_reader_is_exported_and_the_line_that_serves_it(
     assert out.startswith(f"vllm serve {to} --served-model-name {made['name']} --dtype float32")
     assert "--enable-prompt-embeds" in out and str(store / "adapter") in err
     lm = load(dials(store, model_folder).model)
-    bond = lora.bond_of(store / "adapter")
+    bond = lora.read_manifest(store / "adapter")
     assert (made["base_sha256"], made["adapter_sha256"]) == (
         lm.identity.weights_sha256,
         bond.adapter_sha256,

@@ -11,14 +11,14 @@ from tokenizers import processors
 from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.metrics import answerable, score
 from rag_memtok.model import prompts
-from rag_memtok.model.inject import surest
+from rag_memtok.model.inject import most_confident
 from rag_memtok.model.prompts import (
     SOURCE_TOKENS,
     TEMPLATES,
     WORDINGS,
-    declines,
-    frame,
-    refuses,
+    is_no_answer,
+    is_refusal,
+    qa_prompt,
     source_line,
     template_named,
 )
@@ -70,7 +70,7 @@ def test_kuratov2025_begins_the_text_as_the_tokenizer_does():
 
 def plainly(lm):
     """The frame of the embedded model in another's tokens."""
-    return prompts.framed(lm, WORDINGS["plain"])
+    return prompts.build_qa_prompt(lm, WORDINGS["plain"])
 
 
 def pieces_of(lm, words):
@@ -118,7 +118,7 @@ BEGUN = "According to the documents, the answer is"
 
 def test_the_frame_has_a_system_message_of_its_own_and_the_reply_begun():
     one = toy.lm_of()
-    words = frame(one)
+    words = qa_prompt(one)
     system = HEAD.replace("user", "system") + SYSTEM + "<|eot_id|>"
     assert pieces_of(one, words) == [
         system + HEAD.removeprefix("<|begin_of_text|>") + "Document:\n",
@@ -126,7 +126,7 @@ def test_the_frame_has_a_system_message_of_its_own_and_the_reply_begun():
         "\n\nQuestion:\n",
         ASKED + REPLY + BEGUN,
     ]
-    assert words.lead == " " and words.end == toy.SPECIAL.index("<|eot_id|>")
+    assert words.reply_prefix == " " and words.end == toy.SPECIAL.index("<|eot_id|>")
 
 
 NO_SYSTEM = {
@@ -145,7 +145,7 @@ NO_SYSTEM = {
 @pytest.mark.parametrize("how", NO_SYSTEM)
 def test_a_chat_template_without_a_system_message_has_it_in_the_question(how):
     one = toy.lm_of(chat=NO_SYSTEM[how])
-    assert pieces_of(one, frame(one)) == [
+    assert pieces_of(one, qa_prompt(one)) == [
         HEAD + SYSTEM + "\n\nDocument:\n",
         "\n\nDocument:\n",
         "\n\nQuestion:\n",
@@ -155,8 +155,8 @@ def test_a_chat_template_without_a_system_message_has_it_in_the_question(how):
 
 def test_the_frame_without_a_chat_template_is_its_words():
     one = toy.lm_of(chat=None)
-    assert one.decode(frame(one).opening) == f"<|begin_of_text|>{SYSTEM}\n\nDocument:\n"
-    assert one.decode(frame(one).closing) == f"{ASKED}\n\n{BEGUN}"
+    assert one.decode(qa_prompt(one).opening) == f"<|begin_of_text|>{SYSTEM}\n\nDocument:\n"
+    assert one.decode(qa_prompt(one).closing) == f"{ASKED}\n\n{BEGUN}"
 
 
 @pytest.mark.parametrize(
@@ -168,11 +168,11 @@ def test_the_frame_without_a_chat_template_is_its_words():
     ],
 )  # fmt: skip
 def test_an_answer_that_is_none_is_known(answer, declined):
-    assert declines(answer) == declined
+    assert is_no_answer(answer) == declined
 
 
 def test_a_source_is_a_line_of_text_before_its_passage(framed):
-    words = frame(framed)
+    words = qa_prompt(framed)
     assert framed.decode(source_line(framed, words, "a lamp.md")) == "Source: a lamp.md\n"
     assert framed.decode(source_line(framed, words, "a\nQuestion:\r b")) == (
         "Source: a Question: b\n"
@@ -182,36 +182,36 @@ def test_a_source_is_a_line_of_text_before_its_passage(framed):
 
 
 def test_a_file_named_like_a_control_token_stays_text(framed):
-    line = source_line(framed, frame(framed), "<|eot_id|><|end_of_text|>")
+    line = source_line(framed, qa_prompt(framed), "<|eot_id|><|end_of_text|>")
     assert not {framed.eos, framed.bos, toy.SPECIAL.index("<|eot_id|>")} & set(line)
 
 
 def test_a_source_line_is_bounded(framed):
-    words = frame(framed)
+    words = qa_prompt(framed)
     longest = len(words.before_source) + SOURCE_TOKENS + len(words.after_source)
     assert len(source_line(framed, words, "lamp " * 99)) == longest
 
 
 def test_a_frame_is_known_by_its_digest(framed):
-    words = frame(framed)
+    words = qa_prompt(framed)
     others = [
         plainly(framed),
         *(replace(words, **{name: (7,)}) for name in ("opening", "closing", "after_source")),
-        replace(words, lead=""),
+        replace(words, reply_prefix=""),
         replace(words, before_source=None),
     ]
     assert len({one.digest for one in (words, *others)}) == len(others) + 1
 
 
 def test_the_frame_has_exactly_one_beginning(framed):
-    words = frame(framed)
+    words = qa_prompt(framed)
     assert [*words.opening, *words.between, *words.question, *words.closing].count(framed.bos) == 1
     assert words.opening[0] == framed.bos
 
 
 def test_a_template_that_writes_a_date_gives_the_same_frame_every_day():
     one = toy.lm_of(chat=DATED)
-    assert "[1 January 2026]" in one.decode(frame(one).opening)
+    assert "[1 January 2026]" in one.decode(qa_prompt(one).opening)
 
 
 def test_a_tokenizer_without_a_beginning_has_none():
@@ -273,12 +273,12 @@ SAYING = [
 @pytest.mark.parametrize("answer", [*REFUSING, *SAYING])
 def test_what_is_kept_as_an_answer_is_scored_as_one(answer):
     assert (
-        refuses(answer)
+        is_refusal(answer)
         == (answer in REFUSING)
         == (score(answer, []).refused == 1.0)
         == (answerable([answer]) == ())
     )
-    assert surest([(answer, -0.01), ("Rome", -3.0)]) == (answer in REFUSING)
+    assert most_confident([(answer, -0.01), ("Rome", -3.0)]) == (answer in REFUSING)
 
 
 # --- the frame the embedded models are trained in is the one that `ask` uses
@@ -334,7 +334,7 @@ def test_the_training_task_of_reciting_is_the_cue_template(trained_with, passage
         template.end,
     )
     assert ours == theirs.repeat(passage).ids
-    assert template.end == training.EOT == frame(one).end
+    assert template.end == training.EOT == qa_prompt(one).end
 
 
 def test_a_model_that_thinks_aloud_is_asked_not_to():
@@ -348,7 +348,7 @@ def test_a_model_that_thinks_aloud_is_asked_not_to():
         .tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
         .endswith("<think>")
     )
-    assert frame(toy.lm_of(chat=thinks)).closing == frame(toy.lm_of()).closing
+    assert qa_prompt(toy.lm_of(chat=thinks)).closing == qa_prompt(toy.lm_of()).closing
 
 
 def test_what_the_chat_template_puts_before_a_reply_leads_it():
@@ -358,6 +358,6 @@ def test_what_the_chat_template_puts_before_a_reply_leads_it():
         "message['content']",
     )
     assert led != toy.CHAT
-    assert plainly(toy.lm_of(chat=led)).lead == " "
-    assert plainly(toy.lm_of()).lead == ""
-    assert plainly(toy.lm_of(chat=None)).lead == ""
+    assert plainly(toy.lm_of(chat=led)).reply_prefix == " "
+    assert plainly(toy.lm_of()).reply_prefix == ""
+    assert plainly(toy.lm_of(chat=None)).reply_prefix == ""

@@ -19,7 +19,9 @@ from rag_memtok.model.lm import EMBEDDED
 @pytest.mark.parametrize(("exclude", "library"), [(["library/"], False), ([], True)])
 def test_nine_of_ten_questions_find_their_file_among_the_first_three(tmp_path, exclude, library):
     build(tmp_path / "store", DATA / "docs", exclude, EMBEDDED / "tokenizer.json")
-    assert share_found(tmp_path / "store", answerable(library), k=3, dense_weight=-1.0) >= 0.9
+    assert (
+        share_found(tmp_path / "store", answerable(library=library), k=3, dense_weight=-1.0) >= 0.9
+    )
 
 
 def test_questions_are_about_the_one_chunk_with_their_answer(tmp_path):

@@ -65,8 +65,8 @@ def store(config):
 
 def told(folder, **dev):
     """A copy of the adapter that measured otherwise."""
-    bond = json.loads((folder / lora.BOND).read_text()) | {"dev": dev}
-    (folder / lora.BOND).write_text(json.dumps(bond))
+    bond = json.loads((folder / lora.MANIFEST).read_text()) | {"dev": dev}
+    (folder / lora.MANIFEST).write_text(json.dumps(bond))
 
 
 def test_every_chunk_has_as_many_as_the_widest_window_that_is_read_well(config):
@@ -199,7 +199,7 @@ def test_another_encoder_renews_them_and_writes_no_memory(
     after = records(config)
     assert [one.packed for one in after] == [one.packed for one in before]
     assert {one.readable.encoder for one in after if one.readable} == {
-        json.loads((other / lora.BOND).read_text())["encoder_sha256"]
+        json.loads((other / lora.MANIFEST).read_text())["encoder_sha256"]
     }
     assert small.proven(config).readable == {"same": len([r for r in after if r.readable])}
     with api.session(config) as session:

@@ -199,9 +199,9 @@ def test_the_memorys_own_word_is_a_rival_and_padding_is_none(any_lm):
     )
     assert (margins > 0).all()
     losses, leads = memory_word_entropy(any_lm, hidden, targets, vectors, one)
-    assert (losses > plain).all() and bool((leads < 0).all()) == any_lm.tied
+    assert (losses > plain).all() and bool((leads < 0).all()) == any_lm.is_tied
     more, _ = memory_word_entropy(any_lm, hidden, targets, vectors, both)
-    assert (more > losses).all() or any_lm.tied  # a tied row of zeros has the logit 0
+    assert (more > losses).all() or any_lm.is_tied  # a tied row of zeros has the logit 0
 
 
 def test_rows_of_different_width_do_not_see_each_others_words(toy_lm):

@@ -23,10 +23,10 @@ from rag_memtok.errors import (
     WrongModel,
 )
 from rag_memtok.model import lora, remote
-from rag_memtok.model.engine import Here
+from rag_memtok.model.engine import LocalEngine
 from rag_memtok.model.inject import inject
 from rag_memtok.model.lm import load
-from rag_memtok.model.prompts import frame
+from rag_memtok.model.prompts import qa_prompt
 from rag_memtok.model.wire import TOKEN, Server
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.answer import answer
@@ -57,7 +57,7 @@ def prompts(lm, count=3):
     draw = torch.Generator().manual_seed(count)
     sizes = torch.randint(3, 20, (count,), generator=draw).tolist()
     words = [torch.randint(6, 390, (size,), generator=draw).tolist() for size in sizes]
-    return [inject(lm, frame(lm), [one], lm.encode(QUESTION)) for one in words]
+    return [inject(lm, qa_prompt(lm), [one], lm.encode(QUESTION)) for one in words]
 
 
 def tokens(engine, words, prompt, limit):
@@ -73,19 +73,21 @@ def said_by(engine, words, prompt, limit):
 
 
 def test_what_it_says_is_what_is_said_here(toy_lm, engine, url):
-    there, here = remote.connected(at(url), toy_lm), Here(toy_lm)
-    words, rows = frame(toy_lm), prompts(toy_lm, 3)
+    there, here = remote.connect(at(url), toy_lm), LocalEngine(toy_lm)
+    words, rows = qa_prompt(toy_lm), prompts(toy_lm, 3)
     for row in rows:
         said = said_by(here, words, row, LIMIT)
         assert said_by(there, words, row, LIMIT) == said and said
     ours, theirs = (one.batch(words, rows, LIMIT) for one in (here, there))
     assert [one.tokens for one in theirs] == [one.tokens for one in ours]
-    assert [one.sureness for one in theirs] == pytest.approx([one.sureness for one in ours], 1e-3)
+    assert [one.mean_logprob for one in theirs] == pytest.approx(
+        [one.mean_logprob for one in ours], 1e-3
+    )
 
 
 def test_several_are_streamed_in_one_request_and_one_may_end_early(toy_lm, engine, url):
-    there, words, rows = remote.connected(at(url), toy_lm), frame(toy_lm), prompts(toy_lm, 3)
-    alone = [said_by(Here(toy_lm), words, row, LIMIT) for row in rows]
+    there, words, rows = remote.connect(at(url), toy_lm), qa_prompt(toy_lm), prompts(toy_lm, 3)
+    alone = [said_by(LocalEngine(toy_lm), words, row, LIMIT) for row in rows]
     said, asked_for = [[] for _ in rows], len(engine.bodies)
     for row, token in there.rows(words, rows, LIMIT, lambda row: row == 1 and len(said[1]) == 2):
         said[row].append(token)
@@ -94,18 +96,19 @@ def test_several_are_streamed_in_one_request_and_one_may_end_early(toy_lm, engin
 
 def test_it_stops_where_we_do(toy_lm, engine, url):
     """The frame's end is a stop of ours that the served folder need not know."""
-    there, words, (row,) = remote.connected(at(url), toy_lm), frame(toy_lm), prompts(toy_lm, 1)
+    there, words, (row,) = remote.connect(at(url), toy_lm), qa_prompt(toy_lm), prompts(toy_lm, 1)
     said = said_by(there, words, row, LIMIT)
-    ending = type(words)(*(getattr(words, name) for name in words.__slots__[:4]), end=said[2])
+    kept = {name: getattr(words, name) for name in words.__slots__[:4]}
+    ending = type(words)(**kept, end=said[2])
     first = said.index(said[2])
     assert said_by(there, ending, row, LIMIT) == said[:first]
     assert [one.tokens for one in there.batch(ending, [row], LIMIT)] == [tuple(said[:first])]
-    assert set(engine.bodies[-1]["stop_token_ids"]) == {said[2], *toy_lm.stops}
+    assert set(engine.bodies[-1]["stop_token_ids"]) == {said[2], *toy_lm.stop_tokens}
 
 
 def test_what_is_asked_is_embeddings_alone_greedy_and_salted(toy_lm, engine, url):
-    first, second = (remote.connected(at(url), toy_lm) for _ in range(2))
-    said_by(first, frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT)
+    first, second = (remote.connect(at(url), toy_lm) for _ in range(2))
+    said_by(first, qa_prompt(toy_lm), prompts(toy_lm, 1)[0], LIMIT)
     assert len(first.salt) >= 43 and first.salt != second.salt
     for body in engine.bodies:
         assert "prompt" not in body and body["temperature"] == 0 and body["model"] == "reader-0"
@@ -116,17 +119,17 @@ def test_what_is_asked_is_embeddings_alone_greedy_and_salted(toy_lm, engine, url
 
 
 def test_what_is_sent_is_no_more_than_the_prompt(toy_lm, engine, url):
-    there, whole = remote.connected(at(url), toy_lm), torch.randn(400, toy.WIDTH)
-    said_by(there, frame(toy_lm), whole[:3], 1)
+    there, whole = remote.connect(at(url), toy_lm), torch.randn(400, toy.WIDTH)
+    said_by(there, qa_prompt(toy_lm), whole[:3], 1)
     packed = engine.bodies[-1]["prompt_embeds"][0]
     assert len(packed) < 4 * 10 * toy.WIDTH + 4000  # a view's storage would be 270,000
 
 
 def test_no_number_is_not_sent(toy_lm, engine, url):
-    there, row = remote.connected(at(url), toy_lm), prompts(toy_lm, 1)[0].clone()
+    there, row = remote.connect(at(url), toy_lm), prompts(toy_lm, 1)[0].clone()
     asked, row[1, 3] = len(engine.bodies), float("nan")
     with pytest.raises(StoreDamaged):
-        said_by(there, frame(toy_lm), row, LIMIT)
+        said_by(there, qa_prompt(toy_lm), row, LIMIT)
     assert len(engine.bodies) == asked
 
 
@@ -134,24 +137,24 @@ def test_the_token_goes_with_every_request_and_is_never_shown(toy_lm, engine, ur
     engine.token = "s3cret"
     for wrong in ("", "other"):
         with pytest.raises(PermissionRefused) as refused:
-            remote.connected(at(url, token=wrong), toy_lm)
+            remote.connect(at(url, token=wrong), toy_lm)
         assert TOKEN in refused.value.remedy and "other" not in str(refused.value)
-    there = remote.connected(at(url, token="s3cret"), toy_lm)
-    assert said_by(there, frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT)
+    there = remote.connect(at(url, token="s3cret"), toy_lm)
+    assert said_by(there, qa_prompt(toy_lm), prompts(toy_lm, 1)[0], LIMIT)
     assert "s3cret" not in repr(there.server)
 
 
 def test_an_address_may_end_as_openai_clients_want_it(toy_lm, engine, url):
-    assert remote.connected(at(f"{url}/v1/"), toy_lm).model == "reader-0"
+    assert remote.connect(at(f"{url}/v1/"), toy_lm).model == "reader-0"
     assert set(engine.paths) == {"/v1/models", "/v1/completions"}
 
 
 def test_an_answer_that_is_not_wanted_to_its_end_is_let_go(toy_lm, engine, url):
-    there = remote.connected(at(url), toy_lm)
-    going = tokens(there, frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT)
+    there = remote.connect(at(url), toy_lm)
+    going = tokens(there, qa_prompt(toy_lm), prompts(toy_lm, 1)[0], LIMIT)
     next(going)
     going.close()
-    assert said_by(there, frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT)
+    assert said_by(there, qa_prompt(toy_lm), prompts(toy_lm, 1)[0], LIMIT)
 
 
 # --- which model it has
@@ -162,22 +165,22 @@ def test_another_model_is_refused_before_it_is_asked(toy_lm, tmp_path, kind):
     other = {"seed": ("llama", 1), "class": ("qwen2", 0), "adapter": ("llama", 0)}[kind]
     lm = toy_lm
     if kind == "adapter":  # it serves the base, without the reader
-        lm = lora.adapted(toy_lm, random_adapter.trained(toy_lm, tmp_path / "adapter"))
+        lm = lora.load_adapter(toy_lm, random_adapter.trained(toy_lm, tmp_path / "adapter"))
     engine = Engine(toy.lm_of(*other))
     with serving(engine) as url, pytest.raises(WrongModel, match="nats apart") as refused:
-        remote.connected(at(url), lm)
+        remote.connect(at(url), lm)
     assert "export-reader" in refused.value.remedy and len(engine.bodies) == 1
 
 
 def test_another_width_is_another_model(toy_lm, engine, url):
     engine.faults = [status(400, "`prompt_embeds` hidden_size 576 does not match the model's")]
     with pytest.raises(WrongModel, match="hidden_size"):
-        remote.connected(at(url), toy_lm)
+        remote.connect(at(url), toy_lm)
 
 
 def test_the_same_numbers_in_half_precision_are_the_same_model(toy_lm):
     with serving(Engine(toy.lm_of(dtype=torch.bfloat16))) as url:
-        assert remote.connected(at(url), toy_lm)
+        assert remote.connect(at(url), toy_lm)
 
 
 def test_a_server_that_flatters_itself_is_refused(toy_lm, engine, url):
@@ -190,7 +193,7 @@ def test_a_server_that_flatters_itself_is_refused(toy_lm, engine, url):
 
     engine.lm, engine.faults = toy.lm_of("llama", 1), [replied(sure)]
     with pytest.raises(WrongModel):
-        remote.connected(at(url), toy_lm)
+        remote.connect(at(url), toy_lm)
 
 
 # --- what goes wrong
@@ -201,13 +204,13 @@ def test_nobody_there(toy_lm):
         taken.bind(("127.0.0.1", 0))  # and does not listen
         place = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(EngineUnavailable, match="away or dead.*3 tries") as refused:
-            remote.connected(at(place), toy_lm)
+            remote.connect(at(place), toy_lm)
     assert "--engine here" in refused.value.remedy and refused.value.exit_code == 17
 
 
 @pytest.mark.parametrize("streams", [True, False])
 def test_silence_has_an_end(toy_lm, engine, url, streams):
-    there = remote.connected(at(url), toy_lm)
+    there = remote.connect(at(url), toy_lm)
     hasty = replace(there, server=at(url, seconds=0.2))
     engine.for_ever = stuck
     with pytest.raises(EngineUnavailable, match=r"said nothing for 0\.2 s"):
@@ -215,7 +218,7 @@ def test_silence_has_an_end(toy_lm, engine, url, streams):
 
 
 def asked(there, streams):
-    words, (row,) = frame(there.lm), prompts(there.lm, 1)
+    words, (row,) = qa_prompt(there.lm), prompts(there.lm, 1)
     if streams:
         return said_by(there, words, row, LIMIT)
     return list(there.batch(words, [row], LIMIT)[0].tokens)
@@ -224,7 +227,7 @@ def asked(there, streams):
 @pytest.mark.parametrize("streams", [True, False])
 @pytest.mark.parametrize("code", [500, 503, 429])
 def test_trouble_that_passes_is_not_noticed(toy_lm, engine, url, streams, code):
-    there = remote.connected(at(url), toy_lm)
+    there = remote.connect(at(url), toy_lm)
     said = asked(there, streams)
     engine.faults = [status(code), status(code), None]  # the answer, the probe, the probe again
     assert asked(there, streams) == said and not engine.faults
@@ -232,7 +235,7 @@ def test_trouble_that_passes_is_not_noticed(toy_lm, engine, url, streams, code):
 
 @pytest.mark.parametrize("streams", [True, False])
 def test_a_dead_engine_is_tried_a_few_times_and_told(toy_lm, engine, url, streams):
-    there, before = remote.connected(at(url), toy_lm), len(engine.bodies)
+    there, before = remote.connect(at(url), toy_lm), len(engine.bodies)
     engine.for_ever, engine.healthy = status(500), False
     with pytest.raises(EngineUnavailable, match="away or dead: 500: EngineCore") as refused:
         asked(there, streams)
@@ -244,16 +247,16 @@ def test_a_dead_engine_is_tried_a_few_times_and_told(toy_lm, engine, url, stream
 
 @pytest.mark.parametrize("after", range(4))
 def test_an_answer_that_breaks_off_goes_on_where_it_was(toy_lm, engine, url, after):
-    there = remote.connected(at(url), toy_lm)
+    there = remote.connect(at(url), toy_lm)
     said, pieces = asked(there, True), []
     engine.faults = [cut(after)]
-    for token in tokens(there, frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT):
+    for token in tokens(there, qa_prompt(toy_lm), prompts(toy_lm, 1)[0], LIMIT):
         pieces.append(token)
     assert pieces == said
 
 
 def test_what_comes_back_after_a_restart_is_probed(toy_lm, engine, url):
-    there = remote.connected(at(url), toy_lm)
+    there = remote.connect(at(url), toy_lm)
     said, pieces = asked(there, True), []
 
     def restarted(handler, events, whole):
@@ -262,13 +265,13 @@ def test_what_comes_back_after_a_restart_is_probed(toy_lm, engine, url):
 
     engine.faults = [restarted]
     with pytest.raises(WrongModel):
-        for token in tokens(there, frame(toy_lm), prompts(toy_lm, 1)[0], LIMIT):
+        for token in tokens(there, qa_prompt(toy_lm), prompts(toy_lm, 1)[0], LIMIT):
             pieces.append(token)
     assert pieces == said[:2]
 
 
 def test_a_restart_between_two_questions_is_noticed_by_the_model_s_name(toy_lm, engine, url):
-    there = remote.connected(at(url), toy_lm)
+    there = remote.connect(at(url), toy_lm)
     engine.lm, engine.name = toy.lm_of("llama", 1), "reader-1"
     with pytest.raises(WrongModel, match="reader-0"):
         asked(there, True)
@@ -303,7 +306,7 @@ NONSENSE = {
 
 @pytest.mark.parametrize("name", NONSENSE)
 def test_nonsense_is_called_so(toy_lm, engine, url, name):
-    there = remote.connected(at(url), toy_lm)
+    there = remote.connect(at(url), toy_lm)
     engine.faults = [replied(NONSENSE[name])]
     with pytest.raises(EngineUnavailable, match="no sense"):
         asked(there, False)
@@ -319,14 +322,14 @@ STREAMED = {
 
 @pytest.mark.parametrize("name", STREAMED)
 def test_streamed_nonsense_is_called_so(toy_lm, engine, url, name):
-    there = remote.connected(at(url), toy_lm)
+    there = remote.connect(at(url), toy_lm)
     engine.faults = [streamed(STREAMED[name])]
     with pytest.raises(EngineUnavailable, match="no sense"):
         asked(there, True)
 
 
 def test_a_page_in_place_of_a_stream(toy_lm, engine, url):
-    there = remote.connected(at(url), toy_lm)
+    there = remote.connect(at(url), toy_lm)
     engine.faults = [replied(lambda whole: b"<html>\x1b[31mWelcome</html>\n")]
     with pytest.raises(EngineUnavailable, match="no sense") as refused:
         asked(there, True)
@@ -334,7 +337,7 @@ def test_a_page_in_place_of_a_stream(toy_lm, engine, url):
 
 
 def test_another_answer_than_it_began_is_not_put_together(toy_lm, engine, url):
-    there = remote.connected(at(url), toy_lm)
+    there = remote.connect(at(url), toy_lm)
     other = streamed(lambda events: [engine_server.event_of(0, 300, None)] * 3)
     engine.faults = [cut(2), None, other]  # the answer, the probe, the answer again
     with pytest.raises(EngineUnavailable, match="not the one it began"):
@@ -342,7 +345,7 @@ def test_another_answer_than_it_began_is_not_put_together(toy_lm, engine, url):
 
 
 def test_an_error_within_a_stream_is_tried_again(toy_lm, engine, url):
-    there = remote.connected(at(url), toy_lm)
+    there = remote.connect(at(url), toy_lm)
     said = asked(there, True)
     dying = streamed(lambda events: [events[0], {"error": {"message": "EngineDeadError"}}])
     engine.faults = [dying]
@@ -363,7 +366,7 @@ REFUSALS = {
 @pytest.mark.parametrize("name", REFUSALS)
 def test_a_refusal_is_told_with_its_remedy(toy_lm, engine, url, name):
     code, message, kind, said, remedy = REFUSALS[name]
-    there, engine.for_ever = remote.connected(at(url), toy_lm), status(code, message)
+    there, engine.for_ever = remote.connect(at(url), toy_lm), status(code, message)
     for streams in (True, False):
         with pytest.raises(kind, match=said) as refused:
             asked(there, streams)
@@ -415,7 +418,7 @@ def test_the_reader_that_answers_is_the_one_the_server_has_to_have(store, tmp_pa
     asking = updated(store, {"ask.engine": "vllm", "ask.read": "text", "ask.adapter": str(folder)})
     with serving(Engine(lm)) as url, pytest.raises(WrongModel):
         api.ask(QUESTION, updated(asking, {"ask.url": url}))
-    with serving(Engine(lora.adapted(lm, folder))) as url:
+    with serving(Engine(lora.load_adapter(lm, folder))) as url:
         config = updated(asking, {"ask.url": url})
         with api.session(config) as session:
             found = answer(session, QUESTION)

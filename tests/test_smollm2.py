@@ -17,9 +17,9 @@ from rag_memtok.memory.calibrate import find_known
 from rag_memtok.memory.codec import CODECS
 from rag_memtok.memory.reconstruct import ONE_PASS_ERROR, margins, margins_in_one_pass, memory_of
 from rag_memtok.model import gguf, lm, lora, plain
-from rag_memtok.model.engine import Here
+from rag_memtok.model.engine import LocalEngine
 from rag_memtok.model.inject import inject
-from rag_memtok.model.prompts import frame, template_named
+from rag_memtok.model.prompts import qa_prompt, template_named
 from rag_memtok.pipeline.adapters import READERS, shipped
 from rag_memtok.settings import here
 from rag_memtok.store.store import open_store
@@ -49,7 +49,7 @@ def model(installed):
 def test_the_file_becomes_these_tensors_on_every_machine(model):
     assert model.identity.revision == "SmolLM2-135M-Instruct (Q4_1, dequantised)"
     assert model.identity.weights_sha256 == WEIGHTS
-    assert (model.width, len(model.table), model.context, model.tied) == (576, 49152, 8192, True)
+    assert (model.width, len(model.table), model.context, model.is_tied) == (576, 49152, 8192, True)
     assert model.table.dtype == torch.float32
     assert torch.equal(model.table, model.table.to(torch.bfloat16).float())  # rounded, for all
 
@@ -63,7 +63,7 @@ def test_the_tokens_are_those_it_was_trained_on(model):
 
     assert pieces("\n\n1. 2024") == ["ĊĊ", "1", ".", "Ġ", "2", "0", "2", "4"]
     assert pieces("The dryer hums") == ["The", "Ġdryer", "Ġhum", "s"]
-    assert model.stops == {2} and model.encode_frame("<|im_end|>") == [2]
+    assert model.stop_tokens == {2} and model.encode_frame("<|im_end|>") == [2]
     assert model.decode(model.encode(FAN)) == FAN
 
 
@@ -108,7 +108,7 @@ def test_the_reader_that_ships_answers_in_a_few_words_and_refuses(model):
     assert found.text is not None and found.text.folder == READERS / "smollm2"
     assert found.text.bond.passages in ("together", "apart") and found.memory is None
     rows = [{"question": question, "answers": golds} for question, golds in ASKED.items()]
-    tokenizer = gguf.packaged() / "tokenizer.json"
+    tokenizer = gguf.packaged_folder() / "tokenizer.json"
     answers = asked(model, found, SAMPLES / "docs", rows, tokenizer)
     assert {one["question"]: contains(one["said"], one) for one in answers} == dict.fromkeys(
         ASKED, True
@@ -125,15 +125,24 @@ def test_what_a_vector_holds_is_known(model):
 def test_its_reader_merged_answers_as_on_the_base(model, tmp_path):
     """In fp32, on questions about passages of its documents, with the tokens that it was taught."""
     adapter = READERS / "smollm2"
-    reader = lora.adapted(model, adapter)
-    bond = lora.bond_of(adapter)
-    plain.write(tmp_path / "reader", reader, model, bond, "float32", adapter / plain.CARD)
+    reader = lora.load_adapter(model, adapter)
+    bond = lora.read_manifest(adapter)
+    plain.write_merged(
+        tmp_path / "reader",
+        reader,
+        model,
+        manifest=bond,
+        dtype="float32",
+        card=adapter / plain.CARD,
+    )
     merged = lm.load(Model(id=str(tmp_path / "reader"), device="cpu", threads=1))
     same_tokens(model, tmp_path / "reader")
-    words = frame(model)
+    words = qa_prompt(model)
     asked = ["What does a fan motor cost?", "How long do I wait?", "Who wrote the letter?"]
     rows = [inject(model, words, [model.encode(FAN)], model.encode(one)) for one in asked]
-    ours, theirs = (Here(one).batch(words, rows, 24) for one in (reader, merged))
+    ours, theirs = (LocalEngine(one).batch(words, rows, 24) for one in (reader, merged))
     assert [one.tokens for one in ours] == [one.tokens for one in theirs]
-    assert [one.sureness for one in theirs] == pytest.approx([one.sureness for one in ours], 1e-3)
+    assert [one.mean_logprob for one in theirs] == pytest.approx(
+        [one.mean_logprob for one in ours], 1e-3
+    )
     assert "118" in model.decode(ours[0].tokens)

@@ -16,17 +16,17 @@ from rag_memtok.adapt.checkpoint import state_of
 from rag_memtok.config import Adapt
 from rag_memtok.model import lora
 from rag_memtok.model.inject import inject
-from rag_memtok.model.prompts import REFUSAL, frame, source_line
+from rag_memtok.model.prompts import REFUSAL, qa_prompt, source_line
 from training import text_reader
 from training.facts import Words
 from training.lessons import (
     CAPACITIES,
     TAKEN,
     Forbidden,
-    Lesson,
-    Lessons,
     Mix,
     Piece,
+    TrainingExample,
+    TrainingSet,
     all_pieces,
     pieces_of,
     says_all,
@@ -186,20 +186,20 @@ def school(seed=0, **mix):
         pieces.append(Piece(f"file{n:02}.md", text, asked))
     ring = [[(n + step) % COUNT for step in (1, -1, 2, -2, 3, -3)] for n in range(COUNT)]
     near = np.array(ring, np.int32)
-    return Lessons(pieces, near, ["Hello", "ok"], seed, Mix(**mix))
+    return TrainingSet(pieces=pieces, near=near, idle=["Hello", "ok"], seed=seed, mix=Mix(**mix))
 
 
 def test_a_lesson_is_drawn_by_the_seed_and_its_number_alone():
     first, again = school(), school()
-    backwards = {number: again.lesson(number) for number in reversed(range(60))}
-    assert all(first.lesson(number) == backwards[number] for number in range(60))
-    assert [first.lesson(n) for n in range(60)] != [school(1).lesson(n) for n in range(60)]
+    backwards = {number: again.example(number) for number in reversed(range(60))}
+    assert all(first.example(number) == backwards[number] for number in range(60))
+    assert [first.example(n) for n in range(60)] != [school(1).example(n) for n in range(60)]
 
 
 def test_every_piece_comes_first_once_in_a_turn():
     alone = school(alone=1.0, gone=0.0)
     turns = [
-        [alone.lesson(number).passages for number in range(start, start + COUNT)]
+        [alone.example(number).passages for number in range(start, start + COUNT)]
         for start in (0, COUNT, 2 * COUNT)
     ]
     for turn in turns:
@@ -215,7 +215,7 @@ def test_as_many_passages_as_the_mix_says():
         ({"alone": 0.0, "few": 1.0}, {2, 3}),
         ({"alone": 0.0, "few": 0.0}, {4, 5}),
     ):
-        made = [school(**mix).lesson(number) for number in range(60)]
+        made = [school(**mix).example(number) for number in range(60)]
         assert {len(one.passages) for one in made} == counts
         assert all(len({*one.passages}) == len(one.passages) for one in made)
 
@@ -226,7 +226,7 @@ def test_what_is_asked_without_an_answer_stands_in_none_of_the_passages(gone):
     answers = {question: answer for one in lessons.pieces for question, answer in one.asked}
     refused = 0
     for number in range(300):
-        lesson = lessons.lesson(number)
+        lesson = lessons.example(number)
         texts = " ".join(text for _, text in lesson.passages)
         for question, answer in lesson.asked:
             if answer is not None:
@@ -245,8 +245,10 @@ def test_the_question_of_a_made_note_is_not_refused_where_another_note_has_all_i
     answers = ("Marta", "555-1", "555-2", "Nobody")
     pieces = [Piece("", texts[n], ((asked[n], answers[n]),), made=True) for n in range(4)]
     near = np.array([[(n + step) % 4 for step in (1, 2, 3)] for n in range(4)], np.int32)
-    lessons = Lessons(pieces, near, [], 0, Mix(alone=1.0, absent=1.0, gone=1.0))
-    made = [lessons.lesson(number) for number in range(80)]
+    lessons = TrainingSet(
+        pieces=pieces, near=near, idle=[], seed=0, mix=Mix(alone=1.0, absent=1.0, gone=1.0)
+    )
+    made = [lessons.example(number) for number in range(80)]
     seen = {one.passages[0][1] for one in made if (asked[0], None) in one.asked}
     assert seen == {"Nobody knows."} and {one.passages[0][1] for one in made} == {*texts}
 
@@ -257,16 +259,24 @@ def test_a_lesson_has_at_most_so_many_questions_and_those_of_its_first_piece_bef
         Piece(f"{n}", f"lamp {n}", tuple((f"{n}: {q}", a) for q, a in many)) for n in range(COUNT)
     ]
     near = school().near
-    lessons = Lessons(pieces, near, ["Hello"], 0, Mix(alone=0.0, absent=1.0, idle=1.0))
+    lessons = TrainingSet(
+        pieces=pieces, near=near, idle=["Hello"], seed=0, mix=Mix(alone=0.0, absent=1.0, idle=1.0)
+    )
     for number in range(100):
-        asked = lessons.lesson(number).asked
+        asked = lessons.example(number).asked
         assert len(asked) == 7  # six and one idle; all near ones are answered by every piece
         assert len({question.partition(":")[0] for question, _ in asked[:6]}) == 1
         assert asked[-1] == ("Hello", None)
-    few = Lessons(school().pieces, near, ["Hello"], 0, Mix(0.0, 0.0, absent=1.0, idle=1.0))
-    counts = [len(few.lesson(number).asked) for number in range(100)]
+    few = TrainingSet(
+        pieces=school().pieces,
+        near=near,
+        idle=["Hello"],
+        seed=0,
+        mix=Mix(alone=0.0, few=0.0, absent=1.0, idle=1.0),
+    )
+    counts = [len(few.example(number).asked) for number in range(100)]
     assert max(counts) == few.most == 8
-    assert sum(answer is not None for _, answer in few.lesson(0).asked) > 2  # of several pieces
+    assert sum(answer is not None for _, answer in few.example(0).asked) > 2  # of several pieces
 
 
 TEXTS = (
@@ -279,11 +289,11 @@ ASKED = (("who wrote the letter?", "its keeper"), ("what?", None), ("When was it
 
 def taught(lm, rank=4, scale=0.1):
     """A student of `lm` with some random weights, as if it had been trained."""
-    student = lora.started(lm, rank, 0)
+    student = lora.add_lora(lm, rank, 0)
     generator = torch.Generator().manual_seed(1)
     values = {
         name: torch.randn(one.shape, generator=generator) * scale
-        for name, one in lora.weights(student).items()
+        for name, one in lora.lora_weights(student).items()
     }
     lora.set_weights(student, values)
     return student
@@ -291,7 +301,7 @@ def taught(lm, rank=4, scale=0.1):
 
 def gradients(student, loss):
     """The loss as a number, and its gradients by the weight's name."""
-    own = lora.weights(student)
+    own = lora.lora_weights(student)
     made = torch.autograd.grad(loss, list(own.values()))
     return float(loss.detach()), dict(zip(own, made, strict=True))
 
@@ -302,7 +312,7 @@ def asked_apart(lm, words, lesson):
     total = torch.zeros(())
     for question, answer in lesson.asked:
         prompt = inject(lm, words, passages, lm.encode(question))
-        said = [*lm.encode(words.lead + (REFUSAL if answer is None else answer)), words.end]
+        said = [*lm.encode(words.reply_prefix + (REFUSAL if answer is None else answer)), words.end]
         hidden = lm.hidden(torch.cat([prompt, lm.embed(said[:-1])])[None])
         total = total + torch.nn.functional.cross_entropy(
             lm.logits(hidden[0, len(prompt) - 1 :]), torch.tensor(said), reduction="sum"
@@ -320,9 +330,9 @@ def alike(one, other, within):
 @pytest.mark.parametrize("named", [False, True])
 def test_questions_in_a_row_cost_what_they_cost_in_prompts_of_their_own(kind, count, named):
     lm = toy.lm_of(kind)
-    student, words = taught(lm), frame(lm)
+    student, words = taught(lm), qa_prompt(lm)
     passages = [(f"file {n}.md" if named else "", TEXTS[n]) for n in range(count)]
-    lesson = Lesson(tuple(passages), ASKED)
+    lesson = TrainingExample(tuple(passages), ASKED)
     row = row_of(student, words, lesson)
     assert ("Source" in lm.decode(row.ids.tolist())) == named and len(row.own) == len(ASKED)
     before = student.model.config._attn_implementation
@@ -335,13 +345,13 @@ def test_questions_in_a_row_cost_what_they_cost_in_prompts_of_their_own(kind, co
 
 
 def test_what_does_not_fit_in_a_row_is_left_out_but_never_the_first_question(monkeypatch, toy_lm):
-    words, lesson = frame(toy_lm), Lesson((("", TEXTS[0]),), ASKED)
+    words, lesson = qa_prompt(toy_lm), TrainingExample((("", TEXTS[0]),), ASKED)
     whole = row_of(toy_lm, words, lesson)
     for room, kept in ((len(whole.ids), 3), (len(whole.ids) - 1, 2), (0, 1)):
         monkeypatch.setattr(text_reader, "ROOM", room)
         row = row_of(toy_lm, words, lesson)
         assert len(row.own) == kept
-        only = row_of(toy_lm, words, Lesson(lesson.passages, ASKED[:kept]))
+        only = row_of(toy_lm, words, TrainingExample(lesson.passages, ASKED[:kept]))
         assert torch.equal(row.ids, only.ids) and torch.equal(row.targets, only.targets)
 
 
@@ -359,7 +369,7 @@ def test_a_lean_student_has_the_loss_and_the_gradients_of_pefts_own(kind):
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
         return gradients(student, loss)
 
-    lean = lora.lean(taught(lm))
+    lean = lora.fuse_lora(taught(lm))
     adapted = [one for one in lean.model.modules() if hasattr(one, "lora_A")]
     assert adapted and all(isinstance(vars(m)["forward"], functools.partial) for m in adapted)
     (loss, own), (wanted, theirs) = measured(lean), measured(taught(lm))
@@ -373,14 +383,18 @@ def started(lm, folder, steps=5):
     folder.mkdir(exist_ok=True)
     settings = Adapt(kind="text", steps=steps, rank=2, lr=1e-2)
     state = state_of(lm, settings)
-    lora.lean(state.student)
-    return Training(lm, school(), state, settings, "a run", folder)
+    lora.fuse_lora(state.student)
+    return Training(
+        lm=lm, lessons=school(), state=state, settings=settings, run="a run", out=folder
+    )
 
 
 def test_a_stopped_training_ends_as_one_that_was_not_stopped(monkeypatch, toy_lm, tmp_path):
     monkeypatch.setattr(text_reader, "QUESTIONS", 5)
     whole = started(toy_lm, tmp_path / "whole")
-    fresh = {name: one.detach().clone() for name, one in lora.weights(whole.state.student).items()}
+    fresh = {
+        name: one.detach().clone() for name, one in lora.lora_weights(whole.state.student).items()
+    }
     whole.finish(lambda: {"f1": 1.0})
     stopped = started(toy_lm, tmp_path / "parts")
     losses = [stopped.step(), stopped.step()]
@@ -394,8 +408,8 @@ def test_a_stopped_training_ends_as_one_that_was_not_stopped(monkeypatch, toy_lm
     assert resumed.step() == lost and len({*losses, lost}) == 3
     resumed.finish(lambda: {"f1": 1.0})
     assert (whole.state.step, whole.used, whole.asked) == (5, resumed.used, resumed.asked)
-    assert whole.asked == sum(len(school().lesson(n).asked) for n in range(whole.used))
-    own, other = (lora.weights(one.state.student) for one in (whole, resumed))
+    assert whole.asked == sum(len(school().example(n).asked) for n in range(whole.used))
+    own, other = (lora.lora_weights(one.state.student) for one in (whole, resumed))
     assert all(torch.equal(own[name], other[name]) for name in own)
     assert all(not torch.equal(own[name], fresh[name]) for name in own)
     lines = (tmp_path / "whole/curve.jsonl").read_text().splitlines()

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from rag_memtok.config import Memorize
 from rag_memtok.model.lm import LM
-from rag_memtok.model.lora import bond_of
+from rag_memtok.model.lora import read_manifest
 from rag_memtok.model.prompts import bare
 from training import (
     cuts,
@@ -36,7 +36,7 @@ from training import (
     sources,
     tokenizer,
 )
-from training.optimise import Optimiser, Schedule
+from training.optimise import Optimizer, Schedule
 
 ROOT = Path(__file__).parent.parent
 
@@ -140,7 +140,14 @@ def test_first_turn_is_the_prompt_that_ask_builds(made: frame.Frame) -> None:
 def test_a_source_is_scored_by_the_best_of_its_right_answers() -> None:
     """Exact match and F1 are those of `eval`: no words at all are the same as no words at all."""
     asked = [
-        examples.Example("cats", "Which?", "", (), golds, True)
+        examples.Example(
+            source="cats",
+            question="Which?",
+            gold="",
+            distractors=(),
+            answers=golds,
+            answerable=True,
+        )
         for golds in (("cat", "the dog"), ("dog",), ("(the)",), ("red",))
     ]
     said = ["A dog!", "a black dog", "", frame.REFUSAL]
@@ -235,9 +242,9 @@ def small_data(root: Path) -> Path:
 
 def test_queries_and_keys_stay_within_their_bound(toy_lm: LM) -> None:
     model = copy.deepcopy(toy_lm.model).requires_grad_(True)
-    optimiser = Optimiser(model, Schedule(muon=1.0, warmup=1, bound=0.055))
+    optimizer = Optimizer(model, Schedule(muon=1.0, warmup=1, bound=0.055))
     model(input_ids=torch.tensor([[5, 6, 7]]), labels=torch.tensor([[5, 6, 7]])).loss.backward()
-    optimiser.step(0, 0.0)
+    optimizer.step(0, 0.0)
     sizes = {
         name: float(weight.detach().square().mean().sqrt())
         for name, weight in model.named_parameters()
@@ -314,14 +321,14 @@ def test_scripts_on_a_slice(tmp_path: Path) -> None:
     reader = ("text_reader", data, "--out", tmp_path / "reader", "--model", "mini", "--rank", 4)
     script(*reader, "--steps", 2)
     assert "from step 2" in script(*reader, "--steps", 3)
-    assert bond_of(tmp_path / "reader" / "adapter").steps == 3
+    assert read_manifest(tmp_path / "reader" / "adapter").steps == 3
     memory = ("memory_reader", data, "--reader", tmp_path / "reader" / "adapter", "--model", "mini")
     memory += ("--out", tmp_path / "memory", "--layers", 2, "--every", 1, "--dev", 4, "--steps", 1)
     script(*memory)
     assert "from step 1" in script(*memory)
     made = tmp_path / "memory" / "adapter"
     own = hashlib.sha256((made / "encoder.safetensors").read_bytes()).hexdigest()
-    assert bond_of(made).encoder_sha256 == own
+    assert read_manifest(made).encoder_sha256 == own
     script("retriever", packed, tmp_path / "retriever", "--max-steps", 5, "--batch", 32)
     assert "Recall@1" in script("retrieval", tmp_path / "retriever", data, "--lm", out)
     same_embeddings(tmp_path / "retriever")

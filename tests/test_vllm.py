@@ -21,9 +21,9 @@ import torch
 from rag_memtok.config import Model
 from rag_memtok.errors import EngineUnavailable, UsageError, WrongModel
 from rag_memtok.model import gguf, lm, lora, plain, remote
-from rag_memtok.model.engine import Here
+from rag_memtok.model.engine import LocalEngine
 from rag_memtok.model.inject import inject
-from rag_memtok.model.prompts import frame
+from rag_memtok.model.prompts import qa_prompt
 from rag_memtok.model.wire import Server
 from rag_memtok.pipeline.adapters import READERS
 from rag_memtok.pipeline.api import ask
@@ -77,14 +77,21 @@ def base(installed):
 
 @pytest.fixture(scope="module")
 def reader(base):
-    return lora.adapted(base, READERS / "smollm2")
+    return lora.load_adapter(base, READERS / "smollm2")
 
 
 @pytest.fixture(scope="module")
 def served(base, reader, tmp_path_factory):
     """The folder to serve."""
     folder, adapter = tmp_path_factory.mktemp("served") / "reader", READERS / "smollm2"
-    plain.write(folder, reader, base, lora.bond_of(adapter), "float32", adapter / plain.CARD)
+    plain.write_merged(
+        folder,
+        reader,
+        base,
+        manifest=lora.read_manifest(adapter),
+        dtype="float32",
+        card=adapter / plain.CARD,
+    )
     return folder
 
 
@@ -138,11 +145,11 @@ def engine(served, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def there(engine, reader):
-    return remote.connected(Server(engine[0], DEADLINE), reader)
+    return remote.connect(Server(engine[0], DEADLINE), reader)
 
 
 def prompts(model):
-    words = frame(model)
+    words = qa_prompt(model)
     rows = [[model.encode(one) for one in PASSAGES[: 1 + n % 3]] for n in range(len(QUESTIONS))]
     return [
         inject(model, words, row, model.encode(question))
@@ -155,8 +162,8 @@ def said_by(engine, words, prompt, limit):
 
 
 def test_eight_at_once_are_answered_as_here(there, reader):
-    words, rows = frame(reader), prompts(reader)
-    ours = Here(reader).batch(words, rows, LIMIT)
+    words, rows = qa_prompt(reader), prompts(reader)
+    ours = LocalEngine(reader).batch(words, rows, LIMIT)
     with ThreadPoolExecutor(len(rows)) as pool:
         streamed = list(pool.map(lambda row: tuple(said_by(there, words, row, LIMIT)), rows))
     together = there.batch(words, rows, LIMIT)
@@ -165,8 +172,8 @@ def test_eight_at_once_are_answered_as_here(there, reader):
         rowwise[row].append(token)
     assert [tuple(one) for one in rowwise] == streamed
     assert streamed == [one.tokens for one in together] == [one.tokens for one in ours]
-    nats = [one.sureness for one in ours]
-    assert [one.sureness for one in together] == pytest.approx(nats, abs=1e-3)
+    nats = [one.mean_logprob for one in ours]
+    assert [one.mean_logprob for one in together] == pytest.approx(nats, abs=1e-3)
     assert "118" in reader.decode(ours[0].tokens)
 
 
@@ -179,11 +186,11 @@ def test_a_store_is_asked_through_it(there, engine, tmp_path):
 
 def test_the_base_without_its_reader_is_another_model(there, engine, base):
     with pytest.raises(WrongModel, match="nats apart"):
-        remote.connected(Server(engine[0], DEADLINE), base)
+        remote.connect(Server(engine[0], DEADLINE), base)
 
 
 def test_what_it_refuses_is_understood(there, reader):
-    words = frame(reader)
+    words = qa_prompt(reader)
     with pytest.raises(UsageError, match="too long"):
         said_by(there, words, torch.zeros(LENGTH + 1, reader.width), 1)
     with pytest.raises(WrongModel, match="hidden_size"):
@@ -198,11 +205,11 @@ def test_an_engine_that_ended_is_told(there, engine, reader):
     engine[1].terminate()
     engine[1].wait(DEADLINE)
     with pytest.raises(EngineUnavailable, match="away or dead"):
-        said_by(there, frame(reader), prompts(reader)[0], LIMIT)
+        said_by(there, qa_prompt(reader), prompts(reader)[0], LIMIT)
 
 
 def test_without_the_flag_it_takes_no_embeddings(there, engine, served, reader, tmp_path):
     engine[1].wait(DEADLINE)
     with running(served, tmp_path / "engine.log") as (url, _):
         with pytest.raises(EngineUnavailable, match="no prompt embeddings"):
-            remote.connected(Server(url, DEADLINE), reader)
+            remote.connect(Server(url, DEADLINE), reader)

@@ -141,7 +141,13 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str) 
     return lm.LM(
         model,
         tokenizer,
-        lm.Identity(name, "", digest.hexdigest(), lm._hash_tokenizer(tokenizer), dtype),
+        lm.Identity(
+            id=name,
+            revision="",
+            weights_sha256=digest.hexdigest(),
+            tokenizer_sha256=lm._hash_tokenizer(tokenizer),
+            dtype=dtype,
+        ),
     )
 
 

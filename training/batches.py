@@ -14,7 +14,7 @@ from training.frame import BOS, LEAD, REFUSAL, Frame, Row
 from training.tasks import Tasks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mix:
     """Shares of the rows of a batch.
 

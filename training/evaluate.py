@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from rag_memtok.evaluation.metrics import exact, f1, normalise
+from rag_memtok.evaluation.metrics import exact_match, f1, normalize
 from training.examples import Example, all_dev, best_sentence
 from training.frame import BOS, EOS, EOT, PAD, REFUSAL, Frame
 
@@ -91,8 +91,8 @@ def tally(examples: list[Example], answers: list[str]) -> dict[str, dict[str, fl
     """Per source: exact match, F1 and how often the answer was a refusal, in per cent."""
     groups = defaultdict(list)
     for example, answer in zip(examples, answers, strict=True):
-        golds, refused = example.answers, normalise(answer) == normalise(REFUSAL)
-        scores = (max(score(answer, gold) for gold in golds) for score in (exact, f1))
+        golds, refused = example.answers, normalize(answer) == normalize(REFUSAL)
+        scores = (max(score(answer, gold) for gold in golds) for score in (exact_match, f1))
         groups[example.source].append((*scores, float(refused)))
     return {
         source: {"n": len(rows)} | means(rows, ("em", "f1", "refused"))
@@ -127,7 +127,7 @@ def measure(reader: Reader, examples: list[Example], five: int, seed: int = 0) -
     results["among five"] = tally(fewer, reader([(e.passages(5, rng), e.question) for e in fewer]))
     kept = [e for e in fewer if e.answerable and e.distractors][::2]
     refusals = [
-        normalise(a) == normalise(REFUSAL)
+        normalize(a) == normalize(REFUSAL)
         for a in reader([(list(e.distractors), e.question) for e in kept])
     ]
     results["gold left out"] = {

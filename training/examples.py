@@ -12,7 +12,7 @@ from training.sources import FREE_QUESTIONS, SPAN_QUESTIONS, UNANSWERABLE, hash0
 CHUNK = 500  # characters, about 128 tokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Example:
     """A dev question, its passage, four distractors and every right answer.
 
@@ -64,7 +64,12 @@ def dev(data: Path, source: str, limit: int) -> list[Example]:
         answers = (REFUSAL,) if row.get("impossible") else tuple(right)
         made.append(
             Example(
-                source, row["question"], gold, tuple(others[:4]), answers, not row.get("impossible")
+                source=source,
+                question=row["question"],
+                gold=gold,
+                distractors=tuple(others[:4]),
+                answers=answers,
+                answerable=not row.get("impossible"),
             )
         )
     return made

@@ -65,7 +65,9 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", default=list(SIZES))
     args, extra = parser.parse_known_args()
     for size in args.sizes:
-        member(args.packed, args.out, size, args.processes, extra, args.minutes)
+        member(
+            args.packed, args.out, size, processes=args.processes, extra=extra, minutes=args.minutes
+        )
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingExample:
     """Passages as (source line or "", text), and questions about them with their answers."""
 
     passages: tuple[tuple[str, str], ...]
@@ -117,7 +117,14 @@ def pieces_of(
     Where the answer is in words of its own, the context must be a single chunk. What cannot be
     answered can be asked of any.
     """
-    document = Document("", "c.txt", "c.txt", context, (Segment(0, "line 1"),), "text/1")
+    document = Document(
+        "",
+        file="c.txt",
+        path="c.txt",
+        text=context,
+        segments=(Segment(0, "line 1"),),
+        extractor="text/1",
+    )
     chunks = [chunk.text for chunk in split(document, rng.choice(CAPACITIES), count)]
     asked: dict[int, list[tuple[str, str | None]]] = defaultdict(list)
     for row in rows:
@@ -200,7 +207,7 @@ def neighbours(pieces: Sequence[Piece], embedder: Embedder) -> np.ndarray:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mix:
     """How lessons are put together: shares of all lessons.
 
@@ -218,8 +225,8 @@ class Mix:
     gone: float = 0.12
 
 
-@dataclass(frozen=True)
-class Lessons:
+@dataclass(frozen=True, kw_only=True)
+class TrainingSet:
     """All lessons: the `number`-th is drawn by (seed, number) alone."""
 
     pieces: Sequence[Piece]
@@ -229,7 +236,7 @@ class Lessons:
     mix: Mix = Mix()
     most: int = 8  # questions of a lesson
 
-    def lesson(self, number: int) -> Lesson:
+    def example(self, number: int) -> TrainingExample:
         """Every piece is the first of a lesson once before any is twice."""
         turn, place = divmod(number, len(self.pieces))
         order = np.random.default_rng((self.seed, turn)).permutation(len(self.pieces))
@@ -248,16 +255,16 @@ class Lessons:
         gone = rng.random() < self.mix.gone
         shown = others[:wanted] if gone else [own, *others[: wanted - 1]]
         rest = [own] if gone else others[wanted - 1 :]
-        asked = self._asked(shown, rest, gone, rng)
+        asked = self._asked(shown, rest, gone=gone, rng=rng)
         rng.shuffle(shown)
         named = rng.random() < self.mix.named
-        return Lesson(
+        return TrainingExample(
             tuple((self.pieces[n].source if named else "", self.pieces[n].text) for n in shown),
             tuple(asked),
         )
 
     def _asked(
-        self, shown: Sequence[int], rest: Sequence[int], gone: bool, rng: random.Random
+        self, shown: Sequence[int], rest: Sequence[int], *, gone: bool, rng: random.Random
     ) -> list[tuple[str, str | None]]:
         """The questions of the pieces shown, first of the first, then what they do not say."""
         texts = " ".join(self.pieces[n].text for n in shown).lower()

@@ -30,10 +30,10 @@ from rag_memtok.memory.encoder import Encoder, count_windows, encode
 from rag_memtok.model import lora
 from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM, load
-from rag_memtok.model.lora import Bond
-from rag_memtok.model.prompts import Frame, cue, frame
+from rag_memtok.model.lora import AdapterManifest
+from rag_memtok.model.prompts import QAPrompt, cue, qa_prompt
 from rag_memtok.store.files import write_whole
-from training.lessons import Lesson, Lessons, Mix
+from training.lessons import Mix, TrainingExample, TrainingSet
 from training.sources import hash01
 from training.text_reader import (
     Row,
@@ -67,7 +67,7 @@ class Task:
     recited: int
 
 
-def task_of(lm: LM, words: Frame, lesson: Lesson, window: int, recite: bool) -> Task:
+def task_of(lm: LM, words: QAPrompt, lesson: TrainingExample, window: int, *, recite: bool) -> Task:
     """A lesson read from vectors of `window` tokens each; `recite`: a chunk alone is repeated."""
     texts = [lm.encode(text) for _, text in lesson.passages]
     template = cue(lm)
@@ -86,15 +86,15 @@ def embeddings_of(lm: LM, encoder: Encoder, task: Task) -> Float[Tensor, "S d"]:
     return embeddings.index_copy(0, (task.row.ids == SOFT).nonzero()[:, 0], vectors)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Training:
     """A run: what is trained, how far it is, and how many lessons it has used."""
 
     lm: LM
     student: LM
     encoder: Encoder
-    alone: Lessons
-    found: Lessons
+    alone: TrainingSet
+    found: TrainingSet
     steps: int
     lr: float
     run: str
@@ -108,9 +108,9 @@ class Training:
 
     def __post_init__(self) -> None:
         """Goes on where the checkpoint is."""
-        self.words = frame(self.lm)
+        self.words = qa_prompt(self.lm)
         self.live: dict[str, Tensor] = {
-            **{f"reader {name}": one for name, one in lora.weights(self.student).items()},
+            **{f"reader {name}": one for name, one in lora.lora_weights(self.student).items()},
             **{f"encoder {name}": one for name, one in self.encoder.parameters.items()},
         }
         projection = self.encoder.projection
@@ -118,7 +118,7 @@ class Training:
             {"params": [one for one in self.live.values() if one is not projection], "part": 1.0},
             {"params": [projection], "part": self.wide},
         ]
-        self.optimiser = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.99), weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.99), weight_decay=0.0)
         self.resume()
         self.saved = time.monotonic()
 
@@ -127,7 +127,7 @@ class Training:
         done, number = self.step / self.steps, self.used
         self.used += 1
         lessons = self.alone if done < FIRST else self.found
-        lesson = lessons.lesson(number)
+        lesson = lessons.example(number)
         if not lesson.asked:
             return self.task()
         if hash01(str(number), "text ") < TEXT:
@@ -142,7 +142,7 @@ class Training:
         """
         done = self.step / self.steps
         rate = self.lr * min(1.0, (self.step + 1) / WARM_UP)
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = group["part"] * rate * min(1.0, (1.02 - done) / FALL)
         tasks: list[Task] = []
         count = 0
@@ -167,8 +167,8 @@ class Training:
                 for place, value in enumerate((own, said, right.sum())):
                     sums[place] += float(value.detach())
         torch.nn.utils.clip_grad_norm_(self.live.values(), 1.0)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.chunks += sum(len(one.texts) for one in tasks)
         self.asked += count
@@ -206,7 +206,7 @@ class Training:
             name: getattr(self, name) for name in ("step", "used", "chunks", "asked", "seconds")
         }
         tensors = {f"now {name}": one.detach() for name, one in self.live.items()}
-        tensors |= moments_of(self.optimiser, self.live)
+        tensors |= moments_of(self.optimizer, self.live)
         packed = save(
             {name: one.contiguous() for name, one in tensors.items()},
             {"run": self.run, "counts": json.dumps(counts)},
@@ -229,7 +229,7 @@ class Training:
         with torch.no_grad():
             for name, one in self.live.items():
                 one.copy_(tensors[f"now {name}"])
-        set_moments(self.optimiser, self.live, tensors, self.step)
+        set_moments(self.optimizer, self.live, tensors, self.step)
         print(f"from step {self.step}")
 
 
@@ -240,7 +240,7 @@ def mean_known(values: Iterable[float]) -> float:
 
 
 def measured(
-    student: LM, encoder: Encoder, words: Frame, dev: Sequence[tuple[list[int], str, list[str]]]
+    student: LM, encoder: Encoder, words: QAPrompt, dev: Sequence[tuple[list[int], str, list[str]]]
 ) -> Mapping[str, float]:
     """F1 over `dev` from text and from vectors of 4 and 2 tokens, and the tokens recited right."""
     found = {}
@@ -261,14 +261,14 @@ def vectors_of(encoder: Encoder, chunk: Sequence[int], window: int) -> Content:
 
 @torch.no_grad()
 def recited(
-    student: LM, encoder: Encoder, words: Frame,
+    student: LM, encoder: Encoder, words: QAPrompt,
     dev: Sequence[tuple[list[int], str, list[str]]], window: int,
 ) -> float:  # fmt: skip
     """The share of the tokens of a third of the chunks that come right, teacher-forced, in %."""
     right = total = 0
     with attending(student):
         for chunk, _, _ in dev[::3]:
-            lesson = Lesson((("", student.decode(chunk)),), ())
+            lesson = TrainingExample((("", student.decode(chunk)),), ())
             task = task_of(student, words, lesson, window, recite=True)
             scores = scores_of(student, task.row, embeddings_of(student, encoder, task))
             right += int((scores.argmax(-1) == task.row.targets).sum())
@@ -280,9 +280,9 @@ def write(training: Training, folder: Path) -> None:
     """The reader and the encoder as they ship, but for their card."""
     identity, curve = training.lm.identity, training.out / "curve.jsonl"
     last = json.loads(curve.read_text().splitlines()[-1])
-    lora.set_weights(training.student, lora.rounded(training.student))
+    lora.set_weights(training.student, lora.half_precision_weights(training.student))
     made = encoders.pack(training.encoder)
-    bond = Bond(
+    bond = AdapterManifest(
         kind="text", model=f"{identity.id} {identity.revision}".strip(),
         weights_sha256=identity.weights_sha256, tokenizer_sha256=identity.tokenizer_sha256,
         template_sha256="", adapter_sha256="", steps=training.step,
@@ -294,7 +294,7 @@ def write(training: Training, folder: Path) -> None:
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / encoders.FILE, made)
-    for name, content in lora.files(training.student, bond).items():
+    for name, content in lora.adapter_files(training.student, bond).items():
         write_whole(folder / name, content)
 
 
@@ -304,13 +304,23 @@ def started(args: argparse.Namespace) -> Training:
     lm = load(config.Model(id=args.model, dtype="bfloat16", threads=args.threads))
     adapter = load_file(args.reader / lora.WEIGHTS)
     rank = next(one.shape[0] for name, one in adapter.items() if "lora_A" in name)
-    student = lora.lean(lora.started(lm, rank, args.seed))
+    student = lora.fuse_lora(lora.add_lora(lm, rank, args.seed))
     lora.set_weights(student, adapter)
     encoder = encoders.new_encoder(lm, args.layers, RANK, LONGEST_WINDOW, args.seed)
     found = lessons_of(lm, args.data, args.without, args.seed)
     alone = replace(found, mix=Mix(alone=1.0))
-    run = repr((lm.identity, frame(lm).digest, args.layers, args.lr, args.seed, args.steps))
-    return Training(lm, student, encoder, alone, found, args.steps, args.lr, run, args.out)
+    run = repr((lm.identity, qa_prompt(lm).digest, args.layers, args.lr, args.seed, args.steps))
+    return Training(
+        lm=lm,
+        student=student,
+        encoder=encoder,
+        alone=alone,
+        found=found,
+        steps=args.steps,
+        lr=args.lr,
+        run=run,
+        out=args.out,
+    )
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Schedule:
     """Warm-up in steps, then stable, then linear decay.
 
@@ -42,7 +42,7 @@ class Schedule:
         return decay * min(1.0, (steps_here + 1) / self.warmup)
 
 
-class Optimiser:
+class Optimizer:
     """Muon and AdamW in processes: each steps its own part of the matrices with Muon.
 
     It hands the result to the others; AdamW runs everywhere alike.
@@ -74,8 +74,8 @@ class Optimiser:
     def step(self, steps_here: int, done: float) -> None:
         """Averages the gradients over the processes, steps, and clears them."""
         factor = self.schedule.factor(steps_here, done)
-        for optimiser, rate in ((self.muon, self.schedule.muon), (self.adam, self.schedule.adam)):
-            for group in optimiser.param_groups:
+        for optimizer, rate in ((self.muon, self.schedule.muon), (self.adam, self.schedule.adam)):
+            for group in optimizer.param_groups:
                 group["lr"] = rate * factor
         share(
             [p.grad for p in self.matrices + self.others],

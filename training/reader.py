@@ -35,7 +35,7 @@ from rag_memtok.memory.codec import codec_named
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.recipes import recipe_named, recipe_of, steps_of
 from rag_memtok.model.lm import LM, load
-from rag_memtok.model.prompts import Template, digest_of, frame, template_named
+from rag_memtok.model.prompts import Template, digest_of, qa_prompt, template_named
 from rag_memtok.pipeline.manifest import completed
 from rag_memtok.pipeline.resources import calibrated
 from rag_memtok.settings import updated
@@ -86,7 +86,12 @@ def asked_of(lm: LM, context: str, rows: Sequence[dict], capacity: int) -> Asked
     It is cut as an ingest cuts, and None if there is none.
     """
     document = Document(
-        "", "context.txt", "context.txt", context, (Segment(0, "line 1"),), "text/1"
+        "",
+        file="context.txt",
+        path="context.txt",
+        text=context,
+        segments=(Segment(0, "line 1"),),
+        extractor="text/1",
     )
     found: list[Asked] = []
     for chunk in split(document, capacity, lambda text: len(lm.encode(text))):
@@ -123,7 +128,9 @@ def chosen(lm: LM, data: Path, count: int, capacity: int, least: float, seed: in
         if (one := asked_of(lm, context, rows, capacity)) is not None
     )
     while len(found) < count and (some := list(islice(every, TOGETHER))):
-        teacher = Teacher(lm, frame(lm), {one.key: Page(one.key, one.tokens, NONE) for one in some})
+        teacher = Teacher(
+            lm, qa_prompt(lm), {one.key: Page(one.key, one.tokens, NONE) for one in some}
+        )
         lessons = teacher.lessons(
             [exercise for one in some for exercise in one.exercises], 0.0, seed
         )
@@ -280,7 +287,15 @@ def memories_of(
     ]
     number, _, parts = args.part.partition("/")
     part = (int(number), int(parts)) if args.until == "written" else (0, 1)
-    return written(lm, template, some, config.memorize, compressions, args.out / "memories", part)
+    return written(
+        lm,
+        template,
+        some,
+        settings=config.memorize,
+        compressions=compressions,
+        folder=args.out / "memories",
+        part=part,
+    )
 
 
 def main() -> None:
@@ -311,7 +326,15 @@ def main() -> None:
     pages = [Page(one.key, one.tokens, vectors[one.key]) for one in some]
     folder = args.out / ("adapter" if args.kind == "memory" else "adapter-text")
     with progress_bar("done") as on_progress:
-        bond = adapt(lm, template.digest, pages, exercises, config.adapt, folder, on_progress)
+        bond = adapt(
+            lm,
+            template.digest,
+            pages,
+            exercises=exercises,
+            settings=config.adapt,
+            folder=folder,
+            on_progress=on_progress,
+        )
     say(f"{folder}: {bond.steps} steps; {dict(bond.dev)}; {dict(bond.trained_on)}")
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from training.cuts import cut, passage_length, sentences
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """How the retriever is trained."""
 
@@ -142,7 +142,7 @@ def train(pairs: list[Pair], tokenizer: Tokenizer, config: Config) -> Tensor:
         zip(with_other, encode(tokenizer, [pairs[i].other for i in with_other]), strict=True)
     )
     table = start(passages, tokenizer.get_vocab_size(), config).requires_grad_()
-    optimiser = torch.optim.AdamW([table], lr=config.rate, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = torch.optim.AdamW([table], lr=config.rate, betas=(0.9, 0.99), weight_decay=0.0)
     rng, begun, step = random.Random(config.seed), time.time(), 0
     while (done := (time.time() - begun) / 60 / config.minutes) < 1 and step < config.max_steps:
         chosen = rng.sample(range(len(pairs)), min(config.batch, len(pairs)))
@@ -152,12 +152,12 @@ def train(pairs: list[Pair], tokenizer: Tokenizer, config: Config) -> Tensor:
             pooled(table, [passages[i] for i in chosen] + negatives),
             config,
         )
-        optimiser.param_groups[0]["lr"] = (
+        optimizer.param_groups[0]["lr"] = (
             config.rate * min(1.0, (step + 1) / 20) * (1 - min(1.0, done))
         )
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         step += 1
         if step % 25 == 0:
             print(f"step {step} loss {loss.item():.3f} done {done:.2f}", flush=True)

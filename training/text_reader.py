@@ -30,14 +30,14 @@ from rag_memtok.evaluation.metrics import answerable, score
 from rag_memtok.model import lora
 from rag_memtok.model.inject import Content, answer_batch, inject
 from rag_memtok.model.lm import LM, load
-from rag_memtok.model.lora import Bond
-from rag_memtok.model.prompts import REFUSAL, Frame, frame, source_line
+from rag_memtok.model.lora import AdapterManifest
+from rag_memtok.model.prompts import REFUSAL, QAPrompt, qa_prompt, source_line
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.store.files import write_whole
 from training import facts
 from training.lessons import (
-    Lesson,
-    Lessons,
+    TrainingExample,
+    TrainingSet,
     all_pieces,
     idle_questions,
     measured_on,
@@ -55,7 +55,7 @@ SAVE_SECONDS = 300.0
 DEV = 96  # questions of the choosing half that are watched
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Row:
     """Chunks and several questions: token ids with their positions, and what is scored.
 
@@ -125,7 +125,8 @@ def attend(
 
 
 def row_of(
-    lm: LM, words: Frame, lesson: Lesson, contents: Sequence[Sequence[int]] | None = None,
+    lm: LM, words: QAPrompt, lesson: TrainingExample,
+    contents: Sequence[Sequence[int]] | None = None,
     more: Sequence[tuple[Sequence[int], Sequence[int]]] = (),
 ) -> Row:  # fmt: skip
     """A lesson as a row, with as many of its questions as fit in ROOM.
@@ -153,11 +154,18 @@ def row_of(
         own.append(torch.arange(start, start + size))
     padded = torch.nn.utils.rnn.pad_sequence(own, batch_first=True, padding_value=-1)
     whole = [torch.tensor(one) for one in (ids, positions, places, targets)]
-    return Row(whole[0], whole[1], shared, padded, *whole[2:])
+    return Row(
+        ids=whole[0],
+        positions=whole[1],
+        shared=shared,
+        own=padded,
+        places=whole[2],
+        targets=whole[3],
+    )
 
 
 def exchange(
-    lm: LM, words: Frame, question: str, answer: str | None
+    lm: LM, words: QAPrompt, question: str, answer: str | None
 ) -> tuple[Sequence[int], Sequence[int]]:
     """A question and its answer (None: a refusal) as the tokens asked and the tokens said."""
     asked = [*words.question, *lm.encode(question), *words.closing]
@@ -197,12 +205,12 @@ def scores_of(lm: LM, row: Row, embeddings: Float[Tensor, "S d"]) -> Float[Tenso
     return lm.logits(hidden)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Training:
     """A run: how far it is, and how many lessons it has used."""
 
     lm: LM
-    lessons: Lessons
+    lessons: TrainingSet
     state: State
     settings: config.Adapt
     run: str
@@ -212,19 +220,19 @@ class Training:
 
     def __post_init__(self) -> None:
         """Goes on where the checkpoint is."""
-        self.words = frame(self.lm)
+        self.words = qa_prompt(self.lm)
         if self.state.resume(self.out / "checkpoint.safetensors", self.run):
             print(f"from step {self.state.step}")
             kept = json.loads((self.out / "used.json").read_text())
             self.used, self.asked = kept[str(self.state.step)]
         self.saved = time.monotonic()
 
-    def hand(self) -> list[Row]:
+    def next_batch(self) -> list[Row]:
         """The rows of the next step."""
         rows: list[Row] = []
         count = 0
         while count < QUESTIONS:
-            lesson = self.lessons.lesson(self.used)
+            lesson = self.lessons.example(self.used)
             self.used += 1
             if lesson.asked:
                 rows.append(row_of(self.lm, self.words, lesson))
@@ -239,14 +247,14 @@ class Training:
         rate = settings.lr * min(1.0, (state.step + 1) / WARM_UP)
         for group in state.optimiser.param_groups:
             group["lr"] = rate * min(1.0, (1.02 - done) / FALL)
-        rows, total = self.hand(), 0.0
+        rows, total = self.next_batch(), 0.0
         tokens = sum(len(row.targets) for row in rows)
         with attending(state.student):
             for row in rows:
                 loss = loss_of(state.student, row) / tokens
                 loss.backward()
                 total += float(loss.detach())
-        torch.nn.utils.clip_grad_norm_(lora.weights(state.student).values(), 1.0)
+        torch.nn.utils.clip_grad_norm_(lora.lora_weights(state.student).values(), 1.0)
         state.optimiser.step()
         state.optimiser.zero_grad(set_to_none=True)
         state.step += 1
@@ -298,7 +306,7 @@ def watched(lm: LM, data: Path) -> list[tuple[list[int], str, list[str]]]:
 
 
 def f1_of(
-    lm: LM, words: Frame, dev: Sequence[tuple[list[int], str, list[str]]],
+    lm: LM, words: QAPrompt, dev: Sequence[tuple[list[int], str, list[str]]],
     contents: Sequence[Content] | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """F1 and exact match over `dev`, in per cent, its chunks read as `contents` if told."""
@@ -321,7 +329,7 @@ def f1_of(
     }
 
 
-def lessons_of(lm: LM, data: Path, more: Sequence[Path], seed: int) -> Lessons:
+def lessons_of(lm: LM, data: Path, more: Sequence[Path], seed: int) -> TrainingSet:
     """All lessons; nothing of `more`, of a dev or of a test split is in them."""
     forbidden = measured_on(data, more)
     prose = (row["text"] for path in ("wikinews_en", "wikipedia_en-1") for row in _some(data, path))
@@ -329,7 +337,9 @@ def lessons_of(lm: LM, data: Path, more: Sequence[Path], seed: int) -> Lessons:
     pieces = all_pieces(data, forbidden, writer, lambda text: len(lm.encode(text)), seed)
     say(f"{len(pieces)} chunks, {sum(len(one.asked) for one in pieces)} questions")
     idle = idle_questions(data, forbidden)
-    return Lessons(pieces, neighbours(pieces, load_embedder("mini")), idle, seed)
+    return TrainingSet(
+        pieces=pieces, near=neighbours(pieces, load_embedder("mini")), idle=idle, seed=seed
+    )
 
 
 def _some(data: Path, source: str) -> list[dict]:
@@ -360,11 +370,13 @@ def main() -> None:
         kind="text", steps=args.steps, rank=args.rank, lr=args.lr, seed=args.seed
     )
     state = state_of(lm, settings)
-    lora.lean(state.student)
-    run = repr((replace(settings, steps=1), lm.identity, frame(lm).digest))
+    lora.fuse_lora(state.student)
+    run = repr((replace(settings, steps=1), lm.identity, qa_prompt(lm).digest))
     lessons = lessons_of(lm, args.data, args.without, args.seed)
-    dev, words = watched(lm, args.data), frame(lm)
-    training = Training(lm, lessons, state, settings, run, args.out)
+    dev, words = watched(lm, args.data), qa_prompt(lm)
+    training = Training(
+        lm=lm, lessons=lessons, state=state, settings=settings, run=run, out=args.out
+    )
     if training.state.step == 0:
         before = f1_of(lm, words, dev)
         (args.out / "curve.jsonl").write_text(json.dumps({"step": 0} | before) + "\n")
@@ -375,9 +387,9 @@ def main() -> None:
 def write(training: Training, folder: Path) -> None:
     """The adapter as it ships, but for its card."""
     lm, state = training.lm, training.state
-    lora.set_weights(state.student, lora.rounded(state.student))
+    lora.set_weights(state.student, lora.half_precision_weights(state.student))
     curve = [json.loads(line) for line in (training.out / "curve.jsonl").read_text().splitlines()]
-    bond = Bond(
+    bond = AdapterManifest(
         kind="text", model=f"{lm.identity.id} {lm.identity.revision}".strip(),
         weights_sha256=lm.identity.weights_sha256, tokenizer_sha256=lm.identity.tokenizer_sha256,
         template_sha256="", adapter_sha256="", steps=state.step,
@@ -387,7 +399,7 @@ def write(training: Training, folder: Path) -> None:
         frame_sha256=training.words.digest,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in lora.files(state.student, bond).items():
+    for name, content in lora.adapter_files(state.student, bond).items():
         write_whole(folder / name, content)
 
 

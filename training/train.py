@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from training import model as models
 from training.batches import Batch, Mix, Rows, batches
 from training.frame import BOS
-from training.optimise import Optimiser, Schedule
+from training.optimise import Optimizer, Schedule
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ STAGES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """One run of one stage."""
 
@@ -162,7 +162,7 @@ class Trainer:
     """One process of a run."""
 
     def __init__(self, run: Run, rank: int, world: int) -> None:
-        """Loads or builds the model and its optimiser."""
+        """Loads or builds the model and its optimizer."""
         self.run, self.rank, self.world = run, rank, world
         self.stage = STAGES[run.stage]
         model, self.state = begin(run)
@@ -170,7 +170,7 @@ class Trainer:
         self.trunk = (
             torch.compile(self.model.model, dynamic=False) if run.compile else self.model.model
         )
-        self.optimiser = Optimiser(self.model, self.stage.schedule)
+        self.optimizer = Optimizer(self.model, self.stage.schedule)
         self.born, self.before, self.saved, self.steps_here = (
             time.time(),
             self.state,
@@ -206,7 +206,7 @@ class Trainer:
             batch = self.next_batch(done)
             loss = loss_of(self.model, self.trunk, batch, self.run.device)
             (loss / self.run.accumulate).backward()
-        self.optimiser.step(self.steps_here, done)
+        self.optimizer.step(self.steps_here, done)
         self.steps_here += 1
         tokens = self.run.rows * self.run.length * self.run.accumulate * self.world
         seconds = self.before.seconds + time.time() - self.born

@@ -51,7 +51,7 @@ class State:
         if loss < self.best_loss:
             self.best_loss = loss
             self.best = {
-                name: one.detach().clone() for name, one in lora.weights(self.student).items()
+                name: one.detach().clone() for name, one in lora.lora_weights(self.student).items()
             }
 
     def packed(self, run: str) -> bytes:
@@ -63,7 +63,7 @@ class State:
             "best": self.best_loss,
             "first": self.first_loss,
         }
-        own = lora.weights(self.student)
+        own = lora.lora_weights(self.student)
         tensors = {f"now {name}": one.detach() for name, one in own.items()} | {
             f"best {name}": one for name, one in self.best.items()
         }
@@ -83,7 +83,7 @@ class State:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}
         except (OSError, SafetensorError, KeyError, TypeError):
             return False
-        counts, own = json.loads(metadata["counts"]), lora.weights(self.student)
+        counts, own = json.loads(metadata["counts"]), lora.lora_weights(self.student)
         lora.set_weights(self.student, {name: tensors[f"now {name}"] for name in own})
         self.best = {name: tensors[f"best {name}"].to(one.device) for name, one in own.items()}
         self.step, self.seconds, self.waited = counts["step"], counts["seconds"], counts["waited"]
@@ -115,7 +115,7 @@ def set_moments(
 
 def state_of(lm: LM, settings: Adapt) -> State:
     """The training state before the first step."""
-    student = lora.started(lm, settings.rank, settings.seed)
-    own = lora.weights(student)
+    student = lora.add_lora(lm, settings.rank, settings.seed)
+    own = lora.lora_weights(student)
     optimiser = torch.optim.AdamW(own.values(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0)
     return State(student, optimiser, {name: one.detach().clone() for name, one in own.items()})

@@ -23,11 +23,11 @@ from torch import Tensor
 from rag_memtok.evaluation.metrics import answerable, score
 from rag_memtok.memory.batch import Layout, Request, lay_out_requests
 from rag_memtok.memory.distill import generate, kl_divergence, top_probs
-from rag_memtok.model.generate import Continuation
+from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.inject import BATCH, Passage, inject
 from rag_memtok.model.lm import LM
 from rag_memtok.model.lora import Kind
-from rag_memtok.model.prompts import MARK, Frame, render
+from rag_memtok.model.prompts import MARK, QAPrompt, render
 
 LONGEST = 32  # tokens of an answer
 MOST = 5  # chunks in a prompt
@@ -152,9 +152,9 @@ def others(exercises: Sequence[Exercise], keys: Sequence[str], seed: int) -> lis
     return [*elsewhere, *(Exercise("", one.question) for one in unrelated)]
 
 
-def said_of(lm: LM, frame: Frame, text: str) -> tuple[int, ...]:
+def said_of(lm: LM, frame: QAPrompt, text: str) -> tuple[int, ...]:
     """The tokens with which an answer of these words is said, at most LONGEST, the end included."""
-    return (*lm.encode(frame.lead + text.strip())[: LONGEST - 1], frame.end)
+    return (*lm.encode(frame.reply_prefix + text.strip())[: LONGEST - 1], frame.end)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,7 +162,7 @@ class Teacher:
     """The frozen model that answers with the text."""
 
     lm: LM
-    frame: Frame
+    frame: QAPrompt
     pages: Mapping[str, Page]
 
     def prompt(self, exercise: Exercise, passages: Sequence[Passage]) -> Float[Tensor, "_ d"]:
@@ -203,7 +203,7 @@ class Teacher:
         gold: float,
         seed: int,
     ) -> Iterator[Lesson]:
-        own = generate(Continuation(self.lm, prompts), self.frame, LONGEST)
+        own = generate(KVDecoder(self.lm, prompts), self.frame, LONGEST)
         golds = {
             place: self.said(one.answers[0])
             for place, one in enumerate(asked)

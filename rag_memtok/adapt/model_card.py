@@ -1,6 +1,6 @@
 """An adapter's card: what it is, what it was trained on, what it measured, what it cannot do."""
 
-from rag_memtok.model.lora import Bond
+from rag_memtok.model.lora import AdapterManifest
 
 LIMITS = """
 - It is bound to these weights, this tokenizer and memories of this template; with others it is
@@ -16,7 +16,7 @@ LIMITS = """
 """
 
 
-def card(bond: Bond) -> str:
+def card(bond: AdapterManifest) -> str:
     """The card as Markdown, with the front matter that hubs read."""
     dev, of = bond.dev, lambda count: bond.trained_on.get(count, 0)
     company = (

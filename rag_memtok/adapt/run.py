@@ -15,11 +15,11 @@ from rag_memtok.adapt.dataset import Exercise, Page
 from rag_memtok.config import Config
 from rag_memtok.datatypes import TEXT_ONLY, Document, OnProgress
 from rag_memtok.errors import UsageError
-from rag_memtok.evaluation.questions import question_of, rows_of
+from rag_memtok.evaluation.questions import parse_question, read_rows
 from rag_memtok.memory.reconstruct import memory_of
 from rag_memtok.memory.synthetic_questions import make_questions
 from rag_memtok.model import lm
-from rag_memtok.model.lora import Bond
+from rag_memtok.model.lora import AdapterManifest
 from rag_memtok.model.prompts import REFUSAL, Template
 from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.progress import quiet
@@ -41,7 +41,7 @@ class Adapted:
     """
 
     folder: str
-    bond: Bond
+    bond: AdapterManifest
     unplaced: int
     seconds: float
 
@@ -143,9 +143,9 @@ def given_in(data: Path, texts: Mapping[str, str]) -> tuple[list[Exercise], int]
     known: dict[str, tuple[Document, ...]] = {}
     found: list[Exercise] = []
     unplaced = 0
-    for number, row in enumerate(rows_of(data), start=1):
+    for number, row in enumerate(read_rows(data), start=1):
         open_ended = row.get("answers") is None
-        asked = question_of(
+        asked = parse_question(
             data,
             number,
             {**row, "answers": [] if open_ended else row["answers"]},

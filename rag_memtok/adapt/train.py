@@ -40,14 +40,14 @@ from rag_memtok.adapt.teach import taught
 from rag_memtok.config import Adapt
 from rag_memtok.datatypes import OnProgress, Progress
 from rag_memtok.errors import OutOfMemory, UsageError
-from rag_memtok.evaluation.corpora import spread
+from rag_memtok.evaluation.corpora import spread_evenly
 from rag_memtok.evaluation.metrics import answerable, score
 from rag_memtok.model import lora
 from rag_memtok.model.inject import answer_batch
 from rag_memtok.model.lm import LM
-from rag_memtok.model.lora import Bond, Kind
+from rag_memtok.model.lora import AdapterManifest, Kind
 from rag_memtok.model.precision import uses_low_precision
-from rag_memtok.model.prompts import digest_of, frame
+from rag_memtok.model.prompts import digest_of, qa_prompt
 from rag_memtok.store.files import ADAPTER_WORK, write_whole
 
 POSITIONS = 4096  # of a forward pass in training, at most
@@ -159,7 +159,7 @@ class Training:
                 ).sum() / len(batch)
             loss.backward()
             total += float(loss.detach())
-        torch.nn.utils.clip_grad_norm_(lora.weights(lm).values(), CLIP)
+        torch.nn.utils.clip_grad_norm_(lora.lora_weights(lm).values(), CLIP)
         state.optimiser.step()
         state.optimiser.zero_grad(set_to_none=True)
         return total
@@ -255,7 +255,7 @@ def lessons_about(
         wrong = f"the model answers none of {len(asked)} questions from the text"
         problem = wrong if asked else f"no question about any of {len(keys)} chunks"
         raise UsageError(problem, remedy="give more with --data, or ingest more documents")
-    own = list(spread(understood, most or len(understood)))
+    own = list(spread_evenly(understood, most or len(understood)))
     return own + taught(
         teacher,
         others([lesson.exercise for lesson in own], keys, settings.seed),
@@ -273,7 +273,7 @@ def adapt(
     settings: Adapt,
     folder: Path,
     on_progress: OnProgress = lambda progress: None,
-) -> Bond:
+) -> AdapterManifest:
     """Trains an adapter on `exercises` about `pages` and writes it into `folder`.
 
     The same call goes on where it was stopped.
@@ -291,7 +291,7 @@ def adapt(
     """
     by_key = {page.key: page for page in pages}
     contents = [(page.key, sha256(page.vectors.tobytes()).hexdigest()) for page in pages]
-    lone = 1.0 if lm.reads_apart else ALONE
+    lone = 1.0 if lm.reads_per_passage else ALONE
     run = digest_of(
         (
             lm.identity,
@@ -305,7 +305,7 @@ def adapt(
     work = folder / ADAPTER_WORK
     for one in (folder, work):
         one.mkdir(mode=0o700, parents=True, exist_ok=True)
-    teacher = Teacher(lm, frame(lm), by_key)
+    teacher = Teacher(lm, qa_prompt(lm), by_key)
     datasets = []
     for keys, most in zip(split(pages), (0, DEV_LESSONS), strict=True):
         lessons = lessons_about(
@@ -338,13 +338,13 @@ def adapt(
 DECIDE = ("kind", "steps", "batch", "lr", "rank", "gold", "least", "seed")
 
 
-def write(training: Training, template_sha256: str, folder: Path) -> Bond:
+def write(training: Training, template_sha256: str, folder: Path) -> AdapterManifest:
     """Rounds the weights, measures them as they are stored, and writes the adapter.
 
     What it is bound to is written last.
     """
     lm, state, kind = training.teacher.lm, training.state, training.settings.kind
-    lora.set_weights(state.student, lora.rounded(state.student))
+    lora.set_weights(state.student, lora.half_precision_weights(state.student))
     readers: dict[str, tuple[LM, Kind]] = {
         "text": (lm, "text"),
         "before": (lm, kind),
@@ -363,13 +363,13 @@ def write(training: Training, template_sha256: str, folder: Path) -> Bond:
         "together": 1 if training.train.alone == 1 else MOST,
         **lesson_counts(training.train.lessons),
     }  # fmt: skip
-    bond = Bond(
+    bond = AdapterManifest(
         kind=kind, model=f"{lm.identity.id} {lm.identity.revision}".strip(),
         weights_sha256=lm.identity.weights_sha256, tokenizer_sha256=lm.identity.tokenizer_sha256,
         template_sha256=template_sha256 if kind == "memory" else "", adapter_sha256="",
         steps=state.step, trained_on=counts, dev=dev, frame_sha256=training.teacher.frame.digest,
     )  # fmt: skip
-    made = lora.files(state.student, bond)
+    made = lora.adapter_files(state.student, bond)
     for name, content in {"README.md": card(bond).encode(), **made}.items():
         write_whole(folder / name, content)
     shutil.rmtree(training.work)

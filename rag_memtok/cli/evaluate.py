@@ -96,10 +96,12 @@ def eval_(
     if distractors not in ("retriever", "random"):
         raise UsageError(f"--distractors is {distractors!r}; valid: retriever, random")
     study = evaluate.Study(
-        tuple(name.strip() for name in readers.split(",") if name.strip()),
-        numbers("--tokens-per-vector", tokens_per_vector), numbers("--k", k),
-        distractors == "retriever", seed=dials.memorize.seed,
-    )  # fmt: skip
+        readers=tuple(name.strip() for name in readers.split(",") if name.strip()),
+        tokens_per_vector=numbers("--tokens-per-vector", tokens_per_vector),
+        k=numbers("--k", k),
+        nearest=distractors == "retriever",
+        seed=dials.memorize.seed,
+    )
     adapters = {
         kind: folder for kind, folder in (("memory", adapter), ("text", text_adapter)) if folder
     }
@@ -115,7 +117,7 @@ def eval_(
             on_progress=on_progress,
             say=console.say,
         )
-    rows, shifts = results.rows(found), results.shifts(found)
+    rows, shifts = results.table_rows(found), results.off_topic_rows(found)
     summary = {"rows": [asdict(row) for row in rows], "shifts": [asdict(shift) for shift in shifts]}
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -175,26 +177,28 @@ def paper(
     What they leave out is measured with them.
     """
     from rag_memtok.evaluation import paper
-    from rag_memtok.evaluation.corpora import texts_of
+    from rag_memtok.evaluation.corpora import load_corpora
     from rag_memtok.evaluation.figures import draw
     from rag_memtok.model import lm
 
     protocol = paper.Protocol(
-        recipe, vectors=vectors, steps=steps, batch=batch, codec=codec, seed=seed
+        recipe=recipe, vectors=vectors, steps=steps, batch=batch, codec=codec, seed=seed
     )
-    corpora = texts_of(chunks, docs, numbers("--chars", chars, least=1), limit)
+    corpora = load_corpora(chunks, docs, numbers("--chars", chars, least=1), limit)
     trials = []
     for name in dict.fromkeys(model or ["mini"]):
         chosen = updated(dials, {"model.id": name}).model
         with console.progress_bar("texts") as on_progress:
             trials += list(paper.run(lm.load(chosen), corpora, protocol, out, on_progress))
     drawn = (
-        {figures / file: chart for file, chart in paper.charts(trials).items()} if figures else {}
+        {figures / file: chart for file, chart in paper.make_charts(trials).items()}
+        if figures
+        else {}
     )
     for path, chart in drawn.items():
         draw(chart, path)
         console.say(f"drawn: {path}")
-    rows = paper.table(trials)
+    rows = paper.table_rows(trials)
     if json:
         console.put_json(
             {

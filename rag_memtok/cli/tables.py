@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rag_memtok.evaluation.metrics import Interval
     from rag_memtok.evaluation.paper import Protocol
     from rag_memtok.evaluation.paper import Row as PaperRow
-    from rag_memtok.evaluation.results import Evaluation, Row, Shift, Writing
+    from rag_memtok.evaluation.results import Evaluation, MemoryStats, OffTopicRow, Row
 
 KIB = 1024.0
 Column = tuple[str, Callable[["Row"], str]]
@@ -128,7 +128,9 @@ def put_rows(title: str, columns: Sequence[Column], rows: Sequence["Row"]) -> No
         )
 
 
-def put_evaluation(found: "Evaluation", rows: Sequence["Row"], shifts: Sequence["Shift"]) -> None:
+def put_evaluation(
+    found: "Evaluation", rows: Sequence["Row"], shifts: Sequence["OffTopicRow"]
+) -> None:
     """All tables: the memories, the gold chunk alone, among others, by source, off-topic harm."""
     answerable = sum(bool(golds) for golds in found.golds)
     console.put(
@@ -183,7 +185,7 @@ WRITTEN = (
 )
 
 
-def writing_line(one: "Writing") -> list[str]:
+def writing_line(one: "MemoryStats") -> list[str]:
     """The memories at one compression."""
     kinds = [str(one.verdicts.get(kind, 0)) for kind in ("exact", "pinned", "assisted")]
     pins = [str(one.corrections), str(one.safeties), str(one.positions), f"{one.factor:.1f}"]
@@ -196,7 +198,7 @@ def writing_line(one: "Writing") -> list[str]:
     ]
 
 
-def shift_line(one: "Shift") -> list[str]:
+def shift_line(one: "OffTopicRow") -> list[str]:
     """Unrelated texts after one kind of thing."""
     more = f"{one.more.mean:+.3f} [{one.more.low:+.3f}, {one.more.high:+.3f}]"
     return [one.before, str(one.tokens_per_vector or "-"), f"{one.nats:.3f}", more]
@@ -221,7 +223,7 @@ def put_sources(rows: Sequence["Row"]) -> None:
 
 
 def draw_evaluation(
-    rows: Sequence["Row"], writings: Sequence["Writing"], folder: Path
+    rows: Sequence["Row"], writings: Sequence["MemoryStats"], folder: Path
 ) -> list[Path]:
     """Draws quality against compression, and quality against k; returns the files.
 
@@ -238,15 +240,23 @@ def draw_evaluation(
     ]
     flat = [row for row in alone if not row.tokens_per_vector]
     ends = (1.0, max(factors.values(), default=1.0))  # from the text itself on
-    lines += [Line(row.reader, ends, (100 * row.f1.mean,) * 2, dashed=True) for row in flat]
+    lines += [
+        Line(name=row.reader, x=ends, y=(100 * row.f1.mean,) * 2, dashed=True) for row in flat
+    ]
     charts = {
         "quality-against-compression": Chart(
-            "The gold chunk alone", "text positions for one of the memory", F1, lines, log_x=2
+            title="The gold chunk alone",
+            x_label="text positions for one of the memory",
+            y_label=F1,
+            lines=lines,
+            log_x=2,
         )
     }
     for setting, (name, title) in PICTURES.items():
         inside = [row for row in rows if row.setting == setting]
-        charts[name] = Chart(title, "chunks", F1, against_k(alone, inside))
+        charts[name] = Chart(
+            title=title, x_label="chunks", y_label=F1, lines=against_k(alone, inside)
+        )
     files = {folder / f"{name}.png": chart for name, chart in charts.items()}
     for path, chart in files.items():
         draw(chart, path)
@@ -292,7 +302,7 @@ def line_of(name: str, rows: Sequence["Row"], x: Callable[["Row"], float]) -> Li
         [100 * value for value in values]
         for values in zip(*((r.f1.mean, r.f1.low, r.f1.high) for r in order), strict=True)
     )
-    return Line(name, [x(row) for row in order], y, low, high)
+    return Line(name=name, x=[x(row) for row in order], y=y, low=low, high=high)
 
 
 def put_paper(rows: Sequence["PaperRow"], protocol: "Protocol") -> None:

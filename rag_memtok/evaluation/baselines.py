@@ -1,6 +1,4 @@
-"""Ways of reading, to be compared.
-
-The same question and the same chunks are put into the prompt in different forms.
+"""Baselines: the same question and chunks, put into the prompt in different forms.
 
 text        the text's tokens
 memory      its memory's vectors
@@ -26,8 +24,8 @@ import torch
 from jaxtyping import Float
 
 from rag_memtok.errors import named
-from rag_memtok.evaluation.cases import Case, Corpus
-from rag_memtok.evaluation.memory_cache import Kept, Tokens
+from rag_memtok.evaluation.cases import Corpus, Sample
+from rag_memtok.evaluation.memory_cache import CachedMemory, Tokens
 from rag_memtok.memory.batch import Task, init_pooled
 from rag_memtok.memory.encoder import count_windows
 from rag_memtok.memory.reconstruct import Decoded, decode_checked
@@ -41,9 +39,9 @@ SENTENCE = re.compile(r".+?(?:[.!?]+(?=\s|$)\s*|\n+|$)", re.DOTALL)
 SHORTER_IS_BETTER = 0.3
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Material:
-    """What there is to read: the corpus, and its memories at one compression.
+    """The inputs of all baselines: the corpus, and its memories at one compression.
 
     `window` is that compression, in tokens a vector. `encoded` are the readable vectors at it.
     Either is empty where no reader needs it.
@@ -51,7 +49,7 @@ class Material:
 
     lm: LM
     corpus: Corpus
-    kept: Mapping[str, Kept]
+    memories: Mapping[str, CachedMemory]
     decoded: Mapping[str, Tokens]
     seed: int
     window: int = 0
@@ -63,16 +61,16 @@ class Material:
 
     def vectors(self, chunk_id: str) -> Float[np.ndarray, "M d"]:
         """A chunk's memory."""
-        return self.kept[chunk_id].memory.vectors
+        return self.memories[chunk_id].memory.vectors
 
     def noise(self, chunk_id: str) -> Float[np.ndarray, "M d"]:
         """Random vectors, each as long as the memory's in its place."""
-        return of_norms(self.vectors(chunk_id), f"{self.seed}:{chunk_id}")
+        return random_like(self.vectors(chunk_id), f"{self.seed}:{chunk_id}")
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """A way of reading: the passages of a case.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """A form of the passages of a sample.
 
     `needs`: what has to be made first, "memory" or "encoded" ("": nothing, and `compressed` says
     whether it is measured at each compression all the same); `several`: it is measured among
@@ -80,7 +78,7 @@ class Arm:
     `control`: it is measured only where it is asked for.
     """
 
-    passages: Callable[[Material, Case], list[Passage]]
+    passages: Callable[[Material, Sample], list[Passage]]
     needs: str = "memory"
     several: bool = True
     adapter: str = ""
@@ -88,76 +86,76 @@ class Arm:
     control: bool = False
 
 
-def text(material: Material, case: Case) -> list[Passage]:
+def text(material: Material, sample: Sample) -> list[Passage]:
     """The tokens of each chunk."""
-    return [material.corpus.tokens[chunk_id] for chunk_id in case.ids]
+    return [material.corpus.tokens[chunk_id] for chunk_id in sample.ids]
 
 
-def memory(material: Material, case: Case) -> list[Passage]:
+def memory(material: Material, sample: Sample) -> list[Passage]:
     """The vectors of each chunk's memory."""
-    return [material.vectors(chunk_id) for chunk_id in case.ids]
+    return [material.vectors(chunk_id) for chunk_id in sample.ids]
 
 
-def decoded(material: Material, case: Case) -> list[Passage]:
+def decoded(material: Material, sample: Sample) -> list[Passage]:
     """The tokens that each memory decodes to."""
-    return [material.decoded[chunk_id] for chunk_id in case.ids]
+    return [material.decoded[chunk_id] for chunk_id in sample.ids]
 
 
-def none(material: Material, case: Case) -> list[Passage]:
+def none(material: Material, sample: Sample) -> list[Passage]:
     """An empty document."""
     return [()]
 
 
-def wrong(material: Material, case: Case) -> list[Passage]:
+def wrong(material: Material, sample: Sample) -> list[Passage]:
     """The memory of a chunk that does not hold the answer."""
-    return [material.vectors(material.corpus.wrong[case.question])]
+    return [material.vectors(material.corpus.wrong[sample.question])]
 
 
-def noise(material: Material, case: Case) -> list[Passage]:
+def noise(material: Material, sample: Sample) -> list[Passage]:
     """Random vectors in the place of each memory."""
-    return [material.noise(chunk_id) for chunk_id in case.ids]
+    return [material.noise(chunk_id) for chunk_id in sample.ids]
 
 
-def of_norms(vectors: Float[np.ndarray, "M d"], seed: str) -> Float[np.ndarray, "M d"]:
-    """Vectors of the same norms in directions drawn by `seed`."""
+def random_like(vectors: Float[np.ndarray, "M d"], seed: str) -> Float[np.ndarray, "M d"]:
+    """Vectors of the same norms in random directions, drawn by `seed`."""
     generator = np.random.default_rng(int(hashlib.sha256(seed.encode()).hexdigest()[:15], 16))
-    drawn = generator.standard_normal(vectors.shape)
+    directions = generator.standard_normal(vectors.shape)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True) / np.linalg.norm(
-        drawn, axis=1, keepdims=True
+        directions, axis=1, keepdims=True
     )
-    return (drawn * lengths).astype(np.float32)
+    return (directions * lengths).astype(np.float32)
 
 
-def averaged(material: Material, case: Case) -> list[Passage]:
+def pooled_embeddings(material: Material, sample: Sample) -> list[Passage]:
     """The chunks' own embeddings, averaged: where writing starts from, untrained."""
-    tasks = [Task(one, material.corpus.tokens[one], material.size(one)) for one in case.ids]
+    tasks = [Task(one, material.corpus.tokens[one], material.size(one)) for one in sample.ids]
     return [init_pooled(material.lm, task).cpu().numpy() for task in tasks]
 
 
-def encoded(material: Material, case: Case) -> list[Passage]:
+def encoded(material: Material, sample: Sample) -> list[Passage]:
     """The readable vectors of each chunk."""
-    return [material.encoded[chunk_id] for chunk_id in case.ids]
+    return [material.encoded[chunk_id] for chunk_id in sample.ids]
 
 
-def encoded_wrong(material: Material, case: Case) -> list[Passage]:
+def encoded_wrong(material: Material, sample: Sample) -> list[Passage]:
     """The readable vectors of a chunk that does not hold the answer."""
-    return [material.encoded[material.corpus.wrong[case.question]]]
+    return [material.encoded[material.corpus.wrong[sample.question]]]
 
 
-def encoded_noise(material: Material, case: Case) -> list[Passage]:
+def encoded_noise(material: Material, sample: Sample) -> list[Passage]:
     """Random vectors in the place of each readable one, as long as it."""
-    return [of_norms(material.encoded[one], f"{material.seed}:{one}") for one in case.ids]
+    return [random_like(material.encoded[one], f"{material.seed}:{one}") for one in sample.ids]
 
 
-def cut(material: Material, case: Case) -> list[Passage]:
+def cut(material: Material, sample: Sample) -> list[Passage]:
     """The first tokens of each chunk."""
-    return [material.corpus.tokens[one][: material.size(one)] for one in case.ids]
+    return [material.corpus.tokens[one][: material.size(one)] for one in sample.ids]
 
 
-def telling(material: Material, case: Case) -> list[Passage]:
+def least_expected_tokens(material: Material, sample: Sample) -> list[Passage]:
     """The tokens of each chunk that the model expected least after those before, in their order."""
     return [least_expected(material.lm, material.corpus.tokens[one], material.size(one))
-            for one in case.ids]  # fmt: skip
+            for one in sample.ids]  # fmt: skip
 
 
 @torch.inference_mode()
@@ -169,16 +167,16 @@ def least_expected(lm: LM, tokens: Tokens, count: int) -> list[int]:
     return [tokens[place] for place in sorted(nats.topk(min(count, len(tokens))).indices.tolist())]
 
 
-def sentences(material: Material, case: Case) -> list[Passage]:
+def sentences(material: Material, sample: Sample) -> list[Passage]:
     """The best sentences of all the chunks, by words shared with the question.
 
     They stand in their order; the last one is cut where the room ends.
     """
-    room = sum(material.size(one) for one in case.ids)
-    asked = set(content_words(material.corpus.questions[case.question].question))
+    room = sum(material.size(one) for one in sample.ids)
+    asked = set(content_words(material.corpus.questions[sample.question].question))
     every = [
         (place, number, part)
-        for place, one in enumerate(case.ids)
+        for place, one in enumerate(sample.ids)
         for number, part in enumerate(split(material.corpus.texts[one]))
     ]
     chosen: dict[int, dict[int, Tokens]] = {}
@@ -206,88 +204,102 @@ def overlap(asked: set[str], sentence: str) -> float:
     )
 
 
-ARMS: dict[str, Arm] = {
-    "text": Arm(text, "", compressed=False),
-    "text+adapter": Arm(text, "", adapter="text", compressed=False),
-    "memory": Arm(memory),
-    "memory+adapter": Arm(memory, adapter="memory"),
-    "decode": Arm(decoded),
-    "decode+adapter": Arm(decoded, adapter="text"),
-    "none": Arm(none, "", several=False, compressed=False),
-    "none+adapter": Arm(none, "", several=False, adapter="text", compressed=False, control=True),
-    "wrong": Arm(wrong, several=False),
-    "random": Arm(noise, several=False),
-    "pooled": Arm(averaged, ""),
-    "pooled+adapter": Arm(averaged, "", adapter="text", control=True),
-    "sentences": Arm(sentences, ""),
-    "sentences+adapter": Arm(sentences, "", adapter="text", control=True),
-    "cut+adapter": Arm(cut, "", adapter="text", control=True),
-    "telling+adapter": Arm(telling, "", adapter="text", control=True),
-    "encoded": Arm(encoded, "encoded", control=True),
-    "encoded+adapter": Arm(encoded, "encoded", adapter="text"),
-    "encoded wrong+adapter": Arm(
-        encoded_wrong, "encoded", several=False, adapter="text", control=True
+BASELINES: dict[str, Baseline] = {
+    "text": Baseline(passages=text, needs="", compressed=False),
+    "text+adapter": Baseline(passages=text, needs="", adapter="text", compressed=False),
+    "memory": Baseline(passages=memory),
+    "memory+adapter": Baseline(passages=memory, adapter="memory"),
+    "decode": Baseline(passages=decoded),
+    "decode+adapter": Baseline(passages=decoded, adapter="text"),
+    "none": Baseline(passages=none, needs="", several=False, compressed=False),
+    "none+adapter": Baseline(
+        passages=none, needs="", several=False, adapter="text", compressed=False, control=True
     ),
-    "encoded random+adapter": Arm(
-        encoded_noise, "encoded", several=False, adapter="text", control=True
+    "wrong": Baseline(passages=wrong, several=False),
+    "random": Baseline(passages=noise, several=False),
+    "pooled": Baseline(passages=pooled_embeddings, needs=""),
+    "pooled+adapter": Baseline(passages=pooled_embeddings, needs="", adapter="text", control=True),
+    "sentences": Baseline(passages=sentences, needs=""),
+    "sentences+adapter": Baseline(passages=sentences, needs="", adapter="text", control=True),
+    "cut+adapter": Baseline(passages=cut, needs="", adapter="text", control=True),
+    "telling+adapter": Baseline(
+        passages=least_expected_tokens, needs="", adapter="text", control=True
+    ),
+    "encoded": Baseline(passages=encoded, needs="encoded", control=True),
+    "encoded+adapter": Baseline(passages=encoded, needs="encoded", adapter="text"),
+    "encoded wrong+adapter": Baseline(
+        passages=encoded_wrong, needs="encoded", several=False, adapter="text", control=True
+    ),
+    "encoded random+adapter": Baseline(
+        passages=encoded_noise, needs="encoded", several=False, adapter="text", control=True
     ),
 }
 
 
-def beside(
-    form: Callable[[Material, Case], list[Passage]],
-) -> Callable[[Material, Case], list[Passage]]:
-    """The gold text with a chunk before it, in some form.
+def with_distractor(
+    form: Callable[[Material, Sample], list[Passage]],
+) -> Callable[[Material, Sample], list[Passage]]:
+    """The gold text with a distractor before it, in some form.
 
-    That chunk has nothing to do with the question.
+    The distractor is a chunk that has nothing to do with the question.
     """
 
-    def passages(material: Material, case: Case) -> list[Passage]:
-        other = Case(case.question, (material.corpus.wrong[case.question],), 0)
-        return [*form(material, other), *text(material, case)]
+    def passages(material: Material, sample: Sample) -> list[Passage]:
+        distractor = Sample(sample.question, (material.corpus.wrong[sample.question],), 0)
+        return [*form(material, distractor), *text(material, sample)]
 
     return passages
 
 
-# Off-topic harm: the answer from the gold text with something irrelevant before it, against the
-# gold text alone.
-BESIDE: dict[str, Arm] = {
-    "nothing": Arm(text, "", compressed=False),
-    "text": Arm(beside(text), "", compressed=False),
-    "memory": Arm(beside(memory)),
-    "random": Arm(beside(noise)),
-    "nothing+adapter": Arm(text, "", adapter="memory", compressed=False),
-    "memory+adapter": Arm(beside(memory), adapter="memory"),
+# Off-topic harm: the answer from the gold text with a distractor before it, against the gold text
+# alone.
+WITH_DISTRACTOR: dict[str, Baseline] = {
+    "nothing": Baseline(passages=text, needs="", compressed=False),
+    "text": Baseline(passages=with_distractor(text), needs="", compressed=False),
+    "memory": Baseline(passages=with_distractor(memory)),
+    "random": Baseline(passages=with_distractor(noise)),
+    "nothing+adapter": Baseline(passages=text, needs="", adapter="memory", compressed=False),
+    "memory+adapter": Baseline(passages=with_distractor(memory), adapter="memory"),
 }
 
 
-def arms_named(names: Sequence[str]) -> dict[str, Arm]:
-    """The arms of these names, in this order.
+def baselines_named(names: Sequence[str]) -> dict[str, Baseline]:
+    """The baselines of these names, in this order.
 
     Raises:
         UsageError: there is none of that name.
     """
-    return {name: named("reader", ARMS, name) for name in names}
+    return {name: named("reader", BASELINES, name) for name in names}
 
 
-def all_decoded(
-    lm: LM, template: Template, kept: Mapping[str, Kept], tokens: Mapping[str, Tokens], batch: int
+def decode_all(
+    lm: LM,
+    template: Template,
+    memories: Mapping[str, CachedMemory],
+    tokens: Mapping[str, Tokens],
+    batch: int,
 ) -> dict[str, Tokens]:
-    """Every memory decoded to tokens, in batches.
+    """Decodes every memory to tokens, in batches.
 
-    One that comes out otherwise there is decoded alone, as the judge does.
+    One that does not decode to its tokens there is decoded alone, as the judge does.
     """
-    order = sorted(kept, key=lambda chunk_id: len(tokens[chunk_id]))
-    found: dict[str, Tokens] = {}
+    order = sorted(memories, key=lambda chunk_id: len(tokens[chunk_id]))
+    decoded_tokens: dict[str, Tokens] = {}
     for begin in range(0, len(order), batch):
-        texts = {one: tokens[one] for one in order[begin : begin + batch]}
+        texts = {chunk_id: tokens[chunk_id] for chunk_id in order[begin : begin + batch]}
         expected = list(texts.values())
 
-        def right(index: int, one: Decoded, expected: Sequence[Tokens] = expected) -> bool:
-            return one.tokens == expected[index]
+        def right(index: int, result: Decoded, expected: Sequence[Tokens] = expected) -> bool:
+            return result.tokens == expected[index]
 
         decoded = decode_checked(
-            lm, template, [kept[one].memory for one in texts], [*map(len, expected)], right
+            lm,
+            template,
+            [memories[chunk_id].memory for chunk_id in texts],
+            [*map(len, expected)],
+            right,
         )
-        found |= {one: some.tokens for one, some in zip(texts, decoded, strict=True)}
-    return found
+        decoded_tokens |= {
+            chunk_id: some.tokens for chunk_id, some in zip(texts, decoded, strict=True)
+        }
+    return decoded_tokens

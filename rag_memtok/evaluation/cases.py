@@ -1,6 +1,6 @@
-"""Questions -> the chunks that hold their answers, and other chunks to stand beside them.
+"""Questions -> samples: the chunks that hold their answers, and distractors.
 
-This is what every way of reading is given alike.
+Every baseline is given the same.
 """
 
 import random
@@ -13,7 +13,7 @@ from rag_memtok.datatypes import Chunk
 from rag_memtok.documents.split import split
 from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.memory_cache import Tokens
-from rag_memtok.evaluation.metrics import normalise
+from rag_memtok.evaluation.metrics import normalize
 from rag_memtok.evaluation.questions import Question
 from rag_memtok.model.lm import LM
 from rag_memtok.retrieval.embedder import Embedder
@@ -22,7 +22,7 @@ from rag_memtok.retrieval.search import content_words
 PLACES = ("first", "middle", "last")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Corpus:
     """Questions with their gold chunks, and every chunk of their documents by its id.
 
@@ -53,8 +53,8 @@ class Corpus:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """A question (by its number) with the chunks that are read for it, best first.
+class Sample:
+    """A question (by its index) with the chunks that are read for it, best first.
 
     `place` is the gold chunk's among them.
     """
@@ -64,7 +64,7 @@ class Case:
     place: int
 
 
-def corpus(
+def build_corpus(
     lm: LM,
     embedder: Embedder | None,
     questions: Sequence[Question],
@@ -74,26 +74,27 @@ def corpus(
 ) -> Corpus:
     """Cuts the questions' documents as an ingest does, and finds each question's chunk.
 
-    It finds `most` others too.
+    It finds at most `most` distractors for each, too.
 
     Args:
-        embedder: others are the nearest to the question by its keys; None draws them at random.
+        embedder: distractors are the nearest to the question by its keys; None draws them at
+            random.
         capacity: the most tokens of a chunk.
 
     Raises:
         UsageError: fewer than two chunks, or texts that the tokenizer does not give back.
     """
     texts: dict[str, str] = {}
-    papers = dict.fromkeys(document for question in questions for document in question.documents)
+    documents = dict.fromkeys(document for question in questions for document in question.documents)
     cut = {
         document: split(document, capacity, lambda text: len(lm.encode(text)))
-        for document in papers
+        for document in documents
     }
-    own = [
+    question_chunks = [
         [chunk for document in question.documents for chunk in cut[document]]
         for question in questions
     ]
-    for chunk in (chunk for chunks in own for chunk in chunks):
+    for chunk in (chunk for chunks in question_chunks for chunk in chunks):
         texts.setdefault(chunk.id, chunk.text)
     tokens = {chunk_id: tuple(lm.encode(text)) for chunk_id, text in texts.items()}
     lossy = [chunk_id for chunk_id, some in tokens.items() if lm.decode(some) != texts[chunk_id]]
@@ -107,15 +108,15 @@ def corpus(
             what,
             remedy="leave those rows out" if lossy else "give questions about more than one text",
         )
-    ranked = ranking(embedder, [question.question for question in questions], texts, seed)
-    found = [
-        gold_of(question, chunks) if chunks else (order[0], False)
-        for question, chunks, order in zip(questions, own, ranked, strict=True)
+    ranked = rank_chunks(embedder, [question.question for question in questions], texts, seed)
+    gold_chunks = [
+        find_gold(question, chunks) if chunks else (order[0], False)
+        for question, chunks, order in zip(questions, question_chunks, ranked, strict=True)
     ]
-    gold = tuple(chunk_id for chunk_id, _ in found)
-    plain = {chunk_id: f" {normalise(text)} " for chunk_id, text in texts.items()}
+    gold = tuple(chunk_id for chunk_id, _ in gold_chunks)
+    plain = {chunk_id: f" {normalize(text)} " for chunk_id, text in texts.items()}
     without = [
-        lacking(question, one, order, plain)
+        without_answer(question, one, order, plain)
         for question, one, order in zip(questions, gold, ranked, strict=True)
     ]
     return Corpus(
@@ -132,11 +133,11 @@ def corpus(
         wrong=tuple(
             random.Random(f"{seed}:{number}").choice(some) for number, some in enumerate(without)
         ),
-        whole=tuple(whole for _, whole in found),
+        whole=tuple(whole for _, whole in gold_chunks),
     )
 
 
-def gold_of(question: Question, chunks: Sequence[Chunk]) -> tuple[str, bool]:
+def find_gold(question: Question, chunks: Sequence[Chunk]) -> tuple[str, bool]:
     """The id of the chunk that holds the answer, and whether it does so in one piece.
 
     Of several that do, and where none does, the one that shares most words with question and
@@ -161,10 +162,10 @@ def has_answer(question: Question, chunk: Chunk) -> bool:
     return any(answer in chunk.text for answer in question.answers)
 
 
-def ranking(
+def rank_chunks(
     embedder: Embedder | None, questions: Sequence[str], texts: dict[str, str], seed: int
 ) -> list[list[str]]:
-    """All chunks for each question: the nearest first, or shuffled."""
+    """The ids of all chunks for each question: the nearest first, or shuffled."""
     ids = list(texts)
     if embedder is None:
         return [
@@ -179,7 +180,7 @@ def ranking(
     return [[ids[index] for index in row] for row in order]
 
 
-def lacking(
+def without_answer(
     question: Question, gold: str, order: Sequence[str], plain: dict[str, str]
 ) -> list[str]:
     """The chunks of `order` but the gold one, and but those that hold an answer too, word for word.
@@ -190,46 +191,58 @@ def lacking(
         plain: the texts, normalised, a space at both ends.
     """
     others = [chunk_id for chunk_id in order if chunk_id != gold]
-    golds = [f" {normalise(answer)} " for answer in question.answers]
-    return [one for one in others if not any(answer in plain[one] for answer in golds)] or others
+    golds = [f" {normalize(answer)} " for answer in question.answers]
+    return [
+        chunk_id for chunk_id in others if not any(answer in plain[chunk_id] for answer in golds)
+    ] or others
 
 
-def alone(corpus: Corpus) -> list[Case]:
+def gold_samples(corpus: Corpus) -> list[Sample]:
     """Every question with its gold chunk alone."""
-    return [Case(number, (gold,), 0) for number, gold in enumerate(corpus.gold)]
+    return [Sample(number, (gold,), 0) for number, gold in enumerate(corpus.gold)]
 
 
-def among(corpus: Corpus, k: int) -> list[Case]:
+def concatenated_samples(corpus: Corpus, k: int) -> list[Sample]:
     """Every question with its gold chunk among k - 1 others.
 
     There are fewer others where there are no more; the gold chunk is first, in the middle or last,
     in turn.
     """
-    return placed(corpus, k, lambda number, last: (0, last // 2, last)[number % len(PLACES)])
+    return place_gold(corpus, k, lambda number, last: (0, last // 2, last)[number % len(PLACES)])
 
 
-def retrieved(corpus: Corpus, k: int) -> list[Case]:
+def retrieved_samples(corpus: Corpus, k: int) -> list[Sample]:
     """The same chunks for every question, the gold one where the retriever puts it.
 
     The gold one is last where it would not be found.
     """
-    return placed(corpus, k, lambda number, last: min(corpus.before[number], last))
+    return place_gold(corpus, k, lambda number, last: min(corpus.before[number], last))
 
 
-def placed(corpus: Corpus, k: int, place_of: Callable[[int, int], int]) -> list[Case]:
+def place_gold(corpus: Corpus, k: int, place_of: Callable[[int, int], int]) -> list[Sample]:
     """Every question with its gold chunk among k - 1 others.
 
     The gold chunk is at the place that `place_of` gives for the question's number and the last
     place.
     """
-    cases = []
+    samples = []
     for number, (gold, others) in enumerate(zip(corpus.gold, corpus.others, strict=True)):
-        beside = others[: k - 1]
-        place = place_of(number, len(beside))
-        cases.append(Case(number, (*beside[:place], gold, *beside[place:]), place))
-    return cases
+        distractors = others[: k - 1]
+        place = place_of(number, len(distractors))
+        samples.append(Sample(number, (*distractors[:place], gold, *distractors[place:]), place))
+    return samples
 
 
 def place_name(number: int) -> str:
-    """Where `among` puts the gold chunk of a question."""
+    """Where `concatenated_samples` puts the gold chunk of a question."""
     return PLACES[number % len(PLACES)]
+
+
+def without_last(sample: Sample) -> Sample:
+    """The sample without the least likely of its distractors."""
+    dropped = len(sample.ids) - 1 if sample.place != len(sample.ids) - 1 else len(sample.ids) - 2
+    return Sample(
+        sample.question,
+        (*sample.ids[:dropped], *sample.ids[dropped + 1 :]),
+        sample.place - (dropped < sample.place),
+    )

@@ -28,7 +28,7 @@ class Corpus:
     texts: tuple[str, ...]
 
 
-def texts_of(
+def load_corpora(
     chunks: Path | None, docs: Path | None, lengths: Sequence[int], limit: int
 ) -> list[Corpus]:
     """The texts of a CSV file, of documents, or of both.
@@ -82,23 +82,25 @@ def from_documents(folder: Path, lengths: Sequence[int], limit: int) -> list[Cor
         for source in scan([folder], settings).files
         for document in read(source, settings).documents
     ]
-    found = []
+    corpora = []
     for name, spoken in (("English", ENGLISH), ("Spanish", SPANISH)):
-        own = [text for text in texts if language(text) is spoken]
-        found += [
-            Corpus(f"{name}, {length} characters", spread(cut(own, length), limit))
+        of_language = [text for text in texts if guess_language(text) is spoken]
+        corpora += [
+            Corpus(
+                f"{name}, {length} characters", spread_evenly(cut_texts(of_language, length), limit)
+            )
             for length in lengths
         ]
-    found = [corpus for corpus in found if corpus.texts]
-    if not found:
+    corpora = [corpus for corpus in corpora if corpus.texts]
+    if not corpora:
         raise InputRefused(
             f"no document in {folder} has {min(lengths)} characters",
             remedy="smaller --chars, or other --docs",
         )
-    return found
+    return corpora
 
 
-def cut(texts: Iterable[str], length: int) -> list[str]:
+def cut_texts(texts: Iterable[str], length: int) -> list[str]:
     """Every stretch of exactly `length` characters, one after the other, each once.
 
     What is left at the end of a text is dropped.
@@ -111,13 +113,13 @@ def cut(texts: Iterable[str], length: int) -> list[str]:
     return list(dict.fromkeys(stretch for stretch in stretches if stretch.strip()))
 
 
-def spread(items: Sequence[T], limit: int) -> tuple[T, ...]:
+def spread_evenly(items: Sequence[T], limit: int) -> tuple[T, ...]:
     """At most `limit` of `items`, evenly spaced, in order."""
     count = min(limit, len(items))
     return tuple(items[index * len(items) // count] for index in range(count))
 
 
-def language(text: str) -> frozenset[str]:
+def guess_language(text: str) -> frozenset[str]:
     """ENGLISH or SPANISH, whichever has more of its small words in `text`."""
     words = text.lower().split()
     return (

@@ -1,12 +1,12 @@
-"""Questions with gold answers -> how good each way of reading is.
+"""Questions with gold answers -> how good each baseline is.
 
-The questions, chunks and model are the same for all.
+The questions, chunks and model are the same for all. The settings:
 
 alone     the gold chunk by itself
-among     the gold chunk with k - 1 others in one prompt: first, in the middle, last, in turn
-apart     the same chunks in a prompt each, as they would be retrieved; the surest answer is kept
-beside    the gold text with something irrelevant before it; and unrelated texts' perplexity:
-          off-topic harm
+among     concatenated: the gold chunk with k - 1 distractors in one prompt, first, in the middle,
+          last, in turn
+apart     per passage: a prompt for each chunk, as retrieved; the most confident answer is kept
+beside    the gold text after a distractor; and the perplexity of unrelated texts: off-topic harm
 """
 
 import time
@@ -21,39 +21,53 @@ import numpy as np
 from rag_memtok.config import Config
 from rag_memtok.datatypes import OnProgress
 from rag_memtok.errors import UsageError
-from rag_memtok.evaluation.baselines import BESIDE, Arm, Material, all_decoded, arms_named
-from rag_memtok.evaluation.cases import Case, Corpus, alone, among, corpus, retrieved
-from rag_memtok.evaluation.corpora import spread
-from rag_memtok.evaluation.memory_cache import Kept, Tokens, written
+from rag_memtok.evaluation.baselines import (
+    WITH_DISTRACTOR,
+    Baseline,
+    Material,
+    baselines_named,
+    decode_all,
+)
+from rag_memtok.evaluation.cases import (
+    Corpus,
+    Sample,
+    build_corpus,
+    concatenated_samples,
+    gold_samples,
+    retrieved_samples,
+    without_last,
+)
+from rag_memtok.evaluation.corpora import spread_evenly
+from rag_memtok.evaluation.memory_cache import CachedMemory, Tokens, optimize_cached
 from rag_memtok.evaluation.metrics import score
-from rag_memtok.evaluation.predictions import Prompt, Replies, costs, nats
+from rag_memtok.evaluation.predictions import (
+    Predictor,
+    Prompt,
+    load_models,
+    mean_nats,
+    measure_costs,
+)
 from rag_memtok.evaluation.questions import load_questions
-from rag_memtok.evaluation.results import Cell, Disturbance, Evaluation, Setting, Writing, writing
-from rag_memtok.evaluation.study import Study, possible
+from rag_memtok.evaluation.results import (
+    Evaluation,
+    MemoryStats,
+    OffTopicPerplexity,
+    Result,
+    Setting,
+    memory_stats,
+)
+from rag_memtok.evaluation.study import Planned, Study, available_readers, planned_name
 from rag_memtok.memory.encoder import Encoder, encode_readable, unpack_readable
 from rag_memtok.memory.recipes import recipe_of
 from rag_memtok.memory.reconstruct import decode_batch
 from rag_memtok.model.inject import Passage
 from rag_memtok.model.lm import LM
-from rag_memtok.model.lora import adapted, bond_of
-from rag_memtok.model.precision import for_reading
-from rag_memtok.model.prompts import frame
+from rag_memtok.model.lora import read_manifest
+from rag_memtok.model.prompts import qa_prompt
 from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.adapters import Adapter, encoder_of, shipped
 from rag_memtok.pipeline.manifest import completed
 from rag_memtok.pipeline.progress import Reporter, quiet
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Planned:
-    """A cell of the table before it is answered, with the material it reads."""
-
-    reader: str
-    arm: Arm
-    tokens_per_vector: int
-    setting: Setting
-    k: int
-    cases: Sequence[Case]
 
 
 def evaluate(
@@ -85,37 +99,42 @@ def evaluate(
         and k.
     """
     began = time.monotonic()
-    arms_named(study.readers)
+    baselines_named(study.readers)
     questions = load_questions(path, documents, limit)
     settings = completed(config, {})
     tools = resources.load(settings)
     if text := shipped(tools.lm, tools.template.digest).text:
         adapters = {"text": text.folder, **adapters}
     encoder = encoder_in(adapters.get("text"), tools.lm)
-    study = replace(study, readers=possible(study.readers, adapters, encoder))
+    study = replace(study, readers=available_readers(study.readers, adapters, encoder))
     embedder = tools.embedder if study.nearest else None
     capacity, most = settings.documents.chunk_tokens, max(study.k, default=1) - 1
-    read = corpus(tools.lm, embedder, questions, capacity=capacity, most=most, seed=study.seed)
+    data = build_corpus(
+        tools.lm, embedder, questions, capacity=capacity, most=most, seed=study.seed
+    )
     say(
-        f"{len(questions)} questions about {len(set(read.gold))} chunks; {len(read.read)} chunks "
+        f"{len(questions)} questions about {len(set(data.gold))} chunks; {len(data.read)} chunks "
         "to write"
     )
     answers = work / "answers.jsonl" if work else None
-    models = {"": tools.lm} | {
-        kind: adapted(
-            for_reading(tools.lm) if kind == "text" else tools.lm, folder, tools.template.digest
+    models = load_models(tools.lm, adapters, tools.template.digest)
+    predictors = {
+        kind: Predictor(
+            lm=model, frame=qa_prompt(tools.lm), limit=settings.ask.max_new_tokens, file=answers
         )
-        for kind, folder in adapters.items()
-    }
-    replies = {
-        kind: Replies(model, frame(tools.lm), settings.ask.max_new_tokens, answers)
         for kind, model in models.items()
     }
     run = Run(
-        tools, settings, study, read, replies=replies, on_progress=on_progress, encoder=encoder
+        tools=tools,
+        settings=settings,
+        study=study,
+        corpus=data,
+        predictors=predictors,
+        on_progress=on_progress,
+        encoder=encoder,
     )
     run.write(work / "memories" if work else None, say)
-    cells = [run.cell(planned) for planned in run.plan(say)]
+    results = [run.answer(planned) for planned in run.plan(say)]
     return Evaluation(
         model=f"{tools.lm.identity.id} {tools.lm.identity.revision}".strip(),
         weights_sha256=tools.lm.identity.weights_sha256,
@@ -124,22 +143,22 @@ def evaluate(
         questions=tuple(question.question for question in questions),
         golds=tuple(question.answers for question in questions),
         sources=tuple(question.source for question in questions),
-        gold=read.gold,
-        whole=read.whole,
-        cells=tuple(run.with_costs(cells)),
+        gold=data.gold,
+        whole=data.whole,
+        cells=tuple(run.with_costs(results)),
         writings=tuple(run.writings),
-        disturbances=tuple(run.disturbances()),
+        disturbances=tuple(run.off_topic()),
         seconds=time.monotonic() - began,
     )
 
 
 def encoder_in(folder: Path | None, lm: LM) -> Encoder | None:
     """The encoder of the adapter in `folder`, if it has one."""
-    bond = bond_of(folder) if folder else None
+    bond = read_manifest(folder) if folder else None
     return encoder_of(Adapter(folder, bond), lm) if folder and bond else None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Run:
     """State of a running evaluation."""
 
@@ -147,35 +166,39 @@ class Run:
     settings: Config
     study: Study
     corpus: Corpus
-    replies: Mapping[str, Replies]
+    predictors: Mapping[str, Predictor]
     on_progress: OnProgress
     encoder: Encoder | None = None
     materials: dict[int, Material] = field(default_factory=dict)
-    writings: list[Writing] = field(default_factory=list)
-    timed: list[tuple[Replies, Sequence[Sequence[Prompt]]]] = field(default_factory=list)
+    writings: list[MemoryStats] = field(default_factory=list)
+    timed: list[tuple[Predictor, Sequence[Sequence[Prompt]]]] = field(default_factory=list)
 
     @property
-    def arms(self) -> dict[str, Arm]:
+    def baselines(self) -> dict[str, Baseline]:
         """The readers that were asked for."""
-        return arms_named(self.study.readers)
+        return baselines_named(self.study.readers)
 
     def write(self, folder: Path | None, say: Callable[[str], None]) -> None:
         """The memories at each compression that some reader needs; the questions stay here."""
-        compressions = dict.fromkeys(self._chosen(one, say) for one in self.study.tokens_per_vector)
-        if not any(arm.compressed for arm in self.arms.values()):
-            self.materials[0] = Material(self.tools.lm, self.corpus, {}, {}, self.study.seed)
+        compressions = dict.fromkeys(
+            self._choose_compression(level, say) for level in self.study.tokens_per_vector
+        )
+        if not any(baseline.compressed for baseline in self.baselines.values()):
+            self.materials[0] = Material(
+                lm=self.tools.lm, corpus=self.corpus, memories={}, decoded={}, seed=self.study.seed
+            )
             return
         for compression in compressions:
-            self.materials[compression] = self._material(compression, folder)
+            self.materials[compression] = self._load_material(compression, folder)
 
-    def _material(self, compression: int, folder: Path | None) -> Material:
+    def _load_material(self, compression: int, folder: Path | None) -> Material:
         lm, template = self.tools.lm, self.tools.template
         texts = {chunk_id: self.corpus.tokens[chunk_id] for chunk_id in self.corpus.read}
-        needs = {arm.needs for arm in self.arms.values()}
+        needs = {baseline.needs for baseline in self.baselines.values()}
         memorize = replace(self.settings.memorize, tokens_per_vector=compression)
-        kept: Mapping[str, Kept] = {}
+        memories: Mapping[str, CachedMemory] = {}
         if "memory" in needs:
-            kept = written(
+            memories = optimize_cached(
                 lm,
                 template,
                 texts=texts,
@@ -183,27 +206,27 @@ class Run:
                 folder=folder,
                 on_progress=self.on_progress,
             )
-            self.writings.append(writing(compression, kept, sum(map(len, texts.values()))))
+            self.writings.append(memory_stats(compression, memories, sum(map(len, texts.values()))))
         decoded: Mapping[str, Tokens] = {}
-        if not {"decode", "decode+adapter"}.isdisjoint(self.arms):
-            decoded = all_decoded(lm, template, kept, texts, memorize.batch)
+        if not {"decode", "decode+adapter"}.isdisjoint(self.baselines):
+            decoded = decode_all(lm, template, memories, texts, memorize.batch)
         vectors: Mapping[str, np.ndarray] = {}
         if "encoded" in needs and self.encoder:
             vectors = {
-                one: unpack_readable(encode_readable(self.encoder, some, compression))
-                for one, some in texts.items()
+                chunk_id: unpack_readable(encode_readable(self.encoder, tokens, compression))
+                for chunk_id, tokens in texts.items()
             }
         return Material(
-            lm,
-            self.corpus,
-            kept=kept,
+            lm=lm,
+            corpus=self.corpus,
+            memories=memories,
             decoded=decoded,
             seed=self.study.seed,
             window=compression,
             encoded=vectors,
         )
 
-    def _chosen(self, compression: int, say: Callable[[str], None]) -> int:
+    def _choose_compression(self, compression: int, say: Callable[[str], None]) -> int:
         if compression:
             return compression
         texts = [self.corpus.tokens[chunk_id] for chunk_id in self.corpus.read]
@@ -212,127 +235,134 @@ class Run:
         ).tokens_per_vector
 
     def plan(self, say: Callable[[str], None]) -> list[Planned]:
-        """Every cell of the table."""
-        planned = self._planned(self.arms, "alone", 1, alone(self.corpus))
-        several = {name: arm for name, arm in self.arms.items() if arm.several}
+        """Every result to be measured."""
+        planned = self._plan_setting(self.baselines, "alone", 1, gold_samples(self.corpus))
+        several = {name: baseline for name, baseline in self.baselines.items() if baseline.several}
         for k in self.study.k:
             if k > len(self.corpus.texts):
                 say(f"k = {k} is left out: there are {len(self.corpus.texts)} chunks")
                 continue
-            planned += self._planned(several, "among", k, among(self.corpus, k))
-            planned += self._planned(several, "apart", k, retrieved(self.corpus, k))
-        irrelevant = {
-            name: arm for name, arm in BESIDE.items() if arm.adapter in self._reading_memories()
+            planned += self._plan_setting(several, "among", k, concatenated_samples(self.corpus, k))
+            planned += self._plan_setting(several, "apart", k, retrieved_samples(self.corpus, k))
+        distracted = {
+            name: baseline
+            for name, baseline in WITH_DISTRACTOR.items()
+            if baseline.adapter in self._reading_memories()
         }
-        return planned + self._planned(irrelevant, "beside", 1, alone(self.corpus))
+        return planned + self._plan_setting(distracted, "beside", 1, gold_samples(self.corpus))
 
-    def _planned(
-        self, arms: Mapping[str, Arm], setting: Setting, k: int, cases: Sequence[Case]
+    def _plan_setting(
+        self, baselines: Mapping[str, Baseline], setting: Setting, k: int, samples: Sequence[Sample]
     ) -> list[Planned]:
         return [
             Planned(
-                name,
-                arm,
-                tokens_per_vector=compression if arm.compressed else 0,
+                reader=name,
+                baseline=baseline,
+                tokens_per_vector=compression if baseline.compressed else 0,
                 setting=setting,
                 k=k,
-                cases=cases,
+                samples=samples,
             )
-            for name, arm in arms.items()
-            for compression in (self.materials if arm.compressed else list(self.materials)[:1])
+            for name, baseline in baselines.items()
+            for compression in (self.materials if baseline.compressed else list(self.materials)[:1])
         ]
 
-    def cell(self, planned: Planned) -> Cell:
-        """Answers every question in one way, and scores the answers."""
-        replies = self.replies[planned.arm.adapter]
+    def answer(self, planned: Planned) -> Result:
+        """Answers every question of a planned result, and scores the answers."""
+        predictor = self.predictors[planned.baseline.adapter]
         material = self.materials[planned.tokens_per_vector or next(iter(self.materials))]
         prompts, dropped = [], 0
-        for case in planned.cases:
-            parts, left = self._parts(planned, material, case, replies)
+        for sample in planned.samples:
+            parts, left = self._prompts(planned, material, sample, predictor)
             prompts.append(parts)
-            dropped += len(case.ids) - left
-        said = replies.to(prompts, name_of(planned), self.on_progress)
+            dropped += len(sample.ids) - left
+        answers = predictor.predict(prompts, planned_name(planned), self.on_progress)
         if planned.setting != "beside":
-            self.timed.append((replies, spread(prompts, self.study.timed)))
+            self.timed.append((predictor, spread_evenly(prompts, self.study.timed)))
         golds = [question.answers for question in self.corpus.questions]
-        return Cell(
+        return Result(
             reader=planned.reader,
-            adapter=planned.arm.adapter,
+            adapter=planned.baseline.adapter,
             tokens_per_vector=planned.tokens_per_vector,
             setting=planned.setting,
             k=planned.k,
-            answers=tuple(said),
-            scores=tuple(score(answer, right) for answer, right in zip(said, golds, strict=True)),
+            answers=tuple(answers),
+            scores=tuple(
+                score(answer, right) for answer, right in zip(answers, golds, strict=True)
+            ),
             context=tuple(sum(prompt.context for prompt in parts) for parts in prompts),
             prompt=tuple(
-                sum(prompt.positions(replies.frame) for prompt in parts) for parts in prompts
+                sum(prompt.positions(predictor.frame) for prompt in parts) for parts in prompts
             ),
             dropped=dropped,
         )
 
-    def _parts(
-        self, planned: Planned, material: Material, case: Case, replies: Replies
+    def _prompts(
+        self, planned: Planned, material: Material, sample: Sample, predictor: Predictor
     ) -> tuple[list[Prompt], int]:
-        """The prompts of a case, and how many chunks are in them.
+        """The prompts of a sample, and how many chunks are in them.
 
-        It is one prompt or (apart) one for each of the case's chunks.
+        It is one prompt, or in the setting "apart" one for each of the sample's chunks.
         """
-        cases = (
-            [Case(case.question, (one,), 0) for one in case.ids]
+        samples = (
+            [Sample(sample.question, (one,), 0) for one in sample.ids]
             if planned.setting == "apart"
-            else [case]
+            else [sample]
         )
-        fitted = [self._fitted(planned, material, one, replies) for one in cases]
-        parts = [prompt for prompt, _ in fitted]
+        fitted = [self._fit(planned, material, one, predictor) for one in samples]
+        prompts = [prompt for prompt, _ in fitted]
         if planned.reader.startswith("decode"):
-            parts[0] = replace(parts[0], unpack=self._decoding(material, case))
-        return parts, sum(left for _, left in fitted)
+            prompts[0] = replace(prompts[0], unpack=self._decode_step(material, sample))
+        return prompts, sum(left for _, left in fitted)
 
-    def _fitted(
-        self, planned: Planned, material: Material, case: Case, replies: Replies
+    def _fit(
+        self, planned: Planned, material: Material, sample: Sample, predictor: Predictor
     ) -> tuple[Prompt, int]:
-        """The prompt of a case and how many chunks are in it.
+        """The prompt of a sample and how many chunks are in it.
 
-        Where there is no room the least likely of the others are left out.
+        Where there is no room the least likely distractors are left out.
         """
         while True:
-            prompt = Prompt(planned.arm.passages(material, case), self.corpus.asked[case.question])
-            if prompt.positions(replies.frame) + replies.limit <= self.tools.lm.context:
-                return prompt, len(case.ids)
-            if len(case.ids) == 1:
-                line = self.corpus.questions[case.question].line
+            prompt = Prompt(
+                planned.baseline.passages(material, sample), self.corpus.asked[sample.question]
+            )
+            if prompt.positions(predictor.frame) + predictor.limit <= self.tools.lm.context:
+                return prompt, len(sample.ids)
+            if len(sample.ids) == 1:
+                line = self.corpus.questions[sample.question].line
                 where = (
-                    f"the prompt of question {line} takes {prompt.positions(replies.frame)} "
-                    f"positions and {replies.limit} for the answer"
+                    f"the prompt of question {line} takes {prompt.positions(predictor.frame)} "
+                    f"positions and {predictor.limit} for the answer"
                 )
                 raise UsageError(
                     f"{where}; the model has {self.tools.lm.context}",
                     remedy="fewer --chunk-tokens or --max-new-tokens",
                 )
-            case = without_last(case)
+            sample = without_last(sample)
 
-    def _decoding(self, material: Material, case: Case) -> Callable[[], object]:
-        memories = [material.kept[one].memory for one in case.ids]
-        longest = max(len(self.corpus.tokens[one]) for one in case.ids)
+    def _decode_step(self, material: Material, sample: Sample) -> Callable[[], object]:
+        memories = [material.memories[one].memory for one in sample.ids]
+        longest = max(len(self.corpus.tokens[one]) for one in sample.ids)
         return lambda: decode_batch(self.tools.lm, self.tools.template, memories, longest)
 
-    def with_costs(self, cells: Sequence[Cell]) -> list[Cell]:
-        """The cells with what their answers cost."""
-        found = iter(
-            costs(
-                [replies for replies, _ in self.timed],
+    def with_costs(self, results: Sequence[Result]) -> list[Result]:
+        """The results with what their answers cost."""
+        measured = iter(
+            measure_costs(
+                [predictor for predictor, _ in self.timed],
                 [prompts for _, prompts in self.timed],
                 self.on_progress,
             )
         )
         return [
-            cell if cell.setting == "beside" else replace(cell, cost=next(found)) for cell in cells
+            result if result.setting == "beside" else replace(result, cost=next(measured))
+            for result in results
         ]
 
-    def disturbances(self) -> list[Disturbance]:
-        """How well unrelated texts are predicted after nothing and after another text.
+    def off_topic(self) -> list[OffTopicPerplexity]:
+        """Perplexity of unrelated texts after nothing, and after another text.
 
-        The same is told after the other text's memory, and after random vectors of its norms.
+        Also after the other text's memory, and after random vectors of its norms.
         """
         ids = self.corpus.read[: self.study.unrelated]
         pairs = list(zip(ids, [*ids[1:], *ids[:1]], strict=True))
@@ -349,11 +379,12 @@ class Run:
         reporter = Reporter(self.on_progress, len(adapters) * len(befores), "unrelated texts")
         found = []
         for adapter, (before, compression, passage) in product(adapters, befores):
-            lm = self.replies[adapter].lm
+            lm = self.predictors[adapter].lm
             values = tuple(
-                nats(lm, passage(other), self.corpus.tokens[one]) for one, other in pairs
+                mean_nats(lm, passage(other), self.corpus.tokens[chunk_id])
+                for chunk_id, other in pairs
             )
-            found.append(Disturbance(before, adapter, compression, values))
+            found.append(OffTopicPerplexity(before, adapter, compression, values))
             reporter.advance()
         return found
 
@@ -361,26 +392,8 @@ class Run:
         """The adapters with which memories are read."""
         return list(
             dict.fromkeys(
-                arm.adapter for reader, arm in self.arms.items() if reader.startswith("memory")
+                baseline.adapter
+                for reader, baseline in self.baselines.items()
+                if reader.startswith("memory")
             )
         )
-
-
-def name_of(planned: Planned) -> str:
-    """The name of a cell in progress reports."""
-    at = f" at {planned.tokens_per_vector}" if planned.tokens_per_vector else ""
-    where = {
-        "alone": "",
-        "among": f" among {planned.k}",
-        "apart": f", {planned.k} apart",
-        "beside": " beside the gold text",
-    }
-    return f"answers: {planned.reader}{at}{where[planned.setting]}"
-
-
-def without_last(case: Case) -> Case:
-    """The case without the least likely of its other chunks."""
-    gone = len(case.ids) - 1 if case.place != len(case.ids) - 1 else len(case.ids) - 2
-    return Case(
-        case.question, (*case.ids[:gone], *case.ids[gone + 1 :]), case.place - (gone < case.place)
-    )

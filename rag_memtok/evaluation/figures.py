@@ -7,7 +7,7 @@ from pathlib import Path
 from rag_memtok.errors import UsageError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """A line of a chart: points from left to right, and how sure each is.
 
@@ -22,7 +22,7 @@ class Line:
     dashed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
     """One chart: what its axes measure (with units), and its lines.
 

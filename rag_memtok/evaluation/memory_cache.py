@@ -30,14 +30,14 @@ from rag_memtok.pipeline.progress import Reporter
 from rag_memtok.store.files import write_whole
 
 FORMAT = "2"
-# dials that a memory depends on
-WHAT_DECIDES = ("steps", "batch", "draft", "seconds_per_chunk", "codec", "tau", "seed")
+# settings that a memory depends on
+HASHED_SETTINGS = ("steps", "batch", "draft", "seconds_per_chunk", "codec", "tau", "seed")
 Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kept:
-    """A memory as it was judged, its verdict, and what writing it took."""
+class CachedMemory:
+    """A memory as it was judged, its verdict, and the steps and seconds it took."""
 
     memory: Memory
     verdict: Verdict
@@ -45,17 +45,17 @@ class Kept:
     seconds: float
 
 
-def written(
+def optimize_cached(
     lm: LM,
     template: Template,
     texts: Mapping[str, Tokens],
     settings: Memorize,
     folder: Path | None,
     on_progress: OnProgress,
-) -> dict[str, Kept]:
-    """Returns a judged memory for each of `texts`, by its key.
+) -> dict[str, CachedMemory]:
+    """A judged memory for each of `texts`, by its key.
 
-    Those that `folder` has are read from it, the others written and kept there.
+    Those that `folder` has are read from it, the others optimized and saved there.
 
     Args:
         texts: tokens by chunk id.
@@ -63,46 +63,48 @@ def written(
 
     Cost: what `memorize` and `judge` cost, once for each text, model, template and settings.
     """
-    names = {key: name_of(lm, template, settings, tokens) for key, tokens in texts.items()}
-    found = {
-        key: kept
+    names = {key: cache_name(lm, template, settings, tokens) for key, tokens in texts.items()}
+    memories = {
+        key: cached
         for key, name in names.items()
-        if folder and (kept := kept_in(folder / name)) is not None
+        if folder and (cached := load_memory(folder / name)) is not None
     }
-    missing = {key: tokens for key, tokens in texts.items() if key not in found}
+    missing = {key: tokens for key, tokens in texts.items() if key not in memories}
     stage = f"memories at {settings.tokens_per_vector} tokens a vector"
-    reporter = Reporter(on_progress, len(texts), stage, ready=len(found))
+    reporter = Reporter(on_progress, len(texts), stage, ready=len(memories))
     reporter.tell()
-    for key, kept in _written(lm, template, missing, settings):
-        found[key] = kept
+    for key, cached in _optimize(lm, template, missing, settings):
+        memories[key] = cached
         if folder:
-            keep(folder / names[key], kept)
+            save_memory(folder / names[key], cached)
         reporter.advance()
-    return {key: found[key] for key in texts}
+    return {key: memories[key] for key in texts}
 
 
-def _written(
+def _optimize(
     lm: LM, template: Template, texts: Mapping[str, Tokens], settings: Memorize
-) -> Iterator[tuple[str, Kept]]:
+) -> Iterator[tuple[str, CachedMemory]]:
     tasks = [make_task(key, tokens, settings.tokens_per_vector) for key, tokens in texts.items()]
-    for one in memorize(lm, template, tasks, settings):
-        yield one.task.key, judged(lm, template, settings, one)
+    for optimized in memorize(lm, template, tasks, settings):
+        yield optimized.task.key, judge_memory(lm, template, settings, optimized)
 
 
-def judged(lm: LM, template: Template, settings: Memorize, one: OptimizedMemory) -> Kept:
-    """Packs, reads back and judges, as an ingest does."""
-    record = judge_record(lm, template, settings, one)
-    return Kept(memory_of(record), record.verdict, one.steps, one.seconds)
+def judge_memory(
+    lm: LM, template: Template, settings: Memorize, optimized: OptimizedMemory
+) -> CachedMemory:
+    """Packs a memory, reads it back and judges it, as an ingest does."""
+    record = judge_record(lm, template, settings, optimized)
+    return CachedMemory(memory_of(record), record.verdict, optimized.steps, optimized.seconds)
 
 
-def name_of(lm: LM, template: Template, settings: Memorize, tokens: Tokens) -> str:
+def cache_name(lm: LM, template: Template, settings: Memorize, tokens: Tokens) -> str:
     """The file name of a memory: everything it depends on, hashed.
 
     Of the objective only its name counts, the recipe's.
     """
     identity, recipe = lm.identity, recipe_named(recipe_of(settings))
-    dials = [recipe_of(settings), *(getattr(settings, name) for name in WHAT_DECIDES)]
-    dials += [
+    values = [recipe_of(settings), *(getattr(settings, name) for name in HASHED_SETTINGS)]
+    values += [
         getattr(recipe, field.name)
         for field in fields(recipe)
         if not callable(getattr(recipe, field.name))
@@ -114,40 +116,44 @@ def name_of(lm: LM, template: Template, settings: Memorize, tokens: Tokens) -> s
         identity.tokenizer_sha256,
         identity.dtype,
         template.digest,
-        dials,
+        values,
         vectors,
         tokens,
     )
     return hashlib.sha256(repr(whole).encode()).hexdigest() + ".safetensors"
 
 
-def keep(path: Path, kept: Kept) -> None:
+def save_memory(path: Path, cached: CachedMemory) -> None:
     """Writes a memory as a file that is whole or not there.
 
     Vectors are in fp32 as they were judged, the rest is metadata.
     """
-    about = {
-        "pins": [asdict(pin) for pin in kept.memory.pins],
-        "verdict": {**asdict(kept.verdict), "margin": repr(kept.verdict.margin)},
-        "steps": kept.steps,
-        "seconds": kept.seconds,
+    metadata = {
+        "pins": [asdict(pin) for pin in cached.memory.pins],
+        "verdict": {**asdict(cached.verdict), "margin": repr(cached.verdict.margin)},
+        "steps": cached.steps,
+        "seconds": cached.seconds,
     }
-    vectors: Float[np.ndarray, "M d"] = np.ascontiguousarray(kept.memory.vectors, dtype=np.float32)
+    vectors: Float[np.ndarray, "M d"] = np.ascontiguousarray(
+        cached.memory.vectors, dtype=np.float32
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, save({"vectors": vectors}, {"about": json.dumps(about), "format": FORMAT}))
+    write_whole(path, save({"vectors": vectors}, {"about": json.dumps(metadata), "format": FORMAT}))
 
 
-def kept_in(path: Path) -> Kept | None:
+def load_memory(path: Path) -> CachedMemory | None:
     """The memory in a file, or None.
 
     None is where there is none, or what is there is not whole: it is written again.
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            vectors, about = file.get_tensor("vectors"), json.loads(file.metadata()["about"])
-        pins = tuple(Pin(**pin) for pin in about["pins"])
-        verdict = Verdict(**{**about["verdict"], "margin": float(about["verdict"]["margin"])})
-        kept = Kept(Memory(vectors, pins), verdict, about["steps"], about["seconds"])
+            vectors, metadata = file.get_tensor("vectors"), json.loads(file.metadata()["about"])
+        pins = tuple(Pin(**pin) for pin in metadata["pins"])
+        verdict = Verdict(**{**metadata["verdict"], "margin": float(metadata["verdict"]["margin"])})
+        cached = CachedMemory(
+            Memory(vectors, pins), verdict, metadata["steps"], metadata["seconds"]
+        )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
-    return kept if np.isfinite(vectors).all() and not math.isnan(verdict.margin) else None
+    return cached if np.isfinite(vectors).all() and not math.isnan(verdict.margin) else None

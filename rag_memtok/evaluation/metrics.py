@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from rag_memtok.model.prompts import refuses
+from rag_memtok.model.prompts import is_refusal
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -24,7 +24,7 @@ WORD = re.compile(r"[^\W\d_][\w'-]*")
 RESAMPLES = 2000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """The scores of one answer, each 0 to 1; None where it does not apply.
 
@@ -47,14 +47,14 @@ class Interval:
     high: float
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Lower case, without punctuation, articles and extra spaces."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
-def exact(prediction: str, gold: str) -> float:
+def exact_match(prediction: str, gold: str) -> float:
     """Exact match: 1.0 where the two are the same once normalised."""
-    return float(normalise(prediction) == normalise(gold))
+    return float(normalize(prediction) == normalize(gold))
 
 
 def f1(prediction: str, gold: str) -> float:
@@ -62,16 +62,16 @@ def f1(prediction: str, gold: str) -> float:
 
     Each word is counted as often as it occurs; where one has no words, it is 1.0 if both have none.
     """
-    said, right = normalise(prediction).split(), normalise(gold).split()
-    if not said or not right:
-        return float(said == right)
-    same = sum((Counter(said) & Counter(right)).values())
-    return 2 * same / (len(said) + len(right))
+    predicted, gold_words = normalize(prediction).split(), normalize(gold).split()
+    if not predicted or not gold_words:
+        return float(predicted == gold_words)
+    same = sum((Counter(predicted) & Counter(gold_words)).values())
+    return 2 * same / (len(predicted) + len(gold_words))
 
 
 def answerable(golds: Sequence[str]) -> tuple[str, ...]:
-    """The right answers that are answers: none where the documents do not say."""
-    return tuple(gold for gold in golds if not refuses(gold))
+    """The gold answers that are no refusals: none where the documents do not say."""
+    return tuple(gold for gold in golds if not is_refusal(gold))
 
 
 def score(prediction: str, golds: Sequence[str]) -> Score:
@@ -79,32 +79,34 @@ def score(prediction: str, golds: Sequence[str]) -> Score:
 
     Where there are none, the documents do not say, and only a refusal is right.
     """
-    said = "" if refuses(prediction) else prediction
+    answer = "" if is_refusal(prediction) else prediction
     wanted = list(golds) or [""]
     return Score(
-        em=max(exact(said, gold) for gold in wanted),
-        f1=max(f1(said, gold) for gold in wanted),
-        refused=None if golds else float(not said),
-        numbers=copied(NUMBER.findall, said, golds),
-        names=copied(capitalised, said, golds),
+        em=max(exact_match(answer, gold) for gold in wanted),
+        f1=max(f1(answer, gold) for gold in wanted),
+        refused=None if golds else float(not answer),
+        numbers=copied_share(NUMBER.findall, answer, golds),
+        names=copied_share(capitalized_words, answer, golds),
     )
 
 
-def capitalised(text: str) -> list[str]:
+def capitalized_words(text: str) -> list[str]:
     """The words of `text` that begin with a capital: names, mostly."""
     return [word for word in WORD.findall(text) if word[0].isupper()]
 
 
-def copied(
+def copied_share(
     found_in: Callable[[str], list[str]], prediction: str, golds: Sequence[str]
 ) -> float | None:
-    """The share of what is `found_in` a gold answer that the prediction has.
+    """The share of what `found_in` finds in a gold answer that the prediction has.
 
     It is compared letter by letter; the best of `golds` counts.
     """
-    said = set(found_in(prediction))
+    predicted = set(found_in(prediction))
     wanted = [found for gold in golds if (found := found_in(gold))]
-    return max((sum(one in said for one in found) / len(found) for found in wanted), default=None)
+    return max(
+        (sum(one in predicted for one in found) / len(found) for found in wanted), default=None
+    )
 
 
 def interval(values: Sequence[float | None], groups: Sequence[Hashable]) -> Interval:
@@ -137,6 +139,8 @@ def _by_group(
     return sums, counts
 
 
-def paired(ours: Sequence[float], theirs: Sequence[float], groups: Sequence[Hashable]) -> Interval:
+def paired_difference(
+    ours: Sequence[float], theirs: Sequence[float], groups: Sequence[Hashable]
+) -> Interval:
     """The mean of `ours` minus `theirs`, question by question, with its interval."""
     return interval([one - other for one, other in zip(ours, theirs, strict=True)], groups)

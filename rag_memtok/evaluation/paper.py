@@ -4,7 +4,7 @@ It makes the paper's Tables 2 to 4 with what they leave out, and its Figures 2 a
 
 Theirs: one vector a text; the share of tokens, end included, that the teacher-forced argmax gets
 right; how many texts have all of them. Beside that: whether a greedy decode of the stored bytes
-gives the text back, the steps, the seconds, and the smallest lead of a token.
+gives the text back, the steps, the seconds, and the smallest margin of a token.
 """
 
 import json
@@ -23,14 +23,13 @@ from rag_memtok.memory.codec import codec_named
 from rag_memtok.memory.optimize import Step, memorize
 from rag_memtok.memory.recipes import recipe_named
 from rag_memtok.memory.reconstruct import decode, margins
-from rag_memtok.memory.step import OptimizedMemory
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import template_named
 
 GROUPS, SMALLEST_GROUP = 8, 5  # points of a line in Figure 3, texts of a point
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
     """How texts are written.
 
@@ -55,7 +54,7 @@ class Protocol:
         return self.steps or recipe_named(self.recipe).steps
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """The result of writing one text with one model.
 
@@ -90,7 +89,7 @@ class Trial:
         return (self.weights, self.dtype, replace(self.protocol, batch=1), self.corpus, self.text)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One row of the tables: a model's results on a corpus.
 
@@ -127,28 +126,36 @@ def run(
 
     Cost: per text up to `protocol.budget` forward and backward passes, and 2 (T + 1) cached steps.
     """
-    kept = {trial.key: trial for trial in load(out)} if out else {}
+    done = {trial.key: trial for trial in load(out)} if out else {}
     wanted = {
-        key_of(lm, corpus, text, protocol): len(text) for corpus in corpora for text in corpus.texts
+        trial_key(lm, corpus, text, protocol): len(text)
+        for corpus in corpora
+        for text in corpus.texts
     }
-    gauge = Gauge(name_of(lm), protocol.budget, on_progress, wanted, len(wanted))
-    for key in [key for key in wanted if key in kept]:
-        gauge.count(kept[key])
-        yield kept[key]
+    meter = ProgressMeter(
+        model=model_name(lm),
+        budget=protocol.budget,
+        on_progress=on_progress,
+        pending=wanted,
+        texts=len(wanted),
+    )
+    for key in [key for key in wanted if key in done]:
+        meter.count(done[key])
+        yield done[key]
     for corpus in corpora:
         texts = [
-            text for text in corpus.texts if key_of(lm, corpus, text, protocol) in gauge.pending
+            text for text in corpus.texts if trial_key(lm, corpus, text, protocol) in meter.pending
         ]
-        gauge.begin(texts)
-        for trial in tried(lm, corpus, texts, protocol, gauge):
+        meter.begin(texts)
+        for trial in run_texts(lm, corpus, texts, protocol, meter):
             if out:
                 save(trial, out)
-            gauge.count(trial)
+            meter.count(trial)
             yield trial
 
 
-def tried(
-    lm: LM, corpus: Corpus, texts: Sequence[str], protocol: Protocol, gauge: "Gauge"
+def run_texts(
+    lm: LM, corpus: Corpus, texts: Sequence[str], protocol: Protocol, meter: "ProgressMeter"
 ) -> Iterator[Trial]:
     """Writes and decodes `texts`, in the order in which they are done."""
     by_id = {sha256_of_text(text): text for text in texts}
@@ -161,45 +168,31 @@ def tried(
     settings = Memorize(
         steps=protocol.steps, seconds_per_chunk=0.0, batch=protocol.batch, seed=protocol.seed
     )
-    for written in memorize(lm, template, tasks, settings, on_step=gauge.step, recipe=recipe):
-        tokens = written.task.tokens
-        memory = Memory(codec.unpack(codec.pack(written.vectors), written.vectors.shape))
+    for optimized in memorize(lm, template, tasks, settings, on_step=meter.step, recipe=recipe):
+        tokens = optimized.task.tokens
+        memory = Memory(codec.unpack(codec.pack(optimized.vectors), optimized.vectors.shape))
         decoded = decode(lm, template, memory, len(tokens))
         free = decoded.ended and decoded.tokens == tokens
-        text, margin = by_id[written.task.key], min(margins(lm, template, memory, tokens))
-        yield trial_of(lm, corpus, text, protocol, written, free=free, margin=margin)
+        text, margin = by_id[optimized.task.key], min(margins(lm, template, memory, tokens))
+        yield Trial(
+            model=model_name(lm),
+            weights=lm.identity.weights_sha256,
+            dtype=lm.identity.dtype,
+            parameters=lm.parameters,
+            corpus=corpus.name,
+            text=optimized.task.key,
+            protocol=protocol,
+            characters=len(text),
+            tokens=len(tokens),
+            wrong=optimized.wrong,
+            free=free,
+            steps=optimized.steps,
+            seconds=optimized.seconds,
+            margin=margin,
+        )
 
 
-def trial_of(
-    lm: LM,
-    corpus: Corpus,
-    text: str,
-    protocol: Protocol,
-    written: OptimizedMemory,
-    free: bool,
-    margin: float,
-) -> Trial:
-    """The result of one text: accuracy, steps, seconds, margin."""
-    identity = lm.identity
-    return Trial(
-        name_of(lm),
-        identity.weights_sha256,
-        dtype=identity.dtype,
-        parameters=lm.parameters,
-        corpus=corpus.name,
-        text=sha256_of_text(text),
-        protocol=protocol,
-        characters=len(text),
-        tokens=len(written.task.tokens),
-        wrong=written.wrong,
-        free=free,
-        steps=written.steps,
-        seconds=written.seconds,
-        margin=margin,
-    )
-
-
-def key_of(lm: LM, corpus: Corpus, text: str, protocol: Protocol) -> tuple[object, ...]:
+def trial_key(lm: LM, corpus: Corpus, text: str, protocol: Protocol) -> tuple[object, ...]:
     """The `Trial.key` that a text will have."""
     return (
         lm.identity.weights_sha256,
@@ -210,7 +203,7 @@ def key_of(lm: LM, corpus: Corpus, text: str, protocol: Protocol) -> tuple[objec
     )
 
 
-def name_of(lm: LM) -> str:
+def model_name(lm: LM) -> str:
     """A model's short name.
 
     It is the one the model was given when it was trained here (mini-1), or the last part of its id.
@@ -218,9 +211,9 @@ def name_of(lm: LM) -> str:
     return lm.identity.revision or Path(lm.identity.id).name
 
 
-@dataclass(slots=True)
-class Gauge:
-    """Tells how far a run is.
+@dataclass(slots=True, kw_only=True)
+class ProgressMeter:
+    """Measures and reports the progress of a run.
 
     The time left supposes that every text takes all its steps, and a step time by the text's
     characters.
@@ -305,7 +298,7 @@ def load(path: Path) -> Iterator[Trial]:
 # --- told
 
 
-def table(trials: Iterable[Trial]) -> list[Row]:
+def table_rows(trials: Iterable[Trial]) -> list[Row]:
     """A row for each corpus and model.
 
     The corpora are in the order of the trials, in each the smallest model first.
@@ -322,11 +315,11 @@ def table(trials: Iterable[Trial]) -> list[Row]:
 
 def row_of(trials: Sequence[Trial]) -> Row:
     """The line of a table: one model's trials on one corpus."""
-    one, mean = trials[0], statistics.fmean
+    first, mean = trials[0], statistics.fmean
     return Row(
-        corpus=one.corpus,
-        model=one.model,
-        parameters=one.parameters,
+        corpus=first.corpus,
+        model=first.model,
+        parameters=first.parameters,
         texts=len(trials),
         characters=mean(trial.characters for trial in trials),
         tokens=mean(trial.tokens for trial in trials),
@@ -339,37 +332,47 @@ def row_of(trials: Sequence[Trial]) -> Row:
     )
 
 
-def charts(trials: Sequence[Trial]) -> dict[str, Chart]:
+def make_charts(trials: Sequence[Trial]) -> dict[str, Chart]:
     """Figure 2, if there are several models, and Figure 3, by file name."""
-    rows, found = table(trials), dict[str, Chart]()
+    rows, result = table_rows(trials), dict[str, Chart]()
     if len({trial.weights for trial in trials}) > 1:
         lines = [
-            sized([row for row in rows if row.corpus == corpus])
+            size_line([row for row in rows if row.corpus == corpus])
             for corpus in dict.fromkeys(row.corpus for row in rows)
         ]
         most = max(row.texts for row in rows)
-        found["figure2.png"] = Chart(
-            "Memorised texts", "parameters (millions)", f"texts exact, of {most}", lines, log_x=2
+        result["figure2.png"] = Chart(
+            title="Memorised texts",
+            x_label="parameters (millions)",
+            y_label=f"texts exact, of {most}",
+            lines=lines,
+            log_x=2,
         )
     models = sorted({(trial.parameters, trial.model, trial.weights) for trial in trials})
     lines = [
-        by_length(name, [trial for trial in trials if trial.weights == weights])
+        length_line(name, [trial for trial in trials if trial.weights == weights])
         for _, name, weights in models
     ]
-    found["figure3.png"] = Chart(
-        "Accuracy against length", "tokens of the text", "accuracy, teacher-forced", lines, log_x=2
+    result["figure3.png"] = Chart(
+        title="Accuracy against length",
+        x_label="tokens of the text",
+        y_label="accuracy, teacher-forced",
+        lines=lines,
+        log_x=2,
     )
-    return found
+    return result
 
 
-def sized(rows: Sequence[Row]) -> Line:
+def size_line(rows: Sequence[Row]) -> Line:
     """Exact texts against the model's size, for one corpus."""
     return Line(
-        rows[0].corpus, [row.parameters / 1e6 for row in rows], [float(row.exact) for row in rows]
+        name=rows[0].corpus,
+        x=[row.parameters / 1e6 for row in rows],
+        y=[float(row.exact) for row in rows],
     )
 
 
-def by_length(name: str, trials: Sequence[Trial]) -> Line:
+def length_line(name: str, trials: Sequence[Trial]) -> Line:
     """The mean accuracy of neighbours in length, with their standard error."""
     ordered = sorted(trials, key=lambda trial: trial.tokens)
     count = max(1, min(GROUPS, len(ordered) // SMALLEST_GROUP))
@@ -387,9 +390,9 @@ def by_length(name: str, trials: Sequence[Trial]) -> Line:
         [mean + sign * error for mean, error in zip(means, errors, strict=True)] for sign in (-1, 1)
     )
     return Line(
-        name,
-        [statistics.fmean(trial.tokens for trial in group) for group in groups],
-        means,
-        low,
-        high,
+        name=name,
+        x=[statistics.fmean(trial.tokens for trial in group) for group in groups],
+        y=means,
+        low=low,
+        high=high,
     )

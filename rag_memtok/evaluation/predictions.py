@@ -1,4 +1,4 @@
-"""Prompts -> answers, in batches of like length; and what a prompt costs.
+"""Prompts -> predictions, in batches of like length; and what a prompt costs.
 
 The answers are kept in a file so that a run can go on where it was.
 """
@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -17,10 +17,20 @@ import numpy as np
 import torch
 
 from rag_memtok.datatypes import OnProgress
-from rag_memtok.model.generate import Continuation
-from rag_memtok.model.inject import BATCH, Passage, answer_batch, embedded, greedy, inject, surest
+from rag_memtok.model.generate import KVDecoder
+from rag_memtok.model.inject import (
+    BATCH,
+    Passage,
+    answer_batch,
+    decode_greedily,
+    embed,
+    inject,
+    most_confident,
+)
 from rag_memtok.model.lm import LM
-from rag_memtok.model.prompts import GAP, Frame, digest_of
+from rag_memtok.model.lora import load_adapter
+from rag_memtok.model.precision import for_reading
+from rag_memtok.model.prompts import GAP, QAPrompt, digest_of
 from rag_memtok.pipeline.progress import Reporter
 from rag_memtok.store.files import write_whole
 
@@ -29,10 +39,10 @@ POSITIONS = 8192  # of a batch, at most, beside its BATCH prompts
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
-    """What stands in a prompt beside the frame: passages in their order, and the question's tokens.
+    """The contents of a QA prompt: passages in their order, and the question's tokens.
 
     `unpack` is what has to be done before there are such passages, for its time; it is called by
-    `costs` alone. A question is asked in one prompt or, where passages are read apart, in several.
+    `measure_costs` alone. A question is asked in one prompt, or in one prompt per passage.
     """
 
     passages: Sequence[Passage]
@@ -44,7 +54,7 @@ class Prompt:
         """Positions the passages take."""
         return sum(len(passage) for passage in self.passages)
 
-    def positions(self, frame: Frame) -> int:
+    def positions(self, frame: QAPrompt) -> int:
         """Positions of the whole prompt."""
         return (
             frame.overhead
@@ -68,25 +78,37 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer with its mean token probability (`inject.Said`)."""
+class Prediction:
+    """An answer with its mean log-probability in nats (`inject.Generation`)."""
 
     answer: str
-    sureness: float
+    mean_logprob: float
 
 
-@dataclass(slots=True, eq=False)
-class Replies:
-    """Answers by one LM, at most `limit` tokens each.
+def load_models(lm: LM, adapters: Mapping[str, Path], template_sha256: str) -> dict[str, LM]:
+    """`lm` by the name "", and with each of `adapters` on by its name.
 
-    `file`: those there are, a JSON line each; their keys name the LM.
+    Raises:
+        WrongModel: an adapter is of another model or of other memories.
+    """
+    return {"": lm} | {
+        kind: load_adapter(for_reading(lm) if kind == "text" else lm, folder, template_sha256)
+        for kind, folder in adapters.items()
+    }
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Predictor:
+    """Answers prompts with one LM, at most `limit` tokens each.
+
+    `file`: keeps the predictions, a JSON line each; their keys name the LM.
     """
 
     lm: LM
-    frame: Frame
+    frame: QAPrompt
     limit: int
     file: Path | None
-    known: dict[str, Reply] = field(default_factory=dict)
+    known: dict[str, Prediction] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for line in (
@@ -94,15 +116,15 @@ class Replies:
         ):
             try:
                 row = json.loads(line)
-                self.known[row["key"]] = Reply(row["answer"], row["sureness"])
+                self.known[row["key"]] = Prediction(row["answer"], row["sureness"])
             # torn when the run was killed: answered again
             except (ValueError, KeyError, TypeError):
                 continue
 
-    def to(
+    def predict(
         self, questions: Sequence[Sequence[Prompt]], name: str, on_progress: OnProgress
     ) -> list[str]:
-        """Answers each question's prompts, and keeps the surest answer.
+        """Answers each question's prompts, and returns the most confident answer of each.
 
         Equal prompts, and those that the file has, are answered only once.
 
@@ -113,18 +135,28 @@ class Replies:
         missing = {key: prompt for key, prompt in asked.items() if key not in self.known}
         reporter = Reporter(on_progress, len(asked), name, ready=len(asked) - len(missing))
         reporter.tell()
-        for batch in batches(missing, lambda prompt: prompt.positions(self.frame)):
-            self._keep(dict(zip(batch, self._answered(list(batch.values())), strict=True)))
+        for batch in make_batches(missing, lambda prompt: prompt.positions(self.frame)):
+            self._save(dict(zip(batch, self._predict_batch(list(batch.values())), strict=True)))
             reporter.advance(len(batch))
-        found = [[self.known[key] for key in some] for some in keys]
-        return [some[surest([(one.answer, one.sureness) for one in some])].answer for some in found]
+        found = [[self.known[key] for key in predictions] for predictions in keys]
+        return [
+            predictions[
+                most_confident(
+                    [(prediction.answer, prediction.mean_logprob) for prediction in predictions]
+                )
+            ].answer
+            for predictions in found
+        ]
 
-    def _answered(self, prompts: Sequence[Prompt]) -> list[Reply]:
+    def _predict_batch(self, prompts: Sequence[Prompt]) -> list[Prediction]:
         rows = [inject(self.lm, self.frame, prompt.passages, prompt.question) for prompt in prompts]
-        said = answer_batch(self.lm, self.frame, rows, self.limit)
-        return [Reply(self.lm.decode(one.tokens).strip(), one.sureness) for one in said]
+        generations = answer_batch(self.lm, self.frame, rows, self.limit)
+        return [
+            Prediction(self.lm.decode(generation.tokens).strip(), generation.mean_logprob)
+            for generation in generations
+        ]
 
-    def _keep(self, answers: Mapping[str, Reply]) -> None:
+    def _save(self, answers: Mapping[str, Prediction]) -> None:
         self.known |= answers
         if self.file:
             if not self.file.exists():
@@ -132,12 +164,15 @@ class Replies:
                 write_whole(self.file, b"")
             with self.file.open("a", encoding="utf-8") as file:
                 file.writelines(
-                    "\n" + json.dumps({"key": key, **asdict(reply)})
+                    "\n"
+                    + json.dumps(
+                        {"key": key, "answer": reply.answer, "sureness": reply.mean_logprob}
+                    )
                     for key, reply in answers.items()
                 )
 
     def key(self, prompt: Prompt) -> str:
-        """What an answer is kept by: the LM, the frame, the bound, and the whole prompt."""
+        """The key of a prediction: a hash of the LM, the limit and the whole prompt."""
         identity = self.lm.identity
         whole = hashlib.sha256(
             digest_of(
@@ -161,92 +196,97 @@ class Replies:
         return whole.hexdigest()
 
 
-def batches(
+def make_batches(
     prompts: Mapping[str, Prompt], length: Callable[[Prompt], int]
 ) -> list[dict[str, Prompt]]:
-    """Prompts of like length together, the longest first.
+    """Batches of prompts of like length, the longest first.
 
-    So what is left gets done faster, not slower, than was told.
+    The time left is then over-estimated rather than under-estimated.
     """
     order = sorted(prompts, key=lambda key: -length(prompts[key]))
-    made: list[dict[str, Prompt]] = []
+    result: list[dict[str, Prompt]] = []
     while order:
         rows = max(1, min(BATCH, POSITIONS // max(1, length(prompts[order[0]]))))
-        made.append({key: prompts[key] for key in order[:rows]})
+        result.append({key: prompts[key] for key in order[:rows]})
         del order[:rows]
-    return made
+    return result
 
 
-def costs(
-    replies: Sequence[Replies],
+def measure_costs(
+    predictors: Sequence[Predictor],
     questions: Sequence[Sequence[Sequence[Prompt]]],
     on_progress: OnProgress,
 ) -> list[Cost]:
-    """Measures each group of `questions` with its `replies`.
+    """Measures each group of `questions` with its `predictors`.
 
     Costs are medians, measured one at a time, the groups in turn so that noise hits all alike.
 
     Cost: each question once, and one more to warm up.
     """
-    found: list[list[Cost]] = [[] for _ in questions]
+    measured: list[list[Cost]] = [[] for _ in questions]
     longest = max(map(len, questions), default=0)
     reporter = Reporter(on_progress, sum(map(len, questions)), "timing")
     for turn in range(longest):
         for index, group in enumerate(questions):
             if turn < len(group):
                 if not turn and not index:
-                    timed(replies[index], group[turn])
-                found[index].append(timed(replies[index], group[turn]))
+                    time_question(predictors[index], group[turn])
+                measured[index].append(time_question(predictors[index], group[turn]))
                 reporter.advance()
-    return [typical(some) for some in found]
+    return [median_cost(group_costs) for group_costs in measured]
 
 
-def typical(some: Sequence[Cost]) -> Cost:
+def median_cost(costs: Sequence[Cost]) -> Cost:
     """The median cost of several answers."""
-    if not some:
+    if not costs:
         return Cost(float("nan"), float("nan"), float("nan"), 0)
     return Cost(
-        unpack_ms=median(one.unpack_ms for one in some),
-        prefill_ms=median(one.prefill_ms for one in some),
-        decode_ms=median(one.decode_ms for one in some),
-        kv_bytes=round(median(one.kv_bytes for one in some)),
+        unpack_ms=median(cost.unpack_ms for cost in costs),
+        prefill_ms=median(cost.prefill_ms for cost in costs),
+        decode_ms=median(cost.decode_ms for cost in costs),
+        kv_bytes=round(median(cost.kv_bytes for cost in costs)),
     )
 
 
-def timed(replies: Replies, prompts: Sequence[Prompt]) -> Cost:
-    """What one question costs, alone: all its prompts in a batch, until each has its answer."""
+def time_question(predictor: Predictor, prompts: Sequence[Prompt]) -> Cost:
+    """The cost of one question: all its prompts in one batch, until each has its answer."""
     first = time.perf_counter()
     for prompt in prompts:
         if prompt.unpack:
             prompt.unpack()
     began = time.perf_counter()
-    run = Continuation(
-        replies.lm,
-        [inject(replies.lm, replies.frame, prompt.passages, prompt.question) for prompt in prompts],
+    decoder = KVDecoder(
+        predictor.lm,
+        [
+            inject(predictor.lm, predictor.frame, prompt.passages, prompt.question)
+            for prompt in prompts
+        ],
     )
-    run.logits[0, 0].item()  # waits for the device
-    taken_in, size = time.perf_counter(), kv_bytes(run)
-    for _ in greedy(run, replies.frame, replies.limit):
+    decoder.logits[0, 0].item()  # waits for the device
+    prefilled, size = time.perf_counter(), kv_bytes(decoder)
+    for _ in decode_greedily(decoder, predictor.frame, predictor.limit):
         pass
-    said = time.perf_counter()
-    return Cost(1000 * (began - first), 1000 * (taken_in - began), 1000 * (said - taken_in), size)
+    decoded = time.perf_counter()
+    return Cost(
+        1000 * (began - first), 1000 * (prefilled - began), 1000 * (decoded - prefilled), size
+    )
 
 
-def kv_bytes(run: Continuation) -> int:
+def kv_bytes(decoder: KVDecoder) -> int:
     """Bytes of the keys and values that a decode in progress keeps."""
-    cache: Any = run.cache
+    cache: Any = decoder.cache
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
 
 @torch.inference_mode()
-def nats(lm: LM, before: Passage, text: Sequence[int]) -> float:
-    """Nats a token of `text`, mean, with `before` and an empty line before it.
+def mean_nats(lm: LM, before: Passage, text: Sequence[int]) -> float:
+    """Mean negative log-likelihood of `text`, in nats a token, after `before` and an empty line.
 
     Cost: one forward pass.
     """
     start = [] if lm.bos is None else [lm.bos]
-    stretches: list[Passage] = [start, before, lm.encode_frame(GAP), text]
-    whole = torch.cat([embedded(lm, stretch) for stretch in stretches])
+    parts: list[Passage] = [start, before, lm.encode_frame(GAP), text]
+    whole = torch.cat([embed(lm, part) for part in parts])
     logits = lm.logits(lm.hidden(whole[None])[0, -len(text) - 1 : -1])
     return float(
         torch.nn.functional.cross_entropy(logits, torch.tensor(list(text), device=lm.device))

@@ -20,14 +20,14 @@ from rag_memtok.config import Documents
 from rag_memtok.datatypes import Document, Segment
 from rag_memtok.documents.scan import read, scan
 from rag_memtok.errors import InputRefused, UsageError
-from rag_memtok.evaluation.corpora import spread
+from rag_memtok.evaluation.corpora import spread_evenly
 from rag_memtok.evaluation.metrics import answerable
 
 FIELDS = "context (or file), question, answers"
 PLAIN = (".jsonl", ".json")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """A question, its right answers and the documents it is about.
 
@@ -59,7 +59,7 @@ def load_questions(path: Path, documents: Path | None = None, limit: int = 0) ->
         raise InputRefused(
             f"there is no file {path}", remedy=f"rows of {FIELDS}, one a line, or a SQuAD file"
         )
-    found = list(rows_of(path))
+    found = list(read_rows(path))
     if not found:
         raise UsageError(
             f"{path} has no questions", remedy=f"rows of {FIELDS}, one a line, or a SQuAD file"
@@ -67,12 +67,12 @@ def load_questions(path: Path, documents: Path | None = None, limit: int = 0) ->
     rows = list(zip(line_numbers(path, len(found)), found, strict=True))
     known: dict[str, tuple[Document, ...]] = {}
     return [
-        question_of(path, number, row, documents or path.parent, known)
-        for number, row in spread(rows, limit or len(rows))
+        parse_question(path, number, row, documents or path.parent, known)
+        for number, row in spread_evenly(rows, limit or len(rows))
     ]
 
 
-def rows_of(path: Path) -> Iterator[Mapping[str, Any]]:
+def read_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """The rows of a file, SQuAD's flattened.
 
     Raises:
@@ -100,10 +100,10 @@ def rows_of(path: Path) -> Iterator[Mapping[str, Any]]:
             ValueError,
             KeyError,
         ) as error:
-            raise refused(path, error) from error
+            raise read_error(path, error) from error
     for row in rows:
         if nested:
-            yield from flattened(path, row)
+            yield from flatten_squad(path, row)
         else:
             yield row
 
@@ -129,7 +129,7 @@ def is_squad(path: Path) -> bool:
         return True
 
 
-def flattened(path: Path, article: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def flatten_squad(path: Path, article: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The questions of an article of SQuAD as rows.
 
     Raises:
@@ -137,11 +137,11 @@ def flattened(path: Path, article: Mapping[str, Any]) -> Iterator[Mapping[str, A
     """
     try:
         for paragraph in article["paragraphs"]:
-            for asked in paragraph["qas"]:
-                golds = [] if asked.get("is_impossible") else asked["answers"]
+            for qa in paragraph["qas"]:
+                golds = [] if qa.get("is_impossible") else qa["answers"]
                 yield {
                     "context": paragraph["context"],
-                    "question": asked["question"],
+                    "question": qa["question"],
                     "answers": golds,
                     "source": article.get("title"),
                 }
@@ -152,7 +152,7 @@ def flattened(path: Path, article: Mapping[str, Any]) -> Iterator[Mapping[str, A
         ) from error
 
 
-def refused(path: Path, error: Exception) -> InputRefused:
+def read_error(path: Path, error: Exception) -> InputRefused:
     """What is wrong with a file that datasets would not read.
 
     The line is named where it is a line's fault.
@@ -177,7 +177,7 @@ def refused(path: Path, error: Exception) -> InputRefused:
     )
 
 
-def question_of(
+def parse_question(
     path: Path,
     number: int,
     row: Mapping[str, Any],
@@ -191,12 +191,12 @@ def question_of(
     """
     asked, context, file = row.get("question"), row.get("context"), row.get("file")
     if not isinstance(asked, str) or not asked.strip():
-        raise _bad(
+        raise _row_error(
             path, number, "no question" if asked in (None, "") else f"the question is {asked!r}"
         )
     if not isinstance(context or "", str) or not isinstance(file or "", str):
-        raise _bad(path, number, "context and file are texts")
-    texts, starts = golds_of(path, number, row.get("answers"))
+        raise _row_error(path, number, "context and file are texts")
+    texts, starts = parse_answers(path, number, row.get("answers"))
     golds = answerable(texts)
     if context:
         where = f"{path.name}#L{number}"
@@ -217,12 +217,12 @@ def question_of(
             else known.setdefault(file, read_documents(path, number, folder / file))
         )
     elif golds:
-        raise _bad(path, number, "neither context nor file, and yet an answer")
+        raise _row_error(path, number, "neither context nor file, and yet an answer")
     else:
         about = ()
     return Question(
-        number,
-        asked.strip(),
+        line=number,
+        question=asked.strip(),
         answers=golds,
         documents=about,
         starts=starts if golds == texts and context else (),
@@ -230,7 +230,7 @@ def question_of(
     )
 
 
-def golds_of(path: Path, number: int, value: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def parse_answers(path: Path, number: int, value: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The texts of the answers and, where told, their starts.
 
     `value` is a list of texts, SQuAD's list of objects, or its two lists.
@@ -246,15 +246,17 @@ def golds_of(path: Path, number: int, value: Any) -> tuple[tuple[str, ...], tupl
             for text, start in zip(value["text"], value["answer_start"], strict=True)
         ]
     if not isinstance(value, Sequence):
-        raise _bad(path, number, "no answers (an empty list says that the documents do not say)")
-    if all(isinstance(one, str) for one in value):
+        raise _row_error(
+            path, number, "no answers (an empty list says that the documents do not say)"
+        )
+    if all(isinstance(answer, str) for answer in value):
         return tuple(value), ()
     try:
-        return tuple(str(one["text"]) for one in value), tuple(
-            int(one["answer_start"]) for one in value
+        return tuple(str(answer["text"]) for answer in value), tuple(
+            int(answer["answer_start"]) for answer in value
         )
     except (KeyError, TypeError):
-        raise _bad(path, number, "an answer that is no text") from None
+        raise _row_error(path, number, "an answer that is no text") from None
 
 
 def read_documents(path: Path, number: int, file: Path) -> tuple[Document, ...]:
@@ -264,7 +266,7 @@ def read_documents(path: Path, number: int, file: Path) -> tuple[Document, ...]:
         InputRefused: there is nothing to read.
     """
     if not file.is_file():
-        raise _bad(
+        raise _row_error(
             path,
             number,
             f"there is no file {file}",
@@ -276,9 +278,13 @@ def read_documents(path: Path, number: int, file: Path) -> tuple[Document, ...]:
     skipped = [*found.skipped, *(one for reading in readings for one in reading.skipped)]
     documents = tuple(document for reading in readings for document in reading.documents)
     if not documents:
-        raise _bad(path, number, f"{file}: {skipped[0].reason if skipped else 'nothing to read'}")
+        raise _row_error(
+            path, number, f"{file}: {skipped[0].reason if skipped else 'nothing to read'}"
+        )
     return documents
 
 
-def _bad(path: Path, number: int, what: str, remedy: str = f"a row has {FIELDS}") -> InputRefused:
+def _row_error(
+    path: Path, number: int, what: str, remedy: str = f"a row has {FIELDS}"
+) -> InputRefused:
     return InputRefused(f"{path}, line {number}: {what}", remedy=remedy)

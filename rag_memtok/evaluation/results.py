@@ -1,4 +1,4 @@
-"""What an evaluation found: every answer, and the table that is made of them."""
+"""Results of an evaluation: every answer, and the table that is made of them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,23 +7,22 @@ from statistics import fmean
 from typing import Literal
 
 from rag_memtok.evaluation.cases import PLACES, place_name
-from rag_memtok.evaluation.memory_cache import Kept
-from rag_memtok.evaluation.metrics import Interval, Score, interval, paired
+from rag_memtok.evaluation.memory_cache import CachedMemory
+from rag_memtok.evaluation.metrics import Interval, Score, interval, paired_difference
 from rag_memtok.evaluation.predictions import Cost
 
 Setting = Literal["alone", "among", "apart", "beside"]
 TEXTS = ("text", "text+adapter")
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """The answers and scores of all questions for one way of reading.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """The answers and scores of all questions for one baseline in one setting.
 
-    `tokens_per_vector` 0: does not depend on it. `dropped`: other chunks that found no room, in
-    all.
+    `tokens_per_vector` 0: does not depend on it. `dropped`: distractors that did not fit, in all.
 
-    Settings: the gold chunk `alone`; `among` k - 1 others; each of these k `apart`; the gold text
-    with something irrelevant `beside` it.
+    Settings: "alone", the gold chunk; "among", k chunks concatenated in one prompt; "apart", one
+    prompt per passage; "beside", the gold text after a distractor.
     """
 
     reader: str
@@ -44,9 +43,9 @@ class Cell:
         return [one.f1 for one in self.scores]
 
 
-@dataclass(frozen=True, slots=True)
-class Writing:
-    """What the memories at one compression are, and took.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryStats:
+    """Statistics of the memories at one compression.
 
     Counts by verdict, pins, positions instead of the text's, steps and seconds.
     """
@@ -68,8 +67,8 @@ class Writing:
 
 
 @dataclass(frozen=True, slots=True)
-class Disturbance:
-    """Nats a token of unrelated texts with something before them, one number a text."""
+class OffTopicPerplexity:
+    """Perplexity of unrelated texts after a prefix: nats a token, one number a text."""
 
     before: str
     adapter: str
@@ -77,7 +76,7 @@ class Disturbance:
     nats: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """The result of an evaluation: questions, cells, writings, disturbances.
 
@@ -93,15 +92,15 @@ class Evaluation:
     sources: tuple[str, ...]
     gold: tuple[str, ...]
     whole: tuple[bool, ...]
-    cells: tuple[Cell, ...]
-    writings: tuple[Writing, ...]
-    disturbances: tuple[Disturbance, ...]
+    cells: tuple[Result, ...]
+    writings: tuple[MemoryStats, ...]
+    disturbances: tuple[OffTopicPerplexity, ...]
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A cell in numbers: shares 0 to 1, positions, costs.
+    """A result in numbers: shares 0 to 1, positions, costs.
 
     `difference` is F1 minus that of the text (of nothing beside the gold text), paired; `share`
     that of the best reader of texts.
@@ -127,10 +126,10 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Shift:
-    """Unrelated text after something: nats a token.
+class OffTopicRow:
+    """Off-topic perplexity after one kind of prefix: nats a token.
 
-    `more` is how many more than after nothing, paired.
+    `more` is the paired difference to no prefix.
     """
 
     before: str
@@ -139,62 +138,68 @@ class Shift:
     more: Interval
 
 
-def rows(found: Evaluation) -> list[Row]:
-    """The table, cell by cell."""
-    return [row(found, cell) for cell in found.cells]
+def table_rows(evaluation: Evaluation) -> list[Row]:
+    """The table, a row for each result."""
+    return [table_row(evaluation, result) for result in evaluation.cells]
 
 
-def row(found: Evaluation, cell: Cell) -> Row:
-    """The table row of a cell: means with intervals."""
-    scores, groups = cell.scores, found.gold
-    basis = baseline(found, cell)
-    f1 = interval(cell.f1, groups)
+def table_row(evaluation: Evaluation, result: Result) -> Row:
+    """The table row of a result: means with intervals."""
+    scores, groups = result.scores, evaluation.gold
+    reference = reference_result(evaluation, result)
+    f1 = interval(result.f1, groups)
     return Row(
-        reader=cell.reader,
-        tokens_per_vector=cell.tokens_per_vector,
-        setting=cell.setting,
-        k=cell.k,
+        reader=result.reader,
+        tokens_per_vector=result.tokens_per_vector,
+        setting=result.setting,
+        k=result.k,
         em=interval([one.em for one in scores], groups),
         f1=f1,
-        difference=paired(cell.f1, basis.f1, groups) if basis else interval([], []),
-        share=f1.mean / best if (best := best_text(found, cell)) else float("nan"),
+        difference=paired_difference(result.f1, reference.f1, groups)
+        if reference
+        else interval([], []),
+        share=f1.mean / best if (best := best_text(evaluation, result)) else float("nan"),
         refused=interval([one.refused for one in scores], groups),
         numbers=interval([one.numbers for one in scores], groups),
         names=interval([one.names for one in scores], groups),
-        places=means_by([place_name(number) for number in range(len(scores))], cell.f1, PLACES)
-        if cell.setting == "among"
+        places=means_by([place_name(number) for number in range(len(scores))], result.f1, PLACES)
+        if result.setting == "among"
         else {},
-        sources=means_by(found.sources, cell.f1, sorted(set(found.sources)))
-        if any(found.sources)
+        sources=means_by(evaluation.sources, result.f1, sorted(set(evaluation.sources)))
+        if any(evaluation.sources)
         else {},
-        context=fmean(cell.context),
-        prompt=fmean(cell.prompt),
-        dropped=cell.dropped,
-        cost=cell.cost,
+        context=fmean(result.context),
+        prompt=fmean(result.prompt),
+        dropped=result.dropped,
+        cost=result.cost,
     )
 
 
-def baseline(found: Evaluation, cell: Cell) -> Cell | None:
-    """What a cell is compared with: the text in the same setting.
+def reference_result(evaluation: Evaluation, result: Result) -> Result | None:
+    """The result that `result` is compared with: the text in the same setting.
 
-    Beside the gold text it is nothing, read by the same model.
+    With a distractor it is none before the gold text, read by the same model.
     """
 
-    def same(other: Cell) -> bool:
-        if cell.setting == "beside":
-            return other.reader.startswith("nothing") and other.adapter == cell.adapter
+    def same(other: Result) -> bool:
+        if result.setting == "beside":
+            return other.reader.startswith("nothing") and other.adapter == result.adapter
         return other.reader == "text"
 
-    alike = (other for other in found.cells if (other.setting, other.k) == (cell.setting, cell.k))
+    alike = (
+        other
+        for other in evaluation.cells
+        if (other.setting, other.k) == (result.setting, result.k)
+    )
     return next((other for other in alike if same(other)), None)
 
 
-def best_text(found: Evaluation, cell: Cell) -> float:
+def best_text(evaluation: Evaluation, result: Result) -> float:
     """The F1 of the best reader of texts in the same setting; 0 if there is none."""
     alike = [
         other
-        for other in found.cells
-        if (other.setting, other.k) == (cell.setting, cell.k) and other.reader in TEXTS
+        for other in evaluation.cells
+        if (other.setting, other.k) == (result.setting, result.k) and other.reader in TEXTS
     ]
     return max((fmean(other.f1) for other in alike), default=0.0)
 
@@ -210,34 +215,40 @@ def means_by(
     return {name: fmean(some) for name, some in grouped.items() if some}
 
 
-def shifts(found: Evaluation) -> list[Shift]:
-    """How much harder unrelated texts are to predict, by what stands before them."""
-    plain = {one.adapter: one.nats for one in found.disturbances if one.before == "nothing"}
-    shown = []
-    for one in found.disturbances:
-        more = paired(one.nats, plain[one.adapter], range(len(one.nats)))
-        shown.append(
-            Shift(
-                one.before + ("+adapter" if one.adapter else ""),
-                one.tokens_per_vector,
-                fmean(one.nats),
+def off_topic_rows(evaluation: Evaluation) -> list[OffTopicRow]:
+    """Off-topic perplexity by what stands before the text."""
+    plain = {
+        measured.adapter: measured.nats
+        for measured in evaluation.disturbances
+        if measured.before == "nothing"
+    }
+    result = []
+    for measured in evaluation.disturbances:
+        more = paired_difference(measured.nats, plain[measured.adapter], range(len(measured.nats)))
+        result.append(
+            OffTopicRow(
+                measured.before + ("+adapter" if measured.adapter else ""),
+                measured.tokens_per_vector,
+                fmean(measured.nats),
                 more,
             )
         )
-    return shown
+    return result
 
 
-def writing(compression: int, kept: Mapping[str, Kept], text_positions: int) -> Writing:
-    """The memories at one compression, counted."""
-    verdicts = [one.verdict for one in kept.values()]
-    return Writing(
+def memory_stats(
+    compression: int, memories: Mapping[str, CachedMemory], text_positions: int
+) -> MemoryStats:
+    """Counts the memories at one compression."""
+    verdicts = [memory.verdict for memory in memories.values()]
+    return MemoryStats(
         tokens_per_vector=compression,
-        chunks=len(kept),
+        chunks=len(memories),
         verdicts=dict(sorted(Counter(verdict.kind for verdict in verdicts).items())),
         corrections=sum(verdict.corrections for verdict in verdicts),
         safeties=sum(verdict.safeties for verdict in verdicts),
-        positions=sum(len(one.memory.vectors) for one in kept.values()),
+        positions=sum(len(memory.memory.vectors) for memory in memories.values()),
         text_positions=text_positions,
-        steps=sum(one.steps for one in kept.values()),
-        seconds=sum(one.seconds for one in kept.values()),
+        steps=sum(memory.steps for memory in memories.values()),
+        seconds=sum(memory.seconds for memory in memories.values()),
     )

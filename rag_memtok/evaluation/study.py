@@ -6,13 +6,15 @@ from pathlib import Path
 
 from rag_memtok.config import require
 from rag_memtok.errors import UsageError
-from rag_memtok.evaluation.baselines import ARMS, arms_named
+from rag_memtok.evaluation.baselines import BASELINES, Baseline, baselines_named
+from rag_memtok.evaluation.cases import Sample
+from rag_memtok.evaluation.results import Setting
 from rag_memtok.memory.encoder import Encoder
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """What is measured: readers, compressions, numbers of chunks in a prompt.
+    """What an evaluation measures: readers, compressions, numbers of chunks in a prompt.
 
     No readers: all there are adapters for. Compression 0: auto. The numbers of chunks are beside
     one alone.
@@ -40,15 +42,15 @@ class Study:
         require(all(2 <= k <= 100 for k in self.k), "--k", self.k, "2 to 100 each")
 
 
-def possible(
+def available_readers(
     readers: Sequence[str], adapters: Mapping[str, Path], encoder: Encoder | None
 ) -> tuple[str, ...]:
-    """The readers asked for; all that can be but controls, if none are.
+    """The readers asked for; if none are, all that are available except controls.
 
     Raises:
         UsageError: there is none of that name, or no adapter or encoder for it.
     """
-    for name, arm in arms_named(readers).items():
+    for name, arm in baselines_named(readers).items():
         if arm.adapter and arm.adapter not in adapters:
             option = {"memory": "--adapter", "text": "--text-adapter"}[arm.adapter]
             raise UsageError(
@@ -61,8 +63,32 @@ def possible(
             )
     return tuple(readers) or tuple(
         name
-        for name, arm in ARMS.items()
+        for name, arm in BASELINES.items()
         if (not arm.adapter or arm.adapter in adapters)
         and (arm.needs != "encoded" or encoder is not None)
         and not arm.control
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Planned:
+    """A result to be measured: one baseline in one setting, with its samples."""
+
+    reader: str
+    baseline: Baseline
+    tokens_per_vector: int
+    setting: Setting
+    k: int
+    samples: Sequence[Sample]
+
+
+def planned_name(planned: Planned) -> str:
+    """The name of a planned result in progress reports."""
+    at = f" at {planned.tokens_per_vector}" if planned.tokens_per_vector else ""
+    where = {
+        "alone": "",
+        "among": f" among {planned.k}",
+        "apart": f", {planned.k} apart",
+        "beside": " beside the gold text",
+    }
+    return f"answers: {planned.reader}{at}{where[planned.setting]}"

@@ -19,10 +19,10 @@ from torch import Tensor
 from rag_memtok.errors import ChunkDoesNotFit
 from rag_memtok.memory.batch import Request, Task, lay_out_requests
 from rag_memtok.memory.synthetic_questions import make_questions
-from rag_memtok.model.generate import Continuation
-from rag_memtok.model.inject import greedy
+from rag_memtok.model.generate import KVDecoder
+from rag_memtok.model.inject import decode_greedily
 from rag_memtok.model.lm import LM
-from rag_memtok.model.prompts import Frame, frame
+from rag_memtok.model.prompts import QAPrompt, qa_prompt
 
 TOP = 20  # tokens of the teacher's distribution that are kept
 POOL = 64  # synthetic questions about a chunk
@@ -53,17 +53,17 @@ def top_probs(logits: Float[Tensor, "P V"]) -> tuple[Int[Tensor, "P K"], Float[T
 
 
 def generate(
-    decoder: Continuation, frame: Frame, limit: int
+    decoder: KVDecoder, frame: QAPrompt, limit: int
 ) -> list[tuple[tuple[int, ...], Int[Tensor, "A K"], Float[Tensor, "A K"]]]:
     """The greedy answer in each row of `decoder`, with the `top_probs` at each of its positions.
 
     The end is included where it came within `limit` tokens.
 
-    Cost: that of `greedy`.
+    Cost: that of `decode_greedily`.
     """
     answers: list[list[int]] = [[] for _ in decoder.logits]
     best: list[list[tuple[Tensor, Tensor]]] = [[] for _ in decoder.logits]
-    for open_rows, tokens, logits in greedy(decoder, frame, limit):
+    for open_rows, tokens, logits in decode_greedily(decoder, frame, limit):
         token_ids, probs = top_probs(logits)
         for row in open_rows:
             token = tokens[row]
@@ -117,9 +117,9 @@ class Teacher:
     pools: dict[str, list[TeacherAnswer]] = field(default_factory=dict)
 
     @cached_property
-    def frame(self) -> Frame:
+    def frame(self) -> QAPrompt:
         """The prompt in which it is asked; not needed where memories are only reconstructed."""
-        return frame(self.lm)
+        return qa_prompt(self.lm)
 
     def pool(self, task: Task) -> list[TeacherAnswer]:
         """The questions about a chunk with the model's answers. Cost, once: POOL greedy answers."""
@@ -174,7 +174,7 @@ class Teacher:
             self.lm.embed([*self.frame.question, *question, *self.frame.closing])
             for question in questions
         ]
-        generated = generate(Continuation(self.lm, prompts, shared), self.frame, LONGEST)
+        generated = generate(KVDecoder(self.lm, prompts, shared), self.frame, LONGEST)
         return [
             TeacherAnswer(tuple(question), *answer)
             for question, answer in zip(questions, generated, strict=True)

@@ -60,12 +60,12 @@ class Encoder:
     @property
     def parameters(self) -> dict[str, Tensor]:
         """What is trained, by name."""
-        return {**lora.weights(self.lm), PROJECTION: self.projection}
+        return {**lora.lora_weights(self.lm), PROJECTION: self.projection}
 
 
 def new_encoder(lm: LM, layers: int, rank: int, max_window: int, seed: int) -> Encoder:
     """An untrained encoder: so far it gives the scaled sums of the tokens' embeddings."""
-    student = lora.lean(lora.started(_first_layers(lm, layers), rank, seed))
+    student = lora.fuse_lora(lora.add_lora(_first_layers(lm, layers), rank, seed))
     zeros = torch.zeros(max_window, lm.width, lm.width, device=lm.device)
     return Encoder(student, torch.nn.Parameter(zeros))
 
@@ -165,7 +165,7 @@ def pack(encoder: Encoder) -> bytes:
     """The file of an encoder: its weights in half precision, bound to the LM they belong to."""
     identity, model = encoder.lm.identity, encoder.lm.model
     weights: dict[str, Tensor] = {
-        **lora.rounded(encoder.lm),
+        **lora.half_precision_weights(encoder.lm),
         PROJECTION: encoder.projection.detach().to("cpu", torch.float16).contiguous(),
     }
     rank = next(tensor.shape[0] for name, tensor in weights.items() if "lora_A" in name)

@@ -138,7 +138,7 @@ def memory_word_entropy(
     logits = lm.logits(hidden)
     memory_logits = (
         torch.einsum("pd,pmd->pm", hidden.float(), vectors)
-        if lm.tied
+        if lm.is_tied
         else logits.mean(1, keepdim=True).expand(present.shape)
     )
     logits = torch.cat([logits, memory_logits.masked_fill(~present, -torch.inf)], dim=1)
@@ -165,7 +165,7 @@ def margin_hinge(delta: float, power: float) -> Objective:
         lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], spent: Float[Tensor, " P"]
     ) -> LossesAndMargins:
         with torch.no_grad():
-            margins, rivals = _margins(lm.scores(hidden), targets)
+            margins, rivals = _margins(lm.raw_logits(hidden), targets)
         output_layer = lm.model.get_output_embeddings()
         difference = output_layer.weight[targets] - output_layer.weight[rivals]
         offset = (

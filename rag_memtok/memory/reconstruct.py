@@ -18,7 +18,7 @@ from torch import Tensor
 from rag_memtok.datatypes import Memory, Pin, Record, Verdict, VerdictKind
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.memory.codec import CODECS, codec_named
-from rag_memtok.model.generate import Continuation
+from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import reference_profile
 from rag_memtok.model.prompts import Template
@@ -147,7 +147,7 @@ def margins(lm: LM, template: Template, memory: Memory, tokens: Sequence[int]) -
     """
     token_margins = []
     with reference_profile(lm) as exactly:
-        decoder = Continuation(exactly, [build_prompt(exactly, template, memory)])
+        decoder = KVDecoder(exactly, [build_prompt(exactly, template, memory)])
         for token in tokens:
             token_margins.append(token_margin(decoder.logits[0], token))
             decoder.feed([token])
@@ -158,7 +158,7 @@ def margins(lm: LM, template: Template, memory: Memory, tokens: Sequence[int]) -
 def margins_in_one_pass(
     lm: LM, template: Template, memory: Memory, tokens: Sequence[int]
 ) -> tuple[float, ...]:
-    """`margins` in one pass over the whole text, within MOVED of them.
+    """`margins` in one pass over the whole text, within ONE_PASS_ERROR of them.
 
     Cost: one forward pass in fp32 over prompt and text.
     """
@@ -240,7 +240,7 @@ def decode(lm: LM, template: Template, memory: Memory, limit: int) -> Decoded:
     corrections: list[int] = []
     smallest = float("inf")
     with reference_profile(lm) as exactly:
-        decoder = Continuation(exactly, [build_prompt(exactly, template, memory)])
+        decoder = KVDecoder(exactly, [build_prompt(exactly, template, memory)])
         for position in count():
             token = pins.get(position)
             if token is None:
@@ -305,7 +305,7 @@ def decode_together(
     if not memories:
         return []
     pins = [{pin.position: pin.token for pin in memory.pins} for memory in memories]
-    decoder = Continuation(lm, [build_prompt(lm, template, memory) for memory in memories])
+    decoder = KVDecoder(lm, [build_prompt(lm, template, memory) for memory in memories])
     texts: list[list[int]] = [[] for _ in memories]
     corrections: list[list[int]] = [[] for _ in memories]
     smallest = [float("inf")] * len(memories)

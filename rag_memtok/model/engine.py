@@ -1,6 +1,6 @@
-"""Where answers are generated: the one seam between a prompt and what is said to it.
+"""Where answers are generated: the one seam between a prompt and its answer.
 
-An engine is the LM of this process (`Here`), or a server that has the same model (remote.py).
+An engine is the LM of this process (`LocalEngine`), or a server with the same model (remote.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,9 +10,9 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from rag_memtok.model.inject import Said, answer_batch, answer_rows, never
+from rag_memtok.model.inject import Generation, answer_batch, answer_rows, never
 from rag_memtok.model.lm import LM
-from rag_memtok.model.prompts import Frame
+from rag_memtok.model.prompts import QAPrompt
 
 
 @runtime_checkable
@@ -25,7 +25,7 @@ class Engine(Protocol):
 
     def rows(
         self,
-        frame: Frame,
+        frame: QAPrompt,
         prompts: Sequence[Float[Tensor, "_ d"]],
         limit: int,
         ended: Callable[[int], bool] = never,
@@ -37,16 +37,16 @@ class Engine(Protocol):
 
     def batch(
         self,
-        frame: Frame,
+        frame: QAPrompt,
         prompts: Sequence[Float[Tensor, "_ d"]],
         limit: int,
         ended: Callable[[int], bool] = never,
-    ) -> list[Said]:
+    ) -> list[Generation]:
         """The same answers, whole."""
 
 
 @dataclass(frozen=True, slots=True)
-class Here:
+class LocalEngine:
     """The LM of this process."""
 
     lm: LM
@@ -58,7 +58,7 @@ class Here:
 
     def rows(
         self,
-        frame: Frame,
+        frame: QAPrompt,
         prompts: Sequence[Float[Tensor, "_ d"]],
         limit: int,
         ended: Callable[[int], bool] = never,
@@ -68,10 +68,10 @@ class Here:
 
     def batch(
         self,
-        frame: Frame,
+        frame: QAPrompt,
         prompts: Sequence[Float[Tensor, "_ d"]],
         limit: int,
         ended: Callable[[int], bool] = never,
-    ) -> list[Said]:
+    ) -> list[Generation]:
         """See `answer_batch`."""
         return answer_batch(self.lm, frame, prompts, limit, ended)

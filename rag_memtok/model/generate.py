@@ -1,6 +1,6 @@
 """A cached decode in progress.
 
-It is the one way in which this package lets the LM go on, for judging, auditing and answering.
+It is the one decoder of this package, for judging, auditing and answering.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from torch import Tensor
 from rag_memtok.model.lm import LM
 
 
-class Continuation:
-    """The LM after some input embeddings, a cached decode in progress.
+class KVDecoder:
+    """Decodes with a KV cache after some input embeddings.
 
     `logits` are for the next position, `feed` goes on by one token.
 

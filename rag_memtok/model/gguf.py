@@ -23,8 +23,8 @@ from typing import Any
 
 from rag_memtok import child
 from rag_memtok.errors import InputRefused, ModelUnavailable
-from rag_memtok.model.gguf_header import Broken, Header, header_of, refused
-from rag_memtok.model.tokenizer import tokenizer_of
+from rag_memtok.model.gguf_header import Broken, Header, read_header, refused
+from rag_memtok.model.tokenizer import build_tokenizer
 from rag_memtok.packages import file_in, sha256_of
 
 VERSION = "1"  # of the conversion: another one makes other folders
@@ -64,7 +64,7 @@ def is_installed() -> bool:
     return file_in(PACKAGE, FILE) is not None
 
 
-def packaged() -> Path:
+def packaged_folder() -> Path:
     """The folder of the packaged SmolLM2-135M-Instruct (Q4_1, dequantised).
 
     Raises:
@@ -81,10 +81,10 @@ def packaged() -> Path:
             f"{file} is not the file that smollm2 means: its sha256 is {found}, not {SHA256}",
             remedy=f"give it by its path, --model {file}, or install that file: {INSTALL}",
         )
-    return converted(file, SHA256)
+    return convert(file, SHA256)
 
 
-def converted(file: Path, sha256: str = "") -> Path:
+def convert(file: Path, sha256: str = "") -> Path:
     """The model folder made of a GGUF file: from the cache, or made now.
 
     Raises:
@@ -96,7 +96,7 @@ def converted(file: Path, sha256: str = "") -> Path:
     folder = cache() / f"{sha256[:32]}-{VERSION}"
     if (folder / "converted.json").is_file():
         return folder
-    header = header_of(file)
+    header = read_header(file)
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = folder.with_name(f"{folder.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
@@ -146,7 +146,7 @@ def main(source: str, target: str, limits: child.Limits) -> None:
 
 def _problem(source: Path, target: Path) -> str:
     try:
-        header = header_of(source)
+        header = read_header(source)
         for step in (_write_tokenizer, _write_model):
             step(source, header, target)
     except MemoryError:
@@ -193,7 +193,7 @@ def _write_model(source: Path, header: Header, target: Path) -> None:
 
 def _write_tokenizer(source: Path, header: Header, target: Path) -> None:
     """The tokenizer, after its chat template was rendered once within the child's limits."""
-    tokenizer = tokenizer_of(header.values)
+    tokenizer = build_tokenizer(header.values)
     if tokenizer.chat_template:
         tokenizer.apply_chat_template(
             [{"role": "user", "content": "A question?"}], tokenize=False, add_generation_prompt=True

@@ -90,7 +90,7 @@ class Cursor:
         if count * each > len(self.data) - self.at:
             raise Broken("a count in its header is larger than the file")
 
-    def value(self, kind: int, keep: bool) -> Any:
+    def value(self, kind: int, *, keep: bool) -> Any:
         """The next value; of an array only the length, unless it is to be kept."""
         if kind in SCALARS:
             return self.number(SCALARS[kind])
@@ -109,7 +109,7 @@ class Cursor:
         return list(found) if keep else len(found)
 
 
-def header_of(file: Path) -> Header:
+def read_header(file: Path) -> Header:
     """Reads a file's header, and checks that all it speaks of is in the file.
 
     Raises:
@@ -141,7 +141,7 @@ def _read(cursor: Cursor) -> Header:
         key, kind = cursor.text(), cursor.number("I")
         if key in values:
             raise Broken(f"{key!a} stands twice in its header")
-        values[key] = cursor.value(kind, key in LISTS)
+        values[key] = cursor.value(kind, keep=key in LISTS)
     return Header(values, _measured(cursor, tensors, values.get("general.alignment", 32)))
 
 

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rag_memtok.model.generate import Continuation
+from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.lm import LM
-from rag_memtok.model.prompts import Frame, refuses
+from rag_memtok.model.prompts import QAPrompt, is_refusal
 
 BATCH = 16  # prompts answered at a time
 # of a passage: tokens or soft tokens, any number of each
@@ -34,36 +34,34 @@ Passage = Content | Sourced
 
 
 def inject(
-    lm: LM, frame: Frame, passages: Sequence[Passage], question: Sequence[int]
+    lm: LM, frame: QAPrompt, passages: Sequence[Passage], question: Sequence[int]
 ) -> Float[Tensor, "S d"]:
-    """The prompt's input embeddings.
-
-    They are `passages`, each as tokens or as soft tokens, in the frame, then the question.
+    """The prompt's input embeddings: `passages` in the prompt, then the question.
 
     Args:
-        passages: one or more; they stand in this order.
+        passages: one or more, in this order, each as tokens or as soft tokens.
         question: its tokens.
     """
     stretches: list[Passage] = [frame.opening]
     for index, passage in enumerate(passages):
         stretches += [frame.between, passage] if index else [passage]
     stretches += [frame.question, question, frame.closing]
-    return torch.cat([embedded(lm, stretch) for stretch in stretches])
+    return torch.cat([embed(lm, stretch) for stretch in stretches])
 
 
-def embedded(lm: LM, passage: Passage) -> Float[Tensor, "_ d"]:
+def embed(lm: LM, passage: Passage) -> Float[Tensor, "_ d"]:
     """A passage as input embeddings."""
     if isinstance(passage, Sourced):
-        return torch.cat([lm.embed(list(passage.line)), embedded(lm, passage.content)])
+        return torch.cat([lm.embed(list(passage.line)), embed(lm, passage.content)])
     if isinstance(passage, np.ndarray):
         return torch.from_numpy(passage).to(lm.device, lm.table.dtype)
     return lm.embed(list(passage))
 
 
-def fitting(
-    context: int, frame: Frame, passages: Sequence[Passage], question: Sequence[int], answer: int
+def count_fitting(
+    context: int, frame: QAPrompt, passages: Sequence[Passage], question: Sequence[int], answer: int
 ) -> int:
-    """How many of `passages`, from the first, fit in a context of so many positions.
+    """The number of `passages`, from the first, that fit in a context of so many positions.
 
     They leave room for `answer` tokens; 0 if not even one does.
     """
@@ -80,28 +78,30 @@ def never(_: int) -> bool:
     return False
 
 
-def greedy(
-    run: Continuation, frame: Frame, limit: int, ended: Callable[[int], bool] = never
+def decode_greedily(
+    decoder: KVDecoder, frame: QAPrompt, limit: int, ended: Callable[[int], bool] = never
 ) -> Iterator[tuple[list[int], list[int | None], Float[Tensor, "B V"]]]:
-    """Lets every row of `run` go on to its end, at most `limit` tokens.
+    """Greedy decoding of every row of `decoder` to its end, at most `limit` tokens.
 
-    At each position: the rows that still speak, every row's next token (None: the end), and the
-    logits that it is chosen by. A row that has `ended` speaks no more, whatever it would say.
+    Yields at each position the rows that are not done, every row's next token (None: the end), and
+    the logits that it is chosen by. A row that has `ended` is done, whatever would follow.
 
     Cost: a cached step a token but the first, each over all rows.
     """
-    stops = run.lm.stops | {frame.end}
-    going = list(range(len(run.logits)))
+    stops = decoder.lm.stop_tokens | {frame.end}
+    open_rows = list(range(len(decoder.logits)))
     for position in range(limit):
-        chosen = run.logits.argmax(-1).tolist()
-        yield going, [None if token in stops else token for token in chosen], run.logits
-        going = [row for row in going if chosen[row] not in stops and not ended(row)]
-        if not going or position == limit - 1:
+        chosen = decoder.logits.argmax(-1).tolist()
+        yield open_rows, [None if token in stops else token for token in chosen], decoder.logits
+        open_rows = [row for row in open_rows if chosen[row] not in stops and not ended(row)]
+        if not open_rows or position == limit - 1:
             return
-        run.feed(chosen)
+        decoder.feed(chosen)
 
 
-def answer_tokens(lm: LM, frame: Frame, prompt: Float[Tensor, "S d"], limit: int) -> Iterator[int]:
+def answer_tokens(
+    lm: LM, frame: QAPrompt, prompt: Float[Tensor, "S d"], limit: int
+) -> Iterator[int]:
     """The greedy answer, a token at a time, at most `limit`.
 
     Cost: one pass over the prompt, then one cached step a token.
@@ -112,7 +112,7 @@ def answer_tokens(lm: LM, frame: Frame, prompt: Float[Tensor, "S d"], limit: int
 
 def answer_rows(
     lm: LM,
-    frame: Frame,
+    frame: QAPrompt,
     prompts: Sequence[Float[Tensor, "_ d"]],
     limit: int,
     ended: Callable[[int], bool] = never,
@@ -121,51 +121,51 @@ def answer_rows(
 
     Cost: that of `answer_batch`.
     """
-    for going, tokens, _ in greedy(Continuation(lm, prompts), frame, limit, ended):
-        for row in going:
+    for open_rows, tokens, _ in decode_greedily(KVDecoder(lm, prompts), frame, limit, ended):
+        for row in open_rows:
             if (token := tokens[row]) is not None:
                 yield row, token
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """An answer's tokens, and how sure the model was.
+class Generation:
+    """A generated answer: its tokens and their mean log-probability.
 
-    The sureness is the mean log-probability of the answer's tokens, the end included, in nats.
+    The mean is over the answer's tokens, the end included, in nats.
     """
 
     tokens: tuple[int, ...]
-    sureness: float
+    mean_logprob: float
 
 
 def answer_batch(
     lm: LM,
-    frame: Frame,
+    frame: QAPrompt,
     prompts: Sequence[Float[Tensor, "_ d"]],
     limit: int,
     ended: Callable[[int], bool] = never,
-) -> list[Said]:
+) -> list[Generation]:
     """The greedy answers to several prompts at once, each at most `limit` tokens.
 
     Cost: one pass over as many rows of the longest prompt, then as many cached steps as the longest
         answer has tokens, each over all rows.
     """
     answers: list[list[int]] = [[] for _ in prompts]
-    nats: list[list[float]] = [[] for _ in prompts]
-    for going, tokens, logits in greedy(Continuation(lm, prompts), frame, limit, ended):
-        known = logits.log_softmax(-1).amax(-1).tolist()
-        for row in going:
-            nats[row].append(known[row])
+    logprobs: list[list[float]] = [[] for _ in prompts]
+    for open_rows, tokens, logits in decode_greedily(KVDecoder(lm, prompts), frame, limit, ended):
+        max_logprobs = logits.log_softmax(-1).amax(-1).tolist()
+        for row in open_rows:
+            logprobs[row].append(max_logprobs[row])
             if (token := tokens[row]) is not None:
                 answers[row].append(token)
     return [
-        Said(tuple(answer), math.fsum(some) / len(some))
-        for answer, some in zip(answers, nats, strict=True)
+        Generation(tuple(answer), math.fsum(row_logprobs) / len(row_logprobs))
+        for answer, row_logprobs in zip(answers, logprobs, strict=True)
     ]
 
 
-def surest(answers: Sequence[tuple[str, float]]) -> int:
-    """Which of `answers` (text, sureness) to the same question to keep.
+def most_confident(answers: Sequence[tuple[str, float]]) -> int:
+    """The index of the answer (text, mean_logprob) to one question that is to be kept.
 
     Each is from a passage of its own, the best passage first.
 
@@ -175,8 +175,8 @@ def surest(answers: Sequence[tuple[str, float]]) -> int:
     2020, arXiv:2005.11401 (RAG-Sequence).
     """
 
-    def worth(place: int) -> tuple[bool, float]:
-        text, sureness = answers[place]
-        return not refuses(text), sureness - math.log(1 + place)
+    def score(rank: int) -> tuple[bool, float]:
+        text, mean_logprob = answers[rank]
+        return not is_refusal(text), mean_logprob - math.log(1 + rank)
 
-    return max(range(len(answers)), key=worth)
+    return max(range(len(answers)), key=score)

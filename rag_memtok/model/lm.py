@@ -21,7 +21,7 @@ from rag_memtok import config
 from rag_memtok.errors import InputRefused, ModelUnavailable
 from rag_memtok.model import gguf
 from rag_memtok.model.device import device_named, keep_freed
-from rag_memtok.model.quantize import NF4, packing
+from rag_memtok.model.quantize import NF4, loading_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,7 +36,7 @@ PINNED_DATE = "1 January 2026"
 UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """What a memory is bound to.
 
@@ -75,8 +75,8 @@ class LM:
         return weight
 
     @property
-    def tied(self) -> bool:
-        """Whether an input embedding is its word's output row, too."""
+    def is_tied(self) -> bool:
+        """Whether the input embeddings are the output layer's weights, too."""
         return self.model.get_output_embeddings().weight is self.table
 
     @property
@@ -90,8 +90,8 @@ class LM:
         return int(self.model.config.max_position_embeddings)
 
     @property
-    def reads_apart(self) -> bool:
-        """Whether it answers better from one passage at a time.
+    def reads_per_passage(self) -> bool:
+        """Whether it answers better from one passage in a prompt.
 
         This holds as far as its makers measured: `rag_memtok_passages` in its config.json.
         """
@@ -113,7 +113,7 @@ class LM:
         return self.tokenizer.bos_token_id
 
     @property
-    def opening(self) -> tuple[int, ...]:
+    def text_prefix(self) -> tuple[int, ...]:
         """What the tokenizer puts before a text unless told otherwise.
 
         That is a BOS with Llama's, nothing with GPT-2's.
@@ -126,7 +126,7 @@ class LM:
         return self.tokenizer.eos_token_id
 
     @property
-    def stops(self) -> frozenset[int]:
+    def stop_tokens(self) -> frozenset[int]:
         """Every token that ends an answer."""
         ends = self.model.generation_config.eos_token_id if self.model.generation_config else None
         return frozenset([self.eos] + ([ends] if isinstance(ends, int) else list(ends or [])))
@@ -146,7 +146,7 @@ class LM:
             text, add_special_tokens=False, split_special_tokens=False, verbose=False
         )["input_ids"]
 
-    def chat(self, messages: list[dict[str, str]], begin: bool) -> str:
+    def chat(self, messages: list[dict[str, str]], *, begin: bool) -> str:
         """Messages as the chat template has them; "" if it refuses such messages.
 
         `begin`: the reply's beginning, too.
@@ -194,14 +194,14 @@ class LM:
 
     def logits(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
         """The logits over the vocabulary, in fp32."""
-        return self.scores(hidden).float()
+        return self.raw_logits(hidden).float()
 
-    def scores(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
-        """The logits in the model's own dtype: cheaper in a draft, and enough to find a rival."""
+    def raw_logits(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
+        """The logits in the model's own dtype: cheaper in bfloat16, enough to find a rival."""
         return self.model.get_output_embeddings()(hidden)
 
 
-def twin(lm: LM) -> LM:
+def clone(lm: LM) -> LM:
     """The same LM with a configuration and a tokenizer of its own, for another thread.
 
     `reference_profile` changes the one, and a tokenizer cannot be used by two at once. The weights
@@ -231,12 +231,12 @@ def load(settings: config.Model) -> LM:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     folder = _folder(settings)
-    described = _description(folder)
+    description = _load_config(folder)
     dtype = "float32" if settings.dtype == "auto" else settings.dtype
     tokenizer, model = _from_folder(folder, dtype, device)
     identity = Identity(
         id=settings.id or "mini",
-        revision=described.get("rag_memtok_id", settings.revision),
+        revision=description.get("rag_memtok_id", settings.revision),
         weights_sha256=_hash_files(sorted(folder.glob("*.safetensors"))),
         tokenizer_sha256=_hash_tokenizer(tokenizer),
         dtype=dtype,
@@ -253,12 +253,12 @@ def _folder(settings: config.Model) -> Path:
     if settings.id in ("", "mini"):
         return EMBEDDED
     if settings.id == "smollm2":
-        return gguf.packaged()
+        return gguf.packaged_folder()
     path = Path(settings.id).expanduser()
     if path.is_dir():
-        return _in(path)
+        return _resolve_gguf(path)
     if path.is_file():
-        return gguf.converted(path)
+        return gguf.convert(path)
     if path.is_absolute() or settings.id.startswith((".", "~")) or settings.id.count("/") > 1:
         raise ModelUnavailable(
             f"there is no model folder {settings.id}",
@@ -267,7 +267,7 @@ def _folder(settings: config.Model) -> Path:
     return _download(settings)
 
 
-def _in(folder: Path) -> Path:
+def _resolve_gguf(folder: Path) -> Path:
     """A model folder as it is, or what is made of the GGUF file in it."""
     files = sorted(folder.glob("*.gguf"))
     if (folder / "config.json").exists() or not files:
@@ -276,7 +276,7 @@ def _in(folder: Path) -> Path:
         raise ModelUnavailable(
             f"{folder} holds {len(files)} GGUF files", remedy=f"name one: --model {files[0]}"
         )
-    return gguf.converted(files[0])
+    return gguf.convert(files[0])
 
 
 def _download(settings: config.Model) -> Path:
@@ -315,15 +315,15 @@ def _download(settings: config.Model) -> Path:
         ) from error
 
 
-def _description(folder: Path) -> dict[str, Any]:
+def _load_config(folder: Path) -> dict[str, Any]:
     try:
-        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelUnavailable(
             f"{folder} holds no readable config.json",
             remedy="give --model a Hugging Face model folder",
         ) from error
-    if described.get("auto_map"):
+    if description.get("auto_map"):
         raise InputRefused(
             f"the model in {folder} wants to run code of its own",
             remedy="use a model that transformers knows by itself",
@@ -338,13 +338,13 @@ def _description(folder: Path) -> dict[str, Any]:
         raise ModelUnavailable(
             f"{folder} holds no *.safetensors", remedy="give --model a folder with its weights"
         )
-    if described.get("model_type") not in FAMILIES:
+    if description.get("model_type") not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise ModelUnavailable(
-            f"model class {described.get('model_type')!r} is not known here",
+            f"model class {description.get('model_type')!r} is not known here",
             remedy=f"use one of: {known}",
         )
-    return described
+    return description
 
 
 def _from_folder(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
@@ -361,8 +361,8 @@ def _from_folder(folder: Path, dtype: str, device: torch.device) -> tuple[Any, A
             "local_files_only": True,
             "output_loading_info": True,
         }
-        options |= packing(device) if dtype == NF4 else {"dtype": getattr(torch, dtype)}
-        found: Any = AutoModelForCausalLM.from_pretrained(
+        options |= loading_options(device) if dtype == NF4 else {"dtype": getattr(torch, dtype)}
+        model_and_info: Any = AutoModelForCausalLM.from_pretrained(
             folder, trust_remote_code=False, **options
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -370,7 +370,7 @@ def _from_folder(folder: Path, dtype: str, device: torch.device) -> tuple[Any, A
         raise ModelUnavailable(
             f"the model in {folder} does not load: {reason}", remedy="is the folder complete?"
         ) from error
-    model, loaded = found
+    model, loaded = model_and_info
     # transformers would go on with random numbers in their place
     if missing := sorted(loaded["missing_keys"]):
         raise ModelUnavailable(

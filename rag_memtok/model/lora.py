@@ -4,8 +4,8 @@ The only home of peft (imported when needed).
 
     DIR/   adapter_config.json         PEFT's own layout: its tools and vLLM can load it
            adapter_model.safetensors
-           reader.json                 what it is bound to and was made of (Bond): written last,
-                                       an adapter without it is none
+           reader.json                 what it is bound to and was made of (AdapterManifest):
+                                       written last, an adapter without it is none
            README.md                   its card
 
 It is on for answering alone: the LM that writes and judges memories never has one.
@@ -26,23 +26,23 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rag_memtok.errors import InputRefused, WrongModel
-from rag_memtok.model.lm import LM, twin
-from rag_memtok.model.prompts import WORDINGS, frame, framed
-from rag_memtok.model.quantize import dense
+from rag_memtok.model.lm import LM, clone
+from rag_memtok.model.prompts import WORDINGS, build_qa_prompt, qa_prompt
+from rag_memtok.model.quantize import dequantized_weights
 
-CONFIG, WEIGHTS, BOND = "adapter_config.json", "adapter_model.safetensors", "reader.json"
+CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "reader.json"
 FORMAT = 1
 # how PEFT calls a parameter in a file, and within a model
 PREFIX, NAME = "base_model.model.", ".default."
 Kind = Literal["memory", "text"]
 
 
-@dataclass(frozen=True, slots=True)
-class Bond:
-    """What an adapter reads (`kind`), what it is noise without, and what it was made of.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterManifest:
+    """What an adapter reads (`kind`), what it is bound to, and what it was made of.
 
     `template_sha256` is that of the memories it reads, "" for text; `frame_sha256` that of the
-    frame it was asked in, "" for `plain`. `passages`: whether several were measured to be read
+    frame it was asked in, "" for `config`. `passages`: whether several were measured to be read
     better "apart" or "together", "" if that was not measured. `encoder_sha256`: the encoder whose
     vectors it reads beside text, "" if it reads none. `dev` are measurements on chunks it
     was not trained on, shares of 1: F1 of the frozen model reading the text ("text"), of the
@@ -64,7 +64,7 @@ class Bond:
     format: int = FORMAT
 
 
-def started(lm: LM, rank: int, seed: int) -> LM:
+def add_lora(lm: LM, rank: int, seed: int) -> LM:
     """An LM with a new LoRA, to be trained: so far it answers as `lm` does.
 
     It shares the tensors of `lm` and leaves it as it was.
@@ -90,8 +90,8 @@ def started(lm: LM, rank: int, seed: int) -> LM:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = _injected(lm, settings)
-    for parameter in weights(student).values():
+        student = _inject_lora(lm, settings)
+    for parameter in lora_weights(student).values():
         parameter.data = parameter.data.float()  # AdamW's steps are nothing in half precision
     return student
 
@@ -101,15 +101,15 @@ def _is_linear(lm: LM, module: torch.nn.Module) -> bool:
     return linear and module is not lm.model.get_output_embeddings()
 
 
-def _injected(lm: LM, settings: Any) -> LM:
+def _inject_lora(lm: LM, settings: Any) -> LM:
     """A second model of the same tensors, with the LoRA's beside them."""
     from peft import inject_adapter_in_model
 
-    model: Any = inject_adapter_in_model(settings, twin(lm).model)
+    model: Any = inject_adapter_in_model(settings, clone(lm).model)
     return LM(model.eval(), lm.tokenizer, lm.identity)
 
 
-class _Product(torch.autograd.Function):
+class _LoRAProduct(torch.autograd.Function):
     """`x W^T + scaling (x A^T) B^T`, the second product added in place to the first.
 
     No gradient is made for W, which is frozen. Cost: beside W's products, one pass over x, the
@@ -127,35 +127,35 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (given,), (x, weight, down, up, narrow) = gradients, ctx.saved_tensors
-        back = given @ up.to(x.dtype)
-        to_x = torch.addmm(given @ weight, back, down.to(x.dtype), alpha=ctx.scaling)
-        to_down = (back.T @ x).to(down.dtype) * ctx.scaling
-        to_up = (given.T @ narrow).to(up.dtype) * ctx.scaling
-        return to_x, None, to_down, to_up, None
+        (grad_output,), (x, weight, down, up, narrow) = gradients, ctx.saved_tensors
+        grad_narrow = grad_output @ up.to(x.dtype)
+        grad_x = torch.addmm(grad_output @ weight, grad_narrow, down.to(x.dtype), alpha=ctx.scaling)
+        grad_down = (grad_narrow.T @ x).to(down.dtype) * ctx.scaling
+        grad_up = (grad_output.T @ narrow).to(up.dtype) * ctx.scaling
+        return grad_x, None, grad_down, grad_up, None
 
 
-def lean(student: LM) -> LM:
-    """`student` (of `started`) with each adapted linear layer computed in fewer passes.
+def fuse_lora(student: LM) -> LM:
+    """`student` (of `add_lora`) with each adapted linear layer computed in fewer passes.
 
     It computes in the model's dtype whatever that of the LoRA is, so that a bfloat16 model with a
     float32 LoRA trains at bfloat16's speed.
     """
     for module in student.model.modules():
         if hasattr(module, "lora_A") and isinstance(module.base_layer, torch.nn.Linear):
-            module.forward = functools.partial(_leanly, module)
+            module.forward = functools.partial(_fused_forward, module)
     return student
 
 
-def _leanly(module: Any, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
+def _fused_forward(module: Any, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
     base, flat = module.base_layer, x.reshape(-1, x.shape[-1])
     down, up = module.lora_A["default"].weight, module.lora_B["default"].weight
-    made = _Product.apply(flat, base.weight, down, up, module.scaling["default"])
-    made = made if base.bias is None else made + base.bias
-    return made.view(*x.shape[:-1], -1)
+    output = _LoRAProduct.apply(flat, base.weight, down, up, module.scaling["default"])
+    output = output if base.bias is None else output + base.bias
+    return output.view(*x.shape[:-1], -1)
 
 
-def weights(lm: LM) -> dict[str, torch.nn.Parameter]:
+def lora_weights(lm: LM) -> dict[str, torch.nn.Parameter]:
     """The LoRA's parameters, by the names PEFT gives them in a file."""
     named = lm.model.named_parameters()
     return {
@@ -170,76 +170,76 @@ def set_weights(lm: LM, values: Mapping[str, Float[Tensor, "..."]]) -> None:
     Raises:
         InputRefused: they are not those of a LoRA of this shape.
     """
-    own = weights(lm)
+    parameters = lora_weights(lm)
     if {name: value.shape for name, value in values.items()} != {
-        name: value.shape for name, value in own.items()
+        name: value.shape for name, value in parameters.items()
     }:
         raise InputRefused(
             "these are not the weights of an adapter of this model and rank",
             remedy="rag-memtok adapt trains one",
         )
-    for name, parameter in own.items():
+    for name, parameter in parameters.items():
         parameter.copy_(values[name])
 
 
-def rounded(lm: LM) -> dict[str, Tensor]:
+def half_precision_weights(lm: LM) -> dict[str, Tensor]:
     """The LoRA's weights as they are stored: in half precision."""
     return {
         name: parameter.detach().to("cpu", torch.float16, copy=True).contiguous()
-        for name, parameter in weights(lm).items()
+        for name, parameter in lora_weights(lm).items()
     }
 
 
-def files(lm: LM, bond: Bond) -> dict[str, bytes]:
+def adapter_files(lm: LM, manifest: AdapterManifest) -> dict[str, bytes]:
     """What to write for an adapter, file by file, the one that makes it valid last."""
     model: Any = lm.model
     settings = model.peft_config["default"].to_dict()
-    plain = {
+    config = {
         key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()
     } | {"inference_mode": True}
-    packed = save(rounded(lm), {"format": "pt"})
-    whole = replace(bond, adapter_sha256=hashlib.sha256(packed).hexdigest())
-    described = json.dumps(plain, indent=2, sort_keys=True, default=str)
+    packed = save(half_precision_weights(lm), {"format": "pt"})
+    complete = replace(manifest, adapter_sha256=hashlib.sha256(packed).hexdigest())
+    described = json.dumps(config, indent=2, sort_keys=True, default=str)
     return {
         CONFIG: described.encode(),
         WEIGHTS: packed,
-        BOND: json.dumps(asdict(whole), indent=2).encode(),
+        MANIFEST: json.dumps(asdict(complete), indent=2).encode(),
     }
 
 
-def bond_of(folder: Path) -> Bond | None:
+def read_manifest(folder: Path) -> AdapterManifest | None:
     """What the adapter in `folder` is bound to; None if there is none.
 
     Raises:
         InputRefused: there is something else.
     """
     try:
-        content = json.loads((folder / BOND).read_text(encoding="utf-8"))
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if content.get("format") != FORMAT or content["kind"] not in ("memory", "text"):
             raise ValueError("of another format")
-        return Bond(**content)
+        return AdapterManifest(**content)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputRefused(
-            f"{folder / BOND} is not that of an adapter: {error}",
+            f"{folder / MANIFEST} is not that of an adapter: {error}",
             remedy="rag-memtok adapt trains one",
         ) from error
 
 
-def mismatches(bond: Bond, lm: LM, template_sha256: str) -> list[str]:
-    """What an adapter is bound to and is not here, both values named.
+def find_mismatches(manifest: AdapterManifest, lm: LM, template_sha256: str) -> list[str]:
+    """What an adapter is bound to and does not match here, both values named.
 
     `template_sha256` is the memories'.
     """
-    asked_in = bond.frame_sha256 or framed(lm, WORDINGS["plain"]).digest
+    prompt_sha256 = manifest.frame_sha256 or build_qa_prompt(lm, WORDINGS["plain"]).digest
     pairs = {
-        "the model's weights": (bond.weights_sha256, lm.identity.weights_sha256),
-        "the tokenizer": (bond.tokenizer_sha256, lm.identity.tokenizer_sha256),
-        "the question's frame": (asked_in, frame(lm).digest),
+        "the model's weights": (manifest.weights_sha256, lm.identity.weights_sha256),
+        "the tokenizer": (manifest.tokenizer_sha256, lm.identity.tokenizer_sha256),
+        "the question's frame": (prompt_sha256, qa_prompt(lm).digest),
         "the memories' template": (
-            bond.template_sha256,
-            template_sha256 if bond.kind == "memory" else "",
+            manifest.template_sha256,
+            template_sha256 if manifest.kind == "memory" else "",
         ),
     }
     return [
@@ -249,7 +249,7 @@ def mismatches(bond: Bond, lm: LM, template_sha256: str) -> list[str]:
     ]
 
 
-def adapted(lm: LM, folder: Path, template_sha256: str | None = None) -> LM:
+def load_adapter(lm: LM, folder: Path, template_sha256: str | None = None) -> LM:
     """An LM that answers with the LoRA in `folder` on.
 
     `lm` stays as it is, and the weights they share are in memory once.
@@ -262,50 +262,52 @@ def adapted(lm: LM, folder: Path, template_sha256: str | None = None) -> LM:
 
     Raises:
         WrongModel: it was made for other weights, another tokenizer or other memories.
-        InputRefused: there is no adapter, or not what its bond says.
+        InputRefused: there is no adapter, or not what its manifest says.
     """
-    bond = bond_of(folder)
-    if bond is None:
+    manifest = read_manifest(folder)
+    if manifest is None:
         raise InputRefused(f"there is no adapter in {folder}", remedy="rag-memtok adapt trains one")
-    wanted = bond.template_sha256 if template_sha256 is None else template_sha256
-    if different := mismatches(bond, lm, wanted):
+    wanted = manifest.template_sha256 if template_sha256 is None else template_sha256
+    if different := find_mismatches(manifest, lm, wanted):
         raise WrongModel(
-            f"the adapter in {folder} was made for {bond.model}, which is not what is here: "
+            f"the adapter in {folder} was made for {manifest.model}, which is not what is here: "
             f"{'; '.join(different)}",
             remedy="--adapter none asks without one; rag-memtok adapt trains one for this model",
         )
-    reader = _injected(lm, _settings(folder))
-    set_weights(reader, _stored(folder / WEIGHTS, bond))
+    reader = _inject_lora(lm, _load_config(folder))
+    set_weights(reader, _load_weights(folder / WEIGHTS, manifest))
     reader.model.requires_grad_(False)
-    for parameter in weights(reader).values():
+    for parameter in lora_weights(reader).values():
         parameter.data = parameter.data.to(lm.table.dtype)
-    if bond.kind == "text":
-        lean(reader)
-    own = hashlib.sha256(f"{lm.identity.weights_sha256} {bond.adapter_sha256}".encode()).hexdigest()
-    return replace(reader, identity=replace(lm.identity, weights_sha256=own))
+    if manifest.kind == "text":
+        fuse_lora(reader)
+    weights_sha256 = hashlib.sha256(
+        f"{lm.identity.weights_sha256} {manifest.adapter_sha256}".encode()
+    ).hexdigest()
+    return replace(reader, identity=replace(lm.identity, weights_sha256=weights_sha256))
 
 
-def merged(reader: LM) -> dict[str, Tensor]:
-    """The weights of a plain model that answers as `reader` (of `adapted`) does, by name.
+def merge_lora(reader: LM) -> dict[str, Tensor]:
+    """The weights of a plain model that answers as `reader` (of `load_adapter`) does, by name.
 
     To each layer's own the product of its LoRA is added, in float32.
 
     Cost: the adapted weights once more.
     """
-    found = dense(reader.model)
+    weights = dequantized_weights(reader.model)
     for name, module in reader.model.named_modules():
         if hasattr(module, "lora_A"):
-            own = found[f"{name}.base_layer.weight"].float()
-            found[f"{name}.base_layer.weight"] = own + module.get_delta_weight("default").float()
+            base = weights[f"{name}.base_layer.weight"].float()
+            weights[f"{name}.base_layer.weight"] = base + module.get_delta_weight("default").float()
     return {
         name.replace(".base_layer.", "."): value
-        for name, value in found.items()
+        for name, value in weights.items()
         if ".lora_" not in name
     }
 
 
-def _settings(folder: Path) -> Any:
-    """PEFT's configuration of what `started` makes: nothing else in the file is believed."""
+def _load_config(folder: Path) -> Any:
+    """PEFT's configuration of what `add_lora` makes: nothing else in the file is believed."""
     from peft import LoraConfig
 
     try:
@@ -313,10 +315,10 @@ def _settings(folder: Path) -> Any:
         if (
             content["peft_type"] != "LORA"
             or not 1 <= content["r"] <= 4096
-            or not all(isinstance(one, str) for one in content["target_modules"])
+            or not all(isinstance(name, str) for name in content["target_modules"])
         ):
             raise ValueError("not a LoRA")
-        known = {
+        kept = {
             key: content[key]
             for key in (
                 "r",
@@ -327,7 +329,7 @@ def _settings(folder: Path) -> Any:
                 "base_model_name_or_path",
             )
         }
-        return LoraConfig(**known)
+        return LoraConfig(**kept)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputRefused(
             f"{folder / CONFIG} is not that of a LoRA: {error}",
@@ -335,10 +337,10 @@ def _settings(folder: Path) -> Any:
         ) from error
 
 
-def _stored(path: Path, bond: Bond) -> dict[str, Tensor]:
+def _load_weights(path: Path, manifest: AdapterManifest) -> dict[str, Tensor]:
     try:
         packed = path.read_bytes()
-        if hashlib.sha256(packed).hexdigest() != bond.adapter_sha256:
+        if hashlib.sha256(packed).hexdigest() != manifest.adapter_sha256:
             raise ValueError("its content is not what its checksum says")
         return load(packed)
     except (OSError, ValueError, SafetensorError) as error:

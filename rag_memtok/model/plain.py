@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 
 from rag_memtok.errors import UsageError
 from rag_memtok.model.lm import LM
-from rag_memtok.model.lora import Bond, merged
-from rag_memtok.model.prompts import frame
+from rag_memtok.model.lora import AdapterManifest, merge_lora
+from rag_memtok.model.prompts import qa_prompt
 from rag_memtok.packages import sha256_of
 
 MADE_OF, CARD, READER_CARD, WEIGHTS = "merged.json", "README.md", "READER.md", "model.safetensors"
@@ -42,8 +42,10 @@ class Merged:
     dtype: str
 
 
-def write(folder: Path, reader: LM, base: LM, bond: Bond, dtype: str, card: Path) -> Merged:
-    """Writes `reader`, which is `base` with the adapter of `bond` on, into a new folder.
+def write_merged(
+    folder: Path, reader: LM, base: LM, *, manifest: AdapterManifest, dtype: str, card: Path
+) -> Merged:
+    """Writes `reader`, which is `base` with the adapter of `manifest` on, into a new folder.
 
     Args:
         dtype: what the sums are rounded to; float32 leaves them as they are.
@@ -60,17 +62,17 @@ def write(folder: Path, reader: LM, base: LM, bond: Bond, dtype: str, card: Path
     draft.mkdir()
     try:
         _write_model(draft, reader, dtype)
-        made = _made_of(draft, base, bond, dtype)
-        (draft / CARD).write_text(_card(made), encoding="utf-8")
+        merged = _describe(draft, base, manifest, dtype)
+        (draft / CARD).write_text(_card(merged), encoding="utf-8")
         if card.is_file():
             shutil.copyfile(card, draft / READER_CARD)
-        (draft / MADE_OF).write_text(json.dumps(asdict(made), indent=1), encoding="utf-8")
+        (draft / MADE_OF).write_text(json.dumps(asdict(merged), indent=1), encoding="utf-8")
         if folder.exists():
             folder.rmdir()
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return made
+    return merged
 
 
 def require_new(folder: Path) -> None:
@@ -86,10 +88,10 @@ def require_new(folder: Path) -> None:
 def _write_model(folder: Path, reader: LM, dtype: str) -> None:
     """Weights, configuration and tokenizer, as transformers and servers look for them."""
     model: Any = reader.model
-    drop = {HEAD} if reader.tied else set()
+    drop = {HEAD} if reader.is_tied else set()
     weights = {
         name: value.to("cpu", getattr(torch, dtype)).contiguous()
-        for name, value in sorted(merged(reader).items())
+        for name, value in sorted(merge_lora(reader).items())
         if name not in drop
     }
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
@@ -116,7 +118,7 @@ def _name_any_class(path: Path) -> None:
     path.write_text(json.dumps(described, indent=1, sort_keys=True), encoding="utf-8")
 
 
-def _made_of(folder: Path, base: LM, bond: Bond, dtype: str) -> Merged:
+def _describe(folder: Path, base: LM, manifest: AdapterManifest, dtype: str) -> Merged:
     weights = sha256_of(folder / WEIGHTS)
     tokenizer = base.identity.tokenizer_sha256
     name = hashlib.sha256(f"{weights} {tokenizer}".encode()).hexdigest()[:12]
@@ -124,21 +126,21 @@ def _made_of(folder: Path, base: LM, bond: Bond, dtype: str) -> Merged:
         name=f"reader-{name}",
         base=f"{base.identity.id} {base.identity.revision}".strip(),
         base_sha256=base.identity.weights_sha256,
-        adapter_sha256=bond.adapter_sha256,
-        kind=bond.kind,
+        adapter_sha256=manifest.adapter_sha256,
+        kind=manifest.kind,
         tokenizer_sha256=tokenizer,
-        frame_sha256=frame(base).digest,
+        frame_sha256=qa_prompt(base).digest,
         weights_sha256=weights,
         dtype=dtype,
     )
 
 
-def _card(made: Merged) -> str:
-    rounded = "" if made.dtype == "float32" else f", rounded to {made.dtype}"
+def _card(merged: Merged) -> str:
+    rounded = "" if merged.dtype == "float32" else f", rounded to {merged.dtype}"
     return f"""---
 tags: [rag-memtok, merged]
 ---
-# {made.name}: {made.base} with its reader merged
+# {merged.name}: {merged.base} with its reader merged
 
 A base model with a LoRA added to its weights in float32{rounded}: the model that answers when
 `rag-memtok ask --engine vllm` asks a server. It answers as the base does with the adapter on, in
@@ -146,11 +148,11 @@ the frame that the adapter was trained in. It writes and verifies no memories: t
 
 | | sha256 |
 |---|---|
-| base | {made.base_sha256} |
-| adapter, of {"memories" if made.kind == "memory" else "texts"} | {made.adapter_sha256} |
-| tokenizer | {made.tokenizer_sha256} |
-| frame | {made.frame_sha256} |
-| model.safetensors ({made.dtype}) | {made.weights_sha256} |
+| base | {merged.base_sha256} |
+| adapter, of {"memories" if merged.kind == "memory" else "texts"} | {merged.adapter_sha256} |
+| tokenizer | {merged.tokenizer_sha256} |
+| frame | {merged.frame_sha256} |
+| model.safetensors ({merged.dtype}) | {merged.weights_sha256} |
 
 The licences are those of the base and of the adapter, whose card is {READER_CARD} where it has one.
 What the adapter was trained on may be found in what it says: handle the folder as you handle that.

@@ -1,6 +1,6 @@
-"""The same LM in other arithmetic: the judge's fp32, the writer's draft.
+"""The same LM in other arithmetic: the judge's fp32, the optimizer's low precision.
 
-The draft is in bfloat16, with an attention of ours on a CPU, or compiled.
+Low precision is bfloat16, with an attention of ours on a CPU, or compiled.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from torch import Tensor
 from rag_memtok.errors import UsageError
 from rag_memtok.model.device import has_bfloat16
 from rag_memtok.model.lm import LM
-from rag_memtok.model.quantize import dense, dense_config
+from rag_memtok.model.quantize import dequantized_config, dequantized_weights
 
 
 @contextlib.contextmanager
@@ -43,8 +43,8 @@ def copy_in_dtype(lm: LM, dtype: torch.dtype) -> LM:
 
     Cost: the weights once more.
     """
-    weights = {name: value.to(dtype) for name, value in dense(lm.model).items()}
-    model: Any = type(lm.model)(dense_config(lm.model))
+    weights = {name: value.to(dtype) for name, value in dequantized_weights(lm.model).items()}
+    model: Any = type(lm.model)(dequantized_config(lm.model))
     computed = {name: value for name, value in model.named_buffers() if name not in weights}
     model = model.to(device=lm.device, dtype=dtype)
     # the rotary frequencies: rounded to bfloat16 they lose their place within some hundred
@@ -64,7 +64,7 @@ def copy_in_dtype(lm: LM, dtype: torch.dtype) -> LM:
 def uses_low_precision(lm: LM, wish: str) -> bool:
     """Whether most steps are taken in bfloat16: only for an fp32 LM.
 
-    By default they are only where the hardware computes in it.
+    With `wish` "auto" only where the hardware computes in it.
     """
     return lm.table.dtype == torch.float32 and (
         wish in ("bfloat16", "compiled") or (wish == "auto" and has_bfloat16(lm.device))
@@ -72,7 +72,7 @@ def uses_low_precision(lm: LM, wish: str) -> bool:
 
 
 def low_precision_copy(lm: LM, wish: str) -> LM:
-    """What a draft is computed with.
+    """A copy of `lm` in bfloat16, for the low-precision phase.
 
     Cost: the weights once more, and what `compile_layers` costs if that is the wish.
     """
@@ -90,14 +90,15 @@ def for_reading(lm: LM) -> LM:
     """
     if lm.table.dtype != torch.float32 or not has_bfloat16(lm.device) or not _is_bfloat16(lm):
         return lm
-    quick = copy_in_dtype(lm, torch.bfloat16)
-    quick.model.set_attn_implementation("sdpa")  # rows of several lengths, each with its own mask
-    return quick
+    fast = copy_in_dtype(lm, torch.bfloat16)
+    fast.model.set_attn_implementation("sdpa")  # rows of several lengths, each with its own mask
+    return fast
 
 
 def _is_bfloat16(lm: LM) -> bool:
     return all(
-        torch.equal(one, one.to(torch.bfloat16).to(one.dtype)) for one in lm.model.parameters()
+        torch.equal(parameter, parameter.to(torch.bfloat16).to(parameter.dtype))
+        for parameter in lm.model.parameters()
     )
 
 

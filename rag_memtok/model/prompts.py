@@ -1,6 +1,4 @@
-"""The words around a memory, as tokens.
-
-They are the templates it is written in, and the frame a question is asked in.
+"""The tokens around a memory: templates it is optimized in, the prompt a question is asked in.
 
     bare         [BOS] [memory] -> text [EOS]
     cue          "Document:", [memory], "Repeat the document." -> text [end of turn]
@@ -33,7 +31,7 @@ REFUSED = re.compile(
 MARK = "\ue0f0"  # private use: stands for what is not our words while a chat template is rendered
 
 
-def refuses(answer: str) -> bool:
+def is_refusal(answer: str) -> bool:
     """Whether `answer` says that the documents do not say.
 
     It may do so as INSTRUCTION asks, as files of questions do, or with no words at all.
@@ -41,12 +39,12 @@ def refuses(answer: str) -> bool:
     return REFUSED.match(answer) is not None
 
 
-def declines(answer: str) -> bool:
+def is_no_answer(answer: str) -> bool:
     """Whether `answer` is no answer: empty, or the words of a refusal.
 
     Signs without words, as "+" or "-", are one.
     """
-    return not answer.strip() or (refuses(answer) and bool(re.search(r"\w", answer)))
+    return not answer.strip() or (is_refusal(answer) and bool(re.search(r"\w", answer)))
 
 
 def digest_of(parts: Sequence[object]) -> str:
@@ -74,47 +72,49 @@ class Template:
         return len(self.prefix) + len(self.suffix) + 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wording:
-    """A frame in words: what is the same for every model.
+    """The text of a QA prompt: what is the same for every model.
 
-    `system` is a message of its own ("": the chat template's, if it has one), `reply` how the
+    `system` is a message of its own ("": the chat template's, if it has one), `reply_start` how the
     answer begins. `before_source` and `after_source` are around the line that says where a passage
     is from, None where the frame has no place for it.
     """
 
     system: str
     instruction: str
-    reply: str
+    reply_start: str
     before_source: str | None = None
     after_source: str = ""
 
 
 WORDINGS = {
     "plain": Wording(
-        "",
-        f"\nAnswer from the documents in a few words. If they do not say, answer: {REFUSAL}.",
-        "",
+        system="",
+        instruction=(
+            f"\nAnswer from the documents in a few words. If they do not say, answer: {REFUSAL}."
+        ),
+        reply_start="",
     ),
     "sourced": Wording(
-        "You answer questions about documents.",
-        "\nAnswer in a few words copied from the documents.",
-        "According to the documents, the answer is",
-        "Source:",
-        "\n",
+        system="You answer questions about documents.",
+        instruction="\nAnswer in a few words copied from the documents.",
+        reply_start="According to the documents, the answer is",
+        before_source="Source:",
+        after_source="\n",
     ),
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A question's prompt without what is asked.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QAPrompt:
+    """A QA prompt without its documents and its question ("frame" in manifests and options).
 
-    It is `opening` document (`between` document)* `question` words `closing`, then the answer. A
+    It is `opening` document (`between` document)* `question` tokens `closing`, then the answer. A
     document may begin with a `source_line`.
 
-    `lead` is what this chat template has before an answer: part of its first word, where that is a
-    space.
+    `reply_prefix` is what this chat template has before an answer: part of its first token, where
+    that is a space.
     """
 
     opening: tuple[int, ...]
@@ -122,7 +122,7 @@ class Frame:
     question: tuple[int, ...]
     closing: tuple[int, ...]
     end: int
-    lead: str = ""
+    reply_prefix: str = ""
     before_source: tuple[int, ...] | None = None
     after_source: tuple[int, ...] = ()
 
@@ -143,12 +143,12 @@ class Rendered:
 
     It is kept as the `stretches` between its MARKs.
 
-    `lead` is what the template puts between the assistant's header and a reply, mostly nothing;
-    `end` the token that ends the reply.
+    `reply_prefix` is what the template puts between the assistant's header and a reply, mostly
+    nothing; `end` the token that ends the reply.
     """
 
     stretches: tuple[str, ...]
-    lead: str
+    reply_prefix: str
     end: int
 
 
@@ -169,39 +169,44 @@ def render(lm: LM, content: str, system: str = "") -> Rendered:
         return render(lm, system + GAP + content)
     turn = lm.chat([*messages, {"role": "assistant", "content": MARK}], begin=False)
     ending = lm.encode_frame(turn.rpartition(MARK)[2].lstrip())
-    lead = turn.removeprefix(rendered).partition(MARK)[0] if turn.startswith(rendered) else ""
-    return Rendered(tuple(rendered.split(MARK)), lead, ending[0] if ending else lm.eos)
+    reply_prefix = (
+        turn.removeprefix(rendered).partition(MARK)[0] if turn.startswith(rendered) else ""
+    )
+    return Rendered(tuple(rendered.split(MARK)), reply_prefix, ending[0] if ending else lm.eos)
 
 
-def frame(lm: LM) -> Frame:
-    """The frame in which `ask` puts documents and a question."""
-    return framed(lm, WORDINGS[lm.frame_name])
+def qa_prompt(lm: LM) -> QAPrompt:
+    """The prompt in which `ask` puts documents and a question."""
+    return build_qa_prompt(lm, WORDINGS[lm.frame_name])
 
 
-def framed(lm: LM, words: Wording) -> Frame:
-    """The frame of these words in the tokens of `lm`."""
-    content = f"{DOCUMENT}{MARK}{GAP}{DOCUMENT}{MARK}{GAP}{QUESTION}{MARK}{words.instruction}"
-    rendered = render(lm, content, words.system)
+def build_qa_prompt(lm: LM, wording: Wording) -> QAPrompt:
+    """The prompt of this wording in the tokens of `lm`."""
+    content = f"{DOCUMENT}{MARK}{GAP}{DOCUMENT}{MARK}{GAP}{QUESTION}{MARK}{wording.instruction}"
+    rendered = render(lm, content, wording.system)
     opening, between, question, closing = (
         tuple(lm.encode_frame(stretch)) for stretch in rendered.stretches
     )
-    lead = rendered.lead
-    if words.reply:  # the answer's first word is then one within a sentence
-        closing, lead = (*closing, *lm.encode_frame(lead + words.reply)), " "
-    before = words.before_source
-    return Frame(
-        opening,
-        between,
-        question,
-        closing,
-        rendered.end,
-        lead,
-        None if before is None else tuple(lm.encode_frame(before)),
-        tuple(lm.encode_frame(words.after_source)),
+    reply_prefix = rendered.reply_prefix
+    if wording.reply_start:  # the answer's first word is then one within a sentence
+        closing, reply_prefix = (
+            (*closing, *lm.encode_frame(reply_prefix + wording.reply_start)),
+            " ",
+        )
+    before = wording.before_source
+    return QAPrompt(
+        opening=opening,
+        between=between,
+        question=question,
+        closing=closing,
+        end=rendered.end,
+        reply_prefix=reply_prefix,
+        before_source=None if before is None else tuple(lm.encode_frame(before)),
+        after_source=tuple(lm.encode_frame(wording.after_source)),
     )
 
 
-def source_line(lm: LM, frame: Frame, source: str) -> tuple[int, ...]:
+def source_line(lm: LM, frame: QAPrompt, source: str) -> tuple[int, ...]:
     """The line before a passage that says where it is from; none if `source` is empty.
 
     In `source` nothing is special: a file named like a control token stays a name.
@@ -237,7 +242,7 @@ def kuratov2025(lm: LM) -> Template:
 
     Source: arXiv:2502.13063, public code.
     """
-    return Template("kuratov2025", (), lm.opening, lm.eos)
+    return Template("kuratov2025", (), lm.text_prefix, lm.eos)
 
 
 TEMPLATES: dict[str, Callable[[LM], Template]] = {

@@ -17,7 +17,7 @@ from rag_memtok.errors import UsageError
 NF4 = "nf4"  # a model's dtype: the linear layers in 4 bits, the rest and the arithmetic in float16
 
 
-def packing(device: torch.device) -> dict[str, Any]:
+def loading_options(device: torch.device) -> dict[str, Any]:
     """How transformers is told to pack the weights while it loads them.
 
     It is as in the public code of arXiv:2506.15001.
@@ -39,7 +39,7 @@ def packing(device: torch.device) -> dict[str, Any]:
     return {"dtype": torch.float16, "quantization_config": method, "device_map": {"": device}}
 
 
-def dense(model: torch.nn.Module) -> dict[str, Tensor]:
+def dequantized_weights(model: torch.nn.Module) -> dict[str, Tensor]:
     """The weights by name; those in 4 bits as the numbers they stand for."""
     packed = {
         name: module
@@ -50,13 +50,13 @@ def dense(model: torch.nn.Module) -> dict[str, Tensor]:
         return model.state_dict()
     # the state dict has them beside the packed weights
     scales = tuple(f"{name}.weight." for name in packed)
-    numbers = {f"{name}.weight": unpacked(module) for name, module in packed.items()}
+    numbers = {f"{name}.weight": dequantize(module) for name, module in packed.items()}
     return {
         name: value for name, value in model.state_dict().items() if not name.startswith(scales)
     } | numbers
 
 
-def unpacked(module: Any) -> Tensor:
+def dequantize(module: Any) -> Tensor:
     """The weights of one packed layer, as that layer had them before.
 
     GPT-2's are kept the other way round.
@@ -69,7 +69,7 @@ def unpacked(module: Any) -> Tensor:
     )
 
 
-def dense_config(model: Any) -> Any:
+def dequantized_config(model: Any) -> Any:
     """The configuration of `model`, for a copy of it that is not packed."""
     settings = copy.deepcopy(model.config)
     settings.__dict__.pop("quantization_config", None)

@@ -23,16 +23,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rag_memtok.errors import EngineUnavailable, StoreDamaged, UsageError, WrongModel
-from rag_memtok.model.inject import Said, inject, never
+from rag_memtok.model.inject import Generation, inject, never
 from rag_memtok.model.lm import LM
-from rag_memtok.model.prompts import Frame, frame
+from rag_memtok.model.prompts import QAPrompt, qa_prompt
 from rag_memtok.model.wire import (
     Lost,
     Refused,
     Server,
-    events_of,
-    nonsense,
-    reply_of,
+    bad_reply,
+    request_json,
+    stream_events,
     wait_after,
 )
 
@@ -44,12 +44,12 @@ PASSAGE = (
     "turned 9 times a minute; the miller, Ines Halloran, kept 14 geese."
 )
 QUESTION = "When did the mill burn down, and who was the miller?"
-PROBED = 16  # tokens
+PROBE_TOKENS = 16  # tokens
 TOLERANCE = 0.1  # nats, the mean over its tokens: benchmarks/vllm.md has what was measured
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Remote:
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class RemoteEngine:
     """A server that has the model of `lm`, which is ours to compare it with.
 
     `model` is what the server calls it, `context` the most positions that it takes. `salt` keeps
@@ -64,7 +64,7 @@ class Remote:
 
     def rows(
         self,
-        frame: Frame,
+        frame: QAPrompt,
         prompts: Sequence[Float[Tensor, "_ d"]],
         limit: int,
         ended: Callable[[int], bool] = never,
@@ -74,35 +74,35 @@ class Remote:
         They are one request. A server that was lost on the way is probed and asked again.
 
         Raises:
-            EngineUnavailable, PermissionRefused, UsageError: see `wire` and `_understood`.
+            EngineUnavailable, PermissionRefused, UsageError: see `wire` and `_explain_refusals`.
             WrongModel: what came back is another model.
         """
-        told: list[list[int]] = [[] for _ in prompts]
+        generated: list[list[int]] = [[] for _ in prompts]
         for tries in itertools.count(1):
             try:
-                for row, token in self._rest(frame, prompts, limit, told, ended):
-                    told[row].append(token)
+                for row, token in self._stream_rest(frame, prompts, limit, generated, ended):
+                    generated[row].append(token)
                     yield row, token
                 return
             except Lost as lost:
                 wait_after(self.server, lost, tries)
                 require_same(self)
 
-    def _rest(
+    def _stream_rest(
         self,
-        frame: Frame,
+        frame: QAPrompt,
         prompts: Sequence[Float[Tensor, "_ d"]],
         limit: int,
-        told: Sequence[Sequence[int]],
+        generated: Sequence[Sequence[int]],
         ended: Callable[[int], bool],
     ) -> Iterator[tuple[int, int]]:
-        """What comes after the tokens that were `told` before."""
-        ends, before = self.lm.stops | {frame.end}, [tuple(row) for row in told]
+        """What comes after the tokens that were `generated` before."""
+        ends, before = self.lm.stop_tokens | {frame.end}, [tuple(row) for row in generated]
         body = _body(self, prompts, limit, ends) | {"stream": True}
         places, over = [0] * len(prompts), set[int]()
-        with _understood(self):
-            for event in events_of(self.server, COMPLETIONS, body):
-                for row, token in _streamed(self, event, len(prompts)):
+        with _explain_refusals(self):
+            for event in stream_events(self.server, COMPLETIONS, body):
+                for row, token in _parse_event(self, event, len(prompts)):
                     if row in over or ended(row):
                         continue
                     if token in ends:
@@ -110,7 +110,7 @@ class Remote:
                         continue
                     place = places[row]
                     if place >= limit or before[row][place : place + 1] not in ((), (token,)):
-                        raise nonsense(self.server, "an answer that is not the one it began")
+                        raise bad_reply(self.server, "an answer that is not the one it began")
                     places[row] += 1
                     if place >= len(before[row]):
                         yield row, token
@@ -119,23 +119,23 @@ class Remote:
 
     def batch(
         self,
-        frame: Frame,
+        frame: QAPrompt,
         prompts: Sequence[Float[Tensor, "_ d"]],
         limit: int,
         ended: Callable[[int], bool] = never,
-    ) -> list[Said]:
+    ) -> list[Generation]:
         """The greedy answers to several prompts, whole, in one request: it runs to its end.
 
         Raises:
             EngineUnavailable, ...: see `rows`.
         """
-        ends = self.lm.stops | {frame.end}
+        ends = self.lm.stop_tokens | {frame.end}
         return [
-            Said(
+            Generation(
                 tuple(itertools.takewhile(lambda token: token not in ends, tokens)),
-                math.fsum(nats) / len(nats),
+                math.fsum(logprobs) / len(logprobs),
             )
-            for tokens, nats in _answers(self, prompts, limit, ends, require_same)
+            for tokens, logprobs in _generate(self, prompts, limit, ends, require_same)
         ]
 
 
@@ -143,12 +143,12 @@ class Remote:
 
 
 def _body(
-    remote: Remote, prompts: Sequence[Float[Tensor, "_ d"]], limit: int, ends: Set[int]
+    remote: RemoteEngine, prompts: Sequence[Float[Tensor, "_ d"]], limit: int, ends: Set[int]
 ) -> dict[str, object]:
     """A greedy request; what the served folder may have as defaults is said, too."""
     return {
         "model": remote.model,
-        "prompt_embeds": [_packed(prompt) for prompt in prompts],
+        "prompt_embeds": [_serialize(prompt) for prompt in prompts],
         "max_tokens": limit,
         "temperature": 0.0,
         "repetition_penalty": 1.0,
@@ -161,7 +161,7 @@ def _body(
     }
 
 
-def _packed(prompt: Float[Tensor, "S d"]) -> str:
+def _serialize(prompt: Float[Tensor, "S d"]) -> str:
     """A prompt as vLLM reads it: a tensor of its own, since torch saves all that a view is of.
 
     Raises:
@@ -176,69 +176,77 @@ def _packed(prompt: Float[Tensor, "S d"]) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _answers(
-    remote: Remote,
+def _generate(
+    remote: RemoteEngine,
     prompts: Sequence[Float[Tensor, "_ d"]],
     limit: int,
     ends: Set[int],
-    before_again: Callable[[Remote], None],
+    before_again: Callable[[RemoteEngine], None],
 ) -> list[tuple[list[int], list[float]]]:
     """The tokens of several answers, ends included, and the log-probability of each."""
     body = _body(remote, prompts, limit, ends) | {"logprobs": 0}
     for tries in itertools.count(1):
         try:
-            with _understood(remote):
-                reply = reply_of(remote.server, COMPLETIONS, body)
-            return _read(remote, reply, len(prompts), limit)
+            with _explain_refusals(remote):
+                reply = request_json(remote.server, COMPLETIONS, body)
+            return _parse_reply(remote, reply, len(prompts), limit)
         except Lost as lost:
             wait_after(remote.server, lost, tries)
             before_again(remote)
     raise AssertionError  # a count has no end
 
 
-def _read(
-    remote: Remote, reply: Mapping[str, Any], count: int, limit: int
+def _parse_reply(
+    remote: RemoteEngine, reply: Mapping[str, Any], count: int, limit: int
 ) -> list[tuple[list[int], list[float]]]:
     try:
-        choices = sorted(reply["choices"], key=lambda one: one["index"])
-        found = [(one["token_ids"], one["logprobs"]["token_logprobs"]) for one in choices]
-        whole = [one["index"] for one in choices] == list(range(count))
-        whole &= all(0 < len(tokens) == len(nats) <= limit for tokens, nats in found)
+        choices = sorted(reply["choices"], key=lambda choice: choice["index"])
+        answers = [
+            (choice["token_ids"], choice["logprobs"]["token_logprobs"]) for choice in choices
+        ]
+        is_complete = [choice["index"] for choice in choices] == list(range(count))
+        is_complete &= all(
+            0 < len(tokens) == len(logprobs) <= limit for tokens, logprobs in answers
+        )
     except (KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise nonsense(remote.server, "no completion with its tokens and their weights")
-    for tokens, nats in found:
-        if not all(type(one) is float and math.isfinite(one) for one in nats):
-            raise nonsense(remote.server, "log-probabilities that are none")
+        is_complete = False
+    if not is_complete:
+        raise bad_reply(remote.server, "no completion with its tokens and their weights")
+    for tokens, logprobs in answers:
+        if not all(type(choice) is float and math.isfinite(choice) for choice in logprobs):
+            raise bad_reply(remote.server, "log-probabilities that are none")
         _require_tokens(remote, tokens)
-    return found
+    return answers
 
 
-def _streamed(remote: Remote, event: Mapping[str, Any], count: int) -> list[tuple[int, int]]:
+def _parse_event(
+    remote: RemoteEngine, event: Mapping[str, Any], count: int
+) -> list[tuple[int, int]]:
     """The tokens of an event, each with its row."""
     try:
         choices = event["choices"]
-        pairs = [(one["index"], token) for one in choices for token in one["token_ids"] or ()]
-        reasons = {one["finish_reason"] for one in choices} - {None, "stop", "length"}
+        pairs = [
+            (choice["index"], token) for choice in choices for token in choice["token_ids"] or ()
+        ]
+        reasons = {choice["finish_reason"] for choice in choices} - {None, "stop", "length"}
     except (KeyError, TypeError):
-        raise nonsense(remote.server, "an event without tokens") from None
+        raise bad_reply(remote.server, "an event without tokens") from None
     _require_tokens(remote, [token for _, token in pairs])
     if not {row for row, _ in pairs} <= set(range(count)):
-        raise nonsense(remote.server, "an answer to what was not asked")
+        raise bad_reply(remote.server, "an answer to what was not asked")
     if reasons:
         raise Lost(f"the answer was ended: {', '.join(map(str, reasons))}")
     return pairs
 
 
-def _require_tokens(remote: Remote, tokens: Sequence[object]) -> None:
-    words = len(remote.lm.table)
-    if not all(type(token) is int and 0 <= token < words for token in tokens):
-        raise nonsense(remote.server, "tokens that are not in the vocabulary")
+def _require_tokens(remote: RemoteEngine, tokens: Sequence[object]) -> None:
+    vocab = len(remote.lm.table)
+    if not all(type(token) is int and 0 <= token < vocab for token in tokens):
+        raise bad_reply(remote.server, "tokens that are not in the vocabulary")
 
 
 @contextmanager
-def _understood(remote: Remote) -> Iterator[None]:
+def _explain_refusals(remote: RemoteEngine) -> Iterator[None]:
     """Says of a refusal what it means, and what to do.
 
     Raises:
@@ -249,20 +257,20 @@ def _understood(remote: Remote) -> Iterator[None]:
     try:
         yield
     except Refused as error:
-        url, said = remote.server.url, str(error)
-        if FLAG in said:
+        url, reason = remote.server.url, str(error)
+        if FLAG in reason:
             raise EngineUnavailable(
                 f"the server at {url} takes no prompt embeddings", remedy=f"start it with {FLAG}"
             ) from error
-        if "hidden_size" in said or (error.status == 404 and remote.model in said):
-            raise WrongModel(f"the server at {url} has another model: {said}", SERVE) from error
-        if "context length" in said or "max_model_len" in said:
+        if "hidden_size" in reason or (error.status == 404 and remote.model in reason):
+            raise WrongModel(f"the server at {url} has another model: {reason}", SERVE) from error
+        if "context length" in reason or "max_model_len" in reason:
             raise UsageError(
-                f"the prompt is too long for the server at {url}: {said}",
+                f"the prompt is too long for the server at {url}: {reason}",
                 remedy="a smaller --k, or start it with a larger --max-model-len",
             ) from error
         raise EngineUnavailable(
-            f"the server at {url} refuses what it is asked: {said}",
+            f"the server at {url} refuses what it is asked: {reason}",
             remedy="is it vLLM 0.11 or newer?",
         ) from error
 
@@ -270,33 +278,39 @@ def _understood(remote: Remote) -> Iterator[None]:
 # --- which model it has
 
 
-def connected(server: Server, lm: LM) -> Remote:
+def connect(server: Server, lm: LM) -> RemoteEngine:
     """The server as an engine, once it has answered the probe as `lm` does.
 
     Raises:
         WrongModel: it has another model.
-        EngineUnavailable, PermissionRefused: see `wire` and `_understood`.
+        EngineUnavailable, PermissionRefused: see `wire` and `_explain_refusals`.
     """
     for tries in itertools.count(1):
         try:
-            reply = reply_of(server, MODELS, None)
+            reply = request_json(server, MODELS, None)
             break
         except Lost as lost:
             wait_after(server, lost, tries)
         except Refused as error:
-            raise nonsense(server, f"{MODELS}: {error}") from error
+            raise bad_reply(server, f"{MODELS}: {error}") from error
     try:
         name, context = reply["data"][0]["id"], reply["data"][0]["max_model_len"]
     except (KeyError, TypeError, IndexError):
         name, context = None, None
     if not isinstance(name, str) or type(context) is not int:
-        raise nonsense(server, f"{MODELS} names no model with its length")
-    remote = Remote(server, lm, name, min(context, lm.context), secrets.token_urlsafe(32))
+        raise bad_reply(server, f"{MODELS} names no model with its length")
+    remote = RemoteEngine(
+        server=server,
+        lm=lm,
+        model=name,
+        context=min(context, lm.context),
+        salt=secrets.token_urlsafe(32),
+    )
     require_same(remote)
     return remote
 
 
-def require_same(remote: Remote) -> None:
+def require_same(remote: RemoteEngine) -> None:
     """Refuses a server whose answer to the probe our model would not have given.
 
     Its tokens are fed to our model: each has to get the log-probability that the server gave it.
@@ -306,14 +320,14 @@ def require_same(remote: Remote) -> None:
 
     Cost: one forward pass of ours over the probe and its answer.
     """
-    lm, words = remote.lm, frame(remote.lm)
-    prompt = inject(lm, words, [lm.encode(PASSAGE)], lm.encode(QUESTION))
-    ((tokens, nats),) = _answers(remote, [prompt], PROBED, frozenset(), lambda _: None)
-    away = distance(lm, prompt, tokens, nats)
-    if len(tokens) < PROBED or not away <= TOLERANCE:
+    lm = remote.lm
+    prompt = inject(lm, qa_prompt(lm), [lm.encode(PASSAGE)], lm.encode(QUESTION))
+    ((tokens, logprobs),) = _generate(remote, [prompt], PROBE_TOKENS, frozenset(), lambda _: None)
+    difference = distance(lm, prompt, tokens, logprobs)
+    if len(tokens) < PROBE_TOKENS or not difference <= TOLERANCE:
         raise WrongModel(
             f"the model {remote.model} of the server at {remote.server.url} is not the one here, "
-            f"with its reader: their log-probabilities are {away:.2f} nats apart "
+            f"with its reader: their log-probabilities are {difference:.2f} nats apart "
             f"(at most {TOLERANCE})",
             remedy=SERVE,
         )
@@ -321,10 +335,10 @@ def require_same(remote: Remote) -> None:
 
 @torch.inference_mode()
 def distance(
-    lm: LM, prompt: Float[Tensor, "S d"], tokens: Sequence[int], nats: Sequence[float]
+    lm: LM, prompt: Float[Tensor, "S d"], tokens: Sequence[int], logprobs: Sequence[float]
 ) -> float:
     """How far the log-probabilities that `tokens` were given are from ours, in nats a token."""
     row = torch.cat([prompt, lm.embed(list(tokens[:-1]))])
     logits = lm.logits(lm.hidden(row[None])[0, len(prompt) - 1 :])  # [T, V]
     ours = logits.log_softmax(-1)[range(len(tokens)), list(tokens)]
-    return float((ours - torch.tensor(nats, device=ours.device)).abs().mean())
+    return float((ours - torch.tensor(logprobs, device=ours.device)).abs().mean())

@@ -36,7 +36,7 @@ def smollm() -> Any:
     return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2()])
 
 
-def splitting(pattern: str) -> Callable[[], Any]:
+def split_by(pattern: str) -> Callable[[], Any]:
     """A rule that a regular expression says."""
     return lambda: pre_tokenizers.Sequence(
         [
@@ -50,12 +50,12 @@ def splitting(pattern: str) -> Callable[[], Any]:
 RULES: dict[str, tuple[Callable[[], Any], bool]] = {
     "gpt-2": (gpt2, False),
     "smollm": (smollm, False),
-    "llama-bpe": (splitting(LLAMA3), True),
-    "qwen2": (splitting(QWEN2), False),
+    "llama-bpe": (split_by(LLAMA3), True),
+    "qwen2": (split_by(QWEN2), False),
 }
 
 
-def tokenizer_of(values: Mapping[str, Any]) -> "PreTrainedTokenizerFast":
+def build_tokenizer(values: Mapping[str, Any]) -> "PreTrainedTokenizerFast":
     """Makes the tokenizer of a GGUF header's values; it gives every text back.
 
     Raises:
@@ -69,24 +69,29 @@ def tokenizer_of(values: Mapping[str, Any]) -> "PreTrainedTokenizerFast":
     merges = [tuple(merge.split(" ", 1)) for merge in values["tokenizer.ggml.merges"]]
     if len(vocabulary) != len(tokens) or any(len(merge) != 2 for merge in merges):
         raise InputRefused("its vocabulary has a token twice, or a merge of one part")
-    made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=whole))
-    made.pre_tokenizer, made.decoder = rule(), decoders.ByteLevel()
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=whole))
+    tokenizer.pre_tokenizer, tokenizer.decoder = rule(), decoders.ByteLevel()
     kinds = list(zip(tokens, values["tokenizer.ggml.token_type"], strict=True))
-    for kind, add in ((CONTROL, made.add_special_tokens), (USER_DEFINED, made.add_tokens)):
-        own = [AddedToken(token, normalized=False) for token, one in kinds if one == kind]
-        add(own)
+    for kind, add in (
+        (CONTROL, tokenizer.add_special_tokens),
+        (USER_DEFINED, tokenizer.add_tokens),
+    ):
+        added = [
+            AddedToken(token, normalized=False) for token, token_kind in kinds if token_kind == kind
+        ]
+        add(added)
     special = {name: _named(values, tokens, key) for name, key in SPECIAL.items()}
     if values.get("tokenizer.ggml.add_bos_token") and special["bos_token"]:
         bos = (special["bos_token"], vocabulary[special["bos_token"]])
-        made.post_processor = processors.TemplateProcessing(
+        tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos[0]} $A", special_tokens=[bos]
         )
-    found = PreTrainedTokenizerFast(
-        tokenizer_object=made, clean_up_tokenization_spaces=False, **_present(special)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **_present(special)
     )
-    found.chat_template = values.get("tokenizer.chat_template")
-    _require_exact(found)
-    return found
+    wrapped.chat_template = values.get("tokenizer.chat_template")
+    _require_exact(wrapped)
+    return wrapped
 
 
 SPECIAL = {

@@ -54,11 +54,11 @@ def wait_after(server: Server, lost: Lost, tries: int) -> None:
         EngineUnavailable: there is no next one.
     """
     if tries > len(server.pauses):
-        raise given_up(server, lost) from lost
+        raise unavailable(server, lost) from lost
     time.sleep(server.pauses[tries - 1])
 
 
-def given_up(server: Server, error: Lost) -> EngineUnavailable:
+def unavailable(server: Server, error: Lost) -> EngineUnavailable:
     """What to tell when no try is left: whether the server is away, or there and ill."""
     tries = f"{len(server.pauses) + 1} tries"
     try:
@@ -75,7 +75,7 @@ def given_up(server: Server, error: Lost) -> EngineUnavailable:
     )
 
 
-def nonsense(server: Server, what: str) -> EngineUnavailable:
+def bad_reply(server: Server, what: str) -> EngineUnavailable:
     """What to tell of a reply that no vLLM gives."""
     return EngineUnavailable(
         f"the server at {server.url} answers what makes no sense here: {what}",
@@ -83,7 +83,7 @@ def nonsense(server: Server, what: str) -> EngineUnavailable:
     )
 
 
-def reply_of(server: Server, path: str, body: Mapping[str, object] | None) -> dict[str, Any]:
+def request_json(server: Server, path: str, body: Mapping[str, object] | None) -> dict[str, Any]:
     """The JSON object that answers a POST of `body`, a GET where that is None.
 
     Raises:
@@ -94,21 +94,23 @@ def reply_of(server: Server, path: str, body: Mapping[str, object] | None) -> di
     with _exchange(server, path, body) as reply:
         content = reply.read(LONGEST + 1)
     if len(content) > LONGEST:
-        raise nonsense(server, f"more than {LONGEST} bytes")
+        raise bad_reply(server, f"more than {LONGEST} bytes")
     return _object(server, content)
 
 
-def events_of(server: Server, path: str, body: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+def stream_events(
+    server: Server, path: str, body: Mapping[str, object]
+) -> Iterator[dict[str, Any]]:
     """The events of a reply that is streamed, to its end.
 
     Raises:
-        Lost: it broke off, too; the others: see `reply_of`.
+        Lost: it broke off, too; the others: see `request_json`.
     """
     with _exchange(server, path, body) as reply:
         while line := reply.readline(LONGEST):
             if not line.startswith(EVENT):
                 if line.strip() and not line.startswith((b":", b"event:", b"id:")):
-                    raise nonsense(server, _quoted(line))
+                    raise bad_reply(server, _quoted(line))
                 continue
             if (content := line.removeprefix(EVENT).strip()) == END.encode():
                 return
@@ -123,9 +125,9 @@ def _object(server: Server, content: bytes) -> dict[str, Any]:
     try:
         found = json.loads(content)
     except ValueError:
-        raise nonsense(server, _quoted(content)) from None
+        raise bad_reply(server, _quoted(content)) from None
     if not isinstance(found, dict):
-        raise nonsense(server, _quoted(content))
+        raise bad_reply(server, _quoted(content))
     return found
 
 

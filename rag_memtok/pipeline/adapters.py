@@ -12,7 +12,7 @@ from rag_memtok.errors import InputRefused
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import Encoder
 from rag_memtok.model.lm import EMBEDDED, LM
-from rag_memtok.model.lora import Bond, bond_of, mismatches
+from rag_memtok.model.lora import AdapterManifest, find_mismatches, read_manifest
 from rag_memtok.store.files import ADAPTER, STALE
 
 READERS = EMBEDDED.parent.parent / "readers"
@@ -24,7 +24,7 @@ class Adapter:
     """An adapter's folder, and what it is bound to."""
 
     folder: Path
-    bond: Bond
+    bond: AdapterManifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def find(
     if wanted == "none":
         return Adapters()
     if wanted != "auto":
-        bond = bond_of(Path(wanted))
+        bond = read_manifest(Path(wanted))
         if bond is None:
             raise InputRefused(
                 f"there is no adapter in {wanted}",
@@ -102,7 +102,7 @@ def _joined(found: Iterable[Adapter]) -> Adapters:
 def _fitting(lm: LM, template_sha256: str, say: Callable[[str], None]) -> Iterator[Adapter]:
     for folder in SHIPPED:
         bond = _bond_or_none(folder, say)
-        if bond is not None and not mismatches(bond, lm, template_sha256):
+        if bond is not None and not find_mismatches(bond, lm, template_sha256):
             yield Adapter(folder, bond)
 
 
@@ -113,7 +113,7 @@ def _own(
     bond = _bond_or_none(folder, say)
     if bond is None:
         return
-    different = mismatches(bond, lm, template_sha256)
+    different = find_mismatches(bond, lm, template_sha256)
     if different or is_stale(folder):
         why = different[0] if different else "chunks it was trained on have been removed"
         say(f"the store's adapter is left out: {why}; rag-memtok adapt trains a new one")
@@ -121,10 +121,10 @@ def _own(
         yield Adapter(folder, bond)
 
 
-def _bond_or_none(folder: Path, say: Callable[[str], None]) -> Bond | None:
+def _bond_or_none(folder: Path, say: Callable[[str], None]) -> AdapterManifest | None:
     """What an adapter is bound to; a damaged one is told, and counts as none."""
     try:
-        return bond_of(folder)
+        return read_manifest(folder)
     except InputRefused as error:
         say(f"{error}; asking without it")
         return None
@@ -138,7 +138,7 @@ def is_stale(folder: Path) -> bool:
 def described(folder: Path) -> str:
     """A store's adapter in a phrase; "" if there is none."""
     try:
-        bond = bond_of(folder)
+        bond = read_manifest(folder)
     except InputRefused:
         return "damaged"
     if bond is None:

@@ -20,9 +20,16 @@ from rag_memtok.config import Retrieve
 from rag_memtok.datatypes import Answer, Hit, Source
 from rag_memtok.errors import NoUsableMemory, StoreDamaged, UsageError
 from rag_memtok.model.engine import Engine
-from rag_memtok.model.inject import BATCH, Said, Sourced, fitting, inject, surest
+from rag_memtok.model.inject import (
+    BATCH,
+    Generation,
+    Sourced,
+    count_fitting,
+    inject,
+    most_confident,
+)
 from rag_memtok.model.lm import LM
-from rag_memtok.model.prompts import Frame, declines, frame, source_line
+from rag_memtok.model.prompts import QAPrompt, is_no_answer, qa_prompt, source_line
 from rag_memtok.pipeline.citation import source_of
 from rag_memtok.pipeline.first_words import nothing_found, require_answerable
 from rag_memtok.pipeline.grounding import before_circles, circle_at_end, completed, grounded
@@ -179,9 +186,9 @@ def _together(
 
     What stands nearest to the question is read best.
     """
-    lm, words = session.reading or session.lm, frame(session.lm)
+    lm, words = session.reading or session.lm, qa_prompt(session.lm)
     passages = [sourced(lm, words, one) for one in readable]
-    fit = fitting(session.engine.context, words, passages, asked, limit)
+    fit = count_fitting(session.engine.context, words, passages, asked, limit)
     _tell_what_fits(session, fit, len(readable))
     return list(readable[:fit]), [inject(lm, words, passages[:fit][::-1], asked)]
 
@@ -190,9 +197,11 @@ def _apart(
     session: Session, asked: Sequence[int], readable: Sequence[Readable], limit: int
 ) -> Prompts:
     """A prompt for each that fits."""
-    lm, words = session.reading or session.lm, frame(session.lm)
+    lm, words = session.reading or session.lm, qa_prompt(session.lm)
     passages = [sourced(lm, words, one) for one in readable]
-    fit = [bool(fitting(session.engine.context, words, [one], asked, limit)) for one in passages]
+    fit = [
+        bool(count_fitting(session.engine.context, words, [one], asked, limit)) for one in passages
+    ]
     used = list(compress(readable, fit))
     _tell_what_fits(session, len(used), len(readable))
     return used, [inject(lm, words, [one], asked) for one in compress(passages, fit)]
@@ -203,7 +212,7 @@ def respond(session: Session, questions: Sequence[Prepared]) -> list[Response]:
 
     Each is answered as it would be alone, but for what a batch changes in the last bits of logits.
     """
-    lm, words, engine = session.lm, frame(session.lm), session.engine
+    lm, words, engine = session.lm, qa_prompt(session.lm), session.engine
     apart = [one for one in questions if one.apart]
     together = [one for one in questions if not one.apart]
     said = dict(zip(map(id, apart), _answers_apart(engine, lm, words, apart), strict=True))
@@ -213,7 +222,7 @@ def respond(session: Session, questions: Sequence[Prepared]) -> list[Response]:
     return [said[id(one)] for one in questions]
 
 
-def _streamed(engine: Engine, lm: LM, words: Frame, some: Sequence[Prepared]) -> list[Response]:
+def _streamed(engine: Engine, lm: LM, words: QAPrompt, some: Sequence[Prepared]) -> list[Response]:
     """The answers to questions with a prompt each, told as they are made."""
     tokens: list[list[int]] = [[] for _ in some]
     shown, ended = [""] * len(some), set[int]()
@@ -243,12 +252,12 @@ def _streamed(engine: Engine, lm: LM, words: Frame, some: Sequence[Prepared]) ->
 
 
 def _answers_apart(
-    engine: Engine, lm: LM, words: Frame, some: Sequence[Prepared]
+    engine: Engine, lm: LM, words: QAPrompt, some: Sequence[Prepared]
 ) -> list[Response]:
     """Of a question's answers the surest is kept, and cited is what that was read from."""
     rows = [(one, prompt) for one in some for prompt in one.prompts]
     rows.sort(key=lambda row: row[0].limit)  # those of one limit stand together
-    said: dict[int, list[Said]] = {id(one): [] for one in some}
+    said: dict[int, list[Generation]] = {id(one): [] for one in some}
     for limit, alike in groupby(rows, key=lambda row: row[0].limit):
         for part in batched(alike, BATCH):
             asked = [one for one, _ in part]
@@ -270,10 +279,12 @@ def batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
         yield part
 
 
-def _surest(lm: LM, one: Prepared, said: Sequence[Said]) -> Response:
+def _surest(lm: LM, one: Prepared, said: Sequence[Generation]) -> Response:
     tokens = [said_of(lm, some.tokens) for some in said]
     texts = [lm.decode(some) for some in tokens]
-    kept = surest([(text, some.sureness) for text, some in zip(texts, said, strict=True)])
+    kept = most_confident(
+        [(text, some.mean_logprob) for text, some in zip(texts, said, strict=True)]
+    )
     one.on_text(texts[kept])
     return Response(tokens[kept], [one.used[kept]], len(said[kept].tokens) < one.limit)
 
@@ -281,7 +292,7 @@ def _surest(lm: LM, one: Prepared, said: Sequence[Said]) -> Response:
 def finish(session: Session, one: Prepared, response: Response) -> Answer:
     """What was said to a question, with its sources and what it cost."""
     shown = session.lm.decode(response.tokens)
-    refused = declines(shown.strip())
+    refused = is_no_answer(shown.strip())
     cited = () if refused else response.cited
     texts = tuple(words_of(session, some) for some in cited)
     whole = completed(shown, texts)
@@ -315,7 +326,7 @@ def said_of(lm: LM, tokens: Sequence[int]) -> tuple[int, ...]:
     return tuple(kept)
 
 
-def sourced(lm: LM, words: Frame, one: Readable) -> Sourced:
+def sourced(lm: LM, words: QAPrompt, one: Readable) -> Sourced:
     """A passage behind the name of its file, where the frame has a place for that."""
     line = source_line(lm, words, PurePosixPath(one.hit.occurrences[0].path).name)
     return Sourced(line, one.passage)

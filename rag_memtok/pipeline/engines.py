@@ -19,4 +19,4 @@ def with_engine(session: Session) -> Session:
         return session
     url = asked.url if "://" in asked.url else f"http://{asked.url}"
     server = Server(url, asked.engine_seconds, os.environ.get(TOKEN, ""))
-    return replace(session, remote=remote.connected(server, session.reading or session.lm))
+    return replace(session, remote=remote.connect(server, session.reading or session.lm))

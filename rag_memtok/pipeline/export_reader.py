@@ -60,8 +60,10 @@ def _written(to: Path, lm: LM, adapter: Adapter | None, dtype: str) -> Exported:
             "there is no adapter to merge: the model answers as it is",
             remedy="serve the model's own folder, or name an adapter: --adapter DIR",
         )
-    reader = lora.adapted(lm, adapter.folder)
-    made = plain.write(to, reader, lm, adapter.bond, dtype, adapter.folder / plain.CARD)
+    reader = lora.load_adapter(lm, adapter.folder)
+    made = plain.write_merged(
+        to, reader, lm, manifest=adapter.bond, dtype=dtype, card=adapter.folder / plain.CARD
+    )
     return Exported(str(to), str(adapter.folder), made, start(to, made))
 
 

@@ -155,7 +155,7 @@ class MemoryStore:
             self._trusted,
             self._say,
             on_progress,
-            lambda settings: lm.twin(self._load_lm(settings)),
+            lambda settings: lm.clone(self._load_lm(settings)),
         )
 
     def close(self) -> None:

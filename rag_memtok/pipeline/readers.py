@@ -24,7 +24,7 @@ from rag_memtok.memory.reconstruct import (
     memory_of,
 )
 from rag_memtok.model import lora
-from rag_memtok.model.engine import Engine, Here
+from rag_memtok.model.engine import Engine, LocalEngine
 from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import for_reading
@@ -62,7 +62,7 @@ class Session:
     @property
     def engine(self) -> Engine:
         """What generates."""
-        return self.remote or Here(self.reading or self.lm)
+        return self.remote or LocalEngine(self.reading or self.lm)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +85,7 @@ def reads_apart(session: Session) -> bool:
     if asked == "auto" and reader is not None and reader.bond.passages:
         asked = reader.bond.passages
     return session.config.retrieve.k > 1 and (
-        asked == "apart" or (asked == "auto" and session.lm.reads_apart)
+        asked == "apart" or (asked == "auto" and session.lm.reads_per_passage)
     )
 
 
@@ -153,9 +153,9 @@ def adapted(lm: LM, template_sha256: str, folder: Path, quick: bool, adapter_sha
     `quick`: in the arithmetic in which texts are read here.
 
     Raises:
-        WrongModel, InputRefused: see `lora.adapted`.
+        WrongModel, InputRefused: see `lora.load_adapter`.
     """
-    return lora.adapted(for_reading(lm) if quick else lm, folder, template_sha256)
+    return lora.load_adapter(for_reading(lm) if quick else lm, folder, template_sha256)
 
 
 def with_adapters(session: Session, found: Adapters, load: Adapt = adapted) -> Session:
@@ -165,7 +165,7 @@ def with_adapters(session: Session, found: Adapters, load: Adapt = adapted) -> S
         load: gives the LM that reads, which may be loaded already.
 
     Raises:
-        WrongModel, InputRefused: see `lora.adapted`.
+        WrongModel, InputRefused: see `lora.load_adapter`.
     """
     equipped = replace(session, adapters=found)
     chosen = adapter_on(equipped)
