@@ -118,7 +118,7 @@ def units(lm: LM, arguments: Namespace, texts: Texts) -> list[Unit]:
 
 
 def results_at(ledger: Ledger, length: int) -> list[dict[str, Any]]:
-    """What the ledger holds of one length, by text."""
+    """The ledger's results at one length, by text."""
     found = [
         one
         for key, value in ledger.results.items()
@@ -146,7 +146,7 @@ def longest(ledger: Ledger, lengths: Sequence[int]) -> dict[str, tuple[int, floa
 
 
 def levels_of(found: dict[int, list[dict[str, Any]]]) -> list[Level]:
-    """What was found at each length, for the texts that were tried at all of them."""
+    """The results at each length, of the texts that were tried at every length."""
     tried = [{one["text"] for one in results} for results in found.values() if results]
     common = set.intersection(*tried) if tried else set()
     return [

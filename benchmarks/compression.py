@@ -43,7 +43,7 @@ DOCS = Path(__file__).parent.parent / "data" / "docs"
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a way of keeping one text takes: bits in all and, of those, bits of pins.
+    """The size of one text kept in one way: bits in all and, of those, bits of pins.
 
     `corrections` are pins where it was wrong.
     """
@@ -55,7 +55,7 @@ class Size:
 
 
 def general(text: str) -> Iterator[Size]:
-    """What compressors that know nothing of language take, for this text alone.
+    """The sizes of this text alone under general-purpose compressors.
 
     The size of xz is without its container of 60 bytes.
     """

@@ -55,7 +55,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Trials:
-    """What is compared: queries, and the passages that each should find.
+    """The queries, and the passages that each should find.
 
     `right` has for each query the numbers of those passages.
     """

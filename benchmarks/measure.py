@@ -188,7 +188,7 @@ def pin_price(lm: LM, tokens: int) -> int:
 
 
 def usual_tokens_per_vector(lm: LM, template: Template, asked: int, steps: int) -> int:
-    """What is `asked` for, else what is known of this model, else a guess, which is told."""
+    """The number `asked` for, else that known for this model, else a guess, which is told."""
     recorded = find_known(lm, template, 128, Memorize(steps=steps))
     if not asked and not recorded:
         say(
@@ -345,7 +345,7 @@ def bootstrap(count: int, statistic: Callable[[np.ndarray], float]) -> Interval:
 
 
 def layer_parameters(lm: LM) -> int:
-    """How many numbers a position is multiplied with in the layers.
+    """The number of weights of the layers: what a position is multiplied with.
 
     These are all but embedding tables and the output layer.
     """
@@ -479,7 +479,7 @@ def load_model(name: str, arguments: argparse.Namespace) -> LM:
 
 
 def about(lm: LM, **settings: Any) -> dict[str, Any]:
-    """What results depend on beside the code: they are kept under it, and refused under another."""
+    """The key of results: what they depend on beside the code; refused under another."""
     return {
         "model": lm.identity.id,
         "weights": lm.identity.weights_sha256,

@@ -107,7 +107,7 @@ class JudgedMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileResult:
-    """What a profile made of the cases: see the file's docstring.
+    """The result of a profile over all memories: see the file's docstring.
 
     `exact_at` has the share of memories that are exact for each of TAUS.
     """
@@ -220,7 +220,7 @@ def _hidden(
 
 
 def leads(logits: Float[Tensor, "P V"], tokens: Sequence[int]) -> Float[Tensor, " P"]:
-    """How far each right token leads, in logits; 0 or less: not the argmax."""
+    """The margin of each right token, in logits; 0 or less: not the argmax."""
     right = torch.tensor(tokens)[:, None]
     return logits.gather(1, right)[:, 0] - logits.scatter(1, right, -torch.inf).max(dim=1).values
 

@@ -73,7 +73,7 @@ QUICK: dict[str, Any] = {"chunks": 12, "seeds": 1, "vectors": (1, 2, 4, 8, 16)}
 
 
 def leads(lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"]) -> Float[Tensor, " P"]:
-    """How far each target leads the best other word, in logits, with its gradient.
+    """The margin of each target over the best other token, in logits, with its gradient.
 
     The gradient goes through two rows of the output layer only.
     """
@@ -195,7 +195,7 @@ def variants() -> dict[str, Variant]:
 
 @dataclass(slots=True, kw_only=True)
 class Study:
-    """One model's part: its chunks by seed, and what is known of it already.
+    """The part of one model: its chunks by seed, and its results so far.
 
     `until` says until when it may go on (monotonic seconds).
     """
@@ -319,7 +319,7 @@ def curves(study: Study) -> Curves:
 
 
 def crossing(points: Sequence[tuple[int, float]]) -> float:
-    """Where the share of exact chunks falls through a half, on the logarithm of the length.
+    """The length at which half of the chunks are exact, interpolated on its logarithm.
 
     0 if the first length has fewer already; the last length if none has fewer.
     """

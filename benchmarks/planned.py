@@ -83,7 +83,7 @@ class Rule:
     floor: int = 1
 
     def vectors(self, chunk: Sized, c: float) -> int:
-        """How many."""
+        """The number of vectors."""
         return min(len(chunk.tokens), max(self.floor, ceil(self.need(chunk) / c - 1e-9)))
 
 
@@ -154,7 +154,7 @@ class Plan:
 
     @property
     def key(self) -> str:
-        """What its results are kept under."""
+        """The key of its results in the ledger."""
         return f"{self.rule.formula}/{self.ratio}"
 
 
@@ -220,7 +220,7 @@ def units(
 
 
 def results_of(ledger: Ledger, plan: Plan) -> list[dict[str, Any]]:
-    """What the ledger holds of a plan."""
+    """The ledger's results of a plan."""
     pieces = [
         value for key, value in ledger.results.items() if key.startswith(f"chunks/{plan.key}/")
     ]

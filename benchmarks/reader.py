@@ -201,7 +201,7 @@ def passages(bench: Bench, data: Path, half: str, words: Tokenizer, most: int) -
 
 
 def deciles(bench: Bench, read: Corpus, prompts: Sequence[Sequence[Prompt]]) -> list[dict]:
-    """How often answers are right (exact match) by how sure the model was, in tenths.
+    """The share of right answers (exact match) by the model's confidence, in tenths.
 
     Sure is the answer's probability, end included, to the power of 1 / its tokens.
     """

@@ -69,7 +69,7 @@ PLAIN = "float32"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What all chunks share."""
+    """The model and settings that all chunks share."""
 
     lm: LM
     template: Template
@@ -78,7 +78,7 @@ class Bench:
     chunks: Sequence[Sample]
 
     def written(self, tasks: Sequence[Task], codec: str) -> list[OptimizedMemory]:
-        """As an ingest into a store of this codec writes them."""
+        """Optimizes memories as an ingest into a store of this codec does."""
         settings = Memorize(
             steps=self.arguments.steps,
             batch=self.arguments.batch,
@@ -92,7 +92,7 @@ class Bench:
         )
 
     def judged(self, written: OptimizedMemory, codec: Codec) -> dict[str, Any]:
-        """What the judge says of the packed bytes, and their weight."""
+        """The judge's verdict on the packed bytes, and their size."""
         packed = codec.pack(written.vectors)
         shape = (written.vectors.shape[0], written.vectors.shape[1])
         memory, verdict = judge(
@@ -221,7 +221,7 @@ def bytes_table(chunks: Sequence[dict[str, Any]]) -> Table:
 
 
 def picture(chunks: Sequence[dict[str, Any]], width: int) -> Chart:
-    """What is exact against the bits of a number."""
+    """The share of exact memories against the bits of a number."""
     names = [name for name in CODECS if name != "bfloat16"]
     bits = [
         8 * float(np.mean([chunk[name]["bytes"] / (chunk["vectors"] * width) for chunk in chunks]))

@@ -205,7 +205,7 @@ def indexed(config: Config, work: Path) -> int:
 
 
 def hashed(config: Config, work: Path) -> int:
-    """What an ingest asks of unchanged files: the hashes of all."""
+    """The hashes of all files: what an ingest asks of unchanged ones."""
     with open_store(Path(config.store), write=False) as store:
         known = store.file_hashes("/scale")
         return sum(known.get(file) is not None for file in known)
@@ -303,7 +303,7 @@ def beyond(count: int) -> None:
 
 
 def computed(options: argparse.Namespace) -> None:
-    """What GPUs would do: computed, not measured."""
+    """The time that GPUs would take: computed, not measured."""
     each, commit, gpus = options.gpu_seconds, options.commit, options.gpus
     rate = min(gpus / each, 1 / commit)
     rows = {

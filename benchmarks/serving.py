@@ -41,7 +41,7 @@ HEAD = ("read", "clients", "questions/s", "p50 s", "p95 s", "positions", "differ
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What came of one request: its answer as comparable values, and seconds."""
+    """The result of one request: its answer as comparable values, and seconds."""
 
     question: str
     said: tuple[object, ...]
@@ -63,7 +63,7 @@ def ask(client: Client, question: str) -> Asked | None:
 
 
 def said(found: Answer) -> tuple[object, ...]:
-    """What must not depend on who else asks."""
+    """The part of an answer that must not depend on other clients."""
     chunks = tuple(one.chunk for one in found.sources)
     return found.answer, chunks, found.refused, found.stands_in
 

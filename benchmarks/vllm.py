@@ -127,7 +127,7 @@ def compared(session: Session, reader: str, questions: Sequence[str], limit: int
 
 @torch.inference_mode()
 def apart(lm: LM, words: QAPrompt, prompt: Tensor, ours: list[int], theirs: list[int]) -> str:
-    """Where two answers part, and by how much the one token leads over the other here."""
+    """Where two answers part, and the margin of the one token over the other here."""
     ours, theirs = [*ours, words.end], [*theirs, words.end]
     place = next(n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)
     row = torch.cat([prompt, lm.embed(ours[:place])])
@@ -142,7 +142,7 @@ def apart(lm: LM, words: QAPrompt, prompt: Tensor, ours: list[int], theirs: list
 
 @dataclass(frozen=True)
 class Load:
-    """What so many prompts at once took."""
+    """The cost of so many prompts at once."""
 
     first: float
     seconds: float

@@ -104,13 +104,13 @@ class Contender:
 
     @property
     def key(self) -> str:
-        """What its results are kept under."""
+        """The key of its results in the ledger."""
         return f"{self.name}/{self.variant}/{self.vectors}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What all rows share."""
+    """The model, chunks and settings that all rows share."""
 
     lm: LM
     arguments: Namespace
@@ -330,7 +330,7 @@ def written_and_judged(bench: Bench, row: Contender, indices: Sequence[int]) -> 
 
 
 def result(bench: Bench, settings: Memorize, written: OptimizedMemory) -> dict[str, Any]:
-    """What the judge says of the packed bytes."""
+    """The judge's verdict on the packed bytes."""
     index, sample = int(written.task.key.partition(" ")[0]), written.task.tokens
     template = template_named(settings.template, bench.lm)
     record = judge_record(bench.lm, template, settings, written)
@@ -354,7 +354,7 @@ def verdict_of(record: Record) -> dict[str, Any]:
 
 
 def pin_bits(lm: LM, record: Record) -> int:
-    """What the pins of a chunk are charged: its position and its word for each."""
+    """The bits of a chunk's pins: a position and a token each."""
     return len(record.pins) * pin_price(lm, record.tokens)
 
 
@@ -398,7 +398,7 @@ def floors(bench: Bench, indices: Sequence[int]) -> dict[str, Any]:
 
 
 def rates(lm: LM) -> dict[str, Any]:
-    """What the machine does at this moment."""
+    """The speed of the machine at this moment."""
     return {name: matmul_rate(lm.device, getattr(torch, name)) for name in ("float32", "bfloat16")}
 
 
@@ -418,7 +418,7 @@ class Measured:
 
     @property
     def title(self) -> str:
-        """As it stands in a table."""
+        """Its title in a table."""
         return f"{self.name}, {self.variant}"
 
     def over(
@@ -448,7 +448,7 @@ def ratio(top: float, bottom: float) -> float:
 
 
 def gathered(bench: Bench, ledger: Ledger, rows: Sequence[Contender]) -> list[Measured]:
-    """What the ledger holds of `rows`."""
+    """The ledger's results of `rows`."""
     found = []
     for row in rows:
         pieces = [
@@ -474,7 +474,7 @@ def gathered(bench: Bench, ledger: Ledger, rows: Sequence[Contender]) -> list[Me
 
 
 def untrained(bench: Bench, ledger: Ledger) -> list[Measured]:
-    """What the ledger holds of rows that nobody wrote."""
+    """The ledger's results of rows that need no optimization."""
     pieces = [value["chunks"] for key, value in ledger.results.items() if key.startswith("floors/")]
     found = []
     for name in pieces[0] if pieces else ():
@@ -604,7 +604,7 @@ def gain_line(ours: Measured, other: Measured, chosen: Sequence[int], length: in
 
 
 def gain_over(ours: Measured, other: Measured, chosen: Sequence[int]) -> float:
-    """How many times the rate of `other` ours is.
+    """Our rate as a multiple of that of `other`.
 
     The rate is chunks exact without correction pins in the same time.
     """

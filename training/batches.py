@@ -20,8 +20,8 @@ class Mix:
 
     `others` is how much of the tokens that are not the assistant's is scored, by chance.
 
-    `first` is how much more an answer's first word weighs than its others: to find the place is the
-    lesson, the rest is copying.
+    `first` is how much more an answer's first token weighs than its others: to find the place is
+    what is learned, the rest is copying.
     """
 
     prose: float
@@ -58,7 +58,7 @@ class Batch:
 
     @property
     def scored(self) -> Tensor:
-        """Where there is something to predict."""
+        """The mask of the positions that are predicted."""
         return self.weights > 0
 
 
@@ -111,7 +111,7 @@ class Rows(IterableDataset):
         )
 
     def weigh(self, row: Row) -> list[float]:
-        """What each token of a task weighs.
+        """The weight of each token of a task in the loss.
 
         An answer's first word weighs most (but a refusal's), what is not the assistant's now and
         then.

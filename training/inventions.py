@@ -26,7 +26,7 @@ from training.vocabulary import (
 
 @dataclass(frozen=True)
 class Fact:
-    """What stands in a note: as a sentence, as a line of a list, and how it is asked.
+    """A made-up fact: as a sentence, as a line of a list, and as questions.
 
     `asked` are pairs of a question and its answer, which stands in both forms.
     """

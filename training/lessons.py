@@ -1,4 +1,4 @@
-"""Questions about chunks -> lessons for a reader of text.
+"""Questions about chunks -> training examples for a reader of text.
 
 A lesson is some chunks and questions about them, with answers that stand in them, or None where
 they do not say. Contexts are cut as an ingest cuts them; the chunks beside a question's own are
@@ -72,7 +72,7 @@ class Forbidden:
     """Texts that nothing may share RUN words in a row with."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        """Keeps a hash of every run."""
+        """Keeps a hash of every run of words."""
         self.runs = {run for text in texts for run in runs_of(text)}
 
     def touches(self, text: str) -> bool:
@@ -209,10 +209,10 @@ def neighbours(pieces: Sequence[Piece], embedder: Embedder) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """How lessons are put together: shares of all lessons.
+    """How examples are put together: shares of all examples.
 
     `alone`: a single chunk; `few`: two or three; else four or five. `named`: with source lines.
-    `absent`: of lessons, a question more that none of the chunks answers, although it is near;
+    `absent`: of examples, a question more that none of the chunks answers, although it is near;
     `idle`: one that has nothing to do with documents; `gone`: the chunk that was found first is not
     there, and its questions have no answer.
     """
@@ -227,17 +227,17 @@ class Mix:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
-    """All lessons: the `number`-th is drawn by (seed, number) alone."""
+    """All training examples: the `number`-th is drawn by (seed, number) alone."""
 
     pieces: Sequence[Piece]
     near: np.ndarray
     idle: Sequence[str]
     seed: int
     mix: Mix = Mix()
-    most: int = 8  # questions of a lesson
+    most: int = 8  # questions of an example
 
     def example(self, number: int) -> TrainingExample:
-        """Every piece is the first of a lesson once before any is twice."""
+        """The `number`-th example; every piece comes first in one before any does twice."""
         turn, place = divmod(number, len(self.pieces))
         order = np.random.default_rng((self.seed, turn)).permutation(len(self.pieces))
         own, rng = int(order[place]), random.Random(f"{self.seed}:{number}")

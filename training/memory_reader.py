@@ -59,7 +59,7 @@ SAVE_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """A row, what its soft positions are encoded from (empty: it is text), how much is recited."""
+    """A row, the texts its soft positions are encoded from (none: text), tokens reconstructed."""
 
     row: Row
     texts: Sequence[Sequence[int]]
@@ -67,13 +67,15 @@ class Task:
     recited: int
 
 
-def task_of(lm: LM, words: QAPrompt, lesson: TrainingExample, window: int, *, recite: bool) -> Task:
-    """A lesson read from vectors of `window` tokens each; `recite`: a chunk alone is repeated."""
-    texts = [lm.encode(text) for _, text in lesson.passages]
+def task_of(
+    lm: LM, words: QAPrompt, example: TrainingExample, window: int, *, recite: bool
+) -> Task:
+    """An example read from vectors of `window` tokens; `recite`: a chunk alone is repeated."""
+    texts = [lm.encode(text) for _, text in example.passages]
     template = cue(lm)
     more = [(template.suffix, [*texts[0], template.end])] if recite and len(texts) == 1 else []
     soft = [[SOFT] * count_windows(len(text), window) for text in texts]
-    row = row_of(lm, words, lesson, soft, more)
+    row = row_of(lm, words, example, soft, more)
     return Task(row, texts, window, len(texts[0]) + 1 if more else 0)
 
 
@@ -88,7 +90,7 @@ def embeddings_of(lm: LM, encoder: Encoder, task: Task) -> Float[Tensor, "S d"]:
 
 @dataclass(eq=False, kw_only=True)
 class Training:
-    """A run: what is trained, how far it is, and how many lessons it has used."""
+    """A training run: what is trained, its step, and how many examples it has used."""
 
     lm: LM
     student: LM
@@ -127,13 +129,13 @@ class Training:
         done, number = self.step / self.steps, self.used
         self.used += 1
         lessons = self.alone if done < FIRST else self.found
-        lesson = lessons.example(number)
-        if not lesson.asked:
+        example = lessons.example(number)
+        if not example.asked:
             return self.task()
         if hash01(str(number), "text ") < TEXT:
-            return Task(row_of(self.lm, self.words, lesson), [], 1, 0)
+            return Task(row_of(self.lm, self.words, example), [], 1, 0)
         wide = hash01(str(number), "window ") < (0.5 if done < FIRST / 2 else 0.67)
-        return task_of(self.lm, self.words, lesson, 4 if wide else 2, recite=True)
+        return task_of(self.lm, self.words, example, 4 if wide else 2, recite=True)
 
     def take(self) -> tuple[float, ...]:
         """One step; the mean losses of answered and of recited tokens, the share of these right.
@@ -268,8 +270,8 @@ def recited(
     right = total = 0
     with attending(student):
         for chunk, _, _ in dev[::3]:
-            lesson = TrainingExample((("", student.decode(chunk)),), ())
-            task = task_of(student, words, lesson, window, recite=True)
+            example = TrainingExample((("", student.decode(chunk)),), ())
+            task = task_of(student, words, example, window, recite=True)
             scores = scores_of(student, task.row, embeddings_of(student, encoder, task))
             right += int((scores.argmax(-1) == task.row.targets).sum())
             total += len(task.row.targets)

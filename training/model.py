@@ -42,7 +42,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class State:
-    """Where a stage stands: what a resumed run goes on from."""
+    """The state of a stage, from which a run is resumed."""
 
     stage: str
     step: int = 0

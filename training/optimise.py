@@ -30,7 +30,7 @@ class Schedule:
     bound: float = 0.055  # root mean square of a query or key matrix, at most
 
     def factor(self, steps_here: int, done: float) -> float:
-        """What the learning rates are multiplied by.
+        """The factor of the learning rates.
 
         `steps_here` counts from the last (re)start.
         """

@@ -143,7 +143,7 @@ def chosen(lm: LM, data: Path, count: int, capacity: int, least: float, seed: in
 
 
 def kept(file: Path, lm: LM, choose: Callable[[], list[Asked]]) -> list[Asked]:
-    """What the file holds; where there is none what `choose` gives is kept there."""
+    """The contents of the file; where there is none, what `choose` returns is saved there."""
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         rows = [

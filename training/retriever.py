@@ -26,7 +26,7 @@ from training.cuts import cut, passage_length, sentences
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How the retriever is trained."""
+    """The hyperparameters of the retriever's training."""
 
     width: int = 256
     prefixes: tuple[int, ...] = (64, 128, 256)

@@ -31,7 +31,7 @@ UNANSWERABLE = "wiki_templates_unanswerable"
 
 @dataclass(frozen=True)
 class Share:
-    """What part of the prose comes from where.
+    """The share of each source in the prose.
 
     The rest is split evenly over the other sources, as far as they reach.
     """

@@ -20,7 +20,7 @@ TURN = 36  # tokens of a question, its frame and a short answer
 
 @dataclass(frozen=True)
 class Sources:
-    """How often each question set is drawn.
+    """The weights with which question sets are drawn.
 
     Templates teach soonest, spans written by people teach most.
     """

@@ -72,7 +72,7 @@ class Row:
 
     @property
     def forbidden(self) -> tuple[Tensor, Tensor]:
-        """What is added to scores: -inf where a position does not see another.
+        """The attention masks: -inf where a position does not see another.
 
         `[shared, shared]` among the chunks, and `[B, L, L]` within each question.
         """
@@ -125,25 +125,25 @@ def attend(
 
 
 def row_of(
-    lm: LM, words: QAPrompt, lesson: TrainingExample,
+    lm: LM, words: QAPrompt, example: TrainingExample,
     contents: Sequence[Sequence[int]] | None = None,
     more: Sequence[tuple[Sequence[int], Sequence[int]]] = (),
 ) -> Row:  # fmt: skip
-    """A lesson as a row, with as many of its questions as fit in ROOM.
+    """An example as a row, with as many of its questions as fit in ROOM.
 
     `contents` are the ids that stand for its passages, their tokens unless told; `more` are asked
     before its questions, as tokens of what is asked and of what is said.
     """
-    contents = contents or [lm.encode(text) for _, text in lesson.passages]
+    contents = contents or [lm.encode(text) for _, text in example.passages]
     ids = list(words.opening)
-    for number, ((source, _), content) in enumerate(zip(lesson.passages, contents, strict=True)):
+    for number, ((source, _), content) in enumerate(zip(example.passages, contents, strict=True)):
         ids += (*(words.between if number else ()), *source_line(lm, words, source), *content)
     shared = len(ids)
     positions = list(range(shared))
     own: list[Tensor] = []
     places: list[int] = []
     targets: list[int] = []
-    for asked, said in (*more, *(exchange(lm, words, *one) for one in lesson.asked)):
+    for asked, said in (*more, *(exchange(lm, words, *one) for one in example.asked)):
         start, size = len(ids), len(asked) + len(said) - 1
         if own and start + size > ROOM:
             break
@@ -207,7 +207,7 @@ def scores_of(lm: LM, row: Row, embeddings: Float[Tensor, "S d"]) -> Float[Tenso
 
 @dataclass(eq=False, kw_only=True)
 class Training:
-    """A run: how far it is, and how many lessons it has used."""
+    """A training run: its state, and how many examples it has used."""
 
     lm: LM
     lessons: TrainingSet
@@ -228,14 +228,14 @@ class Training:
         self.saved = time.monotonic()
 
     def next_batch(self) -> list[Row]:
-        """The rows of the next step."""
+        """The batch of the next step."""
         rows: list[Row] = []
         count = 0
         while count < QUESTIONS:
-            lesson = self.lessons.example(self.used)
+            example = self.lessons.example(self.used)
             self.used += 1
-            if lesson.asked:
-                rows.append(row_of(self.lm, self.words, lesson))
+            if example.asked:
+                rows.append(row_of(self.lm, self.words, example))
                 count += len(rows[-1].own)
         self.asked += count
         return rows

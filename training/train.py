@@ -31,7 +31,7 @@ from training.optimise import Optimizer, Schedule
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage trains on, each mix from a share of its time on, and how fast."""
+    """A training stage: its mixes, each from a share of its time on, and its schedule."""
 
     mixes: tuple[tuple[float, Mix], ...]
     schedule: Schedule
@@ -62,7 +62,7 @@ STAGES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of one stage."""
+    """The settings of one run of one stage."""
 
     packed: Path
     folder: Path
@@ -159,7 +159,7 @@ def minutes_until(clock: str) -> float:
 
 
 class Trainer:
-    """One process of a run."""
+    """The training loop of one process of a run."""
 
     def __init__(self, run: Run, rank: int, world: int) -> None:
         """Loads or builds the model and its optimizer."""

@@ -56,7 +56,7 @@ class Material:
     encoded: Mapping[str, Float[np.ndarray, "M d"]] = field(default_factory=dict)
 
     def size(self, chunk_id: str) -> int:
-        """How many vectors a chunk has."""
+        """The number of vectors of a chunk."""
         return count_windows(len(self.corpus.tokens[chunk_id]), self.window)
 
     def vectors(self, chunk_id: str) -> Float[np.ndarray, "M d"]:
@@ -197,7 +197,7 @@ def split(text: str) -> list[str]:
 
 
 def overlap(asked: set[str], sentence: str) -> float:
-    """How much of the question's words a sentence has for its length."""
+    """The score of a sentence: words shared with the question, for its length."""
     return (
         len(asked & set(content_words(sentence)))
         / max(1, len(sentence.split())) ** SHORTER_IS_BETTER

@@ -234,7 +234,7 @@ def place_gold(corpus: Corpus, k: int, place_of: Callable[[int, int], int]) -> l
 
 
 def place_name(number: int) -> str:
-    """Where `concatenated_samples` puts the gold chunk of a question."""
+    """The place where `concatenated_samples` puts the gold chunk of a question."""
     return PLACES[number % len(PLACES)]
 
 

@@ -31,7 +31,7 @@ GROUPS, SMALLEST_GROUP = 8, 5  # points of a line in Figure 3, texts of a point
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """How texts are written.
+    """How memories are optimized in a run.
 
     There are `vectors` a text (1 in the paper) and `steps` at most (0: the recipe's own); `codec`
     is what is decoded from.

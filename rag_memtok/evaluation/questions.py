@@ -153,7 +153,7 @@ def flatten_squad(path: Path, article: Mapping[str, Any]) -> Iterator[Mapping[st
 
 
 def read_error(path: Path, error: Exception) -> InputRefused:
-    """What is wrong with a file that datasets would not read.
+    """The error for a file that datasets does not read.
 
     The line is named where it is a line's fault.
     """

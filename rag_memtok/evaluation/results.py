@@ -62,7 +62,7 @@ class MemoryStats:
 
     @property
     def factor(self) -> float:
-        """How many times fewer positions."""
+        """The compression factor in positions."""
         return self.text_positions / self.positions
 
 

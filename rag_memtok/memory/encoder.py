@@ -59,7 +59,7 @@ class Encoder:
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """What is trained, by name."""
+        """The trainable tensors by name."""
         return {**lora.lora_weights(self.lm), PROJECTION: self.projection}
 
 

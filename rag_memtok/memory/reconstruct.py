@@ -188,7 +188,7 @@ def is_decided(margin: float, *bounds: float) -> bool:
 def decode_drafted(
     lm: LM, template: Template, memory: Memory, draft: Sequence[int], tau: float
 ) -> Decoded | None:
-    """What `decode` gives, where one pass shows that it gives `draft`; else None.
+    """The result of `decode` where one pass shows that it is `draft`; else None.
 
     Nothing of the draft is believed. At an unpinned position its token has to be the argmax after
     the tokens before it, which were shown to be decoded; at a pinned one the pin counts. A margin

@@ -207,7 +207,7 @@ class Batch:
         )
 
     def expected_steps(self, row: Row) -> int:
-        """How many steps a row will have had at its end.
+        """The number of steps a row will have had at its end.
 
         They are all or as many as its seconds allow: what the learning rate falls over.
 

@@ -17,7 +17,7 @@ from rag_memtok.model.prompts import QAPrompt
 
 @runtime_checkable
 class Engine(Protocol):
-    """What goes on after prompts, greedily, until the frame's end or one of the model's."""
+    """Generates greedily after prompts, until the prompt's end token or one of the model's."""
 
     @property
     def context(self) -> int:

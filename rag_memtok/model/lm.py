@@ -38,7 +38,7 @@ UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What a memory is bound to.
+    """The identity of an LM: what a memory is bound to.
 
     With other weights, another tokenizer or another arithmetic, it is noise.
 
@@ -65,7 +65,7 @@ class LM:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return self.table.device
 
     @property
@@ -104,7 +104,7 @@ class LM:
 
     @property
     def parameters(self) -> int:
-        """How many numbers are in the model, tied ones once, packed ones each."""
+        """The number of parameters, tied ones once, packed ones each."""
         return self.model.num_parameters()
 
     @property
@@ -114,7 +114,7 @@ class LM:
 
     @property
     def text_prefix(self) -> tuple[int, ...]:
-        """What the tokenizer puts before a text unless told otherwise.
+        """The tokens that the tokenizer puts before a text unless told otherwise.
 
         That is a BOS with Llama's, nothing with GPT-2's.
         """

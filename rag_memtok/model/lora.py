@@ -191,7 +191,7 @@ def half_precision_weights(lm: LM) -> dict[str, Tensor]:
 
 
 def adapter_files(lm: LM, manifest: AdapterManifest) -> dict[str, bytes]:
-    """What to write for an adapter, file by file, the one that makes it valid last."""
+    """The files of an adapter by name, the one that makes it valid last."""
     model: Any = lm.model
     settings = model.peft_config["default"].to_dict()
     config = {
@@ -208,7 +208,7 @@ def adapter_files(lm: LM, manifest: AdapterManifest) -> dict[str, bytes]:
 
 
 def read_manifest(folder: Path) -> AdapterManifest | None:
-    """What the adapter in `folder` is bound to; None if there is none.
+    """The manifest of the adapter in `folder`; None if there is none.
 
     Raises:
         InputRefused: there is something else.

@@ -29,7 +29,7 @@ HEAD = "lm_head.weight"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merged:
-    """What a folder holds: a base, an adapter, and what came of them, each by its sha256."""
+    """The contents of a folder: base, adapter and merged weights, each by its sha256."""
 
     name: str
     base: str

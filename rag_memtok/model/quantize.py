@@ -18,7 +18,7 @@ NF4 = "nf4"  # a model's dtype: the linear layers in 4 bits, the rest and the ar
 
 
 def loading_options(device: torch.device) -> dict[str, Any]:
-    """How transformers is told to pack the weights while it loads them.
+    """The options with which transformers packs the weights while it loads them.
 
     It is as in the public code of arXiv:2506.15001.
 

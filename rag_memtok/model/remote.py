@@ -96,7 +96,7 @@ class RemoteEngine:
         generated: Sequence[Sequence[int]],
         ended: Callable[[int], bool],
     ) -> Iterator[tuple[int, int]]:
-        """What comes after the tokens that were `generated` before."""
+        """The tokens after those that were `generated` before: (row, token)."""
         ends, before = self.lm.stop_tokens | {frame.end}, [tuple(row) for row in generated]
         body = _body(self, prompts, limit, ends) | {"stream": True}
         places, over = [0] * len(prompts), set[int]()
@@ -337,7 +337,7 @@ def require_same(remote: RemoteEngine) -> None:
 def distance(
     lm: LM, prompt: Float[Tensor, "S d"], tokens: Sequence[int], logprobs: Sequence[float]
 ) -> float:
-    """How far the log-probabilities that `tokens` were given are from ours, in nats a token."""
+    """Mean distance of the server's log-probabilities of `tokens` from ours, in nats a token."""
     row = torch.cat([prompt, lm.embed(list(tokens[:-1]))])
     logits = lm.logits(lm.hidden(row[None])[0, len(prompt) - 1 :])  # [T, V]
     ours = logits.log_softmax(-1)[range(len(tokens)), list(tokens)]

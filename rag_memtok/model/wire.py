@@ -24,7 +24,7 @@ BUSY = (408, 429)  # and all from 500 on: to be tried again
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where it is, and how patient we are.
+    """The address of a server, and how long it is waited for.
 
     `seconds`: of silence after which it counts as gone. `pauses`: seconds before each further try.
     """
@@ -59,7 +59,7 @@ def wait_after(server: Server, lost: Lost, tries: int) -> None:
 
 
 def unavailable(server: Server, error: Lost) -> EngineUnavailable:
-    """What to tell when no try is left: whether the server is away, or there and ill."""
+    """The error when no try is left: whether the server is away, or there and failing."""
     tries = f"{len(server.pauses) + 1} tries"
     try:
         with _exchange(server, "/health", None) as reply:
@@ -76,7 +76,7 @@ def unavailable(server: Server, error: Lost) -> EngineUnavailable:
 
 
 def bad_reply(server: Server, what: str) -> EngineUnavailable:
-    """What to tell of a reply that no vLLM gives."""
+    """The error for a reply that no vLLM gives."""
     return EngineUnavailable(
         f"the server at {server.url} answers what makes no sense here: {what}",
         remedy=f"is it vLLM, and is nothing between? {AGAIN}",
