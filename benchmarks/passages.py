@@ -54,7 +54,7 @@ def recalls(
 
     With the questions that have none among 10.
     """
-    index = open_index(store)
+    index = open_index(store, embedder)
     right = [right_chunks(store, row) for row in rows]
     for way, weight in WAYS.items():
         settings = Retrieve(k=max(DEPTHS), dense_weight=weight)

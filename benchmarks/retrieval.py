@@ -67,7 +67,7 @@ def share_found(folder: Path, questions: Sequence[dict], k: int, dense_weight: f
     """
     settings, embedder = Retrieve(k=k, dense_weight=dense_weight), load_embedder("mini")
     with open_store(folder, write=False) as store:
-        index = open_index(store)
+        index = open_index(store, embedder)
         found = [
             {
                 place.path.partition("#")[0]

@@ -740,6 +740,22 @@ def test_a_flipped_byte_is_detected_or_harmless(copy):
     assert seen > 60
 
 
+def test_a_chunks_id_that_is_no_text_any_more_is_damage(copy):
+    """A flipped bit of a record's header makes a number of it; no statement can."""
+    database = copy / "store.db"
+    content = database.read_bytes()
+    at = content.index(sha256_of_text("apple one ").encode())
+    # the record's header: its size, number (NULL, the rowid), id (a text of 64 bytes: 0x81 0x0d)
+    kinds = content.rindex(b"\0\x81\x0d", at - 16, at)
+    database.write_bytes(content[: kinds + 1] + b"\x01" + content[kinds + 2 :])
+    with open_store(copy, write=False) as store:
+        found = store.check()
+        assert {"chunks"} <= {one.table for one in found}
+        assert all(isinstance(one.chunk_id, str | None) for one in found)
+        with pytest.raises(StoreDamaged):
+            store.record(sha256_of_text("apple one "))
+
+
 def test_a_truncated_database_is_damaged(copy):
     whole = (copy / "store.db").read_bytes()
     for part in (0.1, 0.5, 0.97):

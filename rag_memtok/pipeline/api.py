@@ -104,9 +104,8 @@ def session(
         require_same(manifest, loaded.lm, loaded.template)
         require_same_embedder(manifest, loaded.embedder)
         found = adapters.find(settings.ask.adapter, folder, loaded.lm, loaded.template.digest, say)
-        plain = Session(
-            store, loaded.lm, loaded.template, loaded.embedder, open_index(store), settings, say
-        )
+        index = open_index(store, loaded.embedder)
+        plain = Session(store, loaded.lm, loaded.template, loaded.embedder, index, settings, say)
         yield with_engine(with_adapters(plain, found, adapt))
 
 

@@ -18,7 +18,7 @@ def found(store: Store, embedder: Embedder, question: str, settings: Retrieve) -
         NoUsableMemory: there is none.
     """
     require_words(question)
-    hits = search(store, open_index(store), embedder, question, settings)
+    hits = search(store, open_index(store, embedder), embedder, question, settings)
     if not hits:
         raise nothing_found(store)
     return [_found(store, hit) for hit in hits]

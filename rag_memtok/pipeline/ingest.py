@@ -24,6 +24,7 @@ from rag_memtok.pipeline.manifest import (
     require_same_job,
     require_same_settings,
 )
+from rag_memtok.pipeline.name_keys import give_keys
 from rag_memtok.pipeline.plan import (
     Assumed,
     PlannedFile,
@@ -42,6 +43,7 @@ from rag_memtok.pipeline.resources import Load, Say, store_folder
 from rag_memtok.pipeline.writer import Engine, Writer, processes, text_only_record
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import open_index
+from rag_memtok.retrieval.lines import EVERY
 from rag_memtok.store import ownership
 from rag_memtok.store.files import DATABASE
 from rag_memtok.store.store import Store, create, open_store
@@ -259,6 +261,7 @@ def ingest(
         if not todo.changed:
             removed = _pruned(store, todo) if prune else 0
             store.collect()
+            give_keys(store, say)
             if config.memorize.readable > 0:
                 _renewed(store, config, load, on_progress, say)
             return Ingested(
@@ -353,7 +356,7 @@ def _written(
     resources.forewarned(writer.lm, writer.template, to_write, writer.config, say)
     work.run(planned)
     work.store.collect()
-    open_index(work.store)
+    open_index(work.store, work.embedder, EVERY)
     chunks = {piece.chunk.id for file in planned for piece in file.pieces}
     reporter = writer.reporter
     return Ingested(

@@ -43,6 +43,7 @@ from rag_memtok.pipeline.resources import Equipment, Load, Say, calibrated
 from rag_memtok.pipeline.writer import Writer
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
+from rag_memtok.retrieval.lines import EVERY
 from rag_memtok.store import ownership
 from rag_memtok.store.files import DATABASE, beside, carry_uploads, sync_folder
 from rag_memtok.store.store import Store, create, open_store
@@ -216,7 +217,7 @@ def rekey(folder: Path, config: Config, load: Load, on_progress: OnProgress, say
         if keys:
             told = {"embedder": embedder.id, "embedder_sha256": embedder.digest}
             store.set_keys(keys, told)
-            open_index(store)
+            open_index(store, embedder, EVERY)
     return Rekeyed(embedder.id, len(keys), time.monotonic() - began)
 
 
@@ -268,6 +269,7 @@ def _written(
         new.set_manifest(
             PROVED, f"{old.manifest['model']} {old.manifest.get('revision', '')}".strip()
         )
+        open_index(new, equipment.embedder, EVERY)
         return dict(writer.verdicts)
 
 

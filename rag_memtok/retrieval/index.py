@@ -1,4 +1,7 @@
-"""Keys -> FAISS, and the cached index file. The only home of faiss."""
+"""Keys -> FAISS, and the cached index file. The only home of faiss.
+
+Beside it are the keys of file names and headings (lines.py).
+"""
 
 import hashlib
 import json
@@ -13,6 +16,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rag_memtok.errors import WrongModel
+from rag_memtok.retrieval.embedder import Embedder
+from rag_memtok.retrieval.lines import FEW, Lines, open_lines
 from rag_memtok.store.files import regular, write_whole
 from rag_memtok.store.store import INDEX, Store
 
@@ -27,9 +32,13 @@ log = getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Index:
-    """The keys of a store, searchable by cosine: up to EXACT of them exactly."""
+    """The keys of a store, searchable by cosine: up to EXACT of them exactly.
+
+    `lines` are those of file names and headings.
+    """
 
     keys: faiss.IndexIDMap2
+    lines: Lines | None = None
 
     def nearest(
         self, key: Float[np.ndarray, " e"], count: int, among: Collection[int] | None = None
@@ -70,28 +79,37 @@ def set_threads(count: int) -> None:
     faiss.omp_set_num_threads(count)
 
 
-def open_index(store: Store) -> Index:
+def open_index(store: Store, embedder: Embedder | None = None, most: int = FEW) -> Index:
     """Returns the index of the store as it is now.
 
     It is the cached one if it is of this state, else a new one, which is cached if that can be.
 
-    Cost: where the cache is of no use, reads all keys.
+    Args:
+        embedder: the store's; without it the index has no keys of file names and headings.
+        most: so many of these are encoded here, if they have no key yet.
+
+    Cost: where the cache is of no use, reads all keys and places.
     """
+    return Index(open_keys(store), None if embedder is None else open_lines(store, embedder, most))
+
+
+def open_keys(store: Store) -> faiss.IndexIDMap2:
+    """The keys of the store's chunks, cached."""
     bound = {"store": store.store_id, "state": store.state}
     path = store.folder / INDEX
     if (cached := read_index(path, bound)) is not None:
-        return Index(cached)
+        return cached
     log.info("%s is missing, damaged or of another state: built anew", path)
     keys = build(*store.keys())
     if store.state != bound["state"]:  # a writer came between: the keys may be newer than the state
-        return Index(keys)
+        return keys
     payload = faiss.serialize_index(keys).data
     header = json.dumps({**bound, "sha256": hashlib.sha256(payload).hexdigest()})
     try:  # not faiss.write_index: on a full disk that returns without an error
         write_whole(path, (header.encode() + b"\n", payload))
     except OSError as error:
         log.info("%s is kept in memory only: %s", path, error)
-    return Index(keys)
+    return keys
 
 
 def parameters(index: faiss.IndexIDMap2, chosen: faiss.IDSelector) -> faiss.SearchParameters:

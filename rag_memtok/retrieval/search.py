@@ -1,13 +1,16 @@
 """Question -> Hits: dense hits and word hits, fused by what they score.
 
-Dense hits come from the keys through FAISS, word hits from the store's FTS5 tables: of the texts,
-and of the names of files and headings. Cosines and BM25, relative to the best, are added by weight.
+Dense hits come from keys, word hits from FTS5 tables, of the texts and of the names of files with
+headings both. Cosines and BM25, relative to the best, are added by weight.
 """
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from logging import getLogger
+
+import numpy as np
+from jaxtyping import Float
 
 from rag_memtok.config import Retrieve
 from rag_memtok.datatypes import Hit
@@ -53,12 +56,12 @@ def search(
     among = None
     if papers is not None:
         among = store.numbers_of([(one.root, one.file) for one in papers])
-    dense = index.nearest(embedder.encode([question], query=True)[0], depth, among)
     words = search_words(store, asked_words(question), depth, among)
-    if not words and (not dense or dense[0][1] < embedder.threshold):
+    key = embedder.encode([question], query=True)[0]
+    cosines = search_keys(index, key, words, depth, among)
+    if not words and max(cosines.values(), default=-1.0) < embedder.threshold:
         return ()
     weight = settings.dense_weight if settings.dense_weight >= 0 else embedder.dense_weight
-    cosines = dict(dense)
     places = None if papers is None else {(one.root, one.path) for one in papers}
     hits = hits_of(store, fuse(cosines, words, weight), cosines, places)
     return tuple(islice(folded(store, hits), settings.k))
@@ -96,6 +99,27 @@ def folded(store: Store, hits: Iterable[Hit]) -> Iterator[Hit]:
         if not said.strip() or not any(said in other for other in told):
             told.append(said)
             yield hit
+
+
+def search_keys(
+    index: Index,
+    key: Float[np.ndarray, " e"],
+    words: Collection[int],
+    count: int,
+    among: Collection[int] | None,
+) -> dict[int, float]:
+    """The cosines of dense hits, best first, and those of `words` with a key of a line.
+
+    A chunk's cosine is the greater of its text's and its line's: of the nearest of the names of its
+    files, each with the headings above it there. Measured in benchmarks/log.md.
+    """
+    found = dict(index.nearest(key, count, among))
+    if index.lines is not None:
+        below = index.lines.nearest(key, count, among)
+        found |= index.nearest(key, len(below), below.keys() - found.keys()) if below else ()
+        for number, cosine in index.lines.cosines_of(key, {*found, *words}).items():
+            found[number] = max(cosine, found.get(number, -1.0))
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def search_words(

@@ -29,6 +29,7 @@ from rag_memtok.errors import (
 )
 
 DATABASE, INDEX, LOCK, IGNORE, ADAPTER = "store.db", "index.faiss", "lock", ".gitignore", "adapter"
+LINES = "lines.keys"
 ARRIVING = f"{UPLOADS}.new"  # what a server is being sent
 # in the adapter's folder: a mark, and what an unfinished training goes on from
 STALE, ADAPTER_WORK = "stale", "work"
@@ -43,6 +44,8 @@ OURS = frozenset(
         COPY + NEW,
         INDEX,
         INDEX + NEW,
+        LINES,
+        LINES + NEW,
         LOCK,
         IGNORE,
         ADAPTER,

@@ -8,7 +8,7 @@ from rag_memtok.store.database import Database
 from rag_memtok.store.formats import COLUMNS
 from rag_memtok.store.integrity import problems
 from rag_memtok.store.removal import Files, drop_file
-from rag_memtok.store.schema import name_bytes
+from rag_memtok.store.schema import name_bytes, problem
 from rag_memtok.store.words import forget, refresh_names
 
 
@@ -90,6 +90,19 @@ def occurrences_of(
                     "documents", "number = ?", document, skip_damaged=skip_damaged
                 )
             ]
+    return found
+
+
+def chunks_of_document(db: Database, root: str, path: str) -> list[Occurrence]:
+    """See `Store.document_chunks`."""
+    with db.reading():
+        document = db.row("documents", "root = ? AND path = ?", name_bytes(root), name_bytes(path))
+        number, chunks = document[0], StoredDocument(*document[1:]).chunks
+        found = occurrences_of(db, "document = ? ORDER BY ordinal", number)
+        if [one.ordinal for one in found] != list(range(chunks)):
+            row = (number, *map(name_bytes, document[1:3]))
+            lost = f"it lost some of its {chunks} chunks"
+            raise db.damage(problem(db.connection, "documents", row, lost))
     return found
 
 

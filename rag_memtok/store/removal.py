@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rag_memtok.store.database import Database
-from rag_memtok.store.files import INDEX, NEW, mark, outdate_adapter, store_errors
+from rag_memtok.store.files import INDEX, LINES, NEW, mark, outdate_adapter, store_errors
 from rag_memtok.store.formats import PARTS
+from rag_memtok.store.line_keys import after_removal, before_removal
 from rag_memtok.store.schema import name_bytes
 from rag_memtok.store.words import forget, refresh_names
 
@@ -24,6 +25,7 @@ def collect(db: Database, files: Files) -> int:
     with db.reading():
         if not files and not orphans(db):
             return 0
+    kept = before_removal(db)
     drop_index(db.folder)  # first: no kill may leave it behind
     with db.writing():
         left = {chunk for names in files for chunk in drop_file(db, *names)}
@@ -37,6 +39,7 @@ def collect(db: Database, files: Files) -> int:
     with store_errors(db.folder):
         db.execute("VACUUM")
     mark("vacuumed")
+    after_removal(db, kept)
     return len(gone)
 
 
@@ -66,13 +69,13 @@ def orphans(db: Database) -> list[int]:
 
 
 def drop_index(folder: Path) -> None:
-    """Drops the cache of the chunks' keys, which are nearly their text.
+    """Drops the caches of keys, which are nearly the text that they are of.
 
     An adapter may have learned it: it is outdated.
     """
     with store_errors(folder):
         outdate_adapter(folder)
-        for name in (INDEX, INDEX + NEW):
+        for name in (INDEX, INDEX + NEW, LINES, LINES + NEW):
             (folder / name).unlink(missing_ok=True)
     mark("index dropped")
 

@@ -170,7 +170,9 @@ def problem(
     chunk_id, file = None, None
     with suppress(sqlite3.Error):  # what it says is a courtesy: damage here is reported where it is
         chunk = db.execute("SELECT id FROM chunks WHERE number = ?", (number,)).fetchone()
-        chunk_id = chunk and chunk[0].decode(errors="replace")
+        # a flipped bit may have made a number of it
+        if chunk and isinstance(chunk[0], bytes):
+            chunk_id = chunk[0].decode(errors="replace")
         occurrence = (
             "SELECT root, file FROM documents JOIN occurrences ON document = number "
             "WHERE "

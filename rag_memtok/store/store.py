@@ -5,6 +5,7 @@ What exists in it is whole.
     DIR/ 0700   store.db     the only truth (formats.py); every file is 0600
                 lock         held by the one writer, names it (files.py)
                 index.faiss  a cache (index.py)
+                lines.keys   a cache (line_keys.py)
                 adapter/     an optional reader (lora.py)
                 uploads/     files that a server was sent (serve/uploads.py)
                 .gitignore   keeps the folder out of git: memories are the documents' text
@@ -29,8 +30,10 @@ from rag_memtok.store.database import RESERVED, Database, create, open_database
 from rag_memtok.store.files import ADAPTER, INDEX, store_errors
 from rag_memtok.store.integrity import Summary, checksums, problems, summarise, wrong_with_words
 from rag_memtok.store.keys import keys_of, replace_keys
+from rag_memtok.store.line_keys import Encode, LineKeys, line_keys_of
 from rag_memtok.store.places import (
     add_document,
+    chunks_of_document,
     chunks_of_files,
     file_hashes,
     occurrences_of,
@@ -47,7 +50,6 @@ from rag_memtok.store.schema import (
     Problem,
     name_bytes,
     pack_pins,
-    problem,
     unpack_pins,
     verdict_row,
 )
@@ -166,17 +168,7 @@ class Store:
         Raises:
             StoreDamaged: one is missing or damaged, or there is no such document.
         """
-        with self._db.reading():
-            document = self._db.row(
-                "documents", "root = ? AND path = ?", name_bytes(root), name_bytes(path)
-            )
-            number, chunks = document[0], StoredDocument(*document[1:]).chunks
-            found = occurrences_of(self._db, "document = ? ORDER BY ordinal", number)
-            if [one.ordinal for one in found] != list(range(chunks)):
-                row = (number, *map(name_bytes, document[1:3]))
-                lost = f"it lost some of its {chunks} chunks"
-                raise self._db.damage(problem(self._db.connection, "documents", row, lost))
-        return tuple(found)
+        return tuple(chunks_of_document(self._db, root, path))
 
     def occurrences(self, chunk_ids: Iterable[str]) -> dict[str, tuple[Occurrence, ...]]:
         """Every place of each chunk, by root, path and ordinal.
@@ -344,6 +336,16 @@ class Store:
     ) -> None:
         """Gives chunks other keys, and the manifest what is `told`, in one transaction."""
         replace_keys(self._db, keys, told)
+
+    def line_keys(self, maker: str, encode: Encode, most: int) -> LineKeys:
+        """The keys of all lines: of a file's name with the headings above a chunk.
+
+        They are those kept beside the database, as far as `maker` made these; the others `encode`
+        gives, if they are `most` at most. What was not kept is kept then.
+
+        Cost: where the store has changed since, reads all places, twice if any is encoded.
+        """
+        return line_keys_of(self._db, maker, encode, most)
 
     def ids_of(self, numbers: Iterable[int]) -> dict[int, str]:
         """The chunk ids of `numbers`; those that are gone or damaged are left out."""

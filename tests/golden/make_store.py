@@ -63,7 +63,7 @@ def main() -> None:
     reading_vectors(load(config.model), made / "reader")
     done = api.ingest([made / "docs"], config)
     furnish(made / "store")
-    for name in (".gitignore", "index.faiss", "lock"):
+    for name in (".gitignore", "index.faiss", "lines.keys", "lock"):
         (made / "store" / name).unlink()
     shutil.move(made, folder)
     print(done)
