@@ -190,10 +190,24 @@ def init_random(lm: LM, task: Task, seed: int) -> Float[Tensor, "M d"]:
 
     Seeded by (seed, chunk), never by order.
     """
+    return _standard_normal(lm, task, seed) * lm.table.float().std()
+
+
+def init_residual(lm: LM, task: Task, seed: int, peak: float) -> Float[Tensor, "M d"]:
+    """Initial vectors: standard normal, a sixteenth as long as the longest state of the LM, `peak`.
+
+    Good vectors are some thousand times as long as embeddings. From there, steps relative to a
+    vector's length would spend a third of their number on growing (benchmarks/log.md).
+
+    Seeded by (seed, chunk), never by order.
+    """
+    return _standard_normal(lm, task, seed) * (peak / 16)
+
+
+def _standard_normal(lm: LM, task: Task, seed: int) -> Float[Tensor, "M d"]:
+    """The same numbers on every device."""
     generator = torch.Generator().manual_seed(int(sha256_of_text(f"{seed}:{task.key}")[:15], 16))
-    return (
-        torch.randn(task.vectors, lm.width, generator=generator) * lm.table.float().std().cpu()
-    ).to(lm.device)
+    return torch.randn(task.vectors, lm.width, generator=generator).to(lm.device)
 
 
 def init_mean(lm: LM, task: Task) -> Float[Tensor, "M d"]:

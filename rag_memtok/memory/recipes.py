@@ -44,7 +44,7 @@ class Recipe:
     """
 
     objective: "Objective"
-    start: Literal["pooled", "random", "mean"] = "pooled"
+    start: Literal["pooled", "residual", "random", "mean"] = "pooled"
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: float = 0.85
     unit: Literal["vectors", "table", "one"] = "vectors"
@@ -222,7 +222,7 @@ CRAMMING = Recipe(
 )  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
-    "margin": Recipe(objective=margin_hinge(0.5, power=2.0), settle=True),
+    "margin": Recipe(objective=margin_hinge(0.5, power=2.0), start="residual", settle=True),
     "readable": Recipe(
         objective=margin_hinge(0.5, power=2.0),
         lr=0.5,
@@ -231,7 +231,7 @@ RECIPES: dict[str, Recipe] = {
         steps=300,
         template="cue",
     ),
-    "cross-entropy": Recipe(objective=cross_entropy, settle=True),
+    "cross-entropy": Recipe(objective=cross_entropy, start="residual", settle=True),
     "sastre2025": SASTRE,
     "sastre2025-code": replace(SASTRE, lr=5.0, first_lr=0.0, warmup=0, memory_word=True),
     "kuratov2025": KURATOV,

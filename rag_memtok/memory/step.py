@@ -13,7 +13,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rag_memtok.memory.batch import Layout, Task, init_mean, init_pooled, init_random, lay_out
+from rag_memtok.memory.batch import (
+    Layout,
+    Task,
+    init_mean,
+    init_pooled,
+    init_random,
+    init_residual,
+    lay_out,
+)
 from rag_memtok.memory.codec import Codec
 from rag_memtok.memory.distill import Distillation
 from rag_memtok.memory.recipes import Recipe, memory_word_entropy
@@ -46,13 +54,15 @@ class Row:
     """Optimization state of one chunk: vectors, Adam moments, error rate, best checkpoint.
 
     `wrong`: share of its tokens that are wrong. `best`: number of wrong tokens, minus the smallest
-    margin; `improved`: the step at which that number last fell.
+    margin; `improved`: the step at which that number last fell. `max_rms`: how long its vectors may
+    become together.
     """
 
     task: Task
     vectors: Float[Tensor, "M d"]
     exp_avg: Float[Tensor, "M d"]
     exp_avg_sq: Float[Tensor, "M d"]
+    max_rms: float = MAX_RMS
     step: int = 0
     seconds: float = 0.0
     restarts: int = 0
@@ -90,9 +100,15 @@ class Row:
 
 
 def start_row(lm: LM, recipe: Recipe, task: Task, seed: int) -> Row:
-    """The initial state of a chunk."""
+    """The initial state of a chunk.
+
+    From a start at the length of the LM's states its vectors do not outgrow the longest of them:
+    the layers have never seen longer ones.
+    """
+    peak = lm.residual_peak(task.tokens) if recipe.start == "residual" else MAX_RMS
     starts = {
         "pooled": lambda: init_pooled(lm, task),
+        "residual": lambda: init_residual(lm, task, seed, peak),
         "mean": lambda: init_mean(lm, task),
         "random": lambda: init_random(lm, task, seed),
     }
@@ -102,6 +118,7 @@ def start_row(lm: LM, recipe: Recipe, task: Task, seed: int) -> Row:
         vectors=vectors,
         exp_avg=torch.zeros_like(vectors),
         exp_avg_sq=torch.zeros_like(vectors),
+        max_rms=min(peak, MAX_RMS),
     )
 
 
@@ -248,7 +265,7 @@ class Batch:
         direction = gradient if self.recipe.optimizer == "sgd" else self._adam(row, gradient)
         unit = root_mean_square(row.vectors) if self.recipe.unit == "vectors" else self.unit
         moved = row.vectors * (1 - rate * self.recipe.decay) - rate * unit * direction
-        row.vectors = moved * (MAX_RMS / max(MAX_RMS, root_mean_square(moved)))
+        row.vectors = moved * (row.max_rms / max(row.max_rms, root_mean_square(moved)))
 
     def _adam(self, row: Row, gradient: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
         """Adam's direction. Source: Kingma & Ba 2015, algorithm 1; epsilon 1e-8."""
