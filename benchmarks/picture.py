@@ -1,8 +1,11 @@
-"""The picture of the README: what a store's memories hold, file by file, and how they come back.
+"""The pictures of the documents, each for light and dark pages.
 
-It is run as `python -m benchmarks.picture --store demo-store` after `make demo`. It reads tokens,
-vectors and verdicts out of the store and loads no model; `rag-memtok verify` proves the verdicts.
-Written are audit-light.svg and audit-dark.svg.
+    python -m benchmarks.picture --store demo-store         audit-*.svg, after `make demo`: what a
+                                            store's memories hold, and how they come back
+    python -m benchmarks.picture --speeds benchmarks/vllm.md    vllm-*.svg: that page's table
+
+The first reads tokens, vectors and verdicts out of the store and loads no model; `rag-memtok
+verify` proves the verdicts.
 """
 
 import argparse
@@ -17,6 +20,7 @@ from rag_memtok.store.store import Store, open_store
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 WIDTH, LEFT, RIGHT, ROW, TOP = 760, 205, 150, 30, 74
+AT_ONCE = 8  # requests, of the rates that are drawn
 SCHEMES: Mapping[str, Mapping[str, str]] = {
     "light": {
         "page": "#ffffff", "ink": "#1f2328", "faint": "#59636e", "text": "#c9d1d9",
@@ -62,6 +66,81 @@ def files_of(store: Store) -> list[File]:
     return sorted(found.values(), key=lambda file: (-file.tokens, file.name))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """A server's speed with so many passages in a prompt, as text and as memories."""
+
+    passages: int
+    text: float
+    memories: float
+
+
+def speeds_of(page: str, at_once: int) -> list[Speed]:
+    """The answers a second with so many requests at once, of a page's table."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.splitlines()
+        if line.count("|") == 9
+    ]
+    head = rows[0]
+    named = [dict(zip(head, row, strict=True)) for row in rows]
+    rates = {
+        (row["passages"], row["as"]): float(row["answers/s"])
+        for row in named
+        if row["requests at once"] == str(at_once)
+    }
+    return [
+        Speed(
+            passages=int(passages),
+            text=rates[passages, "text"],
+            memories=rates[passages, "memories"],
+        )
+        for passages in dict.fromkeys(passages for passages, _ in rates)
+    ]
+
+
+def style(scheme: str) -> str:
+    """The style sheet of a picture."""
+    return (
+        "text{{font:14px system-ui,sans-serif;fill:{ink}}}.f{{fill:{faint}}}.t{{fill:{text}}}"
+        ".v{{fill:{vectors}}}.h{{font-size:18px;font-weight:600}}".format(**SCHEMES[scheme])
+    )
+
+
+def drawn_speeds(speeds: Sequence[Speed], at_once: int, scheme: str) -> str:
+    """The picture as SVG: for each number of passages a bar for text, one for memories."""
+    fastest = max(max(one.text, one.memories) for one in speeds)
+    height, scale = TOP + 2 * ROW * len(speeds) + 10, (WIDTH - LEFT - RIGHT) / fastest
+    last = speeds[-1]
+    bars = []
+    for place, one in enumerate(speeds):
+        top = TOP + 2 * ROW * place
+        many = "passage" if one.passages == 1 else "passages"
+        bars.append(
+            f'<text x="{LEFT - 10}" y="{top + 26}" text-anchor="end">{one.passages} {many}</text>'
+            + bar("t", top, one.text, scale, "as text")
+            + bar("v", top + 22, one.memories, scale, "as memories")
+        )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">\n'
+        f"<style>{style(scheme)}</style>\n"
+        f'<rect width="{WIDTH}" height="{height}" rx="8" fill="{SCHEMES[scheme]["page"]}"/>\n'
+        f'<text x="20" y="32" class="h">{last.passages} passages as memories: '
+        f"{last.memories / last.text:.1f} times the answers</text>\n"
+        f'<text x="20" y="56" class="f">answers a second of a vLLM server, {at_once} requests at '
+        "once; four tokens a vector</text>\n" + "".join(bars) + "</svg>\n"
+    )
+
+
+def bar(colour: str, top: int, rate: float, scale: float, kind: str) -> str:
+    """A bar with its number behind it."""
+    width = rate * scale
+    return (
+        f'<rect class="{colour}" x="{LEFT}" y="{top}" width="{width:.1f}" height="18"/>'
+        f'<text class="f" x="{LEFT + width + 8:.1f}" y="{top + 14}">{rate:.1f} {kind}</text>\n'
+    )
+
+
 def drawn(files: Sequence[File], documents: int, scheme: str) -> str:
     """The picture as SVG: two bars for each file, and what they add up to."""
     colour = SCHEMES[scheme]
@@ -69,13 +148,9 @@ def drawn(files: Sequence[File], documents: int, scheme: str) -> str:
     chunks, exact = sum(file.chunks for file in files), sum(file.exact for file in files)
     height, scale = TOP + ROW * len(files) + 34, (WIDTH - LEFT - RIGHT) / files[0].tokens
     rows = [row(file, TOP + ROW * place, scale) for place, file in enumerate(files)]
-    style = (
-        "text{{font:14px system-ui,sans-serif;fill:{ink}}}.f{{fill:{faint}}}.t{{fill:{text}}}"
-        ".v{{fill:{vectors}}}.h{{font-size:18px;font-weight:600}}".format(**colour)
-    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">\n'
-        f"<style>{style}</style>\n"
+        f"<style>{style(scheme)}</style>\n"
         f'<rect width="{WIDTH}" height="{height}" rx="8" fill="{colour["page"]}"/>\n'
         f'<text x="20" y="32" class="h">{tokens:,} tokens become {vectors} vectors; '
         "every token comes back</text>\n"
@@ -102,19 +177,27 @@ def row(file: File, top: int, scale: float) -> str:
     )
 
 
-def main() -> None:
-    """Draws the store that was named."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--store", type=Path, default=Path("demo-store"), help="after make demo")
-    parser.add_argument("--out", type=Path, default=IMAGES, help="a folder")
-    arguments = parser.parse_args()
+def pictures(arguments: argparse.Namespace) -> dict[str, str]:
+    """The pictures that are asked for, by their files' names."""
+    if arguments.speeds:
+        speeds = speeds_of(arguments.speeds.read_text(encoding="utf-8"), AT_ONCE)
+        return {f"vllm-{scheme}.svg": drawn_speeds(speeds, AT_ONCE, scheme) for scheme in SCHEMES}
     with open_store(arguments.store, write=False) as store:
         files, documents = files_of(store), len(store.documents())
+    return {f"audit-{scheme}.svg": drawn(files, documents, scheme) for scheme in SCHEMES}
+
+
+def main() -> None:
+    """Draws what was named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--store", type=Path, default=Path("demo-store"), help="after make demo")
+    parser.add_argument("--speeds", type=Path, help="a page with the table of benchmarks.vllm")
+    parser.add_argument("--out", type=Path, default=IMAGES, help="a folder")
+    arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for scheme in SCHEMES:
-        path = arguments.out / f"audit-{scheme}.svg"
-        path.write_text(drawn(files, documents, scheme), encoding="utf-8")
-        put(f"drawn: {path}")
+    for name, picture in pictures(arguments).items():
+        (arguments.out / name).write_text(picture, encoding="utf-8")
+        put(f"drawn: {arguments.out / name}")
 
 
 if __name__ == "__main__":
