@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from rag_memtok.config import Memorize
 from rag_memtok.datatypes import Memory
 from rag_memtok.errors import ChunkDoesNotFit, UsageError
-from rag_memtok.memory.batch import Task, init_pooled, lay_out, sort_by_length
+from rag_memtok.memory.batch import Task, init_pooled, lay_out, residual_peak, sort_by_length
 from rag_memtok.memory.calibrate import seconds_per_chunk
 from rag_memtok.memory.codec import CODECS
 from rag_memtok.memory.optimize import Step, memorize
 from rag_memtok.memory.recipes import RECIPES, SETTLED, cross_entropy, recipe_named
 from rag_memtok.memory.reconstruct import judge
-from rag_memtok.memory.step import Batch, start_row
+from rag_memtok.memory.step import Batch, root_mean_square, start_row
 from rag_memtok.model.prompts import TEMPLATES, template_named
 
 
@@ -273,6 +273,46 @@ def test_a_random_start_is_of_the_seed_and_the_chunk(toy_lm, monkeypatch):
     assert not np.allclose(start(one, 0), start(other, 0))
     assert not np.allclose(start(one, 0), start(one, 1)), "the seed changes nothing"
     assert np.isclose(start(one, 0).std(), float(toy_lm.table.std()), rtol=0.2)
+
+
+@pytest.mark.parametrize("kind", list(toy.MODELS))
+def test_the_longest_state_is_that_of_a_layer_the_embeddings_among_them(kind):
+    one, seen = toy.lm_of(kind), []
+    tokens = tokens_of(12)
+
+    def watch(module, inputs, output):
+        state = output[0] if isinstance(output, tuple) else output
+        seen.append(float(state[0].square().mean(-1).max().sqrt()))
+
+    layers = [module for name, module in one.model.named_modules() if name.split(".")[-1] == "0"]
+    handles = [layer.register_forward_hook(watch) for layer in layers[:1]]
+    peak = residual_peak(one, tokens)
+    for handle in handles:
+        handle.remove()
+    assert seen and peak >= max(seen) - 1e-5
+    assert peak >= float(one.embed(tokens).square().mean(-1).max().sqrt()) - 1e-5
+
+
+def test_a_row_starts_at_a_sixteenth_of_the_longest_state_and_never_outgrows_it(toy_lm):
+    task, template = task_of(24, 3), template_named("bare", toy_lm)
+    peak = residual_peak(toy_lm, task.tokens)
+    row = start_row(toy_lm, RECIPES["margin"], task, seed=0)
+    assert root_mean_square(row.vectors) == pytest.approx(peak / 16, rel=0.2)
+    longest = []
+    recipe = replace(RECIPES["margin"], margin=float("inf"))
+    batch = Batch(
+        lm=toy_lm,
+        template=template,
+        recipe=recipe,
+        steps=60,
+        seconds=0.0,
+        seed=0,
+        before_step=lambda row: longest.append(root_mean_square(row.vectors)),
+        rows=[row],
+    )
+    while batch.rows:
+        batch.step()
+    assert max(longest) == pytest.approx(peak, rel=1e-4), "it grew, and ended at the bound"
 
 
 @given(count=st.integers(1, 20), vectors=st.integers(1, 25))

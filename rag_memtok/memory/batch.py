@@ -193,6 +193,22 @@ def init_random(lm: LM, task: Task, seed: int) -> Float[Tensor, "M d"]:
     return _standard_normal(lm, task, seed) * lm.table.float().std()
 
 
+def residual_peak(lm: LM, tokens: Sequence[int]) -> float:
+    """The longest state of the LM's residual stream over `tokens`, as its root mean square.
+
+    In many models that is a massive activation at the first position.
+
+    Cost: a forward pass over `tokens`.
+    Source: Sun et al. 2024, arXiv:2402.17762 (massive activations).
+    """
+    with torch.no_grad():
+        states = lm.model.base_model(
+            inputs_embeds=lm.embed(tokens)[None], use_cache=False, output_hidden_states=True
+        ).hidden_states
+    stream = states[:-1]  # the last is normalized
+    return max(float(state[0].float().square().mean(-1).max().sqrt()) for state in stream)
+
+
 def init_residual(lm: LM, task: Task, seed: int, peak: float) -> Float[Tensor, "M d"]:
     """Initial vectors: standard normal, a sixteenth as long as the longest state of the LM, `peak`.
 

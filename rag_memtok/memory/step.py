@@ -21,6 +21,7 @@ from rag_memtok.memory.batch import (
     init_random,
     init_residual,
     lay_out,
+    residual_peak,
 )
 from rag_memtok.memory.codec import Codec
 from rag_memtok.memory.distill import Distillation
@@ -105,7 +106,7 @@ def start_row(lm: LM, recipe: Recipe, task: Task, seed: int) -> Row:
     From a start at the length of the LM's states its vectors do not outgrow the longest of them:
     the layers have never seen longer ones.
     """
-    peak = lm.residual_peak(task.tokens) if recipe.start == "residual" else MAX_RMS
+    peak = residual_peak(lm, task.tokens) if recipe.start == "residual" else MAX_RMS
     starts = {
         "pooled": lambda: init_pooled(lm, task),
         "residual": lambda: init_residual(lm, task, seed, peak),

@@ -192,20 +192,6 @@ class LM:
             inputs_embeds=embeddings.to(self.table.dtype), use_cache=False
         ).last_hidden_state
 
-    def residual_peak(self, tokens: Sequence[int]) -> float:
-        """The longest state of the residual stream over `tokens`, as its root mean square.
-
-        In many models that is a massive activation of the first position.
-
-        Cost: a forward pass over `tokens`.
-        Source: Sun et al. 2024, arXiv:2402.17762 (massive activations).
-        """
-        with torch.no_grad():
-            states = self.model.base_model(
-                inputs_embeds=self.embed(tokens)[None], use_cache=False, output_hidden_states=True
-            ).hidden_states
-        return max(float(state[0].float().square().mean(-1).max().sqrt()) for state in states)
-
     def logits(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
         """The logits over the vocabulary, in fp32."""
         return self.raw_logits(hidden).float()
