@@ -20,6 +20,7 @@ from rag_memtok.store.files import (
     IGNORE,
     NEW,
     OURS,
+    drop_unfinished,
     locked,
     mark,
     put_in_place,
@@ -142,6 +143,7 @@ def admitted(db: sqlite3.Connection, folder: Path, write: bool) -> None:
         db.execute("PRAGMA journal_mode = DELETE")  # deletes it, under a lock
     if write:
         discard_copy(db, folder)
+        drop_unfinished(folder)
     else:
         db.execute("PRAGMA query_only = ON")
 

@@ -303,6 +303,12 @@ def put_in_place(path: Path) -> None:
     sync_folder(path.parent)
 
 
+def drop_unfinished(store: Path) -> None:
+    """Removes what a kill left of a cache that was being written."""
+    for name in (INDEX, LINES):
+        (store / f"{name}{NEW}").unlink(missing_ok=True)
+
+
 def outdate_adapter(store: Path) -> None:
     """Marks a store's adapter as trained on what is there no more.
 
