@@ -21,7 +21,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from rag_memtok import config
-from rag_memtok.datatypes import Document, Segment
+from rag_memtok.datatypes import Document
 from rag_memtok.documents.split import split
 from rag_memtok.evaluation.evaluate import encoder_in
 from rag_memtok.memory.encoder import TOLERANCE, Encoder, encode, encode_readable, unpack_readable
@@ -54,14 +54,7 @@ def chunks_of(paths: Sequence[Path], encoder: Encoder) -> list[str]:
     found = []
     for path in paths:
         text = path.read_text(encoding="utf-8")
-        document = Document(
-            "",
-            file=path.name,
-            path=path.name,
-            text=text,
-            segments=(Segment(0, "line 1"),),
-            extractor="text/1",
-        )
+        document = Document.of_text(text, path.name)
         found += split(document, 128, lambda some: len(encoder.lm.encode(some)))
     return [chunk.text for chunk in found]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from rag_memtok.datatypes import Document, Segment, sha256_of_text
+from rag_memtok.datatypes import Document, sha256_of_text
 from rag_memtok.documents.split import split
 from rag_memtok.evaluation.metrics import answerable
 from rag_memtok.model.lm import EMBEDDED
@@ -67,14 +67,7 @@ def by_chunk(rows: Iterable[Row], words: Tokenizer, tokens: int) -> dict[str, li
 
 def pieces(context: str, words: Tokenizer, tokens: int) -> list[str]:
     """A context cut into chunks of at most so many tokens, without the white space around them."""
-    document = Document(
-        "",
-        file="context.txt",
-        path="context.txt",
-        text=context,
-        segments=(Segment(0, "line 1"),),
-        extractor="text/1",
-    )
+    document = Document.of_text(context)
     chunks = split(
         document, tokens, lambda text: len(words.encode(text, add_special_tokens=False).ids)
     )

@@ -89,6 +89,18 @@ class Document:
     extractor: str
     headings: tuple[tuple[int, int, str], ...] = ()
 
+    @classmethod
+    def of_text(cls, text: str, file: str = "text.txt") -> "Document":
+        """A text as the document that a file of nothing else would be."""
+        return cls(
+            "",
+            file=file,
+            path=file,
+            text=text,
+            segments=(Segment(0, "line 1"),),
+            extractor="text/1",
+        )
+
     @property
     def sha256(self) -> str:
         """Hex digest of the text."""

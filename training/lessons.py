@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rag_memtok.datatypes import Document, Segment
+from rag_memtok.datatypes import Document
 from rag_memtok.documents.split import split
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.search import content_words
@@ -117,14 +117,7 @@ def pieces_of(
     Where the answer is in words of its own, the context must be a single chunk. What cannot be
     answered can be asked of any.
     """
-    document = Document(
-        "",
-        file="c.txt",
-        path="c.txt",
-        text=context,
-        segments=(Segment(0, "line 1"),),
-        extractor="text/1",
-    )
+    document = Document.of_text(context)
     chunks = [chunk.text for chunk in split(document, rng.choice(CAPACITIES), count)]
     asked: dict[int, list[tuple[str, str | None]]] = defaultdict(list)
     for row in rows:

@@ -28,7 +28,7 @@ from rag_memtok.adapt.run import UNSAID, by_rule
 from rag_memtok.adapt.train import adapt
 from rag_memtok.cli.console import progress_bar, say
 from rag_memtok.config import Config, Memorize
-from rag_memtok.datatypes import Document, Segment
+from rag_memtok.datatypes import Document
 from rag_memtok.documents.split import split
 from rag_memtok.memory.batch import make_task
 from rag_memtok.memory.codec import codec_named
@@ -85,14 +85,7 @@ def asked_of(lm: LM, context: str, rows: Sequence[dict], capacity: int) -> Asked
 
     It is cut as an ingest cuts, and None if there is none.
     """
-    document = Document(
-        "",
-        file="context.txt",
-        path="context.txt",
-        text=context,
-        segments=(Segment(0, "line 1"),),
-        extractor="text/1",
-    )
+    document = Document.of_text(context)
     found: list[Asked] = []
     for chunk in split(document, capacity, lambda text: len(lm.encode(text))):
         given = [

@@ -30,6 +30,7 @@ from rag_memtok.errors import (
 
 DATABASE, INDEX, LOCK, IGNORE, ADAPTER = "store.db", "index.faiss", "lock", ".gitignore", "adapter"
 LINES = "lines.keys"
+CACHES = (INDEX, LINES)  # of keys: what is in them can be made anew
 ARRIVING = f"{UPLOADS}.new"  # what a server is being sent
 # in the adapter's folder: a mark, and what an unfinished training goes on from
 STALE, ADAPTER_WORK = "stale", "work"
@@ -42,10 +43,8 @@ OURS = frozenset(
         DATABASE + NEW,
         f"{DATABASE}{NEW}-journal",
         COPY + NEW,
-        INDEX,
-        INDEX + NEW,
-        LINES,
-        LINES + NEW,
+        *CACHES,
+        *(name + NEW for name in CACHES),
         LOCK,
         IGNORE,
         ADAPTER,
@@ -305,7 +304,7 @@ def put_in_place(path: Path) -> None:
 
 def drop_unfinished(store: Path) -> None:
     """Removes what a kill left of a cache that was being written."""
-    for name in (INDEX, LINES):
+    for name in CACHES:
         (store / f"{name}{NEW}").unlink(missing_ok=True)
 
 

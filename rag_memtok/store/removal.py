@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rag_memtok.store.database import Database
-from rag_memtok.store.files import INDEX, LINES, NEW, mark, outdate_adapter, store_errors
+from rag_memtok.store.files import CACHES, drop_unfinished, mark, outdate_adapter, store_errors
 from rag_memtok.store.formats import PARTS
 from rag_memtok.store.line_keys import after_removal, before_removal
 from rag_memtok.store.schema import name_bytes
@@ -75,8 +75,9 @@ def drop_index(folder: Path) -> None:
     """
     with store_errors(folder):
         outdate_adapter(folder)
-        for name in (INDEX, INDEX + NEW, LINES, LINES + NEW):
+        for name in CACHES:
             (folder / name).unlink(missing_ok=True)
+        drop_unfinished(folder)
     mark("index dropped")
 
 
