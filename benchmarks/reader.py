@@ -240,7 +240,8 @@ def asked(
         build(store, folder, ["questions.*"], tokenizer)
         config = updated(Config(), {"ask.read": "text"})
         with open_store(store, write=False) as opened:
-            embedder, index = load_embedder("mini"), open_index(opened)
+            embedder = load_embedder("mini")
+            index = open_index(opened, embedder)
             plain = Session(
                 opened, lm=lm, template=bare(lm), embedder=embedder, index=index, config=config
             )

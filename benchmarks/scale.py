@@ -34,6 +34,7 @@ from rag_memtok.pipeline import api
 from rag_memtok.pipeline.manifest import KEPT, REQUIRED
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import NEIGHBOURS, build, open_index, recall
+from rag_memtok.retrieval.lines import EVERY
 from rag_memtok.retrieval.search import search
 from rag_memtok.settings import updated
 from rag_memtok.store import ownership
@@ -168,7 +169,7 @@ def asked_warm(config: Config, work: Path) -> float:
     """The median of ASKED questions, in milliseconds."""
     embedder, took = load_embedder("mini"), []
     with open_store(Path(config.store), write=False) as store:
-        index = open_index(store)
+        index = open_index(store, embedder)
         for question in questions():
             began = time.monotonic()
             search(store, index, embedder, question, config.retrieve)
@@ -198,10 +199,11 @@ def opened(config: Config, work: Path) -> int:
 
 
 def indexed(config: Config, work: Path) -> int:
-    """Builds the index of keys anew."""
-    (Path(config.store) / "index.faiss").unlink(missing_ok=True)
-    with open_store(Path(config.store), write=False) as store:
-        return open_index(store).keys.ntotal
+    """Builds the index of keys anew, and the keys of file names and headings."""
+    for cache in ("index.faiss", "lines.keys"):
+        (Path(config.store) / cache).unlink(missing_ok=True)
+    with open_store(Path(config.store), write=True) as store:
+        return open_index(store, load_embedder("mini"), EVERY).keys.ntotal
 
 
 def hashed(config: Config, work: Path) -> int:

@@ -193,6 +193,11 @@ class Ask:
         "here", "What generates: the model here, or the same one in a vLLM server."
     )
     url: str = setting("http://127.0.0.1:8000", "Where that server is.")
+    probe_lora: bool = setting(
+        False,
+        "Take the adapter that the server has beside its base model, if it lives through a "
+        "probe. That may end the server: not one that others use.",
+    )
     engine_seconds: float = setting(120.0, "Seconds of silence after which it counts as gone.")
 
     def __post_init__(self) -> None:

@@ -30,6 +30,7 @@ SPINS = "1000"  # of a thread at a barrier: benchmarks/log.md
 ONLY_WITH = {
     "ask.url": ("ask.engine", "vllm"),
     "ask.engine_seconds": ("ask.engine", "vllm"),
+    "ask.probe_lora": ("ask.engine", "vllm"),
     "cluster.address": ("cluster.engine", "ray"),
     "cluster.chunk_timeout": ("cluster.engine", "ray"),
 }

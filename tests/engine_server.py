@@ -32,6 +32,7 @@ class Engine:
 
     lm: LM
     name: str = NAME
+    adapters: tuple[str, ...] = ()  # served beside the base, and in truth the same model
     length: int = 512
     token: str = ""
     healthy: bool = True
@@ -100,7 +101,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200 if self.engine.healthy else 503, b"")
         elif self.path == "/v1/models":
             card = {"id": self.engine.name, "max_model_len": self.engine.length}
-            self.reply(200, {"object": "list", "data": [card]})
+            beside = [{"id": name, "max_model_len": None} for name in self.engine.adapters]
+            self.reply(200, {"object": "list", "data": [card, *beside]})
         else:
             self.error(404, "Not Found")
 
@@ -131,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def problem(self, body, prompts):
         width, longest = self.engine.lm.width, max(map(len, prompts))
-        if body["model"] != self.engine.name:
+        if body["model"] not in (self.engine.name, *self.engine.adapters):
             return 404, f"The model `{body['model']}` does not exist."
         if any(one.shape[1] != width for one in prompts):
             return 400, f"`prompt_embeds` hidden_size does not match the hidden_size {width}."

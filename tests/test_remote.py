@@ -23,6 +23,7 @@ from rag_memtok.errors import (
     WrongModel,
 )
 from rag_memtok.model import lora, remote
+from rag_memtok.model.connect import ServedAdapter, connect, connect_adapter
 from rag_memtok.model.engine import LocalEngine
 from rag_memtok.model.inject import inject
 from rag_memtok.model.lm import load
@@ -73,7 +74,7 @@ def said_by(engine, words, prompt, limit):
 
 
 def test_what_it_says_is_what_is_said_here(toy_lm, engine, url):
-    there, here = remote.connect(at(url), toy_lm), LocalEngine(toy_lm)
+    there, here = connect(at(url), toy_lm), LocalEngine(toy_lm)
     words, rows = qa_prompt(toy_lm), prompts(toy_lm, 3)
     for row in rows:
         said = said_by(here, words, row, LIMIT)
@@ -86,7 +87,7 @@ def test_what_it_says_is_what_is_said_here(toy_lm, engine, url):
 
 
 def test_several_are_streamed_in_one_request_and_one_may_end_early(toy_lm, engine, url):
-    there, words, rows = remote.connect(at(url), toy_lm), qa_prompt(toy_lm), prompts(toy_lm, 3)
+    there, words, rows = connect(at(url), toy_lm), qa_prompt(toy_lm), prompts(toy_lm, 3)
     alone = [said_by(LocalEngine(toy_lm), words, row, LIMIT) for row in rows]
     said, asked_for = [[] for _ in rows], len(engine.bodies)
     for row, token in there.rows(words, rows, LIMIT, lambda row: row == 1 and len(said[1]) == 2):
@@ -96,7 +97,7 @@ def test_several_are_streamed_in_one_request_and_one_may_end_early(toy_lm, engin
 
 def test_it_stops_where_we_do(toy_lm, engine, url):
     """The frame's end is a stop of ours that the served folder need not know."""
-    there, words, (row,) = remote.connect(at(url), toy_lm), qa_prompt(toy_lm), prompts(toy_lm, 1)
+    there, words, (row,) = connect(at(url), toy_lm), qa_prompt(toy_lm), prompts(toy_lm, 1)
     said = said_by(there, words, row, LIMIT)
     kept = {name: getattr(words, name) for name in words.__slots__[:4]}
     ending = type(words)(**kept, end=said[2])
@@ -107,7 +108,7 @@ def test_it_stops_where_we_do(toy_lm, engine, url):
 
 
 def test_what_is_asked_is_embeddings_alone_greedy_and_salted(toy_lm, engine, url):
-    first, second = (remote.connect(at(url), toy_lm) for _ in range(2))
+    first, second = (connect(at(url), toy_lm) for _ in range(2))
     said_by(first, qa_prompt(toy_lm), prompts(toy_lm, 1)[0], LIMIT)
     assert len(first.salt) >= 43 and first.salt != second.salt
     for body in engine.bodies:
@@ -119,14 +120,14 @@ def test_what_is_asked_is_embeddings_alone_greedy_and_salted(toy_lm, engine, url
 
 
 def test_what_is_sent_is_no_more_than_the_prompt(toy_lm, engine, url):
-    there, whole = remote.connect(at(url), toy_lm), torch.randn(400, toy.WIDTH)
+    there, whole = connect(at(url), toy_lm), torch.randn(400, toy.WIDTH)
     said_by(there, qa_prompt(toy_lm), whole[:3], 1)
     packed = engine.bodies[-1]["prompt_embeds"][0]
     assert len(packed) < 4 * 10 * toy.WIDTH + 4000  # a view's storage would be 270,000
 
 
 def test_no_number_is_not_sent(toy_lm, engine, url):
-    there, row = remote.connect(at(url), toy_lm), prompts(toy_lm, 1)[0].clone()
+    there, row = connect(at(url), toy_lm), prompts(toy_lm, 1)[0].clone()
     asked, row[1, 3] = len(engine.bodies), float("nan")
     with pytest.raises(StoreDamaged):
         said_by(there, qa_prompt(toy_lm), row, LIMIT)
@@ -137,20 +138,20 @@ def test_the_token_goes_with_every_request_and_is_never_shown(toy_lm, engine, ur
     engine.token = "s3cret"
     for wrong in ("", "other"):
         with pytest.raises(PermissionRefused) as refused:
-            remote.connect(at(url, token=wrong), toy_lm)
+            connect(at(url, token=wrong), toy_lm)
         assert TOKEN in refused.value.remedy and "other" not in str(refused.value)
-    there = remote.connect(at(url, token="s3cret"), toy_lm)
+    there = connect(at(url, token="s3cret"), toy_lm)
     assert said_by(there, qa_prompt(toy_lm), prompts(toy_lm, 1)[0], LIMIT)
     assert "s3cret" not in repr(there.server)
 
 
 def test_an_address_may_end_as_openai_clients_want_it(toy_lm, engine, url):
-    assert remote.connect(at(f"{url}/v1/"), toy_lm).model == "reader-0"
+    assert connect(at(f"{url}/v1/"), toy_lm).model == "reader-0"
     assert set(engine.paths) == {"/v1/models", "/v1/completions"}
 
 
 def test_an_answer_that_is_not_wanted_to_its_end_is_let_go(toy_lm, engine, url):
-    there = remote.connect(at(url), toy_lm)
+    there = connect(at(url), toy_lm)
     going = tokens(there, qa_prompt(toy_lm), prompts(toy_lm, 1)[0], LIMIT)
     next(going)
     going.close()
@@ -168,19 +169,19 @@ def test_another_model_is_refused_before_it_is_asked(toy_lm, tmp_path, kind):
         lm = lora.load_adapter(toy_lm, random_adapter.trained(toy_lm, tmp_path / "adapter"))
     engine = Engine(toy.lm_of(*other))
     with serving(engine) as url, pytest.raises(WrongModel, match="nats apart") as refused:
-        remote.connect(at(url), lm)
+        connect(at(url), lm)
     assert "export-reader" in refused.value.remedy and len(engine.bodies) == 1
 
 
 def test_another_width_is_another_model(toy_lm, engine, url):
     engine.faults = [status(400, "`prompt_embeds` hidden_size 576 does not match the model's")]
     with pytest.raises(WrongModel, match="hidden_size"):
-        remote.connect(at(url), toy_lm)
+        connect(at(url), toy_lm)
 
 
 def test_the_same_numbers_in_half_precision_are_the_same_model(toy_lm):
     with serving(Engine(toy.lm_of(dtype=torch.bfloat16))) as url:
-        assert remote.connect(at(url), toy_lm)
+        assert connect(at(url), toy_lm)
 
 
 def test_a_server_that_flatters_itself_is_refused(toy_lm, engine, url):
@@ -193,7 +194,48 @@ def test_a_server_that_flatters_itself_is_refused(toy_lm, engine, url):
 
     engine.lm, engine.faults = toy.lm_of("llama", 1), [replied(sure)]
     with pytest.raises(WrongModel):
-        remote.connect(at(url), toy_lm)
+        connect(at(url), toy_lm)
+
+
+# --- an adapter beside the base
+
+
+BESIDE = ServedAdapter("abc" * 20, "/somewhere/adapter")
+
+
+def test_an_adapter_is_taken_by_its_hash_once_the_server_lived_through_two_prompts(toy_lm):
+    engine = Engine(toy_lm, name="base", adapters=("other", BESIDE.name))
+    with serving(engine) as url:
+        there = connect_adapter(at(url), toy_lm, BESIDE)
+        words, (row,) = qa_prompt(toy_lm), prompts(toy_lm, 1)
+        said = said_by(there, words, row, LIMIT)
+        assert said == said_by(LocalEngine(toy_lm), words, row, LIMIT)
+    assert BESIDE.name == "adapter-abcabcabcabc" and there.context == engine.length
+    assert {body["model"] for body in engine.bodies} == {BESIDE.name}
+    lengths = [len(engine_server.tensor_of(one)) for one in engine.bodies[0]["prompt_embeds"]]
+    assert lengths[0] < lengths[1] and len(engine.bodies[1]["prompt_embeds"]) == 1
+
+
+def test_a_server_that_ends_at_two_prompts_is_asked_once_and_told(toy_lm):
+    engine = Engine(toy_lm, adapters=(BESIDE.name,), for_ever=status(500, "EngineCore died"))
+    engine.healthy = False
+    with serving(engine) as url, pytest.raises(EngineUnavailable, match="two prompts") as ended:
+        connect_adapter(at(url), toy_lm, BESIDE)
+    assert len(engine.bodies) == 1 and "export-reader" in ended.value.remedy
+
+
+def test_a_server_without_the_adapter_is_told_how_to_start(toy_lm, url, engine):
+    with pytest.raises(WrongModel, match="no adapter adapter-abc.*it has reader-0") as refused:
+        connect_adapter(at(url), toy_lm, BESIDE)
+    assert f"--lora-modules {BESIDE.name}={BESIDE.folder}" in refused.value.remedy
+    assert not engine.bodies
+
+
+def test_another_adapter_under_its_name_is_refused(toy_lm, tmp_path):
+    lm = lora.load_adapter(toy_lm, random_adapter.trained(toy_lm, tmp_path / "adapter"))
+    engine = Engine(toy_lm, adapters=(BESIDE.name,))
+    with serving(engine) as url, pytest.raises(WrongModel, match="nats apart"):
+        connect_adapter(at(url), lm, BESIDE)
 
 
 # --- what goes wrong
@@ -204,13 +246,13 @@ def test_nobody_there(toy_lm):
         taken.bind(("127.0.0.1", 0))  # and does not listen
         place = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(EngineUnavailable, match="away or dead.*3 tries") as refused:
-            remote.connect(at(place), toy_lm)
+            connect(at(place), toy_lm)
     assert "--engine here" in refused.value.remedy and refused.value.exit_code == 17
 
 
 @pytest.mark.parametrize("streams", [True, False])
 def test_silence_has_an_end(toy_lm, engine, url, streams):
-    there = remote.connect(at(url), toy_lm)
+    there = connect(at(url), toy_lm)
     hasty = replace(there, server=at(url, seconds=0.2))
     engine.for_ever = stuck
     with pytest.raises(EngineUnavailable, match=r"said nothing for 0\.2 s"):
@@ -227,7 +269,7 @@ def asked(there, streams):
 @pytest.mark.parametrize("streams", [True, False])
 @pytest.mark.parametrize("code", [500, 503, 429])
 def test_trouble_that_passes_is_not_noticed(toy_lm, engine, url, streams, code):
-    there = remote.connect(at(url), toy_lm)
+    there = connect(at(url), toy_lm)
     said = asked(there, streams)
     engine.faults = [status(code), status(code), None]  # the answer, the probe, the probe again
     assert asked(there, streams) == said and not engine.faults
@@ -235,7 +277,7 @@ def test_trouble_that_passes_is_not_noticed(toy_lm, engine, url, streams, code):
 
 @pytest.mark.parametrize("streams", [True, False])
 def test_a_dead_engine_is_tried_a_few_times_and_told(toy_lm, engine, url, streams):
-    there, before = remote.connect(at(url), toy_lm), len(engine.bodies)
+    there, before = connect(at(url), toy_lm), len(engine.bodies)
     engine.for_ever, engine.healthy = status(500), False
     with pytest.raises(EngineUnavailable, match="away or dead: 500: EngineCore") as refused:
         asked(there, streams)
@@ -247,7 +289,7 @@ def test_a_dead_engine_is_tried_a_few_times_and_told(toy_lm, engine, url, stream
 
 @pytest.mark.parametrize("after", range(4))
 def test_an_answer_that_breaks_off_goes_on_where_it_was(toy_lm, engine, url, after):
-    there = remote.connect(at(url), toy_lm)
+    there = connect(at(url), toy_lm)
     said, pieces = asked(there, True), []
     engine.faults = [cut(after)]
     for token in tokens(there, qa_prompt(toy_lm), prompts(toy_lm, 1)[0], LIMIT):
@@ -256,7 +298,7 @@ def test_an_answer_that_breaks_off_goes_on_where_it_was(toy_lm, engine, url, aft
 
 
 def test_what_comes_back_after_a_restart_is_probed(toy_lm, engine, url):
-    there = remote.connect(at(url), toy_lm)
+    there = connect(at(url), toy_lm)
     said, pieces = asked(there, True), []
 
     def restarted(handler, events, whole):
@@ -271,7 +313,7 @@ def test_what_comes_back_after_a_restart_is_probed(toy_lm, engine, url):
 
 
 def test_a_restart_between_two_questions_is_noticed_by_the_model_s_name(toy_lm, engine, url):
-    there = remote.connect(at(url), toy_lm)
+    there = connect(at(url), toy_lm)
     engine.lm, engine.name = toy.lm_of("llama", 1), "reader-1"
     with pytest.raises(WrongModel, match="reader-0"):
         asked(there, True)
@@ -306,7 +348,7 @@ NONSENSE = {
 
 @pytest.mark.parametrize("name", NONSENSE)
 def test_nonsense_is_called_so(toy_lm, engine, url, name):
-    there = remote.connect(at(url), toy_lm)
+    there = connect(at(url), toy_lm)
     engine.faults = [replied(NONSENSE[name])]
     with pytest.raises(EngineUnavailable, match="no sense"):
         asked(there, False)
@@ -322,14 +364,14 @@ STREAMED = {
 
 @pytest.mark.parametrize("name", STREAMED)
 def test_streamed_nonsense_is_called_so(toy_lm, engine, url, name):
-    there = remote.connect(at(url), toy_lm)
+    there = connect(at(url), toy_lm)
     engine.faults = [streamed(STREAMED[name])]
     with pytest.raises(EngineUnavailable, match="no sense"):
         asked(there, True)
 
 
 def test_a_page_in_place_of_a_stream(toy_lm, engine, url):
-    there = remote.connect(at(url), toy_lm)
+    there = connect(at(url), toy_lm)
     engine.faults = [replied(lambda whole: b"<html>\x1b[31mWelcome</html>\n")]
     with pytest.raises(EngineUnavailable, match="no sense") as refused:
         asked(there, True)
@@ -337,7 +379,7 @@ def test_a_page_in_place_of_a_stream(toy_lm, engine, url):
 
 
 def test_another_answer_than_it_began_is_not_put_together(toy_lm, engine, url):
-    there = remote.connect(at(url), toy_lm)
+    there = connect(at(url), toy_lm)
     other = streamed(lambda events: [engine_server.event_of(0, 300, None)] * 3)
     engine.faults = [cut(2), None, other]  # the answer, the probe, the answer again
     with pytest.raises(EngineUnavailable, match="not the one it began"):
@@ -345,7 +387,7 @@ def test_another_answer_than_it_began_is_not_put_together(toy_lm, engine, url):
 
 
 def test_an_error_within_a_stream_is_tried_again(toy_lm, engine, url):
-    there = remote.connect(at(url), toy_lm)
+    there = connect(at(url), toy_lm)
     said = asked(there, True)
     dying = streamed(lambda events: [events[0], {"error": {"message": "EngineDeadError"}}])
     engine.faults = [dying]
@@ -366,7 +408,7 @@ REFUSALS = {
 @pytest.mark.parametrize("name", REFUSALS)
 def test_a_refusal_is_told_with_its_remedy(toy_lm, engine, url, name):
     code, message, kind, said, remedy = REFUSALS[name]
-    there, engine.for_ever = remote.connect(at(url), toy_lm), status(code, message)
+    there, engine.for_ever = connect(at(url), toy_lm), status(code, message)
     for streams in (True, False):
         with pytest.raises(kind, match=said) as refused:
             asked(there, streams)
@@ -423,6 +465,14 @@ def test_the_reader_that_answers_is_the_one_the_server_has_to_have(store, tmp_pa
         with api.session(config) as session:
             found = answer(session, QUESTION)
         assert found.reader == "text + adapter"
+    probing = updated(asking, {"ask.probe_lora": True})
+    name = f"adapter-{lora.read_manifest(folder).adapter_sha256[:12]}"
+    with serving(Engine(lora.load_adapter(lm, folder), adapters=(name,))) as url:
+        with api.session(updated(probing, {"ask.url": url})) as session:
+            assert session.remote.model == name
+            assert answer(session, QUESTION).answer == found.answer
+    with pytest.raises(UsageError, match="no adapter is on"):
+        api.ask(QUESTION, updated(probing, {"ask.adapter": "none"}))
 
 
 def test_from_the_command_line(store, engine, url, command_line, tmp_path, monkeypatch):
@@ -434,5 +484,9 @@ def test_from_the_command_line(store, engine, url, command_line, tmp_path, monke
     code, out, err = command_line(*words)
     ours = api.ask(QUESTION, updated(store, {"ask.max_new_tokens": 64}))
     assert code in (0, 7) and json.loads(out)["answer"] == ours.answer
+    code, out, err = command_line(*words, "--probe-lora")
+    assert code == 2 and "no adapter is on" in err
+    code, out, err = command_line("ask", QUESTION, "--store", store.store, "--probe-lora")
+    assert code == 2 and "ask.engine" in err
     code, out, err = command_line(*words, "--url", "http://me:s3cret@127.0.0.1")
     assert code == 2 and "ask.url" in err

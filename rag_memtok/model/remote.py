@@ -12,7 +12,6 @@ import base64
 import io
 import itertools
 import math
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from rag_memtok.model.wire import (
     wait_after,
 )
 
-COMPLETIONS, MODELS = "/v1/completions", "/v1/models"
+COMPLETIONS = "/v1/completions"
 FLAG = "--enable-prompt-embeds"
 SERVE = "rag-memtok export-reader DIR writes the model to serve, and says how"
 PASSAGE = (
@@ -135,7 +134,7 @@ class RemoteEngine:
                 tuple(itertools.takewhile(lambda token: token not in ends, tokens)),
                 math.fsum(logprobs) / len(logprobs),
             )
-            for tokens, logprobs in _generate(self, prompts, limit, ends, require_same)
+            for tokens, logprobs in complete(self, prompts, limit, ends, require_same)
         ]
 
 
@@ -176,7 +175,7 @@ def _serialize(prompt: Float[Tensor, "S d"]) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _generate(
+def complete(
     remote: RemoteEngine,
     prompts: Sequence[Float[Tensor, "_ d"]],
     limit: int,
@@ -278,38 +277,6 @@ def _explain_refusals(remote: RemoteEngine) -> Iterator[None]:
 # --- which model it has
 
 
-def connect(server: Server, lm: LM) -> RemoteEngine:
-    """The server as an engine, once it has answered the probe as `lm` does.
-
-    Raises:
-        WrongModel: it has another model.
-        EngineUnavailable, PermissionRefused: see `wire` and `_explain_refusals`.
-    """
-    for tries in itertools.count(1):
-        try:
-            reply = request_json(server, MODELS, None)
-            break
-        except Lost as lost:
-            wait_after(server, lost, tries)
-        except Refused as error:
-            raise bad_reply(server, f"{MODELS}: {error}") from error
-    try:
-        name, context = reply["data"][0]["id"], reply["data"][0]["max_model_len"]
-    except (KeyError, TypeError, IndexError):
-        name, context = None, None
-    if not isinstance(name, str) or type(context) is not int:
-        raise bad_reply(server, f"{MODELS} names no model with its length")
-    remote = RemoteEngine(
-        server=server,
-        lm=lm,
-        model=name,
-        context=min(context, lm.context),
-        salt=secrets.token_urlsafe(32),
-    )
-    require_same(remote)
-    return remote
-
-
 def require_same(remote: RemoteEngine) -> None:
     """Refuses a server whose answer to the probe our model would not have given.
 
@@ -322,7 +289,7 @@ def require_same(remote: RemoteEngine) -> None:
     """
     lm = remote.lm
     prompt = inject(lm, qa_prompt(lm), [lm.encode(PASSAGE)], lm.encode(QUESTION))
-    ((tokens, logprobs),) = _generate(remote, [prompt], PROBE_TOKENS, frozenset(), lambda _: None)
+    ((tokens, logprobs),) = complete(remote, [prompt], PROBE_TOKENS, frozenset(), lambda _: None)
     difference = distance(lm, prompt, tokens, logprobs)
     if len(tokens) < PROBE_TOKENS or not difference <= TOLERANCE:
         raise WrongModel(

@@ -3,20 +3,31 @@
 import os
 from dataclasses import replace
 
-from rag_memtok.model import remote
+from rag_memtok.errors import UsageError
+from rag_memtok.model.connect import ServedAdapter, connect, connect_adapter
 from rag_memtok.model.wire import TOKEN, Server
-from rag_memtok.pipeline.readers import Session
+from rag_memtok.pipeline.readers import Session, adapter_on
 
 
 def with_engine(session: Session) -> Session:
     """The session with the server that its settings name, proved to have the session's model.
 
     Raises:
-        WrongModel, EngineUnavailable, PermissionRefused: see `remote.connected`.
+        WrongModel, EngineUnavailable, PermissionRefused: see `connect` and, with
+            `ask.probe_lora`, `connect_adapter`.
+        UsageError: an adapter's server is to be probed, and none is on.
     """
     asked = session.config.ask
     if asked.engine == "here":
         return session
     url = asked.url if "://" in asked.url else f"http://{asked.url}"
     server = Server(url, asked.engine_seconds, os.environ.get(TOKEN, ""))
-    return replace(session, remote=remote.connect(server, session.reading or session.lm))
+    lm, adapter = session.reading or session.lm, adapter_on(session)
+    if not asked.probe_lora:
+        return replace(session, remote=connect(server, lm))
+    if adapter is None:
+        raise UsageError(
+            "--probe-lora: no adapter is on when this store is read", remedy="leave it out"
+        )
+    served = ServedAdapter(adapter.bond.adapter_sha256, str(adapter.folder.absolute()))
+    return replace(session, remote=connect_adapter(server, lm, served))
