@@ -65,6 +65,19 @@ def test_it_changes_answers_and_never_the_frozen_model(any_lm, tmp_path):
     assert reader.identity.weights_sha256 != any_lm.identity.weights_sha256
 
 
+@pytest.mark.parametrize("kind", ["memory", "text"])
+def test_switched_off_it_is_the_base_in_the_readers_arithmetic(any_lm, tmp_path, kind):
+    reader = lora.load_adapter(any_lm, trained(any_lm, tmp_path / "adapter", kind=kind))
+    on = logits(reader)
+    with lora.switched_off(reader) as base:
+        assert torch.equal(logits(base), logits(any_lm))
+    assert torch.equal(logits(reader), on) and not torch.equal(on, logits(any_lm))
+    assert not any(one.requires_grad for one in reader.model.parameters())
+    with pytest.raises(KeyError), lora.switched_off(reader):
+        raise KeyError
+    assert torch.equal(logits(reader), on)
+
+
 def test_verdicts_are_the_same_with_an_adapter_loaded(toy_lm, tmp_path):
     task = Task("a", tuple(range(20, 36)), 4)
     (written,) = memorize(toy_lm, bare(toy_lm), [task], Memorize(batch=1, seconds_per_chunk=0.0))

@@ -23,6 +23,7 @@ from rag_memtok.memory.reconstruct import (
     decode_batch,
     decode_drafted,
     decode_together,
+    decodes_to,
     judge,
     kind_of,
     margins,
@@ -63,6 +64,35 @@ def written(toy_lm):
 
 
 # --- in one pass
+
+
+def test_one_pass_over_several_says_which_of_them_decode_to_their_drafts(toy_lm, written):
+    template = template_named("bare", toy_lm)
+    texts, memories = [tokens for tokens, _ in written], [memory for _, memory in written]
+    assert decodes_to(toy_lm, template, memories, texts) == [True] * 4
+    assert decodes_to(toy_lm, template, [], []) == []
+    others = {
+        "another token": [(*tokens[:-1], tokens[-1] + 1) for tokens in texts],
+        "one less": [tokens[:-1] for tokens in texts],
+        "one more": [(*tokens, tokens[-1]) for tokens in texts],
+        "an end in it": [(*tokens, template.end) for tokens in texts],
+    }
+    for name, drafts in others.items():
+        assert decodes_to(toy_lm, template, memories, drafts) == [False] * 4, name
+    swapped = [texts[1], texts[0], texts[2], texts[3]]
+    assert decodes_to(toy_lm, template, memories, swapped) == [False, False, True, True]
+
+
+@given(tokens=st.lists(WORDS, min_size=1, max_size=12), seed=st.integers(0, 999))
+@settings(max_examples=20)
+def test_with_pins_it_decodes_to_what_they_say_and_to_nothing_else(any_lm, tokens, seed):
+    template = template_named("bare", any_lm)
+    memory, _ = judge(any_lm, template, random_memory(seed, 2), tokens, tau=0.01)
+    assert decodes_to(any_lm, template, [memory], [tokens]) == [True]
+    if memory.pins:
+        first = memory.pins[0]
+        other = (replace(first, token=first.token - 1), *memory.pins[1:])
+        assert decodes_to(any_lm, template, [replace(memory, pins=other)], [tokens]) == [False]
 
 
 @given(tokens=st.lists(WORDS, max_size=12), seed=st.integers(0, 999), count=st.integers(1, 4))

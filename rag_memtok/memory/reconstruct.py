@@ -9,7 +9,7 @@ exact by induction if the first was right.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 
 import torch
 from jaxtyping import Float
@@ -215,6 +215,49 @@ def decode_drafted(
         place for place, margin in enumerate(token_margins) if place in pins and margin <= 0
     )
     return Decoded(tuple(draft), True, smallest, corrections)
+
+
+@torch.inference_mode()
+def decodes_to(
+    lm: LM, template: Template, memories: Sequence[Memory], drafts: Sequence[Sequence[int]]
+) -> list[bool]:
+    """Whether each memory decodes to its draft in the LM's own arithmetic, by one pass over all.
+
+    As in `decode_drafted` nothing of a draft is believed, but no verdict hangs on it: in bfloat16
+    a right token that leads by little may not be the argmax. False is no proof of a difference.
+
+    Cost: one forward pass over as many rows of the longest prompt and draft.
+    """
+    if not memories:
+        return []
+    starts = [build_prompt(lm, template, memory) for memory in memories]
+    rows = [
+        torch.cat([start, lm.embed(list(draft))])
+        for start, draft in zip(starts, drafts, strict=True)
+    ]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # [B, S, d]
+    return [
+        _is_argmax(lm, states[len(start) - 1 : len(row)], [*draft, template.end], memory)
+        for states, start, row, draft, memory in zip(
+            lm.hidden(padded), starts, rows, drafts, memories, strict=True
+        )
+    ]
+
+
+def _is_argmax(
+    lm: LM, states: Float[Tensor, "T d"], expected: Sequence[int], memory: Memory
+) -> bool:
+    """Whether each of `expected` is what comes after a state, or pinned there."""
+    pins = {pin.position: pin.token for pin in memory.pins}
+    if expected[-1] in expected[:-1]:  # the end token: a decode would have ended there
+        return False
+    said = (lm.raw_logits(part).argmax(-1).tolist() for part in states.split(ROWS))
+    return all(
+        pins.get(position, token) == wanted
+        for position, (token, wanted) in enumerate(
+            zip(chain.from_iterable(said), expected, strict=True)
+        )
+    )
 
 
 def token_margin(logits: Float[Tensor, " V"], token: int) -> float:

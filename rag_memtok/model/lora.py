@@ -14,7 +14,8 @@ It is on for answering alone: the LM that writes and judges memories never has o
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -149,10 +150,29 @@ def fuse_lora(student: LM) -> LM:
 
 def _fused_forward(module: Any, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
     base, flat = module.base_layer, x.reshape(-1, x.shape[-1])
+    if module.disable_adapters:
+        return base(x)
     down, up = module.lora_A["default"].weight, module.lora_B["default"].weight
     output = _LoRAProduct.apply(flat, base.weight, down, up, module.scaling["default"])
     output = output if base.bias is None else output + base.bias
     return output.view(*x.shape[:-1], -1)
+
+
+@contextmanager
+def switched_off(reader: LM) -> Iterator[LM]:
+    """`reader` (of `load_adapter`) without its adapter: the base, in the reader's arithmetic.
+
+    Cost: nothing; the two share their weights. Nothing else may use the reader meanwhile.
+    """
+    adapted = [module for module in reader.model.modules() if hasattr(module, "lora_A")]
+    for module in adapted:
+        module.enable_adapters(False)
+    try:
+        yield reader
+    finally:
+        for module in adapted:
+            module.enable_adapters(True)  # which has them trained, too
+            module.requires_grad_(False)
 
 
 def lora_weights(lm: LM) -> dict[str, torch.nn.Parameter]:
