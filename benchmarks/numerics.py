@@ -21,13 +21,20 @@ decide which kernel sums them. The lead decides: a margin of at least the larges
 seen makes every memory decode exactly in what was tried, by definition; the picture shows how much
 less is enough, and how many pins it takes. What was not tried is not promised.
 
-Numbers go to OUT.jsonl as they come, and a second run goes on there. On two quiet cores 32 chunks
-of 128 tokens take the 10M model about ten minutes, most of it at batch 1.
+Numbers go to OUT.jsonl as they come, the reference logits to OUT.safetensors, and a second run goes
+on there: on another machine, or with another instruction set on this one, its profiles are compared
+with the first run's reference:
+
+    ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.numerics ... the same OUT
+
+On two quiet cores 32 chunks of 128 tokens take the 10M model about ten minutes, most of it at batch
+1.
 """
 
 import argparse
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -37,6 +44,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rag_memtok.config import Config, Model
@@ -86,6 +95,7 @@ class Profile:
     cache: bool = True
     attention: str = "eager"
     threads: int = 1
+    instructions: str = ""
 
 
 REFERENCE = Profile()
@@ -127,11 +137,18 @@ def profiles(batches: Sequence[int], threads: Sequence[int]) -> list[Profile]:
     """Every combination, the reference first; on a GPU threads do not matter."""
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     values = (devices, DTYPES, batches, (0, 13), (True, False), ("eager", "sdpa"), threads)
-    names = [field.name for field in fields(Profile)]
+    names = [field.name for field in fields(Profile)][: len(values)]
     every = (
-        Profile(**dict(zip(names, chosen, strict=True))) for chosen in itertools.product(*values)
+        Profile(**dict(zip(names, chosen, strict=True)), instructions=instructions())
+        for chosen in itertools.product(*values)
     )
     return [one for one in every if one.device == "cpu" or one.threads == threads[0]]
+
+
+def instructions() -> str:
+    """The instruction set that this process computes with: torch's own, and oneDNN's bound."""
+    bound = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
+    return torch.backends.cpu.get_cpu_capability() + (f", oneDNN {bound}" if bound else "")
 
 
 def cases_of(store: Path, model: LM, template: Template, count: int) -> list[JudgedMemory]:
@@ -333,19 +350,16 @@ def main() -> None:
         manifest, replace(Config(), model=Model(id=options.model, device="cpu", threads=1))
     )
     with precision.reference_profile(model) as exactly:
-        cases = [
-            replace(case, logits=logits_of(exactly, template, [case], 0, cache=True)[0])
-            for case in cases_of(options.store, exactly, template, options.chunks)
-        ]
-    found = list(
-        measured(
-            model,
+        cases = referred(
+            exactly,
             template,
-            cases,
-            profiles(options.batches, options.threads),
-            Path(f"{options.out}.jsonl"),
+            cases_of(options.store, exactly, template, options.chunks),
+            Path(f"{options.out}.safetensors"),
         )
-    )
+    results, key = Path(f"{options.out}.jsonl"), key_of(model, template, cases)
+    wanted = profiles(options.batches, options.threads)
+    list(measured(model, template, cases, wanted, results))
+    found = list(known_results(results, key).values())  # other instruction sets', too
     told(found, cases, float(manifest.get("tau", 0)))
     draw(chart(found, pinned_at(cases)), Path(f"{options.out}.png"))
 
@@ -361,21 +375,12 @@ def measured(
 
     Those in the file already are taken from there if they are of the same memories.
     """
-    memories = [(case.tokens, case.memory.vectors.tobytes(), case.memory.pins) for case in cases]
-    key = digest_of((memories, template.digest, model.identity.weights_sha256))[:32]
-    rows = (
-        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if path.exists()
-        else []
-    )
-    known = {tuple(row["profile"].values()): row for row in rows if row["key"] == key}
+    key = key_of(model, template, cases)
+    known = known_results(path, key)
     began, done, models = time.monotonic(), 0, dict[tuple[str, str], LM]()
     for number, profile in enumerate(wanted, 1):
-        if row := known.get(tuple(asdict(profile).values())):
-            yield ProfileResult(
-                **{name: value for name, value in row.items() if name != "key"}
-                | {"profile": profile, "exact_at": tuple(row["exact_at"])}
-            )
+        if profile in known:
+            yield known[profile]
             continue
         kind = (profile.device, profile.dtype)
         if kind not in models:
@@ -395,6 +400,42 @@ def measured(
         yield found
 
 
+def key_of(model: LM, template: Template, cases: Sequence[JudgedMemory]) -> str:
+    """Names the memories, and what they are decoded by."""
+    memories = [(case.tokens, case.memory.vectors.tobytes(), case.memory.pins) for case in cases]
+    return digest_of((memories, template.digest, model.identity.weights_sha256))[:32]
+
+
+def known_results(path: Path, key: str) -> dict[Profile, ProfileResult]:
+    """The results that are in the file for these memories, whatever machine they are of."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = dict[Profile, ProfileResult]()
+    for row in map(json.loads, lines):
+        if row.pop("key") == key:
+            profile = Profile(**row.pop("profile"))
+            row["exact_at"] = tuple(row["exact_at"])
+            found[profile] = ProfileResult(profile=profile, **row)
+    return found
+
+
+def referred(
+    exactly: LM, template: Template, cases: Sequence[JudgedMemory], path: Path
+) -> list[JudgedMemory]:
+    """The cases with their reference logits: those in the file, if they are of these, else anew."""
+    key = key_of(exactly, template, cases)
+    if path.exists():
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("key") == key:
+                return [replace(case, logits=file.get_tensor(case.chunk_id)) for case in cases]
+    made = [
+        replace(case, logits=logits_of(exactly, template, [case], 0, cache=True)[0])
+        for case in cases
+    ]
+    tensors = {case.chunk_id: case.logits for case in made if case.logits is not None}
+    save_file(tensors, path, {"key": key})
+    return made
+
+
 def on_device(model: LM, device: str) -> LM:
     """`model`, moved; TF32 off."""
     torch.set_float32_matmul_precision("highest")
@@ -407,7 +448,7 @@ def told(found: Sequence[ProfileResult], cases: Sequence[JudgedMemory], tau: flo
     pins = pinned_at(cases)
     nearest = max(index for index, one in enumerate(TAUS) if one <= max(tau, TAUS[0]))
     print(
-        f"{'profile':<58}{'logit':>11}{'lead':>11}{'flips':>7}{'as is':>8}"
+        f"{'profile':<84}{'logit':>11}{'lead':>11}{'flips':>7}{'as is':>8}"
         f"{f'tau {TAUS[nearest]}':>10}"
     )
     for one in found:
@@ -416,9 +457,9 @@ def told(found: Sequence[ProfileResult], cases: Sequence[JudgedMemory], tau: flo
             f"{at.device} {at.dtype} batch {at.batch} padding {at.padding} "
             f"{'cache' if at.cache else 'one pass'} {at.attention}"
         )
-        name += f" {at.threads} threads" if at.device == "cpu" else ""
+        name += f" {at.threads} threads, {at.instructions}" if at.device == "cpu" else ""
         print(
-            f"{name:<58}{one.logit:>11.2e}{one.lead:>11.2e}{one.flips:>7}{one.exact_as_is:>8.1%}{one.exact_at[nearest]:>10.1%}"
+            f"{name:<84}{one.logit:>11.2e}{one.lead:>11.2e}{one.flips:>7}{one.exact_as_is:>8.1%}{one.exact_at[nearest]:>10.1%}"
         )
     for dtype in DTYPES:
         group = [one for one in found if one.profile.dtype == dtype]

@@ -78,6 +78,27 @@ def test_what_was_measured_is_not_measured_again(made, tmp_path):
     assert len(numerics.chart(first, numerics.pinned_at(cases)).lines) == 2
 
 
+def test_a_run_with_other_instructions_has_the_first_ones_reference(made, tmp_path, monkeypatch):
+    model, template, cases = made
+    bare = [numerics.replace(case, logits=None) for case in cases]
+    path, results = tmp_path / "out.safetensors", tmp_path / "out.jsonl"
+    first = numerics.referred(model, template, bare, path)
+    for one, case in zip(first, cases, strict=True):
+        assert torch.allclose(one.logits, case.logits, atol=1e-3)
+    monkeypatch.setattr(numerics, "logits_of", None)  # nothing is computed again
+    again = numerics.referred(model, template, bare, path)
+    assert all(torch.equal(one.logits, two.logits) for one, two in zip(first, again, strict=True))
+    monkeypatch.undo()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert numerics.instructions().endswith("oneDNN AVX2")
+    for name in ("one", "another"):
+        wanted = [numerics.replace(numerics.REFERENCE, instructions=name)]
+        list(numerics.measured(model, template, cases, wanted, results))
+    known = numerics.known_results(results, numerics.key_of(model, template, cases))
+    assert [one.instructions for one in known] == ["one", "another"]
+    assert not numerics.known_results(results, "of other memories")
+
+
 def test_other_memories_of_the_same_text_are_measured_anew(made, tmp_path):
     model, template, cases = made
     others = [
