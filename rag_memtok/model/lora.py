@@ -164,7 +164,7 @@ def switched_off(reader: LM) -> Iterator[LM]:
 
     Cost: nothing; the two share their weights. Nothing else may use the reader meanwhile.
     """
-    adapted = [module for module in reader.model.modules() if hasattr(module, "lora_A")]
+    adapted: list[Any] = [one for one in reader.model.modules() if hasattr(one, "lora_A")]
     for module in adapted:
         module.enable_adapters(False)
     try:
