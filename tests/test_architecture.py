@@ -321,7 +321,6 @@ def test_calls_of_many_arguments_name_them(path):
 POSITIONAL = (
     "documents",
     "pipeline",
-    "retrieval",
     "serve",
     "store",
 )
