@@ -319,7 +319,6 @@ def test_calls_of_many_arguments_name_them(path):
 
 # folders whose values are still made by position
 POSITIONAL = (
-    "documents",
     "pipeline",
     "serve",
     "store",

@@ -3,7 +3,7 @@
 import os
 
 from rag_memtok.datatypes import StoredDocument
-from rag_memtok.documents.names import joined, located, name_of, told_apart
+from rag_memtok.documents.names import distinct_names, join_name, name_of, resolve_path
 from rag_memtok.errors import UsageError
 from rag_memtok.store.store import Store
 
@@ -17,9 +17,11 @@ def documents_within(store: Store, path: str) -> list[StoredDocument]:
         UsageError: the store has nothing of that path.
     """
     documents = store.documents(skip_damaged=True)
-    folder = name_of(located(path))
+    folder = name_of(resolve_path(path))
     within = [
-        document for document in documents if _is_in(joined(document.root, document.file), folder)
+        document
+        for document in documents
+        if _is_in(join_name(document.root, document.file), folder)
     ] or _within_name(documents, path)
     if not within:
         raise UsageError(
@@ -33,7 +35,7 @@ def _is_in(name: str, folder: str) -> bool:
 
 
 def _within_name(documents: tuple[StoredDocument, ...], path: str) -> list[StoredDocument]:
-    names = told_apart([(document.root, document.path) for document in documents])
+    names = distinct_names([(document.root, document.path) for document in documents])
     wanted = os.path.normpath(path).replace(os.sep, "/")
     return [
         document
