@@ -301,7 +301,10 @@ def test_files_and_functions_are_short():
 
 
 # folders whose calls do not all name their arguments yet
-UNNAMED = ("cluster/", "pipeline/", "store/")
+UNNAMED = (
+    "pipeline/",
+    "store/",
+)
 VARIADIC = ("ReadOnlyCell", "command", "options.flags", "options.settings")
 
 
