@@ -251,7 +251,9 @@ def ways(lm: LM, steps: int, on_step: Callable[[Step], None]) -> Mapping[str, En
         ),
         "token embeddings, pooled": pooled_tokens(lm),
         "last hidden states, pooled": pooled_states(lm),
-        "the shipped retriever": lambda texts, query: load_embedder("mini").encode(texts, query),
+        "the shipped retriever": lambda texts, query: load_embedder("mini").encode(
+            texts, query=query
+        ),
     }
 
 

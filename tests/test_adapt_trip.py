@@ -256,8 +256,8 @@ def test_given_questions_find_the_chunk_that_answers_them(tmp_path):
         {"question": "When was it lost?", "answers": ["June"], "context": texts["c"]},
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found, unplaced = run.given_in(tmp_path / "rows.jsonl", texts)
-    assert [(one.page, one.answers) for one in found] == [
+    found, unplaced = run.read_questions(tmp_path / "rows.jsonl", texts)
+    assert [(one.chunk_id, one.answers) for one in found] == [
         ("b", ("May",)),
         ("a", ()),
         ("c", (run.UNSAID,)),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from older import to_format_1
 
 from rag_memtok.datatypes import StoredDocument
-from rag_memtok.documents.names import told_apart
+from rag_memtok.documents.names import distinct_names
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.citation import LARGEST, state_of
 
@@ -54,7 +54,7 @@ def fees(made, tmp_path):
     ],
 )
 def test_a_file_is_called_by_as_little_as_tells_it_apart(files, names):
-    assert [told_apart(files)[one] for one in files] == names
+    assert [distinct_names(files)[one] for one in files] == names
 
 
 parts = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map("/".join)
@@ -62,7 +62,7 @@ parts = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map("/".join)
 
 @given(st.sets(st.tuples(parts.map(lambda root: f"/{root}"), parts), max_size=8))
 def test_no_two_files_have_one_name(files):
-    names = told_apart(sorted(files))
+    names = distinct_names(sorted(files))
     assert {*names} == files
     whole = {f"{root}/{path}" for root, path in files}
     if len(whole) == len(files):  # else they are one file, ingested from two folders

@@ -14,14 +14,21 @@ sys.path.insert(0, str(Path(__file__).parent / "faults"))
 
 from nodes import campaign, nodes
 
-from rag_memtok.cluster.actors import WORK, Job, Worker, failed
-from rag_memtok.cluster.engine import absolute, for_a_worker, reason_of, reciting, share, writing
-from rag_memtok.cluster.pool import Crew, connected, crew_of
+from rag_memtok.cluster.actors import WORK, Job, Worker, failure_row
+from rag_memtok.cluster.engine import (
+    absolute_path,
+    chunks_at_once,
+    failure_reason,
+    reciting,
+    worker_config,
+    writing,
+)
+from rag_memtok.cluster.pool import WorkerPool, connected, plan_pool
 from rag_memtok.cluster.rows import (
     RECORD,
     STORED,
     TASK,
-    record_in,
+    record_from_row,
     record_row,
     rows_of,
     table_of,
@@ -66,7 +73,7 @@ def records_of(config):
 def job(config, work, **changes):
     with open_store(Path(config.store), write=False) as store:
         manifest = store.manifest
-    told = for_a_worker(completed(config, manifest), Crew(1, 1, 0))
+    told = worker_config(completed(config, manifest), WorkerPool(1, 1, 0))
     return Job(work=work, config=told, template="bare", manifest=manifest | changes)
 
 
@@ -78,7 +85,7 @@ def test_a_record_comes_back_from_a_row(local):
         made = ReadableVectors("ab" * 32, 16, "float16", b"1234", (1, 2))
         for one in (replace(record, key=None), replace(record, key=None, readable=made)):
             (row,) = rows_of(table_of([record_row(one)], RECORD))
-            back = record_in(row)
+            back = record_from_row(row)
             assert record_row(back) == record_row(one) and back.readable == one.readable
             assert back.pins == one.pins and back.verdict == one.verdict
 
@@ -86,7 +93,7 @@ def test_a_record_comes_back_from_a_row(local):
 def test_rows_are_plain_columns_nothing_of_which_is_unpickled():
     for schema in (TASK, STORED, *(schema for schema, _ in WORK.values())):
         assert "extension" not in str(schema) and "large_binary" not in str(schema)
-    sources = Path(absolute(str(Path(__file__).parent.parent / "rag_memtok" / "cluster")))
+    sources = Path(absolute_path(str(Path(__file__).parent.parent / "rag_memtok" / "cluster")))
     assert not [one for one in sources.glob("*.py") if "pickle." in one.read_text()]
 
 
@@ -108,7 +115,7 @@ def test_a_worker_writes_what_is_written_here(local):
     assert sorted(row["chunk"] for row in rows) == sorted(task.key for task in tasks)
     for row in rows:
         assert not row["failed"], row["reason"]
-        assert record_row(record_in(row)) == record_row(replace(here[row["chunk"]], key=None))
+        assert record_row(record_from_row(row)) == record_row(replace(here[row["chunk"]], key=None))
 
 
 def test_what_a_worker_cannot_do_is_a_row_with_its_reason(local):
@@ -117,7 +124,7 @@ def test_what_a_worker_cannot_do_is_a_row_with_its_reason(local):
     rows = [row for table in worker(table_of(map(task_row, tasks), TASK)) for row in rows_of(table)]
     assert {row["chunk"]: row["failed"] for row in rows} == {"a": True, "b": True}
     with pytest.raises(ChunkDoesNotFit, match="positions") as refused:
-        reason_of(rows[0])
+        failure_reason(rows[0])
     assert "--chunk-tokens" in refused.value.remedy
 
 
@@ -137,12 +144,12 @@ def test_a_worker_with_another_model_or_library_says_so_with_every_chunk(local, 
         made = replace(made, config=replace(made.config, model=model))
     (table,) = Worker(made)(table_of([task_row(Task("a", (70,), 1))], TASK))
     with pytest.raises(error):
-        reason_of(rows_of(table)[0])
+        failure_reason(rows_of(table)[0])
 
 
 def test_what_another_worker_may_be_able_to_do_is_no_error_of_the_caller():
     for error in (RuntimeError("CUDA error"), None):
-        assert reason_of(failed("a", error) | {"reason": "why"}) == "why"
+        assert failure_reason(failure_row("a", error) | {"reason": "why"}) == "why"
 
 
 HANGING = """
@@ -152,7 +159,7 @@ from rag_memtok.cluster.rows import TASK, table_of, task_row
 from rag_memtok.config import Cluster, Config
 from rag_memtok.memory.batch import Task
 
-def hang(job, tools, given):
+def hang(job, tools, rows):
     yield {"chunk": "a"}
     time.sleep(3600)
 
@@ -219,19 +226,19 @@ def test_a_held_store_does_not_pretend_to_be_a_cluster():
 
 
 def test_a_worker_for_each_gpu_or_else_for_each_core():
-    assert crew_of(Config(), {"CPU": 6.0}) == Crew(6, 1, 0)
-    assert crew_of(updated(Config(), {"model.threads": 4}), {"CPU": 9.0}) == Crew(2, 4, 0)
-    assert crew_of(Config(), {"CPU": 64.0, "GPU": 20.0}) == Crew(20, 1, 1)
-    assert crew_of(updated(Config(), {"model.device": "cpu"}), {"CPU": 3.0, "GPU": 1.0}).gpus == 0
-    assert crew_of(updated(Config(), {"memorize.processes": 3}), {"CPU": 8.0}).size == 3
+    assert plan_pool(Config(), {"CPU": 6.0}) == WorkerPool(6, 1, 0)
+    assert plan_pool(updated(Config(), {"model.threads": 4}), {"CPU": 9.0}) == WorkerPool(2, 4, 0)
+    assert plan_pool(Config(), {"CPU": 64.0, "GPU": 20.0}) == WorkerPool(20, 1, 1)
+    assert plan_pool(updated(Config(), {"model.device": "cpu"}), {"CPU": 3.0, "GPU": 1.0}).gpus == 0
+    assert plan_pool(updated(Config(), {"memorize.processes": 3}), {"CPU": 8.0}).size == 3
     with pytest.raises(UsageError, match="no node of the cluster has a GPU"):
-        crew_of(updated(Config(), {"model.device": "cuda"}), {"CPU": 8.0})
+        plan_pool(updated(Config(), {"model.device": "cuda"}), {"CPU": 8.0})
 
 
 def test_every_worker_gets_some_twice_and_none_more_than_it_needs():
-    assert share(1000, 32, Crew(4, 1, 0)) == 32
-    assert share(40, 32, Crew(4, 1, 0)) == 5
-    assert share(3, 32, Crew(4, 1, 0)) == 1
+    assert chunks_at_once(1000, 32, WorkerPool(4, 1, 0)) == 32
+    assert chunks_at_once(40, 32, WorkerPool(4, 1, 0)) == 5
+    assert chunks_at_once(3, 32, WorkerPool(4, 1, 0)) == 1
 
 
 # --- a cluster

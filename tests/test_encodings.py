@@ -13,9 +13,9 @@ from rag_memtok.config import Documents
 from rag_memtok.documents.encodings import (
     Encoding,
     Unreadable,
+    canonical_name,
+    detect_encoding,
     encoding_in,
-    encoding_of,
-    known,
     with_encoding,
 )
 from rag_memtok.documents.scan import read, restores_exactly, scan
@@ -78,29 +78,29 @@ PAGE = '<html><head><meta charset="{}"></head><body>{}</body></html>'
     ],
 )
 def test_what_a_file_says_of_itself_is_believed(data, name):
-    assert encoding_of(data, markup=True) == Encoding(name)
+    assert detect_encoding(data, markup=True) == Encoding(name)
 
 
 def test_only_a_page_declares_as_html_does():
     data = '# How to write <meta charset="koi8-r">\n\nüber Umlaute'.encode("cp1252")
-    assert encoding_of(data, markup=False) == Encoding("cp1252", assumed=True)
-    assert encoding_of(data, markup=True) == Encoding("koi8-r")
+    assert detect_encoding(data, markup=False) == Encoding("cp1252", assumed=True)
+    assert detect_encoding(data, markup=True) == Encoding("koi8-r")
 
 
 def test_the_user_is_believed_before_a_declaration_but_not_before_a_mark():
     data = PAGE.format("koi8-r", "ключ").encode("cp1251")
-    assert encoding_of(data, "cp1251", markup=True) == Encoding("cp1251")
-    assert encoding_of("\ufeffa".encode("utf-16-le"), "cp1251") == Encoding("utf-16-le")
+    assert detect_encoding(data, "cp1251", markup=True) == Encoding("cp1251")
+    assert detect_encoding("\ufeffa".encode("utf-16-le"), "cp1251") == Encoding("utf-16-le")
     with pytest.raises(Unreadable, match="not cp932 at byte"):
-        encoding_of("über".encode("cp1252") + b"\xfc", "cp932")
+        detect_encoding("über".encode("cp1252") + b"\xfc", "cp932")
     with pytest.raises(Unreadable, match="not UTF-8 at byte 0"):
-        encoding_of("über".encode("cp1252"), "utf-8")
+        detect_encoding("über".encode("cp1252"), "utf-8")
 
 
 @pytest.mark.parametrize("name", ["latin99", "rot13", "base64", "utf-7", "unicode_escape", "a\0"])
 def test_what_is_no_encoding_of_texts_is_refused(tmp_path, name):
     (tmp_path / "a.txt").write_text("text")
-    assert known(name) == ""
+    assert canonical_name(name) == ""
     with pytest.raises(UsageError, match=r"documents\.encoding is .*; valid: the name"):
         scan([tmp_path], Documents(encoding=name))
 
@@ -130,7 +130,7 @@ SENTENCES = {
 @pytest.mark.parametrize("name", SENTENCES)
 def test_the_likeliest_encoding_is_that_of_the_text(name):
     data = SENTENCES[name].encode(name)
-    found = encoding_of(data)
+    found = detect_encoding(data)
     assert found.assumed and data.decode(found.name) == SENTENCES[name]
 
 
@@ -138,13 +138,13 @@ def test_the_likeliest_encoding_is_that_of_the_text(name):
     "text", ["It’s the only one.", "The fee is 5 €.", "30 m², 21 °C, ½ of it", "“Quoted” … done"]
 )
 def test_a_single_sign_of_windows_is_read_as_such(text):
-    assert encoding_of(text.encode("cp1252")) == Encoding("cp1252", assumed=True)
+    assert detect_encoding(text.encode("cp1252")) == Encoding("cp1252", assumed=True)
 
 
 @given(st.binary(max_size=60), st.booleans())
 def test_whatever_is_accepted_gives_the_same_bytes_again(data, markup):
     try:
-        found = encoding_of(data, markup=markup)
+        found = detect_encoding(data, markup=markup)
     except Unreadable as error:
         assert str(error)
         return

@@ -28,10 +28,16 @@ from hypothesis import strategies as st
 from rag_memtok.child import Limits
 from rag_memtok.config import Documents
 from rag_memtok.datatypes import StoredDocument
-from rag_memtok.documents.extract import KINDS, extracted, extractor, limits_for, missing
-from rag_memtok.documents.office import mended, page_texts
+from rag_memtok.documents.extract import (
+    KINDS,
+    extract_text,
+    extractor_name,
+    limits_for,
+    missing_packages,
+)
+from rag_memtok.documents.office import mend, page_texts
 from rag_memtok.documents.scan import read, scan
-from rag_memtok.documents.sheets import percentage, shortest, tables
+from rag_memtok.documents.sheets import format_percentage, read_workbook, shortest_number
 from rag_memtok.documents.split import split
 from rag_memtok.pipeline.compare import against, root_for
 from rag_memtok.store.store import create, open_store
@@ -67,7 +73,7 @@ def test_pages_are_parted_and_cited(tmp_path):
 
 def test_rows_of_sheets_are_cited_even_after_blank_ones():
     rows = [["part", "price"], ["lid", 6.5], [None, None], ["seal", 9.25]]
-    found = extracted("xlsx", files.xlsx({"Spare parts": rows, "Empty": [], "2": [["last"]]}))
+    found = extract_text("xlsx", files.xlsx({"Spare parts": rows, "Empty": [], "2": [["last"]]}))
     places = {
         word: max(place for place in found.places if place[0] <= found.text.index(f"| {word}"))[1]
         for word in ("part", "lid", "seal", "last")
@@ -81,7 +87,7 @@ def test_rows_of_sheets_are_cited_even_after_blank_ones():
 
 
 def test_a_slide_cannot_pretend_to_be_another():
-    found = extracted(
+    found = extract_text(
         "pptx",
         files.pptx_of(
             ("First", "one"), ("Second", "<!-- Slide number: 9 -->\nnine"), ("Third", "three")
@@ -95,12 +101,11 @@ def test_the_extractor_names_the_versions_its_text_depends_on():
     import markitdown
     import pypdf
 
-    assert extractor(
-        "pdf"
-    ) == f"pdf/2 pypdf {pypdf.__version__}" and f"markitdown {markitdown.__version__}" in extractor(
-        "docx"
+    assert (
+        extractor_name("pdf") == f"pdf/2 pypdf {pypdf.__version__}"
+        and f"markitdown {markitdown.__version__}" in extractor_name("docx")
     )
-    assert not any(missing(kind) for kind in KINDS)
+    assert not any(missing_packages(kind) for kind in KINDS)
 
 
 # --- PDF: what is on its pages
@@ -109,7 +114,7 @@ def test_the_extractor_names_the_versions_its_text_depends_on():
 def shown_on(*contents: str) -> list[str]:
     """The texts of pages with these contents, each within BT and ET, in 12 point."""
     streams = [f"BT /F1 12 Tf {one} ET".encode("cp1252") if one else b"" for one in contents]
-    return extracted("pdf", files.pdf_of(streams)).text.split("\n\n")
+    return extract_text("pdf", files.pdf_of(streams)).text.split("\n\n")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +179,8 @@ def test_a_ligature_stays_one():
         page["/Resources"]["/Font"]["/F1"].update(entries(Encoding=differences))
 
     assert (
-        extracted("pdf", changed_pdf(change, "The \x01eld office")).text == "The \ufb01eld office"
+        extract_text("pdf", changed_pdf(change, "The \x01eld office")).text
+        == "The \ufb01eld office"
     )
 
 
@@ -194,7 +200,7 @@ def test_what_was_typed_into_a_page_stands_after_its_text():
         {"Subtype": "/Popup", "Contents": "The same again."},
         {"Subtype": "/Link"},
     )
-    found = extracted("pdf", data)
+    found = extract_text("pdf", data)
     assert found.text == (
         "A form.\n\nname: Ines\nowner: Aldo Ruiz\nagreed: Yes\nColours: red, blue\n"
         "Ask the keeper.\nTyped on top.\n\nThe end."
@@ -204,7 +210,7 @@ def test_what_was_typed_into_a_page_stands_after_its_text():
 
 
 def test_broken_notes_do_not_take_the_text_with_them():
-    found = extracted("pdf", annotated({"Subtype": "/Text", "F": "many", "Contents": "x"}))
+    found = extract_text("pdf", annotated({"Subtype": "/Text", "F": "many", "Contents": "x"}))
     assert found.text == "A form.\n\nThe end."
     assert found.unread == (("page 1", "its form fields and notes are broken"),)
 
@@ -221,7 +227,7 @@ def test_pages_that_are_pictures_are_told_and_empty_ones_are_not(tmp_path):
     assert [one.text for one in result.documents] == ["Words.\n\nWords."]
     (skipped,) = result.skipped
     assert skipped.path == "a.pdf#pages 2, 4-5" and "a picture without text" in skipped.reason
-    found = extracted("pdf", files.pdf_of([PICTURE]))
+    found = extract_text("pdf", files.pdf_of([PICTURE]))
     assert found.problem.startswith("no text in it (page 1: a picture without text (pictures of")
 
 
@@ -241,10 +247,10 @@ def numbered_font(writer, page):
 
 def test_signs_that_nothing_says_the_letters_of_are_told():
     odd = ") Tj /F2 12 Tf <002400250026> Tj ("
-    found = extracted("pdf", changed_pdf(numbered_font, odd, "The end."))
+    found = extract_text("pdf", changed_pdf(numbered_font, odd, "The end."))
     assert found.text == "The end."
     assert found.unread == (("page 1", "its font does not say which letters it has"),)
-    found = extracted("pdf", changed_pdf(numbered_font, f"Some words.{odd}"))
+    found = extract_text("pdf", changed_pdf(numbered_font, f"Some words.{odd}"))
     assert found.text.startswith("Some words.")
     ((page, reason),) = found.unread
     assert page == "page 1" and reason.startswith("3 of its letters are wrong: its font")
@@ -276,7 +282,7 @@ def sheet_of(rows: str, after: str = "", dimension: str = "A1:B2") -> bytes:
 
 def table_of(data: bytes) -> list[str]:
     """The lines of a workbook's text."""
-    return tables(data)[0].split("\n")
+    return read_workbook(data)[0].split("\n")
 
 
 def test_the_lab_book_says_what_the_lab_measured():
@@ -347,7 +353,7 @@ def test_a_cell_is_what_is_stored(value, code, read):
         sheet["A1"], sheet["B1"] = "x", value
         sheet["B1"].number_format = code
 
-    assert tables(workbook(fill))[0].split("\n")[1] == f"| x | {read} |"
+    assert read_workbook(workbook(fill))[0].split("\n")[1] == f"| x | {read} |"
 
 
 def test_numbers_are_those_of_the_file():
@@ -370,12 +376,12 @@ def test_dates_count_from_1904_where_the_workbook_says_so():
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_number_reads_back_as_itself(value):
     for text in (repr(value), f"{value:.17g}"):
-        assert float(shortest(text)) == value and len(shortest(text)) <= len(text)
+        assert float(shortest_number(text)) == value and len(shortest_number(text)) <= len(text)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_percentage_reads_back_as_itself(value):
-    shown = percentage(shortest(repr(value)))
+    shown = format_percentage(shortest_number(repr(value)))
     number = Decimal(shown.removesuffix("%")) / (100 if "%" in shown else 1)
     assert float(number) == value
 
@@ -409,7 +415,7 @@ def test_a_formula_gives_its_stored_value_or_itself():
 
 
 def test_what_a_program_wrote_says_each_sheets_formulas():
-    found = extracted("xlsx", files.xlsx({"One": [["a", "=B1*2"]], "Two": [["b", 1]]}))
+    found = extract_text("xlsx", files.xlsx({"One": [["a", "=B1*2"]], "Two": [["b", 1]]}))
     assert found.text == (
         "## One\n| a | =B1*2 |\n| --- | --- |\n\n1 formula without a stored value\n\n"
         "## Two\n| b | 1 |\n| --- | --- |"
@@ -446,7 +452,7 @@ def test_empty_headers_stay_empty_and_hidden_sheets_are_named_so():
             hidden = book.create_sheet(name)
             hidden["A1"], hidden.sheet_state = "x", state
 
-    found = extracted("xlsx", workbook(fill))
+    found = extract_text("xlsx", workbook(fill))
     assert found.text.split("\n") == [
         "## Shown",
         "|  | part |  | price |",
@@ -480,7 +486,7 @@ def test_empty_headers_stay_empty_and_hidden_sheets_are_named_so():
 def test_a_sheet_is_as_large_as_what_is_in_it():
     rows = """<row r="1"><c r="A1"><v>1</v></c><c r="XFD1"><v>2</v></c></row>
         <row r="2"><c r="XFC2" s="0"/></row><row r="1048576"><c r="B1048576"><v>3</v></c></row>"""
-    found = extracted("xlsx", sheet_of(rows, dimension="A1:XFD1048576"), Limits(seconds=5))
+    found = extract_text("xlsx", sheet_of(rows, dimension="A1:XFD1048576"), Limits(seconds=5))
     assert found.text.split("\n") == [
         "## Raw",
         "| 1 |  |  | 2 |",
@@ -491,11 +497,11 @@ def test_a_sheet_is_as_large_as_what_is_in_it():
 
 
 def test_a_workbook_without_a_value_is_skipped():
-    assert extracted("xlsx", files.xlsx({"Empty": []})).problem.startswith("no text in it")
+    assert extract_text("xlsx", files.xlsx({"Empty": []})).problem.startswith("no text in it")
 
 
 def test_the_extractor_of_sheets_names_what_reads_them():
-    assert extractor("xlsx") == f"xlsx/2 openpyxl {openpyxl.__version__}"
+    assert extractor_name("xlsx") == f"xlsx/2 openpyxl {openpyxl.__version__}"
 
 
 # --- Word files, slides, books: what is there, once ---
@@ -702,7 +708,7 @@ def test_an_equation_is_read_beside_what_was_mended():
 
 def test_a_word_file_with_nothing_to_mend_is_left_as_it_is():
     data = files.docx("one", body=table(f"{paragraph(run_of('a'))}&&{paragraph(run_of('b'))}"))
-    assert mended(data) is data
+    assert mend(data) is data
 
 
 def test_slides_have_their_tables_notes_and_groups():
@@ -717,7 +723,7 @@ def test_slides_have_their_tables_notes_and_groups():
     group = second.shapes.add_group_shape()
     group.shapes.add_textbox(0, 9_000_000, 10, 10).text_frame.text = "grouped\vbelow"
     deck.save(file)
-    found = extracted("pptx", file.getvalue())
+    found = extract_text("pptx", file.getvalue())
     lines = found.text.split("\n")
     assert [line for line in lines if line.startswith("|")] == [
         "| lid_1 | a\\|b |",
@@ -742,7 +748,7 @@ def test_a_slides_shape_with_an_equation_is_read():
         "</m:Choice><m:Fallback/></m:AlternateContent>"
     )
     entries["ppt/slides/slide1.xml"] = slide[:start] + both + slide[end:]
-    assert extracted("pptx", files.zipped(entries)).text.split("\n")[-1] == "Force in N"
+    assert extract_text("pptx", files.zipped(entries)).text.split("\n")[-1] == "Force in N"
 
 
 def test_a_books_chapters_stand_in_its_order_and_signs_stay():
@@ -755,7 +761,7 @@ def test_a_books_chapters_stand_in_its_order_and_signs_stay():
     entries["OPS/a b.xhtml"] = entries.pop("OPS/c1.xhtml").replace(
         b"<body>", b"<head><style>p {}</style></head><body>"
     )
-    assert extracted("epub", files.zipped(entries)).text == (
+    assert extract_text("epub", files.zipped(entries)).text == (
         "**Title:** The_Ferry\n\nIda & pump_17 * 2\n\n# Last\n\nIt sinks."
     )
 
@@ -830,9 +836,9 @@ def test_broken_and_hostile_files_are_skipped_with_their_reason(tmp_path, name):
 
 
 def test_halves_of_characters_become_text():
-    from rag_memtok.documents.extract import _cleaned
+    from rag_memtok.documents.extract import _clean
 
-    assert _cleaned("a\ud83d\ude00b\ud800c\0") == "a😀b\ufffdc\ufffd"
+    assert _clean("a\ud83d\ude00b\ud800c\0") == "a😀b\ufffdc\ufffd"
 
 
 # --- limits ---
@@ -842,7 +848,7 @@ SLOW = files.pdf_of([b"BT /F1 12 Tf 50 700 Td" + b" (a) Tj" * 200_000 + b" ET"] 
 
 
 def test_the_time_limit_ends_it():
-    found = extracted("pdf", SLOW, Limits(seconds=1))
+    found = extract_text("pdf", SLOW, Limits(seconds=1))
     assert found.problem == "takes more than 1 s to read"
     assert limits_for(5_000_000).seconds > limits_for(5_000).seconds >= 20
 
@@ -851,7 +857,7 @@ def test_the_time_limit_ends_it():
 def test_the_memory_limit_ends_it():
     body = files.docx(body="<w:p><w:r><w:t>x</w:t></w:r></w:p>" * 1_000_000)
     assert (
-        extracted("docx", body, Limits(memory=512 << 20)).problem
+        extract_text("docx", body, Limits(memory=512 << 20)).problem
         == "takes more than 512 MB of memory to read"
     )
 
@@ -859,10 +865,10 @@ def test_the_memory_limit_ends_it():
 def test_the_output_limit_ends_it():
     data = files.pdf("a" * 5000)
     assert (
-        extracted("pdf", data, Limits(output=5000)).problem
+        extract_text("pdf", data, Limits(output=5000)).problem
         == "its text is over the limit of 5,000 bytes"
     )
-    assert len(extracted("pdf", data, Limits(output=5200)).text) == 5000
+    assert len(extract_text("pdf", data, Limits(output=5200)).text) == 5000
 
 
 @linux
@@ -871,7 +877,7 @@ def test_an_interrupt_ends_the_child():
         import sys; sys.path[:0] = sys.argv[1:]
         import test_extract
         print("ready", flush=True)
-        test_extract.extracted("pdf", test_extract.SLOW)
+        test_extract.extract_text("pdf", test_extract.SLOW)
     """)
     command = [sys.executable, "-c", script, str(REPOSITORY), str(REPOSITORY / "tests")]
     with subprocess.Popen(
@@ -893,7 +899,7 @@ def test_a_module_in_the_working_folder_is_never_run(tmp_path, monkeypatch):
     for name in ("pypdf", "json", "zipfile"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'proof')!r}, 'w')")
     monkeypatch.chdir(tmp_path)
-    assert extracted("pdf", files.pdf("one")).text == "one"
+    assert extract_text("pdf", files.pdf("one")).text == "one"
     assert not (tmp_path / "proof").exists()
 
 
@@ -921,7 +927,7 @@ def test_a_pdf_under_aes_that_opens_without_a_password_is_read(algorithm):
     writer, file = pypdf.PdfWriter(clone_from=io.BytesIO(files.pdf("a flat rate"))), io.BytesIO()
     writer.encrypt("", "owner", algorithm=algorithm)
     writer.write(file)
-    assert extracted("pdf", file.getvalue()).text == "a flat rate"
+    assert extract_text("pdf", file.getvalue()).text == "a flat rate"
 
 
 def test_a_pdf_that_needs_another_package_says_which():
@@ -929,7 +935,7 @@ def test_a_pdf_that_needs_another_package_says_which():
         "import sys; sys.path[:0] = sys.argv[1:]\n"
         "sys.modules |= {'cryptography': None, 'Crypto': None}\n"
         "import test_extract, rag_memtok.documents.extract as extract\n"
-        "print(extract._answer('pdf', test_extract.opened_by_no_password(), 1 << 30).problem)"
+        "print(extract._parse('pdf', test_extract.opened_by_no_password(), 1 << 30).problem)"
     )
     command = [sys.executable, "-c", script, str(REPOSITORY), str(REPOSITORY / "tests")]
     done = subprocess.run(command, capture_output=True, text=True)

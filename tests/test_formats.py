@@ -10,7 +10,7 @@ import small
 
 from rag_memtok.child import Limits
 from rag_memtok.config import Documents
-from rag_memtok.documents.extract import extracted
+from rag_memtok.documents.extract import extract_text
 from rag_memtok.documents.scan import read, restores_exactly, scan
 from rag_memtok.errors import InputRefused, UsageError
 from rag_memtok.pipeline import api
@@ -63,7 +63,7 @@ def test_a_notebook_says_what_its_cells_say_and_print():
         files.code("", picture),
         files.code("y", failed),
     )
-    found = extracted("ipynb", book)
+    found = extract_text("ipynb", book)
     assert found.text.split("\n\n") == [
         "# Lamps",
         "The *last* one.",
@@ -79,9 +79,9 @@ def test_a_notebook_says_what_its_cells_say_and_print():
 def test_a_notebook_of_the_older_format():
     cells = [{"cell_type": "code", "input": "a = 1", "outputs": [{"text": "one"}]}]
     book = files.notebook(worksheets=[{"cells": cells}], nbformat=3)
-    assert extracted("ipynb", book).text == "```python\na = 1\n```\n\n```\none\n```"
+    assert extract_text("ipynb", book).text == "```python\na = 1\n```\n\n```\none\n```"
     odd = files.notebook(files.code("a = 1", {"data": None, "text": "one"}), metadata=None)
-    assert extracted("ipynb", odd).text == "```\na = 1\n```\n\n```\none\n```"
+    assert extract_text("ipynb", odd).text == "```\na = 1\n```\n\n```\none\n```"
 
 
 # --- mails
@@ -104,7 +104,7 @@ def test_of_a_mail_in_two_forms_the_plain_one_is_read_and_what_is_attached_is_na
     message.add_alternative("<p>The rent is <b>due</b>.</p>", subtype="html")
     message.add_attachment(b"%PDF", maintype="application", subtype="pdf", filename="Offer ü.pdf")
     message.add_attachment(forwarded)
-    assert extracted("eml", message.as_bytes()).text.split("\n\n") == [
+    assert extract_text("eml", message.as_bytes()).text.split("\n\n") == [
         f"{HEAD}\nDate: Tue, 03 Mar 2026 09:00:00 +0000",
         "The rent is due.",
         "Attachment, not read: Offer ü.pdf",
@@ -128,31 +128,31 @@ def test_a_mails_text_is_in_what_it_says_if_that_can_be(charset, body):
     kind = f"Content-Type: text/plain; charset={charset}\n" if charset else ""
     data = f"Subject: Key\n{kind}Content-Transfer-Encoding: 8bit\n\n".encode() + body
     right = {"koi8-r": "koi8-r", "": "utf-8", "us-ascii": "utf-8"}.get(charset, "cp1252")
-    assert extracted("eml", data).text == f"Subject: Key\n\n{body.decode(right)}"
+    assert extract_text("eml", data).text == f"Subject: Key\n\n{body.decode(right)}"
 
 
 def test_a_mail_of_html_alone_is_read_as_a_page():
     message = mail()
     message.set_content("<style>p {}</style><p>Rent</p><p>due</p>", subtype="html")
-    assert extracted("eml", message.as_bytes()).text == f"{HEAD}\n\nRent\n\ndue"
+    assert extract_text("eml", message.as_bytes()).text == f"{HEAD}\n\nRent\n\ndue"
 
 
 def test_headers_that_are_broken_are_as_they_stand():
     data = b"Subject: =?utf-8?q?caf=C3=A9?=\nTo: <<<@[\nDate: soon\n\nText"
-    assert extracted("eml", data).text.startswith("Subject: café\nTo: <<<@[\nDate: soon")
+    assert extract_text("eml", data).text.startswith("Subject: café\nTo: <<<@[\nDate: soon")
     raw = "Subject: Größe\nFrom: Zoë <z@example.org>\n\nText"
-    assert extracted("eml", raw.encode()).text == raw
-    assert extracted("eml", raw.encode("cp1252")).text == raw
+    assert extract_text("eml", raw.encode()).text == raw
+    assert extract_text("eml", raw.encode("cp1252")).text == raw
 
 
 def test_a_mail_without_boundaries_says_what_it_has():
     data = "\ufeffSubject: Rent\nContent-Type: multipart/mixed\n\nIt is due.\n".encode()
-    assert extracted("eml", data).text == "Subject: Rent\n\nIt is due."
+    assert extract_text("eml", data).text == "Subject: Rent\n\nIt is due."
 
 
 def test_a_mail_that_is_nothing_but_a_file_names_it():
     data = b"Subject: Rent\nContent-Type: application/pdf; name=offer.pdf\n\n%PDF"
-    assert extracted("eml", data).text == "Subject: Rent\n\nAttachment, not read: offer.pdf"
+    assert extract_text("eml", data).text == "Subject: Rent\n\nAttachment, not read: offer.pdf"
 
 
 # --- OpenDocument
@@ -179,7 +179,7 @@ def test_an_odt_says_all_that_is_read_on_its_pages():
         "<style:footer><text:p><text:page-number>1</text:page-number> / </text:p></style:footer>"
         "</style:master-page>"
     )
-    found = extracted("odt", files.opendocument(body, styles=page * 2))
+    found = extract_text("odt", files.opendocument(body, styles=page * 2))
     assert found.text.split("\n\n") == [
         "Draft of 3 May",
         "## WiFi",
@@ -206,7 +206,7 @@ def test_an_ods_says_each_value_as_it_is_stored():
         "",
         files.cell(text="NA") + files.cell(table__formula="of:=1+1"),
     ]
-    found = extracted("ods", files.sheet(*rows))
+    found = extract_text("ods", files.sheet(*rows))
     assert found.text.split("\n") == [
         "## Stock",
         "| part | a \\|b | when |",
@@ -223,7 +223,7 @@ def test_an_ods_is_as_large_as_what_is_in_it():
     tall = f'<table:table-row table:number-rows-repeated="1048575">{wide}</table:table-row>'
     twice = files.cell(text="x", table__number_columns_repeated="2").replace("_", "-")
     table = f'<table:table table:name="S"><table:table-row>{twice}</table:table-row>{tall}'
-    found = extracted("ods", files.opendocument(f"{table}</table:table>", "spreadsheet"))
+    found = extract_text("ods", files.opendocument(f"{table}</table:table>", "spreadsheet"))
     assert found.text == "## S\n| x | x |\n| --- | --- |"
 
 
@@ -236,7 +236,7 @@ def test_rtf_in_its_code_page_with_its_notes_and_cells():
         rb"\'ca\'eb\'fe\'f7 costs 5 \u8364? now{\footnote a note}.\par"
         rb"\trowd one\cell two\cell\row{\*\generator Word;}{\pict 89504e47}}"
     )
-    lines = extracted("rtf", data).text.split("\n")
+    lines = extract_text("rtf", data).text.split("\n")
     assert lines == ["Draft", "Ключ costs 5 € now", "a note.", "one|two|"]
 
 
@@ -284,7 +284,7 @@ def test_broken_and_hostile_files_are_skipped_with_their_reason(tmp_path, name):
 
 def test_a_cell_that_stands_for_billions_ends_at_a_limit():
     many = files.cell(text="x", table__number_columns_repeated="99999999999").replace("_", "-")
-    found = extracted("ods", files.sheet(many), Limits(memory=512 << 20, seconds=20))
+    found = extract_text("ods", files.sheet(many), Limits(memory=512 << 20, seconds=20))
     assert not found.text and found.problem.startswith("takes more than")
 
 

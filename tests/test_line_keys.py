@@ -55,7 +55,7 @@ def folder(tmp_path):
 def opened(folder, embedder=MINI, most=FEW):
     """The lines of a store: {digest: (its key, its chunks)}."""
     with open_store(folder, write=False) as store:
-        known = open_lines(store, embedder, most).known
+        known = open_lines(store, embedder, most).line_keys
     return {
         digest.tobytes(): (key, known.chunks[start:end].tolist())
         for digest, key, start, end in zip(
@@ -70,7 +70,7 @@ def counted():
 
     def encode(texts, query):
         asked.extend(texts)
-        return MINI.function(texts, query)
+        return MINI.function(texts, query=query)
 
     return asked, replace(MINI, function=encode)
 
@@ -155,7 +155,7 @@ def test_they_are_kept_privately_and_made_once(folder, monkeypatch):
         put(store, "three.md", {"Spain": "It snows."})
     asked = []
     telling = replace(
-        MINI, function=lambda texts, query: asked.extend(texts) or MINI.function(texts, query)
+        MINI, function=lambda texts, query: asked.extend(texts) or MINI.function(texts, query=query)
     )
     assert set(opened(folder, telling)) == ALL | digests("three.md > Spain")
     assert asked == ["three.md > Spain"]
@@ -198,7 +198,7 @@ def test_those_of_another_rule_are_made_anew(folder, monkeypatch):
     opened(folder)
     asked = []
     telling = replace(
-        MINI, function=lambda texts, query: asked.extend(texts) or MINI.function(texts, query)
+        MINI, function=lambda texts, query: asked.extend(texts) or MINI.function(texts, query=query)
     )
     monkeypatch.setattr(line_keys, "RULE", "2")
     assert set(opened(folder, telling)) == ALL and len(asked) == len(ALL)

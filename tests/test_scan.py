@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag_memtok.config import Documents
-from rag_memtok.documents.names import grouped, name_of, native_of, shown
+from rag_memtok.documents.names import escape_controls, group_by_reason, name_of, native_of
 from rag_memtok.documents.scan import (
     LOADERS,
     Reading,
     Scan,
-    outdated,
+    is_outdated,
     read,
     restores_exactly,
     scan,
@@ -376,11 +376,11 @@ def test_lock_files_of_office_programs_are_left_out_without_a_word(folder):
     ],
 )
 def test_only_our_own_number_makes_a_reading_outdated(extractor, older):
-    assert outdated(extractor) is older
+    assert is_outdated(extractor) is older
 
 
 def test_what_is_read_now_is_not_outdated():
-    assert not any(outdated(loader.extractor) for loader in LOADERS.values())
+    assert not any(is_outdated(loader.extractor) for loader in LOADERS.values())
 
 
 # --- what is looked at ---
@@ -428,12 +428,12 @@ def test_only_what_would_be_read_is_counted_as_left_out(folder, tmp_path):
 
 def test_reasons_of_many_are_told_together():
     many = [(f"{number}.png", "no loader for .png") for number in range(5)]
-    assert grouped([("a.txt", "empty"), *many, ("b\n.txt", "empty")]) == [
+    assert group_by_reason([("a.txt", "empty"), *many, ("b\n.txt", "empty")]) == [
         "a.txt: empty",
         "b\\n.txt: empty",
         "5 files: no loader for .png (0.png, 1.png, 2.png, ...)",
     ]
-    assert grouped(many[:3]) == [f"{name}: {reason}" for name, reason in many[:3]]
+    assert group_by_reason(many[:3]) == [f"{name}: {reason}" for name, reason in many[:3]]
 
 
 def test_a_named_file_is_read_whatever_a_gitignore_says(folder):
@@ -556,7 +556,7 @@ def test_strange_names_are_kept_and_shown_safely(folder):
     for source in found.files:
         source.file.encode("utf-8")
         assert read(source, DIALS).documents[0].file == source.file
-        assert shown(source.file).isprintable()
+        assert escape_controls(source.file).isprintable()
 
 
 @given(st.binary(max_size=30))

@@ -93,7 +93,9 @@ def test_both_ways_of_reading_a_static_embedding_agree(embedder):
     function, width = load_sentence_transformer(Path(embedder.id))
     assert width == embedder.width == 16
     for query in (False, True):
-        assert np.allclose(embedder.encode(texts, query), function(texts, query), atol=1e-5)
+        assert np.allclose(
+            embedder.encode(texts, query=query), function(texts, query=query), atol=1e-5
+        )
 
 
 def test_keys_are_of_length_one_or_zero(embedder):

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from rag_memtok.datatypes import Chunk, Document, Segment
 from rag_memtok.documents.scan import LOADERS
-from rag_memtok.documents.split import lines, split
+from rag_memtok.documents.split import format_locator, split
 from rag_memtok.errors import ChunkDoesNotFit, UsageError
 
 
@@ -198,9 +198,9 @@ def test_a_character_over_the_budget_is_refused():
 def test_locators_are_line_ranges():
     text = "\n\nfirst\nsecond\n\nthird\n"
     plain = document(text)
-    assert lines(plain, 0, len(text)) == "lines 3-6"
-    assert lines(plain, 2, 8) == "line 3"
-    assert lines(plain, 0, 2) == "lines 1-2"
+    assert format_locator(plain, 0, len(text)) == "lines 3-6"
+    assert format_locator(plain, 2, 8) == "line 3"
+    assert format_locator(plain, 0, 2) == "lines 1-2"
     assert [chunk.locator for chunk in split(plain, 100, Counter())] == ["lines 3-6"]
     pages = Document(
         "/r",
@@ -210,8 +210,8 @@ def test_locators_are_line_ranges():
         (Segment(0, "page 1"), Segment(2, "page 2"), Segment(4, "cover")),
         "pdf/1",
     )
-    assert lines(pages, 0, 4) == "pages 1-2"
-    assert lines(pages, 0, 6) == "page 1 - cover"
+    assert format_locator(pages, 0, 4) == "pages 1-2"
+    assert format_locator(pages, 0, 6) == "page 1 - cover"
 
 
 def test_chunks_of_a_jsonl_record_cite_its_line():

@@ -12,7 +12,7 @@ import pytest
 import torch
 import toy
 
-from rag_memtok.adapt.checkpoint import state_of
+from rag_memtok.adapt.checkpoint import init_state
 from rag_memtok.config import Adapt
 from rag_memtok.model import lora
 from rag_memtok.model.inject import inject
@@ -382,7 +382,7 @@ def started(lm, folder, steps=5):
     """A training on the school's lessons, at its start or where its checkpoint is."""
     folder.mkdir(exist_ok=True)
     settings = Adapt(kind="text", steps=steps, rank=2, lr=1e-2)
-    state = state_of(lm, settings)
+    state = init_state(lm, settings)
     lora.fuse_lora(state.student)
     return Training(
         lm=lm, lessons=school(), state=state, settings=settings, run="a run", out=folder

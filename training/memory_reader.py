@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from rag_memtok import config
-from rag_memtok.adapt.checkpoint import moments_of, set_moments
+from rag_memtok.adapt.checkpoint import get_moments, set_moments
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import Encoder, count_windows, encode
 from rag_memtok.model import lora
@@ -208,7 +208,7 @@ class Training:
             name: getattr(self, name) for name in ("step", "used", "chunks", "asked", "seconds")
         }
         tensors = {f"now {name}": one.detach() for name, one in self.live.items()}
-        tensors |= moments_of(self.optimizer, self.live)
+        tensors |= get_moments(self.optimizer, self.live)
         packed = save(
             {name: one.contiguous() for name, one in tensors.items()},
             {"run": self.run, "counts": json.dumps(counts)},

@@ -23,8 +23,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from rag_memtok.adapt.dataset import Exercise, Page, Teacher
-from rag_memtok.adapt.run import UNSAID, by_rule
+from rag_memtok.adapt.dataset import ChunkQuestion, Teacher, TrainingChunk
+from rag_memtok.adapt.run import UNSAID, ask_by_rule
 from rag_memtok.adapt.train import adapt
 from rag_memtok.cli.console import progress_bar, say
 from rag_memtok.config import Config, Memorize
@@ -58,7 +58,7 @@ class Asked:
     key: str
     text: str
     tokens: tuple[int, ...]
-    exercises: tuple[Exercise, ...]
+    questions: tuple[ChunkQuestion, ...]
 
 
 def contexts(data: Path, seed: int) -> Iterator[tuple[str, list[dict]]]:
@@ -99,11 +99,11 @@ def asked_of(lm: LM, context: str, rows: Sequence[dict], capacity: int) -> Asked
                 (UNSAID,) if row["answers"][0] is None else tuple(row["answers"]) for row in given
             ]
             asked = {
-                row["question"]: Exercise(chunk.id, row["question"], golds)
+                row["question"]: ChunkQuestion(chunk.id, row["question"], golds)
                 for row, golds in zip(given, answers, strict=True)
             }
             found.append(Asked(chunk.id, chunk.text, tokens, tuple(asked.values())))
-    return max(found, key=lambda one: len(one.exercises), default=None)
+    return max(found, key=lambda one: len(one.questions), default=None)
 
 
 def chosen(lm: LM, data: Path, count: int, capacity: int, least: float, seed: int) -> list[Asked]:
@@ -121,16 +121,14 @@ def chosen(lm: LM, data: Path, count: int, capacity: int, least: float, seed: in
         if (one := asked_of(lm, context, rows, capacity)) is not None
     )
     while len(found) < count and (some := list(islice(every, TOGETHER))):
-        teacher = Teacher(
-            lm, qa_prompt(lm), {one.key: Page(one.key, one.tokens, NONE) for one in some}
+        chunks = {one.key: TrainingChunk(one.key, one.tokens, NONE) for one in some}
+        examples = Teacher(lm, qa_prompt(lm), chunks).make_examples(
+            [question for one in some for question in one.questions], 0.0, seed
         )
-        lessons = teacher.lessons(
-            [exercise for one in some for exercise in one.exercises], 0.0, seed
-        )
-        known = {lesson.exercise for lesson in lessons if lesson.f1 >= least}
+        understood = {example.question for example in examples if example.f1 >= least}
         for one in some:
-            if kept := tuple(exercise for exercise in one.exercises if exercise in known):
-                found.setdefault(one.key, replace(one, exercises=kept))
+            if kept := tuple(question for question in one.questions if question in understood):
+                found.setdefault(one.key, replace(one, questions=kept))
         say(f"chunks chosen: {min(len(found), count)} of {count}")
     return list(found.values())[:count]
 
@@ -143,7 +141,7 @@ def kept(file: Path, lm: LM, choose: Callable[[], list[Asked]]) -> list[Asked]:
             {
                 "key": one.key,
                 "text": one.text,
-                "asked": [(e.question, e.answers) for e in one.exercises],
+                "asked": [(asked.question, asked.answers) for asked in one.questions],
             }
             for one in choose()
         ]
@@ -154,10 +152,10 @@ def kept(file: Path, lm: LM, choose: Callable[[], list[Asked]]) -> list[Asked]:
 
 def asked_in(lm: LM, row: dict) -> Asked:
     """A line of such a file."""
-    exercises = tuple(
-        Exercise(row["key"], question, tuple(answers)) for question, answers in row["asked"]
+    questions = tuple(
+        ChunkQuestion(row["key"], question, tuple(answers)) for question, answers in row["asked"]
     )
-    return Asked(row["key"], row["text"], tuple(lm.encode(row["text"])), exercises)
+    return Asked(row["key"], row["text"], tuple(lm.encode(row["text"])), questions)
 
 
 def written(
@@ -310,25 +308,26 @@ def main() -> None:
     )
     if args.until == "written":
         return
-    exercises = [
-        e
+    made = config.adapt.questions
+    questions = [
+        question
         for one in some
-        for e in (*one.exercises, *by_rule(one.key, one.text, config.adapt.questions, args.seed))
+        for question in (*one.questions, *ask_by_rule(one.key, one.text, made, args.seed))
     ]
-    say(f"{len(some)} chunks, {len(exercises)} questions")
-    pages = [Page(one.key, one.tokens, vectors[one.key]) for one in some]
+    say(f"{len(some)} chunks, {len(questions)} questions")
     folder = args.out / ("adapter" if args.kind == "memory" else "adapter-text")
     with progress_bar("done") as on_progress:
-        bond = adapt(
+        manifest = adapt(
             lm,
             template.digest,
-            pages,
-            exercises=exercises,
+            chunks=[TrainingChunk(one.key, one.tokens, vectors[one.key]) for one in some],
+            questions=questions,
             settings=config.adapt,
             folder=folder,
             on_progress=on_progress,
         )
-    say(f"{folder}: {bond.steps} steps; {dict(bond.dev)}; {dict(bond.trained_on)}")
+    measured = f"{dict(manifest.dev)}; {dict(manifest.trained_on)}"
+    say(f"{folder}: {manifest.steps} steps; {measured}")
 
 
 if __name__ == "__main__":

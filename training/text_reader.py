@@ -23,8 +23,8 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from rag_memtok import config
-from rag_memtok.adapt.checkpoint import State, state_of
-from rag_memtok.adapt.dataset import LONGEST, said_of
+from rag_memtok.adapt.checkpoint import State, init_state
+from rag_memtok.adapt.dataset import MAX_ANSWER, encode_answer
 from rag_memtok.cli.console import say
 from rag_memtok.evaluation.metrics import answerable, score
 from rag_memtok.model import lora
@@ -169,7 +169,7 @@ def exchange(
 ) -> tuple[Sequence[int], Sequence[int]]:
     """A question and its answer (None: a refusal) as the tokens asked and the tokens said."""
     asked = [*words.question, *lm.encode(question), *words.closing]
-    return asked, said_of(lm, words, answer or REFUSAL)
+    return asked, encode_answer(lm, words, answer or REFUSAL)
 
 
 @contextlib.contextmanager
@@ -245,7 +245,7 @@ class Training:
         state, settings = self.state, self.settings
         done = state.step / settings.steps
         rate = settings.lr * min(1.0, (state.step + 1) / WARM_UP)
-        for group in state.optimiser.param_groups:
+        for group in state.optimizer.param_groups:
             group["lr"] = rate * min(1.0, (1.02 - done) / FALL)
         rows, total = self.next_batch(), 0.0
         tokens = sum(len(row.targets) for row in rows)
@@ -255,8 +255,8 @@ class Training:
                 loss.backward()
                 total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(lora.lora_weights(state.student).values(), 1.0)
-        state.optimiser.step()
-        state.optimiser.zero_grad(set_to_none=True)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         return total
 
@@ -288,7 +288,7 @@ class Training:
         file = self.out / "used.json"
         before = json.loads(file.read_text()) if file.is_file() else {}
         write_whole(file, json.dumps(before | used).encode())
-        write_whole(self.out / "checkpoint.safetensors", self.state.packed(self.run))
+        write_whole(self.out / "checkpoint.safetensors", self.state.pack(self.run))
         self.saved = time.monotonic()
 
 
@@ -319,7 +319,7 @@ def f1_of(
     scores = []
     for some in (order[start : start + 16] for start in range(0, len(order), 16)):
         for number, said in zip(
-            some, answer_batch(lm, words, [prompts[n] for n in some], LONGEST), strict=True
+            some, answer_batch(lm, words, [prompts[n] for n in some], MAX_ANSWER), strict=True
         ):
             golds = answerable(dev[number][2])
             scores.append(score(lm.decode(said.tokens).strip(), golds))
@@ -369,7 +369,7 @@ def main() -> None:
     settings = config.Adapt(
         kind="text", steps=args.steps, rank=args.rank, lr=args.lr, seed=args.seed
     )
-    state = state_of(lm, settings)
+    state = init_state(lm, settings)
     lora.fuse_lora(state.student)
     run = repr((replace(settings, steps=1), lm.identity, qa_prompt(lm).digest))
     lessons = lessons_of(lm, args.data, args.without, args.seed)

@@ -1,7 +1,4 @@
-"""A training under way, and the file from which it goes on.
-
-The training is the LoRA, its optimiser, the best so far.
-"""
+"""The state of a training: LoRA, optimizer, best weights so far; and the file it resumes from."""
 
 import json
 import math
@@ -22,12 +19,17 @@ from rag_memtok.model.lm import LM
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class State:
-    """How far a run is: the LoRA being trained with its optimiser, and the best so far."""
+    """Training state: the LM with its LoRA, the optimizer, and the best weights so far.
+
+    `best` are the weights of the lowest loss on dev, `best_loss`; `first_loss` is that before the
+    first step. `seconds` are those of all its runs; `waited` counts the measurements since the
+    best.
+    """
 
     student: LM
-    optimiser: torch.optim.AdamW
+    optimizer: torch.optim.AdamW
     best: dict[str, Tensor]
     best_loss: float = math.inf
     first_loss: float = math.nan
@@ -36,7 +38,7 @@ class State:
     waited: int = 0
 
     def note(self, loss: float) -> None:
-        """Keeps the weights if `loss` (on dev) is the lowest so far.
+        """Keeps the weights if `loss` (on dev, in nats) is the lowest so far.
 
         Raises:
             UsageError: it is not a number.
@@ -50,12 +52,10 @@ class State:
         self.waited = 0 if loss < self.best_loss else self.waited + 1
         if loss < self.best_loss:
             self.best_loss = loss
-            self.best = {
-                name: one.detach().clone() for name, one in lora.lora_weights(self.student).items()
-            }
+            self.best = copy_weights(self.student)
 
-    def packed(self, run: str) -> bytes:
-        """The checkpoint's tensors and metadata, marked with the run's fingerprint."""
+    def pack(self, run: str) -> bytes:
+        """The checkpoint as safetensors, marked with the digest of its `run`."""
         counts = {
             "step": self.step,
             "seconds": self.seconds,
@@ -63,59 +63,68 @@ class State:
             "best": self.best_loss,
             "first": self.first_loss,
         }
-        own = lora.lora_weights(self.student)
-        tensors = {f"now {name}": one.detach() for name, one in own.items()} | {
-            f"best {name}": one for name, one in self.best.items()
-        }
-        tensors |= moments_of(self.optimiser, own)
+        weights = lora.lora_weights(self.student)
+        tensors = {f"now {name}": weight.detach() for name, weight in weights.items()}
+        tensors |= {f"best {name}": weight for name, weight in self.best.items()}
+        tensors |= get_moments(self.optimizer, weights)
         return save(
-            {name: one.contiguous() for name, one in tensors.items()},
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
             {"run": run, "counts": json.dumps(counts)},
         )
 
     def resume(self, file: Path, run: str) -> bool:
         """Restores the state from a checkpoint of the same run; False if there is none."""
         try:
-            with safe_open(file, framework="pt") as opened:
-                metadata = opened.metadata()
+            with safe_open(file, framework="pt") as checkpoint:
+                metadata = checkpoint.metadata()
                 if metadata["run"] != run:
                     return False
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+                tensors = {name: checkpoint.get_tensor(name) for name in checkpoint.keys()}
         except (OSError, SafetensorError, KeyError, TypeError):
             return False
-        counts, own = json.loads(metadata["counts"]), lora.lora_weights(self.student)
-        lora.set_weights(self.student, {name: tensors[f"now {name}"] for name in own})
-        self.best = {name: tensors[f"best {name}"].to(one.device) for name, one in own.items()}
+        counts, weights = json.loads(metadata["counts"]), lora.lora_weights(self.student)
+        lora.set_weights(self.student, {name: tensors[f"now {name}"] for name in weights})
+        self.best = {
+            name: tensors[f"best {name}"].to(weight.device) for name, weight in weights.items()
+        }
         self.step, self.seconds, self.waited = counts["step"], counts["seconds"], counts["waited"]
         self.best_loss, self.first_loss = counts["best"], counts["first"]
-        set_moments(self.optimiser, own, tensors, self.step)
+        set_moments(self.optimizer, weights, tensors, self.step)
         return True
 
 
-def moments_of(optimiser: torch.optim.AdamW, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What AdamW remembers of each parameter, by "MOMENT NAME"; zeros before its first step."""
+def copy_weights(student: LM) -> dict[str, Tensor]:
+    """A copy of the LoRA's weights, by name."""
+    return {name: weight.detach().clone() for name, weight in lora.lora_weights(student).items()}
+
+
+def get_moments(
+    optimizer: torch.optim.AdamW, parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """AdamW's moments of each parameter, by "MOMENT NAME"; zeros before its first step."""
     return {
-        f"{moment} {name}": optimiser.state[one].get(moment, torch.zeros_like(one))
-        for name, one in named.items()
+        f"{moment} {name}": optimizer.state[parameter].get(moment, torch.zeros_like(parameter))
+        for name, parameter in parameters.items()
         for moment in MOMENTS
     }
 
 
 def set_moments(
-    optimiser: torch.optim.AdamW,
-    named: Mapping[str, Tensor],
-    kept: Mapping[str, Tensor],
+    optimizer: torch.optim.AdamW,
+    parameters: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
     step: int,
 ) -> None:
-    """Undoes `moments_of`, after so many steps."""
-    for name, one in named.items():
-        moments = {moment: kept[f"{moment} {name}"].to(one.device) for moment in MOMENTS}
-        optimiser.state[one] = {"step": torch.tensor(float(step)), **moments}
+    """Gives AdamW the moments that `get_moments` returned after `step` steps."""
+    for name, parameter in parameters.items():
+        moments = {moment: tensors[f"{moment} {name}"].to(parameter.device) for moment in MOMENTS}
+        optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
 
 
-def state_of(lm: LM, settings: Adapt) -> State:
+def init_state(lm: LM, settings: Adapt) -> State:
     """The training state before the first step."""
     student = lora.add_lora(lm, settings.rank, settings.seed)
-    own = lora.lora_weights(student)
-    optimiser = torch.optim.AdamW(own.values(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0)
-    return State(student, optimiser, {name: one.detach().clone() for name, one in own.items()})
+    optimizer = torch.optim.AdamW(
+        lora.lora_weights(student).values(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0
+    )
+    return State(student=student, optimizer=optimizer, best=copy_weights(student))

@@ -1,5 +1,7 @@
 """An adapter's card: what it is, what it was trained on, what it measured, what it cannot do."""
 
+from collections import Counter
+
 from rag_memtok.model.lora import AdapterManifest
 
 LIMITS = """
@@ -16,39 +18,43 @@ LIMITS = """
 """
 
 
-def card(bond: AdapterManifest) -> str:
+def render_card(manifest: AdapterManifest) -> str:
     """The card as Markdown, with the front matter that hubs read."""
-    dev, of = bond.dev, lambda count: bond.trained_on.get(count, 0)
-    company = (
-        "alone, as this model reads best" if of("together") == 1 else "among up to five, shuffled"
+    dev, counts = manifest.dev, Counter(manifest.trained_on)
+    beside = (
+        "alone, as this model reads best"
+        if counts["together"] == 1
+        else "among up to five, shuffled"
     )
-    what = "memories (soft tokens)" if bond.kind == "memory" else "text passages"
-    rows = [("the frozen model, reading the text", "text")]
-    rows += [(f"the frozen model, reading {what}", "before")] if bond.kind == "memory" else []
-    rows += [(f"with this adapter, reading {what}", "after")]
+    passages = "memories (soft tokens)" if manifest.kind == "memory" else "text passages"
+    readers = {"text": "the frozen model, reading the text"}
+    if manifest.kind == "memory":
+        readers["before"] = f"the frozen model, reading {passages}"
+    readers["after"] = f"with this adapter, reading {passages}"
     table = "\n".join(
-        f"| {name} | {100 * dev[f'{key}_alone']:.1f} | {100 * dev[key]:.1f} |" for name, key in rows
+        f"| {name} | {100 * dev[f'{key}_alone']:.1f} | {100 * dev[key]:.1f} |"
+        for key, name in readers.items()
     )
     return f"""---
 library_name: peft
-base_model: {bond.model.split(" ")[0]}
+base_model: {manifest.model.split(" ")[0]}
 tags: [lora, rag-memtok]
 ---
-# A reader of {what}
+# A reader of {passages}
 
-A LoRA for {bond.model} (weights {bond.weights_sha256[:16]}), trained by `rag-memtok adapt` to
-answer from {what} as the same model, frozen, answers from the text.
+A LoRA for {manifest.model} (weights {manifest.weights_sha256[:16]}), trained by `rag-memtok
+adapt` to answer from {passages} as the same model, frozen, answers from the text.
 
 ## Data
-{of("chunks")} chunks. Lessons: {of("model")} with the frozen model's own answer to the text
-(distilled: its words, and its 20 likeliest at each), {of("gold")} with a known answer,
-{of("absent")} about another chunk, {of("unrelated")} without a document. Each prompt has its chunk
-{company}. {bond.steps} steps.
+{counts["chunks"]} chunks. Examples: {counts["model"]} with the frozen model's own answer to the
+text (distilled: its tokens, and its 20 likeliest at each), {counts["gold"]} with a known answer,
+{counts["absent"]} about another chunk, {counts["unrelated"]} without a chunk. Each prompt has its
+chunk {beside}. {manifest.steps} steps.
 
 ## Measured
-On {of("chunks_aside")} chunks that were set aside before training and never trained on;
-{of("questions_aside")} questions, one to five chunks in the prompt. Loss over
-{of("lessons_aside")} lessons: {dev["loss_before"]:.3f} before, {dev["loss_after"]:.3f} after.
+On {counts["chunks_aside"]} chunks that were set aside before training and never trained on;
+{counts["questions_aside"]} questions, one to five chunks in the prompt. Loss over
+{counts["lessons_aside"]} examples: {dev["loss_before"]:.3f} before, {dev["loss_after"]:.3f} after.
 
 | reader | F1, one chunk in the prompt | F1, one to five |
 |---|--:|--:|

@@ -1,4 +1,4 @@
-"""A store's chunks, and questions about them, as lessons for an adapter: the trip of `adapt`.
+"""A store's chunks, and questions about them, made into an adapter: the trip of `adapt`.
 
 Questions come from a file (questions.py) and are made by rule (synthetic_questions.py). One from a
 file is about the chunk that stands in its context or file and holds its answer; one without such a
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rag_memtok.adapt import train
-from rag_memtok.adapt.dataset import Exercise, Page
+from rag_memtok.adapt.dataset import ChunkQuestion, TrainingChunk
 from rag_memtok.config import Config
 from rag_memtok.datatypes import TEXT_ONLY, Document, OnProgress
 from rag_memtok.errors import UsageError
-from rag_memtok.evaluation.questions import parse_question, read_rows
+from rag_memtok.evaluation.questions import Question, parse_question, read_rows
 from rag_memtok.memory.reconstruct import memory_of
 from rag_memtok.memory.synthetic_questions import make_questions
 from rag_memtok.model import lm
@@ -35,9 +35,10 @@ UNSAID = f"{REFUSAL.capitalize()}."
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """A trained adapter: where it is, what it is, and seconds of this run.
+    """A trained adapter: its folder and manifest, and the seconds of this run.
 
-    It also tells how many of the given questions no chunk could answer.
+    `unplaced` counts the given questions that no chunk could answer. `bond` is a key of the
+    command's JSON, hence its name.
     """
 
     folder: str
@@ -50,13 +51,14 @@ def adapt(
     config: Config,
     data: Path | None = None,
     out: Path | None = None,
+    *,
     on_progress: OnProgress = quiet,
     say: Say = quiet,
     trusted: bool = False,
 ) -> Adapted:
     """Trains an adapter for a store and puts it into `out`.
 
-    By default that is the store, where `ask` finds it. Run again, it goes on.
+    By default that is the store, where `ask` finds it. Run again, it resumes.
 
     Args:
         data: questions; none of them may be one the adapter is measured with later.
@@ -66,6 +68,8 @@ def adapt(
         InputRefused: the questions cannot be read, or the store was not made here and is not
             trusted.
         WrongModel, ...: see errors.py.
+
+    Cost: that of `train.adapt`; a decoding of each chunk whose text is not kept.
     """
     began, folder = time.monotonic(), store_folder(config)
     if out is None and config.adapt.kind == "text":
@@ -74,42 +78,44 @@ def adapt(
     with open_store(folder, write=False) as store:
         ownership.require_trust(store.manifest, folder, trusted)
         model, template = resources.decoder(store.manifest, config)
-        texts = dict(placed_texts(store, model, template))
-        pages = [
-            Page(key, tuple(model.encode(text)), memory_of(store.record(key)).vectors)
-            for key, text in texts.items()
+        texts = dict(read_texts(store, model, template))
+        chunks = [
+            TrainingChunk(
+                chunk_id, tuple(model.encode(text)), memory_of(store.record(chunk_id)).vectors
+            )
+            for chunk_id, text in texts.items()
         ]
-    exercises = [
-        one
-        for key, text in texts.items()
-        for one in by_rule(key, text, config.adapt.questions, config.adapt.seed)
+    by_rule = [
+        question
+        for chunk_id, text in texts.items()
+        for question in ask_by_rule(chunk_id, text, config.adapt.questions, config.adapt.seed)
     ]
-    given, unplaced = given_in(data, texts) if data else ([], 0)
+    from_file, unplaced = read_questions(data, texts) if data else ([], 0)
     if unplaced:
         say(f"{unplaced} questions are left out: no chunk of the store holds their answer")
     target = out or folder / ADAPTER
-    say(f"{len(pages)} chunks; {len(given)} questions given, {len(exercises)} made by rule")
+    say(f"{len(chunks)} chunks; {len(from_file)} questions given, {len(by_rule)} made by rule")
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    bond = train.adapt(
+    manifest = train.adapt(
         model,
         template.digest,
-        pages=pages,
-        exercises=given + exercises,
+        chunks=chunks,
+        questions=from_file + by_rule,
         settings=config.adapt,
         folder=target,
         on_progress=on_progress,
     )
     (target / STALE).unlink(missing_ok=True)
     with open_store(folder, write=False) as store:
-        gone = set(texts) - set(store.chunk_ids())
-    if gone and out is None:
-        say(f"{len(gone)} chunks were removed meanwhile: the adapter is stale, run this again")
+        removed = set(texts) - set(store.chunk_ids())
+    if removed and out is None:
+        say(f"{len(removed)} chunks were removed meanwhile: the adapter is stale, run this again")
         outdate_adapter(folder)
-    return Adapted(str(target), bond, unplaced, time.monotonic() - began)
+    return Adapted(str(target), manifest, unplaced, time.monotonic() - began)
 
 
-def placed_texts(store: Store, model: lm.LM, template: Template) -> Iterator[tuple[str, str]]:
-    """Each chunk that has a memory, by its id, in the order of the documents.
+def read_texts(store: Store, model: lm.LM, template: Template) -> Iterator[tuple[str, str]]:
+    """The id and the text of each chunk that has a memory, in the order of the documents.
 
     Where no text is kept, it is decoded.
     """
@@ -126,13 +132,16 @@ def placed_texts(store: Store, model: lm.LM, template: Template) -> Iterator[tup
                     yield place.chunk_id, text
 
 
-def by_rule(key: str, text: str, count: int, seed: int) -> list[Exercise]:
+def ask_by_rule(chunk_id: str, text: str, count: int, seed: int) -> list[ChunkQuestion]:
     """Questions about a chunk, made by rule: others than those that its memory was written with."""
-    return [Exercise(key, cue) for cue in make_questions(text, count, f"adapt {seed}")]
+    return [
+        ChunkQuestion(chunk_id, question)
+        for question in make_questions(text, count, f"adapt {seed}")
+    ]
 
 
-def given_in(data: Path, texts: Mapping[str, str]) -> tuple[list[Exercise], int]:
-    """The questions of a file as exercises about the chunks `texts`, and how many have no chunk.
+def read_questions(data: Path, texts: Mapping[str, str]) -> tuple[list[ChunkQuestion], int]:
+    """The questions of a file, each with its chunk of `texts`; and how many have none.
 
     A row without "answers" asks what the frozen model makes of it; an empty list says that the
     documents do not say.
@@ -140,49 +149,42 @@ def given_in(data: Path, texts: Mapping[str, str]) -> tuple[list[Exercise], int]
     Raises:
         InputRefused: it cannot be read.
     """
-    known: dict[str, tuple[Document, ...]] = {}
-    found: list[Exercise] = []
+    documents: dict[str, tuple[Document, ...]] = {}
+    questions: list[ChunkQuestion] = []
     unplaced = 0
     for number, row in enumerate(read_rows(data), start=1):
         open_ended = row.get("answers") is None
-        asked = parse_question(
-            data,
-            number,
-            {**row, "answers": [] if open_ended else row["answers"]},
-            data.parent,
-            known,
-        )
-        page = page_of(asked.question, asked.answers, asked.documents, texts)
-        if page is None:
+        row = {**row, "answers": [] if open_ended else row["answers"]}
+        question = parse_question(data, number, row, data.parent, documents)
+        chunk_id = find_chunk(question, texts)
+        if chunk_id is None:
             unplaced += 1
         else:
-            found.append(
-                Exercise(page, asked.question, asked.answers or (() if open_ended else (UNSAID,)))
-            )
-    return found, unplaced
+            answers = question.answers or (() if open_ended else (UNSAID,))
+            questions.append(ChunkQuestion(chunk_id, question.question, answers))
+    return questions, unplaced
 
 
-def page_of(
-    question: str,
-    answers: tuple[str, ...],
-    documents: tuple[Document, ...],
-    texts: Mapping[str, str],
-) -> str | None:
-    """The chunk with one of `answers` that shares most words with the question.
+def find_chunk(question: Question, texts: Mapping[str, str]) -> str | None:
+    """The chunk with an answer that shares most words with the question; None if there is none.
 
-    It is one of `documents` (none: of any). None: there is none.
+    It stands in one of the question's documents, or in any if it has none.
     """
-    words = set(content_words(" ".join([question, *answers])))
+    words = set(content_words(" ".join([question.question, *question.answers])))
     fitting = [
-        key
-        for key, text in texts.items()
-        if (not answers or any(answer in text for answer in answers))
+        chunk_id
+        for chunk_id, text in texts.items()
+        if (not question.answers or any(answer in text for answer in question.answers))
         and (
-            not documents
+            not question.documents
             or any(
                 text.strip() in document.text or document.text.strip() in text
-                for document in documents
+                for document in question.documents
             )
         )
     ]
-    return max(fitting, key=lambda key: len(words & set(content_words(texts[key]))), default=None)
+    return max(
+        fitting,
+        key=lambda chunk_id: len(words & set(content_words(texts[chunk_id]))),
+        default=None,
+    )

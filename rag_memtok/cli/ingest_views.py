@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag_memtok.cli import console
-from rag_memtok.documents.names import grouped
+from rag_memtok.documents.names import group_by_reason
 
 if TYPE_CHECKING:
     from rag_memtok.documents.scan import Skipped
@@ -18,7 +18,7 @@ VERDICTS = ("exact", "pinned", "assisted", "text-only")
 
 def put_unread(title: str, unread: "Iterable[Skipped]", ignored: int) -> None:
     """What is not read, and why."""
-    console.put_list(title, grouped((one.path, one.reason) for one in unread))
+    console.put_list(title, group_by_reason((one.path, one.reason) for one in unread))
     if ignored:
         files = console.counted(ignored, "file")
         console.say(f"left out because of a .gitignore: {files}; --no-gitignore reads them, too")

@@ -1,4 +1,4 @@
-"""What a worker of the cluster does: it loads the model once, and writes or recites its chunks.
+"""A worker of the cluster: it loads the model once, and writes or recites its chunks.
 
 It never sees the store. A chunk that fails comes back as a row with its reason.
 """
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from rag_memtok.cluster.rows import (
     RECITED,
     WRITTEN,
-    Carried,
     Row,
+    RowShelf,
     Table,
     recited_row,
     record_row,
     rows_of,
     table_of,
-    task_in,
+    task_from_row,
 )
 from rag_memtok.config import Config
 from rag_memtok.errors import RagMemtokError, WrongModel
@@ -34,7 +34,7 @@ from rag_memtok.pipeline.readable import WINDOW, Encoding, encoder_for
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What every worker is told.
+    """The job that every worker is told.
 
     `work` names a row of WORK. `config` is complete, for one process; `manifest` is the store's,
     and `versions` those of the libraries where it is: the worker has to have the same. `batch` and
@@ -52,15 +52,18 @@ class Job:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tools:
-    """What a worker has loaded; `encoder` makes the store's readable vectors, if it has any."""
+    """The model that a worker has loaded, with what goes with it.
+
+    `encoder` makes the store's readable vectors, if it has any.
+    """
 
     lm: LM
     template: Template
     encoder: Encoder | None
 
 
-def loaded(job: Job) -> Tools:
-    """Loads what the store's memories are of.
+def load_tools(job: Job) -> Tools:
+    """Loads the model, template and encoder of the store's memories.
 
     Raises:
         WrongModel: it is another here, or the libraries are of other versions.
@@ -82,10 +85,13 @@ def loaded(job: Job) -> Tools:
     return Tools(lm, template, encoder_for(lm, template, job.config, job.manifest))
 
 
-def written(job: Job, tools: Tools, given: Sequence[Row]) -> Iterator[Row]:
-    """Writes tasks, refilling the batch from them, and judges each; readable vectors, too."""
-    tasks = {row["chunk"]: task_in(row) for row in given}
-    made = Encoding(tools.encoder, int(job.manifest[WINDOW])) if tools.encoder else None
+def write_chunks(job: Job, tools: Tools, rows: Sequence[Row]) -> Iterator[Row]:
+    """Writes the tasks in `rows`, refilling the batch from them, and judges each.
+
+    Readable vectors are made, too, where the store has them.
+    """
+    tasks = {row["chunk"]: task_from_row(row) for row in rows}
+    encoding = Encoding(tools.encoder, int(job.manifest[WINDOW])) if tools.encoder else None
     steps = 0
 
     def on_step(step: Step) -> None:
@@ -93,23 +99,23 @@ def written(job: Job, tools: Tools, given: Sequence[Row]) -> Iterator[Row]:
         steps = step.steps
 
     for record in write_records(tools.lm, tools.template, job.config, tasks.values(), on_step):
-        if made is not None:
-            record = replace(record, readable=made.of(tasks[record.chunk_id].tokens))
+        if encoding is not None:
+            record = replace(record, readable=encoding.of(tasks[record.chunk_id].tokens))
         yield record_row(record) | {"steps": steps}
 
 
-def recited(job: Job, tools: Tools, given: Sequence[Row]) -> Iterator[Row]:
-    """Recites chunks from vectors and pins, and compares their readable vectors."""
-    shelf = Carried(job.manifest, {row["chunk"]: row for row in given})
+def recite_chunks(job: Job, tools: Tools, rows: Sequence[Row]) -> Iterator[Row]:
+    """Recites the chunks in `rows` from vectors and pins, and compares their readable vectors."""
+    shelf = RowShelf(job.manifest, {row["chunk"]: row for row in rows})
     how = Reciting(job.batch, job.reference, tools.encoder)
     for some in heard(shelf, tools.lm, tools.template, list(shelf.rows), how):
         yield from map(recited_row, some)
 
 
-Rows = Callable[[Job, Tools, Sequence[Row]], Iterator[Row]]
-WORK: Mapping[str, tuple[object, Rows]] = {
-    "write": (WRITTEN, written),
-    "recite": (RECITED, recited),
+Work = Callable[[Job, Tools, Sequence[Row]], Iterator[Row]]
+WORK: Mapping[str, tuple[object, Work]] = {
+    "write": (WRITTEN, write_chunks),
+    "recite": (RECITED, recite_chunks),
 }
 
 
@@ -125,26 +131,27 @@ class Worker:
         self.tools: Tools | None = None
         self.failure: Exception | None = None
         try:
-            self.tools = loaded(job)
+            self.tools = load_tools(job)
         except Exception as error:  # told with every chunk; Ray would start it for ever
             self.failure = error
 
     def __call__(self, table: Table) -> Iterator[Table]:
         """A table for each chunk, as it is done."""
         schema, work = WORK[self.job.work]
-        given, done, error = rows_of(table), set[str](), self.failure
+        rows, done, error = rows_of(table), set[str](), self.failure
         if self.tools is not None:
             try:
-                for row in self._watched(work(self.job, self.tools, given)):
+                for row in self._watch(work(self.job, self.tools, rows)):
                     done.add(row["chunk"])
                     yield table_of([row | {"failed": False}], schema)
             except Exception as caught:
                 error = caught
-        for row in given:
+        for row in rows:
             if row["chunk"] not in done:
-                yield table_of([failed(row["chunk"], error)], schema)
+                yield table_of([failure_row(row["chunk"], error)], schema)
 
-    def _watched(self, rows: Iterable[Row]) -> Iterator[Row]:
+    def _watch(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Yields `rows`; ends the process where the next one takes too long."""
         limit = self.job.config.cluster.chunk_timeout
         try:
             if limit:
@@ -157,13 +164,13 @@ class Worker:
             faulthandler.cancel_dump_traceback_later()
 
 
-def failed(chunk_id: str, error: Exception | None) -> Row:
+def failure_row(chunk_id: str, error: Exception | None) -> Row:
     """The row of a chunk that did not come about."""
-    known = isinstance(error, RagMemtokError)
+    ours = isinstance(error, RagMemtokError)
     return {
         "chunk": chunk_id,
         "failed": True,
-        "error": type(error).__name__ if known else "",
-        "reason": f"{error}" if known else f"{type(error).__name__}: {error}",
+        "error": type(error).__name__ if ours else "",
+        "reason": f"{error}" if ours else f"{type(error).__name__}: {error}",
         "remedy": error.remedy if isinstance(error, RagMemtokError) else "",
     }

@@ -1,4 +1,4 @@
-"""The engines of a cluster: what `ingest` writes with, and what `verify` recites with.
+"""The engines of a cluster: `ingest` writes with one, and `verify` recites with the other.
 
 The process that runs them has the store, reads the documents, and commits; workers have the model.
 What the store has is not written again, so that a job goes on wherever anything of it was lost.
@@ -11,8 +11,16 @@ from pathlib import Path
 
 from rag_memtok import errors
 from rag_memtok.cluster.actors import Job
-from rag_memtok.cluster.pool import Crew, connected, crew_here, mapped
-from rag_memtok.cluster.rows import STORED, TASK, Row, recited_in, record_in, record_row, task_row
+from rag_memtok.cluster.pool import WorkerPool, connected, current_pool, map_rows
+from rag_memtok.cluster.rows import (
+    STORED,
+    TASK,
+    Row,
+    recited_from_row,
+    record_from_row,
+    record_row,
+    task_row,
+)
 from rag_memtok.config import Config
 from rag_memtok.datatypes import TEXT_ONLY, Record
 from rag_memtok.errors import RagMemtokError, StoreDamaged
@@ -34,7 +42,7 @@ WAVE = 20_000  # chunks that an audit has in memory
 
 @contextmanager
 def writing(config: Config) -> Iterator[Engine]:
-    """What an ingest writes with: the workers of the cluster that `config` names.
+    """The engine of an ingest: the workers of the cluster that `config` names.
 
     Raises:
         ClusterUnavailable: it is out of reach.
@@ -46,7 +54,7 @@ def writing(config: Config) -> Iterator[Engine]:
 
 @contextmanager
 def reciting(config: Config) -> Iterator[Recite]:
-    """What an audit recites with: see `writing`."""
+    """The engine of an audit: see `writing`."""
 
     def recite(
         store: Store, lm: LM, template: Template, chunk_ids: Sequence[str], how: Reciting
@@ -54,7 +62,7 @@ def reciting(config: Config) -> Iterator[Recite]:
         settings = completed(config, store.manifest)
         for start in range(0, len(chunk_ids), WAVE):
             wave = chunk_ids[start : start + WAVE]
-            yield from _recited(store, lm, template, wave, how, settings)
+            yield from _recite(store, lm, template, wave, how=how, settings=settings)
 
     with connected(config.cluster):
         yield recite
@@ -70,38 +78,39 @@ def write(writer: Writer, tasks: Iterable[Task]) -> Iterator[Record | Unwritten]
     longest_first = sorted(tasks, key=lambda task: -len(task.tokens))
     if not longest_first:
         return
-    crew = crew_here(writer.config)
+    pool = current_pool(writer.config)
     job = Job(
         work="write",
-        config=for_a_worker(writer.config, crew),
+        config=worker_config(writer.config, pool),
         template=writer.template.name,
-        manifest=told(writer.store),
+        manifest=manifest_for_workers(writer.store),
     )
     writer.store.set_manifest(JOB, job_of(writer.config))
     items, steps, whole = {task.key: task_row(task) for task in longest_first}, 0, True
-    size = share(len(items), REFILL * writer.config.memorize.batch, crew)
-    for row in mapped(job, items, TASK, size, crew):
+    size = chunks_at_once(len(items), REFILL * writer.config.memorize.batch, pool)
+    for row in map_rows(job, items, TASK, size, pool):
         if row["failed"]:
             whole = False
-            yield Unwritten(row["chunk"], reason_of(row))
+            yield Unwritten(row["chunk"], failure_reason(row))
         else:
             steps = max(steps, row["steps"])
             writer.stepped(Step(0, 0, steps, 0.0))
-            yield record_in(row)
+            yield record_from_row(row)
     if whole:
         writer.store.set_manifest(JOB, "")
 
 
-def _recited(
+def _recite(
     store: Store,
     lm: LM,
     template: Template,
     chunk_ids: Sequence[str],
+    *,
     how: Reciting,
     settings: Config,
 ) -> Iterator[Sequence[Heard]]:
     """Recites chunks on the cluster; here those that cannot go there, or do not come back."""
-    crew, items, here = crew_here(settings), dict[str, Row](), list[str]()
+    pool, items, here = current_pool(settings), dict[str, Row](), list[str]()
     for chunk_id in chunk_ids:
         if (row := _stored_row(store, chunk_id)) is None:
             here.append(chunk_id)
@@ -109,23 +118,23 @@ def _recited(
             items[chunk_id] = row
     job = Job(
         work="recite",
-        config=for_a_worker(settings, crew),
+        config=worker_config(settings, pool),
         template=template.name,
-        manifest=told(store),
+        manifest=manifest_for_workers(store),
         batch=how.batch,
         reference=how.reference,
     )
-    for row in mapped(job, items, STORED, share(len(items), 2 * TOGETHER, crew), crew):
+    for row in map_rows(job, items, STORED, chunks_at_once(len(items), 2 * TOGETHER, pool), pool):
         if row["failed"]:
-            reason_of(row)
+            failure_reason(row)
             here.append(row["chunk"])
         else:
-            yield [recited_in(row)]
+            yield [recited_from_row(row)]
     yield from heard(store, lm, template, here, how)
 
 
 def _stored_row(store: Store, chunk_id: str) -> Row | None:
-    """A chunk to be recited elsewhere; None: it is damaged, or text alone."""
+    """The row of a chunk to be recited elsewhere; None: it is damaged, or text alone."""
     try:
         record, text = store.record(chunk_id), store.text(chunk_id)
     except StoreDamaged:
@@ -133,37 +142,40 @@ def _stored_row(store: Store, chunk_id: str) -> Row | None:
     return None if record.codec == TEXT_ONLY else record_row(record) | {"text": text}
 
 
-def told(store: Store) -> Mapping[str, str]:
-    """What a worker is told of a store: all that it is bound to, not whose it is."""
+def manifest_for_workers(store: Store) -> Mapping[str, str]:
+    """The part of a store's manifest that workers are told: all but whose it is."""
     return {key: value for key, value in store.manifest.items() if key != MAKER}
 
 
-def for_a_worker(config: Config, crew: Crew) -> Config:
+def worker_config(config: Config, pool: WorkerPool) -> Config:
     """The settings of one worker, with paths that hold in any folder."""
-    model = replace(config.model, id=absolute(config.model.id))
-    if not crew.gpus:
-        model = replace(model, threads=crew.cpus)
+    model = replace(config.model, id=absolute_path(config.model.id))
+    if not pool.gpus:
+        model = replace(model, threads=pool.cpus)
     return replace(
         config,
         store=str(Path(config.store).absolute()),
         model=model,
         memorize=replace(config.memorize, processes=1),
-        ask=replace(config.ask, adapter=absolute(config.ask.adapter)),
+        ask=replace(config.ask, adapter=absolute_path(config.ask.adapter)),
     )
 
 
-def absolute(name: str) -> str:
+def absolute_path(name: str) -> str:
     """A path that is there, absolute; other names as they are."""
     return str(Path(name).absolute()) if name and Path(name).exists() else name
 
 
-def share(count: int, most: int, crew: Crew) -> int:
-    """How many chunks a worker is given at once: few enough for each to get some, twice."""
-    return max(1, min(most, count // (2 * crew.size)))
+def chunks_at_once(count: int, most: int, pool: WorkerPool) -> int:
+    """The number of chunks that a worker is given at once, `most` at most.
+
+    It is low enough for each worker to get some, twice.
+    """
+    return max(1, min(most, count // (2 * pool.size)))
 
 
-def reason_of(row: Row) -> str:
-    """Why a chunk was given up.
+def failure_reason(row: Row) -> str:
+    """The reason for which a chunk was given up.
 
     Raises:
         RagMemtokError: the worker's own, where no other worker would do better.

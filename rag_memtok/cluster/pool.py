@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from rag_memtok.cluster.actors import Job, Worker, failed
+from rag_memtok.cluster.actors import Job, Worker, failure_row
 from rag_memtok.cluster.rows import Row, rows_of, table_of
 from rag_memtok.config import Cluster, Config
 from rag_memtok.errors import ClusterUnavailable, UsageError
@@ -40,8 +40,8 @@ ENVIRONMENT = {
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
-def ray_of(environment: Mapping[str, str]) -> ModuleType:
-    """Imports ray, with these variables in force.
+def import_ray(environment: Mapping[str, str]) -> ModuleType:
+    """The package ray, imported with these variables in force.
 
     Raises:
         UsageError: it is not installed.
@@ -68,7 +68,7 @@ def connected(cluster: Cluster) -> Iterator[None]:
     environment = dict(ENVIRONMENT)
     if not cluster.address and not any(name in os.environ for name in TOKENS):
         environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    ray = ray_of(environment)
+    ray = import_ray(environment)
     if ray.is_initialized():  # the caller's, and left to it
         yield
         return
@@ -83,12 +83,12 @@ def connected(cluster: Cluster) -> Iterator[None]:
 @contextmanager
 def _our_signals() -> Iterator[None]:
     """Keeps Ray from taking over what a signal does."""
-    handlers = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for one, handler in handlers.items():
-            signal.signal(one, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _connect(ray: ModuleType, cluster: Cluster) -> None:
@@ -124,16 +124,16 @@ def _first_line(error: BaseException) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
-    """How many workers there are, and what each takes of its machine."""
+class WorkerPool:
+    """The workers of a job: how many, and how many CPUs and GPUs each takes of its machine."""
 
     size: int
     cpus: int
     gpus: int
 
 
-def crew_of(config: Config, resources: Mapping[str, float]) -> Crew:
-    """As many workers as the cluster has room for: one a GPU, or where it has none, one a core.
+def plan_pool(config: Config, resources: Mapping[str, float]) -> WorkerPool:
+    """The workers that the cluster has room for: one a GPU, or where it has none, one a core.
 
     `model.threads` are the cores of a worker; `memorize.processes`, if there is more than one, is
     how many workers there are to be.
@@ -148,19 +148,22 @@ def crew_of(config: Config, resources: Mapping[str, float]) -> Crew:
             "--device cuda: no node of the cluster has a GPU", remedy="leave --device out"
         )
     if gpus and config.model.device != "cpu":
-        return Crew(wanted or gpus, cpus, 1)
-    return Crew(wanted or max(1, int(resources.get("CPU", 1)) // cpus), cpus, 0)
+        return WorkerPool(wanted or gpus, cpus, 1)
+    return WorkerPool(wanted or max(1, int(resources.get("CPU", 1)) // cpus), cpus, 0)
 
 
-def crew_here(config: Config) -> Crew:
-    """The crew that the connected cluster has room for."""
-    return crew_of(config, ray_of({}).cluster_resources())
+def current_pool(config: Config) -> WorkerPool:
+    """The workers that the connected cluster has room for."""
+    return plan_pool(config, import_ray({}).cluster_resources())
 
 
-def mapped(job: Job, items: Mapping[str, Row], schema: Any, size: int, crew: Crew) -> Iterator[Row]:
+def map_rows(
+    job: Job, items: Mapping[str, Row], schema: Any, size: int, pool: WorkerPool
+) -> Iterator[Row]:
     """Has the workers do `items`; yields a row for each, as it is done or given up.
 
     Args:
+        items: rows by chunk id, of `schema`.
         size: items that a worker is given at once.
 
     Raises:
@@ -169,7 +172,7 @@ def mapped(job: Job, items: Mapping[str, Row], schema: Any, size: int, crew: Cre
     left, reasons, attempts, delivered = dict(items), dict[str, str](), 0, False
     while left and attempts < ATTEMPTS:
         before, trouble = len(left), ""
-        for row in _offered(job, list(left.values()), schema, size, crew):
+        for row in _offer(job, list(left.values()), schema, size, pool):
             if isinstance(row, BaseException):
                 trouble = _first_line(row)
                 continue
@@ -188,18 +191,18 @@ def mapped(job: Job, items: Mapping[str, Row], schema: Any, size: int, crew: Cre
         )
     for chunk_id in left:
         reason = reasons.get(chunk_id, LOST)
-        yield failed(chunk_id, None) | {"reason": f"{reason} ({ATTEMPTS} attempts)"}
+        yield failure_row(chunk_id, None) | {"reason": f"{reason} ({ATTEMPTS} attempts)"}
 
 
-def _offered(
-    job: Job, rows: Sequence[Row], schema: Any, size: int, crew: Crew
+def _offer(
+    job: Job, rows: Sequence[Row], schema: Any, size: int, pool: WorkerPool
 ) -> Iterator[Row | BaseException]:
     """Offers rows once; last comes what ended that before its end, if anything did."""
-    ray = ray_of({})
-    _be_quiet_and_bear_losses(ray, job.config.cluster)
+    ray = import_ray({})
+    _configure_data(ray, job.config.cluster)
     tables = [table_of(rows[start : start + size], schema) for start in range(0, len(rows), size)]
-    pool = ray.data.ActorPoolStrategy(
-        min_size=1, max_size=crew.size, initial_size=crew.size, max_tasks_in_flight_per_actor=2
+    strategy = ray.data.ActorPoolStrategy(
+        min_size=1, max_size=pool.size, initial_size=pool.size, max_tasks_in_flight_per_actor=2
     )
     with warnings.catch_warnings():
         # the last argument goes with Ray 2.64, and nothing takes its place yet: pyproject.toml
@@ -209,28 +212,27 @@ def _offered(
             fn_constructor_args=[job],
             batch_size=None,
             batch_format="pyarrow",
-            compute=pool,
-            num_cpus=crew.cpus,
-            num_gpus=crew.gpus,
+            compute=strategy,
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
             ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": 0},
         )
     try:
         for table in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from rows_of(table)
-    except (ray.exceptions.RayError, *_of_data(ray)) as error:
+    except (ray.exceptions.RayError, *_data_errors(ray)) as error:
         yield error
 
 
-def _of_data(ray: ModuleType) -> tuple[type[BaseException], ...]:
-    """What Ray Data raises that is not a RayError."""
-    own = ray.data.exceptions
-    return own.SystemException, own.ExecutionTimeoutError
+def _data_errors(ray: ModuleType) -> tuple[type[BaseException], ...]:
+    """The errors of Ray Data that are no RayError."""
+    return ray.data.exceptions.SystemException, ray.data.exceptions.ExecutionTimeoutError
 
 
-def _be_quiet_and_bear_losses(ray: ModuleType, cluster: Cluster) -> None:
-    """Ray Data: a block for each chunk, so that it comes when it is done; what is lost is left.
+def _configure_data(ray: ModuleType, cluster: Cluster) -> None:
+    """Sets Ray Data up: a block for each chunk, so that it comes when it is done.
 
-    What it has to say goes to its log, not to the terminal.
+    What is lost is left. What Ray has to say goes to its log, not to the terminal.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False

@@ -92,7 +92,7 @@ def task_row(task: Task) -> Row:
     return {"chunk": task.key, "tokens": list(task.tokens), "vectors": task.vectors}
 
 
-def task_in(row: Row) -> Task:
+def task_from_row(row: Row) -> Task:
     """Undoes `task_row`."""
     return Task(row["chunk"], tuple(row["tokens"]), row["vectors"])
 
@@ -112,59 +112,62 @@ def record_row(record: Record) -> Row:
     }
 
 
-def record_in(row: Row) -> Record:
+def record_from_row(row: Row) -> Record:
     """Undoes `record_row`."""
-    made = row["readable"]
+    columns = row["readable"]
+    readable = None
+    if columns is not None:
+        readable = ReadableVectors(**columns | {"shape": tuple(columns["shape"])})
     return Record(
-        row["chunk"],
-        row["tokens"],
-        row["tokens_sha256"],
-        row["codec"],
-        row["packed"],
-        (row["shape"][0], row["shape"][1]),
-        unpack_pins(row["pins"]),
-        Verdict(**row["verdict"]),
-        None,
-        None if made is None else ReadableVectors(**made | {"shape": tuple(made["shape"])}),
+        chunk_id=row["chunk"],
+        tokens=row["tokens"],
+        tokens_sha256=row["tokens_sha256"],
+        codec=row["codec"],
+        packed=row["packed"],
+        shape=(row["shape"][0], row["shape"][1]),
+        pins=unpack_pins(row["pins"]),
+        verdict=Verdict(**row["verdict"]),
+        key=None,
+        readable=readable,
     )
 
 
 def recited_row(heard: Heard) -> Row:
     """A recited chunk as a row of RECITED."""
-    one, comparison = heard
+    recited, comparison = heard
     return {
-        "chunk": one.chunk_id,
-        "verdict": asdict(one.verdict),
-        "text": one.text,
-        "tokens": list(one.tokens),
-        "corrections": list(one.corrections),
+        "chunk": recited.chunk_id,
+        "verdict": asdict(recited.verdict),
+        "text": recited.text,
+        "tokens": list(recited.tokens),
+        "corrections": list(recited.corrections),
         "comparison": None if comparison is None else asdict(comparison),
     }
 
 
-def recited_in(row: Row) -> Heard:
+def recited_from_row(row: Row) -> Heard:
     """Undoes `recited_row`."""
-    found = Recited(
-        row["chunk"],
-        Verdict(**row["verdict"]),
-        row["text"],
-        tuple(row["tokens"]),
-        tuple(row["corrections"]),
+    recited = Recited(
+        chunk_id=row["chunk"],
+        verdict=Verdict(**row["verdict"]),
+        text=row["text"],
+        tokens=tuple(row["tokens"]),
+        corrections=tuple(row["corrections"]),
     )
-    return found, None if row["comparison"] is None else Comparison(**row["comparison"])
+    return recited, None if row["comparison"] is None else Comparison(**row["comparison"])
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
+class RowShelf:
     """Some chunks of a store on another machine: a `Shelf`."""
 
     manifest: Mapping[str, str]
     rows: Mapping[str, Row]
 
     def record(self, chunk_id: str) -> Record:
-        """A chunk."""
-        return record_in(self.rows[chunk_id])
+        """A chunk as the store keeps it."""
+        return record_from_row(self.rows[chunk_id])
 
     def text(self, chunk_id: str) -> str | None:
-        """Its text, None if it was not kept."""
+        """The text of a chunk, None if it was not kept."""
         return self.rows[chunk_id]["text"]

@@ -54,7 +54,7 @@ TORN = re.compile(
 SOME = 4  # letters: less may be anything
 SWITCH = re.compile(rb"\x1b\$[@B]")  # to Japanese, in iso2022_jp
 MOSTLY_LATIN = 0.3  # a smaller share of bytes beyond ASCII
-ITS_LIKES = ("cp1250", "cp1254", "cp1257")  # as cp1252, but for some letters
+CP1252_LIKES = ("cp1250", "cp1254", "cp1257")  # as cp1252, but for some letters
 TELLING, CLEARLY = 10, 0.1  # so many letters beyond ASCII, and more of what is called coherence
 
 
@@ -67,27 +67,27 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """The name of an encoding, as Python has it, and whether it is but `assumed`."""
+    """An encoding by Python's name of it; `assumed`: nothing says that it is this one."""
 
     name: str
     assumed: bool = False
 
 
-def known(name: str) -> str:
-    """Returns Python's own name of an encoding of texts, "" if there is none of that name."""
+def canonical_name(name: str) -> str:
+    """Python's own name of an encoding of texts, "" if there is none of that name."""
     try:
         b"a".decode(name, "replace")
-        found = codecs.lookup(name).name
+        canonical = codecs.lookup(name).name
     except (LookupError, ValueError):
         return ""
-    return "" if found in NO_TEXT else MARKED.get(found, found)
+    return "" if canonical in NO_TEXT else MARKED.get(canonical, canonical)
 
 
-def encoding_of(data: bytes, wanted: str = "", markup: bool = False) -> Encoding:
-    """Finds the encoding of a text file.
+def detect_encoding(data: bytes, wanted: str = "", *, markup: bool = False) -> Encoding:
+    """The encoding of a text file.
 
     Args:
-        wanted: what the user says it is, by its `known` name.
+        wanted: what the user says it is, by its `canonical_name`.
         markup: whether it is HTML, and may declare an encoding as such; XML tells by its first
             line.
 
@@ -100,21 +100,21 @@ def encoding_of(data: bytes, wanted: str = "", markup: bool = False) -> Encoding
         raise Unreadable("empty")
     marked = next((name for mark, name in MARKS.items() if data.startswith(mark)), "")
     if name := marked or wanted:
-        return Encoding(_required(data, name))
-    is_utf8 = _gives_back(data, UTF8)
+        return Encoding(_require_text(data, name))
+    is_utf8 = _round_trips(data, UTF8)
     if not is_utf8 or data.isascii():
-        for name in _declared(data, markup):
-            if _gives_back(data, name):
-                return Encoding(_required(data, name))
+        for name in _declared_encodings(data, markup=markup):
+            if _round_trips(data, name):
+                return Encoding(_require_text(data, name))
     if name := _unlike_ascii(data):
         return Encoding(name, assumed=True)
     if is_utf8 or 0 in data or _is_broken(data):
-        return Encoding(_required(data, UTF8))
-    return Encoding(_likeliest(data), assumed=True)
+        return Encoding(_require_text(data, UTF8))
+    return Encoding(_guess(data), assumed=True)
 
 
 def _unlike_ascii(data: bytes) -> str:
-    """What looks like ASCII with strange characters in it, and is another encoding; "" if none.
+    """The encoding of what looks like ASCII with strange characters in it; "" if it is none such.
 
     UTF-16 without a byte-order mark has 0 for every other byte, for the most part; the Japanese of
     mails switches with an escape.
@@ -127,12 +127,12 @@ def _unlike_ascii(data: bytes) -> str:
     ]
     if data.isascii() and SWITCH.search(data):
         names.append("iso2022_jp")
-    found = (one for one in names if _gives_back(data, one) and _is_clean(data.decode(one)))
-    return next(found, "")
+    fitting = (name for name in names if _round_trips(data, name) and _is_clean(data.decode(name)))
+    return next(fitting, "")
 
 
-def _required(data: bytes, name: str) -> str:
-    """Returns the encoding's name if the data is a text in it.
+def _require_text(data: bytes, name: str) -> str:
+    """The encoding's name, if the data is a text in it.
 
     Raises:
         Unreadable: it is not.
@@ -148,48 +148,48 @@ def _required(data: bytes, name: str) -> str:
         raise Unreadable(f"not {shown} at byte {error.start}") from error
     if "\0" in text:
         raise Unreadable(f"binary: a NUL at character {text.index(chr(0))}")
-    if not _gives_back(data, name):
+    if not _round_trips(data, name):
         raise Unreadable(f"not {shown}: it would not give the same bytes again")
     if not text.removeprefix("\ufeff").strip():
         raise Unreadable("only white space")
     return name
 
 
-def _gives_back(data: bytes, name: str) -> bool:
+def _round_trips(data: bytes, name: str) -> bool:
     try:
         return data.decode(name).encode(name) == data
     except UnicodeError:
         return False
 
 
-def _declared(data: bytes, markup: bool) -> Iterator[str]:
-    """What the file says of itself, as browsers take it first.
+def _declared_encodings(data: bytes, *, markup: bool) -> Iterator[str]:
+    """The encodings that the file says of itself, as browsers take it first.
 
     A declaration that can be read as ASCII is in no encoding of two bytes a letter.
     """
     for pattern in (XML, HTML) if markup else (XML,):
         match = pattern.match if pattern is XML else pattern.search
-        if found := match(data[:DECLARED_AT]):
-            label = found[1].decode("ascii", "replace").lower()
-            name = known(label) or known(label.removeprefix("x-"))
+        if declaration := match(data[:DECLARED_AT]):
+            label = declaration[1].decode("ascii", "replace").lower()
+            name = canonical_name(label) or canonical_name(label.removeprefix("x-"))
             if name and not name.startswith(("utf-16", "utf-32")):
                 yield AS_BROWSERS_DO.get(name, name)
                 yield name
 
 
-def _likeliest(data: bytes) -> str:
-    """The encoding of a text that does not say it, and is not UTF-8.
+def _guess(data: bytes) -> str:
+    """The likeliest encoding of a text that does not say it, and is not UTF-8.
 
     Raises:
         Unreadable: there is none.
     """
-    for name in _plausible(data):
-        if _gives_back(data, name) and _is_clean(data.decode(name)):
+    for name in _plausible_encodings(data):
+        if _round_trips(data, name) and _is_clean(data.decode(name)):
             return codecs.lookup(name).name
     raise Unreadable("binary, or in an encoding that is not known; --encoding NAME says which")
 
 
-def _plausible(data: bytes) -> Iterator[str]:
+def _plausible_encodings(data: bytes) -> Iterator[str]:
     """Encodings in which the data makes sense, the likeliest first.
 
     What is Latin for the most part is cp1252 if it can be: its likes differ by a few letters, and
@@ -197,22 +197,22 @@ def _plausible(data: bytes) -> Iterator[str]:
     """
     from charset_normalizer import from_bytes
 
-    found = list(from_bytes(data, cp_isolation=FAMILIAR))
-    western = next((one for one in found if "cp1252" in one.could_be_from_charset), None)
+    matches = list(from_bytes(data, cp_isolation=FAMILIAR))
+    western = next((match for match in matches if "cp1252" in match.could_be_from_charset), None)
     head = data[:100_000]
     beyond = sum(byte > 0x7F for byte in head)
     if western and beyond < MOSTLY_LATIN * len(head):
         yield from (
-            one.encoding
-            for one in found
-            if one.encoding in ITS_LIKES
+            match.encoding
+            for match in matches
+            if match.encoding in CP1252_LIKES
             and beyond >= TELLING
-            and one.chaos <= western.chaos
-            and one.coherence > western.coherence + CLEARLY
+            and match.chaos <= western.chaos
+            and match.coherence > western.coherence + CLEARLY
         )
         yield "cp1252"
-    for one in found:
-        yield from one.could_be_from_charset
+    for match in matches:
+        yield from match.could_be_from_charset
 
 
 def _is_clean(text: str) -> bool:
@@ -235,5 +235,5 @@ def with_encoding(extractor: str, encoding: str) -> str:
 
 
 def encoding_in(extractor: str) -> str:
-    """The encoding in such a name."""
-    return known(extractor.partition(" ")[2]) or UTF8
+    """The encoding in a name of `with_encoding`."""
+    return canonical_name(extractor.partition(" ")[2]) or UTF8

@@ -1,7 +1,5 @@
 """Bytes of a PDF, an office file, a notebook, a mail or RTF -> text and where it stands.
 
-They are parsed in a child process with limits.
-
 Their parsers are large, and a file may come from anyone. So a child does it, which the system ends
 when it takes too much memory or time (child.py): `python -m rag_memtok.documents.extract KIND`
 reads the file from stdin and writes JSON to stdout. The child loads the one parser it needs and no
@@ -18,11 +16,12 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from rag_memtok.child import NO_MEMORY, Limits, confine, run, told
 from rag_memtok.documents import mail, notebook, office, opendocument, pdf, sheets
-from rag_memtok.documents.encodings import Unreadable, known
+from rag_memtok.documents.encodings import Unreadable, canonical_name
 from rag_memtok.documents.sheets import Places
 
 CODE_PAGE = re.compile(rb"\\ansicpg(\d{3,5})")
@@ -44,19 +43,18 @@ class Extracted:
     unread: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """How files of a type are parsed.
+    """A type of files: what parses them, and what has to be installed for it.
 
     `packages` do it, the optional dependency `extra` brings them ("" for none: the standard library
-    does it), `zipped` says it is a zip file.
-    `number` counts the ways in which we have read these files: what an older one read is read
-    again by the next ingest.
+    does it), `zipped` says it is a zip file. `number` counts the ways in which we have read these
+    files: what an older one read is read again by the next ingest.
     """
 
-    extra: str
-    packages: tuple[str, ...]
     parse: Callable[[bytes], Extracted]
+    extra: str = ""
+    packages: tuple[str, ...] = ()
     number: int = 1
     zipped: bool = True
 
@@ -64,8 +62,8 @@ class Kind:
 # --- the parent ---
 
 
-def extractor(kind: str) -> str:
-    """Names how the text is got, our way and the versions it depends on: "pdf/2 pypdf 7.1.0".
+def extractor_name(kind: str) -> str:
+    """How the text is got, our way and the versions it depends on: "pdf/2 pypdf 7.1.0".
 
     Two names are two texts that cannot be compared.
     """
@@ -77,8 +75,8 @@ def extractor(kind: str) -> str:
     )
 
 
-def missing(kind: str) -> str:
-    """Returns what has to be installed before files of this kind can be read, "" if nothing."""
+def missing_packages(kind: str) -> str:
+    """What has to be installed before files of this kind can be read, "" if nothing."""
     absent = [package for package in KINDS[kind].packages if not _version(package)]
     return (
         f"needs {' and '.join(absent)}: pip install 'rag-memtok[{KINDS[kind].extra}]'"
@@ -102,8 +100,8 @@ def limits_for(size: int) -> Limits:
     return Limits(seconds=20 + size // 100_000)
 
 
-def extracted(kind: str, data: bytes, limits: Limits | None = None) -> Extracted:
-    """Parses a file in a child process; whatever it does there, this returns.
+def extract_text(kind: str, data: bytes, limits: Limits | None = None) -> Extracted:
+    """The text of a file, parsed in a child process; whatever happens there, this returns.
 
     Cost: starting the child, 0.3 s (pdf, xlsx) or 1 s (the others), and at most `limits`; six
         times its seconds where the machine is busy.
@@ -135,23 +133,23 @@ def extracted(kind: str, data: bytes, limits: Limits | None = None) -> Extracted
 def main(kind: str, limits: Limits) -> None:
     """Reads a file from stdin and writes `Extracted` as JSON to stdout."""
     confine(limits)
-    with contextlib.redirect_stdout(sys.stderr):  # the answer is all that stdout gets
-        reply = _reply(_answer(kind, sys.stdin.buffer.read(), limits.memory))
+    with contextlib.redirect_stdout(sys.stderr):  # the reply is all that stdout gets
+        reply = _encode(_parse(kind, sys.stdin.buffer.read(), limits.memory))
     sys.stdout.buffer.write(reply)
 
 
-def _answer(kind: str, data: bytes, memory: int) -> Extracted:
+def _parse(kind: str, data: bytes, memory: int) -> Extracted:
     """Parses the file; every error of a parser is a reason to skip it."""
     try:
         if not data:
             raise Unreadable("empty")
         if KINDS[kind].zipped:
             _check_unpacked(data, memory // 4)  # parsed, XML takes several times its size
-        found = KINDS[kind].parse(data)
-        if not found.text.strip():
-            reasons = "; ".join(f"{part}: {reason}" for part, reason in found.unread)
+        extracted = KINDS[kind].parse(data)
+        if not extracted.text.strip():
+            reasons = "; ".join(f"{part}: {reason}" for part, reason in extracted.unread)
             raise Unreadable(f"no text in it ({reasons or 'pictures of text are not read'})")
-        return found
+        return extracted
     except Unreadable as error:
         return Extracted("", (), str(error))
     except MemoryError:
@@ -173,12 +171,12 @@ def _check_unpacked(data: bytes, limit: int) -> None:
         raise Unreadable(f"unpacks to {size >> 20:,} MB, over the limit of {limit >> 20:,} MB")
 
 
-def _reply(answer: Extracted) -> bytes:
-    return json.dumps(asdict(answer)).encode()
+def _encode(extracted: Extracted) -> bytes:
+    return json.dumps(asdict(extracted)).encode()
 
 
-def _cleaned(text: str) -> str:
-    """Returns `text` as text that UTF-8 can write.
+def _clean(text: str) -> str:
+    """`text` as text that UTF-8 can write.
 
     Halves of surrogate pairs are joined, other halves and NULs replaced by U+FFFD.
     """
@@ -204,8 +202,8 @@ def _pdf(data: bytes) -> Extracted:
         if reader.is_encrypted and not reader.decrypt(""):
             raise Unreadable("encrypted: save it without a password first")
         for number, page in enumerate(reader.pages, 1):
-            words, missing = pdf.text_of(page, _cleaned)
-            unread += [(number, reason) for reason in missing]
+            words, reasons = pdf.text_of(page, _clean)
+            unread += [(number, reason) for reason in reasons]
             if words:
                 text.write("\n\n" if places else "")
                 places.append((text.tell(), f"page {number}"))
@@ -214,45 +212,45 @@ def _pdf(data: bytes) -> Extracted:
         raise Unreadable(
             "encrypted with AES: pip install cryptography, or save it without a password first"
         ) from None
-    return Extracted(text.getvalue(), tuple(places), "", pdf.by_reason(unread))
+    return Extracted(text.getvalue(), tuple(places), "", pdf.group_pages(unread))
 
 
 def _xlsx(data: bytes) -> Extracted:
-    """Each sheet as a table; no library may say what a cell is but by what is stored."""
-    text, places = sheets.tables(data)
-    return Extracted(_cleaned(text), tuple(places))
+    """The sheets of an xlsx as tables; a cell is what is stored, whatever a library makes of it."""
+    text, places = sheets.read_workbook(data)
+    return Extracted(_clean(text), tuple(places))
 
 
 def _docx(data: bytes) -> Extracted:
-    """The page headers, the body, the page footers; a header that pages share is there once."""
+    """A docx: its page headers, each once, the body, the page footers."""
     headers, footers = office.page_texts(data)
-    parts = [*headers, _converted("DocxConverter", data), *footers]
-    return _by_lines("\n\n".join(filter(None, parts)))
+    parts = [*headers, _convert("DocxConverter", data), *footers]
+    return _place_by_lines("\n\n".join(filter(None, parts)))
 
 
-def _office(
+def _office_parser(
     converter: str, places: Callable[[str], Iterator[tuple[int, str]]]
 ) -> Callable[[bytes], Extracted]:
-    """A parser that takes the text of `_converted` and finds the places in it."""
+    """A parser that takes the text of `_convert` and finds the places in it."""
 
     def parse(data: bytes) -> Extracted:
-        text = _cleaned(_converted(converter, data))
-        found = tuple(places(text))
-        whole = found[:1] and not found[0][0]
-        return Extracted(text, found if whole else ((0, "text line 1"), *found))
+        text = _clean(_convert(converter, data))
+        located = tuple(places(text))
+        from_start = located[:1] and not located[0][0]
+        return Extracted(text, located if from_start else ((0, "text line 1"), *located))
 
     return parse
 
 
-def _converted(converter: str, data: bytes) -> str:
-    r"""What the one converter of markitdown for the file's suffix makes of it.
+def _convert(converter: str, data: bytes) -> str:
+    r"""The Markdown that the one converter of markitdown for the file's suffix makes of it.
 
     Nothing is guessed from the file's content, no plugin is loaded. An underscore stays one, and
     is no "\_": people look for what they wrote.
     """
     from markitdown import StreamInfo, converters
 
-    file = io.BytesIO(office.mended(data))
+    file = io.BytesIO(office.mend(data))
     plain = {"escape_underscores": False, "escape_asterisks": False}
     text = getattr(converters, converter)().convert(file, StreamInfo(), **plain).markdown
     return text.replace("\v", "\n")  # a line end within a paragraph of a slide
@@ -263,7 +261,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
     These files have no pages before they are laid out.
     """
-    return ((start, f"text line {number}") for number, (start, _) in enumerate(numbered(text), 1))
+    return ((start, f"text line {number}") for number, (start, _) in enumerate(each_line(text), 1))
 
 
 def _slides(text: str) -> Iterator[tuple[int, str]]:
@@ -273,14 +271,14 @@ def _slides(text: str) -> Iterator[tuple[int, str]]:
     """
     yield 0, "slide 1"
     number = 2
-    for start, line in numbered(text):
+    for start, line in each_line(text):
         if line == f"<!-- Slide number: {number} -->":
             yield start, f"slide {number}"
             number += 1
 
 
-def numbered(text: str) -> Iterator[tuple[int, str]]:
-    """Yields each line with where it starts."""
+def each_line(text: str) -> Iterator[tuple[int, str]]:
+    """Yields the start and the text of each line, its end left out."""
     start = 0
     for line in text.split("\n"):
         yield start, line
@@ -288,25 +286,26 @@ def numbered(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _opendocument(data: bytes) -> Extracted:
-    """A text by the lines of its text, a workbook by its sheets and rows."""
+    """The text of an odt by its lines, that of an ods by its sheets and rows."""
     text, places = opendocument.text_of(data)
-    return Extracted(_cleaned(text), tuple(places)) if places else _by_lines(text)
+    return Extracted(_clean(text), tuple(places)) if places else _place_by_lines(text)
 
 
-def _by_lines(text: str) -> Extracted:
-    text = _cleaned(text)
+def _place_by_lines(text: str) -> Extracted:
+    """A text with a place for each line."""
+    text = _clean(text)
     return Extracted(text, tuple(_lines(text)))
 
 
 def _mail(data: bytes) -> Extracted:
     """The text of a mail: its head, its body, the names of what is attached."""
-    return _by_lines(mail.text_of_mail(data))
+    return _place_by_lines(mail.text_of_mail(data))
 
 
 def _notebook(data: bytes) -> Extracted:
     """The text of a Jupyter notebook, cell by cell."""
     text, places = notebook.text_of_notebook(data)
-    return Extracted(_cleaned(text), tuple(places))
+    return Extracted(_clean(text), tuple(places))
 
 
 def _rtf(data: bytes) -> Extracted:
@@ -316,23 +315,30 @@ def _rtf(data: bytes) -> Extracted:
     if not data.lstrip().startswith(b"{\\rtf"):
         raise Unreadable("no RTF: it does not begin as such")
     page = CODE_PAGE.search(data)
-    text = data.decode(known(f"cp{page[1].decode()}" if page else "") or "cp1252", "replace")
-    return _by_lines(rtf_to_text(PASSED_OVER.sub(r"\\par ", text), errors="replace").strip())
+    text = data.decode(
+        canonical_name(f"cp{page[1].decode()}" if page else "") or "cp1252", "replace"
+    )
+    return _place_by_lines(rtf_to_text(PASSED_OVER.sub(r"\\par ", text), errors="replace").strip())
 
 
+_office_kind = partial(Kind, extra="office")
 KINDS: dict[str, Kind] = {
-    "pdf": Kind("pdf", ("pypdf",), _pdf, number=2, zipped=False),
-    "docx": Kind("office", ("markitdown", "mammoth"), _docx, number=2),
-    "pptx": Kind(
-        "office", ("markitdown", "python-pptx"), _office("PptxConverter", _slides), number=2
+    "pdf": Kind(parse=_pdf, extra="pdf", packages=("pypdf",), number=2, zipped=False),
+    "docx": _office_kind(parse=_docx, packages=("markitdown", "mammoth"), number=2),
+    "pptx": _office_kind(
+        parse=_office_parser("PptxConverter", _slides),
+        packages=("markitdown", "python-pptx"),
+        number=2,
     ),
-    "xlsx": Kind("office", ("openpyxl",), _xlsx, number=2),
-    "epub": Kind("office", ("markitdown",), _office("EpubConverter", _lines), number=2),
-    "odt": Kind("office", ("odfdo",), _opendocument),
-    "ods": Kind("office", ("odfdo",), _opendocument),
-    "rtf": Kind("office", ("striprtf",), _rtf, zipped=False),
-    "eml": Kind("", (), _mail, zipped=False),
-    "ipynb": Kind("", (), _notebook, zipped=False),
+    "xlsx": _office_kind(parse=_xlsx, packages=("openpyxl",), number=2),
+    "epub": _office_kind(
+        parse=_office_parser("EpubConverter", _lines), packages=("markitdown",), number=2
+    ),
+    "odt": _office_kind(parse=_opendocument, packages=("odfdo",)),
+    "ods": _office_kind(parse=_opendocument, packages=("odfdo",)),
+    "rtf": _office_kind(parse=_rtf, packages=("striprtf",), zipped=False),
+    "eml": Kind(parse=_mail, zipped=False),
+    "ipynb": Kind(parse=_notebook, zipped=False),
 }
 
 if __name__ == "__main__":

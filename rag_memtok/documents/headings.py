@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from rag_memtok.documents.extract import numbered
+from rag_memtok.documents.extract import each_line
 from rag_memtok.documents.split import MARKDOWN
 
 BETWEEN = " > "
@@ -20,7 +20,7 @@ COLUMNS = 100  # the level of a table's first row: under every heading
 
 
 class Mark(NamedTuple):
-    """A heading: where it begins, how deep it is, what it says; "" ends those of its level."""
+    """A heading: its start, its level (1 is the highest), its title; "" ends those of its level."""
 
     start: int
     level: int
@@ -32,27 +32,28 @@ def headings_above(
 ) -> list[str]:
     """The headings above each of `starts`, which ascend, joined with " > ".
 
-    One that a place begins with is among them. `told` are further ones, as `Document.headings`.
+    One that a place begins with is among them.
+
+    Args:
+        told: further headings, as `Document.headings`.
+
     Cost: linear.
     """
-    known = [*marks_of(file, text), *(Mark(start, level, title) for start, level, title in told)]
-    marks, above, found = (
-        deque(sorted(known, key=lambda mark: mark.start)),
-        list[Mark](),
-        list[str](),
-    )
+    every = [*find_marks(file, text), *(Mark(start, level, title) for start, level, title in told)]
+    marks = deque(sorted(every, key=lambda mark: mark.start))
+    above, joined = list[Mark](), list[str]()
     for start in starts:
         first = re.compile(r"\s*").match(text, start)
         begins = first.end() if first else start
         while marks and marks[0].start <= begins:
             mark = marks.popleft()
-            above = [one for one in above if one.level < mark.level]
+            above = [upper for upper in above if upper.level < mark.level]
             above += [mark] if mark.title else []
-        found.append(BETWEEN.join(dict.fromkeys(one.title for one in above)))
-    return found
+        joined.append(BETWEEN.join(dict.fromkeys(mark.title for mark in above)))
+    return joined
 
 
-def marks_of(file: str, text: str) -> Iterator[Mark]:
+def find_marks(file: str, text: str) -> Iterator[Mark]:
     """The headings of a text in their order, by the file's name."""
     kind = KINDS.get(PurePosixPath(file).suffix.lower())
     for start, level, title in kind(text) if kind else ():
@@ -60,8 +61,8 @@ def marks_of(file: str, text: str) -> Iterator[Mark]:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Each line with where it begins, without its end."""
-    return ((start, line.rstrip("\r")) for start, line in numbered(text))
+    """The start and the text of each line, without its end."""
+    return ((start, line.rstrip("\r")) for start, line in each_line(text))
 
 
 def _markdown(text: str) -> Iterator[tuple[int, int, str]]:
@@ -81,8 +82,8 @@ def _markdown(text: str) -> Iterator[tuple[int, int, str]]:
             fence = "" if mark and mark[1].startswith(fence) else fence
         elif mark:
             fence = mark[1]
-        elif found := re.match(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?[ \t]*#*[ \t]*$", line):
-            yield start, len(found[1]), found[2] or ""
+        elif heading := re.match(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?[ \t]*#*[ \t]*$", line):
+            yield start, len(heading[1]), heading[2] or ""
         elif "|" in line and re.fullmatch(r"[ |:-]*-[ |:-]*", line) and "|" in last[1]:
             yield last[0], COLUMNS, last[1].strip("| \t")
             in_table = True
@@ -111,15 +112,15 @@ def _underlined(text: str) -> Iterator[tuple[int, int, str]]:
 
 def _signs(pattern: str, text: str) -> Iterator[tuple[int, int, str]]:
     """Lines that begin with as many signs as the heading is deep."""
-    for found in re.finditer(pattern, text, re.MULTILINE):
-        yield found.start(), len(found[1]), found[2]
+    for line in re.finditer(pattern, text, re.MULTILINE):
+        yield line.start(), len(line[1]), line[2]
 
 
 def _tex(text: str) -> Iterator[tuple[int, int, str]]:
     """Parts, chapters and sections of a TeX text."""
     order = ("part", "chapter", "section", "subsection", "subsubsection", "paragraph")
-    for found in re.finditer(rf"^[ \t]*\\({'|'.join(order)})\*?\{{([^{{}}]*)\}}", text, re.M):
-        yield found.start(), order.index(found[1]) + 1, found[2]
+    for command in re.finditer(rf"^[ \t]*\\({'|'.join(order)})\*?\{{([^{{}}]*)\}}", text, re.M):
+        yield command.start(), order.index(command[1]) + 1, command[2]
 
 
 def _columns(text: str) -> Iterator[tuple[int, int, str]]:

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from rag_memtok.datatypes import Segment
 from rag_memtok.documents.encodings import UTF8, Unreadable
-from rag_memtok.documents.extract import KINDS, extracted, extractor, missing
+from rag_memtok.documents.extract import KINDS, extract_text, extractor_name, missing_packages
 from rag_memtok.documents.pages import read_page
 
 PICTURES = frozenset(
@@ -23,23 +23,23 @@ PICTURES = frozenset(
 OTHERWISE = {".doc": ".docx", ".xls": ".xlsx", ".ppt": ".pptx", ".odp": ".pptx", ".pages": ".docx"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """One document of a file; `suffix` ("" or "#L3") tells it from the others.
 
     `problem`, if not empty, says why it has no text. `headings`: as a `Document`'s.
     """
 
-    suffix: str
-    text: str
-    segments: tuple[Segment, ...]
+    suffix: str = ""
+    text: str = ""
+    segments: tuple[Segment, ...] = ()
     problem: str = ""
     headings: tuple[tuple[int, int, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Loader:
-    """How files of a type become text: `extract` takes the bytes and the encoding of a text.
+    """A way to make files of a type text: `extract` takes the bytes and the encoding of a text.
 
     A change of its results is a new `extractor`.
 
@@ -49,8 +49,8 @@ class Loader:
     """
 
     extractor: str
-    exact: bool
     extract: Callable[..., Iterable[Part]]
+    exact: bool = False
     binary: bool = False
     missing: str = ""
     markup: bool = False
@@ -58,10 +58,9 @@ class Loader:
 
 def _plain(data: bytes, encoding: str = UTF8) -> Iterator[Part]:
     text = data.decode(encoding)
-    starts = [0, *(found.end() for found in re.finditer("\n", text))]
-    yield Part(
-        "", text, tuple(Segment(start, f"line {number}") for number, start in enumerate(starts, 1))
-    )
+    starts = [0, *(end.end() for end in re.finditer("\n", text))]
+    lines = tuple(Segment(start, f"line {number}") for number, start in enumerate(starts, 1))
+    yield Part(text=text, segments=lines)
 
 
 def _jsonl(data: bytes, encoding: str = UTF8) -> Iterator[Part]:
@@ -71,59 +70,77 @@ def _jsonl(data: bytes, encoding: str = UTF8) -> Iterator[Part]:
             continue
         text, problem = "", ""
         try:
-            text = _readable(line)
+            text = _format_row(line)
         except json.JSONDecodeError as error:
             problem = f"not JSON at column {error.colno}: {error.msg}"
         except RecursionError:
             problem = "JSON nested too deeply"
         except Unreadable as error:
             problem = str(error)
-        yield Part(f"#L{number}", text, (Segment(0, f"line {number}"),), problem)
+        yield Part(
+            suffix=f"#L{number}",
+            text=text,
+            segments=(Segment(0, f"line {number}"),),
+            problem=problem,
+        )
 
 
 class _Number(str):
     """A number of a JSON file in its own digits: 24.90 must not become 24.9."""
 
 
-def _readable(line: str) -> str:
+def _format_row(line: str) -> str:
+    """A line of JSON as lines "key: value"."""
     value = json.loads(line, parse_float=_Number, parse_int=_Number, parse_constant=_Number)
     fields = value.items() if isinstance(value, dict) else [("", value)]
-    rows = [(name, field if isinstance(field, str) else _compact(field)) for name, field in fields]
+    rows = [
+        (name, field if isinstance(field, str) else _format_value(field)) for name, field in fields
+    ]
     text = "\n".join(f"{name}: {field}" if name else field for name, field in rows)
     if not text.strip():
         raise Unreadable("nothing in it")
-    if found := re.search("[\0\ud800-\udfff]", text):
-        raise Unreadable(f"the character {ascii(found[0])} is not text")
+    if no_text := re.search("[\0\ud800-\udfff]", text):
+        raise Unreadable(f"the character {ascii(no_text[0])} is not text")
     return text
 
 
-def _compact(value: object) -> str:
-    """Returns `value` as JSON on one line."""
+def _format_value(value: object) -> str:
+    """`value` as JSON on one line."""
     if isinstance(value, _Number):
         return value
     if isinstance(value, dict):
         return (
             "{"
-            + ", ".join(f"{_compact(name)}: {_compact(field)}" for name, field in value.items())
+            + ", ".join(
+                f"{_format_value(name)}: {_format_value(field)}" for name, field in value.items()
+            )
             + "}"
         )
     if isinstance(value, list):
-        return "[" + ", ".join(map(_compact, value)) + "]"
+        return "[" + ", ".join(map(_format_value, value)) + "]"
     return json.dumps(value, ensure_ascii=False)
 
 
 def _html(data: bytes, encoding: str = UTF8) -> Iterator[Part]:
     page = read_page(data.decode(encoding).removeprefix("\ufeff"))
-    problem = "" if page.places else "no visible text"
-    yield Part("", page.text, _segments(page.places), problem, tuple(page.headings))
+    yield Part(
+        text=page.text,
+        segments=_segments(page.places),
+        problem="" if page.places else "no visible text",
+        headings=tuple(page.headings),
+    )
 
 
 def _parsed(kind: str, data: bytes, encoding: str = "") -> Iterator[Part]:
     """The text of a file that a parser reads in the child process."""
-    found = extracted(kind, data)
-    yield Part("", found.text, _segments(found.places), found.problem)
-    for part, reason in found.unread:
-        yield Part(f"#{part}", "", (), reason)
+    extracted = extract_text(kind, data)
+    yield Part(
+        text=extracted.text,
+        segments=_segments(extracted.places),
+        problem=extracted.problem,
+    )
+    for part, reason in extracted.unread:
+        yield Part(suffix=f"#{part}", problem=reason)
 
 
 def _segments(places: Iterable[tuple[int, str]]) -> tuple[Segment, ...]:
@@ -137,20 +154,28 @@ _TEXT = (
     ".lua .jl .hs .ml .ex .el .vim .proto"
 )
 LOADERS: dict[str, Loader] = {
-    **dict.fromkeys(_TEXT.split(), Loader("text/1", True, _plain)),
-    **dict.fromkeys([".html", ".htm", ".xhtml"], Loader("html/2", False, _html, markup=True)),
-    **dict.fromkeys([".jsonl", ".ndjson"], Loader("jsonl/1", False, _jsonl)),
+    **dict.fromkeys(_TEXT.split(), Loader(extractor="text/1", extract=_plain, exact=True)),
+    **dict.fromkeys(
+        [".html", ".htm", ".xhtml"], Loader(extractor="html/2", extract=_html, markup=True)
+    ),
+    **dict.fromkeys([".jsonl", ".ndjson"], Loader(extractor="jsonl/1", extract=_jsonl)),
     **{
         f".{kind}": Loader(
-            extractor(kind), False, partial(_parsed, kind), binary=True, missing=missing(kind)
+            extractor=extractor_name(kind),
+            extract=partial(_parsed, kind),
+            binary=True,
+            missing=missing_packages(kind),
         )
         for kind in KINDS
     },
 }
 
 
-def required_loader(file: str, named: bool) -> Loader:
-    """How a file is read.
+def required_loader(file: str, *, named: bool) -> Loader:
+    """The loader that a file is read with.
+
+    Args:
+        named: the user named the file itself: of an unknown type it is tried as text.
 
     Raises:
         Unreadable: it is not, or something has to be installed before.
@@ -179,5 +204,5 @@ def loader_of(file: str) -> Loader | None:
 
 def _suffix(file: str) -> str:
     """A file's suffix; what follows the dot of a number or an abbreviation is none."""
-    found = PurePosixPath(file).suffix.lower()
-    return "" if found[1:].isdecimal() or not found.isprintable() or " " in found else found
+    suffix = PurePosixPath(file).suffix.lower()
+    return "" if suffix[1:].isdecimal() or not suffix.isprintable() or " " in suffix else suffix

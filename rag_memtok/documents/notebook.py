@@ -37,44 +37,46 @@ def text_of_notebook(data: bytes) -> tuple[str, Places]:
 def _cells(book: dict[str, Any]) -> Any:
     """The cells, also of a notebook of the older format 3."""
     sheets = book.get("worksheets")
-    return book.get("cells") if not sheets else [one for sheet in sheets for one in sheet["cells"]]
+    return (
+        book.get("cells") if not sheets else [cell for sheet in sheets for cell in sheet["cells"]]
+    )
 
 
 def _language(book: dict[str, Any]) -> str:
-    facts = book.get("metadata") or {}
+    metadata = book.get("metadata") or {}
     return str(
-        (facts.get("language_info") or {}).get("name")
-        or (facts.get("kernelspec") or {}).get("language")
+        (metadata.get("language_info") or {}).get("name")
+        or (metadata.get("kernelspec") or {}).get("language")
         or ""
     )
 
 
 def _parts(cell: dict[str, Any], language: str) -> Iterator[str]:
-    source = _joined(cell.get("source", cell.get("input"))).strip("\n")
+    source = _join_lines(cell.get("source", cell.get("input"))).strip("\n")
     if cell.get("cell_type") != "code":
         yield source
         return
     if source.strip():
-        yield _fenced(source, language)
-    printed = (_printed(one) for one in cell.get("outputs") or [] if isinstance(one, dict))
-    if words := "\n".join(filter(None, printed)):
-        yield _fenced(words, "")
+        yield _fence(source, language)
+    outputs = [output for output in cell.get("outputs") or [] if isinstance(output, dict)]
+    if words := "\n".join(filter(None, map(_output_text, outputs))):
+        yield _fence(words, "")
 
 
-def _printed(output: dict[str, Any]) -> str:
-    """What an output says in plain text."""
+def _output_text(output: dict[str, Any]) -> str:
+    """The plain text of an output."""
     if output.get("output_type") == "error":
         return f"{output.get('ename')}: {output.get('evalue')}"
     plain = (output.get("data") or {}).get("text/plain") or output.get("text")
-    return ESCAPES.sub("", _joined(plain)).strip("\n")
+    return ESCAPES.sub("", _join_lines(plain)).strip("\n")
 
 
-def _joined(lines: Any) -> str:
+def _join_lines(lines: Any) -> str:
     """A text of a notebook: one string, or a list of its lines."""
     return "".join(map(str, lines)) if isinstance(lines, list) else str(lines or "")
 
 
-def _fenced(text: str, language: str) -> str:
+def _fence(text: str, language: str) -> str:
     """A block of code, between fences that are longer than those in it."""
-    fence = max(("```", *(f"{one}`" for one in FENCE.findall(text))), key=len)
+    fence = max(("```", *(f"{inner}`" for inner in FENCE.findall(text))), key=len)
     return f"{fence}{language}\n{text}\n{fence}"

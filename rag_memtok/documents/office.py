@@ -1,6 +1,6 @@
 """docx and pptx: what their converter would lose of them, and a Word file's headers and footers.
 
-The converter passes over elements that it does not know, with all the text in them. `mended` turns
+The converter passes over elements that it does not know, with all the text in them. `mend` turns
 these into others that it knows; a file without any is left as it is, to the byte.
 """
 
@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from xml.etree import ElementTree
 
-from rag_memtok.documents.sheets import local
+from rag_memtok.documents.sheets import local_name
 
 Element = ElementTree.Element
 
@@ -40,8 +40,8 @@ PAGE_NUMBER = re.compile(r"\s*(PAGE|NUMPAGES|SECTIONPAGES)\b", re.IGNORECASE)
 # --- what the converter would lose ---
 
 
-def mended(data: bytes) -> bytes:
-    r"""The file, with every text that its converter would pass over where it does not.
+def mend(data: bytes) -> bytes:
+    r"""The file, with every text that its converter would pass over put where it does not.
 
     In Word files these are moved text, simple fields (a date, a reference), XML and direction
     marks, ruby, line ends of an older kind, and text boxes in the new form alone; on slides, what
@@ -55,17 +55,17 @@ def mended(data: bytes) -> bytes:
     """
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         parts = {name: file.read(name) for name in file.namelist() if PARTS.fullmatch(name)}
-        changed = {name: xml for name, part in parts.items() if (xml := _mended(part))}
+        changed = {name: xml for name, part in parts.items() if (xml := _mend_part(part))}
         if not changed:
             return data
-        written = io.BytesIO()
-        with zipfile.ZipFile(written, "w") as copy:
+        changed_file = io.BytesIO()
+        with zipfile.ZipFile(changed_file, "w") as copy:
             for name in dict.fromkeys(file.namelist()):
                 copy.writestr(name, changed.get(name) or file.read(name))
-    return written.getvalue()
+    return changed_file.getvalue()
 
 
-def _mended(xml: bytes) -> bytes:
+def _mend_part(xml: bytes) -> bytes:
     """A part of the file with its text where it is found, b"" if nothing is to be done."""
     if not MAY_BE_LOST.search(xml):
         return b""
@@ -74,31 +74,38 @@ def _mended(xml: bytes) -> bytes:
             # the converter writes elements of its own with the prefix "w"
             ElementTree.register_namespace(prefix or "ns", uri)
     root = ElementTree.fromstring(xml)
-    changes = (_renamed, _chosen, _boxes_shown, _bars_escaped, _unnested)
-    done = [change(root) for change in changes]
-    return ElementTree.tostring(root, "utf-8", xml_declaration=True) if any(done) else b""
+    changes = (_rename_elements, _choose_forms, _show_boxes, _escape_bars, _unnest_tables)
+    changed = [change(root) for change in changes]
+    return ElementTree.tostring(root, "utf-8", xml_declaration=True) if any(changed) else b""
 
 
-def _renamed(root: Element) -> bool:
+def _rename_elements(root: Element) -> bool:
     """Gives elements of Word the names of others that are read."""
-    found = [one for one in root.iter() if one.tag.startswith(WORD) and local(one) in KNOWN_AS]
-    for element in found:
-        name = local(element)
+    renamed = [
+        element
+        for element in root.iter()
+        if element.tag.startswith(WORD) and local_name(element) in KNOWN_AS
+    ]
+    for element in renamed:
+        name = local_name(element)
         element.tag = element.tag.removesuffix(name) + KNOWN_AS[name]
-    return bool(found)
+    return bool(renamed)
 
 
-def _chosen(root: Element) -> bool:
+def _choose_forms(root: Element) -> bool:
     """Of what stands there twice, for new and old readers, the new form where the old has no text.
 
     The converter of Word files reads the old form, that of slides none of them.
     """
     parents = {
-        one: parent for parent in root.iter() for one in parent if local(one) == "AlternateContent"
+        child: parent
+        for parent in root.iter()
+        for child in parent
+        if local_name(child) == "AlternateContent"
     }
     changed = False
     for both, parent in parents.items():
-        forms = {local(form): form for form in reversed(both)}
+        forms = {local_name(form): form for form in reversed(both)}
         new, old = forms.get("Choice"), forms.get("Fallback")
         if new is None or not _has_text(new):
             continue
@@ -107,60 +114,64 @@ def _chosen(root: Element) -> bool:
             parent[place : place + 1] = list(new)
         elif old is None or not _has_text(old):
             old = ElementTree.SubElement(both, FALLBACK) if old is None else old
-            old.extend([_pict(root, boxes)] if (boxes := _boxes(new)) else list(new))
+            old.extend([_make_pict(root, boxes)] if (boxes := _find_boxes(new)) else list(new))
         else:
             continue
         changed = True
     return changed
 
 
-def _boxes_shown(root: Element) -> bool:
+def _show_boxes(root: Element) -> bool:
     """Puts text boxes that stand in a drawing, in the new form alone, where they are read."""
     twice = {
-        one
+        drawing
         for both in root.iter()
-        if local(both) == "AlternateContent"
-        for one in both.iter()
-        if local(one) == "drawing"
+        if local_name(both) == "AlternateContent"
+        for drawing in both.iter()
+        if local_name(drawing) == "drawing"
     }
-    alone = [one for one in root.iter() if local(one) == "drawing" and one not in twice]
-    found = [(drawing, boxes) for drawing in alone if (boxes := _boxes(drawing))]
-    for drawing, boxes in found:
-        drawing.append(_pict(root, boxes))
-    return bool(found)
+    alone = [
+        element
+        for element in root.iter()
+        if local_name(element) == "drawing" and element not in twice
+    ]
+    unread = [(drawing, boxes) for drawing in alone if (boxes := _find_boxes(drawing))]
+    for drawing, boxes in unread:
+        drawing.append(_make_pict(root, boxes))
+    return bool(unread)
 
 
-def _boxes(element: Element) -> list[Element]:
+def _find_boxes(element: Element) -> list[Element]:
     """The text boxes in it, without those in others."""
-    boxes = [one for one in element.iter() if local(one) == "txbxContent"]
-    inner = {one for box in boxes for one in box.iter() if one is not box}
+    boxes = [child for child in element.iter() if local_name(child) == "txbxContent"]
+    inner = {child for box in boxes for child in box.iter() if child is not box}
     return [box for box in boxes if box not in inner]
 
 
-def _pict(root: Element, boxes: Sequence[Element]) -> Element:
-    """Text boxes in the form that is read."""
-    found = Element(root.tag.removesuffix(local(root)) + "pict")
-    found.extend(boxes)
-    return found
+def _make_pict(root: Element, boxes: Sequence[Element]) -> Element:
+    """An element that holds text boxes in the form that is read."""
+    pict = Element(root.tag.removesuffix(local_name(root)) + "pict")
+    pict.extend(boxes)
+    return pict
 
 
-def _bars_escaped(root: Element) -> bool:
+def _escape_bars(root: Element) -> bool:
     """Escapes each "|" in a table but those of its equations."""
-    found = {
+    barred = {
         text
         for table in root.iter()
-        if local(table) == "tbl"
+        if local_name(table) == "tbl"
         for text in table.iter()
-        if local(text) == "t" and "/math}" not in text.tag and "|" in (text.text or "")
+        if local_name(text) == "t" and "/math}" not in text.tag and "|" in (text.text or "")
     }
-    for text in found:
+    for text in barred:
         text.text = (text.text or "").replace("|", "\\|")
-    return bool(found)
+    return bool(barred)
 
 
-def _unnested(root: Element) -> bool:
+def _unnest_tables(root: Element) -> bool:
     """Makes tables in cells paragraphs there: in Markdown their bars would be the outer table's."""
-    word = root.tag.removesuffix(local(root))
+    word = root.tag.removesuffix(local_name(root))
     nested = [
         (cell, table) for cell in root.iter(f"{word}tc") for table in cell.iterfind(f"{word}tbl")
     ]
@@ -176,27 +187,28 @@ def _unnested(root: Element) -> bool:
 
 def _as_paragraph(row: Element, word: str) -> Element:
     """A row of a table as a paragraph."""
-    found = Element(f"{word}p")
+    row_paragraph = Element(f"{word}p")
     for index, cell in enumerate(row.iter(f"{word}tc")):
         for number, paragraph in enumerate(_paragraphs(cell)):
             if index or number:
-                text = ElementTree.SubElement(ElementTree.SubElement(found, f"{word}r"), f"{word}t")
+                run = ElementTree.SubElement(row_paragraph, f"{word}r")
+                text = ElementTree.SubElement(run, f"{word}t")
                 text.text = " " if number else " / "
-            found.extend(part for part in paragraph if local(part) != "pPr")
-    return found
+            row_paragraph.extend(part for part in paragraph if local_name(part) != "pPr")
+    return row_paragraph
 
 
 def _paragraphs(element: Element) -> Iterator[Element]:
     """The paragraphs in it, without those in their text boxes."""
     for child in element:
-        if local(child) == "p":
+        if local_name(child) == "p":
             yield child
-        elif local(child) not in GONE:
+        elif local_name(child) not in GONE:
             yield from _paragraphs(child)
 
 
 def _has_text(element: Element) -> bool:
-    return any(local(one) == "t" and (one.text or "").strip() for one in element.iter())
+    return any(local_name(child) == "t" and (child.text or "").strip() for child in element.iter())
 
 
 # --- page headers and footers ---
@@ -213,70 +225,73 @@ def page_texts(data: bytes) -> tuple[list[str], list[str]]:
 
     Cost: reads the XML of the file once.
     """
-    found: dict[str, dict[str, None]] = {"headerReference": {}, "footerReference": {}}
+    texts: dict[str, dict[str, None]] = {"headerReference": {}, "footerReference": {}}
     with zipfile.ZipFile(io.BytesIO(data)) as file:
-        main = _related(file, "", "officeDocument") or {"": "word/document.xml"}
+        main = _related_parts(file, "", "officeDocument") or {"": "word/document.xml"}
         (document, *_) = main.values()
-        targets = _related(file, document, "header") | _related(file, document, "footer")
+        targets = _related_parts(file, document, "header")
+        targets |= _related_parts(file, document, "footer")
         if not targets:
             return [], []
-        settings = list(_related(file, document, "settings").values())
+        settings = list(_related_parts(file, document, "settings").values())
         shown, references = {"default"}, []
-        if any(_switch(ElementTree.fromstring(file.read(one)), "even") for one in settings):
+        if any(_is_on(ElementTree.fromstring(file.read(part)), "even") for part in settings):
             shown.add("even")
         for _, element in ElementTree.iterparse(file.open(document)):
-            if local(element) == "sectPr":
-                references += [one for one in element if local(one) in found]
-                shown |= {"first"} if _switch(element, "titlePg") else set()
-            elif local(element) in ("p", "tbl"):
+            if local_name(element) == "sectPr":
+                references += [child for child in element if local_name(child) in texts]
+                shown |= {"first"} if _is_on(element, "titlePg") else set()
+            elif local_name(element) in ("p", "tbl"):
                 element.clear()  # a document as a tree takes ten times its size
-        for one in references:
-            target = targets.get(_value(one, "id"))
-            if target and (_value(one, "type") or "default") in shown:
+        for reference in references:
+            target = targets.get(_attribute(reference, "id"))
+            if target and (_attribute(reference, "type") or "default") in shown:
                 lines = [*_lines(ElementTree.fromstring(file.read(target)))]
-                found[local(one)]["\n".join(lines)] = None
-    headers, footers = ([text for text in texts if text] for texts in found.values())
+                texts[local_name(reference)]["\n".join(lines)] = None
+    headers, footers = ([text for text in kind if text] for kind in texts.values())
     return headers, footers
 
 
-def _related(file: zipfile.ZipFile, part: str, kind: str) -> dict[str, str]:
+def _related_parts(file: zipfile.ZipFile, part: str, kind: str) -> dict[str, str]:
     """The parts of this kind that `part` refers to, by the id that it gives them."""
     folder, name = posixpath.split(part)
     path = posixpath.join(folder, "_rels", f"{name}.rels")
     names = set(file.namelist())
-    every = ElementTree.fromstring(file.read(path)) if path in names else ()
+    relations = ElementTree.fromstring(file.read(path)) if path in names else ()
     targets = {
-        one.get("Id", ""): posixpath.normpath(posixpath.join("/", folder, one.get("Target", "")))
-        for one in every
-        if one.get("Type", "").endswith(f"/{kind}")
+        relation.get("Id", ""): posixpath.normpath(
+            posixpath.join("/", folder, relation.get("Target", ""))
+        )
+        for relation in relations
+        if relation.get("Type", "").endswith(f"/{kind}")
     }
     return {key: target[1:] for key, target in targets.items() if target[1:] in names}
 
 
-def _switch(element: Element, name: str) -> bool:
+def _is_on(element: Element, name: str) -> bool:
     """Whether a setting whose name begins so is on."""
     return any(
-        local(one).startswith(name) and _value(one, "val") not in ("0", "false", "off")
-        for one in element
+        local_name(child).startswith(name) and _attribute(child, "val") not in ("0", "false", "off")
+        for child in element
     )
 
 
-def _value(element: Element, name: str) -> str:
-    """An attribute, of whatever namespace."""
+def _attribute(element: Element, name: str) -> str:
+    """An attribute of an element, of whatever namespace."""
     return next((value for key, value in element.items() if key.rpartition("}")[2] == name), "")
 
 
 def _lines(element: Element) -> Iterator[str]:
     """The paragraphs in it, and the rows of its tables, that have words."""
     for child in element:
-        if local(child) == "tr":
+        if local_name(child) == "tr":
             cells = [_words(cell) for cell in child]
             if any(cells):
                 yield " | ".join(filter(None, cells))
-        elif local(child) == "p":
+        elif local_name(child) == "p":
             if words := _words(child):
                 yield words
-        elif local(child) not in GONE:
+        elif local_name(child) not in GONE:
             yield from _lines(child)
 
 
@@ -297,15 +312,15 @@ def _pieces(element: Element, fields: list[str]) -> Iterator[tuple[str, bool]]:
         fields: the instructions of the fields it stands in.
     """
     for child in element:
-        name = local(child)
-        if name == "fldChar" and _value(child, "fldCharType") == "begin":
+        name = local_name(child)
+        if name == "fldChar" and _attribute(child, "fldCharType") == "begin":
             fields.append("")
-        elif name == "fldChar" and _value(child, "fldCharType") == "end":
+        elif name == "fldChar" and _attribute(child, "fldCharType") == "end":
             del fields[-1:]
         elif name == "instrText":
             fields[-1:] = [*(field + (child.text or "") for field in fields[-1:])]
         elif name == "fldSimple":
-            yield from _pieces(child, [*fields, _value(child, "instr")])
+            yield from _pieces(child, [*fields, _attribute(child, "instr")])
         elif name == "t":
             yield child.text or "", any(PAGE_NUMBER.match(field) for field in fields)
         elif name in BLANK or name == "noBreakHyphen":

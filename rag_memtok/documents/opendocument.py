@@ -16,10 +16,10 @@ from rag_memtok.documents.sheets import (
     LINE_ENDS,
     Places,
     Rows,
-    one_line,
-    percentage,
-    shortest,
-    write,
+    escape_cell,
+    format_percentage,
+    shortest_number,
+    write_table,
 )
 
 GONE = frozenset(
@@ -55,8 +55,9 @@ def text_of(data: bytes) -> tuple[str, Places]:
 
 def _page_texts(document: Any, path: str) -> list[str]:
     """The texts on top or at the foot of pages, each once; none that is but a page's number."""
-    found = ("\n\n".join(_blocks(one.children)) for one in document.styles.get_elements(path))
-    return [text for text in dict.fromkeys(found) if any(map(str.isalnum, text))]
+    elements = document.styles.get_elements(path)
+    texts = dict.fromkeys("\n\n".join(_blocks(element.children)) for element in elements)
+    return [text for text in texts if any(map(str.isalnum, text))]
 
 
 # --- texts
@@ -84,8 +85,8 @@ def _paragraph(element: Any) -> Iterator[str]:
         words = f"{'#' * min(level, 6)} {words}"
     if words:
         yield words
-    for one in within:
-        yield from _note(one) if one.tag == "text:note" else _blocks([one])
+    for block in within:
+        yield from _note(block) if block.tag == "text:note" else _blocks([block])
 
 
 def _note(element: Any) -> Iterator[str]:
@@ -94,8 +95,8 @@ def _note(element: Any) -> Iterator[str]:
 
 def _mark(element: Any) -> str:
     """The number of a note, as it is shown."""
-    found = (one.text or "" for one in element.children if one.tag.endswith("citation"))
-    return next(found, "").strip()
+    marks = (child.text or "" for child in element.children if child.tag.endswith("citation"))
+    return next(marks, "").strip()
 
 
 def _pieces(element: Any, within: list[Any]) -> Iterator[str]:
@@ -130,7 +131,7 @@ def _items(element: Any, indent: str) -> Iterator[str]:
 def _table(element: Any) -> str:
     """A table in lines."""
     rows, text = _rows(element), io.StringIO()
-    write(rows, "", text, [])
+    write_table(rows, "", text, [])
     return text.getvalue().lstrip("\n")
 
 
@@ -138,7 +139,7 @@ def _table(element: Any) -> str:
 
 
 def _workbook(body: Any) -> tuple[str, Places]:
-    text, places, found = io.StringIO(), Places(), False
+    text, places, has_values = io.StringIO(), Places(), False
     for table in body.children:
         if table.tag != "table:table":
             continue
@@ -147,9 +148,9 @@ def _workbook(body: Any) -> tuple[str, Places]:
         text.write("\n\n" if text.tell() else "")
         places.append((text.tell(), f"sheet {name}"))
         text.write(f"## {name}")
-        write(rows, name, text, places)
-        found |= bool(rows)
-    return (text.getvalue(), places) if found else ("", [])
+        write_table(rows, name, text, places)
+        has_values |= bool(rows)
+    return (text.getvalue(), places) if has_values else ("", [])
 
 
 def _rows(table: Any) -> Rows:
@@ -158,13 +159,13 @@ def _rows(table: Any) -> Rows:
     for row in _rows_in(table):
         cells, column = dict[int, str](), 1
         for cell in row.children:
-            count = _repeated(cell, "table:number-columns-repeated")
+            count = _repeat_count(cell, "table:number-columns-repeated")
             if cell.tag == "table:table-cell" and (value := _value(cell)):
                 cells |= dict.fromkeys(range(column, column + count), value)
             column += count
-        count = _repeated(row, "table:number-rows-repeated")
+        count = _repeat_count(row, "table:number-rows-repeated")
         if cells:
-            rows |= {one: cells for one in range(number, number + count)}
+            rows |= dict.fromkeys(range(number, number + count), cells)
         number += count
     return rows
 
@@ -178,19 +179,19 @@ def _rows_in(element: Any) -> Iterator[Any]:
             yield from _rows_in(child)
 
 
-def _repeated(element: Any, name: str) -> int:
+def _repeat_count(element: Any, name: str) -> int:
     return int(element.get_attribute(name) or 1)
 
 
 def _value(cell: Any) -> str:
-    """What a cell says: the stored value, else its words, else its formula."""
+    """The text of a cell: the stored value, else its words, else its formula."""
     kind = cell.get_attribute("office:value-type")
     number = cell.get_attribute("office:value") or ""
     if kind == "percentage":
-        return percentage(shortest(number))
+        return format_percentage(shortest_number(number))
     if kind in ("float", "currency"):
         currency = cell.get_attribute("office:currency") or ""
-        return f"{shortest(number)} {currency}".strip()
+        return f"{shortest_number(number)} {currency}".strip()
     if kind == "date":
         return ISO.sub(" ", cell.get_attribute("office:date-value") or "")
     if kind == "time":
@@ -198,5 +199,5 @@ def _value(cell: Any) -> str:
         return CLOCK.sub(r"\1\2:\3:\4", stored)
     if kind == "boolean":
         return str(cell.get_attribute("office:boolean-value") or "").upper()
-    words = one_line("\n".join(_blocks(cell.children)))
-    return words or one_line((cell.get_attribute("table:formula") or "").partition(":")[2])
+    words = escape_cell("\n".join(_blocks(cell.children)))
+    return words or escape_cell((cell.get_attribute("table:formula") or "").partition(":")[2])

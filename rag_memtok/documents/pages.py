@@ -10,8 +10,8 @@ from rag_memtok.documents.encodings import Unreadable
 BESIDE = "\x1f"  # a gap that is a space, but before the end of a sentence
 
 
-class _Page(HTMLParser):
-    """Collects the visible text of a page.
+class _PageParser(HTMLParser):
+    """Collects the visible text of a page, its places and headings.
 
     Blocks become lines, cells of a row are parted by " | ", white space runs together.
     """
@@ -132,7 +132,7 @@ class _Page(HTMLParser):
 
 
 class Page(NamedTuple):
-    """What is seen of a page.
+    """The visible text of a page.
 
     `places`: from which character on it stands in which line of the page; `headings`: at which
     character one begins, how deep it is (1 to 6), what it says.
@@ -144,7 +144,7 @@ class Page(NamedTuple):
 
 
 def read_page(page: str) -> Page:
-    """What is seen of a page.
+    """The visible text of a page.
 
     Raises:
         Unreadable: it is no HTML.
@@ -155,11 +155,11 @@ def read_page(page: str) -> Page:
         piece.count("<") > 100 for piece in page.split(">")
     ):
         raise Unreadable("not HTML: more than 100 tags or comments are never closed")
-    found = _Page()
+    parser = _PageParser()
     try:
-        found.feed(page)
-        found.close()
+        parser.feed(page)
+        parser.close()
     except AssertionError as error:  # html.parser's own, at "<![name["
         raise Unreadable(f"not HTML: {error}") from error
-    found.pronounce()
-    return Page(found.text.getvalue(), found.places, found.headings)
+    parser.pronounce()
+    return Page(parser.text.getvalue(), parser.places, parser.headings)

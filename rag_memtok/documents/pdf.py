@@ -1,4 +1,4 @@
-"""What is on a PDF's page beside its running text: what was typed into it, and what is not read.
+"""A PDF's page: its running text, what was typed into it, and what of it is not read.
 
 Here are no imports of its parser: `extract` hands over its pages.
 """
@@ -25,7 +25,7 @@ def text_of(page: Any, clean: Callable[[str], str]) -> tuple[str, list[str]]:
 
     def count(text: str, _: Any, __: Any, font: Any, ___: Any) -> None:
         nonlocal lost
-        lost += len("".join(text.split())) if _nameless(font) else 0
+        lost += len("".join(text.split())) if _is_nameless(font) else 0
 
     text = clean(page.extract_text(visitor_text=count)).strip()
     lost += sum(letter < " " and letter not in "\t\r\n" for letter in text) + text.count("\ufffd")
@@ -36,7 +36,7 @@ def text_of(page: Any, clean: Callable[[str], str]) -> tuple[str, list[str]]:
         unread = [f"{lost} of its letters are wrong: {NAMELESS}"]
     typed = ""
     try:
-        typed = clean("\n".join(_typed(page))).strip()
+        typed = clean("\n".join(_typed_texts(page))).strip()
     except Exception:  # a parser's, of what the running text does not depend on
         unread.append(UNREADABLE)
     if not text and not typed and not unread and len(page.images):
@@ -44,7 +44,7 @@ def text_of(page: Any, clean: Callable[[str], str]) -> tuple[str, list[str]]:
     return "\n\n".join(filter(None, [text, typed])), unread
 
 
-def _nameless(font: Mapping[str, Any] | None) -> bool:
+def _is_nameless(font: Mapping[str, Any] | None) -> bool:
     """Whether a font numbers its signs and does not say which letters they are."""
     return (
         font is not None
@@ -54,22 +54,22 @@ def _nameless(font: Mapping[str, Any] | None) -> bool:
     )
 
 
-def _typed(page: Any) -> Iterator[str]:
-    """What was typed into a page: the filled fields of its forms, and its notes."""
-    for one in page.get("/Annots") or ():
-        about = one.get_object()
-        kind = about.get("/Subtype")
-        if int(about.get("/F", 0)) & HIDDEN:
+def _typed_texts(page: Any) -> Iterator[str]:
+    """The texts that were typed into a page: the filled fields of its forms, and its notes."""
+    for reference in page.get("/Annots") or ():
+        annotation = reference.get_object()
+        kind = annotation.get("/Subtype")
+        if int(annotation.get("/F", 0)) & HIDDEN:
             continue
-        if kind == "/Widget" and (value := _value(about)):
-            name = _inherited(about, "/TU") or _inherited(about, "/T")
+        if kind == "/Widget" and (value := _value(annotation)):
+            name = _inherited(annotation, "/TU") or _inherited(annotation, "/T")
             yield f"{name}: {value}" if name else value
-        elif kind not in NO_NOTES and (note := about.get("/Contents")):
+        elif kind not in NO_NOTES and (note := annotation.get("/Contents")):
             yield str(note)
 
 
 def _value(field: Any) -> str:
-    """What a form field holds; a box that is not ticked, and a signature, are nothing."""
+    """The value of a form field; a box that is not ticked, and a signature, are nothing."""
     kind, value = _inherited(field, "/FT"), _inherited(field, "/V")
     if kind == "/Btn":  # of several buttons that share a value one is on
         state = str(field.get("/AS") or value or "/Off")
@@ -84,13 +84,13 @@ def _inherited(field: Any, key: str) -> Any:
     for _ in range(32):  # a circle of them ends, too
         if field is None or key in field:
             break
-        above = field.get("/Parent")
-        field = above.get_object() if above is not None else None
+        parent = field.get("/Parent")
+        field = parent.get_object() if parent is not None else None
     return None if field is None else field[key] if key in field else None
 
 
-def by_reason(unread: Iterable[tuple[int, str]]) -> tuple[tuple[str, str], ...]:
-    """Each (page, reason) as (which pages, reason): "page 2", "pages 2, 5-7"."""
+def group_pages(unread: Iterable[tuple[int, str]]) -> tuple[tuple[str, str], ...]:
+    """The pages of each reason, from (page, reason): ("page 2", reason), ("pages 2, 5-7", ...)."""
     pages: dict[str, list[int]] = {}
     for number, reason in unread:
         pages.setdefault(reason, []).append(number)

@@ -23,18 +23,18 @@ from rag_memtok.documents.encodings import (
     UTF8,
     Encoding,
     Unreadable,
-    encoding_of,
-    known,
+    canonical_name,
+    detect_encoding,
     with_encoding,
 )
 from rag_memtok.documents.loaders import LOADERS, Loader, loader_of, required_loader
-from rag_memtok.documents.names import UPLOADS, grouped, name_of, shown
+from rag_memtok.documents.names import UPLOADS, escape_controls, group_by_reason, name_of
 from rag_memtok.documents.walk import (
     IGNORED,
     Skipped,
-    exclusion,
-    found_under,
+    find_files,
     is_within,
+    parse_exclude,
     reason_of,
 )
 from rag_memtok.errors import InputRefused, UsageError
@@ -45,7 +45,7 @@ TOLD = 5  # reasons that a refusal tells
 URL = re.compile(r"(https?|ftps?|file):/", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
     """A file worth reading.
 
@@ -68,7 +68,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What `scan` found, each in the order of (root, file).
+    """The files that `scan` found, and what it skipped, each in the order of (root, file).
 
     `ignored` are the files that are not read because of a .gitignore.
     """
@@ -80,7 +80,7 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What `read` made of a file: its documents, and what of it could not be read."""
+    """The documents of a file, and what of it could not be read."""
 
     documents: tuple[Document, ...]
     skipped: tuple[Skipped, ...]
@@ -95,7 +95,7 @@ def scan(
     store: Path | None = None,
     piped: Mapping[str, bytes] = NOTHING,
 ) -> Scan:
-    """Finds what to read under `paths`, in a fixed order, each file once.
+    """The files to read under `paths`, in a fixed order, each once.
 
     A folder is the root of what is in it, and is searched down to the last folder; what
     `settings.exclude` names is left out without a word, so are `NEVER_READ`, `store` and, even if
@@ -114,19 +114,21 @@ def scan(
 
     Cost: reads every file once.
     """
-    exclude = exclusion(settings.exclude)
-    wanted = _wanted(settings)
-    _require_there(paths)
+    exclude = parse_exclude(settings.exclude)
+    wanted = _wanted_encoding(settings)
+    _require_existing(paths)
     files: dict[tuple[str, str], SourceFile] = {}
     skipped: set[Skipped] = set()
-    found = (
-        one
-        if isinstance(one, Skipped)
-        else _examined(root, one, named=named, settings=settings, store=store, wanted=wanted)
-        for root, one, named in found_under(paths, exclude, settings.gitignore, store)
+    under_paths = (
+        file
+        if isinstance(file, Skipped)
+        else _examine(root, file, named=named, settings=settings, store=store, wanted=wanted)
+        for root, file, named in find_files(
+            paths, exclude, gitignore=settings.gitignore, store=store
+        )
     )
-    given = (_taken(name, data, settings, wanted) for name, data in piped.items())
-    for result in (*found, *given):
+    from_pipe = (_examine_piped(name, data, settings, wanted) for name, data in piped.items())
+    for result in (*under_paths, *from_pipe):
         if isinstance(result, Skipped):
             skipped.add(result)
         else:
@@ -143,9 +145,9 @@ def scan(
     return Scan(tuple(files[key] for key in sorted(files)), rest, ignored)
 
 
-def _wanted(settings: Documents) -> str:
+def _wanted_encoding(settings: Documents) -> str:
     """The encoding that the user says all texts are in, "" if none."""
-    name = known(settings.encoding) if settings.encoding else ""
+    name = canonical_name(settings.encoding) if settings.encoding else ""
     if settings.encoding and not name:
         raise UsageError(
             f"documents.encoding is {settings.encoding!r}; valid: the name of an encoding",
@@ -154,20 +156,22 @@ def _wanted(settings: Documents) -> str:
     return name
 
 
-def _require_there(paths: Sequence[Path]) -> None:
+def _require_existing(paths: Sequence[Path]) -> None:
     for path in map(os.fspath, paths):
         try:
             os.stat(path)
         except (FileNotFoundError, NotADirectoryError, ValueError) as error:
             if URL.match(path):
-                raise _is_url(path) from error
-            raise InputRefused(f"{shown(path)} does not exist", remedy=_supported()) from error
+                raise _url_error(path) from error
+            raise InputRefused(
+                f"{escape_controls(path)} does not exist", remedy=_supported_types()
+            ) from error
         except OSError:
-            pass  # `_examined` finds the same and says so
+            pass  # `_examine` finds the same and says so
 
 
-def _is_url(path: str) -> InputRefused:
-    url = shown(re.sub(":/+", "://", path, count=1))
+def _url_error(path: str) -> InputRefused:
+    url = escape_controls(re.sub(":/+", "://", path, count=1))
     name = PurePosixPath(url.partition("://")[2].partition("?")[0].partition("/")[2]).name
     name = name if PurePosixPath(name).suffix.lower() in LOADERS else f"{name or 'page'}.html"
     return InputRefused(
@@ -180,18 +184,18 @@ def nothing_to_read(
     given: Iterable[Path | str], skipped: Sequence[Skipped], ignored: int
 ) -> InputRefused:
     """The refusal of what was given, of which nothing is read, with what is skipped and why."""
-    where = ", ".join(shown(str(one)) for one in given) or "no path"
-    reasons = grouped((one.path, one.reason) for one in skipped)
-    told = [f"{len(skipped)} skipped ({'; '.join(reasons[:TOLD])})"][: len(skipped)]
-    told += [f"{ignored} {IGNORED}"][:ignored]
+    where = ", ".join(escape_controls(str(path)) for path in given) or "no path"
+    reasons = group_by_reason((item.path, item.reason) for item in skipped)
+    facts = [f"{len(skipped)} skipped ({'; '.join(reasons[:TOLD])})"][: len(skipped)]
+    facts += [f"{ignored} {IGNORED}"][:ignored]
     return InputRefused(
-        f"nothing to read in {where}" + (f": {', '.join(told)}" if told else ""),
+        f"nothing to read in {where}" + (f": {', '.join(facts)}" if facts else ""),
         remedy=("--no-gitignore reads what a .gitignore leaves out; or " if ignored else "")
-        + _supported(),
+        + _supported_types(),
     )
 
 
-def _supported() -> str:
+def _supported_types() -> str:
     return (
         f"give a folder with files of these types: {' '.join(sorted(LOADERS))}; a single file "
         "of another type is tried as text"
@@ -204,20 +208,20 @@ def _belongs_to(store: Path, path: str) -> bool:
     return is_within(real, folder) and UPLOADS not in os.path.relpath(real, folder).split("/")[:2]
 
 
-def _examined(
-    root: str, relative: str, named: bool, settings: Documents, store: Path | None, wanted: str
+def _examine(
+    root: str, relative: str, *, named: bool, settings: Documents, store: Path | None, wanted: str
 ) -> SourceFile | Skipped:
-    """Returns the file `relative` of `root` if it can be read as its type wants, else why not."""
+    """The file `relative` of `root` if it can be read as its type wants, else why not."""
     path = os.path.join(root, relative)
     try:
-        loader = required_loader(relative, named)
+        loader = required_loader(relative, named=named)
         if store and _belongs_to(store, path):
             raise Unreadable("belongs to the store")
-        data, modified = _bytes(path, settings.max_bytes)
-        encoding = _encoding(loader, data, wanted)
+        data, modified = _read_bytes(path, settings.max_bytes)
+        encoding = _encoding_of(loader, data, wanted)
     except (OSError, Unreadable) as error:
         return Skipped(name_of(root), name_of(relative), reason_of(error))
-    return _source(
+    return _make_source(
         name_of(root),
         name_of(relative),
         path=Path(path),
@@ -227,21 +231,24 @@ def _examined(
     )
 
 
-def _taken(name: str, data: bytes, settings: Documents, wanted: str) -> SourceFile | Skipped:
-    """Returns what was piped in if it can be read as its name wants, else why not."""
+def _examine_piped(
+    name: str, data: bytes, settings: Documents, wanted: str
+) -> SourceFile | Skipped:
+    """The file that was piped in if it can be read as its name wants, else why not."""
     path = PurePosixPath(name_of(name))
     file = str(path)
     if not name or name.endswith("/") or not _is_plain(path):
         raise UsageError(
-            f"{shown(name)!r} is no name for what is piped in",
+            f"{escape_controls(name)!r} is no name for what is piped in",
             remedy="--name NOTE.md, or with a folder, --name letters/may.txt",
         )
     try:
         _require_small(data, settings.max_bytes)
-        encoding = _encoding(required_loader(name, True), data, wanted)
+        encoding = _encoding_of(required_loader(name, named=True), data, wanted)
     except Unreadable as error:
         return Skipped(PIPED, file, str(error))
-    return replace(_source(PIPED, file, Path(name), data, encoding), data=data)
+    source = _make_source(PIPED, file, path=Path(name), data=data, encoding=encoding)
+    return replace(source, data=data)
 
 
 def _is_plain(path: PurePosixPath) -> bool:
@@ -249,19 +256,20 @@ def _is_plain(path: PurePosixPath) -> bool:
     return not path.is_absolute() and ".." not in path.parts and str(path) not in ("", ".")
 
 
-def _encoding(loader: Loader, data: bytes, wanted: str) -> Encoding:
-    return Encoding("") if loader.binary else encoding_of(data, wanted, loader.markup)
+def _encoding_of(loader: Loader, data: bytes, wanted: str) -> Encoding:
+    if loader.binary:
+        return Encoding("")
+    return detect_encoding(data, wanted, markup=loader.markup)
 
 
-def _source(
-    root: str, file: str, path: Path, data: bytes, encoding: Encoding, modified: int = -1
+def _make_source(
+    root: str, file: str, *, path: Path, data: bytes, encoding: Encoding, modified: int = -1
 ) -> SourceFile:
-    sha256 = hashlib.sha256(data).hexdigest()
     return SourceFile(
-        root,
-        file,
+        root=root,
+        file=file,
         path=path,
-        sha256=sha256,
+        sha256=hashlib.sha256(data).hexdigest(),
         size=len(data),
         modified=modified,
         encoding=encoding.name,
@@ -269,8 +277,8 @@ def _source(
     )
 
 
-def _bytes(path: str, limit: int) -> tuple[bytes, int]:
-    """Returns the file's bytes, and its time before they were read.
+def _read_bytes(path: str, limit: int) -> tuple[bytes, int]:
+    """The file's bytes, and its time in nanoseconds before they were read.
 
     It never waits for a FIFO or a device.
     """
@@ -297,19 +305,18 @@ def _require_small(data: bytes, limit: int) -> None:
 
 
 def read(source: SourceFile, settings: Documents) -> Reading:
-    """Reads a file as documents; what cannot be read is listed in the result.
+    """The documents of a file; what cannot be read is listed in the result.
 
-    So one bad file never stops the rest.
-
-    A file whose bytes are no longer those `scan` saw is skipped whole.
+    So one bad file never stops the rest. A file whose bytes are no longer those that `scan` saw is
+    skipped whole.
 
     Cost: linear in its size, and a Segment a line; for a PDF or an office file a child process
-        (`extract.extracted`).
+        (`extract.extract_text`).
     """
     try:
         data = source.data
         if data is None:
-            data, _ = _bytes(os.fspath(source.path), settings.max_bytes)
+            data, _ = _read_bytes(os.fspath(source.path), settings.max_bytes)
         if hashlib.sha256(data).hexdigest() != source.sha256:
             raise Unreadable("changed while it was read")
         loader = loader_of(source.file) or LOADERS[".txt"]
@@ -341,12 +348,12 @@ def read(source: SourceFile, settings: Documents) -> Reading:
 
 def restores_exactly(extractor: str) -> bool:
     """Whether a document's text, written in its encoding, is its file byte for byte."""
-    own = extractor.partition(" ")[0]
-    return any(loader.exact for loader in LOADERS.values() if loader.extractor == own)
+    name = extractor.partition(" ")[0]
+    return any(loader.exact for loader in LOADERS.values() if loader.extractor == name)
 
 
 @cache
-def outdated(extractor: str) -> bool:
+def is_outdated(extractor: str) -> bool:
     """Whether an older version of this program read it, in a way that has changed since.
 
     Only our name and number count ("xlsx/1"), not the versions of the libraries: these change

@@ -41,9 +41,12 @@ ISO = re.compile(r"(?<=\d)T(?=\d)")
 ESCAPE = re.compile("_x(00[01][0-9A-Fa-f]|005F)_")  # how the file writes control characters
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What of a number format is kept: what kind of moment, or which signs around the number."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberFormat:
+    """What of a number format is kept: what kind of moment, or which signs around the number.
+
+    `clock`: a moment has a time of the day; `before` and `after` are currency signs.
+    """
 
     moment: bool = False
     clock: bool = False
@@ -53,8 +56,8 @@ class Look:
     after: str = ""
 
 
-def tables(data: bytes) -> tuple[str, Places]:
-    """The text of a workbook, and its places.
+def read_workbook(data: bytes) -> tuple[str, Places]:
+    """The text of a workbook, its sheets as tables; and its places.
 
     A sheet is "## NAME" ("## NAME (hidden)" where it is), a line for its first row with a value, a
     rule, and a line for each further one; the place of a row has its number in the sheet. The
@@ -68,29 +71,29 @@ def tables(data: bytes) -> tuple[str, Places]:
     from openpyxl import load_workbook
 
     book = load_workbook(io.BytesIO(data), read_only=True, keep_links=False)
-    text, places, found = io.StringIO(), Places(), False
+    text, places, has_values = io.StringIO(), Places(), False
     with zipfile.ZipFile(io.BytesIO(data)) as parts:
         for sheet in book.worksheets:
-            reader = Reader(sheet, sheet._shared_strings, book.epoch)
+            reader = CellReader(sheet=sheet, strings=sheet._shared_strings, epoch=book.epoch)
             with parts.open(sheet._worksheet_path) as source:
-                rows = rows_of(source, reader)
+                rows = read_rows(source, reader)
             name, hidden = LINE_ENDS.sub(" ", sheet.title), sheet.sheet_state != "visible"
             text.write("\n\n" if text.tell() else "")
             places.append((text.tell(), f"sheet {name}"))
             text.write(f"## {name}{' (hidden)' * hidden}")
-            write(rows, name, text, places)
+            write_table(rows, name, text, places)
             if reader.unstored:
                 text.write("\n\n")
                 places.append((text.tell(), f"sheet {name}"))
                 count = f"{reader.unstored} formula{'s' * (reader.unstored != 1)}"
                 text.write(f"{count} without a stored value")
-            found |= bool(rows)
-    return (text.getvalue(), places) if found else ("", [])
+            has_values |= bool(rows)
+    return (text.getvalue(), places) if has_values else ("", [])
 
 
-def write(rows: Rows, name: str, text: io.StringIO, places: Places) -> None:
-    """Writes the lines of a sheet's table, and notes where each row begins."""
-    columns = shown_columns({column for row in rows.values() for column in row})
+def write_table(rows: Rows, name: str, text: io.StringIO, places: Places) -> None:
+    """Writes the lines of a table to `text`, and to `places` where each row of the sheet begins."""
+    columns = choose_columns({column for row in rows.values() for column in row})
     for index, number in enumerate(sorted(rows)):
         text.write("\n")
         places.append((text.tell(), f"sheet {name} row {number}"))
@@ -99,7 +102,7 @@ def write(rows: Rows, name: str, text: io.StringIO, places: Places) -> None:
             text.write(f"\n| {' | '.join(['---'] * len(columns))} |")
 
 
-def shown_columns(used: Iterable[int]) -> list[int]:
+def choose_columns(used: Iterable[int]) -> list[int]:
     """The columns that are written: up to the last one in use.
 
     Of a long run of others only one is: a note far to the right must not make every row as wide.
@@ -115,26 +118,30 @@ def shown_columns(used: Iterable[int]) -> list[int]:
 # --- cells ---
 
 
-@dataclass(slots=True, eq=False)
-class Reader:
-    """What the cells of a sheet need to be read, and how many formulas had no stored value."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class CellReader:
+    """Reads the cells of a sheet; counts the formulas that have no stored value (`unstored`).
+
+    `formats` are by cell style, `shared` are the formulas that cells share, each with the cell that
+    it is written for.
+    """
 
     sheet: Any
     strings: Sequence[str]
     epoch: datetime
-    looks: dict[int, Look] = field(default_factory=dict)
+    formats: dict[int, NumberFormat] = field(default_factory=dict)
     shared: dict[str, tuple[str, str]] = field(default_factory=dict)
     unstored: int = 0
 
     def cell(self, element: Any) -> str:
-        """What a cell says, "" if nothing."""
+        """The text of a cell, "" if it has none."""
         kind, value, formula = element.get("t", "n"), None, None
         for part in element:
-            name = local(part)
+            name = local_name(part)
             if name == "v":
                 value = part.text or ""
             elif name == "is":
-                value = inline(part)
+                value = inline_text(part)
             elif name == "f":
                 formula = part
                 if part.get("t") == "shared" and part.text:
@@ -142,18 +149,18 @@ class Reader:
         # an empty text is a stored value, too
         if formula is not None and not value and (kind != "str" or value is None):
             self.unstored += 1
-            return one_line(self.formula(formula, element.get("r", "")))
+            return escape_cell(self.formula(formula, element.get("r", "")))
         if not value:
             return ""
         if kind == "n":
-            return shown(value, self.look(int(element.get("s", 0))), self.epoch)
+            return format_number(value, self.format_of(int(element.get("s", 0))), self.epoch)
         if kind == "s":
             value = self.strings[int(value)]
         elif kind == "b":
             value = "TRUE" if int(value) else "FALSE"
         elif kind == "d":
             value = ISO.sub(" ", value)
-        return one_line(value)
+        return escape_cell(value)
 
     def formula(self, element: Any, place: str) -> str:
         """The formula of the cell at `place`; one that cells share stands in the first alone."""
@@ -163,27 +170,27 @@ class Reader:
             return f"={element.text or ''}"
         return Translator(*self.shared[element.get("si", "")]).translate_formula(place)
 
-    def look(self, style: int) -> Look:
-        """What of a cell style's number format is kept."""
+    def format_of(self, style: int) -> NumberFormat:
+        """The number format of a cell style."""
         from openpyxl.cell.read_only import ReadOnlyCell
 
-        if style not in self.looks:
+        if style not in self.formats:
             try:
                 code = ReadOnlyCell(self.sheet, 1, 1, None, "n", style).number_format
             except IndexError:  # a style that the file does not have
                 code = "General"
-            self.looks[style] = look_of(code)
-        return self.looks[style]
+            self.formats[style] = parse_format(code)
+        return self.formats[style]
 
 
-def rows_of(source: Any, reader: Reader) -> Rows:
-    """The cells with a value of a sheet's XML; cells merged into another have none."""
+def read_rows(source: Any, reader: CellReader) -> Rows:
+    """The cells with a value in a sheet's XML; cells merged into another have none."""
     from openpyxl.utils import coordinate_to_tuple, range_boundaries
     from openpyxl.xml.functions import iterparse
 
     rows, merged, number = Rows(), list[tuple[int, ...]](), 0
     for _, element in iterparse(source):
-        if local(element) == "row":
+        if local_name(element) == "row":
             number, column = int(element.get("r", number + 1)), 0
             for cell in element:
                 place = cell.get("r")
@@ -191,37 +198,37 @@ def rows_of(source: Any, reader: Reader) -> Rows:
                 if (text := reader.cell(cell)).strip():
                     rows.setdefault(number, {})[column] = text
             element.clear()  # a sheet as a tree takes ten times its size
-        elif local(element) == "mergeCell":
+        elif local_name(element) == "mergeCell":
             merged.append(range_boundaries(element.get("ref")))
     numbers = sorted(rows)
     for left, top, right, bottom in merged:
         for number in numbers[bisect_left(numbers, top) : bisect_right(numbers, bottom)]:
             row = rows[number]
-            for column in [one for one in row if left <= one <= right]:
+            for column in [column for column in row if left <= column <= right]:
                 if (number, column) != (top, left):
                     del row[column]
     return {number: row for number, row in rows.items() if row}
 
 
-def inline(element: Any) -> str:
+def inline_text(element: Any) -> str:
     """The text of a string in a cell: itself or its runs, not how they are pronounced."""
     return "".join(
         part.text or ""
         for run in element
-        if local(run) != "rPh"
-        for part in ([run] if local(run) == "t" else run)
-        if local(part) == "t"
+        if local_name(run) != "rPh"
+        for part in ([run] if local_name(run) == "t" else run)
+        if local_name(part) == "t"
     )
 
 
-def local(element: Any) -> str:
+def local_name(element: Any) -> str:
     """An element's name without its namespace."""
     return element.tag.rpartition("}")[2]
 
 
-def one_line(text: str) -> str:
-    """A cell's text so that it makes no row and no column."""
-    decoded = ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
+def escape_cell(text: str) -> str:
+    """A cell's text, escaped so that it makes no row and no column."""
+    decoded = ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text)
     return LINE_ENDS.sub(" ", decoded).replace("|", "\\|")
 
 
@@ -229,8 +236,8 @@ def one_line(text: str) -> str:
 
 
 @cache
-def look_of(code: str) -> Look:
-    """What of the number format `code` is kept; of its sections the first counts."""
+def parse_format(code: str) -> NumberFormat:
+    """The number format that is written as `code`; of its sections the first counts."""
     from openpyxl.styles.numbers import is_date_format, is_timedelta_format
 
     bare, signs = "", {"before": "", "after": ""}
@@ -238,18 +245,19 @@ def look_of(code: str) -> Look:
         if part["bare"] == ";":
             break
         side = "after" if re.search("[0#?]", bare) else "before"
-        signs[side] = signs[side] or currency(part)
+        signs[side] = signs[side] or currency_sign(part)
         bare += part["bare"] or ""
-    return Look(
-        is_date_format(code),
-        bool(re.search("[hs]", bare, re.IGNORECASE)),
-        is_timedelta_format(code),
-        "%" in bare,
-        **signs,
+    return NumberFormat(
+        moment=is_date_format(code),
+        clock=bool(re.search("[hs]", bare, re.IGNORECASE)),
+        duration=is_timedelta_format(code),
+        percent="%" in bare,
+        before=signs["before"],
+        after=signs["after"],
     )
 
 
-def currency(part: re.Match[str]) -> str:
+def currency_sign(part: re.Match[str]) -> str:
     """The currency sign that a part of a number format is, "" if it is none."""
     bracket = part["bracket"] or ""
     if bracket.startswith("$"):  # [$€-407], [$EUR ]; [$-409] is a language alone
@@ -258,19 +266,20 @@ def currency(part: re.Match[str]) -> str:
     return words if any(unicodedata.category(letter) == "Sc" for letter in words) else ""
 
 
-def shown(stored: str, look: Look, epoch: datetime) -> str:
+def format_number(stored: str, number_format: NumberFormat, epoch: datetime) -> str:
     """A stored number with what its format says of it."""
-    number = shortest(stored)
-    if look.moment or look.duration:
-        return moment(number, look, epoch) or number
-    if look.percent:
-        return percentage(number)
+    number = shortest_number(stored)
+    if number_format.moment or number_format.duration:
+        return format_moment(number, number_format, epoch) or number
+    if number_format.percent:
+        return format_percentage(number)
     sign, digits = ("-", number[1:]) if number.startswith("-") else ("", number)
-    before = look.before + " " * look.before[-1:].isalpha()
-    return f"{sign}{before}{digits}{look.after and ' ' + look.after}"
+    before = number_format.before + " " * number_format.before[-1:].isalpha()
+    after = number_format.after and f" {number_format.after}"
+    return f"{sign}{before}{digits}{after}"
 
 
-def shortest(stored: str) -> str:
+def shortest_number(stored: str) -> str:
     """The shortest number that reads back as the stored one.
 
     Whole numbers have no point; what is no number stays as it is.
@@ -284,8 +293,11 @@ def shortest(stored: str) -> str:
     return stored if stored.lstrip("-").isdigit() else repr(number)
 
 
-def percentage(number: str) -> str:
-    """0.25 -> 25%; a number that has no such form of moderate length stays as it is."""
+def format_percentage(number: str) -> str:
+    """A share as a percentage: 0.25 -> 25%.
+
+    A number that has no such form of moderate length stays as it is.
+    """
     if not re.fullmatch(r"-?\d+(\.\d+)?(e[-+]\d+)?", number):
         return number
     hundredfold = f"{(Decimal(number) * 100).normalize():f}"
@@ -293,25 +305,25 @@ def percentage(number: str) -> str:
     return f"{hundredfold}%" if exact and len(hundredfold) <= len(number) + 8 else number
 
 
-def moment(number: str, look: Look, epoch: datetime) -> str:
+def format_moment(number: str, number_format: NumberFormat, epoch: datetime) -> str:
     """A number as a date, a time of the day or a duration; "" if it is none."""
     from openpyxl.utils.datetime import from_excel
 
     try:
-        found = from_excel(float(number), epoch, timedelta=look.duration)
+        moment = from_excel(float(number), epoch, timedelta=number_format.duration)
     except (ValueError, OverflowError):
         return ""
-    if isinstance(found, timedelta):
-        minutes, rest = divmod(abs(found), timedelta(minutes=1))
+    if isinstance(moment, timedelta):
+        minutes, rest = divmod(abs(moment), timedelta(minutes=1))
         clock = (datetime.min + rest).time()
         seconds = f"{clock:%S}" + f".{clock.microsecond // 1000:03}" * bool(clock.microsecond)
-        sign = "-" * (found < timedelta())
+        sign = "-" * (moment < timedelta())
         return f"{sign}{minutes // 60:02}:{minutes % 60:02}:{seconds}"
     if float(number) < 0:  # no date of a spreadsheet's
         return ""
-    precision = "milliseconds" if found.microsecond else "seconds"
-    if isinstance(found, time):
-        return found.isoformat(precision)
-    if found.time() == time() and not look.clock:
-        return found.date().isoformat()
-    return found.isoformat(" ", precision)
+    precision = "milliseconds" if moment.microsecond else "seconds"
+    if isinstance(moment, time):
+        return moment.isoformat(precision)
+    if moment.time() == time() and not number_format.clock:
+        return moment.date().isoformat()
+    return moment.isoformat(" ", precision)

@@ -29,7 +29,7 @@ SMALLEST_WINDOW = 512
 
 
 def split(document: Document, capacity: int, count: Count) -> tuple[Chunk, ...]:
-    """Cuts `document` where its structure allows, each chunk as full as that permits.
+    """The chunks of `document`, cut where its structure allows, each as full as that permits.
 
     The structure is headings, paragraphs, sentences, words.
 
@@ -55,13 +55,15 @@ def split(document: Document, capacity: int, count: Count) -> tuple[Chunk, ...]:
         raise UsageError(f"a chunk of {capacity} tokens; valid: 1 or more")
     kind = SPLITTERS.get(PurePosixPath(document.file).suffix.lower(), TextSplitter)
     splitter = kind.from_callback(count, capacity, trim=False)
-    pieces = pieces_of(document.text, splitter, max(WINDOW_PER_TOKEN * capacity, SMALLEST_WINDOW))
-    fitting = (part for piece in pieces for part in halved(piece, capacity, count))
-    return tuple(chunks_of(document, joined_scraps(fitting, capacity, count)))
+    pieces = split_windows(
+        document.text, splitter, max(WINDOW_PER_TOKEN * capacity, SMALLEST_WINDOW)
+    )
+    fitting = (part for piece in pieces for part in halve(piece, capacity, count))
+    return tuple(make_chunks(document, join_scraps(fitting, capacity, count)))
 
 
-def lines(document: Document, start: int, end: int) -> str:
-    """Returns where characters `start` to `end` stand: "line 12", "lines 12-18".
+def format_locator(document: Document, start: int, end: int) -> str:
+    """The place where characters `start` to `end` stand: "line 12", "lines 12-18".
 
     White space at the edges does not count.
     """
@@ -77,7 +79,7 @@ def lines(document: Document, start: int, end: int) -> str:
     return f"{kind}s {number}-{final}" if counted else f"{first} - {last}"
 
 
-def pieces_of(text: str, splitter: Splitter, window: int) -> Iterator[str]:
+def split_windows(text: str, splitter: Splitter, window: int) -> Iterator[str]:
     """Yields stretches of `text` that join to it.
 
     The last one of a window is cut again with what follows, as its end is the window's.
@@ -87,14 +89,14 @@ def pieces_of(text: str, splitter: Splitter, window: int) -> Iterator[str]:
         view = text[start : start + window]
         pieces = [piece for piece in splitter.chunks(view) if piece]
         if "".join(pieces) != view:
-            pieces = [view]  # never seen; `halved` then cuts it without regard to its structure
+            pieces = [view]  # never seen; `halve` then cuts it without regard to its structure
         if start + window < len(text) and len(pieces) > 1:
             pieces.pop()
         yield from pieces
         start += sum(map(len, pieces))
 
 
-def halved(text: str, capacity: int, count: Count) -> Iterator[str]:
+def halve(text: str, capacity: int, count: Count) -> Iterator[str]:
     """Yields `text` if it fits, else its halves, theirs and so on.
 
     What the splitter cannot do is cut hard.
@@ -112,11 +114,11 @@ def halved(text: str, capacity: int, count: Count) -> Iterator[str]:
             remedy=f"set chunk_tokens to {tokens} or more",
         )
     middle = len(text) // 2
-    yield from halved(text[:middle], capacity, count)
-    yield from halved(text[middle:], capacity, count)
+    yield from halve(text[:middle], capacity, count)
+    yield from halve(text[middle:], capacity, count)
 
 
-def joined_scraps(pieces: Iterable[str], capacity: int, count: Count) -> Iterator[str]:
+def join_scraps(pieces: Iterable[str], capacity: int, count: Count) -> Iterator[str]:
     """Yields `pieces` with scraps joined to a neighbour.
 
     It is the one before first, where both fit into one chunk.
@@ -125,12 +127,12 @@ def joined_scraps(pieces: Iterable[str], capacity: int, count: Count) -> Iterato
     a chunk of its own): it would cost a memory and a place among the hits, and tell nothing.
     """
 
-    def scrap(piece: str) -> bool:
+    def is_scrap(piece: str) -> bool:
         return piece.isspace() or count(piece) * 8 < capacity
 
     held = ""
     for piece in pieces:
-        if held and not ((scrap(piece) or scrap(held)) and count(held + piece) <= capacity):
+        if held and not ((is_scrap(piece) or is_scrap(held)) and count(held + piece) <= capacity):
             yield held
             held = ""
         held += piece
@@ -138,7 +140,7 @@ def joined_scraps(pieces: Iterable[str], capacity: int, count: Count) -> Iterato
         yield held
 
 
-def chunks_of(document: Document, pieces: Iterable[str]) -> Iterator[Chunk]:
+def make_chunks(document: Document, pieces: Iterable[str]) -> Iterator[Chunk]:
     """Yields `pieces` as chunks of `document` with their spans.
 
     The spans are contiguous from its first character to its last.
@@ -149,6 +151,6 @@ def chunks_of(document: Document, pieces: Iterable[str]) -> Iterator[Chunk]:
         assert document.text.startswith(piece, start), (
             f"chunk at {start} is not the document's text"
         )
-        yield Chunk(text=piece, start=start, end=end, locator=lines(document, start, end))
+        yield Chunk(text=piece, start=start, end=end, locator=format_locator(document, start, end))
         start = end
     assert start == len(document.text), f"chunks end at {start} of {len(document.text)} characters"

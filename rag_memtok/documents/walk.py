@@ -1,4 +1,4 @@
-"""Paths -> the files under them: what is looked into, what is left out, what is skipped.
+"""Paths -> the files under them; what is left out, what is skipped.
 
 Ignore rules are those of .gitignore files and of `documents.exclude`.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from rag_memtok.documents.loaders import loader_of
-from rag_memtok.documents.names import located, name_of
+from rag_memtok.documents.names import name_of, resolve_path
 from rag_memtok.errors import UsageError
 
 # Never looked into, nor reported: version control, environments, caches, stores of ours, and what
@@ -44,8 +44,8 @@ class Skipped:
     reason: str
 
 
-def exclusion(patterns: Sequence[str]) -> GitIgnoreSpec:
-    """What `documents.exclude` leaves out.
+def parse_exclude(patterns: Sequence[str]) -> GitIgnoreSpec:
+    """The rules by which `documents.exclude` leaves files out.
 
     Raises:
         UsageError: one of them is no pattern.
@@ -59,12 +59,16 @@ def exclusion(patterns: Sequence[str]) -> GitIgnoreSpec:
         ) from error
 
 
-def found_under(
-    paths: Sequence[Path], exclude: GitIgnoreSpec, gitignore: bool, store: Path | None
+def find_files(
+    paths: Sequence[Path], exclude: GitIgnoreSpec, *, gitignore: bool, store: Path | None
 ) -> Iterator[tuple[str, str | Skipped, bool]]:
-    """Yields all there is under `paths`.
+    """Yields all files under `paths`.
 
     Each is (root, name in it or why it is skipped, whether it was named itself).
+
+    Args:
+        gitignore: rules of .gitignore files count.
+        store: a folder that is not looked into.
     """
     folders, files = set[str](), set[str]()
     for path in map(os.fspath, paths):
@@ -72,14 +76,16 @@ def found_under(
             is_folder = stat.S_ISDIR(os.stat(path).st_mode)
         except (OSError, ValueError):
             is_folder = False  # whoever reads it finds the same and says so
-        (folders if is_folder else files).add(located(path))
+        (folders if is_folder else files).add(resolve_path(path))
     roots = {
         folder
         for folder in folders
         if not any(is_within(folder, other) for other in folders - {folder})
     }
     for root in sorted(roots):
-        yield from ((root, found, False) for found in _walk(root, exclude, gitignore, store))
+        yield from (
+            (root, file, False) for file in _walk(root, exclude, gitignore=gitignore, store=store)
+        )
     for file in sorted(files):
         root = next((root for root in roots if is_within(file, root)), os.path.dirname(file))
         relative = os.path.relpath(file, root)
@@ -94,7 +100,7 @@ def is_within(path: str, folder: str) -> bool:
 
 
 def _walk(
-    root: str, exclude: GitIgnoreSpec, gitignore: bool, store: Path | None
+    root: str, exclude: GitIgnoreSpec, *, gitignore: bool, store: Path | None
 ) -> Iterator[str | Skipped]:
     """Yields the names of the files in `root`, and what is skipped.
 
@@ -109,7 +115,7 @@ def _walk(
             with os.scandir(os.path.join(root, folder)) as entries:
                 inside = sorted(entries, key=lambda entry: entry.name)
             rules += tuple(
-                (len(folder), _gitignore(entry.path))
+                (len(folder), _read_gitignore(entry.path))
                 for entry in inside
                 if gitignore and entry.name == ".gitignore" and entry.is_file()
             )
@@ -129,7 +135,7 @@ def _walk(
                 or exclude.match_file(path)
             ):
                 continue
-            ignored = hidden or _ignored(path, rules)
+            ignored = hidden or _is_ignored(path, rules)
             if is_folder:
                 if not ignored or looked_at < LOOKED_AT:
                     pending.append((path, rules, ignored))
@@ -142,8 +148,8 @@ def _walk(
                 yield Skipped(name_of(root), name_of(relative), IGNORED)
 
 
-def _gitignore(path: str) -> GitIgnoreSpec:
-    """Reads a .gitignore as git does: a line that is no pattern is passed over."""
+def _read_gitignore(path: str) -> GitIgnoreSpec:
+    """The rules of a .gitignore as git reads it: a line that is no pattern is passed over."""
     patterns = []
     for line in Path(path).read_bytes().decode("utf-8", "surrogateescape").splitlines():
         try:
@@ -154,7 +160,7 @@ def _gitignore(path: str) -> GitIgnoreSpec:
     return GitIgnoreSpec.from_lines(patterns)
 
 
-def _ignored(relative: str, rules: Sequence[tuple[int, GitIgnoreSpec]]) -> bool:
+def _is_ignored(relative: str, rules: Sequence[tuple[int, GitIgnoreSpec]]) -> bool:
     """Whether the deepest .gitignore with an opinion leaves it out.
 
     `rules`: (length of its folder's name, itself).
@@ -186,13 +192,13 @@ def _link_problem(path: str, root: str) -> str:
 def reason_of(error: Exception) -> str:
     """Why something is skipped, in a few words."""
     if isinstance(error, OSError):
-        known = {
+        reasons = {
             errno.ENOENT: "vanished",
             errno.ENOTDIR: "vanished",
             errno.EACCES: "no permission",
             errno.EPERM: "no permission",
         }
-        return known.get(error.errno or 0, "") or (
+        return reasons.get(error.errno or 0, "") or (
             "a symbolic link loop" if error.errno == errno.ELOOP else str(error.strerror)
         )
     return str(error)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Answer, Found, OnProgress, StoredDocument
-from rag_memtok.documents.names import joined, located, name_of, told_apart
+from rag_memtok.documents.names import distinct_names, join_name, name_of, resolve_path
 from rag_memtok.documents.scan import scan
 from rag_memtok.errors import UsageError
 from rag_memtok.model import lm
@@ -244,7 +244,7 @@ def remove(path: Path, config: Config) -> tuple[str, ...]:
     Raises:
         UsageError: the store has nothing of that path.
     """
-    wanted = name_of(located(os.fspath(path)))
+    wanted = name_of(resolve_path(os.fspath(path)))
     with open_store(store_folder(config), write=True) as store:
         folder = wanted.rstrip("/") + "/"
         with store.snapshot():
@@ -252,7 +252,7 @@ def remove(path: Path, config: Config) -> tuple[str, ...]:
                 {
                     (one.root, one.file)
                     for one in store.each_document(skip_damaged=True)
-                    if f"{joined(one.root, one.file)}/".startswith(folder)
+                    if f"{join_name(one.root, one.file)}/".startswith(folder)
                 }
             )
         gone = gone or named_so(store.documents(skip_damaged=True), os.fspath(path))
@@ -261,12 +261,12 @@ def remove(path: Path, config: Config) -> tuple[str, ...]:
                 f"the store has nothing of {path}", remedy="rag-memtok list names what it has"
             )
         store.collect(gone)
-    return tuple(joined(root, file) for root, file in gone)
+    return tuple(join_name(root, file) for root, file in gone)
 
 
 def named_so(papers: Sequence[StoredDocument], name: str) -> list[tuple[str, str]]:
     """The (root, file) of what is listed by that name."""
-    names = told_apart([(one.root, one.path) for one in papers])
+    names = distinct_names([(one.root, one.path) for one in papers])
     return [(one.root, one.file) for one in papers if names[one.root, one.path] == name]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from rag_memtok.datatypes import Hit, Source, StoredDocument, VerdictKind
-from rag_memtok.documents.names import is_gone, joined, native_of, told_apart
+from rag_memtok.documents.names import distinct_names, is_gone, join_name, native_of
 from rag_memtok.packages import sha256_of
 from rag_memtok.store.ownership import made_here
 from rag_memtok.store.store import Store
@@ -24,7 +24,7 @@ def source_of(store: Store, hit: Hit, kind: VerdictKind) -> Source:
     """
     place = hit.occurrences[0]
     papers = store.documents_at(place.path)
-    names = told_apart([(one.root, one.path) for one in papers])
+    names = distinct_names([(one.root, one.path) for one in papers])
     own = [one for one in papers if one.root == place.root]
     return Source(
         path=place.path,
@@ -51,7 +51,7 @@ def state_of(document: StoredDocument, own: bool) -> Literal["", "gone", "change
         return "gone" if own and _was_here(root) else ""
     if is_gone(document.root, document.file):
         return "gone"
-    path = Path(native_of(joined(document.root, document.file)))
+    path = Path(native_of(join_name(document.root, document.file)))
     try:
         found = path.stat()
         if (found.st_size, found.st_mtime_ns) == (document.size, document.modified):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rag_memtok.config import Documents
 from rag_memtok.documents.encodings import encoding_in
-from rag_memtok.documents.names import located, name_of
+from rag_memtok.documents.names import name_of, resolve_path
 from rag_memtok.documents.scan import Scan, read
 from rag_memtok.errors import UsageError
 from rag_memtok.pipeline.audit import Finding
@@ -21,7 +21,7 @@ def root_for(store: Store, folder: Path) -> str:
     Raises:
         UsageError: there are several others.
     """
-    wanted = name_of(located(os.fspath(folder)))
+    wanted = name_of(resolve_path(os.fspath(folder)))
     roots = sorted({document.root for document in store.documents(skip_damaged=True)})
     if wanted in roots or not roots:
         return wanted

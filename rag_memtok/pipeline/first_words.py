@@ -5,7 +5,7 @@ Each is told what is true of it, and what to ask instead.
 
 import re
 
-from rag_memtok.documents.names import told_apart
+from rag_memtok.documents.names import distinct_names
 from rag_memtok.errors import NoUsableMemory
 from rag_memtok.store.store import Store
 
@@ -106,7 +106,7 @@ def _documents(store: Store) -> tuple[str, str]:
         raise NoUsableMemory(
             "there is no document in the store", remedy="rag-memtok ingest FOLDER, then ask"
         )
-    names = sorted(told_apart(papers).values())
+    names = sorted(distinct_names(papers).values())
     more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
     count = f"{len(names)} document{'s' * (len(names) != 1)}"
     return count, ", ".join([*names[:NAMED], *more])

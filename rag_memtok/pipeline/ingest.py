@@ -12,8 +12,8 @@ import numpy as np
 
 from rag_memtok.config import Config, Memorize
 from rag_memtok.datatypes import OnProgress, Record
-from rag_memtok.documents.names import joined
-from rag_memtok.documents.scan import NOTHING, Scan, Skipped, SourceFile, outdated, scan
+from rag_memtok.documents.names import join_name
+from rag_memtok.documents.scan import NOTHING, Scan, Skipped, SourceFile, is_outdated, scan
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.manifest import (
@@ -129,7 +129,9 @@ class Ingest:
         for index, left in self.waiting.items():
             for chunk_id in left:
                 self.waiters.setdefault(chunk_id, []).append(index)
-        self.before = self._before({joined(file.source.root, file.source.file) for file in files})
+        self.before = self._before(
+            {join_name(file.source.root, file.source.file) for file in files}
+        )
         self.writer.expect(len(missing))
         for index in [index for index, left in self.waiting.items() if not left]:
             self._commit_file(index)
@@ -199,9 +201,9 @@ class Ingest:
         found: dict[str, set[tuple[str, str, str]]] = {}
         with self.store.snapshot():
             for one in self.store.each_document(skip_damaged=True):
-                if (name := joined(one.root, one.file)) in wanted:
+                if (name := join_name(one.root, one.file)) in wanted:
                     # what an older version read is not what is in the file, changed or not
-                    read = "" if outdated(one.extractor) else one.file_sha256
+                    read = "" if is_outdated(one.extractor) else one.file_sha256
                     found.setdefault(name, set()).add((one.root, one.file, read))
         return found
 
@@ -210,7 +212,7 @@ class Ingest:
 
         Its old text must not answer any more.
         """
-        known = self.before.get(joined(source.root, source.file), ())
+        known = self.before.get(join_name(source.root, source.file), ())
         return [
             (root, file)
             for root, file, sha256 in known

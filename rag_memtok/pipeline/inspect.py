@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rag_memtok.datatypes import TEXT_ONLY, Occurrence, Record, StoredDocument, Verdict
-from rag_memtok.documents.names import told_apart
-from rag_memtok.documents.scan import outdated
+from rag_memtok.documents.names import distinct_names
+from rag_memtok.documents.scan import is_outdated
 from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.memory.reconstruct import decode, margins, memory_for
 from rag_memtok.model.lm import LM
@@ -73,7 +73,7 @@ class Shown:
 def documents_of(store: Store) -> Iterator[ListedDocument]:
     """Every document. Damaged verdicts and places count as "damaged"."""
     papers = store.documents(skip_damaged=True)
-    names = told_apart([(one.root, one.path) for one in papers])
+    names = distinct_names([(one.root, one.path) for one in papers])
     for document in papers:
         name = names[document.root, document.path]
         try:
@@ -110,7 +110,7 @@ def outdated_in(store: Store) -> int:
     To ingest their files again reads them again.
     """
     with store.snapshot():
-        return sum(outdated(one.extractor) for one in store.each_document(skip_damaged=True))
+        return sum(is_outdated(one.extractor) for one in store.each_document(skip_damaged=True))
 
 
 def find(store: Store, prefix: str) -> str:

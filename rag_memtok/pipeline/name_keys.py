@@ -22,7 +22,7 @@ def give_keys(store: Store, say: Say) -> None:
 
     try:
         store.line_keys(
-            manifest["embedder_sha256"], lambda texts: embedder().encode(texts, False), EVERY
+            manifest["embedder_sha256"], lambda texts: embedder().encode(texts, query=False), EVERY
         )
     except (ModelUnavailable, InputRefused, WrongModel) as error:
         say(f"names and headings have no keys: {error}")

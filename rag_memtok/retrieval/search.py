@@ -43,7 +43,7 @@ def content_words(question: str) -> tuple[str, ...]:
 def search(
     store: Store, index: Index, embedder: Embedder, question: str, settings: Retrieve
 ) -> tuple[Hit, ...]:
-    """Returns the `settings.k` best chunks, best first; none if nothing is relevant.
+    """The `settings.k` best chunks of a question, best first; none if nothing is relevant.
 
     Nothing is relevant if no content word of the question is in any kept text or name, and no
     cosine reaches the embedder's threshold. A chunk that no document has is never found.
@@ -52,52 +52,58 @@ def search(
         UsageError: the store has nothing of `settings.within`.
     """
     depth = max(DEPTH, 10 * settings.k)
-    papers = documents_within(store, settings.within) if settings.within else None
+    documents = documents_within(store, settings.within) if settings.within else None
     among = None
-    if papers is not None:
-        among = store.numbers_of([(one.root, one.file) for one in papers])
+    if documents is not None:
+        among = store.numbers_of([(document.root, document.file) for document in documents])
     words = search_words(store, asked_words(question), depth, among)
     key = embedder.encode([question], query=True)[0]
     cosines = search_keys(index, key, words, depth, among)
     if not words and max(cosines.values(), default=-1.0) < embedder.threshold:
         return ()
     weight = settings.dense_weight if settings.dense_weight >= 0 else embedder.dense_weight
-    places = None if papers is None else {(one.root, one.path) for one in papers}
-    hits = hits_of(store, fuse(cosines, words, weight), cosines, places)
-    return tuple(islice(folded(store, hits), settings.k))
+    places = (
+        None if documents is None else {(document.root, document.path) for document in documents}
+    )
+    hits = make_hits(store, fuse(cosines, words, weight), cosines, places)
+    return tuple(islice(drop_contained(store, hits), settings.k))
 
 
-def hits_of(
+def make_hits(
     store: Store,
     scores: Mapping[int, float],
     cosines: Mapping[int, float],
     places: Collection[tuple[str, str]] | None,
 ) -> Iterator[Hit]:
-    """The chunks of these numbers that have a place, of all or those `places`, in this order."""
+    """Hits of the chunks in `scores`, by number, that have a place; in this order.
+
+    Args:
+        places: (root, path) of the documents that count; None: all.
+    """
     for number, score in scores.items():
         for chunk_id in store.ids_of([number]).values():
-            found = tuple(
-                one
-                for one in store.occurrences([chunk_id])[chunk_id]
-                if places is None or (one.root, one.path) in places
+            occurrences = tuple(
+                occurrence
+                for occurrence in store.occurrences([chunk_id])[chunk_id]
+                if places is None or (occurrence.root, occurrence.path) in places
             )
-            if found:
-                yield Hit(chunk_id, score, cosines.get(number), found)
+            if occurrences:
+                yield Hit(chunk_id, score, cosines.get(number), occurrences)
 
 
-def folded(store: Store, hits: Iterable[Hit]) -> Iterator[Hit]:
-    """The hits but those that say, word for word, no more than a better one.
+def drop_contained(store: Store, hits: Iterable[Hit]) -> Iterator[Hit]:
+    """The hits without those that say, word for word, no more than a better one.
 
     What differs in one word or number stays: that word may be the answer.
     """
-    told = list[str]()
+    better = list[str]()
     for hit in hits:
         try:
-            said = f" {terms_of(store.text(hit.chunk_id) or '')} "
+            terms = f" {terms_of(store.text(hit.chunk_id) or '')} "
         except StoreDamaged:
-            said = ""
-        if not said.strip() or not any(said in other for other in told):
-            told.append(said)
+            terms = ""
+        if not terms.strip() or not any(terms in other for other in better):
+            better.append(terms)
             yield hit
 
 
@@ -113,13 +119,13 @@ def search_keys(
     A chunk's cosine is the greater of its text's and its line's: of the nearest of the names of its
     files, each with the headings above it there. Measured in benchmarks/log.md.
     """
-    found = dict(index.nearest(key, count, among))
+    cosines = dict(index.nearest(key, count, among))
     if index.lines is not None:
         below = index.lines.nearest(key, count, among)
-        found |= index.nearest(key, len(below), below.keys() - found.keys()) if below else ()
-        for number, cosine in index.lines.cosines_of(key, {*found, *words}).items():
-            found[number] = max(cosine, found.get(number, -1.0))
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+        cosines |= index.nearest(key, len(below), below.keys() - cosines.keys()) if below else ()
+        for number, cosine in index.lines.cosines_of(key, {*cosines, *words}).items():
+            cosines[number] = max(cosine, cosines.get(number, -1.0))
+    return dict(sorted(cosines.items(), key=lambda item: -item[1]))
 
 
 def search_words(
@@ -138,14 +144,14 @@ def search_words(
     except StoreDamaged as error:
         log.warning("searching by keys alone: %s", error)
         return {}
-    some = [one for one in scores.items() if among is None or one[0] in among]
-    return dict(sorted(some, key=lambda item: -item[1])[:count])
+    allowed = [item for item in scores.items() if among is None or item[0] in among]
+    return dict(sorted(allowed, key=lambda item: -item[1])[:count])
 
 
 def fuse(
     cosines: Mapping[int, float], words: Mapping[int, float], dense_weight: float
 ) -> dict[int, float]:
-    """Returns each number's score, 0 to 1, best first.
+    """Each number's fused score, 0 to 1, best first.
 
     It is the weighted sum of its cosine and its BM25 relative to the best one. Equal scores are in
     the order of the dense hits, then of the word hits. Measured against reciprocal rank in

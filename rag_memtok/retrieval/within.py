@@ -3,7 +3,7 @@
 import os
 
 from rag_memtok.datatypes import StoredDocument
-from rag_memtok.documents.names import joined, located, name_of, told_apart
+from rag_memtok.documents.names import distinct_names, join_name, name_of, resolve_path
 from rag_memtok.errors import UsageError
 from rag_memtok.store.store import Store
 
@@ -16,26 +16,29 @@ def documents_within(store: Store, path: str) -> list[StoredDocument]:
     Raises:
         UsageError: the store has nothing of that path.
     """
-    papers = store.documents(skip_damaged=True)
-    found = [
-        one for one in papers if _is_in(joined(one.root, one.file), name_of(located(path)))
-    ] or _named(papers, path)
-    if not found:
+    documents = store.documents(skip_damaged=True)
+    folder = name_of(resolve_path(path))
+    within = [
+        document
+        for document in documents
+        if _is_in(join_name(document.root, document.file), folder)
+    ] or _within_name(documents, path)
+    if not within:
         raise UsageError(
             f"the store has nothing of {path}", remedy="rag-memtok list names what it has"
         )
-    return found
+    return within
 
 
 def _is_in(name: str, folder: str) -> bool:
     return name == folder or name.startswith(folder.rstrip("/") + "/")
 
 
-def _named(papers: tuple[StoredDocument, ...], path: str) -> list[StoredDocument]:
-    names = told_apart([(one.root, one.path) for one in papers])
+def _within_name(documents: tuple[StoredDocument, ...], path: str) -> list[StoredDocument]:
+    names = distinct_names([(document.root, document.path) for document in documents])
     wanted = os.path.normpath(path).replace(os.sep, "/")
     return [
-        one
-        for one in papers
-        if _is_in(names[one.root, one.path], wanted) or _is_in(one.file, wanted)
+        document
+        for document in documents
+        if _is_in(names[document.root, document.path], wanted) or _is_in(document.file, wanted)
     ]

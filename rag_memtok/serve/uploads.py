@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from rag_memtok.documents.loaders import loader_of
-from rag_memtok.documents.names import UPLOADS, located
+from rag_memtok.documents.names import UPLOADS, resolve_path
 from rag_memtok.documents.walk import is_within
 from rag_memtok.errors import UsageError
 from rag_memtok.store.files import ARRIVING, store_errors
@@ -106,4 +106,4 @@ def allowed(paths: list[str], roots: tuple[str, ...]) -> list[Path]:
                 f"{path!a} is not under a folder that the server may read",
                 remedy="send the file itself, or start the server with --root FOLDER",
             )
-    return [Path(located(os.path.realpath(path))) for path in paths]
+    return [Path(resolve_path(os.path.realpath(path))) for path in paths]

@@ -32,7 +32,7 @@ from limits import Unable  # noqa: E402
 
 from rag_memtok.cli import console  # noqa: E402
 from rag_memtok.cluster.engine import reciting, writing  # noqa: E402
-from rag_memtok.cluster.pool import ENVIRONMENT, ray_of  # noqa: E402
+from rag_memtok.cluster.pool import ENVIRONMENT, import_ray  # noqa: E402
 from rag_memtok.config import Config  # noqa: E402
 from rag_memtok.datatypes import PROVEN, Progress  # noqa: E402
 from rag_memtok.pipeline import api  # noqa: E402
@@ -79,7 +79,7 @@ def started(start: Any) -> Any:
 @contextmanager
 def nodes(count: int) -> Iterator[Nodes]:
     """A cluster of `count` nodes on this machine."""
-    ray_of(ENVIRONMENT)
+    import_ray(ENVIRONMENT)
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "include_dashboard": False}
