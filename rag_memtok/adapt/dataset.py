@@ -152,7 +152,7 @@ def encode_answer(lm: LM, frame: QAPrompt, text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Teacher:
-    """The frozen model that answers with the text; `chunks` by their ids."""
+    """The teacher of the distillation: the frozen model, reading the text; `chunks` by id."""
 
     lm: LM
     frame: QAPrompt

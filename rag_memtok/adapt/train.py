@@ -375,7 +375,7 @@ def mean_f1s(f1s: Mapping[str, Sequence[float]], selected: Sequence[bool]) -> di
 
 
 def count_examples(examples: Sequence[Example]) -> dict[str, int]:
-    """How many examples there are of each kind.
+    """The number of examples of each kind.
 
     The kinds: with a known answer, with the model's own, about another chunk, without a chunk.
     """

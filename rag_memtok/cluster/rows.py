@@ -93,7 +93,7 @@ def task_row(task: Task) -> Row:
 
 
 def task_from_row(row: Row) -> Task:
-    """Undoes `task_row`."""
+    """The task in a row of TASK."""
     return Task(row["chunk"], tuple(row["tokens"]), row["vectors"])
 
 
@@ -113,7 +113,7 @@ def record_row(record: Record) -> Row:
 
 
 def record_from_row(row: Row) -> Record:
-    """Undoes `record_row`."""
+    """The record in a row of RECORD, without its key."""
     columns = row["readable"]
     readable = None
     if columns is not None:
@@ -146,7 +146,7 @@ def recited_row(heard: Heard) -> Row:
 
 
 def recited_from_row(row: Row) -> Heard:
-    """Undoes `recited_row`."""
+    """The recited chunk in a row of RECITED."""
     recited = Recited(
         chunk_id=row["chunk"],
         verdict=Verdict(**row["verdict"]),

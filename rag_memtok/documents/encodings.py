@@ -59,7 +59,7 @@ TELLING, CLEARLY = 10, 0.1  # so many letters beyond ASCII, and more of what is 
 
 
 class Unreadable(Exception):
-    """Why a file, or a part of it, cannot be read.
+    """The reason for which a file, or a part of it, cannot be read.
 
     Loaders raise it; `scan` and `read` turn it into a Skipped.
     """

@@ -63,7 +63,7 @@ class Kind:
 
 
 def extractor_name(kind: str) -> str:
-    """How the text is got, our way and the versions it depends on: "pdf/2 pypdf 7.1.0".
+    """The name of how a text is got, with versions of what it depends on: "pdf/2 pypdf 7.1.0".
 
     Two names are two texts that cannot be compared.
     """
@@ -76,7 +76,7 @@ def extractor_name(kind: str) -> str:
 
 
 def missing_packages(kind: str) -> str:
-    """What has to be installed before files of this kind can be read, "" if nothing."""
+    """The remedy where packages are missing that read files of this kind; "" if none is."""
     absent = [package for package in KINDS[kind].packages if not _version(package)]
     return (
         f"needs {' and '.join(absent)}: pip install 'rag-memtok[{KINDS[kind].extra}]'"

@@ -129,7 +129,7 @@ def _columns(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _title(text: str) -> Iterator[tuple[int, int, str]]:
-    """What a page or a mail begins with: its title, its subject."""
+    """The first line of a page or a mail: its title, its subject."""
     first = text.strip().partition("\n")[0]
     if len(first) <= TITLE:
         yield 0, 0, first.removeprefix("Subject: ")

@@ -1,4 +1,4 @@
-r"""What files are called: bytes that may be anything, as text.
+r"""Names of files: bytes that may be anything, as text.
 
 Names are kept as they are, newlines included, with two exceptions that make any name valid text and
 that `native_of` undoes: a byte that is not UTF-8 is written \xNN, and a backslash is doubled.

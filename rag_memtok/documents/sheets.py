@@ -43,7 +43,7 @@ ESCAPE = re.compile("_x(00[01][0-9A-Fa-f]|005F)_")  # how the file writes contro
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberFormat:
-    """What of a number format is kept: what kind of moment, or which signs around the number.
+    """A number format, in so far as it is kept: a kind of moment, or signs around the number.
 
     `clock`: a moment has a time of the day; `before` and `after` are currency signs.
     """

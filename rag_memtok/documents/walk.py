@@ -190,7 +190,7 @@ def _link_problem(path: str, root: str) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """Why something is skipped, in a few words."""
+    """The reason for which something is skipped, in a few words."""
     if isinstance(error, OSError):
         reasons = {
             errno.ENOENT: "vanished",

@@ -200,7 +200,7 @@ def digest_folder(folder: Path) -> str:
 
 
 def static_folder(folder: Path) -> Path | None:
-    """Where the weights are, if the model is but a mean of token vectors.
+    """The folder of the weights, if the model is but a mean of token vectors.
 
     None if it needs more than `load_static`.
     """
@@ -217,7 +217,7 @@ def static_folder(folder: Path) -> Path | None:
 
 
 def load_static(folder: Path) -> tuple[EncodeTexts, int]:
-    """What sentence-transformers' StaticEmbedding computes, and its width.
+    """The encoder that sentence-transformers calls StaticEmbedding, and its width.
 
     sentence-transformers is not imported.
     """
