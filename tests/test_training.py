@@ -445,8 +445,8 @@ def test_a_readers_chunks_are_of_train_questions_that_the_model_answers_and_are_
             file.writelines(json.dumps(row) + "\n" for row in rows)
     some = reader.chosen(toy_lm, tmp_path, 3, 64, least=0.0, seed=0)
     assert len({one.key for one in some}) == 3
-    assert [exercise.question for one in some for exercise in one.exercises] == ["Who lit it?"] * 3
-    assert all(exercise.page == one.key for one in some for exercise in one.exercises)
+    assert [question.question for one in some for question in one.questions] == ["Who lit it?"] * 3
+    assert all(question.chunk_id == one.key for one in some for question in one.questions)
     assert reader.chosen(toy_lm, tmp_path, 3, 64, least=1.1, seed=0) == []
     assert reader.kept(tmp_path / "chosen.jsonl", toy_lm, lambda: some) == some
     assert reader.kept(tmp_path / "chosen.jsonl", toy_lm, lambda: []) == some
