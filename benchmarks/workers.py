@@ -51,9 +51,9 @@ def engine_named(name: str, workers: int, config: Config) -> Iterator[Engine]:
         yield processes
         return
     from rag_memtok.cluster.engine import writing
-    from rag_memtok.cluster.pool import ENVIRONMENT, HERE, ray_of
+    from rag_memtok.cluster.pool import ENVIRONMENT, HERE, import_ray
 
-    ray = ray_of(ENVIRONMENT | {"RAY_AUTH_TOKEN": "0123456789abcdef" * 4})
+    ray = import_ray(ENVIRONMENT | {"RAY_AUTH_TOKEN": "0123456789abcdef" * 4})
     where = {"address": "local", "include_dashboard": False, "_node_ip_address": HERE}
     ray.init(**where, num_cpus=workers, log_to_driver=False, logging_level="error")
     try:
