@@ -72,7 +72,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One source file (or one line of a JSONL file) as text; this text is what "lossless" means.
+    """One source file (or a line of JSONL, an event) as text; this text is what "lossless" means.
 
     `file` is relative to `root`, POSIX style. `path` is `file`, or `file#L3` where a file holds
     several documents; (root, path) is the document's identity. `segments` are in ascending order,

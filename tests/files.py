@@ -185,6 +185,12 @@ def notebook(*cells: dict, **facts: object) -> bytes:
     return json.dumps({"nbformat": 4, "metadata": metadata, "cells": cells, **facts}).encode()
 
 
+def calendar(*events: list[str], end: str = "\r\n") -> bytes:
+    """A calendar of events, each in its lines."""
+    blocks = [line for lines in events for line in ("BEGIN:VEVENT", *lines, "END:VEVENT")]
+    return end.join(["BEGIN:VCALENDAR", *blocks, "END:VCALENDAR", ""]).encode()
+
+
 def code(source: str, *outputs: dict) -> dict:
     """A cell of code."""
     return {"cell_type": "code", "source": source.splitlines(True), "outputs": list(outputs)}

@@ -1,5 +1,6 @@
-"""Notebooks, mails, OpenDocument, RTF, subtitles and pages: what they say, and what is refused."""
+"""What files of many formats say, from notebooks and calendars to RTF, and what is refused."""
 
+import re
 import shutil
 from email.message import EmailMessage
 from pathlib import Path
@@ -11,6 +12,8 @@ import small
 from rag_memtok.child import Limits
 from rag_memtok.config import Documents
 from rag_memtok.documents.extract import extract_text
+from rag_memtok.documents.headings import headings_above
+from rag_memtok.documents.loaders import LOADERS, Part
 from rag_memtok.documents.scan import read, restores_exactly, scan
 from rag_memtok.errors import InputRefused, UsageError
 from rag_memtok.pipeline import api
@@ -18,6 +21,13 @@ from rag_memtok.pipeline import api
 CASES = Path(__file__).parent / "cases" / "formats"
 DIALS = Documents()
 RIGHT = {
+    "calendar.ics": """\
+Kiln opening
+When: Saturday 14 March 2026, 10:00 to 11:30 (Europe/Berlin)
+Where: Workshop, Tannery Lane 7
+
+Bring gloves; the shelves are hot.
+Tea afterwards.""",
     "mail.eml": "Subject: Rent\nFrom: a@example.org\n\nThe rent is due on the 3rd.",
     "nb.ipynb": "# Growth study\nThe best light was 14 hours a day.\n\n```\nx = 3\n```",
     "noext": "The extension-less note: the spare fuse is in drawer two.\n",
@@ -47,6 +57,7 @@ def test_texts_among_them_come_back_as_the_very_file(tmp_path, model_folder):
     assert {name for name in back if (docs / name).exists()} == exact
     assert all(back[name] == (docs / name).read_bytes() for name in exact)
     assert back["nb.ipynb.txt"].decode() == RIGHT["nb.ipynb"]
+    assert back["calendar.ics#L12.txt"].decode() == RIGHT["calendar.ics"]
 
 
 # --- notebooks
@@ -155,6 +166,124 @@ def test_a_mail_that_is_nothing_but_a_file_names_it():
     assert extract_text("eml", data).text == "Subject: Rent\n\nAttachment, not read: offer.pdf"
 
 
+# --- calendars
+
+
+def events(data: bytes) -> list[Part]:
+    return list(LOADERS[".ics"].extract(data))
+
+
+def when(start: str, *more: str) -> str:
+    """What is said of an event that has a start and little else."""
+    (part,) = events(files.calendar([f"DTSTART{start}", *more]))
+    return part.text
+
+
+def test_an_event_is_a_document_below_its_summary():
+    reminder = ["BEGIN:VALARM", "DESCRIPTION:no", "SUMMARY:no", "END:VALARM"]
+    first = ["dtstart:20260501", *reminder, r"SUMMARY;LANGUAGE=en:Fair\, \"May\"", "X-A:no"]
+    second = ["STATUS:CANCELLED", r"LOCATION:Hall\n2", r"DESCRIPTION:a\;b\\nc\N\nd: e\n"]
+    task = b"BEGIN:VTODO\nSUMMARY:no\nEND:VTODO\n"
+    fair, hall = events(task + files.calendar(first, second, end="\n"))
+    assert fair.text == 'Fair, \\"May\\"\nWhen: Friday 1 May 2026'
+    assert hall.text == "Where: Hall 2\nStatus: cancelled\n\na;b\\nc\n\nd: e"
+    assert (fair.suffix, hall.suffix) == ("#L5", "#L14")
+    assert headings_above("a.ics", fair.text, [0], fair.headings) == ['Fair, \\"May\\"']
+    assert headings_above("a.ics", hall.text, [0], hall.headings) == [""]
+
+
+@pytest.mark.parametrize("fold", ["\r\n ", "\n\t"])
+def test_a_line_may_be_folded_anywhere_even_within_a_letter(fold):
+    data = files.calendar(["SUMMARY:Größe 🥟"], ["SUMMARY:two"])
+    start, end = data.index(b"SUMMARY"), data.index(b"\r\nEND:VEVENT")
+    folded = fold.encode().join(bytes([byte]) for byte in data[start:end])
+    whole, after = events(data[:start] + folded + data[end:])
+    assert whole.text == "Größe 🥟" and whole.suffix == "#L2"
+    assert after.suffix == f"#L{5 + end - start - 1}"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+def test_a_calendar_in_another_encoding(encoding):
+    data = files.calendar(["SUMMARY:Größe der Tür", " en prüfen"])
+    (part,) = events(data.decode().encode(encoding))
+    assert (part.text, part.suffix) == ("Größe der Türen prüfen", "#L2")
+
+
+def test_what_is_wrong_with_one_event_is_not_with_the_others():
+    data = files.calendar(["SUMMARY:one"], ["UID:2"], ["SUMMARY:cut", "BEGIN:VEVENT"])
+    assert [(part.suffix, part.problem) for part in events(data + b"BEGIN:VEVENT")] == [
+        ("#L2", ""),
+        ("#L5", "nothing in it"),
+        ("#L8", "cut off: its end is missing"),
+        ("#L10", "nothing in it"),
+        ("#L13", "cut off: its end is missing"),
+    ]
+
+
+def test_a_long_line_that_says_nothing_takes_no_time_to_speak_of():
+    data = files.calendar(
+        ["SUMMARY:one", "a" * 1_000_000, 'A;B="' * 200_000, "A" + "\r\n " * 200_000]
+    )
+    assert [part.text for part in events(data)] == ["one"]
+
+
+BERLIN, NEW_YORK = ";TZID=Europe/Berlin:", ';X-A="a:b;c";TZID="America/New_York":'
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([":20260312T140000Z"], "Thursday 12 March 2026, 14:00 (UTC)"),
+        ([":20260312T140000"], "Thursday 12 March 2026, 14:00"),
+        (
+            [f"{BERLIN}20260312T140000", f"DTEND{BERLIN}20260312T144500"],
+            "Thursday 12 March 2026, 14:00 to 14:45 (Europe/Berlin)",
+        ),
+        (
+            [":20260312T220000", "DTEND:20260313T010000"],
+            "Thursday 12 March 2026, 22:00 to Friday 13 March 2026, 01:00",
+        ),
+        (
+            [f"{BERLIN}20260501T100000", f"DTEND{NEW_YORK}20260501T130000"],
+            "Friday 1 May 2026, 10:00 (Europe/Berlin) to 13:00 (America/New_York)",
+        ),
+        (
+            [":20260312T233000Z", "DURATION:PT1H"],
+            "Thursday 12 March 2026, 23:30 to Friday 13 March 2026, 00:30 (UTC)",
+        ),
+        ([";VALUE=DATE:20260501"], "Friday 1 May 2026"),
+        ([":20260501", "DTEND:20260502"], "Friday 1 May 2026"),
+        ([":20260501", "DTEND:20260504"], "Friday 1 May 2026 to Sunday 3 May 2026"),
+        ([":20260501", "DURATION:P1W"], "Friday 1 May 2026 to Thursday 7 May 2026"),
+        ([":20260501T100000", "DURATION:+PT1H30M"], "Friday 1 May 2026, 10:00 to 11:30"),
+        ([":soon"], "soon"),
+        ([":20260230", "DTEND:20260501"], "20260230 to 20260501"),
+        ([":20260501", "DURATION:P999999999W"], "20260501 to P999999999W"),
+        ([":00010101", "DTEND:00010101"], "00010101 to 00010101"),
+    ],
+)
+def test_times_of_an_event_are_in_words_and_broken_ones_as_they_stand(lines, said):
+    assert when(*lines) == f"When: {said}"
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("FREQ=YEARLY;BYMONTH=5", "every year"),
+        ("FREQ=WEEKLY;INTERVAL=2;BYDAY=MO,WE", "every 2 weeks on Monday and Wednesday"),
+        ("freq=monthly;byday=2tu;count=10", "every month on the second Tuesday, 10 times"),
+        ("FREQ=MONTHLY;BYDAY=-1FR", "every month on the last Friday"),
+        ("FREQ=DAILY;UNTIL=20261231T230000Z", "every day, until Thursday 31 December 2026"),
+        ("FREQ=WEEKLY;BYDAY=XX", "FREQ=WEEKLY;BYDAY=XX"),
+        ("FREQ=DAILY;COUNT=some", "FREQ=DAILY;COUNT=some"),
+        ("FREQ=HOURLY", "FREQ=HOURLY"),
+        ("never", "never"),
+    ],
+)
+def test_how_often_an_event_comes_again(rule, said):
+    assert when(":20260501", f"RRULE:{rule}") == f"When: Friday 1 May 2026\nRepeats: {said}"
+
+
 # --- OpenDocument
 
 
@@ -248,6 +377,10 @@ OUTSIDE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/hostname">]>'
 REFUSED = {
     "empty.eml": (b"", "empty"),
     "text.eml": (b"This is no mail.\n\nAt all.", "no mail"),
+    "empty.ics": (b"", "empty"),
+    "text.ics": (b"This is no calendar.", "no event in it"),
+    "tasks.ics": (b"BEGIN:VTODO\nSUMMARY:a\nEND:VTODO\n", "no event in it"),
+    "zero.ics": (files.calendar(["SUMMARY:a\0"]), "binary: a NUL"),
     "text.rtf": (b"This is no RTF.", "no RTF"),
     "pictures.rtf": (rb"{\rtf1{\pict 89504e47}}", "no text in it (pictures"),
     "text.ipynb": (b"This is no JSON.", "not a readable ipynb file: JSONDecodeError"),
@@ -355,3 +488,11 @@ def test_what_is_piped_in_and_no_text_is_refused(data, reason):
 
 def test_only_texts_are_restored_exactly():
     assert restores_exactly("text/1 cp1252") and not restores_exactly("odt/1 odfdo 3.27.3")
+
+
+def test_the_documentation_names_every_kind_of_file():
+    page = (Path(__file__).parent.parent / "docs" / "usage.md").read_text(encoding="utf-8")
+    table = page.partition("## What is read")[2].partition("\n## ")[0].lower()
+    named = {word for word in re.findall(r"\w+", table) if f".{word}" in LOADERS}
+    kinds = {LOADERS[f".{word}"].extractor for word in named} | {LOADERS[".txt"].extractor}
+    assert kinds == {loader.extractor for loader in LOADERS.values()}

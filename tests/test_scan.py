@@ -58,6 +58,7 @@ SAMPLES = {
     "text": (b"one\ntwo\n", "line 2"),
     "html": (b"<title>one</title>\n<p>two</p>\n", "line 2"),
     "jsonl": (b'{"n": "one"}\n{"n": "two"}\n', "line 2"),
+    "ics": (files.calendar(["SUMMARY:one"], ["SUMMARY:two"]), "line 5"),
     "pdf": (files.pdf("one", "", "two"), "page 3"),
     "docx": (files.docx("one", "two"), "text line 3"),
     "pptx": (files.pptx_of(("one", "first"), ("two", "second")), "slide 2"),

@@ -13,13 +13,15 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from served import served as serving
 
 from rag_memtok.config import Model
-from rag_memtok.errors import EngineUnavailable, UsageError, WrongModel
+from rag_memtok.errors import EngineUnavailable, NoUsableMemory, UsageError, WrongModel
 from rag_memtok.model import gguf, lm, lora, plain, remote
 from rag_memtok.model.connect import ServedAdapter, connect, connect_adapter
 from rag_memtok.model.engine import LocalEngine
@@ -29,7 +31,8 @@ from rag_memtok.model.wire import Server
 from rag_memtok.pipeline.adapters import READERS
 from rag_memtok.pipeline.api import ask
 from rag_memtok.pipeline.bundle import import_
-from rag_memtok.settings import here
+from rag_memtok.serve.client import Client
+from rag_memtok.settings import here, updated
 
 pytestmark = pytest.mark.vllm
 
@@ -183,6 +186,26 @@ def test_a_store_is_asked_through_it(there, engine, tmp_path):
     settings = {"store": tmp_path / "store", "threads": 1, "device": "cpu", "read": "text"}
     found = ask(QUESTIONS[2], here(**settings, engine="vllm", url=engine[0]), trusted=True)
     assert "13 June" in found.answer and found.reader == "text + adapter" and found.sources
+
+
+def test_a_server_of_ours_stands_before_it(there, engine, tmp_path):
+    import_(ROOT / "data" / "demo.safetensors", tmp_path / "store", True)
+    asked = here(store=tmp_path / "store", threads=1, device="cpu", read="text", engine="vllm",
+                 url=engine[0])  # fmt: skip
+    alone = {question: said(partial(ask, config=asked, trusted=True), question) for question in
+             QUESTIONS[:4]}  # fmt: skip
+    config = updated(asked, {"serve.port": 0, "serve.rate": 0.0})
+    with serving(config, trusted=True) as running, ThreadPoolExecutor(len(alone)) as pool:
+        client = Client(running.url)
+        assert list(pool.map(partial(said, client.ask), alone)) == list(alone.values())
+    assert "13 June" in alone[QUESTIONS[2]]
+
+
+def said(asking, question):
+    """The answer; "" where nothing is found."""
+    with suppress(NoUsableMemory):
+        return asking(question).answer
+    return ""
 
 
 def test_the_base_without_its_reader_is_another_model(there, engine, base):

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 from rag_memtok.datatypes import Segment
 from rag_memtok.documents.encodings import UTF8, Unreadable
+from rag_memtok.documents.events import events_of
 from rag_memtok.documents.extract import KINDS, extract_text, extractor_name, missing_packages
 from rag_memtok.documents.pages import read_page
 
@@ -121,6 +122,21 @@ def _format_value(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _calendar(data: bytes, encoding: str = "") -> Iterator[Part]:
+    """One document an event, by the line in which it begins; its summary is its heading.
+
+    It takes bytes, as its lines are unfolded before they are decoded.
+    """
+    for event in events_of(data):
+        yield Part(
+            suffix=f"#L{event.line}",
+            text=event.text,
+            segments=(Segment(0, f"line {event.line}"),),
+            problem=event.problem,
+            headings=((0, 0, event.summary),),
+        )
+
+
 def _html(data: bytes, encoding: str = UTF8) -> Iterator[Part]:
     page = read_page(data.decode(encoding).removeprefix("\ufeff"))
     yield Part(
@@ -159,6 +175,7 @@ LOADERS: dict[str, Loader] = {
         [".html", ".htm", ".xhtml"], Loader(extractor="html/2", extract=_html, markup=True)
     ),
     **dict.fromkeys([".jsonl", ".ndjson"], Loader(extractor="jsonl/1", extract=_jsonl)),
+    ".ics": Loader(extractor="ics/1", extract=_calendar, binary=True),
     **{
         f".{kind}": Loader(
             extractor=extractor_name(kind),

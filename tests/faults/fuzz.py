@@ -20,6 +20,7 @@ from kills import Trial
 from world import World
 
 from rag_memtok.config import Documents
+from rag_memtok.documents.extract import KINDS
 from rag_memtok.documents.scan import Reading, Skipped, read, scan
 from rag_memtok.errors import InputRefused, UsageError
 from rag_memtok.settings import FILE_NAME, load
@@ -33,10 +34,20 @@ SEEDS = {
         b"b</pre></body></html>",
     ),
     "jsonl": ("a.jsonl", b'{"text": "Ticket 7", "n": [1.50, null]}\n"a \\ud83e\\udd5f"\n'),
+    "ics": (
+        "a.ics",
+        files.calendar(
+            ["SUMMARY:one \U0001f95f", "DTSTART:20260312T1400", " 00Z", "DURATION:PT1H"],
+            ["SUMMARY:two", "DTSTART:20260501", "RRULE:FREQ=WEEKLY;BYDAY=MO;UNTIL=20261231"],
+        ),
+    ),
     "pdf": ("a.pdf", files.pdf("one", "two")),
     "docx": ("a.docx", files.docx("one", "two")),
+    "pptx": ("a.pptx", files.pptx_of(("one", "two"))),
+    "epub": ("a.epub", files.epub("one", "<p>two</p>")),
     "xlsx": ("a.xlsx", files.xlsx({"Stock": [["one", 2.5]]})),
     "odt": ("a.odt", files.opendocument("<text:p>one</text:p>")),
+    "ods": ("a.ods", files.sheet(files.cell("2.5", "float", "2.5"))),
     "rtf": ("a.rtf", rb"{\rtf1\ansicpg1252 one\par \'e9 \u8364?}"),
     "eml": ("a.eml", b"Subject: one\nContent-Type: text/html; charset=latin-1\n\n<p>\xe9</p>"),
     "ipynb": ("a.ipynb", files.notebook(files.markdown("one"), files.code("two"))),
@@ -105,7 +116,8 @@ def loaders(world: World, seconds: float) -> Iterator[Trial]:
             )
         assert reading.documents or reading.skipped and all(one.reason for one in reading.skipped)
 
-    cheap = st.sampled_from(["text", "html", "jsonl"])
+    parsed = [kind for kind in SEEDS if kind in KINDS]
+    cheap = st.sampled_from([kind for kind in SEEDS if kind not in KINDS])
     yield from for_seconds(
         "loaders", 0.7 * seconds, law, cheap, EDITS, st.binary(max_size=200), st.booleans()
     )
@@ -113,7 +125,7 @@ def loaders(world: World, seconds: float) -> Iterator[Trial]:
         "parsers",
         0.3 * seconds,
         law,
-        st.sampled_from(["pdf", "docx", "xlsx", "odt", "rtf", "eml", "ipynb"]),
+        st.sampled_from(parsed),
         EDITS,
         st.just(b""),
         st.just(False),

@@ -24,6 +24,7 @@ from world import World
 from rag_memtok import errors
 from rag_memtok.config import Documents
 from rag_memtok.datatypes import Memory
+from rag_memtok.documents.loaders import LOADERS
 from rag_memtok.documents.scan import scan
 from rag_memtok.errors import RagMemtokError
 from rag_memtok.memory.codec import CODECS, codec_named
@@ -154,6 +155,11 @@ def test_an_interrupt_once_or_twice_keeps_what_is_done(world):
 def test_edits_deletions_and_kills_against_a_dictionary(world):
     assert [trial.wrong for trial in machine.against_a_dictionary(world, 3, 6)] == [()]
     assert machine.AgainstADictionary.steps >= 3
+
+
+def test_every_way_to_read_a_file_is_fed_any_bytes():
+    fed = {LOADERS[f".{name.rpartition('.')[2]}"].extractor for name, _ in fuzz.SEEDS.values()}
+    assert fed == {loader.extractor for loader in LOADERS.values()}
 
 
 @pytest.mark.parametrize("what", [fuzz.loaders, fuzz.settings_file])
