@@ -72,7 +72,7 @@ def adapt(
         remedy = "give --out DIR; then: rag-memtok ask --read text --adapter DIR"
         raise UsageError("an adapter that reads text has no place in the store", remedy)
     with open_store(folder, write=False) as store:
-        ownership.require_trust(store.manifest, folder, trusted)
+        ownership.require_trust(store.manifest, folder, trusted=trusted)
         model, template = resources.decoder(store.manifest, config)
         texts = dict(placed_texts(store, model, template))
         pages = [

@@ -48,7 +48,7 @@ from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.settings import dials, origins, value_of
 from rag_memtok.store import ownership
-from rag_memtok.store.files import ADAPTER, DATABASE, collections_of
+from rag_memtok.store.files import ADAPTER, DATABASE, list_collections
 from rag_memtok.store.store import Summary, open_store
 
 __all__ = [
@@ -98,7 +98,7 @@ def session(
     folder = store_folder(config)
     with open_store(folder, write=False) as store:
         manifest = store.manifest
-        ownership.require_trust(manifest, folder, trusted)
+        ownership.require_trust(manifest, folder, trusted=trusted)
         settings = completed(config, manifest)
         loaded = load(settings)
         require_same(manifest, loaded.lm, loaded.template)
@@ -301,7 +301,7 @@ def collections(config: Config) -> tuple[Collection, ...]:
             remedy="rag-memtok list says what is in it",
         )
     found = []
-    for name in collections_of(root):
+    for name in list_collections(root):
         with open_store(root / name, write=False) as store:
             manifest = store.manifest
             found.append(

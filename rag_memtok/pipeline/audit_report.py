@@ -19,7 +19,7 @@ from rag_memtok.model.lm import LM
 from rag_memtok.pipeline.audit import Audit, Finding
 from rag_memtok.pipeline.audit_charts import charts
 from rag_memtok.pipeline.recite import Recited
-from rag_memtok.store.files import regular, write_whole
+from rag_memtok.store.files import is_regular_file, write_whole
 from rag_memtok.store.store import Store
 
 LIMIT = 200  # chunks, findings and documents shown of each; the rest is counted
@@ -80,7 +80,7 @@ def require_place(page: Path) -> None:
         raise UsageError(
             f"there is no folder {page.parent} for the report", remedy=f"mkdir -p {page.parent}"
         )
-    if os.path.lexists(page) and not (regular(page) and TITLE in page.read_bytes()[:4096]):
+    if os.path.lexists(page) and not (is_regular_file(page) and TITLE in page.read_bytes()[:4096]):
         raise UsageError(
             f"{page} is in the way of the report, and is not one",
             remedy="give the report another name",

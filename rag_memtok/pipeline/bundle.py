@@ -42,7 +42,7 @@ from rag_memtok.pipeline import tensorfile
 from rag_memtok.pipeline.tensorfile import JsonStream
 from rag_memtok.store import ownership
 from rag_memtok.store.database import RESERVED
-from rag_memtok.store.files import ANOTHER_STORE, beside, store_errors, sync_folder, write_whole
+from rag_memtok.store.files import ANOTHER_STORE, sibling, store_errors, sync_folder, write_whole
 from rag_memtok.store.store import Store, create, open_store
 
 FORMAT = "2"
@@ -98,8 +98,8 @@ def export(store: Store, file: Path) -> Bundled:
             del parts[READABLES]
         digest = tensorfile.digest(parts)
         # only what is one's own is sealed: a foreign store stays one
-        own = ownership.made_here(store.manifest)
-        seal = ownership.signed("export", digest) if own else ""
+        own = ownership.is_made_here(store.manifest)
+        seal = ownership.sign("export", digest) if own else ""
         metadata = {"format": FORMAT, "sha256": digest, "seal": seal, "made_by": "rag-memtok"}
         write_whole(file, tensorfile.pieces(parts, metadata))
     return Bundled(str(file), str(store.folder), documents, chunks, file.stat().st_size, own)
@@ -203,7 +203,7 @@ def import_(file: Path, folder: Path, trusted: bool) -> Bundled:
         )
     with _opened(file) as (metadata, parts):
         own = trusted or ownership.is_signed("export", metadata["sha256"], metadata.get("seal", ""))
-        draft = beside(folder, IMPORTING)
+        draft = sibling(folder, IMPORTING)
         with store_errors(draft.parent):
             if draft.exists():  # of an import that was killed
                 shutil.rmtree(draft)
@@ -261,7 +261,7 @@ def _build(
         }
         if not all(isinstance(value, str) for value in manifest.values()):
             raise ValueError("a manifest of strings")
-        create(folder, manifest | (ownership.maker() if own else {}))
+        create(folder, manifest | (ownership.new_maker() if own else {}))
         with open_store(folder, write=True) as store:
             chunks = _put_chunks(store, content, parts)
             documents = _put_documents(store, content)

@@ -10,7 +10,7 @@ from typing import Literal
 from rag_memtok.datatypes import Hit, Source, StoredDocument, VerdictKind
 from rag_memtok.documents.names import is_gone, joined, native_of, told_apart
 from rag_memtok.packages import sha256_of
-from rag_memtok.store.ownership import made_here
+from rag_memtok.store.ownership import is_made_here
 from rag_memtok.store.store import Store
 
 LARGEST = 20_000_000  # bytes of a file that is read to see whether it changed
@@ -36,7 +36,7 @@ def source_of(store: Store, hit: Hit, kind: VerdictKind) -> Source:
         relevance=None if hit.cosine is None else round(min(max(hit.cosine, 0.0), 1.0), 4),
         root=place.root,
         name=names.get((place.root, place.path), place.path),
-        file=state_of(own[0], made_here(store.manifest)) if own else "",
+        file=state_of(own[0], is_made_here(store.manifest)) if own else "",
     )
 
 

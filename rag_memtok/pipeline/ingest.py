@@ -330,8 +330,8 @@ def _ingest_into_new(
         "tokens_per_vector_origin": calibration.origin,
         **(made.manifest if made else {}),
     }
-    maker = ownership.maker()
-    if not ownership.made_here(maker):
+    maker = ownership.new_maker()
+    if not ownership.is_made_here(maker):
         say(
             f"{ownership.secret_path()} cannot be kept: this store will not be known as made here, "
             "and to ask it takes --trust-store"

@@ -45,7 +45,7 @@ from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.retrieval.lines import EVERY
 from rag_memtok.store import ownership
-from rag_memtok.store.files import DATABASE, beside, carry_uploads, sync_folder
+from rag_memtok.store.files import DATABASE, carry_uploads, sibling, sync_folder
 from rag_memtok.store.store import Store, create, open_store
 
 MIGRATING, OLD = ".migrating", ".old"
@@ -172,13 +172,13 @@ def migrate(
             return Migrated(
                 settings.model.id, 0, {}, _dropped(folder, drop_old), time.monotonic() - began
             )
-        if beside(folder, OLD).exists():
+        if sibling(folder, OLD).exists():
             raise UsageError(
-                f"{beside(folder, OLD)} is in the way",
+                f"{sibling(folder, OLD)} is in the way",
                 remedy="remove or rename it; the old store will be kept there",
             )
         verdicts = _written(
-            old, beside(folder, MIGRATING), equipment, settings, load, on_progress, say
+            old, sibling(folder, MIGRATING), equipment, settings, load, on_progress, say
         )
         say(f"proved; it takes the place of {folder}")
         _switch(folder)
@@ -352,13 +352,13 @@ def _prove(new: Store, equipment: Equipment, old: Store, say: Say) -> None:
 
 
 def _switch(folder: Path) -> None:
-    os.rename(folder, beside(folder, OLD))
+    os.rename(folder, sibling(folder, OLD))
     _finish_switch(folder)
 
 
 def _finish_switch(folder: Path) -> None:
     """Puts a proved new store in its place, after a kill between the two renames too."""
-    new = beside(folder, MIGRATING)
+    new = sibling(folder, MIGRATING)
     if folder.exists() or not (new / DATABASE).exists():
         return
     with open_store(new, write=False) as store:
@@ -370,7 +370,7 @@ def _finish_switch(folder: Path) -> None:
 
 def _dropped(folder: Path, drop: bool) -> str:
     """Removes the old store if that is wanted; returns where it still is."""
-    old = beside(folder, OLD)
+    old = sibling(folder, OLD)
     if drop and (old / DATABASE).exists():
         shutil.rmtree(old)
     return str(old) if old.exists() else ""
