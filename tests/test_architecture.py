@@ -301,7 +301,7 @@ def test_files_and_functions_are_short():
 
 
 # folders whose calls do not all name their arguments yet
-UNNAMED = ("cluster/", "pipeline/")
+UNNAMED = ("cluster/",)
 VARIADIC = ("ReadOnlyCell", "command", "options.flags", "options.settings")
 
 
@@ -318,7 +318,7 @@ def test_calls_of_many_arguments_name_them(path):
 
 
 # folders whose values are still made by position
-POSITIONAL = ("adapt", "documents", "pipeline", "retrieval", "serve")
+POSITIONAL = ("adapt", "documents", "retrieval", "serve")
 
 
 def test_values_of_many_fields_name_them():

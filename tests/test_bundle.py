@@ -75,7 +75,7 @@ def rewritten(file, to, change, honest=True):
     save_file(parts, to, metadata)
     if honest:
         with to.open("rb") as file:
-            _, found = tensorfile.opened(to, file)
+            _, found = tensorfile.open_parts(to, file)
             order = [name for name in (*bundle.PARTS, bundle.READABLES) if name in found]
             metadata["sha256"] = tensorfile.digest({name: found[name] for name in order})
         save_file(parts, to, metadata)
@@ -276,7 +276,7 @@ def test_json_is_read_value_by_value_wherever_it_is_cut():
         begun = stream.position
         assert list(stream.array(', "list": ')) == values
         assert list(stream.array(', "none": ')) == []
-        assert next(stream.again_from(begun).array(', "list": ')) == values[0]
+        assert next(stream.restart_at(begun).array(', "list": ')) == values[0]
         stream.expect("}")
         with pytest.raises(ValueError, match="where it has to be"):
             stream.value()

@@ -25,7 +25,7 @@ def taught(
     Cost: about a greedy answer to each exercise.
     """
     made: list[Lesson] = []
-    reporter = Reporter(on_progress, len(exercises), "teaching")
+    reporter = Reporter(on_progress=on_progress, total=len(exercises), stage="teaching")
     for start in range(0, len(exercises), SHARD):
         some = exercises[start : start + SHARD]
         digest = digest_of((teacher.lm.identity, some, settings.gold, settings.seed))

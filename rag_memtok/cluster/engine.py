@@ -21,9 +21,9 @@ from rag_memtok.memory.optimize import Step
 from rag_memtok.memory.workers import Unwritten
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
-from rag_memtok.pipeline.audit import Heard, Recite, Reciting, heard
-from rag_memtok.pipeline.manifest import JOB, completed, job_of
-from rag_memtok.pipeline.recite import TOGETHER
+from rag_memtok.pipeline.audit import Checked, DecodeOptions, Reconstruct, reconstruct_here
+from rag_memtok.pipeline.manifest import JOB, complete_config, job_fingerprint
+from rag_memtok.pipeline.reconstruction import BATCH
 from rag_memtok.pipeline.writer import Engine, Writer
 from rag_memtok.store.ownership import MAKER
 from rag_memtok.store.store import Store
@@ -45,13 +45,13 @@ def writing(config: Config) -> Iterator[Engine]:
 
 
 @contextmanager
-def reciting(config: Config) -> Iterator[Recite]:
+def reciting(config: Config) -> Iterator[Reconstruct]:
     """What an audit recites with: see `writing`."""
 
     def recite(
-        store: Store, lm: LM, template: Template, chunk_ids: Sequence[str], how: Reciting
-    ) -> Iterator[Sequence[Heard]]:
-        settings = completed(config, store.manifest)
+        store: Store, lm: LM, template: Template, chunk_ids: Sequence[str], how: DecodeOptions
+    ) -> Iterator[Sequence[Checked]]:
+        settings = complete_config(config, store.manifest)
         for start in range(0, len(chunk_ids), WAVE):
             wave = chunk_ids[start : start + WAVE]
             yield from _recited(store, lm, template, wave, how, settings)
@@ -77,7 +77,7 @@ def write(writer: Writer, tasks: Iterable[Task]) -> Iterator[Record | Unwritten]
         template=writer.template.name,
         manifest=told(writer.store),
     )
-    writer.store.set_manifest(JOB, job_of(writer.config))
+    writer.store.set_manifest(JOB, job_fingerprint(writer.config))
     items, steps, whole = {task.key: task_row(task) for task in longest_first}, 0, True
     size = share(len(items), REFILL * writer.config.memorize.batch, crew)
     for row in mapped(job, items, TASK, size, crew):
@@ -86,7 +86,7 @@ def write(writer: Writer, tasks: Iterable[Task]) -> Iterator[Record | Unwritten]
             yield Unwritten(row["chunk"], reason_of(row))
         else:
             steps = max(steps, row["steps"])
-            writer.stepped(Step(0, 0, steps, 0.0))
+            writer.tell_step(Step(0, 0, steps, 0.0))
             yield record_in(row)
     if whole:
         writer.store.set_manifest(JOB, "")
@@ -97,9 +97,9 @@ def _recited(
     lm: LM,
     template: Template,
     chunk_ids: Sequence[str],
-    how: Reciting,
+    how: DecodeOptions,
     settings: Config,
-) -> Iterator[Sequence[Heard]]:
+) -> Iterator[Sequence[Checked]]:
     """Recites chunks on the cluster; here those that cannot go there, or do not come back."""
     crew, items, here = crew_here(settings), dict[str, Row](), list[str]()
     for chunk_id in chunk_ids:
@@ -115,13 +115,13 @@ def _recited(
         batch=how.batch,
         reference=how.reference,
     )
-    for row in mapped(job, items, STORED, share(len(items), 2 * TOGETHER, crew), crew):
+    for row in mapped(job, items, STORED, share(len(items), 2 * BATCH, crew), crew):
         if row["failed"]:
             reason_of(row)
             here.append(row["chunk"])
         else:
             yield [recited_in(row)]
-    yield from heard(store, lm, template, here, how)
+    yield from reconstruct_here(store, lm, template, here, how)
 
 
 def _stored_row(store: Store, chunk_id: str) -> Row | None:

@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from rag_memtok.datatypes import ReadableVectors, Record, Verdict
 from rag_memtok.memory.batch import Task
-from rag_memtok.pipeline.audit import Heard
+from rag_memtok.pipeline.audit import Checked
 from rag_memtok.pipeline.readable import Comparison
-from rag_memtok.pipeline.recite import Recited
+from rag_memtok.pipeline.reconstruction import Reconstructed
 from rag_memtok.store.schema import pack_pins, unpack_pins
 
 Row = dict[str, Any]
@@ -129,7 +129,7 @@ def record_in(row: Row) -> Record:
     )
 
 
-def recited_row(heard: Heard) -> Row:
+def recited_row(heard: Checked) -> Row:
     """A recited chunk as a row of RECITED."""
     one, comparison = heard
     return {
@@ -142,21 +142,21 @@ def recited_row(heard: Heard) -> Row:
     }
 
 
-def recited_in(row: Row) -> Heard:
+def recited_in(row: Row) -> Checked:
     """Undoes `recited_row`."""
-    found = Recited(
-        row["chunk"],
-        Verdict(**row["verdict"]),
-        row["text"],
-        tuple(row["tokens"]),
-        tuple(row["corrections"]),
+    found = Reconstructed(
+        chunk_id=row["chunk"],
+        verdict=Verdict(**row["verdict"]),
+        text=row["text"],
+        tokens=tuple(row["tokens"]),
+        corrections=tuple(row["corrections"]),
     )
     return found, None if row["comparison"] is None else Comparison(**row["comparison"])
 
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """Some chunks of a store on another machine: a `Shelf`."""
+    """Some chunks of a store on another machine: a `ChunkSource`."""
 
     manifest: Mapping[str, str]
     rows: Mapping[str, Row]

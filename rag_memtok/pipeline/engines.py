@@ -14,9 +14,9 @@ def with_engine(session: Session) -> Session:
     Raises:
         WrongModel, EngineUnavailable, PermissionRefused: see `remote.connected`.
     """
-    asked = session.config.ask
-    if asked.engine == "here":
+    settings = session.config.ask
+    if settings.engine == "here":
         return session
-    url = asked.url if "://" in asked.url else f"http://{asked.url}"
-    server = Server(url, asked.engine_seconds, os.environ.get(TOKEN, ""))
+    url = settings.url if "://" in settings.url else f"http://{settings.url}"
+    server = Server(url, settings.engine_seconds, os.environ.get(TOKEN, ""))
     return replace(session, remote=remote.connect(server, session.reading or session.lm))
