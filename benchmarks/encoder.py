@@ -26,7 +26,7 @@ from rag_memtok.documents.split import split
 from rag_memtok.evaluation.evaluate import encoder_in
 from rag_memtok.memory.encoder import TOLERANCE, Encoder, encode, encode_readable, unpack_readable
 from rag_memtok.model.lm import load
-from rag_memtok.pipeline.adapters import shipped
+from rag_memtok.pipeline.adapters import shipped_adapters
 
 
 def farthest(one: np.ndarray, other: np.ndarray) -> float:
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="compare with the vectors in this file")
     args = parser.parse_args()
     lm = load(config.Model(id=args.model))
-    reader = shipped(lm, "").text
+    reader = shipped_adapters(lm, "").text
     encoder = encoder_in(args.adapter or (reader and reader.folder), lm)
     if encoder is None:
         raise SystemExit("there is no encoder")

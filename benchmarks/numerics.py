@@ -346,7 +346,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with open_store(options.store, write=False) as opened:
         manifest = opened.manifest
-    model, template = resources.decoder(
+    model, template = resources.load_decoder(
         manifest, replace(Config(), model=Model(id=options.model, device="cpu", threads=1))
     )
     with precision.reference_profile(model) as exactly:

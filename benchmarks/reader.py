@@ -41,7 +41,7 @@ from rag_memtok.model.inject import most_confident
 from rag_memtok.model.lm import EMBEDDED, LM, load
 from rag_memtok.model.precision import for_reading
 from rag_memtok.model.prompts import bare, is_refusal, qa_prompt
-from rag_memtok.pipeline.adapters import Adapter, Adapters, find, shipped
+from rag_memtok.pipeline.adapters import Adapter, Adapters, find_adapters, shipped_adapters
 from rag_memtok.pipeline.answer import answer
 from rag_memtok.pipeline.readers import Session, with_adapters
 from rag_memtok.retrieval.embedder import Embedder, load_embedder
@@ -243,7 +243,12 @@ def asked(
             embedder = load_embedder("mini")
             index = open_index(opened, embedder)
             plain = Session(
-                opened, lm=lm, template=bare(lm), embedder=embedder, index=index, config=config
+                store=opened,
+                lm=lm,
+                template=bare(lm),
+                embedder=embedder,
+                index=index,
+                config=config,
             )
             session = with_adapters(plain, adapters)
             return [{**row, **_said(session, row["question"])} for row in rows]
@@ -305,7 +310,9 @@ def main() -> None:
     lm = load(config.model)
     tokenizer = (gguf.packaged_folder() if args.model == "smollm2" else EMBEDDED) / "tokenizer.json"
     adapters = (
-        shipped(lm, "") if args.adapter == "auto" else find(args.adapter, Path(), lm, "", say)
+        shipped_adapters(lm, "")
+        if args.adapter == "auto"
+        else find_adapters(args.adapter, Path(), lm, "", say)
     )
     reading = for_reading(lm)
     if adapters.text:
@@ -330,7 +337,7 @@ def main() -> None:
 
 
 def _name(adapter: Adapter | None) -> str:
-    return adapter.bond.adapter_sha256[:16] if adapter else ""
+    return adapter.manifest.adapter_sha256[:16] if adapter else ""
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def made(folder: Path, chunks: int, threads: int) -> None:
         "model": "none",
     }  # fmt: skip
     assert set(KEPT.values()) <= manifest.keys()
-    create(folder, manifest | ownership.maker())
+    create(folder, manifest | ownership.new_maker())
     rest, chance, number = texts(chunks), np.random.default_rng(0), 0
     with open_store(folder, write=True) as store:
         while some := [text for _, text in zip(range(TOGETHER), rest, strict=False)]:

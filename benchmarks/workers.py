@@ -25,7 +25,7 @@ from rag_memtok.cli.tables import put_markdown
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Progress
 from rag_memtok.pipeline import api
-from rag_memtok.pipeline.writer import Engine, processes
+from rag_memtok.pipeline.writer import Engine, write_in_processes
 from rag_memtok.settings import here
 
 DATA = Path(__file__).parent.parent / "data" / "docs"
@@ -48,7 +48,7 @@ class Measured:
 def engine_named(name: str, workers: int, config: Config) -> Iterator[Engine]:
     """What writes: processes of this machine, or a cluster of so many cores that runs already."""
     if name == "processes":
-        yield processes
+        yield write_in_processes
         return
     from rag_memtok.cluster.engine import writing
     from rag_memtok.cluster.pool import ENVIRONMENT, HERE, import_ray

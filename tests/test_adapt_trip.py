@@ -21,7 +21,7 @@ from rag_memtok.pipeline import adapters, api
 from rag_memtok.pipeline.adapters import SHIPPED, Adapters
 from rag_memtok.pipeline.answer import answer
 from rag_memtok.pipeline.readable import ENOUGH
-from rag_memtok.pipeline.readers import choose_reader, reads_apart
+from rag_memtok.pipeline.readers import choose_reader, reads_per_passage
 from rag_memtok.settings import updated
 from rag_memtok.store.files import ADAPTER, STALE
 from rag_memtok.store.store import open_store
@@ -188,10 +188,10 @@ def test_those_shipped_are_taken_where_they_fit(config, tmp_path, monkeypatch, t
         found = session.adapters
         assert found.memory is not None and found.memory.folder == tmp_path / "shipped"
         assert found.text is not None and found.text.folder == text_reader
-        other = adapters.find("auto", tmp_path, toy.lm_of(seed=3), digest, said.append)
+        other = adapters.find_adapters("auto", tmp_path, toy.lm_of(seed=3), digest, said.append)
         assert other == Adapters() and said == []
         monkeypatch.setattr(adapters, "SHIPPED", (tmp_path / "nowhere",))
-        none = adapters.find("auto", tmp_path, session.lm, digest, said.append)
+        none = adapters.find_adapters("auto", tmp_path, session.lm, digest, said.append)
         assert none == Adapters() and said == []
 
 
@@ -220,9 +220,9 @@ def test_passages_are_read_as_the_reader_of_text_was_measured_to_be_best(
     monkeypatch.setattr(adapters, "SHIPPED", (text_reader,))
     dials = updated(config, {"ask.read": "text", "retrieve.k": 3})
     with api.session(dials) as session:
-        assert reads_apart(session) == (passages == "apart")
+        assert reads_per_passage(session) == (passages == "apart")
     with api.session(updated(dials, {"ask.passages": "apart"})) as session:
-        assert reads_apart(session)
+        assert reads_per_passage(session)
 
 
 def test_one_trained_in_another_frame_is_left_out_or_refused(config, tmp_path):

@@ -42,7 +42,7 @@ def store(request, tmp_path_factory, model_folder):
     }
     config = updated(Config(), {**dials, **quick, "retrieve.k": 2})
     api.ingest([folder / "docs"], config)
-    with MemoryStore(config, False, quiet, quiet) as opened:
+    with MemoryStore(config, trusted=False, say=quiet, on_progress=quiet) as opened:
         yield opened
 
 

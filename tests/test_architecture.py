@@ -301,10 +301,7 @@ def test_files_and_functions_are_short():
 
 
 # folders whose calls do not all name their arguments yet
-UNNAMED = (
-    "pipeline/",
-    "store/",
-)
+UNNAMED: tuple[str, ...] = ()
 VARIADIC = ("ReadOnlyCell", "command", "options.flags", "options.settings")
 
 
@@ -321,11 +318,7 @@ def test_calls_of_many_arguments_name_them(path):
 
 
 # folders whose values are still made by position
-POSITIONAL = (
-    "pipeline",
-    "serve",
-    "store",
-)
+POSITIONAL = ("serve",)
 
 
 def test_values_of_many_fields_name_them():

@@ -19,9 +19,15 @@ from rag_memtok.memory.codec import codec_named
 from rag_memtok.model import lm
 from rag_memtok.model.prompts import template_named
 from rag_memtok.pipeline import api, readers
-from rag_memtok.pipeline.audit import Reciting, audit, drawn, quick, sampled
+from rag_memtok.pipeline.audit import (
+    DecodeOptions,
+    audit,
+    check_structure,
+    describe_sample,
+    draw_sample,
+)
 from rag_memtok.pipeline.inspect import show
-from rag_memtok.pipeline.recite import recite, weakened
+from rag_memtok.pipeline.reconstruction import mark_fragile, reconstruct
 from rag_memtok.settings import updated
 from rag_memtok.store.schema import insert, verdict_row
 from rag_memtok.store.store import open_store
@@ -188,10 +194,10 @@ def test_the_kept_text_is_no_witness(planted, loaded):
     folder, config, sql = planted
     sql("UPDATE texts SET text = 'something else'")
     with open_store(folder, write=False) as store:
-        falsified = [recite(store, *loaded, chunk_id) for chunk_id in store.chunk_ids()]
+        falsified = [reconstruct(store, *loaded, chunk_id) for chunk_id in store.chunk_ids()]
     sql("DELETE FROM texts")
     with open_store(folder, write=False) as store:
-        emptied = [recite(store, *loaded, chunk_id) for chunk_id in store.chunk_ids()]
+        emptied = [reconstruct(store, *loaded, chunk_id) for chunk_id in store.chunk_ids()]
     assert falsified == emptied
     assert {one.text for one in emptied} == set(TEXTS.values()) and all(
         one.verdict.kind == "exact" for one in emptied
@@ -514,7 +520,7 @@ def test_one_changed_weight_is_incomparable_and_would_have_been_a_mismatch(
 def test_together_the_same_is_proven_and_the_same_is_found(planted, loaded):
     folder, config, sql = planted
     with open_store(folder, write=False) as store:
-        alone, together = (audit(store, *loaded, how=Reciting(batch)) for batch in (1, 2))
+        alone, together = (audit(store, *loaded, options=DecodeOptions(batch)) for batch in (1, 2))
     assert (
         together.counts == alone.counts == {"exact": 3}
         and together.documents_proven == 3
@@ -551,11 +557,11 @@ def test_together_the_same_is_proven_and_the_same_is_found(planted, loaded):
 def test_a_margin_that_shrank_is_fragile_and_no_failure(planted, loaded):
     folder, _, _ = planted
     with open_store(folder, write=False) as store:
-        recited = recite(store, *loaded, id_of("fan.txt"))
+        recited = reconstruct(store, *loaded, id_of("fan.txt"))
     margin = recited.verdict.margin
     assert 0.05 < margin < 100
-    assert weakened(recited, margin / 2) is recited
-    weak = weakened(recited, margin * 2)
+    assert mark_fragile(recited, margin / 2) is recited
+    weak = mark_fragile(recited, margin * 2)
     assert weak.verdict.kind == "fragile" and weak.text == recited.text and "fragile" not in PROVEN
 
 
@@ -653,22 +659,24 @@ def test_two_folders_are_compared_each_with_its_own_documents(original, tmp_path
 
 def test_a_sample_is_drawn_by_its_seed_and_never_empty():
     ids = [f"{number:02}" for number in range(50)]
-    assert drawn(ids, 0.2, 1) == drawn(ids, 0.2, 1) != drawn(ids, 0.2, 2)
-    assert len(drawn(ids, 0.2, 1)) == 10 and drawn(ids, 0.2, 1) == sorted(drawn(ids, 0.2, 1))
-    assert len(drawn(ids, 1e-9, 0)) == 1 and drawn(ids, 1.0, 0) == ids and drawn([], 0.5, 0) == []
-    assert drawn(ids[::-1], 0.2, 1) == drawn(ids, 0.2, 1)[::-1]
-    assert "under 6.0% in all" in sampled(0.5, 3, 50) and "seed 3" in sampled(0.5, 3, 50)
+    assert draw_sample(ids, 0.2, 1) == draw_sample(ids, 0.2, 1) != draw_sample(ids, 0.2, 2)
+    sample = draw_sample(ids, 0.2, 1)
+    assert len(sample) == 10 and sample == sorted(sample)
+    assert len(draw_sample(ids, 1e-9, 0)) == 1
+    assert draw_sample(ids, 1.0, 0) == ids and draw_sample([], 0.5, 0) == []
+    assert draw_sample(ids[::-1], 0.2, 1) == draw_sample(ids, 0.2, 1)[::-1]
+    said = describe_sample(0.5, 3, 50)
+    assert "under 6.0% in all" in said and "seed 3" in said
     for share in (0.0, -0.1, 1.5, float("nan")):
         with pytest.raises(UsageError, match="over 0% to 100%"):
-            drawn(ids, share, 0)
+            draw_sample(ids, share, 0)
 
 
 def test_quick_looks_at_every_row(planted):
     folder, _, sql = planted
     sql("UPDATE verdicts SET margin = margin + 1")
     with open_store(folder, write=False) as store:
-        assert (
-            len([finding for finding in quick(store).findings if "verdicts" in finding.reason]) == 3
-        )
+        findings = check_structure(store).findings
+        assert len([finding for finding in findings if "verdicts" in finding.reason]) == 3
         with pytest.raises(StoreDamaged):
             store.record(id_of("fan.txt"))

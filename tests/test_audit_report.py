@@ -23,9 +23,9 @@ from rag_memtok.errors import UsageError
 from rag_memtok.memory.codec import codec_named
 from rag_memtok.model import lm
 from rag_memtok.pipeline import api
-from rag_memtok.pipeline.audit_charts import histogram, rounded_up
-from rag_memtok.pipeline.audit_report import TITLE, article, kind, pieces, shown
-from rag_memtok.pipeline.recite import Recited
+from rag_memtok.pipeline.audit_charts import histogram, round_up
+from rag_memtok.pipeline.audit_report import TITLE, article, kind, pieces, to_html
+from rag_memtok.pipeline.reconstruction import Reconstructed
 from rag_memtok.settings import updated
 from rag_memtok.store.schema import insert
 from rag_memtok.store.store import open_store
@@ -167,10 +167,10 @@ def test_what_was_stored_can_be_read_off_the_difference(planted):
     assert stored == TEXTS["soup.txt"]
     failed = next(one for one in audit.recited if one.verdict.kind == "mismatch")
     said = Page(re.sub("<del>.*?</del>\n*", "", articles[0], flags=re.DOTALL)).text.replace("↵", "")
-    assert said == Page(shown(lm.load(config.model).decode(failed.tokens))).text != stored
+    assert said == Page(to_html(lm.load(config.model).decode(failed.tokens))).text != stored
     assert {Page(one).text.replace("↵", "") for one in articles[1:]} == {
         TEXTS["lamp.txt"],
-        Page(shown(HOSTILE)).text,
+        Page(to_html(HOSTILE)).text,
     }
     pins = sum(
         one.verdict.corrections + one.verdict.safeties
@@ -273,7 +273,7 @@ def test_a_verdict_and_an_id_are_quoted_too(planted):
     assert not {"img", "meta"} & set(Page(kind(evil)).tags) and Page(kind(evil)).text == evil
     assert [name for name, _ in Page(kind(evil)).attributes] == ["class", "style"]
     with open_store(folder / "store", write=False) as store:
-        one = Recited("<img src=x>", Verdict("damaged", 0), None)
+        one = Reconstructed(chunk_id="<img src=x>", verdict=Verdict("damaged", 0), text=None)
         assert "img" not in Page(article(store, lm.load(config.model), one)).tags
 
 
@@ -284,7 +284,7 @@ def test_a_histogram_has_every_value_in_a_bar():
         values
     )
     assert "+</text>" in source and "tallest bar: 94" in source  # 7.0 is beyond the axis
-    assert [rounded_up(value) for value in (0.21, 0.4, 7.5, 10.0, 93.0)] == pytest.approx(
+    assert [round_up(value) for value in (0.21, 0.4, 7.5, 10.0, 93.0)] == pytest.approx(
         [0.4, 0.4, 8, 10, 100]
     )
     assert "tallest bar: 0" in histogram([], 0.05)

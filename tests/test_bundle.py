@@ -30,7 +30,7 @@ from rag_memtok.errors import FormatMismatch, InputRefused, UsageError
 from rag_memtok.pipeline import api, bundle, tensorfile
 from rag_memtok.settings import updated
 from rag_memtok.store import ownership
-from rag_memtok.store.files import beside
+from rag_memtok.store.files import sibling
 from rag_memtok.store.store import create, open_store
 
 ROOT = Path(__file__).parent.parent
@@ -75,7 +75,7 @@ def rewritten(file, to, change, honest=True):
     save_file(parts, to, metadata)
     if honest:
         with to.open("rb") as file:
-            _, found = tensorfile.opened(to, file)
+            _, found = tensorfile.open_parts(to, file)
             order = [name for name in (*bundle.PARTS, bundle.READABLES) if name in found]
             metadata["sha256"] = tensorfile.digest({name: found[name] for name in order})
         save_file(parts, to, metadata)
@@ -276,7 +276,7 @@ def test_json_is_read_value_by_value_wherever_it_is_cut():
         begun = stream.position
         assert list(stream.array(', "list": ')) == values
         assert list(stream.array(', "none": ')) == []
-        assert next(stream.again_from(begun).array(', "list": ')) == values[0]
+        assert next(stream.restart_at(begun).array(', "list": ')) == values[0]
         stream.expect("}")
         with pytest.raises(ValueError, match="where it has to be"):
             stream.value()
@@ -306,7 +306,7 @@ def test_one_changed_byte_of_the_content_is_refused_one_of_the_header_never_beli
             api.import_(tmp_path / "bad", here)
     assert (
         not (tmp_path / "store").exists()
-        and not beside(tmp_path / "store", bundle.IMPORTING).exists()
+        and not sibling(tmp_path / "store", bundle.IMPORTING).exists()
     )
 
 
@@ -375,7 +375,7 @@ def test_what_is_not_a_store_is_refused_even_with_a_right_checksum(made, here, t
         api.import_(rewritten(made[1], tmp_path / "bad", change), here)
     assert (
         not (tmp_path / "store").exists()
-        and not beside(tmp_path / "store", bundle.IMPORTING).exists()
+        and not sibling(tmp_path / "store", bundle.IMPORTING).exists()
     )
 
 
@@ -400,11 +400,11 @@ def test_nothing_is_imported_over_something(made, here, tmp_path):
 
 
 def test_what_a_killed_import_left_is_no_obstacle(made, here, tmp_path):
-    shutil.copytree(api.store_folder(made[0]), beside(tmp_path / "store", bundle.IMPORTING))
+    shutil.copytree(api.store_folder(made[0]), sibling(tmp_path / "store", bundle.IMPORTING))
     (tmp_path / "store").mkdir()
     api.import_(made[1], here)
     proven(here)
-    assert not beside(tmp_path / "store", bundle.IMPORTING).exists()
+    assert not sibling(tmp_path / "store", bundle.IMPORTING).exists()
 
 
 # --- who made it
@@ -461,8 +461,8 @@ def test_a_team_has_a_mark_of_its_own(made, here, tmp_path, elsewhere, monkeypat
 
 def test_the_secret_is_private_and_stays_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    first = ownership.secret()
-    assert first == ownership.secret() and len(first) == ownership.SECRET_BYTES
+    first = ownership.load_secret()
+    assert first == ownership.load_secret() and len(first) == ownership.SECRET_BYTES
     assert stat.S_IMODE(ownership.secret_path().stat().st_mode) == 0o600
     assert [path.name for path in ownership.secret_path().parent.iterdir()] == ["owner"]
 
@@ -472,7 +472,9 @@ def test_without_a_whole_secret_nothing_is_ones_own(tmp_path, monkeypatch, conte
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     ownership.secret_path().parent.mkdir()
     ownership.secret_path().write_text(content)
-    assert not ownership.made_here(ownership.maker()) and not ownership.is_signed("store", "", "")
+    assert not ownership.is_made_here(ownership.new_maker()) and not ownership.is_signed(
+        "store", "", ""
+    )
 
 
 def test_where_nothing_can_be_kept_a_store_is_made_all_the_same_and_that_is_said(
@@ -480,7 +482,7 @@ def test_where_nothing_can_be_kept_a_store_is_made_all_the_same_and_that_is_said
 ):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
-    assert ownership.secret() is None and not ownership.made_here(ownership.maker())
+    assert ownership.load_secret() is None and not ownership.is_made_here(ownership.new_maker())
     config, said = dials(tmp_path / "store", model_folder), []
     api.ingest([written(tmp_path / "docs", {"a.txt": "The lamp is red."})], config, say=said.append)
     assert any("--trust-store" in line for line in said)
@@ -507,7 +509,7 @@ def test_a_snapshot_is_of_one_generation_though_another_writes(made, tmp_path):
 
 def test_a_signature_of_a_store_is_none_of_an_export(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    nonce, _, signature = ownership.maker()[ownership.MAKER].partition(" ")
+    nonce, _, signature = ownership.new_maker()[ownership.MAKER].partition(" ")
     assert ownership.is_signed("store", nonce, signature) and not ownership.is_signed(
         "export", nonce, signature
     )

@@ -14,7 +14,7 @@ from older import to_format_1
 from rag_memtok.datatypes import StoredDocument
 from rag_memtok.documents.names import distinct_names
 from rag_memtok.pipeline import api
-from rag_memtok.pipeline.citation import LARGEST, state_of
+from rag_memtok.pipeline.citation import LARGEST, file_state
 
 FEES = {
     "2024/fees.md": "The club fee is 40 euros.\n",
@@ -181,5 +181,5 @@ def test_of_a_store_from_elsewhere_nothing_is_said(fees, tmp_path, monkeypatch):
 )
 def test_a_root_is_gone_where_what_held_it_is_there(root, state):
     document = StoredDocument(root, "a.md", "a.md", "", "", 1, 1, "text/1")
-    assert state_of(document, own=True) == state
-    assert state_of(document, own=False) == ""
+    assert file_state(document, is_own=True) == state
+    assert file_state(document, is_own=False) == ""

@@ -42,7 +42,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def local(config):
-    with MemoryStore(config, False, print, lambda at: None) as store:
+    with MemoryStore(config, trusted=False, say=print, on_progress=lambda at: None) as store:
         yield store
 
 
@@ -195,7 +195,7 @@ def test_what_is_not_proven_is_refused_as_the_store_does(config, tmp_path, kept)
         assert db.execute(f"UPDATE vectors SET rows = 99 WHERE chunk = {wrong}").rowcount == 1
         lost = "UPDATE documents SET characters = 99 WHERE path = CAST('again.txt' AS BLOB)"
         assert db.execute(lost).rowcount == 1
-    with MemoryStore(mine, False, print, lambda at: None) as store:
+    with MemoryStore(mine, trusted=False, say=print, on_progress=lambda at: None) as store:
         wanted = store.restore(tmp_path / "local")
     with served(mine) as server:
         done = rm.Client(server.url).restore(tmp_path / "here")

@@ -47,8 +47,8 @@ from rag_memtok.memory.batch import Task
 from rag_memtok.memory.workers import Unwritten
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.handle import open as open_held
-from rag_memtok.pipeline.manifest import JOB, completed, job_of
-from rag_memtok.pipeline.writer import processes
+from rag_memtok.pipeline.manifest import JOB, complete_config, job_fingerprint
+from rag_memtok.pipeline.writer import write_in_processes
 from rag_memtok.settings import updated
 from rag_memtok.store.store import open_store
 
@@ -73,7 +73,7 @@ def records_of(config):
 def job(config, work, **changes):
     with open_store(Path(config.store), write=False) as store:
         manifest = store.manifest
-    told = worker_config(completed(config, manifest), WorkerPool(1, 1, 0))
+    told = worker_config(complete_config(config, manifest), WorkerPool(1, 1, 0))
     return Job(work=work, config=told, template="bare", manifest=manifest | changes)
 
 
@@ -105,7 +105,7 @@ def test_a_worker_writes_what_is_written_here(local):
     here = {record.chunk_id: record for record, _ in records_of(config)}
     tasks = []
     with open_store(Path(config.store), write=False) as store:
-        model = api.resources.decoder(store.manifest, config)[0]
+        model = api.resources.load_decoder(store.manifest, config)[0]
         for chunk_id, record in here.items():
             if record.shape != (0, 0):
                 tokens = tuple(model.encode(store.text(chunk_id)))
@@ -189,7 +189,7 @@ def test_a_chunk_that_no_worker_can_write_is_a_file_that_failed(local, tmp_path,
     def gives_up(writer, tasks):
         first, *rest = tasks
         yield Unwritten(first.key, "its worker ended without a word")
-        yield from processes(writer, rest)
+        yield from write_in_processes(writer, rest)
 
     config = dials(tmp_path / "store", model_folder, **ONE_BY_ONE)
     done = api.ingest([local[1]], config, engine=gives_up)
@@ -208,7 +208,7 @@ def test_another_job_on_the_store_is_refused_until_it_is_done(local, tmp_path):
     shutil.copytree(config.store, tmp_path / "store")
     config = updated(config, {"store": str(tmp_path / "store")})
     with open_store(tmp_path / "store", write=True) as store:
-        store.set_manifest(JOB, job_of(config))
+        store.set_manifest(JOB, job_fingerprint(config))
     more = written(tmp_path / "more", {"more.txt": "The door is green."})
     with pytest.raises(UsageError, match="steps 0 there, 7 now"):
         api.ingest([more], updated(config, {"memorize.steps": 7}))
@@ -268,7 +268,7 @@ def test_a_cluster_writes_the_same_rows_and_proves_them(local, two, tmp_path, mo
         with pytest.raises(KeyboardInterrupt):
             api.ingest([documents], config, on_progress=interrupt, engine=engine)
         with open_store(Path(config.store), write=False) as store:
-            assert len(store.chunk_ids()) >= 2 and store.manifest[JOB] == job_of(config)
+            assert len(store.chunk_ids()) >= 2 and store.manifest[JOB] == job_fingerprint(config)
         with pytest.raises(UsageError, match="not finished"):
             other = updated(config, {"memorize.seed": 3})
             api.ingest([documents], other, engine=engine)
@@ -291,7 +291,7 @@ def test_a_cluster_writes_the_same_rows_and_proves_them(local, two, tmp_path, mo
     with open_store(Path(config.store), write=False) as store:
         assert store.manifest[JOB] == ""
     with reciting(config) as recite:
-        there = api.verify(config, recite=recite)
+        there = api.verify(config, reconstruct=recite)
     here = proven(config)
     assert (there.counts, there.sentence, there.exit_code) == (here.counts, here.sentence, 0)
     assert {one.chunk_id: one.verdict for one in there.recited} == {

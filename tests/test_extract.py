@@ -39,7 +39,7 @@ from rag_memtok.documents.office import mend, page_texts
 from rag_memtok.documents.scan import read, scan
 from rag_memtok.documents.sheets import format_percentage, read_workbook, shortest_number
 from rag_memtok.documents.split import split
-from rag_memtok.pipeline.compare import against, root_for
+from rag_memtok.pipeline.compare import compare_with_files, root_for
 from rag_memtok.store.store import create, open_store
 
 DIALS = Documents()
@@ -1003,7 +1003,9 @@ def test_another_version_of_the_extractor_is_incomparable(tmp_path):
         (docs / "broken.pdf").write_bytes(b"no PDF any more")
         told = {
             finding.subject: (finding.kind, finding.reason)
-            for finding in against(store, root_for(store, docs), scan([docs], DIALS), DIALS)
+            for finding in compare_with_files(
+                store, root_for(store, docs), scan([docs], DIALS), DIALS
+            )
         }
     assert set(told) == {"older.pdf", "broken.pdf"} and {kind for kind, _ in told.values()} == {
         "incomparable"

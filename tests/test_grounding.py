@@ -15,7 +15,13 @@ from random_adapter import says
 from rag_memtok.datatypes import Occurrence, Standing
 from rag_memtok.model.lm import load
 from rag_memtok.pipeline import api
-from rag_memtok.pipeline.grounding import SNIPPET, before_circles, completed, grounded, snippet
+from rag_memtok.pipeline.grounding import (
+    SNIPPET,
+    complete_last_word,
+    count_before_loop,
+    find_standing,
+    snippet,
+)
 from rag_memtok.settings import updated
 
 TEXT = """# Ferry
@@ -54,7 +60,7 @@ PLACE = Occurrence("/docs", "a/ferry.md", 0, "c", 100, 100 + len(TEXT), "lines 1
     ],
 )
 def test_where_an_answer_stands(answer, quote, line):
-    found = grounded(answer, [("Nothing of the kind.", PLACE), (TEXT, PLACE)])
+    found = find_standing(answer, [("Nothing of the kind.", PLACE), (TEXT, PLACE)])
     if quote is None:
         assert found is None
         return
@@ -64,10 +70,10 @@ def test_where_an_answer_stands(answer, quote, line):
 
 def test_a_page_is_a_page():
     place = Occurrence("/docs", "a.pdf", 0, "c", 0, 9, "page 3")
-    assert grounded("9:40", [(TEXT, place)]).lines == "page 3"
+    assert find_standing("9:40", [(TEXT, place)]).lines == "page 3"
     # the lines of a file whose text was taken out of it are not those of the text
     far = Occurrence("/docs", "a.html", 0, "c", 0, 9, "lines 11-40")
-    assert grounded("9:40", [(TEXT, far)]).lines == "lines 11-40"
+    assert find_standing("9:40", [(TEXT, far)]).lines == "lines 11-40"
 
 
 words = st.lists(
@@ -78,7 +84,7 @@ words = st.lists(
 @given(before=words, answer=words, after=words)
 def test_what_stands_there_word_for_word_is_always_found(before, answer, after):
     said, text = " ".join(answer), " ".join([*before, *answer, *after])
-    found = grounded(said, [(text, Occurrence("", "a", 0, "c", 0, len(text), "line 1"))])
+    found = find_standing(said, [(text, Occurrence("", "a", 0, "c", 0, len(text), "line 1"))])
     assert found is not None and text[slice(*found.span)] == found.quote
     assert "".join(found.quote.split()) in "".join(said.split())
 
@@ -87,7 +93,7 @@ def circles(text):
     """How much of a text, a token a word, comes before it says the same again."""
     tokens = text.split()
     return tokens[
-        : before_circles(range_of(tokens), lambda some: " ".join(tokens[n] for n in some))
+        : count_before_loop(range_of(tokens), lambda some: " ".join(tokens[n] for n in some))
     ]
 
 
@@ -115,9 +121,9 @@ def test_circles_are_cut_after_their_first_round(said, kept):
 
 @given(st.lists(st.integers(0, 3), max_size=40))
 def test_what_is_kept_is_a_beginning_without_a_circle(tokens):
-    kept = tokens[: before_circles(tokens, lambda some: "word")]
+    kept = tokens[: count_before_loop(tokens, lambda some: "word")]
     assert kept == tokens[: len(kept)]
-    assert before_circles(kept, lambda some: "word") == len(kept)
+    assert count_before_loop(kept, lambda some: "word") == len(kept)
 
 
 # --- snippets
@@ -258,9 +264,9 @@ def test_an_answer_that_goes_in_circles_ends(store, tmp_path, passages):
     ],
 )
 def test_an_answer_does_not_break_off_within_a_word_or_number(answer, text, whole):
-    assert completed(answer, ["of something else", text]) == whole
+    assert complete_last_word(answer, ["of something else", text]) == whole
 
 
 def test_the_first_text_that_has_an_answer_says_how_it_goes_on():
-    assert completed("16", ["at 16:20", "at 16:45"]) == "16:20"
-    assert completed("16", ["16 euros", "at 16:45"]) == "16"
+    assert complete_last_word("16", ["at 16:20", "at 16:45"]) == "16:20"
+    assert complete_last_word("16", ["16 euros", "at 16:45"]) == "16"

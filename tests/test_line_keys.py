@@ -23,7 +23,7 @@ from rag_memtok.settings import updated
 from rag_memtok.store import line_keys
 from rag_memtok.store.files import LINES
 from rag_memtok.store.store import create, open_store
-from rag_memtok.store.terms import asked_words, terms_of
+from rag_memtok.store.terms import query_words, terms_of
 
 MINI = load_embedder("mini")
 LIFE = {"Birth": "In 1850 on a farm.", "School": "From 1857 in Kiel.", "Death": "In 1912 at home."}
@@ -95,7 +95,7 @@ def hits(folder, question, lines=True, **settings):
 
 def test_a_question_without_a_word_of_a_heading_finds_what_stands_below_it(folder):
     assert not set(terms_of(" ".join((*LIFE, *LIFE.values()))).split()) & set(
-        terms_of(" ".join(asked_words(QUESTION))).split()
+        terms_of(" ".join(query_words(QUESTION))).split()
     )
     assert not any(
         hit.chunk_id == sha256_of_text(LIFE["Death"]) for hit in hits(folder, QUESTION, False)[:1]
@@ -264,7 +264,7 @@ def config(tmp_path, model_folder):
 
 def lines_in(config):
     """How many lines have a key, without anything being made."""
-    header = line_keys.header_of(Path(config.store) / LINES)
+    header = line_keys.read_header(Path(config.store) / LINES)
     return header.get("shape", [0])[0], header.get("maker")
 
 

@@ -27,7 +27,7 @@ from rag_memtok.memory.reconstruct import ONE_PASS_ERROR, judge, memory_of
 from rag_memtok.model import lm
 from rag_memtok.model.prompts import template_named
 from rag_memtok.pipeline import api
-from rag_memtok.pipeline.answer import looked_for
+from rag_memtok.pipeline.answer import search_query
 from rag_memtok.settings import dials as dials_of
 from rag_memtok.store.store import open_store
 
@@ -267,10 +267,10 @@ def test_chat_as_json_is_an_object_a_line(run):
 
 def test_a_short_question_is_looked_for_with_the_one_before():
     before = "Which fan motor is in the test bench?"
-    assert looked_for("And its price?", before) == f"{before} And its price?"
-    assert looked_for("And its price?", "") == "And its price?"
+    assert search_query("And its price?", before) == f"{before} And its price?"
+    assert search_query("And its price?", "") == "And its price?"
     longer = "Who repaired the lamp of the harbour?"
-    assert looked_for(longer, before) == longer
+    assert search_query(longer, before) == longer
 
 
 def test_a_follow_up_finds_what_it_alone_would_not(run):

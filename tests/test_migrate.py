@@ -33,7 +33,7 @@ from rag_memtok.pipeline import api
 from rag_memtok.pipeline.migrate import MIGRATING, OLD
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.settings import updated
-from rag_memtok.store.files import beside
+from rag_memtok.store.files import sibling
 from rag_memtok.store.schema import insert
 from rag_memtok.store.store import open_store
 
@@ -193,7 +193,7 @@ def test_every_memory_is_rewritten_and_proven(store, other, tmp_path):
         api.ask(QUESTION, store)
     assert done.kept == str(tmp_path / "store.old") and content_of(tmp_path / "store.old") == before
     proven(updated(store, {"store": done.kept}))
-    assert not beside(tmp_path / "store", MIGRATING).exists()
+    assert not sibling(tmp_path / "store", MIGRATING).exists()
     manifest = api.status(store).manifest
     assert (manifest["model"], manifest["migrated_from"]) == (str(other), store.model.id)
 
@@ -205,7 +205,7 @@ def test_what_a_server_was_sent_comes_along(model_folder, other, tmp_path):
     (tmp_path / "store").mkdir()
     api.ingest([written(uploads, sent)], config)
     (uploads / "link.md").symlink_to(other / "config.json")
-    stale = beside(tmp_path / "store", MIGRATING) / "uploads"
+    stale = sibling(tmp_path / "store", MIGRATING) / "uploads"
     written(stale, {"gone.md": "Of a run that was killed.\n"})
     papers = content_of(tmp_path / "store")[1]
     times = {name: (uploads / name).stat().st_mtime_ns for name in sent}
@@ -242,7 +242,7 @@ def test_the_vectors_of_an_encoder_are_not_those_of_another_model(store, other, 
     with open_store(tmp_path / "store", write=False) as new:
         assert new.summary().readable == 0
         assert new.lacking_readables("ab" * 32, 16) == new.chunk_ids()
-    with open_store(beside(tmp_path / "store", OLD), write=False) as kept:
+    with open_store(sibling(tmp_path / "store", OLD), write=False) as kept:
         assert kept.summary().readable == len(kept.chunk_ids())
 
 
@@ -253,7 +253,7 @@ def test_a_store_of_format_1_is_migrated_to_one_of_the_present(store, other, tmp
     proven(to(store, other))
     with open_store(tmp_path / "store", write=False) as new:
         assert new.manifest["format"] == "2" and {one.size for one in new.documents()} == {-1}
-    assert (beside(tmp_path / "store", OLD) / "store.db").read_bytes() == before
+    assert (sibling(tmp_path / "store", OLD) / "store.db").read_bytes() == before
 
 
 def test_again_there_is_nothing_to_do_and_the_old_can_be_dropped(store, other, tmp_path):
@@ -353,7 +353,7 @@ def test_what_is_in_the_way_is_never_overwritten(store, other, tmp_path):
     with pytest.raises(UsageError, match="store.old is in the way"):
         api.migrate(to(store, other))
     proven(store)
-    assert not beside(tmp_path / "store", MIGRATING).exists() and OLD == ".old"
+    assert not sibling(tmp_path / "store", MIGRATING).exists() and OLD == ".old"
 
 
 def test_nobody_else_writes_meanwhile(store, other, tmp_path):

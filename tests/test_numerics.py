@@ -21,7 +21,7 @@ def made(tmp_path_factory, model_folder):
     config = small.dials(folder / "store", model_folder, memorize__steps=40)
     api.ingest([small.written(folder / "docs")], config)
     with open_store(folder / "store", write=False) as store:
-        model, template = resources.decoder(store.manifest, config)
+        model, template = resources.load_decoder(store.manifest, config)
     with precision.reference_profile(model) as exactly:
         cases = numerics.cases_of(folder / "store", exactly, template, 4)
         referred = [

@@ -38,7 +38,7 @@ from rag_memtok.model import lm
 from rag_memtok.model.inject import answer_batch, answer_tokens, inject, most_confident
 from rag_memtok.model.prompts import qa_prompt, template_named
 from rag_memtok.pipeline import api, resources
-from rag_memtok.pipeline.answer import said_of, sourced
+from rag_memtok.pipeline.answer import trim_answer, with_source_line
 from rag_memtok.pipeline.readers import read
 from rag_memtok.pipeline.resources import expected_steps
 from rag_memtok.retrieval.embedder import MINI
@@ -262,10 +262,10 @@ def test_apart_the_surest_of_single_answers_is_kept_with_its_one_source(first, r
             session.store, session.index, session.embedder, question, session.config.retrieve
         )
         lm, words = session.lm, qa_prompt(session.lm)
-        singles = [sourced(lm, words, read(session, [hit], reader)[0]) for hit in hits]
+        singles = [with_source_line(lm, words, read(session, [hit], reader)[0]) for hit in hits]
         prompts = [inject(lm, words, [one], lm.encode(question)) for one in singles]
         said = answer_batch(lm, words, prompts, dials.ask.max_new_tokens)
-        answers = [lm.decode(said_of(lm, one.tokens)) for one in said]
+        answers = [lm.decode(trim_answer(lm, one.tokens)) for one in said]
         kept = most_confident(
             [(text, one.mean_logprob) for text, one in zip(answers, said, strict=True)]
         )
@@ -289,10 +289,10 @@ def test_together_the_best_passage_stands_nearest_to_the_question(first):
             session.store, session.index, session.embedder, question, session.config.retrieve
         )
         lm, words = session.lm, qa_prompt(session.lm)
-        passages = [sourced(lm, words, read(session, [hit], "text")[0]) for hit in hits]
+        passages = [with_source_line(lm, words, read(session, [hit], "text")[0]) for hit in hits]
         prompt = inject(lm, words, passages[::-1], lm.encode(question))
         tokens = list(answer_tokens(lm, words, prompt, dials.ask.max_new_tokens))
-        said = lm.decode(said_of(lm, tokens)).strip()
+        said = lm.decode(trim_answer(lm, tokens)).strip()
     assert api.ask(question, dials).answer == said
 
 
@@ -728,7 +728,7 @@ def test_progress_counts_up_to_all(small):
 @pytest.mark.parametrize("each, said", [(0.1, ""), (9.0, "about 2 min here"), (90.0, "Ctrl-C")])
 def test_what_takes_long_is_said_before_it_begins(first, tmp_path, monkeypatch, each, said):
     lines = []
-    monkeypatch.setattr(resources, "cost", lambda *_: each)
+    monkeypatch.setattr(resources, "estimate_seconds", lambda *_: each)
     config = updated(dials(tmp_path / "store", first.config.model.id), {"memorize.batch": 2})
 
     def stop(progress):

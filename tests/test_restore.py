@@ -9,9 +9,9 @@ import pytest
 from rag_memtok.datatypes import Chunk, Occurrence, StoredDocument, sha256_of_text
 from rag_memtok.errors import InputRefused, UsageError
 from rag_memtok.model.prompts import template_named
-from rag_memtok.pipeline.ingest import text_only_record
 from rag_memtok.pipeline.manifest import REQUIRED
-from rag_memtok.pipeline.restore import folder_of, restore_documents
+from rag_memtok.pipeline.restore import folder_for_root, restore_documents
+from rag_memtok.pipeline.writer import text_only_record
 from rag_memtok.store.store import create, open_store
 
 
@@ -93,7 +93,7 @@ def test_a_path_that_leads_out_is_refused(restored, tmp_path, path, roots):
         ("/a/b", path, "mine\n"),
         *[("/c/b", "fan.md", "The fan.\n")][: roots - 1],
     )
-    inside = tmp_path / "home" / "to" / folder_of("/a/b", ["/a/b", "/c/b"][:roots])
+    inside = tmp_path / "home" / "to" / folder_for_root("/a/b", ["/a/b", "/c/b"][:roots])
     inside.mkdir(parents=True)
     (inside / "link").symlink_to(tmp_path)
     with pytest.raises(InputRefused, match="outside"):

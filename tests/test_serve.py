@@ -46,7 +46,7 @@ def client(server):
 @pytest.fixture(scope="module")
 def alone(config):
     """What the store answers to one who asks alone."""
-    with MemoryStore(config, False, print, lambda at: None) as store:
+    with MemoryStore(config, trusted=False, say=print, on_progress=lambda at: None) as store:
         answers = {question: store.ask(question) for question in (LAMP, SOUP)}
         return answers | {(SOUP, LAMP): store.ask(LAMP, before=SOUP)}
 

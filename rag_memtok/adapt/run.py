@@ -23,7 +23,7 @@ from rag_memtok.model.lora import AdapterManifest
 from rag_memtok.model.prompts import REFUSAL, Template
 from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.progress import quiet
-from rag_memtok.pipeline.recite import recite
+from rag_memtok.pipeline.reconstruction import reconstruct
 from rag_memtok.pipeline.resources import Say, store_folder
 from rag_memtok.retrieval.search import content_words
 from rag_memtok.store import ownership
@@ -76,8 +76,8 @@ def adapt(
         remedy = "give --out DIR; then: rag-memtok ask --read text --adapter DIR"
         raise UsageError("an adapter that reads text has no place in the store", remedy)
     with open_store(folder, write=False) as store:
-        ownership.require_trust(store.manifest, folder, trusted)
-        model, template = resources.decoder(store.manifest, config)
+        ownership.require_trust(store.manifest, folder, trusted=trusted)
+        model, template = resources.load_decoder(store.manifest, config)
         texts = dict(read_texts(store, model, template))
         chunks = [
             TrainingChunk(
@@ -127,7 +127,7 @@ def read_texts(store: Store, model: lm.LM, template: Template) -> Iterator[tuple
                 seen.add(place.chunk_id)
                 text = store.text(place.chunk_id)
                 if text is None:
-                    text = recite(store, model, template, place.chunk_id).text
+                    text = reconstruct(store, model, template, place.chunk_id).text
                 if text:
                     yield place.chunk_id, text
 

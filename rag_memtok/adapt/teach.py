@@ -34,7 +34,7 @@ def ask_teacher(
     Cost: about a greedy answer to each question.
     """
     examples: list[Example] = []
-    reporter = Reporter(on_progress, len(questions), "teaching")
+    reporter = Reporter(on_progress=on_progress, total=len(questions), stage="teaching")
     for start in range(0, len(questions), SHARD):
         shard = questions[start : start + SHARD]
         digest = digest_of((teacher.lm.identity, shard, settings.gold, settings.seed))

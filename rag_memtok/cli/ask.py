@@ -38,7 +38,7 @@ def ask(
             "the question is empty", remedy='rag-memtok ask "When does the warranty end?"'
         )
     tolerant()
-    with api.session(dials, console.say, trust_store) as session:
+    with api.session(dials, console.say, trusted=trust_store) as session:
         if words != "-":
             found = answered(session, words, json, show, {"question": words, "number": 1})
         else:
@@ -129,7 +129,7 @@ def chat(
     """
     from rag_memtok.pipeline import api
 
-    with api.session(dials, console.say, trust_store) as session:
+    with api.session(dials, console.say, trusted=trust_store) as session:
         try:
             fine = converse(session, json, show)
         except KeyboardInterrupt as interrupt:
@@ -146,7 +146,7 @@ def converse(session: "Session", json: bool, show: bool) -> bool:
 
     Only a pipe needs to know that.
     """
-    from rag_memtok.pipeline.answer import answer, looked_for
+    from rag_memtok.pipeline.answer import answer, search_query
 
     streams, before, fine = sys.stdout.isatty() and not json, "", True
     on_text = (lambda text: console.put(text, end="")) if streams else (lambda text: None)
@@ -161,7 +161,7 @@ def converse(session: "Session", json: bool, show: bool) -> bool:
                 else "/new forgets the question before, /quit ends"
             )
             continue
-        if before and looked_for(question, before) != question:
+        if before and search_query(question, before) != question:
             console.say("looked for together with the question before; /new forgets it")
         try:
             found = answer(session, question, on_text, before)

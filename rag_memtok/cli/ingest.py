@@ -54,7 +54,13 @@ def ingest(
     with console.progress_bar("chunks") as on_progress, ExitStack() as opened:
         engine_used = engine_of(dials, opened)
         done = api.ingest(
-            paths, dials, prune, on_progress, console.say, piped=piped, engine=engine_used
+            paths,
+            dials,
+            prune=prune,
+            on_progress=on_progress,
+            say=console.say,
+            piped=piped,
+            engine=engine_used,
         )
     console.put_json(asdict(done)) if json else ingest_views.put_ingested(done)
     if done.over_limit:
@@ -69,9 +75,9 @@ def engine_of(dials: Config, opened: ExitStack) -> "Engine":
         from rag_memtok.cluster.engine import writing
 
         return opened.enter_context(writing(dials))
-    from rag_memtok.pipeline.writer import processes
+    from rag_memtok.pipeline.writer import write_in_processes
 
-    return processes
+    return write_in_processes
 
 
 def taken_in(
@@ -112,9 +118,9 @@ def watch(
             for done in watching.watch(
                 paths,
                 dials,
-                prune,
-                on_progress,
-                console.say,
+                prune=prune,
+                on_progress=on_progress,
+                say=console.say,
             ):
                 if isinstance(done, RagMemtokError):
                     failure = str(done)

@@ -134,7 +134,7 @@ def config(
         return
     found = api.effective(given, os.environ, Path.cwd(), load(given, os.environ, Path.cwd()))
     console.put_json(
-        {one.dial: {"value": one.value, "from": one.origin} for one in found}
+        {one.name: {"value": one.value, "from": one.origin} for one in found}
     ) if json else views.put_settings(found)
     if not json:
         views.put_cache(gguf.cache(), gguf.cache_bytes())
@@ -188,7 +188,7 @@ def export_reader(
     """
     from rag_memtok.pipeline.export_reader import export_reader
 
-    done = export_reader(folder, dials, dtype, console.say, trust_store)
+    done = export_reader(folder, dials, dtype, console.say, trusted=trust_store)
     console.put_json(asdict(done)) if json else views.put_exported_reader(done)
 
 
@@ -204,7 +204,7 @@ def import_(
     """Make a store from an exported file. What does not match its checksum is refused."""
     from rag_memtok.pipeline import api
 
-    done = api.import_(file, dials, trust_store)
+    done = api.import_(file, dials, trusted=trust_store)
     console.put_json(asdict(done)) if json else views.put_imported(done)
 
 
@@ -240,7 +240,9 @@ def migrate(
     wanted = {"model.id": model, "retrieve.embedder": embedder}
     dials = updated(dials, {name: value for name, value in wanted.items() if value})
     with console.progress_bar("chunks") as on_progress:
-        done = api.migrate(dials, drop_old, on_progress, console.say) if model else None
+        done = None
+        if model:
+            done = api.migrate(dials, drop_old=drop_old, on_progress=on_progress, say=console.say)
         keyed = api.rekey(dials, on_progress, console.say) if embedder else None
     if json:
         written = asdict(done) if done else {}

@@ -13,7 +13,7 @@ from rag_memtok.config import Config
 from rag_memtok.errors import UsageError
 
 if TYPE_CHECKING:
-    from rag_memtok.pipeline.audit import Recite
+    from rag_memtok.pipeline.audit import Reconstruct
 
 
 @options.settings(
@@ -63,7 +63,7 @@ def verify(
             page=report,
             batch=batch,
             reference=reference,
-            recite=recite_of(dials, opened),
+            reconstruct=reconstruct_of(dials, opened),
         )
     if json:
         console.put_json(
@@ -86,15 +86,15 @@ def verify(
     raise typer.Exit(found.exit_code)
 
 
-def recite_of(dials: Config, opened: ExitStack) -> "Recite":
-    """What recites: this process, or a cluster, to which `opened` holds the connection."""
+def reconstruct_of(dials: Config, opened: ExitStack) -> "Reconstruct":
+    """What decodes the memories: this process, or a cluster, connected as long as `opened`."""
     if dials.cluster.engine == "ray":
         from rag_memtok.cluster.engine import reciting
 
         return opened.enter_context(reciting(dials))
-    from rag_memtok.pipeline.audit import heard
+    from rag_memtok.pipeline.audit import reconstruct_here
 
-    return heard
+    return reconstruct_here
 
 
 def require_use(where: bool, given: Mapping[str, bool], what: str) -> None:

@@ -268,7 +268,7 @@ def put_shown(found: "Shown") -> None:
 def put_settings(settings: Iterable["Setting"]) -> None:
     """A line for each dial."""
     rows: list[Sequence[object]] = [("dial", "value", "from")]
-    rows += [(one.dial, repr(one.value), one.origin) for one in settings]
+    rows += [(one.name, repr(one.value), one.origin) for one in settings]
     console.put_columns(rows)
 
 

@@ -27,8 +27,8 @@ from rag_memtok.memory.workers import write_records
 from rag_memtok.model import lm as models
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template, template_named
-from rag_memtok.pipeline.audit import Reciting, heard
-from rag_memtok.pipeline.manifest import installed, require_same
+from rag_memtok.pipeline.audit import DecodeOptions, reconstruct_here
+from rag_memtok.pipeline.manifest import installed_versions, require_same
 from rag_memtok.pipeline.readable import WINDOW, Encoding, encoder_for
 
 
@@ -38,14 +38,14 @@ class Job:
 
     `work` names a row of WORK. `config` is complete, for one process; `manifest` is the store's,
     and `versions` those of the libraries where it is: the worker has to have the same. `batch` and
-    `reference` say how chunks are recited, as in `Reciting`.
+    `reference` say how chunks are recited, as in `DecodeOptions`.
     """
 
     work: str
     config: Config
     template: str
     manifest: Mapping[str, str]
-    versions: Mapping[str, str] = field(default_factory=installed)
+    versions: Mapping[str, str] = field(default_factory=installed_versions)
     batch: int = 1
     reference: bool = False
 
@@ -69,7 +69,7 @@ def load_tools(job: Job) -> Tools:
         WrongModel: it is another here, or the libraries are of other versions.
         ModelUnavailable, ...: see `lm.load`.
     """
-    here = installed()
+    here = installed_versions()
     if different := [
         f"{name} {here.get(name)} instead of {version}"
         for name, version in job.versions.items()
@@ -107,8 +107,8 @@ def write_chunks(job: Job, tools: Tools, rows: Sequence[Row]) -> Iterator[Row]:
 def recite_chunks(job: Job, tools: Tools, rows: Sequence[Row]) -> Iterator[Row]:
     """Recites the chunks in `rows` from vectors and pins, and compares their readable vectors."""
     shelf = RowShelf(job.manifest, {row["chunk"]: row for row in rows})
-    how = Reciting(job.batch, job.reference, tools.encoder)
-    for some in heard(shelf, tools.lm, tools.template, list(shelf.rows), how):
+    how = DecodeOptions(job.batch, job.reference, tools.encoder)
+    for some in reconstruct_here(shelf, tools.lm, tools.template, list(shelf.rows), how):
         yield from map(recited_row, some)
 
 

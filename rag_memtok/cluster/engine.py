@@ -29,9 +29,9 @@ from rag_memtok.memory.optimize import Step
 from rag_memtok.memory.workers import Unwritten
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
-from rag_memtok.pipeline.audit import Heard, Recite, Reciting, heard
-from rag_memtok.pipeline.manifest import JOB, completed, job_of
-from rag_memtok.pipeline.recite import TOGETHER
+from rag_memtok.pipeline.audit import Checked, DecodeOptions, Reconstruct, reconstruct_here
+from rag_memtok.pipeline.manifest import JOB, complete_config, job_fingerprint
+from rag_memtok.pipeline.reconstruction import BATCH
 from rag_memtok.pipeline.writer import Engine, Writer
 from rag_memtok.store.ownership import MAKER
 from rag_memtok.store.store import Store
@@ -53,13 +53,13 @@ def writing(config: Config) -> Iterator[Engine]:
 
 
 @contextmanager
-def reciting(config: Config) -> Iterator[Recite]:
+def reciting(config: Config) -> Iterator[Reconstruct]:
     """The engine of an audit: see `writing`."""
 
     def recite(
-        store: Store, lm: LM, template: Template, chunk_ids: Sequence[str], how: Reciting
-    ) -> Iterator[Sequence[Heard]]:
-        settings = completed(config, store.manifest)
+        store: Store, lm: LM, template: Template, chunk_ids: Sequence[str], how: DecodeOptions
+    ) -> Iterator[Sequence[Checked]]:
+        settings = complete_config(config, store.manifest)
         for start in range(0, len(chunk_ids), WAVE):
             wave = chunk_ids[start : start + WAVE]
             yield from _recite(store, lm, template, wave, how=how, settings=settings)
@@ -85,7 +85,7 @@ def write(writer: Writer, tasks: Iterable[Task]) -> Iterator[Record | Unwritten]
         template=writer.template.name,
         manifest=manifest_for_workers(writer.store),
     )
-    writer.store.set_manifest(JOB, job_of(writer.config))
+    writer.store.set_manifest(JOB, job_fingerprint(writer.config))
     items, steps, whole = {task.key: task_row(task) for task in longest_first}, 0, True
     size = chunks_at_once(len(items), REFILL * writer.config.memorize.batch, pool)
     for row in map_rows(job, items, TASK, size, pool):
@@ -94,7 +94,7 @@ def write(writer: Writer, tasks: Iterable[Task]) -> Iterator[Record | Unwritten]
             yield Unwritten(row["chunk"], failure_reason(row))
         else:
             steps = max(steps, row["steps"])
-            writer.stepped(Step(0, 0, steps, 0.0))
+            writer.tell_step(Step(0, 0, steps, 0.0))
             yield record_from_row(row)
     if whole:
         writer.store.set_manifest(JOB, "")
@@ -106,9 +106,9 @@ def _recite(
     template: Template,
     chunk_ids: Sequence[str],
     *,
-    how: Reciting,
+    how: DecodeOptions,
     settings: Config,
-) -> Iterator[Sequence[Heard]]:
+) -> Iterator[Sequence[Checked]]:
     """Recites chunks on the cluster; here those that cannot go there, or do not come back."""
     pool, items, here = current_pool(settings), dict[str, Row](), list[str]()
     for chunk_id in chunk_ids:
@@ -124,13 +124,13 @@ def _recite(
         batch=how.batch,
         reference=how.reference,
     )
-    for row in map_rows(job, items, STORED, chunks_at_once(len(items), 2 * TOGETHER, pool), pool):
+    for row in map_rows(job, items, STORED, chunks_at_once(len(items), 2 * BATCH, pool), pool):
         if row["failed"]:
             failure_reason(row)
             here.append(row["chunk"])
         else:
             yield [recited_from_row(row)]
-    yield from heard(store, lm, template, here, how)
+    yield from reconstruct_here(store, lm, template, here, how)
 
 
 def _stored_row(store: Store, chunk_id: str) -> Row | None:

@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from rag_memtok.datatypes import ReadableVectors, Record, Verdict
 from rag_memtok.memory.batch import Task
-from rag_memtok.pipeline.audit import Heard
+from rag_memtok.pipeline.audit import Checked
 from rag_memtok.pipeline.readable import Comparison
-from rag_memtok.pipeline.recite import Recited
+from rag_memtok.pipeline.reconstruction import Reconstructed
 from rag_memtok.store.schema import pack_pins, unpack_pins
 
 Row = dict[str, Any]
@@ -132,7 +132,7 @@ def record_from_row(row: Row) -> Record:
     )
 
 
-def recited_row(heard: Heard) -> Row:
+def recited_row(heard: Checked) -> Row:
     """A recited chunk as a row of RECITED."""
     recited, comparison = heard
     return {
@@ -145,9 +145,9 @@ def recited_row(heard: Heard) -> Row:
     }
 
 
-def recited_from_row(row: Row) -> Heard:
+def recited_from_row(row: Row) -> Checked:
     """The recited chunk in a row of RECITED."""
-    recited = Recited(
+    recited = Reconstructed(
         chunk_id=row["chunk"],
         verdict=Verdict(**row["verdict"]),
         text=row["text"],

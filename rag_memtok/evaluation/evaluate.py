@@ -65,8 +65,8 @@ from rag_memtok.model.lm import LM
 from rag_memtok.model.lora import read_manifest
 from rag_memtok.model.prompts import qa_prompt
 from rag_memtok.pipeline import resources
-from rag_memtok.pipeline.adapters import Adapter, encoder_of, shipped
-from rag_memtok.pipeline.manifest import completed
+from rag_memtok.pipeline.adapters import Adapter, load_encoder_of, shipped_adapters
+from rag_memtok.pipeline.manifest import complete_config
 from rag_memtok.pipeline.progress import Reporter, quiet
 
 
@@ -101,9 +101,9 @@ def evaluate(
     began = time.monotonic()
     baselines_named(study.readers)
     questions = load_questions(path, documents, limit)
-    settings = completed(config, {})
+    settings = complete_config(config, {})
     tools = resources.load(settings)
-    if text := shipped(tools.lm, tools.template.digest).text:
+    if text := shipped_adapters(tools.lm, tools.template.digest).text:
         adapters = {"text": text.folder, **adapters}
     encoder = encoder_in(adapters.get("text"), tools.lm)
     study = replace(study, readers=available_readers(study.readers, adapters, encoder))
@@ -155,14 +155,14 @@ def evaluate(
 def encoder_in(folder: Path | None, lm: LM) -> Encoder | None:
     """The encoder of the adapter in `folder`, if it has one."""
     bond = read_manifest(folder) if folder else None
-    return encoder_of(Adapter(folder, bond), lm) if folder and bond else None
+    return load_encoder_of(Adapter(folder, bond), lm) if folder and bond else None
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Run:
     """State of a running evaluation."""
 
-    tools: resources.Equipment
+    tools: resources.Components
     settings: Config
     study: Study
     corpus: Corpus
@@ -230,7 +230,7 @@ class Run:
         if compression:
             return compression
         texts = [self.corpus.tokens[chunk_id] for chunk_id in self.corpus.read]
-        return resources.calibrated(
+        return resources.choose_calibration(
             self.tools.lm, self.tools.template, texts, self.settings, say
         ).tokens_per_vector
 
@@ -376,7 +376,8 @@ class Run:
                 ("random", compression, material.noise),
             ]
         adapters = self._reading_memories()
-        reporter = Reporter(self.on_progress, len(adapters) * len(befores), "unrelated texts")
+        total = len(adapters) * len(befores)
+        reporter = Reporter(on_progress=self.on_progress, total=total, stage="unrelated texts")
         found = []
         for adapter, (before, compression, passage) in product(adapters, befores):
             lm = self.predictors[adapter].lm

@@ -71,7 +71,7 @@ def optimize_cached(
     }
     missing = {key: tokens for key, tokens in texts.items() if key not in memories}
     stage = f"memories at {settings.tokens_per_vector} tokens a vector"
-    reporter = Reporter(on_progress, len(texts), stage, ready=len(memories))
+    reporter = Reporter(on_progress=on_progress, total=len(texts), stage=stage, ready=len(memories))
     reporter.tell()
     for key, cached in _optimize(lm, template, missing, settings):
         memories[key] = cached

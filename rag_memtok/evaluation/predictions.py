@@ -133,7 +133,9 @@ class Predictor:
         keys = [[self.key(prompt) for prompt in prompts] for prompts in questions]
         asked = dict(zip(chain(*keys), chain(*questions), strict=True))
         missing = {key: prompt for key, prompt in asked.items() if key not in self.known}
-        reporter = Reporter(on_progress, len(asked), name, ready=len(asked) - len(missing))
+        reporter = Reporter(
+            on_progress=on_progress, total=len(asked), stage=name, ready=len(asked) - len(missing)
+        )
         reporter.tell()
         for batch in make_batches(missing, lambda prompt: prompt.positions(self.frame)):
             self._save(dict(zip(batch, self._predict_batch(list(batch.values())), strict=True)))
@@ -225,7 +227,7 @@ def measure_costs(
     """
     measured: list[list[Cost]] = [[] for _ in questions]
     longest = max(map(len, questions), default=0)
-    reporter = Reporter(on_progress, sum(map(len, questions)), "timing")
+    reporter = Reporter(on_progress=on_progress, total=sum(map(len, questions)), stage="timing")
     for turn in range(longest):
         for index, group in enumerate(questions):
             if turn < len(group):

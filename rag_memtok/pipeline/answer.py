@@ -31,15 +31,20 @@ from rag_memtok.model.inject import (
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import QAPrompt, is_no_answer, qa_prompt, source_line
 from rag_memtok.pipeline.citation import source_of
-from rag_memtok.pipeline.first_words import nothing_found, require_answerable
-from rag_memtok.pipeline.grounding import before_circles, circle_at_end, completed, grounded
+from rag_memtok.pipeline.first_words import nothing_found_error, require_answerable
+from rag_memtok.pipeline.grounding import (
+    complete_last_word,
+    count_before_loop,
+    find_standing,
+    loop_at_end,
+)
 from rag_memtok.pipeline.readers import (
     Readable,
     Session,
+    passage_text,
     read,
     reader_of,
-    reads_apart,
-    words_of,
+    reads_per_passage,
 )
 from rag_memtok.retrieval.search import content_words, search
 
@@ -52,13 +57,13 @@ FOLLOW_UP = 2  # content words: a question of no more may lean on the one before
 class Prepared:
     """A question ready for the LM: what is read for it, and the prompts of that.
 
-    One prompt holds all of `used`, or each has its own (`apart`). `on_text` gets the answer piece
-    by piece, `cancelled` says whether nobody wants it any more. `limit` is in tokens.
+    One prompt holds all of `used`, or each has its own (`per_passage`). `on_text` gets the answer
+    piece by piece, `cancelled` says whether nobody wants it any more. `limit` is in tokens.
     """
 
     used: Sequence[Readable]
     prompts: Sequence[Float[Tensor, "_ d"]]
-    apart: bool
+    per_passage: bool
     reader: tuple[str, str]
     limit: int
     began: float
@@ -68,7 +73,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What was said to a question: its tokens, and the passages that they are from.
+    """The LM's answer to a question: its tokens, and the passages that they are from.
 
     `complete`: it ended by itself, and not because it may not be longer.
     """
@@ -78,8 +83,8 @@ class Response:
     complete: bool
 
 
-def looked_for(question: str, before: str) -> str:
-    """What to search for when `question` is asked.
+def search_query(question: str, before: str) -> str:
+    """The query to search with for `question`.
 
     A question with few words of its own ("And its price?") is looked for together with the one
     before it.
@@ -106,9 +111,9 @@ def answer(
         NoUsableMemory: nothing relevant is in the store, nothing of it could be read, or it is no
             question about what is (first_words.py).
     """
-    one = prepare(session, question, before, on_text=on_text)
-    (response,) = respond(session, [one])
-    return finish(session, one, response)
+    prepared = prepare(session, question, before, on_text=on_text)
+    (response,) = respond(session, [prepared])
+    return finish(session, prepared, response)
 
 
 def prepare(
@@ -121,7 +126,7 @@ def prepare(
     on_text: Callable[[str], None] = lambda text: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Prepared:
-    """Finds and reads what `question` is to be answered from.
+    """Retrieves and reads the passages for `question`, and builds its prompts.
 
     Args:
         retrieve: how it is found; None: as the session finds.
@@ -131,13 +136,13 @@ def prepare(
         UsageError, NoUsableMemory: see `answer`.
     """
     began = time.monotonic()
-    asked = _asked(session, question)
+    question_ids = _encode_question(session, question)
     require_answerable(session.store, question)
-    wanted = looked_for(question, before)
-    how = retrieve or session.config.retrieve
-    hits = search(session.store, session.index, session.embedder, wanted, how)
+    query = search_query(question, before)
+    settings = retrieve or session.config.retrieve
+    hits = search(session.store, session.index, session.embedder, query, settings)
     if not hits:
-        raise nothing_found(session.store)
+        raise nothing_found_error(session.store)
     reader = reader_of(session)
     readable = read(session, hits, reader[0])
     if not readable:
@@ -147,12 +152,14 @@ def prepare(
         )
     most = session.config.ask.max_new_tokens
     limit = min(limit or most, most)
-    apart = reads_apart(session) and len(readable) > 1
-    used, prompts = (_apart if apart else _together)(session, asked, readable, limit)
+    per_passage = reads_per_passage(session) and len(readable) > 1
+    used, prompts = (_prompt_per_passage if per_passage else _one_prompt)(
+        session, question_ids, readable, limit
+    )
     return Prepared(
         used=used,
         prompts=prompts,
-        apart=apart,
+        per_passage=per_passage,
         reader=reader,
         limit=limit,
         began=began,
@@ -161,7 +168,7 @@ def prepare(
     )
 
 
-def _asked(session: Session, question: str) -> list[int]:
+def _encode_question(session: Session, question: str) -> list[int]:
     limit = session.config.ask.max_question_tokens
     try:
         question.encode()
@@ -179,32 +186,33 @@ def _asked(session: Session, question: str) -> list[int]:
     return tokens
 
 
-def _together(
-    session: Session, asked: Sequence[int], readable: Sequence[Readable], limit: int
+def _one_prompt(
+    session: Session, question: Sequence[int], readable: Sequence[Readable], limit: int
 ) -> Prompts:
-    """One prompt with all that fit, the best one last.
+    """One prompt with all passages that fit, the best one last.
 
     What stands nearest to the question is read best.
     """
-    lm, words = session.reading or session.lm, qa_prompt(session.lm)
-    passages = [sourced(lm, words, one) for one in readable]
-    fit = count_fitting(session.engine.context, words, passages, asked, limit)
-    _tell_what_fits(session, fit, len(readable))
-    return list(readable[:fit]), [inject(lm, words, passages[:fit][::-1], asked)]
+    lm, frame = session.reading or session.lm, qa_prompt(session.lm)
+    passages = [with_source_line(lm, frame, passage) for passage in readable]
+    fit = count_fitting(session.engine.context, frame, passages, question, limit)
+    _warn_what_fits(session, fit, len(readable))
+    return list(readable[:fit]), [inject(lm, frame, passages[:fit][::-1], question)]
 
 
-def _apart(
-    session: Session, asked: Sequence[int], readable: Sequence[Readable], limit: int
+def _prompt_per_passage(
+    session: Session, question: Sequence[int], readable: Sequence[Readable], limit: int
 ) -> Prompts:
-    """A prompt for each that fits."""
-    lm, words = session.reading or session.lm, qa_prompt(session.lm)
-    passages = [sourced(lm, words, one) for one in readable]
+    """A prompt for each passage that fits."""
+    lm, frame = session.reading or session.lm, qa_prompt(session.lm)
+    passages = [with_source_line(lm, frame, passage) for passage in readable]
     fit = [
-        bool(count_fitting(session.engine.context, words, [one], asked, limit)) for one in passages
+        bool(count_fitting(session.engine.context, frame, [passage], question, limit))
+        for passage in passages
     ]
     used = list(compress(readable, fit))
-    _tell_what_fits(session, len(used), len(readable))
-    return used, [inject(lm, words, [one], asked) for one in compress(passages, fit)]
+    _warn_what_fits(session, len(used), len(readable))
+    return used, [inject(lm, frame, [passage], question) for passage in compress(passages, fit)]
 
 
 def respond(session: Session, questions: Sequence[Prepared]) -> list[Response]:
@@ -212,105 +220,122 @@ def respond(session: Session, questions: Sequence[Prepared]) -> list[Response]:
 
     Each is answered as it would be alone, but for what a batch changes in the last bits of logits.
     """
-    lm, words, engine = session.lm, qa_prompt(session.lm), session.engine
-    apart = [one for one in questions if one.apart]
-    together = [one for one in questions if not one.apart]
-    said = dict(zip(map(id, apart), _answers_apart(engine, lm, words, apart), strict=True))
-    for start in range(0, len(together), BATCH):
-        some = together[start : start + BATCH]
-        said |= dict(zip(map(id, some), _streamed(engine, lm, words, some), strict=True))
-    return [said[id(one)] for one in questions]
+    lm, frame, engine = session.lm, qa_prompt(session.lm), session.engine
+    per_passage = [question for question in questions if question.per_passage]
+    one_prompt = [question for question in questions if not question.per_passage]
+    responses = dict(
+        zip(map(id, per_passage), _answer_per_passage(engine, lm, frame, per_passage), strict=True)
+    )
+    for start in range(0, len(one_prompt), BATCH):
+        batch = one_prompt[start : start + BATCH]
+        responses |= dict(
+            zip(map(id, batch), _stream_answers(engine, lm, frame, batch), strict=True)
+        )
+    return [responses[id(question)] for question in questions]
 
 
-def _streamed(engine: Engine, lm: LM, words: QAPrompt, some: Sequence[Prepared]) -> list[Response]:
-    """The answers to questions with a prompt each, told as they are made."""
-    tokens: list[list[int]] = [[] for _ in some]
-    shown, ended = [""] * len(some), set[int]()
-    prompts = [one.prompts[0] for one in some]
-    limit = max(one.limit for one in some)
+def _stream_answers(
+    engine: Engine, lm: LM, frame: QAPrompt, questions: Sequence[Prepared]
+) -> list[Response]:
+    """Generates the answers to questions with a prompt each, streaming their text."""
+    tokens: list[list[int]] = [[] for _ in questions]
+    shown, ended = [""] * len(questions), set[int]()
+    prompts = [question.prompts[0] for question in questions]
+    limit = max(question.limit for question in questions)
 
     def silent(row: int) -> bool:
-        return row in ended or some[row].cancelled()
+        return row in ended or questions[row].cancelled()
 
-    for row, token in engine.rows(words, prompts, limit, silent):
+    for row, token in engine.rows(frame, prompts, limit, silent):
         tokens[row].append(token)
-        if circle_at_end(tokens[row], lm.decode):
+        if loop_at_end(tokens[row], lm.decode):
             ended.add(row)
             continue
         text = lm.decode(tokens[row])
         if not text.endswith("\ufffd"):  # half a character: wait for the rest
-            some[row].on_text(text[len(shown[row]) :])
+            questions[row].on_text(text[len(shown[row]) :])
             shown[row] = text
-        if len(tokens[row]) == some[row].limit:
+        if len(tokens[row]) == questions[row].limit:
             ended.add(row)
-    found = []
-    for row, one in enumerate(some):
-        said = said_of(lm, tokens[row])
-        one.on_text(lm.decode(said)[len(shown[row]) :])
-        found.append(Response(said, one.used, len(tokens[row]) < one.limit))
-    return found
+    responses = []
+    for row, question in enumerate(questions):
+        trimmed = trim_answer(lm, tokens[row])
+        question.on_text(lm.decode(trimmed)[len(shown[row]) :])
+        responses.append(Response(trimmed, question.used, len(tokens[row]) < question.limit))
+    return responses
 
 
-def _answers_apart(
-    engine: Engine, lm: LM, words: QAPrompt, some: Sequence[Prepared]
+def _answer_per_passage(
+    engine: Engine, lm: LM, frame: QAPrompt, questions: Sequence[Prepared]
 ) -> list[Response]:
-    """Of a question's answers the surest is kept, and cited is what that was read from."""
-    rows = [(one, prompt) for one in some for prompt in one.prompts]
+    """Generates an answer from each passage, and keeps the most confident of each question."""
+    rows = [(question, prompt) for question in questions for prompt in question.prompts]
     rows.sort(key=lambda row: row[0].limit)  # those of one limit stand together
-    said: dict[int, list[Generation]] = {id(one): [] for one in some}
+    generations: dict[int, list[Generation]] = {id(question): [] for question in questions}
     for limit, alike in groupby(rows, key=lambda row: row[0].limit):
-        for part in batched(alike, BATCH):
-            asked = [one for one, _ in part]
-            prompts = [prompt for _, prompt in part]
-            found = engine.batch(words, prompts, limit, partial(_unwanted, asked))
-            for one, answer_to_it in zip(asked, found, strict=True):
-                said[id(one)].append(answer_to_it)
-    return [_surest(lm, one, said[id(one)]) for one in some]
+        for batch in batches(alike, BATCH):
+            asking = [question for question, _ in batch]
+            prompts = [prompt for _, prompt in batch]
+            answers = engine.batch(frame, prompts, limit, partial(_is_cancelled, asking))
+            for question, generation in zip(asking, answers, strict=True):
+                generations[id(question)].append(generation)
+    return [
+        _respond_most_confident(lm, question, generations[id(question)]) for question in questions
+    ]
 
 
-def _unwanted(asked: Sequence[Prepared], row: int) -> bool:
-    return asked[row].cancelled()
+def _is_cancelled(questions: Sequence[Prepared], row: int) -> bool:
+    return questions[row].cancelled()
 
 
-def batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    """`rows` in their order, at most `size` at a time."""
-    left = iter(rows)
-    while part := list(islice(left, size)):
-        yield part
+def batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """Yields `rows` in their order, at most `size` at a time."""
+    rest = iter(rows)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
-def _surest(lm: LM, one: Prepared, said: Sequence[Generation]) -> Response:
-    tokens = [said_of(lm, some.tokens) for some in said]
-    texts = [lm.decode(some) for some in tokens]
-    kept = most_confident(
-        [(text, some.mean_logprob) for text, some in zip(texts, said, strict=True)]
+def _respond_most_confident(
+    lm: LM, question: Prepared, generations: Sequence[Generation]
+) -> Response:
+    tokens = [trim_answer(lm, generation.tokens) for generation in generations]
+    texts = [lm.decode(ids) for ids in tokens]
+    best = most_confident(
+        [
+            (text, generation.mean_logprob)
+            for text, generation in zip(texts, generations, strict=True)
+        ]
     )
-    one.on_text(texts[kept])
-    return Response(tokens[kept], [one.used[kept]], len(said[kept].tokens) < one.limit)
+    question.on_text(texts[best])
+    return Response(
+        tokens[best], [question.used[best]], len(generations[best].tokens) < question.limit
+    )
 
 
-def finish(session: Session, one: Prepared, response: Response) -> Answer:
-    """What was said to a question, with its sources and what it cost."""
+def finish(session: Session, prepared: Prepared, response: Response) -> Answer:
+    """The answer to a question, with its sources and what it cost."""
     shown = session.lm.decode(response.tokens)
     refused = is_no_answer(shown.strip())
     cited = () if refused else response.cited
-    texts = tuple(words_of(session, some) for some in cited)
-    whole = completed(shown, texts)
+    texts = tuple(passage_text(session, readable) for readable in cited)
+    whole = complete_last_word(shown, texts)
     if whole != shown:
-        one.on_text(whole[len(shown) :])
-    said = whole.strip()
-    places = (some.hit.occurrences[0] for some in cited)
-    standing = grounded(said, zip(texts, places, strict=True))
+        prepared.on_text(whole[len(shown) :])
+    text = whole.strip()
+    places = (readable.hit.occurrences[0] for readable in cited)
+    standing = find_standing(text, zip(texts, places, strict=True))
     return Answer(
-        answer=said,
-        sources=tuple(_source(session, some) for some in cited),
-        reader=f"{one.reader[0]} + adapter" if session.reading else one.reader[0],
-        reader_reason=one.reader[1],
-        passages="apart" if one.apart else "together",
-        context_positions=sum(len(some.passage) for some in one.used),
-        prompt_positions=sum(map(len, one.prompts)),
-        text_positions=sum(some.record.tokens or len(some.passage) for some in one.used),
-        seconds=time.monotonic() - one.began,
+        answer=text,
+        sources=tuple(_source(session, readable) for readable in cited),
+        reader=f"{prepared.reader[0]} + adapter" if session.reading else prepared.reader[0],
+        reader_reason=prepared.reader[1],
+        passages="apart" if prepared.per_passage else "together",
+        context_positions=sum(len(readable.passage) for readable in prepared.used),
+        prompt_positions=sum(map(len, prepared.prompts)),
+        text_positions=sum(
+            readable.record.tokens or len(readable.passage) for readable in prepared.used
+        ),
+        seconds=time.monotonic() - prepared.began,
         refused="model" if refused else "",
         grounded=None if refused else standing is not None,
         stands_in=standing,
@@ -318,29 +343,29 @@ def finish(session: Session, one: Prepared, response: Response) -> Answer:
     )
 
 
-def said_of(lm: LM, tokens: Sequence[int]) -> tuple[int, ...]:
-    """An answer without the circles it goes in, and without half a character at its end."""
-    kept = list(tokens[: before_circles(tokens, lm.decode)])
-    while kept and lm.decode(kept).endswith("\ufffd"):
-        kept.pop()
-    return tuple(kept)
+def trim_answer(lm: LM, tokens: Sequence[int]) -> tuple[int, ...]:
+    """An answer's tokens without repetition loops, and without half a character at its end."""
+    trimmed = list(tokens[: count_before_loop(tokens, lm.decode)])
+    while trimmed and lm.decode(trimmed).endswith("\ufffd"):
+        trimmed.pop()
+    return tuple(trimmed)
 
 
-def sourced(lm: LM, words: QAPrompt, one: Readable) -> Sourced:
-    """A passage behind the name of its file, where the frame has a place for that."""
-    line = source_line(lm, words, PurePosixPath(one.hit.occurrences[0].path).name)
-    return Sourced(line, one.passage)
+def with_source_line(lm: LM, frame: QAPrompt, readable: Readable) -> Sourced:
+    """A passage after a line with its file's name, where the frame has a place for that."""
+    line = source_line(lm, frame, PurePosixPath(readable.hit.occurrences[0].path).name)
+    return Sourced(line, readable.passage)
 
 
-def _tell_what_fits(session: Session, fit: int, found: int) -> None:
+def _warn_what_fits(session: Session, fit: int, count: int) -> None:
     if not fit:
         raise NoUsableMemory(
             "not even one memory fits into the context",
             remedy="fewer --max-new-tokens or a shorter question",
         )
-    if fit < found:
+    if fit < count:
         session.on_warning(
-            f"only {fit} of {found} memories fit into the context of {session.engine.context} "
+            f"only {fit} of {count} memories fit into the context of {session.engine.context} "
             "positions"
         )
 
@@ -348,27 +373,28 @@ def _tell_what_fits(session: Session, fit: int, found: int) -> None:
 def quotations(
     session: Session, question: str, retrieve: Retrieve | None = None
 ) -> list[tuple[str, Source]]:
-    """The chunks that have to do with a question, best first, as text with citations.
+    """The chunks relevant to a question, best first, as text with citations.
 
     The text is the kept text, else what the memory decodes to. `retrieve` is how they are found;
     None: as the session finds.
     """
-    how = retrieve or session.config.retrieve
-    hits = search(session.store, session.index, session.embedder, question, how)
-    found = []
+    settings = retrieve or session.config.retrieve
+    hits = search(session.store, session.index, session.embedder, question, settings)
+    quoted = []
     for hit in hits:
-        for one in read(session, [hit], "decode" if _kept(session, hit) is None else "text"):
-            text = _kept(session, hit) or session.lm.decode(list(one.passage))
-            found.append((text, _source(session, one)))
-    return found
+        kept_text = _kept_text(session, hit)
+        for readable in read(session, [hit], "decode" if kept_text is None else "text"):
+            text = kept_text or session.lm.decode(list(readable.passage))
+            quoted.append((text, _source(session, readable)))
+    return quoted
 
 
-def _kept(session: Session, hit: Hit) -> str | None:
+def _kept_text(session: Session, hit: Hit) -> str | None:
     try:
         return session.store.text(hit.chunk_id)
     except StoreDamaged:
         return None
 
 
-def _source(session: Session, one: Readable) -> Source:
-    return source_of(session.store, one.hit, one.record.verdict.kind)
+def _source(session: Session, readable: Readable) -> Source:
+    return source_of(session.store, readable.hit, readable.record.verdict.kind)

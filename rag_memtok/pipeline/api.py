@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rag_memtok.config import Config
-from rag_memtok.datatypes import Answer, Found, OnProgress, StoredDocument
-from rag_memtok.documents.names import distinct_names, join_name, name_of, resolve_path
+from rag_memtok.datatypes import Answer, Found, OnProgress
+from rag_memtok.documents.names import join_name
 from rag_memtok.documents.scan import scan
 from rag_memtok.errors import UsageError
 from rag_memtok.model import lm
@@ -23,32 +23,40 @@ from rag_memtok.model.prompts import template_named
 from rag_memtok.pipeline import adapters, audit_report, bundle, finding, inspect, resources
 from rag_memtok.pipeline import migrate as migration
 from rag_memtok.pipeline.answer import answer
-from rag_memtok.pipeline.audit import Audit, Recite, Reciting, audit, heard, incomparable, quick
+from rag_memtok.pipeline.audit import (
+    Audit,
+    DecodeOptions,
+    Reconstruct,
+    audit,
+    check_structure,
+    incomparable_audit,
+    reconstruct_here,
+)
 from rag_memtok.pipeline.bundle import Bundled
-from rag_memtok.pipeline.compare import against, root_for
+from rag_memtok.pipeline.compare import compare_with_files, root_for
 from rag_memtok.pipeline.engines import with_engine
 from rag_memtok.pipeline.estimate import Estimate, estimate
 from rag_memtok.pipeline.ingest import Ingested, ingest
 from rag_memtok.pipeline.inspect import Collection, ListedChunk, ListedDocument, Setting, Shown
 from rag_memtok.pipeline.manifest import (
-    bound_to,
-    completed,
-    differences,
-    installed,
+    bound_values,
+    complete_config,
+    find_differences,
+    installed_versions,
     require_same,
     require_same_embedder,
 )
 from rag_memtok.pipeline.migrate import Migrated, Rekeyed
 from rag_memtok.pipeline.progress import quiet
 from rag_memtok.pipeline.readable import encoder_for
-from rag_memtok.pipeline.readers import Adapt, Session, adapted, with_adapters
+from rag_memtok.pipeline.readers import Adapt, Session, load_adapted, with_adapters
 from rag_memtok.pipeline.resources import Load, LoadLM, Say, store_folder
 from rag_memtok.pipeline.restore import Restored, lost_documents, restore_documents
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
-from rag_memtok.settings import dials, origins, value_of
+from rag_memtok.settings import origins
 from rag_memtok.store import ownership
-from rag_memtok.store.files import ADAPTER, DATABASE, collections_of
+from rag_memtok.store.files import ADAPTER, DATABASE
 from rag_memtok.store.store import Summary, open_store
 
 __all__ = [
@@ -58,7 +66,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """A store at a glance.
 
@@ -80,9 +88,10 @@ class Status:
 def session(
     config: Config,
     say: Say = quiet,
+    *,
     trusted: bool = False,
     load: Load = resources.load,
-    adapt: Adapt = adapted,
+    adapt: Adapt = load_adapted,
 ) -> Iterator[Session]:
     """Opens the store and loads its model, once, for any number of questions.
 
@@ -98,15 +107,25 @@ def session(
     folder = store_folder(config)
     with open_store(folder, write=False) as store:
         manifest = store.manifest
-        ownership.require_trust(manifest, folder, trusted)
-        settings = completed(config, manifest)
+        ownership.require_trust(manifest, folder, trusted=trusted)
+        settings = complete_config(config, manifest)
         loaded = load(settings)
         require_same(manifest, loaded.lm, loaded.template)
         require_same_embedder(manifest, loaded.embedder)
-        found = adapters.find(settings.ask.adapter, folder, loaded.lm, loaded.template.digest, say)
+        available = adapters.find_adapters(
+            settings.ask.adapter, folder, loaded.lm, loaded.template.digest, say
+        )
         index = open_index(store, loaded.embedder)
-        plain = Session(store, loaded.lm, loaded.template, loaded.embedder, index, settings, say)
-        yield with_engine(with_adapters(plain, found, adapt))
+        opened = Session(
+            store=store,
+            lm=loaded.lm,
+            template=loaded.template,
+            embedder=loaded.embedder,
+            index=index,
+            config=settings,
+            on_warning=say,
+        )
+        yield with_engine(with_adapters(opened, available, adapt))
 
 
 def ask(
@@ -114,6 +133,7 @@ def ask(
     config: Config,
     on_text: Callable[[str], None] = quiet,
     say: Say = quiet,
+    *,
     trusted: bool = False,
 ) -> Answer:
     """Answers one question from the store.
@@ -123,22 +143,22 @@ def ask(
         UsageError: the question is empty or too long.
         NoStore, ...: see `session`.
     """
-    with session(config, say, trusted) as opened:
+    with session(config, say, trusted=trusted) as opened:
         return answer(opened, question, on_text)
 
 
 def search(question: str, config: Config) -> list[Found]:
-    """The chunks that have to do with a question, best first; loads no language model.
+    """The chunks relevant to a question, best first; loads no language model.
 
     Raises:
         NoUsableMemory: there is none.
         NoStore, StoreDamaged, WrongModel: see errors.py.
     """
     with open_store(store_folder(config), write=False) as store:
-        settings = completed(config, store.manifest)
+        settings = complete_config(config, store.manifest)
         embedder = load_embedder(settings.retrieve.embedder)
         require_same_embedder(store.manifest, embedder)
-        return finding.found(store, embedder, question, settings.retrieve)
+        return finding.find_chunks(store, embedder, question, settings.retrieve)
 
 
 # --- verify and restore
@@ -146,6 +166,7 @@ def search(question: str, config: Config) -> list[Found]:
 
 def verify(
     config: Config,
+    *,
     structure_only: bool = False,
     share: float = 1.0,
     seed: int = 0,
@@ -155,7 +176,7 @@ def verify(
     batch: int = 1,
     reference: bool = False,
     load_lm: LoadLM = lm.load,
-    recite: Recite = heard,
+    reconstruct: Reconstruct = reconstruct_here,
 ) -> Audit:
     """The reconstruction audit: decodes every memory, rejoins every document, compares.
 
@@ -170,7 +191,7 @@ def verify(
         batch: chunks decoded together, without drafts, if that is more than 1.
         reference: every memory decoded token by token, alone; else the kept text is a draft, of
             which nothing is believed.
-        recite: decodes the memories, wherever that is done.
+        reconstruct: decodes the memories, wherever that is done.
         page: a file for the audit as HTML; it quotes the documents where something failed.
     """
     if page is not None:
@@ -178,28 +199,40 @@ def verify(
     files = None if folder is None else scan([folder], config.documents, Path(config.store))
     with open_store(store_folder(config), write=False) as store:
         root = "" if folder is None else root_for(store, folder)
-        model, now = None, installed()
+        model, now = None, installed_versions()
         if structure_only:
-            found = quick(store)
+            result = check_structure(store)
         else:
-            settings = completed(config, store.manifest)
+            settings = complete_config(config, store.manifest)
             model = load_lm(settings.model)
             template = template_named(settings.memorize.template, model)
-            now |= bound_to(model, template)
-            different = differences(store.manifest, model, template)
+            now |= bound_values(model, template)
+            different = find_differences(store.manifest, model, template)
             if different:
-                found = incomparable(store, different)
+                result = incomparable_audit(store, different)
             else:
                 encoder = encoder_for(model, template, settings, store.manifest)
-                how = Reciting(batch, reference, encoder)
-                found = audit(store, model, template, share, seed, on_progress, how, recite)
+                result = audit(
+                    store,
+                    model,
+                    template,
+                    share=share,
+                    seed=seed,
+                    on_progress=on_progress,
+                    options=DecodeOptions(batch=batch, reference=reference, encoder=encoder),
+                    reconstruct=reconstruct,
+                )
         if files is not None:
-            found = replace(
-                found, findings=(*found.findings, *against(store, root, files, config.documents))
+            result = replace(
+                result,
+                findings=(
+                    *result.findings,
+                    *compare_with_files(store, root, files, config.documents),
+                ),
             )
         if page is not None:
-            audit_report.write(page, store, found, now, model)
-        return found
+            audit_report.write(page, store, result, now, model)
+        return result
 
 
 def restore(
@@ -214,7 +247,7 @@ def restore(
         WrongModel, ...: see `session`.
     """
     with open_store(store_folder(config), write=False) as store:
-        model, template = resources.decoder(store.manifest, config, load_lm)
+        model, template = resources.load_decoder(store.manifest, config, load_lm)
         return restore_documents(store, model, template, to, on_progress)
 
 
@@ -222,17 +255,17 @@ def restore(
 
 
 def status(config: Config) -> Status:
-    """What is in the store. Loads no model."""
+    """The store at a glance. Loads no model."""
     folder = store_folder(config)
     with open_store(folder, write=False) as store:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         return Status(
-            store.summary(),
-            store.manifest,
-            store.generation,
-            size,
-            adapters.described(folder / ADAPTER),
-            inspect.outdated_in(store),
+            summary=store.summary(),
+            manifest=store.manifest,
+            generation=store.generation,
+            bytes=size,
+            adapter=adapters.describe(folder / ADAPTER),
+            outdated=inspect.count_outdated(store),
         )
 
 
@@ -244,18 +277,8 @@ def remove(path: Path, config: Config) -> tuple[str, ...]:
     Raises:
         UsageError: the store has nothing of that path.
     """
-    wanted = name_of(resolve_path(os.fspath(path)))
     with open_store(store_folder(config), write=True) as store:
-        folder = wanted.rstrip("/") + "/"
-        with store.snapshot():
-            gone = sorted(
-                {
-                    (one.root, one.file)
-                    for one in store.each_document(skip_damaged=True)
-                    if f"{join_name(one.root, one.file)}/".startswith(folder)
-                }
-            )
-        gone = gone or named_so(store.documents(skip_damaged=True), os.fspath(path))
+        gone = inspect.find_files(store, os.fspath(path))
         if not gone:
             raise UsageError(
                 f"the store has nothing of {path}", remedy="rag-memtok list names what it has"
@@ -264,16 +287,10 @@ def remove(path: Path, config: Config) -> tuple[str, ...]:
     return tuple(join_name(root, file) for root, file in gone)
 
 
-def named_so(papers: Sequence[StoredDocument], name: str) -> list[tuple[str, str]]:
-    """The (root, file) of what is listed by that name."""
-    names = distinct_names([(one.root, one.path) for one in papers])
-    return [(one.root, one.file) for one in papers if names[one.root, one.path] == name]
-
-
 def documents(config: Config) -> tuple[ListedDocument, ...]:
     """The store's documents. Loads no model."""
     with open_store(store_folder(config), write=False) as store, store.snapshot():
-        return tuple(inspect.documents_of(store))
+        return tuple(inspect.list_documents(store))
 
 
 def lost(config: Config) -> tuple[tuple[str, str], ...]:
@@ -285,7 +302,7 @@ def lost(config: Config) -> tuple[tuple[str, str], ...]:
 def chunks(config: Config) -> tuple[ListedChunk, ...]:
     """The store's chunks. Loads no model."""
     with open_store(store_folder(config), write=False) as store, store.snapshot():
-        return tuple(inspect.chunks_of(store))
+        return tuple(inspect.list_chunks(store))
 
 
 def collections(config: Config) -> tuple[Collection, ...]:
@@ -300,18 +317,7 @@ def collections(config: Config) -> tuple[Collection, ...]:
             f"{root} is a store itself; it holds no collections",
             remedy="rag-memtok list says what is in it",
         )
-    found = []
-    for name in collections_of(root):
-        with open_store(root / name, write=False) as store:
-            manifest = store.manifest
-            found.append(
-                Collection(
-                    name,
-                    f"{manifest.get('model')} {manifest.get('revision', '')}".strip(),
-                    store.summary(),
-                )
-            )
-    return tuple(found)
+    return tuple(inspect.list_collections(root))
 
 
 def show(prefix: str, config: Config) -> Shown:
@@ -322,15 +328,15 @@ def show(prefix: str, config: Config) -> Shown:
         WrongModel, ...: see errors.py.
     """
     with open_store(store_folder(config), write=False) as store:
-        inspect.find(store, prefix)  # before a model is loaded for nothing
-        model, template = resources.decoder(store.manifest, config)
+        inspect.find_chunk(store, prefix)  # before a model is loaded for nothing
+        model, template = resources.load_decoder(store.manifest, config)
         return inspect.show(store, model, template, prefix)
 
 
 def effective(
     flags: Mapping[str, object], environment: Mapping[str, str], folder: Path, config: Config
 ) -> Sequence[Setting]:
-    """Every dial; what `config` leaves open is filled in from the store, if there is one.
+    """Every setting; what `config` leaves open is filled in from the store, if there is one.
 
     Loads no model.
     """
@@ -338,13 +344,7 @@ def effective(
     if (store / DATABASE).exists():
         with open_store(store, write=False) as opened:
             manifest = opened.manifest
-    whole, found = completed(config, manifest), origins(flags, environment, folder)
-    settings = []
-    for dial in dials():
-        value = value_of(whole, dial)
-        filled_in = bool(manifest) and value != value_of(config, dial)
-        settings.append(Setting(dial, value, "store" if filled_in else found[dial]))
-    return settings
+    return inspect.effective_settings(config, manifest, origins(flags, environment, folder))
 
 
 def export(file: Path, config: Config) -> Bundled:
@@ -357,18 +357,19 @@ def export(file: Path, config: Config) -> Bundled:
         return bundle.export(store, file)
 
 
-def import_(file: Path, config: Config, trusted: bool = False) -> Bundled:
+def import_(file: Path, config: Config, *, trusted: bool = False) -> Bundled:
     """Makes a store from an exported file.
 
     Raises:
         InputRefused: it is not what was exported.
         UsageError: there is a store already.
     """
-    return bundle.import_(file, store_folder(config), trusted)
+    return bundle.import_(file, store_folder(config), trusted=trusted)
 
 
 def migrate(
     config: Config,
+    *,
     drop_old: bool = False,
     on_progress: OnProgress = quiet,
     say: Say = quiet,
@@ -379,7 +380,12 @@ def migrate(
         WrongModel, StoreDamaged, UsageError, ...: see `migrate.migrate`.
     """
     return migration.migrate(
-        store_folder(config), config, drop_old, resources.load, on_progress, say
+        store_folder(config),
+        config,
+        drop_old=drop_old,
+        load=resources.load,
+        on_progress=on_progress,
+        say=say,
     )
 
 

@@ -27,24 +27,24 @@ from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.manifest import REQUIRED
 from rag_memtok.pipeline.progress import Reporter, quiet
-from rag_memtok.pipeline.readable import SAME, Comparison, compared
-from rag_memtok.pipeline.recite import (
+from rag_memtok.pipeline.readable import SAME, Comparison, compare_readables
+from rag_memtok.pipeline.reconstruction import (
     REFERENCE,
-    Recited,
-    Shelf,
+    ChunkSource,
+    Reconstructed,
+    mark_fragile,
     profile_of,
-    recite_all,
-    weakened,
+    reconstruct_all,
 )
 from rag_memtok.store.store import Store
 
 T = TypeVar("T")
-Heard = tuple[Recited, Comparison | None]  # a chunk, and its readable vectors if it has any
+Checked = tuple[Reconstructed, Comparison | None]  # a chunk, and its readable vectors if it has any
 
 
 @dataclass(frozen=True, slots=True)
-class Reciting:
-    """How memories are decoded.
+class DecodeOptions:
+    """How the memories of an audit are decoded.
 
     `batch` chunks together, without drafts, if that is more than 1; `reference`: each token by
     token at batch 1. Else the kept text is a draft, which changes the time and no verdict.
@@ -56,17 +56,21 @@ class Reciting:
     encoder: Encoder | None = None
 
 
-DRAFTED = Reciting()
-Recite = Callable[[Store, LM, Template, Sequence[str], Reciting], Iterator[Sequence[Heard]]]
+DRAFTED = DecodeOptions()
+Reconstruct = Callable[
+    [Store, LM, Template, Sequence[str], DecodeOptions], Iterator[Sequence[Checked]]
+]
 
 
-def heard(
-    store: Shelf, lm: LM, template: Template, chunk_ids: Sequence[str], how: Reciting
-) -> Iterator[list[Heard]]:
-    """Recites chunks in this process, some at a time, and compares their readable vectors."""
-    for found in recite_all(store, lm, template, chunk_ids, how.batch, how.reference):
-        comparisons = dict(compared(store, lm, how.encoder, found))
-        yield [(one, comparisons.get(one.chunk_id)) for one in found]
+def reconstruct_here(
+    store: ChunkSource, lm: LM, template: Template, chunk_ids: Sequence[str], options: DecodeOptions
+) -> Iterator[list[Checked]]:
+    """Reconstructs chunks in this process, some at a time; compares their readable vectors."""
+    for batch in reconstruct_all(
+        store, lm, template, chunk_ids, batch=options.batch, reference=options.reference
+    ):
+        comparisons = dict(compare_readables(store, lm, options.encoder, batch))
+        yield [(chunk, comparisons.get(chunk.chunk_id)) for chunk in batch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +82,9 @@ class Finding:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
 class Audit:
-    """What was checked and found.
+    """The result of a reconstruction audit: what was checked, and what was found.
 
     `counts` are chunks by verdict; `sample` says how they were drawn, "" if all were.
 
@@ -105,7 +109,7 @@ class Audit:
     seconds: float
     interrupted: bool = False
     decodes: bool = True
-    recited: tuple["Recited", ...] = ()
+    recited: tuple[Reconstructed, ...] = ()
     proofs: tuple[tuple[StoredDocument, bool | None], ...] = ()
     readable: Mapping[str, int] = field(default_factory=dict)
 
@@ -114,7 +118,7 @@ class Audit:
         """The audit in a sentence. It never says "all" unless all were decoded."""
         if self.interrupted:
             return f"INTERRUPTED after {self.checked} of {self.chunks} chunks; run verify again"
-        if any(one.kind != "fragile" for one in self.findings):
+        if any(finding.kind != "fragile" for finding in self.findings):
             return (
                 f"NOT PROVEN: {len(self.findings)} finding{'' if len(self.findings) == 1 else 's'}"
             )
@@ -152,7 +156,7 @@ class Audit:
         return 6 if partly or kinds - {"fragile"} else 0
 
 
-def drawn(chunk_ids: Sequence[str], share: float, seed: int) -> list[str]:
+def draw_sample(chunk_ids: Sequence[str], share: float, seed: int) -> list[str]:
     """A share of the chunks, at least one, drawn with `seed`, in their order."""
     if not 0 < share <= 1:
         raise UsageError(f"--sample is {share:.0%}; valid: over 0% to 100%")
@@ -165,11 +169,12 @@ def audit(
     store: Store,
     lm: LM,
     template: Template,
+    *,
     share: float = 1.0,
     seed: int = 0,
     on_progress: OnProgress = quiet,
-    how: Reciting = DRAFTED,
-    recite: Recite = heard,
+    options: DecodeOptions = DRAFTED,
+    reconstruct: Reconstruct = reconstruct_here,
 ) -> Audit:
     """Proves the chunks and documents of the store as it is now.
 
@@ -179,8 +184,8 @@ def audit(
     out.
 
     Args:
-        how: the audit names the profile it was held in.
-        recite: decodes the memories, wherever that is done.
+        options: the audit names the profile it was held in.
+        reconstruct: decodes the memories, wherever that is done.
 
     Cost: a pass in fp32 a chunk, and one of the encoder where it has readable vectors; T + 1 cached
         steps where there is no right draft. An interrupt ends it early with what was found so far.
@@ -188,69 +193,65 @@ def audit(
     began = time.monotonic()
     documents: Sequence[StoredDocument]
     with store.snapshot():
-        everything, documents = placed(store), list(store.documents(skip_damaged=True))
-    chosen = drawn(everything, share, seed)
+        everything, documents = placed_chunks(store), list(store.documents(skip_damaged=True))
+    chosen = draw_sample(everything, share, seed)
     tau = float(store.manifest.get("tau", 0))
-    reporter = Reporter(on_progress, len(chosen))
-    recited, kinds = dict[str, Recited](), Counter[str]()
+    reporter = Reporter(on_progress=on_progress, total=len(chosen))
+    chunks, kinds = dict[str, Reconstructed](), Counter[str]()
     comparisons, interrupted = dict[str, Comparison](), False
     try:
-        for found in recite(store, lm, template, chosen, how):
-            recited |= {one.chunk_id: weakened(one, tau) for one, _ in found}
-            comparisons |= {one.chunk_id: same for one, same in found if same is not None}
-            kinds.update(recited[one.chunk_id].verdict.kind for one, _ in found)
-            reporter.advance(len(found), **kinds)
+        for batch in reconstruct(store, lm, template, chosen, options):
+            chunks |= {chunk.chunk_id: mark_fragile(chunk, tau) for chunk, _ in batch}
+            comparisons |= {
+                chunk.chunk_id: comparison for chunk, comparison in batch if comparison is not None
+            }
+            kinds.update(chunks[chunk.chunk_id].verdict.kind for chunk, _ in batch)
+            reporter.advance(len(batch), **kinds)
     except KeyboardInterrupt:
         interrupted = True
     with store.snapshot():
         everything, documents = (
-            _still(everything, placed(store)),
-            _still(documents, store.documents(skip_damaged=True)),
+            _keep_present(everything, placed_chunks(store)),
+            _keep_present(documents, store.documents(skip_damaged=True)),
         )
-        recited = {chunk_id: recited[chunk_id] for chunk_id in _still(recited, everything)}
-        comparisons = {one: comparisons[one] for one in _still(comparisons, recited)}
-        verdicts = {document: proven_document(store, document, recited) for document in documents}
-    damaged = {chunk_id for chunk_id, one in recited.items() if one.verdict.kind == "damaged"}
-    findings = [*_structure(store, damaged), *_chunk_findings(store, recited.values())]
-    findings += [
-        Finding(one.kind, _where(store, chunk_id), one.reason)
-        for chunk_id, one in comparisons.items()
-        if one.kind != SAME
-    ]
-    findings += [
-        Finding("mismatch", document.path, "its chunks joined are not the document")
-        for document, ok in verdicts.items()
-        if ok is False
-    ]
+        chunks = {chunk_id: chunks[chunk_id] for chunk_id in _keep_present(chunks, everything)}
+        comparisons = {
+            chunk_id: comparisons[chunk_id] for chunk_id in _keep_present(comparisons, chunks)
+        }
+        proofs = {document: is_proven(store, document, chunks) for document in documents}
+    damaged = {chunk_id for chunk_id, chunk in chunks.items() if chunk.verdict.kind == "damaged"}
+    findings = (
+        *_find_damage(store, damaged),
+        *_chunk_findings(store, chunks.values()),
+        *_vector_findings(store, comparisons),
+        *_document_findings(proofs),
+    )
     return Audit(
-        counts=dict(Counter(one.verdict.kind for one in recited.values())),
+        counts=dict(Counter(chunk.verdict.kind for chunk in chunks.values())),
         chunks=len(everything),
-        checked=len(recited),
+        checked=len(chunks),
         documents=len(documents),
-        documents_checked=sum(ok is not None for ok in verdicts.values()),
-        documents_proven=sum(ok is True for ok in verdicts.values()),
+        documents_checked=sum(ok is not None for ok in proofs.values()),
+        documents_proven=sum(ok is True for ok in proofs.values()),
         findings=tuple(dict.fromkeys(findings)),
-        profile=f"{profile_of(how.batch, how.reference)}, {lm.device.type}",
-        sample=sampled(share, seed, len(chosen)),
+        profile=f"{profile_of(options.batch, reference=options.reference)}, {lm.device.type}",
+        sample=describe_sample(share, seed, len(chosen)),
         seconds=time.monotonic() - began,
         interrupted=interrupted,
-        recited=tuple(replace(one, text=None) for one in recited.values()),
-        proofs=tuple(verdicts.items()),
-        readable=dict(Counter(one.kind for one in comparisons.values())),
+        recited=tuple(replace(chunk, text=None) for chunk in chunks.values()),
+        proofs=tuple(proofs.items()),
+        readable=dict(Counter(comparison.kind for comparison in comparisons.values())),
     )
 
 
-def _still(then: Iterable[T], now: Iterable[T]) -> list[T]:
-    """What there was and still is, in its order."""
+def _keep_present(then: Iterable[T], now: Iterable[T]) -> list[T]:
+    """The values of `then` that are still there now, in their order."""
     left = set(now)
-    return [one for one in then if one in left]
+    return [value for value in then if value in left]
 
 
-def sampled(share: float, seed: int, count: int) -> str:
-    """Says how chunks were drawn.
-
-    It also says what no failure among them would prove (the rule of three).
-    """
+def describe_sample(share: float, seed: int, count: int) -> str:
+    """How chunks were drawn, and what no failure among them would prove (the rule of three)."""
     if share >= 1 or not count:
         return ""
     return (
@@ -259,96 +260,121 @@ def sampled(share: float, seed: int, count: int) -> str:
     )
 
 
-def placed(store: Store) -> list[str]:
+def placed_chunks(store: Store) -> list[str]:
     """The chunks that some document has, in the order they were stored."""
     with store.snapshot():
-        return list(_each_placed(store))
+        return list(_iterate_placed(store))
 
 
-def _each_placed(store: Store) -> Iterator[str]:
-    """As `placed`, one after the other; within a snapshot."""
+def _iterate_placed(store: Store) -> Iterator[str]:
+    """As `placed_chunks`, one after the other; within a snapshot."""
     for chunk_id in store.each_chunk_id():
         if store.occurrences([chunk_id])[chunk_id]:
             yield chunk_id
 
 
-def _counted(store: Store) -> tuple[int, int]:
-    """How many chunks are placed, and how many documents there are."""
+def _count(store: Store) -> tuple[int, int]:
+    """The numbers of placed chunks and of documents."""
     with store.snapshot():
         documents = sum(1 for _ in store.each_document(skip_damaged=True))
-        return sum(1 for _ in _each_placed(store)), documents
+        return sum(1 for _ in _iterate_placed(store)), documents
 
 
-def proven_document(
-    store: Store, document: StoredDocument, recited: Mapping[str, Recited]
+def is_proven(
+    store: Store, document: StoredDocument, chunks: Mapping[str, Reconstructed]
 ) -> bool | None:
-    """Whether the document's recited chunks, joined, are its text.
+    """Whether the document's reconstructed chunks, joined, are its text.
 
-    It is None if not all of them were checked or came back.
+    None: not all of them were checked or came back.
     """
     try:
-        chunks = [place.chunk_id for place in store.document_chunks(document.root, document.path)]
+        chunk_ids = [
+            place.chunk_id for place in store.document_chunks(document.root, document.path)
+        ]
     except StoreDamaged:
-        return None  # `_structure` names it
-    if any(chunk_id not in recited or recited[chunk_id].text is None for chunk_id in chunks):
+        return None  # `_find_damage` names it
+    if any(chunk_id not in chunks or chunks[chunk_id].text is None for chunk_id in chunk_ids):
         return None
     return (
-        sha256_of_text("".join(recited[chunk_id].text or "" for chunk_id in chunks))
+        sha256_of_text("".join(chunks[chunk_id].text or "" for chunk_id in chunk_ids))
         == document.sha256
     )
 
 
-def _structure(store: Store, told: Collection[str] = ()) -> Iterator[Finding]:
-    """What is damaged, but for the chunks that `told` names already."""
+def _find_damage(store: Store, known_chunks: Collection[str] = ()) -> Iterator[Finding]:
+    """Yields what is damaged, but for the chunks that have a finding already."""
     for problem in store.check():
-        if problem.chunk_id not in told:
+        if problem.chunk_id not in known_chunks:
             yield Finding("damaged", problem.file or "store.db", str(problem))
     with suppress(StoreDamaged):  # told above
         if lost := sorted(REQUIRED - store.manifest.keys()):
             yield Finding("damaged", "store.db", f"the manifest lost {', '.join(lost)}")
 
 
-def _chunk_findings(store: Store, recited: Iterable[Recited]) -> Iterator[Finding]:
-    for one in recited:
-        if one.verdict.kind not in PROVEN:
-            yield Finding(one.verdict.kind, _where(store, one.chunk_id), one.verdict.reason)
+def _chunk_findings(store: Store, chunks: Iterable[Reconstructed]) -> Iterator[Finding]:
+    for chunk in chunks:
+        if chunk.verdict.kind not in PROVEN:
+            yield Finding(
+                chunk.verdict.kind, _place_of(store, chunk.chunk_id), chunk.verdict.reason
+            )
 
 
-def _where(store: Store, chunk_id: str) -> str:
+def _vector_findings(store: Store, comparisons: Mapping[str, Comparison]) -> Iterator[Finding]:
+    for chunk_id, comparison in comparisons.items():
+        if comparison.kind != SAME:
+            yield Finding(comparison.kind, _place_of(store, chunk_id), comparison.reason)
+
+
+def _document_findings(proofs: Mapping[StoredDocument, bool | None]) -> Iterator[Finding]:
+    for document, proven in proofs.items():
+        if proven is False:
+            yield Finding("mismatch", document.path, "its chunks joined are not the document")
+
+
+def _place_of(store: Store, chunk_id: str) -> str:
     places = store.occurrences([chunk_id])[chunk_id]
     return ", ".join(f"{place.path} {place.locator}" for place in places[:3]) or chunk_id[:12]
 
 
-def quick(store: Store) -> Audit:
+def check_structure(store: Store) -> Audit:
     """Checks structure and checksums alone, without a model.
 
     Damage is found, but nothing is proved to decode.
     """
     began = time.monotonic()
-    chunks, documents = _counted(store)
-    findings, seconds = tuple(_structure(store)), time.monotonic() - began
+    chunks, documents = _count(store)
+    findings, seconds = tuple(_find_damage(store)), time.monotonic() - began
     return Audit(
-        {},
-        chunks,
-        0,
-        documents,
-        0,
-        0,
-        findings,
-        "structure and checksums only",
-        "",
-        seconds,
+        counts={},
+        chunks=chunks,
+        checked=0,
+        documents=documents,
+        documents_checked=0,
+        documents_proven=0,
+        findings=findings,
+        profile="structure and checksums only",
+        sample="",
+        seconds=seconds,
         decodes=False,
     )
 
 
-def incomparable(store: Store, reasons: Sequence[str]) -> Audit:
+def incomparable_audit(store: Store, reasons: Sequence[str]) -> Audit:
     """The audit that cannot be held.
 
     The model at hand is not the one the memories were written for.
     """
-    chunks, documents = _counted(store)
+    chunks, documents = _count(store)
     finding = Finding("incomparable", store.manifest.get("model", ""), "; ".join(reasons))
     return Audit(
-        {"incomparable": chunks}, chunks, 0, documents, 0, 0, (finding,), REFERENCE, "", 0.0
+        counts={"incomparable": chunks},
+        chunks=chunks,
+        checked=0,
+        documents=documents,
+        documents_checked=0,
+        documents_proven=0,
+        findings=(finding,),
+        profile=REFERENCE,
+        sample="",
+        seconds=0.0,
     )

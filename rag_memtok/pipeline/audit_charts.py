@@ -10,37 +10,40 @@ WIDTH, HEIGHT, FLOOR = 460, 150, 24  # of a histogram; FLOOR is kept for its axi
 BINS = 30
 
 
-def charts(found: Audit, tau: float) -> str:
-    """How far the right tokens lead, and how much is pinned, chunk by chunk.
+def charts(audit: Audit, tau: float) -> str:
+    """Histograms of the smallest margin and of the share of pins, chunk by chunk.
 
-    A wrong decode has no lead worth drawing.
+    A wrong decode has no margin worth drawing.
     """
-    right = [
-        one.verdict
-        for one in found.recited
-        if one.verdict.kind in ("exact", "pinned", "assisted", "fragile")
+    verdicts = [
+        chunk.verdict
+        for chunk in audit.recited
+        if chunk.verdict.kind in ("exact", "pinned", "assisted", "fragile")
     ]
-    if not right:
+    if not verdicts:
         return ""
-    margins = [one.margin for one in right if math.isfinite(one.margin)]
-    shares = [100 * (one.corrections + one.safeties) / (one.tokens + 1) for one in right]
-    left = (
+    margins = [verdict.margin for verdict in verdicts if math.isfinite(verdict.margin)]
+    shares = [
+        100 * (verdict.corrections + verdict.safeties) / (verdict.tokens + 1)
+        for verdict in verdicts
+    ]
+    margins_caption = (
         f"Smallest lead of a right, unpinned token in each of {len(margins)} chunks, in logits. "
         f"Dashed: tau, {tau:g}."
     )
-    if len(margins) < len(right):
-        left += f" {len(right) - len(margins)} more are pinned throughout."
-    parts = (
-        f"Pins of each of {len(right)} chunks, in % of its tokens. Dashed: "
+    if len(margins) < len(verdicts):
+        margins_caption += f" {len(verdicts) - len(margins)} more are pinned throughout."
+    pins_caption = (
+        f"Pins of each of {len(verdicts)} chunks, in % of its tokens. Dashed: "
         f"{ASSISTED_SHARE:.0%}; over that, corrections make it assisted."
     )
     pictures = [
-        ("Margins", histogram(margins, tau), left),
-        ("Pins", histogram(shares, 100 * ASSISTED_SHARE), parts),
+        ("Margins", histogram(margins, tau), margins_caption),
+        ("Pins", histogram(shares, 100 * ASSISTED_SHARE), pins_caption),
     ]
     figures = "".join(
-        f"<figure><h3>{title}</h3>{svg}<figcaption>{words}</figcaption></figure>"
-        for title, svg, words in pictures
+        f"<figure><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>"
+        for title, svg, caption in pictures
     )
     return f'<h2>Chunk by chunk</h2><div class="charts">{figures}</div>'
 
@@ -51,12 +54,12 @@ def histogram(values: Sequence[float], mark: float) -> str:
     The last bar has what is beyond the axis, too.
     """
     ranked = sorted(values) or [0.0]
-    top = rounded_up(max(ranked[math.ceil(0.98 * (len(ranked) - 1))], 1.5 * mark))
+    top = round_up(max(ranked[math.ceil(0.98 * (len(ranked) - 1))], 1.5 * mark))
     heights = [0] * BINS
     for value in values:
         heights[min(int(value / top * BINS), BINS - 1)] += 1
     floor, at = HEIGHT - FLOOR, f"{WIDTH * mark / top:.1f}"
-    drawn = (
+    parts = (
         *bars(heights, top),
         f'<line class="axis" x1="0" x2="{WIDTH}" y1="{floor}" y2="{floor}"/>',
         f'<line class="mark" x1="{at}" x2="{at}" y1="14" y2="{floor}"/>',
@@ -65,12 +68,12 @@ def histogram(values: Sequence[float], mark: float) -> str:
     )
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="histogram">{"".join(drawn)}</svg>'
+        f'aria-label="histogram">{"".join(parts)}</svg>'
     )
 
 
 def bars(heights: Sequence[int], top: float) -> Iterator[str]:
-    """The bars of a histogram up to `top`; what each stands for is shown under the pointer."""
+    """Yields the bars of a histogram up to `top`; what each stands for is its tooltip."""
     room, step = HEIGHT - FLOOR - 14, WIDTH / BINS
     for index, count in enumerate(heights):
         if count:
@@ -86,7 +89,7 @@ def bars(heights: Sequence[int], top: float) -> Iterator[str]:
 
 
 def ticks(top: float, beyond: str) -> Iterator[str]:
-    """The numbers under a histogram."""
+    """Yields the numbers under a histogram."""
     for part, anchor in (
         (0, "start"),
         (0.25, "middle"),
@@ -98,10 +101,7 @@ def ticks(top: float, beyond: str) -> Iterator[str]:
         yield f'<text x="{WIDTH * part:.0f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{name}</text>'
 
 
-def rounded_up(value: float) -> float:
-    """The next of 1, 2, 4, 5, 8 and 10 times a power of ten.
-
-    It makes an axis whose quarters have short names.
-    """
+def round_up(value: float) -> float:
+    """The next of 1, 2, 4, 5, 8 and 10 times a power of ten: quarters of it have short names."""
     power = 10.0 ** math.floor(math.log10(value)) if value > 0 else 1.0
     return next(step * power for step in (1, 2, 4, 5, 8, 10) if step * power >= value * (1 - 1e-9))

@@ -2,7 +2,7 @@
 
 It is light or dark as the reader's system is, and shows what failed as a diff of tokens.
 
-Documents and stores are hostile: every text from them goes through `shown`, and the page's own
+Documents and stores are hostile: every text from them goes through `to_html`, and the page's own
 policy forbids scripts and requests.
 """
 
@@ -18,8 +18,8 @@ from rag_memtok.errors import StoreDamaged, UsageError, escaped
 from rag_memtok.model.lm import LM
 from rag_memtok.pipeline.audit import Audit, Finding
 from rag_memtok.pipeline.audit_charts import charts
-from rag_memtok.pipeline.recite import Recited
-from rag_memtok.store.files import regular, write_whole
+from rag_memtok.pipeline.reconstruction import Reconstructed
+from rag_memtok.store.files import is_regular_file, write_whole
 from rag_memtok.store.store import Store
 
 LIMIT = 200  # chunks, findings and documents shown of each; the rest is counted
@@ -40,25 +40,22 @@ TITLE = b"<title>Reconstruction audit</title>"
 STYLE = Path(__file__).with_name("audit_report.css")
 
 
-def write(path: Path, store: Store, found: Audit, now: Mapping[str, str], lm: LM | None) -> None:
-    """Writes the page, for its owner alone, whoever could read what was there before.
-
-    The reason is that it quotes the documents. See `page`.
-    """
-    write_whole(path, page(store, found, now, lm).encode())
+def write(path: Path, store: Store, audit: Audit, now: Mapping[str, str], lm: LM | None) -> None:
+    """Writes the page for its owner alone, as it quotes the documents. See `page`."""
+    write_whole(path, page(store, audit, now, lm).encode())
 
 
-def page(store: Store, found: Audit, now: Mapping[str, str], lm: LM | None) -> str:
-    """The page.
+def page(store: Store, audit: Audit, now: Mapping[str, str], lm: LM | None) -> str:
+    """The HTML of the page.
 
     Args:
         now: what the store's manifest would say if it were written now.
-        lm: for the words of tokens; None if no chunk was decoded.
+        lm: for the text of tokens; None if no chunk was decoded.
     """
     body = "".join((
-        headline(store, found), counts(found), charts(found, float(store.manifest.get("tau", 0))),
-        findings(found.findings), chunks(store, found, lm), documents(found),
-        profile(store.manifest, now, found),
+        headline(store, audit), counts(audit), charts(audit, float(store.manifest.get("tau", 0))),
+        findings(audit.findings), chunks(store, audit, lm), documents(audit),
+        profile(store.manifest, now, audit),
     ))  # fmt: skip
     style = STYLE.read_text(encoding="utf-8")
     return (
@@ -80,14 +77,14 @@ def require_place(page: Path) -> None:
         raise UsageError(
             f"there is no folder {page.parent} for the report", remedy=f"mkdir -p {page.parent}"
         )
-    if os.path.lexists(page) and not (regular(page) and TITLE in page.read_bytes()[:4096]):
+    if os.path.lexists(page) and not (is_regular_file(page) and TITLE in page.read_bytes()[:4096]):
         raise UsageError(
             f"{page} is in the way of the report, and is not one",
             remedy="give the report another name",
         )
 
 
-def shown(text: object) -> str:
+def to_html(text: object) -> str:
     r"""A text as HTML shows it, with markup escaped.
 
     Every control and format character but newline and tab is written out, as `\x1b`.
@@ -101,8 +98,8 @@ def table(names: Sequence[str], rows: Iterable[str]) -> str:
     return f'<div class="table"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
-def more(everything: Sequence[object]) -> str:
-    """Says what is not shown."""
+def count_hidden(everything: Sequence[object]) -> str:
+    """A line that says how many are not shown."""
     return (
         f'<p class="faint">and {len(everything) - LIMIT} more</p>'
         if len(everything) > LIMIT
@@ -111,41 +108,43 @@ def more(everything: Sequence[object]) -> str:
 
 
 def kind(name: str) -> str:
-    """A verdict with its colour."""
-    return f'<span class="kind" style="--state: var(--{shown(name)})">{shown(name)}</span>'
+    """A verdict's kind in its color."""
+    return f'<span class="kind" style="--state: var(--{to_html(name)})">{to_html(name)}</span>'
 
 
 # --- at a glance
 
 
-def headline(store: Store, found: Audit) -> str:
+def headline(store: Store, audit: Audit) -> str:
     """What was audited, when, and the outcome in a sentence."""
-    state = {0: "exact", 6: "fragile"}.get(found.exit_code, "mismatch")
+    state = {0: "exact", 6: "fragile"}.get(audit.exit_code, "mismatch")
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    sample = f"<p>{shown(found.sample)}</p>" if found.sample else ""
+    sample = f"<p>{to_html(audit.sample)}</p>" if audit.sample else ""
     return (
-        f'<h1>Reconstruction audit</h1><p class="faint">{shown(store.folder)} · {when} · '
-        f"{found.seconds:.1f} s · {shown(found.profile)}</p>"
-        f'<p class="sentence" style="--state: var(--{state})">{shown(found.sentence)}</p>{sample}'
+        f'<h1>Reconstruction audit</h1><p class="faint">{to_html(store.folder)} · {when} · '
+        f"{audit.seconds:.1f} s · {to_html(audit.profile)}</p>"
+        f'<p class="sentence" style="--state: var(--{state})">{to_html(audit.sentence)}</p>{sample}'
     )
 
 
-def counts(found: Audit) -> str:
+def counts(audit: Audit) -> str:
     """Numbers, and the verdicts as shares of a bar."""
-    verdicts = [(name, found.counts[name]) for name in ORDER if found.counts.get(name)]
-    pins = [one.verdict for one in found.recited]
-    cells = [("chunks checked", f"{found.checked} of {found.chunks}")]
-    if found.checked:
-        partly = found.checked < found.chunks
+    verdicts = [(name, audit.counts[name]) for name in ORDER if audit.counts.get(name)]
+    pins = [chunk.verdict for chunk in audit.recited]
+    cells = [("chunks checked", f"{audit.checked} of {audit.chunks}")]
+    if audit.checked:
+        partly = audit.checked < audit.chunks
         of = (
-            f"{found.documents_checked} checked, {found.documents} in all"
+            f"{audit.documents_checked} checked, {audit.documents} in all"
             if partly
-            else found.documents
+            else audit.documents
         )
-        cells.append(("documents come back", f"{found.documents_proven} of {of}"))
-        tokens = sum(one.tokens + 1 for one in pins)
-        cells.append(("correction pins", per_token(sum(one.corrections for one in pins), tokens)))
-        cells.append(("safety pins", per_token(sum(one.safeties for one in pins), tokens)))
+        cells.append(("documents come back", f"{audit.documents_proven} of {of}"))
+        tokens = sum(verdict.tokens + 1 for verdict in pins)
+        cells.append(
+            ("correction pins", per_token(sum(verdict.corrections for verdict in pins), tokens))
+        )
+        cells.append(("safety pins", per_token(sum(verdict.safeties for verdict in pins), tokens)))
     total = max(1, sum(count for _, count in verdicts))
     bar = "".join(
         f'<i style="width: {count / total:.3%}; background: var(--{name})"></i>'
@@ -170,22 +169,22 @@ def per_token(count: int, tokens: int) -> str:
 # --- what needs a look
 
 
-def findings(found: Sequence[Finding]) -> str:
-    """Everything that is not proven."""
-    if not found:
+def findings(listed: Sequence[Finding]) -> str:
+    """The table of everything that is not proven."""
+    if not listed:
         return ""
     rows = (
-        f"<tr><td>{kind(one.kind)}<td>{shown(one.subject)}<td>{shown(one.reason)}</tr>"
-        for one in found[:LIMIT]
+        f"<tr><td>{kind(finding.kind)}<td>{to_html(finding.subject)}<td>{to_html(finding.reason)}</tr>"
+        for finding in listed[:LIMIT]
     )
-    return f"<h2>Not proven</h2>{table(('verdict', 'where', 'why'), rows)}{more(found)}"
+    return f"<h2>Not proven</h2>{table(('verdict', 'where', 'why'), rows)}{count_hidden(listed)}"
 
 
-def chunks(store: Store, found: Audit, lm: LM | None) -> str:
+def chunks(store: Store, audit: Audit, lm: LM | None) -> str:
     """The failing chunks, then the assisted, each with what came out beside what was stored."""
     chosen = sorted(
-        (one for one in found.recited if one.verdict.kind in WORTH_A_LOOK),
-        key=lambda one: ORDER.index(one.verdict.kind),
+        (chunk for chunk in audit.recited if chunk.verdict.kind in WORTH_A_LOOK),
+        key=lambda chunk: ORDER.index(chunk.verdict.kind),
     )
     if not chosen or lm is None:
         return ""
@@ -194,15 +193,15 @@ def chunks(store: Store, found: Audit, lm: LM | None) -> str:
         "<mark>given by a correction pin</mark> "
         '<mark class="safety">given by a safety pin</mark></p>'
     )
-    articles = "".join(article(store, lm, one) for one in chosen[:LIMIT])
-    return f"<h2>Chunks that need a look</h2>{legend}{articles}{more(chosen)}"
+    articles = "".join(article(store, lm, chunk) for chunk in chosen[:LIMIT])
+    return f"<h2>Chunks that need a look</h2>{legend}{articles}{count_hidden(chosen)}"
 
 
-def article(store: Store, lm: LM, one: Recited) -> str:
-    """One chunk: where it stands, its verdict, its tokens."""
-    places = store.occurrences([one.chunk_id])[one.chunk_id]
+def article(store: Store, lm: LM, chunk: Reconstructed) -> str:
+    """A chunk: where it stands, its verdict, its tokens."""
+    places = store.occurrences([chunk.chunk_id])[chunk.chunk_id]
     where = ", ".join(f"{place.path} {place.locator}" for place in places[:3])
-    verdict = one.verdict
+    verdict = chunk.verdict
     margin = (
         f" · smallest lead {verdict.margin:.3f}"
         if math.isfinite(verdict.margin) and verdict.kind not in ("damaged", "mismatch")
@@ -214,65 +213,64 @@ def article(store: Store, lm: LM, one: Recited) -> str:
         else ""
     )
     facts = f"{verdict.tokens} tokens{margin}{pins}" if verdict.kind != "damaged" else ""
-    reason = f"<p>{shown(verdict.reason)}</p>" if verdict.reason else ""
-    words, said = content(store, lm, one)
+    reason = f"<p>{to_html(verdict.reason)}</p>" if verdict.reason else ""
+    tokens, note = content(store, lm, chunk)
     return (
-        f"<article><h3>{kind(verdict.kind)} &nbsp;{shown(where)}</h3><p "
-        f'class="faint">{shown(one.chunk_id[:12])} {facts}{said}</p>{reason}'
-        f"{f'<pre>{words}</pre>' if words else ''}</article>"
+        f"<article><h3>{kind(verdict.kind)} &nbsp;{to_html(where)}</h3><p "
+        f'class="faint">{to_html(chunk.chunk_id[:12])} {facts}{note}</p>{reason}'
+        f"{f'<pre>{tokens}</pre>' if tokens else ''}</article>"
     )
 
 
-def content(store: Store, lm: LM, one: Recited) -> tuple[str, str]:
+def content(store: Store, lm: LM, chunk: Reconstructed) -> tuple[str, str]:
     """The chunk's tokens as HTML, and what is to be said of them.
 
     A damaged text or record is not shown, but named elsewhere.
     """
     try:
-        text = store.text(one.chunk_id)
+        text = store.text(chunk.chunk_id)
     except StoreDamaged:
         text = None
-    if not one.tokens:
-        return ("", "") if text is None else (shown(text), " · the text that was kept, not decoded")
+    if not chunk.tokens:
+        return (
+            ("", "") if text is None else (to_html(text), " · the text that was kept, not decoded")
+        )
     pins = {
-        pin.position: "correction" if pin.position in one.corrections else "safety"
-        for pin in store.record(one.chunk_id).pins
+        pin.position: "correction" if pin.position in chunk.corrections else "safety"
+        for pin in store.record(chunk.chunk_id).pins
     }
     if text is None:
         return "".join(
-            marked(lm, one.tokens, 0, pins)
+            mark_pins(lm, chunk.tokens, 0, pins)
         ), " · what was decoded; no text is kept to compare it with"
-    return "".join(diff(lm, lm.encode(text), one.tokens, pins)), ""
+    return "".join(diff(lm, lm.encode(text), chunk.tokens, pins)), ""
 
 
 def diff(
     lm: LM, stored: Sequence[int], decoded: Sequence[int], pins: Mapping[int, str]
 ) -> Iterator[str]:
-    """What was stored against what was decoded, token by token.
-
-    The pinned tokens of the latter are marked.
-    """
+    """Yields the diff of stored and decoded tokens; pinned ones of the latter are marked."""
     for change, first, last, start, end in SequenceMatcher(
         None, stored, decoded, autojunk=False
     ).get_opcodes():
         if change in ("delete", "replace"):
-            yield tagged("del", lm.decode(stored[first:last]))
+            yield wrap_in_tag("del", lm.decode(stored[first:last]))
         tag = "" if change == "equal" else "ins"
-        yield from marked(lm, decoded[start:end], start, pins, tag)
+        yield from mark_pins(lm, decoded[start:end], start, pins, tag)
 
 
-def marked(
+def mark_pins(
     lm: LM, tokens: Sequence[int], offset: int, pins: Mapping[int, str], tag: str = ""
 ) -> Iterator[str]:
-    """Tokens as text, in `tag` if one is given; those that pins gave are marked."""
+    """Yields tokens as text, in `tag` if there is one; those that pins gave are marked."""
     for first, end, text in pieces(lm, tokens):
-        given = [pin for position in range(first, end) if (pin := pins.get(offset + position))]
-        if given:
-            yield tagged(
-                "mark", text, f' class="{given[0]}" title="token {offset + first}: {given[0]} pin"'
+        kinds = [pin for position in range(first, end) if (pin := pins.get(offset + position))]
+        if kinds:
+            yield wrap_in_tag(
+                "mark", text, f' class="{kinds[0]}" title="token {offset + first}: {kinds[0]} pin"'
             )
         else:
-            yield tagged(tag, text) if tag else shown(text)
+            yield wrap_in_tag(tag, text) if tag else to_html(text)
 
 
 def pieces(lm: LM, tokens: Sequence[int]) -> Iterator[tuple[int, int, str]]:
@@ -289,61 +287,61 @@ def pieces(lm: LM, tokens: Sequence[int]) -> Iterator[tuple[int, int, str]]:
             first = end
 
 
-def tagged(tag: str, text: str, attributes: str = "") -> str:
+def wrap_in_tag(tag: str, text: str, attributes: str = "") -> str:
     """A text in a tag.
 
     A new line in it is drawn, or it would not be seen; the last ones then follow the tag.
     """
     within = text.rstrip("\n")
     ending = len(text) - len(within)
-    drawn = shown(within).replace("\n", "↵\n") + "↵" * ending
+    drawn = to_html(within).replace("\n", "↵\n") + "↵" * ending
     return f"<{tag}{attributes}>{drawn}</{tag}>" + "\n" * ending
 
 
 # --- the whole
 
 
-def documents(found: Audit) -> str:
-    """Every document, those that did not come back first."""
-    if not found.proofs:
+def documents(audit: Audit) -> str:
+    """The table of documents, those that did not come back first."""
+    if not audit.proofs:
         return ""
-    words = {
+    outcome = {
         True: "identical",
         False: "NOT identical",
         None: "not proven: not all of its chunks were checked and came back",
     }
-    ranked = sorted(found.proofs, key=lambda proof: {False: 0, None: 1, True: 2}[proof[1]])
+    ranked = sorted(audit.proofs, key=lambda proof: {False: 0, None: 1, True: 2}[proof[1]])
     rows = (
-        f"<tr><td>{shown(document.path)}<td>{document.chunks}<td>{document.characters}"
-        f"<td>{words[proof]}</tr>"
+        f"<tr><td>{to_html(document.path)}<td>{document.chunks}<td>{document.characters}"
+        f"<td>{outcome[proof]}</tr>"
         for document, proof in ranked[:LIMIT]
     )
     listed = table(("document", "chunks", "characters", "rejoined"), rows)
-    return f"<h2>Documents</h2>{listed}{more(ranked)}"
+    return f"<h2>Documents</h2>{listed}{count_hidden(ranked)}"
 
 
-def profile(manifest: Mapping[str, str], now: Mapping[str, str], found: Audit) -> str:
-    """What the store was written with, beside what audited it."""
+def profile(manifest: Mapping[str, str], now: Mapping[str, str], audit: Audit) -> str:
+    """The table of what the store was written with, and what audited it."""
     rows = []
     for key in [
         *(key for key in manifest if key in now),
         *(key for key in manifest if key not in now and key != "state"),
     ]:
-        then, here = manifest[key], now.get(key)
-        differs = ' class="differs"' if here is not None and here != then else ""
-        today = "" if here is None else abridged(here)
-        rows.append(f"<tr{differs}><td>{shown(key)}<td>{abridged(then)}<td>{today}</tr>")
-    said = (
-        f"<p>The audit ran in this profile: {shown(found.profile)}. A line whose two values "
+        written, current = manifest[key], now.get(key)
+        differs = ' class="differs"' if current is not None and current != written else ""
+        today = "" if current is None else abridge(current)
+        rows.append(f"<tr{differs}><td>{to_html(key)}<td>{abridge(written)}<td>{today}</tr>")
+    note = (
+        f"<p>The audit ran in this profile: {to_html(audit.profile)}. A line whose two values "
         "differ is marked.</p>"
     )
-    return f"<h2>Then and now</h2>{said}{table(('', 'written with', 'audited with'), rows)}"
+    return f"<h2>Then and now</h2>{note}{table(('', 'written with', 'audited with'), rows)}"
 
 
-def abridged(value: str) -> str:
+def abridge(value: str) -> str:
     """A value; of a digest the beginning."""
     return (
-        f'<span title="{shown(value)}">{shown(value[:16])}…</span>'
+        f'<span title="{to_html(value)}">{to_html(value[:16])}…</span>'
         if len(value) == 64
-        else shown(value)
+        else to_html(value)
     )

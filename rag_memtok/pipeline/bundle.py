@@ -42,7 +42,7 @@ from rag_memtok.pipeline import tensorfile
 from rag_memtok.pipeline.tensorfile import JsonStream
 from rag_memtok.store import ownership
 from rag_memtok.store.database import RESERVED
-from rag_memtok.store.files import ANOTHER_STORE, beside, store_errors, sync_folder, write_whole
+from rag_memtok.store.files import ANOTHER_STORE, sibling, store_errors, sync_folder, write_whole
 from rag_memtok.store.store import Store, create, open_store
 
 FORMAT = "2"
@@ -50,12 +50,14 @@ FORMATS = ("1", FORMAT)  # an export of 1 lacks what has a default now
 IMPORTING = ".importing"
 PARTS = ("vectors", "keys", "content")
 READABLES = "readables"  # a part where a chunk has any
-TOGETHER = 256  # chunks or documents put in at once
+# what the content of a file that is none of ours may raise
+MISFITS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+BATCH = 256  # chunks or documents put in at once
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bundled:
-    """What an export or an import moved.
+    """The result of an export or an import.
 
     `own`: it is known to have been made here, or the user said to trust it.
     """
@@ -88,24 +90,31 @@ def export(store: Store, file: Path) -> Bundled:
     with store_errors(folder), ExitStack() as stack:
         # without a name, so that nothing of them is left behind
         parts = {
-            name: tensorfile.Part(stack.enter_context(TemporaryFile(dir=folder)))
+            name: tensorfile.Part(file=stack.enter_context(TemporaryFile(dir=folder)))
             for name in (*PARTS, READABLES)
         }
         with store.snapshot():
-            documents, chunks, width = _take_apart(store, parts)
+            documents, chunks, width = _write_parts(store, parts)
         parts["keys"].kind, parts["keys"].width = "F32", width
         if not parts[READABLES].size:
             del parts[READABLES]
         digest = tensorfile.digest(parts)
         # only what is one's own is sealed: a foreign store stays one
-        own = ownership.made_here(store.manifest)
-        seal = ownership.signed("export", digest) if own else ""
+        own = ownership.is_made_here(store.manifest)
+        seal = ownership.sign("export", digest) if own else ""
         metadata = {"format": FORMAT, "sha256": digest, "seal": seal, "made_by": "rag-memtok"}
         write_whole(file, tensorfile.pieces(parts, metadata))
-    return Bundled(str(file), str(store.folder), documents, chunks, file.stat().st_size, own)
+    return Bundled(
+        file=str(file),
+        store=str(store.folder),
+        documents=documents,
+        chunks=chunks,
+        bytes=file.stat().st_size,
+        own=own,
+    )
 
 
-def _take_apart(store: Store, parts: Mapping[str, tensorfile.Part]) -> tuple[int, int, int]:
+def _write_parts(store: Store, parts: Mapping[str, tensorfile.Part]) -> tuple[int, int, int]:
     """Writes the tensors' bytes, chunk by chunk and document by document.
 
     Returns how many documents and chunks there are, and the width of the keys.
@@ -121,19 +130,14 @@ def _take_apart(store: Store, parts: Mapping[str, tensorfile.Part]) -> tuple[int
                 parts["keys"].write(record.key.astype("<f4").tobytes())
             if record.readable is not None:
                 parts[READABLES].write(record.readable.packed)
-            yield _chunk(record, store.text(chunk_id))
+            yield _chunk_json(record, store.text(chunk_id))
 
     def places() -> Iterator[dict[str, Any]]:
-        for one in store.each_document():
-            yield from map(asdict, store.document_chunks(one.root, one.path))
+        for document in store.each_document():
+            yield from map(asdict, store.document_chunks(document.root, document.path))
 
-    manifest = {
-        key: value
-        for key, value in store.manifest.items()
-        if key not in RESERVED | {ownership.MAKER}
-    }
     content, counts = parts["content"], dict[str, int]()
-    content.write(b'{"manifest": ' + json.dumps(manifest).encode())
+    content.write(b'{"manifest": ' + json.dumps(_carried(store.manifest)).encode())
     lists = {
         "chunks": chunks(),
         "documents": map(asdict, store.each_document()),
@@ -153,10 +157,16 @@ def _take_apart(store: Store, parts: Mapping[str, tensorfile.Part]) -> tuple[int
     return counts["documents"], counts["chunks"], widths.pop() if widths else 0
 
 
-def _chunk(record: Record, text: str | None) -> dict[str, Any]:
-    """All of a record but its vectors and key.
+def _carried(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of a manifest that an export carries: those that are not of one store alone."""
+    left_out = RESERVED | {ownership.MAKER}
+    return {key: value for key, value in manifest.items() if key not in left_out}
 
-    Of those it has the length and whether there is one. JSON has no infinity: it is None.
+
+def _chunk_json(record: Record, text: str | None) -> dict[str, Any]:
+    """A record as JSON: of its vectors the length, of its key whether there is one.
+
+    JSON has no infinity: it is None.
     """
     verdict = asdict(record.verdict)
     if math.isinf(record.verdict.margin):
@@ -172,22 +182,20 @@ def _chunk(record: Record, text: str | None) -> dict[str, Any]:
         "verdict": verdict,
         "keyed": record.key is not None,
         "text": text,
-        **_made(record.readable),
+        **_readable_json(record.readable),
     }
 
 
-def _made(readable: ReadableVectors | None) -> dict[str, Any]:
-    """A chunk's vectors of an encoder but for their bytes, if it has any."""
+def _readable_json(readable: ReadableVectors | None) -> dict[str, Any]:
+    """A chunk's readable vectors as JSON, if it has any: of their bytes the length."""
     if readable is None:
         return {}
-    said = asdict(readable)
-    return {"readable": said | {"packed": len(readable.packed), "shape": list(readable.shape)}}
+    values = asdict(readable)
+    return {"readable": values | {"packed": len(readable.packed), "shape": list(readable.shape)}}
 
 
-def import_(file: Path, folder: Path, trusted: bool) -> Bundled:
-    """Makes a store from an exported file.
-
-    It is built beside `folder`, checked, and then put there by renaming.
+def import_(file: Path, folder: Path, *, trusted: bool) -> Bundled:
+    """Makes a store from an exported file: built beside `folder`, checked, then renamed.
 
     Args:
         trusted: take it as one's own, whoever made it.
@@ -201,32 +209,39 @@ def import_(file: Path, folder: Path, trusted: bool) -> Bundled:
         raise UsageError(
             f"{folder} is in the way", remedy="import into a folder of its own: --store DIR"
         )
-    with _opened(file) as (metadata, parts):
+    with _open(file) as (metadata, parts):
         own = trusted or ownership.is_signed("export", metadata["sha256"], metadata.get("seal", ""))
-        draft = beside(folder, IMPORTING)
-        with store_errors(draft.parent):
-            if draft.exists():  # of an import that was killed
-                shutil.rmtree(draft)
-            documents, chunks = _build(draft, parts, own, file)
+        building = sibling(folder, IMPORTING)
+        with store_errors(building.parent):
+            if building.exists():  # of an import that was killed
+                shutil.rmtree(building)
+            documents, chunks = _build(building, parts, file, own=own)
             if folder.exists():
                 folder.rmdir()
-            draft.rename(folder)
+            building.rename(folder)
             sync_folder(folder.absolute().parent)
-    return Bundled(str(file), str(folder), documents, chunks, file.stat().st_size, own)
+    return Bundled(
+        file=str(file),
+        store=str(folder),
+        documents=documents,
+        chunks=chunks,
+        bytes=file.stat().st_size,
+        own=own,
+    )
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[tuple[dict[str, str], dict[str, tensorfile.Part]]]:
+def _open(file: Path) -> Iterator[tuple[dict[str, str], dict[str, tensorfile.Part]]]:
     """The metadata and tensors of a file whose checksum is right."""
     if not file.is_file():
         raise InputRefused(f"there is no file {file}", remedy="rag-memtok export FILE makes one")
     with file.open("rb") as opened:
         try:
-            metadata, parts = tensorfile.opened(file, opened)
+            metadata, parts = tensorfile.open_parts(file, opened)
         except ValueError as error:
-            raise _refused(file, "it is not a safetensors file, or only a part of one") from error
+            raise _refusal(file, "it is not a safetensors file, or only a part of one") from error
         if metadata.get("made_by") != "rag-memtok" or parts.keys() - {READABLES} != set(PARTS):
-            raise _refused(file, "it is not an export of rag-memtok")
+            raise _refusal(file, "it is not an export of rag-memtok")
         if metadata.get("format") not in FORMATS:
             raise FormatMismatch(
                 f"{file} is an export of format {metadata.get('format')}, this program reads "
@@ -234,69 +249,54 @@ def _opened(file: Path) -> Iterator[tuple[dict[str, str], dict[str, tensorfile.P
             )
         parts = {name: parts[name] for name in (*PARTS, READABLES) if name in parts}
         if metadata.get("sha256") != tensorfile.digest(parts):
-            raise _refused(file, "its content is not what its checksum says")
+            raise _refusal(file, "its content is not what its checksum says")
         yield metadata, parts
 
 
-def _refused(file: Path, reason: str) -> InputRefused:
+def _refusal(file: Path, reason: str) -> InputRefused:
     return InputRefused(
         f"{file} is refused: {reason}", remedy="export the store again, or copy the file again"
     )
 
 
 def _build(
-    folder: Path, parts: Mapping[str, tensorfile.Part], own: bool, file: Path
+    folder: Path, parts: Mapping[str, tensorfile.Part], file: Path, *, own: bool
 ) -> tuple[int, int]:
-    """Makes the store; only what a store can hold gets in.
-
-    This holds whatever a file with a right checksum may say.
-    """
+    """Makes the store; only what a store can hold gets in, whatever the file says."""
     try:
         content = JsonStream(parts["content"].read)
         content.expect('{"manifest": ')
-        manifest = {
-            key: value
-            for key, value in content.value().items()
-            if key not in RESERVED | {ownership.MAKER}
-        }
+        manifest = _carried(content.value())
         if not all(isinstance(value, str) for value in manifest.values()):
             raise ValueError("a manifest of strings")
-        create(folder, manifest | (ownership.maker() if own else {}))
+        create(folder, manifest | (ownership.new_maker() if own else {}))
         with open_store(folder, write=True) as store:
             chunks = _put_chunks(store, content, parts)
             documents = _put_documents(store, content)
             if problems := store.check():
                 raise ValueError(str(problems[0]))
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        OverflowError,
-        StoreDamaged,
-        UsageError,
-    ) as error:
+    except (*MISFITS, StoreDamaged, UsageError) as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise _refused(file, f"its content is not that of a store: {error}") from error
+        raise _refusal(file, f"its content is not that of a store: {error}") from error
     return documents, chunks
 
 
 def _put_chunks(store: Store, content: JsonStream, parts: Mapping[str, tensorfile.Part]) -> int:
-    """Puts the chunks in with their vectors and keys, some in a transaction; returns how many."""
-    vectors, keys, made = parts["vectors"], parts["keys"], parts.get(READABLES)
+    """Puts the chunks in with their vectors and keys, BATCH in a transaction; returns how many."""
+    vectors, keys, readables = parts["vectors"], parts["keys"], parts.get(READABLES)
     if (vectors.kind, keys.kind, keys.width < 0) != ("U8", "F32", False):
         raise ValueError("vectors of bytes and keys of float32")
     count = 0
-    for some in _by(TOGETHER, content.array(', "chunks": ')):
+    for batch in _batches(BATCH, content.array(', "chunks": ')):
         with store.together():
-            for chunk in some:
+            for chunk in batch:
                 count += 1
                 key = None
                 if chunk["keyed"]:
-                    key = np.frombuffer(keys.take(4 * keys.width), dtype="<f4")
-                record = _record(chunk, vectors.take(chunk["bytes"]), key, made)
+                    key = np.frombuffer(keys.take(4 * keys.width), dtype="<f4")  # [e]
+                record = _parse_record(chunk, vectors.take(chunk["bytes"]), key, readables)
                 store.put(record, chunk["text"])
-    if not all(part.ended for part in (vectors, keys, *([made] if made else []))):
+    if not all(part.is_finished for part in (vectors, keys, *([readables] if readables else []))):
         raise ValueError("the chunks do not account for all vectors and keys")
     return count
 
@@ -306,15 +306,15 @@ def _put_documents(store: Store, content: JsonStream) -> int:
     begun = content.position
     for _ in content.array(', "documents": '):
         pass
-    papers, count = content.again_from(begun), 0
+    documents, count = content.restart_at(begun), 0
     places = groupby(
-        (_noun(Occurrence, one) for one in content.array(', "occurrences": ')),
+        (_parse_value(Occurrence, value) for value in content.array(', "occurrences": ')),
         lambda place: (place.root, place.path),
     )
-    for some in _by(TOGETHER, papers.array(', "documents": ')):
+    for batch in _batches(BATCH, documents.array(', "documents": ')):
         with store.together():
-            for one in some:
-                document = _noun(StoredDocument, one)
+            for value in batch:
+                document = _parse_value(StoredDocument, value)
                 count += 1
                 store.add_document(document, list(next(places)[1]) if document.chunks else [])
     if next(places, None) is not None:
@@ -323,30 +323,25 @@ def _put_documents(store: Store, content: JsonStream) -> int:
     return count
 
 
-def _by(size: int, values: Iterable[Any]) -> Iterator[list[Any]]:
-    """Values, some at a time."""
+def _batches(size: int, values: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yields `values`, at most `size` at a time."""
     rest = iter(values)
-    while some := list(islice(rest, size)):
-        yield some
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
-def _record(
+def _parse_record(
     chunk: Mapping[str, Any],
     packed: bytes,
     key: np.ndarray | None,
-    made: tensorfile.Part | None,
+    readables: tensorfile.Part | None,
 ) -> Record:
-    """One record, with everything in it of the type and size it has to be."""
-    verdict = _noun(
-        Verdict,
-        {
-            **chunk["verdict"],
-            "margin": math.inf
-            if chunk["verdict"]["margin"] is None
-            else chunk["verdict"]["margin"],
-        },
+    """A chunk's record, with everything in it of the type and size it has to be."""
+    margin = chunk["verdict"]["margin"]
+    verdict = _parse_value(
+        Verdict, {**chunk["verdict"], "margin": math.inf if margin is None else margin}
     )
-    pins = tuple(_noun(Pin, pin) for pin in chunk["pins"])
+    pins = tuple(_parse_value(Pin, pin) for pin in chunk["pins"])
     rows, width = chunk["shape"]
     text = packed.decode() if chunk["codec"] == TEXT_ONLY else chunk["text"]
     if chunk["codec"] != TEXT_ONLY:
@@ -357,39 +352,46 @@ def _record(
         not 0 <= number < 2**32 for pin in pins for number in (pin.position, pin.token)
     ):
         raise ValueError("a verdict or a pin that there cannot be")
-    record = Record(
-        chunk["id"],
-        chunk["tokens"],
-        chunk["tokens_sha256"],
-        chunk["codec"],
-        packed,
-        (rows, width),
-        pins,
-        verdict,
-        key,
-        _readable(chunk["readable"], made) if "readable" in chunk else None,
+    return _parse_value(
+        Record,
+        {
+            "chunk_id": chunk["id"],
+            "tokens": chunk["tokens"],
+            "tokens_sha256": chunk["tokens_sha256"],
+            "codec": chunk["codec"],
+            "packed": packed,
+            "shape": (rows, width),
+            "pins": pins,
+            "verdict": verdict,
+            "key": key,
+            "readable": _parse_readable(chunk["readable"], readables)
+            if "readable" in chunk
+            else None,
+        },
     )
-    return _noun(Record, {field.name: getattr(record, field.name) for field in fields(record)})
 
 
-def _readable(said: Mapping[str, Any], made: tensorfile.Part | None) -> ReadableVectors:
-    """A chunk's vectors of an encoder, of the size they have to be."""
-    if made is None:
+def _parse_readable(
+    values: Mapping[str, Any], readables: tensorfile.Part | None
+) -> ReadableVectors:
+    """A chunk's readable vectors, of the size they have to be."""
+    if readables is None:
         raise ValueError("vectors of an encoder that are not there")
-    rows, width = said["shape"]
-    found = _noun(
-        ReadableVectors, {**said, "packed": made.take(said["packed"]), "shape": (rows, width)}
+    rows, width = values["shape"]
+    vectors = _parse_value(
+        ReadableVectors,
+        {**values, "packed": readables.take(values["packed"]), "shape": (rows, width)},
     )
-    codec_named(found.codec).unpack(found.packed, found.shape)
-    if not re.fullmatch("[0-9a-f]{64}", found.encoder) or found.window < 1:
+    codec_named(vectors.codec).unpack(vectors.packed, vectors.shape)
+    if not re.fullmatch("[0-9a-f]{64}", vectors.encoder) or vectors.window < 1:
         raise ValueError("vectors of an encoder that there cannot be")
-    return found
+    return vectors
 
 
-def _noun(kind: type, values: Mapping[str, Any]) -> Any:
-    """A noun of plain fields, each of its own type; one with a default may be missing."""
+def _parse_value(kind: type, values: Mapping[str, Any]) -> Any:
+    """A value of plain fields, each of its own type; one with a default may be missing."""
     hints = get_type_hints(kind)
-    needed = {one.name for one in fields(kind) if one.default is MISSING}
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
     if not needed <= set(values) <= set(hints):
         raise ValueError(f"a {kind.__name__} with the fields {', '.join(sorted(values))}")
     for name, value in values.items():

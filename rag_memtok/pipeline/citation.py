@@ -10,7 +10,7 @@ from typing import Literal
 from rag_memtok.datatypes import Hit, Source, StoredDocument, VerdictKind
 from rag_memtok.documents.names import distinct_names, is_gone, join_name, native_of
 from rag_memtok.packages import sha256_of
-from rag_memtok.store.ownership import made_here
+from rag_memtok.store.ownership import is_made_here
 from rag_memtok.store.store import Store
 
 LARGEST = 20_000_000  # bytes of a file that is read to see whether it changed
@@ -23,9 +23,9 @@ def source_of(store: Store, hit: Hit, kind: VerdictKind) -> Source:
     Cost: a stat of the file; reads it where its time is another, if it is at most LARGEST.
     """
     place = hit.occurrences[0]
-    papers = store.documents_at(place.path)
-    names = distinct_names([(one.root, one.path) for one in papers])
-    own = [one for one in papers if one.root == place.root]
+    documents = store.documents_at(place.path)
+    names = distinct_names([(document.root, document.path) for document in documents])
+    same_root = [document for document in documents if document.root == place.root]
     return Source(
         path=place.path,
         lines=place.locator,
@@ -36,32 +36,32 @@ def source_of(store: Store, hit: Hit, kind: VerdictKind) -> Source:
         relevance=None if hit.cosine is None else round(min(max(hit.cosine, 0.0), 1.0), 4),
         root=place.root,
         name=names.get((place.root, place.path), place.path),
-        file=state_of(own[0], made_here(store.manifest)) if own else "",
+        file=file_state(same_root[0], is_own=is_made_here(store.manifest)) if same_root else "",
     )
 
 
-def state_of(document: StoredDocument, own: bool) -> Literal["", "gone", "changed"]:
+def file_state(document: StoredDocument, *, is_own: bool) -> Literal["", "gone", "changed"]:
     """Whether a document's file is still what was read.
 
     Of a folder that never was on this machine nothing is said: one of a store that is not our
-    `own`, or that nothing here has held.
+    own, or that nothing here has held.
     """
     root = Path(native_of(document.root))
     if not root.is_dir():
-        return "gone" if own and _was_here(root) else ""
+        return "gone" if is_own and _was_here(root) else ""
     if is_gone(document.root, document.file):
         return "gone"
     path = Path(native_of(join_name(document.root, document.file)))
     try:
-        found = path.stat()
-        if (found.st_size, found.st_mtime_ns) == (document.size, document.modified):
+        status = path.stat()
+        if (status.st_size, status.st_mtime_ns) == (document.size, document.modified):
             return ""
-        if document.size not in (found.st_size, UNKNOWN):
+        if document.size not in (status.st_size, UNKNOWN):
             return "changed"
-        same = found.st_size > LARGEST or sha256_of(path) == document.file_sha256
+        unchanged = status.st_size > LARGEST or sha256_of(path) == document.file_sha256
     except OSError:
         return ""
-    return "" if same else "changed"
+    return "" if unchanged else "changed"
 
 
 def _was_here(root: Path) -> bool:
@@ -69,5 +69,5 @@ def _was_here(root: Path) -> bool:
 
     Those that most machines have, / and what stands in it, tell nothing of what was deeper.
     """
-    nearest = next((one for one in root.parents if one.is_dir()), Path("/"))
+    nearest = next((parent for parent in root.parents if parent.is_dir()), Path("/"))
     return len(nearest.parts) > (1 if nearest == root.parent else 2)

@@ -21,10 +21,10 @@ def root_for(store: Store, folder: Path) -> str:
     Raises:
         UsageError: there are several others.
     """
-    wanted = name_of(resolve_path(os.fspath(folder)))
+    name = name_of(resolve_path(os.fspath(folder)))
     roots = sorted({document.root for document in store.documents(skip_damaged=True)})
-    if wanted in roots or not roots:
-        return wanted
+    if name in roots or not roots:
+        return name
     if len(roots) > 1:
         raise UsageError(
             f"{folder} is none of the folders that were ingested; there are {', '.join(roots)}",
@@ -33,33 +33,33 @@ def root_for(store: Store, folder: Path) -> str:
     return roots[0]
 
 
-def against(store: Store, root: str, scan: Scan, settings: Documents) -> list[Finding]:
-    """Compares what was ingested from the folder `root` with files read again.
+def compare_with_files(store: Store, root: str, scan: Scan, settings: Documents) -> list[Finding]:
+    """Findings where what was ingested from the folder `root` differs from files read again.
 
-    Tells same text, or how they differ.
-
-    What cannot be read, cannot be compared. The same bytes are read in the encoding in which they
+    What cannot be read cannot be compared. The same bytes are read in the encoding in which they
     were read before.
     """
     stored = {
-        (one.file, one.path): one for one in store.documents(skip_damaged=True) if one.root == root
+        (document.file, document.path): document
+        for document in store.documents(skip_damaged=True)
+        if document.root == root
     }
     unread = {item.path: item.reason for item in (*scan.skipped, *scan.ignored)}
     findings = []
-    readings = {one.file_sha256: one.extractor for one in stored.values()}
+    readings = {document.file_sha256: document.extractor for document in stored.values()}
     for source in scan.files:
         if source.encoding and source.sha256 in readings:
             source = replace(source, encoding=encoding_in(readings[source.sha256]))
         reading = read(source, settings)
         unread |= {item.path: item.reason for item in reading.skipped}
         for document in reading.documents:
-            known = stored.pop((document.file, document.path), None)
-            if known is None:
+            before = stored.pop((document.file, document.path), None)
+            if before is None:
                 findings.append(Finding("mismatch", document.path, "is not in the store"))
-            elif known.extractor != document.extractor:
-                reason = f"was extracted by {known.extractor}, here by {document.extractor}"
+            elif before.extractor != document.extractor:
+                reason = f"was extracted by {before.extractor}, here by {document.extractor}"
                 findings.append(Finding("incomparable", document.path, reason))
-            elif known.sha256 != document.sha256:
+            elif before.sha256 != document.sha256:
                 findings.append(
                     Finding("mismatch", document.path, "has another text than the stored one")
                 )

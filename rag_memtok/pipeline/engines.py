@@ -6,7 +6,7 @@ from dataclasses import replace
 from rag_memtok.errors import UsageError
 from rag_memtok.model.connect import ServedAdapter, connect, connect_adapter
 from rag_memtok.model.wire import TOKEN, Server
-from rag_memtok.pipeline.readers import Session, adapter_on
+from rag_memtok.pipeline.readers import Session, active_adapter
 
 
 def with_engine(session: Session) -> Session:
@@ -17,17 +17,17 @@ def with_engine(session: Session) -> Session:
             `ask.probe_lora`, `connect_adapter`.
         UsageError: an adapter's server is to be probed, and none is on.
     """
-    asked = session.config.ask
-    if asked.engine == "here":
+    settings = session.config.ask
+    if settings.engine == "here":
         return session
-    url = asked.url if "://" in asked.url else f"http://{asked.url}"
-    server = Server(url, asked.engine_seconds, os.environ.get(TOKEN, ""))
-    lm, adapter = session.reading or session.lm, adapter_on(session)
-    if not asked.probe_lora:
+    url = settings.url if "://" in settings.url else f"http://{settings.url}"
+    server = Server(url, settings.engine_seconds, os.environ.get(TOKEN, ""))
+    lm, adapter = session.reading or session.lm, active_adapter(session)
+    if not settings.probe_lora:
         return replace(session, remote=connect(server, lm))
     if adapter is None:
         raise UsageError(
             "--probe-lora: no adapter is on when this store is read", remedy="leave it out"
         )
-    served = ServedAdapter(adapter.bond.adapter_sha256, str(adapter.folder.absolute()))
+    served = ServedAdapter(adapter.manifest.adapter_sha256, str(adapter.folder.absolute()))
     return replace(session, remote=connect_adapter(server, lm, served))

@@ -9,16 +9,23 @@ from rag_memtok.config import Config
 from rag_memtok.documents.scan import NOTHING, Skipped, scan
 from rag_memtok.memory.workers import per_process_config
 from rag_memtok.pipeline import resources
-from rag_memtok.pipeline.manifest import completed, require_same_settings
-from rag_memtok.pipeline.plan import Assumed, Survey, assumed_of, planned_of, surveyed, tokens_in
+from rag_memtok.pipeline.manifest import complete_config, require_same_settings
+from rag_memtok.pipeline.plan import (
+    Assumed,
+    assumed_encodings,
+    plan_or_refuse,
+    planned_tokens,
+    survey_new,
+    survey_store,
+)
 from rag_memtok.pipeline.resources import store_folder
 from rag_memtok.store.files import DATABASE
 from rag_memtok.store.store import open_store
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What an ingest would write, and what it would cost here.
+    """The files and chunks that an ingest would write, and the seconds it would take here.
 
     `assumed`: the encodings that were not told by the files.
     """
@@ -41,38 +48,47 @@ def estimate(
     Of three real steps of the writer the second counts.
     """
     folder = store_folder(config)
-    found = scan(paths, config.documents, Path(config.store), piped)
-    todo, manifest, written = (
-        Survey(found.files, 0, (), found.skipped, ignored=len(found.ignored)),
+    scanned = scan(paths, config.documents, Path(config.store), piped)
+    todo, manifest, stored = (
+        survey_new(scanned),
         dict[str, str](),
         set[str](),
     )
     if (folder / DATABASE).exists():
         with open_store(folder, write=False) as store:
-            todo, manifest, written = (
-                surveyed(found, paths, store, config),
+            todo, manifest, stored = (
+                survey_store(scanned, paths, store, config),
                 store.manifest,
                 set(store.chunk_ids()),
             )
     if not todo.changed:
-        return Estimate(0, todo.unchanged, todo.vanished, todo.skipped, 0, 0.0, todo.ignored)
+        return Estimate(
+            files=0,
+            unchanged=todo.unchanged,
+            vanished=todo.vanished,
+            skipped=todo.skipped,
+            chunks=0,
+            seconds=0.0,
+            ignored=todo.ignored,
+        )
     require_same_settings(manifest, config)
-    settings = per_process_config(completed(config, manifest))
+    settings = per_process_config(complete_config(config, manifest))
     loaded = resources.load(settings)
-    planned, skipped = planned_of(loaded.lm, (*paths, *piped), todo, settings)
-    chunks = {piece.chunk.id for file in planned for piece in file.pieces} - written
+    planned, skipped = plan_or_refuse(loaded.lm, (*paths, *piped), todo, settings)
+    chunks = {piece.chunk.id for file in planned for piece in file.pieces} - stored
     each = (
-        resources.cost(loaded.lm, loaded.template, tokens_in(planned), settings) if chunks else 0.0
+        resources.estimate_seconds(loaded.lm, loaded.template, planned_tokens(planned), settings)
+        if chunks
+        else 0.0
     )
     seconds = each * math.ceil(len(chunks) / settings.memorize.processes)
-    unread = (*todo.skipped, *skipped)
     return Estimate(
-        len(planned),
-        todo.unchanged,
-        todo.vanished,
-        unread,
-        len(chunks),
-        seconds,
-        todo.ignored,
-        assumed_of(planned),
+        files=len(planned),
+        unchanged=todo.unchanged,
+        vanished=todo.vanished,
+        skipped=(*todo.skipped, *skipped),
+        chunks=len(chunks),
+        seconds=seconds,
+        ignored=todo.ignored,
+        assumed=assumed_encodings(planned),
     )

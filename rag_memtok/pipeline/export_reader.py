@@ -11,8 +11,8 @@ from rag_memtok.model.prompts import template_named
 from rag_memtok.model.remote import FLAG
 from rag_memtok.pipeline import adapters, api
 from rag_memtok.pipeline.adapters import Adapter
-from rag_memtok.pipeline.manifest import completed
-from rag_memtok.pipeline.readers import adapter_on
+from rag_memtok.pipeline.manifest import complete_config
+from rag_memtok.pipeline.readers import active_adapter
 from rag_memtok.pipeline.resources import Say, store_folder
 from rag_memtok.store.files import DATABASE
 
@@ -27,7 +27,7 @@ class Exported:
     start: str
 
 
-def export_reader(to: Path, config: Config, dtype: str, say: Say, trusted: bool) -> Exported:
+def export_reader(to: Path, config: Config, dtype: str, say: Say, *, trusted: bool) -> Exported:
     """Writes the LM that answers questions to a store, its reader merged.
 
     Where there is no store, it is the one that a new one would be asked with.
@@ -44,32 +44,32 @@ def export_reader(to: Path, config: Config, dtype: str, say: Say, trusted: bool)
     """
     plain.require_new(to)
     if (store_folder(config) / DATABASE).exists():
-        with api.session(config, say, trusted) as session:
-            return _written(to, session.lm, adapter_on(session), dtype)
-    settings = completed(config, {})
+        with api.session(config, say, trusted=trusted) as session:
+            return _write(to, session.lm, active_adapter(session), dtype)
+    settings = complete_config(config, {})
     lm = load(settings.model)
     template = template_named(settings.memorize.template, lm)
-    wanted = settings.ask.adapter
-    found = adapters.find(wanted, store_folder(config), lm, template.digest, say)
-    return _written(to, lm, found.text or found.memory, dtype)
+    setting = settings.ask.adapter
+    available = adapters.find_adapters(setting, store_folder(config), lm, template.digest, say)
+    return _write(to, lm, available.text or available.memory, dtype)
 
 
-def _written(to: Path, lm: LM, adapter: Adapter | None, dtype: str) -> Exported:
+def _write(to: Path, lm: LM, adapter: Adapter | None, dtype: str) -> Exported:
     if adapter is None:
         raise UsageError(
             "there is no adapter to merge: the model answers as it is",
             remedy="serve the model's own folder, or name an adapter: --adapter DIR",
         )
     reader = lora.load_adapter(lm, adapter.folder)
-    made = plain.write_merged(
-        to, reader, lm, manifest=adapter.bond, dtype=dtype, card=adapter.folder / plain.CARD
+    merged = plain.write_merged(
+        to, reader, lm, manifest=adapter.manifest, dtype=dtype, card=adapter.folder / plain.CARD
     )
-    return Exported(str(to), str(adapter.folder), made, start(to, made))
+    return Exported(str(to), str(adapter.folder), merged, server_command(to, merged))
 
 
-def start(folder: Path, made: plain.Merged) -> str:
+def server_command(folder: Path, merged: plain.Merged) -> str:
     """The line that starts a server; the name it gives the model tells one export from another."""
     return (
-        f"vllm serve {folder.absolute()} --served-model-name {made.name} --dtype {made.dtype} "
+        f"vllm serve {folder.absolute()} --served-model-name {merged.name} --dtype {merged.dtype} "
         f"{FLAG}"
     )

@@ -4,15 +4,15 @@ from rag_memtok.config import Retrieve
 from rag_memtok.datatypes import Found, Hit
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.pipeline.citation import source_of
-from rag_memtok.pipeline.first_words import nothing_found, require_words
+from rag_memtok.pipeline.first_words import nothing_found_error, require_words
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.retrieval.search import search
 from rag_memtok.store.store import Store
 
 
-def found(store: Store, embedder: Embedder, question: str, settings: Retrieve) -> list[Found]:
-    """The chunks that have to do with `question`, best first.
+def find_chunks(store: Store, embedder: Embedder, question: str, settings: Retrieve) -> list[Found]:
+    """The chunks relevant to `question`, best first.
 
     Raises:
         NoUsableMemory: there is none.
@@ -20,11 +20,11 @@ def found(store: Store, embedder: Embedder, question: str, settings: Retrieve) -
     require_words(question)
     hits = search(store, open_index(store, embedder), embedder, question, settings)
     if not hits:
-        raise nothing_found(store)
-    return [_found(store, hit) for hit in hits]
+        raise nothing_found_error(store)
+    return [_read_hit(store, hit) for hit in hits]
 
 
-def _found(store: Store, hit: Hit) -> Found:
+def _read_hit(store: Store, hit: Hit) -> Found:
     try:
         kind, text = store.record(hit.chunk_id).verdict.kind, store.text(hit.chunk_id)
     except StoreDamaged:

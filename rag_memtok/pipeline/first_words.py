@@ -38,7 +38,7 @@ WHAT_FOR = re.compile(
 
 
 def require_answerable(store: Store, question: str) -> None:
-    """Lets a question through.
+    """Refuses a question that no passage can answer.
 
     Raises:
         NoUsableMemory: it has no word, greets, or asks for what stands in no single passage.
@@ -67,7 +67,7 @@ def require_answerable(store: Store, question: str) -> None:
 
 
 def require_words(question: str) -> None:
-    """Lets what has a letter or a digit through.
+    """Refuses a question without a letter or a digit.
 
     Raises:
         NoUsableMemory: it has none.
@@ -79,8 +79,8 @@ def require_words(question: str) -> None:
         )
 
 
-def nothing_found(store: Store) -> NoUsableMemory:
-    """What to say where nothing was found."""
+def nothing_found_error(store: Store) -> NoUsableMemory:
+    """The error for a question that finds nothing."""
     try:
         _documents(store)
     except NoUsableMemory as empty:
@@ -92,21 +92,21 @@ def nothing_found(store: Store) -> NoUsableMemory:
 
 
 def _documents(store: Store) -> tuple[str, str]:
-    """How many documents there are, and the names of some.
+    """The number of documents in words, and the names of some.
 
     Raises:
         NoUsableMemory: there is none, or none that can be read.
     """
-    papers = [(one.root, one.path) for one in store.documents(skip_damaged=True)]
-    if not papers and store.damaged_documents():
+    documents = [(document.root, document.path) for document in store.documents(skip_damaged=True)]
+    if not documents and store.damaged_documents():
         raise NoUsableMemory(
             "no document in the store can be read", remedy="rag-memtok verify names what is damaged"
         )
-    if not papers:
+    if not documents:
         raise NoUsableMemory(
             "there is no document in the store", remedy="rag-memtok ingest FOLDER, then ask"
         )
-    names = sorted(distinct_names(papers).values())
+    names = sorted(distinct_names(documents).values())
     more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
     count = f"{len(names)} document{'s' * (len(names) != 1)}"
     return count, ", ".join([*names[:NAMED], *more])

@@ -1,4 +1,4 @@
-"""Does an answer stand in what was read, which bit of that bears on it, where it is a circle.
+"""Does an answer stand in what was read, which bit of that bears on it, where it is a loop.
 
 An answer is grounded if it is a run of whole words of a passage that was in the prompt. That does
 not make it right, but one that stands nowhere is the model's own.
@@ -12,35 +12,35 @@ from rag_memtok.datatypes import Occurrence, Standing
 # what stands in most texts and says nothing of where it is from
 ASSENT = frozenset("yes no sí si ja nein oui non true false none".split())
 EDGES = " \t\r\n.,;:!?\"'“”‘’«»()[]*_`"
-TURNS = 3  # so often the same words in a row are a circle
+TURNS = 3  # so often the same words in a row are a loop
 LONGEST = 24  # tokens of them, at most
 LINES = re.compile(r"lines? (\d+)(?:-(\d+))?")
 SHORTEST = 4  # letters of a word that may be the beginning of a longer one
 SNIPPET = 90  # characters of a passage that are shown beside its citation
 
 
-def grounded(answer: str, passages: Iterable[tuple[str, Occurrence]]) -> Standing | None:
-    """Where the answer first stands, word for word; None: in no passage.
+def find_standing(answer: str, passages: Iterable[tuple[str, Occurrence]]) -> Standing | None:
+    """The first place where the answer stands, word for word; None: in no passage.
 
     Case, the space between words and the signs around the answer do not count. "Yes" and the like
     are never grounded, and neither is a number within a longer one.
     """
-    said = answer.strip(EDGES)
-    if not said or said.casefold() in ASSENT:
+    phrase = answer.strip(EDGES)
+    if not phrase or phrase.casefold() in ASSENT:
         return None
-    wanted = r"\s+".join(re.escape(word) for word in said.split())
-    before = r"(?<![\w])(?<!\d[.,:])" if said[0].isdigit() else r"(?<!\w)"
-    after = r"(?![.,:]?\d)(?!\w)" if said[-1].isdigit() else r"(?!\w)"
-    pattern = re.compile(before + wanted + after, re.IGNORECASE)
+    words = r"\s+".join(re.escape(word) for word in phrase.split())
+    before = r"(?<![\w])(?<!\d[.,:])" if phrase[0].isdigit() else r"(?<!\w)"
+    after = r"(?![.,:]?\d)(?!\w)" if phrase[-1].isdigit() else r"(?!\w)"
+    pattern = re.compile(before + words + after, re.IGNORECASE)
     for text, place in passages:
-        if found := pattern.search(text):
-            start, end = found.span()
+        if match := pattern.search(text):
+            start, end = match.span()
             span = (place.start + start, place.start + end)
-            return Standing(place.path, _line(text, start, place.locator), span, found.group())
+            return Standing(place.path, _line(text, start, place.locator), span, match.group())
     return None
 
 
-def completed(answer: str, texts: Iterable[str]) -> str:
+def complete_last_word(answer: str, texts: Iterable[str]) -> str:
     """The answer with the rest of the word or number that it breaks off in, as its text goes on.
 
     "16" of 16:20 and "Marrab" of Marrable say something else. Only where the first text that has
@@ -60,23 +60,23 @@ def completed(answer: str, texts: Iterable[str]) -> str:
 
 
 def _line(text: str, at: int, locator: str) -> str:
-    """The line of a character of a passage, where its locator counts the lines of the text."""
-    known = LINES.fullmatch(locator)
-    if known is None or known[2] is None:
+    """The locator of a character: its line, where the passage's locator counts lines."""
+    match = LINES.fullmatch(locator)
+    if match is None or match[2] is None:
         return locator
-    first, last = int(known[1]), int(known[2])
+    first, last = int(match[1]), int(match[2])
     if text.rstrip("\n").count("\n") != last - first and text.count("\n") != last - first:
         return locator
     return f"line {first + text.count(chr(10), 0, at)}"
 
 
 def snippet(text: str, words: Sequence[str], marked: tuple[int, int] | None = None) -> str:
-    """The bit of a passage that bears on an answer, at most a line of SNIPPET characters.
+    """The part of a passage that bears on an answer, at most a line of SNIPPET characters.
 
     It is about the characters `marked`, which stand between >> and <<; else it is the line with
     most of the question's `words`.
     """
-    start, end = marked or _bearing(text, words)
+    start, end = marked or _find_words(text, words)
     first, last = text.rfind("\n", 0, start) + 1, text.find("\n", end)
     before, after = (
         re.sub(r"\s+", " ", part)
@@ -97,35 +97,35 @@ def snippet(text: str, words: Sequence[str], marked: tuple[int, int] | None = No
     return f"{before}>>{quote}<<{after}" if marked else f"{before}{after}"
 
 
-def _bearing(text: str, words: Sequence[str]) -> tuple[int, int]:
-    """The first of the words in the line that has most of them, as an empty span."""
+def _find_words(text: str, words: Sequence[str]) -> tuple[int, int]:
+    """An empty span at the first of the words in the line that has most of them."""
     pattern = re.compile("|".join(map(re.escape, words)) or r"(?!)", re.IGNORECASE)
-    lines = [one for one in re.finditer(r"[^\n]+", text) if one[0].strip()]
-    found = [[one for one in pattern.finditer(text, *line.span())] for line in lines]
-    most = max(found, key=lambda some: len({one[0].casefold() for one in some}), default=[])
+    lines = [line for line in re.finditer(r"[^\n]+", text) if line[0].strip()]
+    matches = [[match for match in pattern.finditer(text, *line.span())] for line in lines]
+    most = max(matches, key=lambda line: len({match[0].casefold() for match in line}), default=[])
     at = most[0].start() if most else lines[0].start() if lines else 0
     return at, at
 
 
-def before_circles(tokens: Sequence[int], text_of: Callable[[Sequence[int]], str]) -> int:
-    """How many of an answer's tokens come before it says the same again and again; all, if never.
+def count_before_loop(tokens: Sequence[int], text_of: Callable[[Sequence[int]], str]) -> int:
+    """The number of an answer's tokens before it repeats itself in a loop; all, if it never does.
 
-    A circle is a stretch that ends the answer so far and was said TURNS times in a row. One that is
+    A loop is a stretch that ends the answer so far and was said TURNS times in a row. One that is
     all digits may be a number.
     """
     for end in range(TURNS, len(tokens) + 1):
-        if size := circle_at_end(tokens[max(0, end - TURNS * LONGEST) : end], text_of):
+        if size := loop_at_end(tokens[max(0, end - TURNS * LONGEST) : end], text_of):
             return end - (TURNS - 1) * size
     return len(tokens)
 
 
-def circle_at_end(tokens: Sequence[int], text_of: Callable[[Sequence[int]], str]) -> int:
-    """The tokens of the circle that ends here, 0 if none does. Cost: the same for any answer."""
+def loop_at_end(tokens: Sequence[int], text_of: Callable[[Sequence[int]], str]) -> int:
+    """The length in tokens of the loop that ends here, 0 if none does. Cost: the same for any."""
     for size in range(1, min(LONGEST, len(tokens) // TURNS) + 1):
         last, *before = (
             tokens[len(tokens) - (turn + 1) * size : len(tokens) - turn * size]
             for turn in range(TURNS)
         )
-        if all(one == last for one in before) and re.search(r"[^\W\d_]{2}", text_of(last)):
+        if all(stretch == last for stretch in before) and re.search(r"[^\W\d_]{2}", text_of(last)):
             return size
     return 0

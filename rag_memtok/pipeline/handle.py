@@ -26,7 +26,7 @@ from rag_memtok.pipeline.answer import answer, quotations
 from rag_memtok.pipeline.audit import Audit
 from rag_memtok.pipeline.ingest import Ingested
 from rag_memtok.pipeline.progress import quiet
-from rag_memtok.pipeline.readers import Session, adapted
+from rag_memtok.pipeline.readers import Session, load_adapted
 from rag_memtok.pipeline.resources import LoadLM, Say, store_folder
 from rag_memtok.pipeline.restore import Restored
 from rag_memtok.settings import here
@@ -46,6 +46,7 @@ class MemoryStore:
     def __init__(
         self,
         config: Config,
+        *,
         trusted: bool,
         say: Say,
         on_progress: OnProgress,
@@ -60,7 +61,7 @@ class MemoryStore:
         self._trusted, self._say, self._on_progress = trusted, say, on_progress
         self._load_lm = lru_cache(maxsize=1)(load_lm)
         self._load = lru_cache(maxsize=1)(partial(resources.load, load_lm=self._load_lm))
-        self._adapt = lru_cache(maxsize=1)(adapted)
+        self._adapt = lru_cache(maxsize=1)(load_adapted)
         self._opened = ExitStack()
         self._session: tuple[Session, str] | None = None  # and the state of the store it is of
 
@@ -70,8 +71,15 @@ class MemoryStore:
         Raises:
             InputRefused, WrongModel, UsageError, ...: see `api.ingest`.
         """
-        some = [Path(path) for path in paths]
-        return api.ingest(some, self.config, prune, self._on_progress, self._say, self._load)
+        files = [Path(path) for path in paths]
+        return api.ingest(
+            files,
+            self.config,
+            prune=prune,
+            on_progress=self._on_progress,
+            say=self._say,
+            load=self._load,
+        )
 
     def ask(
         self, question: str, on_text: Callable[[str], None] = quiet, *, before: str = ""
@@ -87,7 +95,7 @@ class MemoryStore:
         return answer(self.session(), question, on_text, before)
 
     def quotations(self, question: str) -> list[tuple[str, Source]]:
-        """The chunks that have to do with a question, best first: text and citation."""
+        """The chunks relevant to a question, best first: text and citation."""
         return quotations(self.session(), question)
 
     def verify(
@@ -111,7 +119,7 @@ class MemoryStore:
             against: a folder to compare the documents with.
             report: a file for the audit as an HTML page.
         """
-        folder, page = (None if one is None else Path(one) for one in (against, report))
+        folder, page = (None if path is None else Path(path) for path in (against, report))
         return api.verify(
             self.config,
             structure_only=quick,
@@ -134,16 +142,22 @@ class MemoryStore:
         return api.restore(Path(to), self.config, self._on_progress, self._load_lm)
 
     def status(self) -> api.Status:
-        """What is in the store. Loads no model."""
+        """The store at a glance. Loads no model."""
         return api.status(self.config)
 
     def session(self) -> Session:
-        """What questions are asked with; made anew when the store has changed meanwhile."""
+        """The session that questions are asked with; a new one when the store has changed."""
         if self._session and self._session[0].store.state != self._session[1]:
             self.close()
         if self._session is None:
             opened = self._opened.enter_context(
-                api.session(self.config, self._say, self._trusted, self._load, self._adapt)
+                api.session(
+                    self.config,
+                    self._say,
+                    trusted=self._trusted,
+                    load=self._load,
+                    adapt=self._adapt,
+                )
             )
             self._session = (opened, opened.store.state)
         return self._session[0]
@@ -152,10 +166,10 @@ class MemoryStore:
         """The same store for another thread; the weights are in memory once."""
         return MemoryStore(
             self.config,
-            self._trusted,
-            self._say,
-            on_progress,
-            lambda settings: lm.clone(self._load_lm(settings)),
+            trusted=self._trusted,
+            say=self._say,
+            on_progress=on_progress,
+            load_lm=lambda settings: lm.clone(self._load_lm(settings)),
         )
 
     def close(self) -> None:
@@ -172,11 +186,11 @@ class MemoryStore:
     def __repr__(self) -> str:
         folder = str(store_folder(self.config))
         try:
-            found = self.status()
+            status = self.status()
         except NoStore:
             return f"MemoryStore({folder!r}, nothing in it yet)"
-        model = f"{found.manifest.get('model')} {found.manifest.get('revision', '')}".strip()
-        size = f"{found.summary.documents} documents, {found.summary.chunks} chunks"
+        model = f"{status.manifest.get('model')} {status.manifest.get('revision', '')}".strip()
+        size = f"{status.summary.documents} documents, {status.summary.chunks} chunks"
         return f"MemoryStore({folder!r}, {size}, {model})"
 
 
@@ -197,7 +211,9 @@ def open(
     Raises:
         UsageError: no such setting, or a value out of its range.
     """
-    return MemoryStore(here(store=store, **settings), trust, say, on_progress)
+    return MemoryStore(
+        here(store=store, **settings), trusted=trust, say=say, on_progress=on_progress
+    )
 
 
 def _one_call(settings: dict[str, object]) -> MemoryStore:

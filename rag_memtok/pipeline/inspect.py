@@ -3,18 +3,23 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from rag_memtok.config import Config
 from rag_memtok.datatypes import TEXT_ONLY, Occurrence, Record, StoredDocument, Verdict
-from rag_memtok.documents.names import distinct_names
+from rag_memtok.documents.names import distinct_names, join_name, name_of, resolve_path
 from rag_memtok.documents.scan import is_outdated
 from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.memory.reconstruct import decode, margins, memory_for
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
-from rag_memtok.pipeline.recite import recite, weakened
+from rag_memtok.pipeline.manifest import complete_config
+from rag_memtok.pipeline.reconstruction import mark_fragile, reconstruct
+from rag_memtok.settings import dials, value_of
+from rag_memtok.store import files
 from rag_memtok.store.integrity import Summary
 from rag_memtok.store.schema import PIN
-from rag_memtok.store.store import Store
+from rag_memtok.store.store import Store, open_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,7 @@ class ListedDocument:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ListedChunk:
     """A chunk as it was judged when it was written, and its first place.
 
@@ -42,7 +47,7 @@ class ListedChunk:
 
 @dataclass(frozen=True, slots=True)
 class ShownToken:
-    """A token of a memory, with its lead in logits over the best other word.
+    """A token of a memory, with its margin in logits over the best other token.
 
     `pin` is "correction" or "safety" if it is pinned.
     """
@@ -52,7 +57,7 @@ class ShownToken:
     pin: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
     """One memory, decoded now.
 
@@ -70,11 +75,32 @@ class Shown:
     bytes: Mapping[str, int]
 
 
-def documents_of(store: Store) -> Iterator[ListedDocument]:
-    """Every document. Damaged verdicts and places count as "damaged"."""
-    papers = store.documents(skip_damaged=True)
-    names = distinct_names([(one.root, one.path) for one in papers])
-    for document in papers:
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """One of several stores under a folder."""
+
+    name: str
+    model: str
+    summary: Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting's effective value and where it comes from.
+
+    That is flag, variable, file, store (the setting leaves it open) or default.
+    """
+
+    name: str
+    value: object
+    origin: str
+
+
+def list_documents(store: Store) -> Iterator[ListedDocument]:
+    """Yields every document. Damaged verdicts and places count as "damaged"."""
+    documents = store.documents(skip_damaged=True)
+    names = distinct_names([(document.root, document.path) for document in documents])
+    for document in documents:
         name = names[document.root, document.path]
         try:
             places = store.document_chunks(document.root, document.path)
@@ -92,8 +118,8 @@ def _kind(store: Store, chunk_id: str) -> str:
         return "damaged"
 
 
-def chunks_of(store: Store) -> Iterator[ListedChunk]:
-    """Every chunk, in the order they were stored. Cost: reads every row once."""
+def list_chunks(store: Store) -> Iterator[ListedChunk]:
+    """Yields every chunk, in the order they were stored. Cost: reads every row once."""
     for chunk_id in store.chunk_ids():
         places = store.occurrences([chunk_id])[chunk_id]
         try:
@@ -101,36 +127,85 @@ def chunks_of(store: Store) -> Iterator[ListedChunk]:
             verdict, vectors = record.verdict, record.shape[0]
         except StoreDamaged as error:
             verdict, vectors = Verdict("damaged", 0, reason=str(error)), 0
-        yield ListedChunk(chunk_id, verdict, vectors, len(places), places[0] if places else None)
+        yield ListedChunk(
+            chunk_id=chunk_id,
+            verdict=verdict,
+            vectors=vectors,
+            places=len(places),
+            place=places[0] if places else None,
+        )
 
 
-def outdated_in(store: Store) -> int:
-    """How many documents an older version of this program read otherwise than this one would.
+def find_files(store: Store, path: str) -> list[tuple[str, str]]:
+    """The (root, file) of what lies at or under `path`, else of what `list` calls so."""
+    folder = name_of(resolve_path(path)).rstrip("/") + "/"
+    with store.snapshot():
+        files = {
+            (document.root, document.file)
+            for document in store.each_document(skip_damaged=True)
+            if f"{join_name(document.root, document.file)}/".startswith(folder)
+        }
+    if files:
+        return sorted(files)
+    documents = store.documents(skip_damaged=True)
+    names = distinct_names([(document.root, document.path) for document in documents])
+    return [
+        (document.root, document.file)
+        for document in documents
+        if names[document.root, document.path] == path
+    ]
+
+
+def list_collections(root: Path) -> Iterator[Collection]:
+    """Yields the stores under a folder, by name."""
+    for name in files.list_collections(root):
+        with open_store(root / name, write=False) as store:
+            manifest = store.manifest
+            model = f"{manifest.get('model')} {manifest.get('revision', '')}".strip()
+            yield Collection(name, model, store.summary())
+
+
+def effective_settings(
+    config: Config, manifest: Mapping[str, str], origins: Mapping[str, str]
+) -> list[Setting]:
+    """Every setting with its origin; what `config` leaves open is that of the manifest, if any."""
+    completed, settings = complete_config(config, manifest), []
+    for name in dials():
+        value = value_of(completed, name)
+        filled_in = bool(manifest) and value != value_of(config, name)
+        settings.append(Setting(name, value, "store" if filled_in else origins[name]))
+    return settings
+
+
+def count_outdated(store: Store) -> int:
+    """The number of documents that an older version of this program read otherwise.
 
     To ingest their files again reads them again.
     """
     with store.snapshot():
-        return sum(is_outdated(one.extractor) for one in store.each_document(skip_damaged=True))
+        return sum(
+            is_outdated(document.extractor) for document in store.each_document(skip_damaged=True)
+        )
 
 
-def find(store: Store, prefix: str) -> str:
+def find_chunk(store: Store, prefix: str) -> str:
     """The chunk whose id begins with `prefix`.
 
     Raises:
         UsageError: none does, or several do.
     """
-    found = [chunk_id for chunk_id in store.chunk_ids() if chunk_id.startswith(prefix.lower())]
-    if len(found) != 1 or not prefix:
-        some = ": " + ", ".join(chunk_id[:12] for chunk_id in found[:4]) if found else ""
+    chunk_ids = [chunk_id for chunk_id in store.chunk_ids() if chunk_id.startswith(prefix.lower())]
+    if len(chunk_ids) != 1 or not prefix:
+        listed = ": " + ", ".join(chunk_id[:12] for chunk_id in chunk_ids[:4]) if chunk_ids else ""
         raise UsageError(
-            f"{len(found)} chunks begin with {prefix!a}{some}",
+            f"{len(chunk_ids)} chunks begin with {prefix!a}{listed}",
             remedy="rag-memtok list --chunks has their ids",
         )
-    return found[0]
+    return chunk_ids[0]
 
 
 def show(store: Store, lm: LM, template: Template, prefix: str) -> Shown:
-    """Decodes one memory, and measures the lead of every token that came out.
+    """Decodes one memory, and measures the margin of every token that came out.
 
     Raises:
         UsageError: not the beginning of one chunk's id.
@@ -138,26 +213,35 @@ def show(store: Store, lm: LM, template: Template, prefix: str) -> Shown:
 
     Cost: twice T + 1 cached steps at batch 1 in fp32.
     """
-    chunk_id = find(store, prefix)
+    chunk_id = find_chunk(store, prefix)
     record = store.record(chunk_id)
-    recited = weakened(recite(store, lm, template, chunk_id), float(store.manifest.get("tau", 0)))
-    tokens = _tokens(lm, template, record, recited.text)
-    text = recited.text if recited.text is not None else "".join(one.text for one in tokens[:-1])
-    key = 0 if record.key is None else 4 * len(record.key)
+    chunk = mark_fragile(
+        reconstruct(store, lm, template, chunk_id), float(store.manifest.get("tau", 0))
+    )
+    tokens = _tokens(lm, template, record, chunk.text)
+    text = chunk.text if chunk.text is not None else "".join(token.text for token in tokens[:-1])
     sizes = {
         "vectors": len(record.packed),
         "pins": PIN.size * len(record.pins),
-        "key": key,
+        "key": 0 if record.key is None else 4 * len(record.key),
         "text": len(text.encode()),
     }
     if record.readable is not None:
         sizes["readable"] = len(record.readable.packed)
-    places = store.occurrences([chunk_id])[chunk_id]
-    return Shown(chunk_id, record.codec, record.shape, recited.verdict, text, tokens, places, sizes)
+    return Shown(
+        chunk_id=chunk_id,
+        codec=record.codec,
+        shape=record.shape,
+        verdict=chunk.verdict,
+        text=text,
+        tokens=tokens,
+        places=store.occurrences([chunk_id])[chunk_id],
+        bytes=sizes,
+    )
 
 
 def _tokens(lm: LM, template: Template, record: Record, text: str | None) -> tuple[ShownToken, ...]:
-    """The tokens of what was decoded, right or not."""
+    """The tokens that a memory decodes to, right or not."""
     if record.codec == TEXT_ONLY:
         return ()
     memory = memory_for(lm, template, record)
@@ -167,31 +251,10 @@ def _tokens(lm: LM, template: Template, record: Record, text: str | None) -> tup
         else list(decode(lm, template, memory, record.tokens + 1).tokens)
     )
     pinned = {pin.position for pin in record.pins}
-    leads = margins(lm, template, memory, tokens)
+    found_margins = margins(lm, template, memory, tokens)
     texts = [lm.decode([token]) for token in tokens] + [lm.decode([template.end])]
-    needed = [
-        "" if place not in pinned else "correction" if lead <= 0 else "safety"
-        for place, lead in enumerate(leads)
+    kinds = [
+        "" if position not in pinned else "correction" if margin <= 0 else "safety"
+        for position, margin in enumerate(found_margins)
     ]
-    return tuple(map(ShownToken, texts, leads, needed))
-
-
-@dataclass(frozen=True, slots=True)
-class Collection:
-    """One of several stores under a folder."""
-
-    name: str
-    model: str
-    summary: Summary
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """A dial's effective value and where it comes from.
-
-    That is flag, variable, file, store (the dial leaves it open) or default.
-    """
-
-    dial: str
-    value: object
-    origin: str
+    return tuple(map(ShownToken, texts, found_margins, kinds))

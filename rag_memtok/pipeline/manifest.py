@@ -27,7 +27,7 @@ BOUND = {
     "template_sha256": "the template",
 }
 
-# Dials that a store keeps: what is told must be what it was made with.
+# Settings that a store keeps: one that is given must be what it was made with.
 KEPT = {
     "documents.chunk_tokens": "chunk_tokens",
     "memorize.tokens_per_vector": "tokens_per_vector",
@@ -38,7 +38,7 @@ KEPT = {
 KEEP_TEXT = "keep_text"  # kept as well
 
 JOB = "job"  # the fingerprint of a cluster's unfinished work on the store; "": there is none
-# What has to be told alike to go on with it: what memories come out as, not how work is laid out.
+# What has to be given alike to go on with it: what memories come out as, not how work is laid out.
 OF_A_JOB = ("steps", "seconds_per_chunk", "tau", "seed", "draft", "max_pins", "readable")
 
 # What every store's manifest has; a row that is gone leaves no checksum behind that could be wrong.
@@ -47,28 +47,28 @@ REQUIRED = frozenset(
 )
 
 
-def completed(config: Config, manifest: Mapping[str, str]) -> Config:
-    """Returns `config` with what it leaves open taken from `manifest` (empty for a new store)."""
-    told = config.model
-    same = told.id in ("", manifest.get("model"))
+def complete_config(config: Config, manifest: Mapping[str, str]) -> Config:
+    """`config` with what it leaves open taken from `manifest` (empty for a new store)."""
+    chosen = config.model
+    same = chosen.id in ("", manifest.get("model"))
     model = Model(
-        id=told.id or manifest.get("model") or default_id(),
-        revision=told.revision or (manifest.get("revision", "") if same else ""),
-        dtype=told.dtype if told.dtype != "auto" else manifest.get("dtype", "float32"),  # type: ignore[arg-type]
-        device=told.device,
-        threads=told.threads,
+        id=chosen.id or manifest.get("model") or default_id(),
+        revision=chosen.revision or (manifest.get("revision", "") if same else ""),
+        dtype=chosen.dtype if chosen.dtype != "auto" else manifest.get("dtype", "float32"),  # type: ignore[arg-type]
+        device=chosen.device,
+        threads=chosen.threads,
     )
     tokens_per_vector = config.memorize.tokens_per_vector or int(
         manifest.get("tokens_per_vector", 0)
     )
     template = config.memorize.template or manifest.get("template", "bare")
     codec = config.memorize.codec or manifest.get("codec", CODEC)
-    kept: Memorize = replace(
+    memorize: Memorize = replace(
         config.memorize, template=template, tokens_per_vector=tokens_per_vector, codec=codec
     )
-    keep_text = kept.keep_text and keeps_text(manifest) is not False
-    write: Any = kept.write or manifest.get("write", "exact")
-    memorize = replace(kept, write=write, keep_text=keep_text)
+    keep_text = memorize.keep_text and keeps_text(manifest) is not False
+    write: Any = memorize.write or manifest.get("write", "exact")
+    memorize = replace(memorize, write=write, keep_text=keep_text)
     chunk_tokens = config.documents.chunk_tokens or int(manifest.get("chunk_tokens", CHUNK_TOKENS))
     retrieve: Retrieve = replace(
         config.retrieve, embedder=config.retrieve.embedder or manifest.get("embedder", "mini")
@@ -78,9 +78,9 @@ def completed(config: Config, manifest: Mapping[str, str]) -> Config:
 
 
 def manifest_of(lm: LM, template: Template, embedder: Embedder, config: Config) -> dict[str, str]:
-    """Everything a store written with these depends on."""
+    """The manifest of a store that is written with these: everything it depends on."""
     return {
-        **bound_to(lm, template),
+        **bound_values(lm, template),
         "embedder": embedder.id,
         "embedder_sha256": embedder.digest,
         "chunk_tokens": str(config.documents.chunk_tokens),
@@ -91,7 +91,7 @@ def manifest_of(lm: LM, template: Template, embedder: Embedder, config: Config) 
         "seed": str(config.memorize.seed),
         "write": config.memorize.write or "exact",
         KEEP_TEXT: str(config.memorize.keep_text),
-        **installed(),
+        **installed_versions(),
     }
 
 
@@ -103,8 +103,8 @@ def keeps_text(manifest: Mapping[str, str]) -> bool | None:
     return None if KEEP_TEXT not in manifest else manifest[KEEP_TEXT] != "False"
 
 
-def bound_to(lm: LM, template: Template) -> dict[str, str]:
-    """The LM and the template: what a memory is noise without."""
+def bound_values(lm: LM, template: Template) -> dict[str, str]:
+    """The manifest's rows on LM and template, without which a memory is noise."""
     return {
         "model": lm.identity.id,
         "revision": lm.identity.revision,
@@ -116,17 +116,14 @@ def bound_to(lm: LM, template: Template) -> dict[str, str]:
     }
 
 
-def installed() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """The versions of the program and of the libraries that what it computes may depend on."""
     return {"program": __version__, **{library: version(library) for library in LIBRARIES}}
 
 
-def differences(manifest: Mapping[str, str], lm: LM, template: Template) -> list[str]:
-    """What of the LM and the template differs from the store's, both values named.
-
-    The store's are those its memories were written with.
-    """
-    now = bound_to(lm, template)
+def find_differences(manifest: Mapping[str, str], lm: LM, template: Template) -> list[str]:
+    """How LM and template differ from those of the store's memories, both values named."""
+    now = bound_values(lm, template)
     return [
         f"{what} ({manifest.get(key, 'none')[:16]} in the store, {now[key][:16]} here)"
         for key, what in BOUND.items()
@@ -140,7 +137,7 @@ def require_same(manifest: Mapping[str, str], lm: LM, template: Template) -> Non
     Raises:
         WrongModel: both values named.
     """
-    if different := differences(manifest, lm, template):
+    if different := find_differences(manifest, lm, template):
         theirs = f"{manifest.get('model')} {manifest.get('revision', '')}".strip()
         ours = f"{lm.identity.id} {lm.identity.revision}".strip()
         raise WrongModel(
@@ -167,22 +164,22 @@ def require_same_embedder(manifest: Mapping[str, str], embedder: Embedder) -> No
 
 
 def require_same_settings(manifest: Mapping[str, str], config: Config) -> None:
-    """Refuses, before anything is loaded, a setting that was told and is not the store's.
+    """Refuses, before anything is loaded, a setting that was given and is not the store's.
 
     Chunks of two kinds are never mixed.
 
     Raises:
         UsageError: both values named.
     """
-    for dial, key in KEPT.items():
-        told, kept = value_of(config, dial), manifest.get(key)
-        if told and kept is not None and str(told) != kept:
+    for name, key in KEPT.items():
+        value, stored = value_of(config, name), manifest.get(key)
+        if value and stored is not None and str(value) != stored:
             raise UsageError(
-                f"{dial} is {told!r}; this store was made with {kept}",
+                f"{name} is {value!r}; this store was made with {stored}",
                 remedy="leave the setting out to take the store's, or name another --store or "
                 "--collection",
             )
-    # the other way round nothing was told: to keep text is the default
+    # the other way round nothing was given: to keep text is the default
     if keeps_text(manifest) and not config.memorize.keep_text:
         raise UsageError(
             "--no-text keeps no text; this store keeps it",
@@ -190,10 +187,10 @@ def require_same_settings(manifest: Mapping[str, str], config: Config) -> None:
         )
 
 
-def job_of(config: Config) -> str:
-    """The fingerprint of a job: what it writes with beside what the store is bound to anyway."""
-    told = {name: getattr(config.memorize, name) for name in OF_A_JOB}
-    return json.dumps(told | {"recipe": recipe_of(config.memorize)}, sort_keys=True)
+def job_fingerprint(config: Config) -> str:
+    """The fingerprint of a job: its settings beyond what the store is bound to anyway."""
+    settings = {name: getattr(config.memorize, name) for name in OF_A_JOB}
+    return json.dumps(settings | {"recipe": recipe_of(config.memorize)}, sort_keys=True)
 
 
 def require_same_job(manifest: Mapping[str, str], config: Config) -> None:
@@ -202,9 +199,9 @@ def require_same_job(manifest: Mapping[str, str], config: Config) -> None:
     Raises:
         UsageError: the settings that differ, both values named.
     """
-    if not (begun := manifest.get(JOB)) or begun == job_of(config):
+    if not (begun := manifest.get(JOB)) or begun == job_fingerprint(config):
         return
-    then, now = json.loads(begun), json.loads(job_of(config))
+    then, now = json.loads(begun), json.loads(job_fingerprint(config))
     different = [
         f"{name} {then.get(name)!a} there, {now[name]!a} now"
         for name in now

@@ -28,24 +28,23 @@ from rag_memtok.config import Config
 from rag_memtok.datatypes import Chunk, OnProgress, sha256_of_text
 from rag_memtok.errors import InputRefused, StoreDamaged, UsageError
 from rag_memtok.memory.batch import Task, make_task
-from rag_memtok.pipeline.audit import audit, placed
-from rag_memtok.pipeline.ingest import text_only_record
+from rag_memtok.pipeline.audit import audit, placed_chunks
 from rag_memtok.pipeline.manifest import (
     KEEP_TEXT,
-    completed,
-    differences,
+    complete_config,
+    find_differences,
     manifest_of,
     require_same,
 )
 from rag_memtok.pipeline.progress import Reporter
-from rag_memtok.pipeline.recite import recite
-from rag_memtok.pipeline.resources import Equipment, Load, Say, calibrated
-from rag_memtok.pipeline.writer import Writer
+from rag_memtok.pipeline.reconstruction import reconstruct
+from rag_memtok.pipeline.resources import Components, Load, Say, choose_calibration
+from rag_memtok.pipeline.writer import Writer, text_only_record
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.retrieval.lines import EVERY
 from rag_memtok.store import ownership
-from rag_memtok.store.files import DATABASE, beside, carry_uploads, sync_folder
+from rag_memtok.store.files import DATABASE, carry_uploads, sibling, sync_folder
 from rag_memtok.store.store import Store, create, open_store
 
 MIGRATING, OLD = ".migrating", ".old"
@@ -53,9 +52,9 @@ ENCODED = 64  # texts that an embedder gets at a time
 PROVED = "migrated_from"  # in the manifest of a new store that is proved: it may be switched to
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Migrated:
-    """What a migration did.
+    """The result of a migration.
 
     `chunks` were written by this run; `kept` is the old store's folder, "" if there is none (any
     more).
@@ -70,7 +69,7 @@ class Migrated:
 
 @dataclass(frozen=True, slots=True)
 class Rekeyed:
-    """What a change of the embedder did: `chunks` have new keys."""
+    """The result of a change of the embedder: `chunks` have new keys."""
 
     embedder: str
     chunks: int
@@ -92,7 +91,7 @@ class Migration:
 
     def run(self) -> None:
         """Writes every memory the new store lacks, then every document."""
-        missing = self.new.missing(placed(self.old))
+        missing = self.new.missing(placed_chunks(self.old))
         self.writer.expect(len(missing))
         for record in self.writer.write(self._tasks(missing)):
             keyed = replace(record, key=self._key(record.chunk_id))
@@ -101,7 +100,7 @@ class Migration:
         self._place()
 
     def _tasks(self, chunk_ids: tuple[str, ...]) -> Iterator[Task]:
-        """What is to be written, one text at a time: the store need not fit into memory."""
+        """Yields the tasks, one text at a time: the store need not fit into memory."""
         lm, per_vector = self.writer.lm, self.writer.config.memorize.tokens_per_vector
         for chunk_id in chunk_ids:
             text = self.text_of(chunk_id)
@@ -112,15 +111,15 @@ class Migration:
                 self._keep_as_text(chunk_id, text)
 
     def _keep_as_text(self, chunk_id: str, text: str) -> None:
-        kept = self.old.text(chunk_id)
-        if kept is None:
+        stored_text = self.old.text(chunk_id)
+        if stored_text is None:
             raise InputRefused(
                 f"the tokenizer of {self.writer.config.model.id} does not give chunk "
                 f"{chunk_id[:12]} back, and the store keeps no text",
                 remedy="migrate to a model with another tokenizer, or ingest the documents anew",
             )
         chunk = Chunk(text, 0, len(text), "")
-        self.writer.keep(text_only_record(chunk, self._key(chunk_id)), kept)
+        self.writer.keep(text_only_record(chunk, self._key(chunk_id)), stored_text)
 
     def _key(self, chunk_id: str) -> Float[np.ndarray, " e"] | None:
         return self.old.record(chunk_id).key
@@ -131,13 +130,19 @@ class Migration:
         The old may have lost some since an earlier run was killed.
         """
         documents = self.old.documents()
-        files = {(one.root, one.file) for one in documents}
-        for root, file in {(one.root, one.file) for one in self.new.documents()} - files:
+        files = {(document.root, document.file) for document in documents}
+        for root, file in {
+            (document.root, document.file) for document in self.new.documents()
+        } - files:
             self.new.remove_file(root, file)
         for root, file in sorted(files):
-            of_file = [one for one in documents if (one.root, one.file) == (root, file)]
+            of_file = [
+                document for document in documents if (document.root, document.file) == (root, file)
+            ]
             places = [
-                place for one in of_file for place in self.old.document_chunks(root, one.path)
+                place
+                for document in of_file
+                for place in self.old.document_chunks(root, document.path)
             ]
             self.new.replace_file(root, file, of_file, places)
         self.new.collect()
@@ -146,6 +151,7 @@ class Migration:
 def migrate(
     folder: Path,
     config: Config,
+    *,
     drop_old: bool,
     load: Load,
     on_progress: OnProgress,
@@ -166,28 +172,32 @@ def migrate(
     began = time.monotonic()
     _finish_switch(folder)
     with open_store(folder, write=True) as old:
-        settings = _settings_for(config, old.manifest)
-        equipment = load(settings)
-        if not differences(old.manifest, equipment.lm, equipment.template):
-            return Migrated(
-                settings.model.id, 0, {}, _dropped(folder, drop_old), time.monotonic() - began
+        settings = _complete_settings(config, old.manifest)
+        components = load(settings)
+        verdicts: Mapping[str, int] = {}
+        if find_differences(old.manifest, components.lm, components.template):
+            if sibling(folder, OLD).exists():
+                raise UsageError(
+                    f"{sibling(folder, OLD)} is in the way",
+                    remedy="remove or rename it; the old store will be kept there",
+                )
+            verdicts = _write_new_store(
+                old,
+                sibling(folder, MIGRATING),
+                components,
+                settings=settings,
+                load=load,
+                on_progress=on_progress,
+                say=say,
             )
-        if beside(folder, OLD).exists():
-            raise UsageError(
-                f"{beside(folder, OLD)} is in the way",
-                remedy="remove or rename it; the old store will be kept there",
-            )
-        verdicts = _written(
-            old, beside(folder, MIGRATING), equipment, settings, load, on_progress, say
-        )
-        say(f"proved; it takes the place of {folder}")
-        _switch(folder)
+            say(f"proved; it takes the place of {folder}")
+            _switch(folder)
     return Migrated(
-        settings.model.id,
-        sum(verdicts.values()),
-        verdicts,
-        _dropped(folder, drop_old),
-        time.monotonic() - began,
+        model=settings.model.id,
+        chunks=sum(verdicts.values()),
+        verdicts=verdicts,
+        kept=_drop_old(folder, drop=drop_old),
+        seconds=time.monotonic() - began,
     )
 
 
@@ -206,26 +216,23 @@ def rekey(folder: Path, config: Config, load: Load, on_progress: OnProgress, say
         chunk_ids = store.chunk_ids()
         if store.manifest.get("embedder_sha256") == embedder.digest:
             chunk_ids = ()
-        text_of = _reader(store, completed(config, store.manifest), load)
-        reporter = Reporter(on_progress, len(chunk_ids), "keys")
+        text_of = _text_reader(store, complete_config(config, store.manifest), load)
+        reporter = Reporter(on_progress=on_progress, total=len(chunk_ids), stage="keys")
         keys: dict[str, np.ndarray] = {}
         for start in range(0, len(chunk_ids), ENCODED):
-            some = chunk_ids[start : start + ENCODED]
-            texts = [text_of(one) for one in some]
-            keys |= zip(some, embedder.encode(texts, query=False), strict=True)
-            reporter.advance(len(some))
+            batch = chunk_ids[start : start + ENCODED]
+            texts = [text_of(chunk_id) for chunk_id in batch]
+            keys |= zip(batch, embedder.encode(texts, query=False), strict=True)
+            reporter.advance(len(batch))
         if keys:
-            told = {"embedder": embedder.id, "embedder_sha256": embedder.digest}
-            store.set_keys(keys, told)
+            manifest = {"embedder": embedder.id, "embedder_sha256": embedder.digest}
+            store.set_keys(keys, manifest)
             open_index(store, embedder, EVERY)
     return Rekeyed(embedder.id, len(keys), time.monotonic() - began)
 
 
-def _settings_for(config: Config, manifest: Mapping[str, str]) -> Config:
-    """Settings for the new model.
-
-    What a store keeps is kept, what hangs on the model is told or found anew.
-    """
+def _complete_settings(config: Config, manifest: Mapping[str, str]) -> Config:
+    """The settings for the new model: those of the store but for what depends on the model."""
     kept = {
         key: manifest[key]
         for key in ("embedder", "template", "chunk_tokens", "codec", "write")
@@ -236,45 +243,52 @@ def _settings_for(config: Config, manifest: Mapping[str, str]) -> Config:
         replace(config.memorize, codec="", write=""),
     )
     retrieve = replace(config.retrieve, embedder="")
-    return completed(
+    return complete_config(
         replace(config, documents=documents, memorize=memorize, retrieve=retrieve), kept
     )
 
 
-def _written(
+def _write_new_store(
     old: Store,
     target: Path,
-    equipment: Equipment,
+    components: Components,
+    *,
     settings: Config,
     load: Load,
     on_progress: OnProgress,
     say: Say,
 ) -> Mapping[str, int]:
-    """Makes or goes on with the new store, and proves it."""
-    text_of = _reader(old, settings, load)
+    """Makes the new store or goes on with it, and proves it; returns its verdicts."""
+    text_of = _text_reader(old, settings, load)
     if not (target / DATABASE).exists():
-        create(target, _manifest_for(old, equipment, settings, text_of, say))
+        create(target, _manifest_for(old, components, settings, text_of, say))
     else:
         say(f"going on with {target}")
     with open_store(target, write=True) as new:
-        require_same(new.manifest, equipment.lm, equipment.template)
+        require_same(new.manifest, components.lm, components.template)
         per_vector = int(new.manifest["tokens_per_vector"])
         settings = replace(
             settings, memorize=replace(settings.memorize, tokens_per_vector=per_vector)
         )
-        writer = Writer(new, equipment.lm, equipment.template, settings, on_progress)
+        writer = Writer(
+            store=new,
+            lm=components.lm,
+            template=components.template,
+            config=settings,
+            on_progress=on_progress,
+        )
         Migration(old, writer, text_of).run()
-        _prove(new, equipment, old, say)
+        _prove(new, components, old, say)
         carry_uploads(old.folder, target)
         new.set_manifest(
             PROVED, f"{old.manifest['model']} {old.manifest.get('revision', '')}".strip()
         )
-        open_index(new, equipment.embedder, EVERY)
+        open_index(new, components.embedder, EVERY)
         return dict(writer.verdicts)
 
 
 def _manifest_for(
-    old: Store, equipment: Equipment, settings: Config, text_of: Callable[[str], str], say: Say
+    old: Store, components: Components, settings: Config, text_of: Callable[[str], str], say: Say
 ) -> dict[str, str]:
     """The new store's manifest.
 
@@ -283,34 +297,34 @@ def _manifest_for(
     sample = (
         []
         if settings.memorize.tokens_per_vector
-        else [equipment.lm.encode(text_of(one)) for one in _longest(old)]
+        else [components.lm.encode(text_of(chunk_id)) for chunk_id in _longest_chunks(old)]
     )
-    chosen = calibrated(equipment.lm, equipment.template, sample, settings, say)
+    chosen = choose_calibration(components.lm, components.template, sample, settings, say)
     settings = replace(
         settings, memorize=replace(settings.memorize, tokens_per_vector=chosen.tokens_per_vector)
     )
-    made = manifest_of(equipment.lm, equipment.template, equipment.embedder, settings)
-    del made[KEEP_TEXT]
+    manifest = manifest_of(components.lm, components.template, components.embedder, settings)
+    del manifest[KEEP_TEXT]
     kept = {
         key: value
         for key, value in old.manifest.items()
         if key in (ownership.MAKER, "embedder", "embedder_sha256", KEEP_TEXT)
     }
-    return made | kept | {"tokens_per_vector_origin": chosen.origin}
+    return manifest | kept | {"tokens_per_vector_origin": chosen.origin}
 
 
-def _longest(store: Store) -> list[str]:
-    """Chunks to calibrate on."""
-    sizes = {chunk_id: store.record(chunk_id).tokens for chunk_id in placed(store)}
+def _longest_chunks(store: Store) -> list[str]:
+    """The longest chunks, to calibrate on."""
+    sizes = {chunk_id: store.record(chunk_id).tokens for chunk_id in placed_chunks(store)}
     return sorted(sizes, key=lambda chunk_id: (-sizes[chunk_id], chunk_id))[:8]
 
 
-def _reader(old: Store, settings: Config, load: Load) -> Callable[[str], str]:
-    """What gives a chunk's text: the kept one, else its memory.
+def _text_reader(old: Store, settings: Config, load: Load) -> Callable[[str], str]:
+    """A function that gives a chunk's text: the kept one, else that of its memory.
 
     The old model is loaded only when the first memory has to be decoded.
     """
-    loaded: list[Equipment] = []
+    loaded: list[Components] = []
 
     def text_of(chunk_id: str) -> str:
         text = old.text(chunk_id)
@@ -322,9 +336,9 @@ def _reader(old: Store, settings: Config, load: Load) -> Callable[[str], str]:
                         Config().model, device=settings.model.device, threads=settings.model.threads
                     ),
                 )
-                loaded.append(load(completed(before, old.manifest)))
+                loaded.append(load(complete_config(before, old.manifest)))
                 require_same(old.manifest, loaded[0].lm, loaded[0].template)
-            text = recite(old, loaded[0].lm, loaded[0].template, chunk_id).text
+            text = reconstruct(old, loaded[0].lm, loaded[0].template, chunk_id).text
         if text is None or sha256_of_text(text) != chunk_id:
             raise StoreDamaged(
                 f"the memory {chunk_id[:12]} does not give its text",
@@ -335,15 +349,21 @@ def _reader(old: Store, settings: Config, load: Load) -> Callable[[str], str]:
     return text_of
 
 
-def _prove(new: Store, equipment: Equipment, old: Store, say: Say) -> None:
-    """Every memory decodes, every document is the old one, or nothing is switched."""
+def _prove(new: Store, components: Components, old: Store, say: Say) -> None:
+    """Refuses a new store unless every memory decodes and every document is the old one.
+
+    Raises:
+        StoreDamaged: it is not so; nothing is switched.
+    """
     say("proving the new store")
-    found = audit(new, equipment.lm, equipment.template)
-    if found.interrupted:
+    result = audit(new, components.lm, components.template)
+    if result.interrupted:
         raise KeyboardInterrupt
-    if (found.chunks and found.exit_code) or new.documents() != old.documents():
+    if (result.chunks and result.exit_code) or new.documents() != old.documents():
         first = (
-            f": {found.findings[0].subject}: {found.findings[0].reason}" if found.findings else ""
+            f": {result.findings[0].subject}: {result.findings[0].reason}"
+            if result.findings
+            else ""
         )
         raise StoreDamaged(
             f"{new.folder} is not proved{first}; {old.folder} is as it was",
@@ -352,13 +372,13 @@ def _prove(new: Store, equipment: Equipment, old: Store, say: Say) -> None:
 
 
 def _switch(folder: Path) -> None:
-    os.rename(folder, beside(folder, OLD))
+    os.rename(folder, sibling(folder, OLD))
     _finish_switch(folder)
 
 
 def _finish_switch(folder: Path) -> None:
     """Puts a proved new store in its place, after a kill between the two renames too."""
-    new = beside(folder, MIGRATING)
+    new = sibling(folder, MIGRATING)
     if folder.exists() or not (new / DATABASE).exists():
         return
     with open_store(new, write=False) as store:
@@ -368,9 +388,9 @@ def _finish_switch(folder: Path) -> None:
         sync_folder(folder.absolute().parent)
 
 
-def _dropped(folder: Path, drop: bool) -> str:
-    """Removes the old store if that is wanted; returns where it still is."""
-    old = beside(folder, OLD)
+def _drop_old(folder: Path, *, drop: bool) -> str:
+    """Removes the old store if `drop`; returns where it still is, "" if nowhere."""
+    old = sibling(folder, OLD)
     if drop and (old / DATABASE).exists():
         shutil.rmtree(old)
     return str(old) if old.exists() else ""

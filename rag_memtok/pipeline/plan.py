@@ -27,11 +27,11 @@ from rag_memtok.model.lm import LM
 from rag_memtok.store.store import Store
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What there is to do: files that are new or changed.
+    """The files that are new or changed, and how many are not.
 
-    It also has how many are not, and (root, file) of those that are gone. `outdated` of the changed
+    `vanished` are (root, file) of those that are gone. `outdated` of the changed
     ones have the same bytes, and were read by an older version of this program. `ignored` files are
     left out because of a .gitignore.
     """
@@ -66,7 +66,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlannedFile:
-    """A file, read and cut."""
+    """A file, read and split into chunks."""
 
     source: SourceFile
     documents: tuple[tuple[Document, tuple[Piece, ...]], ...]
@@ -77,41 +77,42 @@ class PlannedFile:
         return (piece for _, pieces in self.documents for piece in pieces)
 
 
-def surveyed(found: Scan, paths: Sequence[Path], store: Store, config: Config) -> Survey:
+def survey_store(scanned: Scan, paths: Sequence[Path], store: Store, config: Config) -> Survey:
     """Compares the files found under `paths` with those in the store: see `survey`."""
     roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
-    asked = bool(config.documents.encoding)
+    encoding_named = bool(config.documents.encoding)
     with store.snapshot():
-        papers = store.each_document(skip_damaged=True)
-        return survey(found, roots, store.file_hashes, papers, asked)
+        documents = store.each_document(skip_damaged=True)
+        return survey(scanned, roots, store.file_hashes, documents, encoding_named=encoding_named)
 
 
 def survey(
     scan: Scan,
     roots: Iterable[str],
-    known: Callable[[str], Mapping[str, str]],
+    hashes_of: Callable[[str], Mapping[str, str]],
     documents: Iterable[StoredDocument] = (),
-    asked: bool = False,
+    *,
+    encoding_named: bool = False,
 ) -> Survey:
     """Compares the files found with those in the store.
 
     A file that was not looked at, as it is excluded now, has not vanished.
 
     Args:
-        roots: the folders given; only under these can a file be called vanished.
-        known: root -> {file: sha256 of its bytes}, as stored.
+        roots: the folders ingested; only under these can a file be called vanished.
+        hashes_of: root -> {file: sha256 of its bytes}, as stored.
         documents: those stored, to see which an older version of this program read.
-        asked: whether the user says what encoding texts are in: what was read in another is read
-            again.
+        encoding_named: whether the user says what encoding texts are in: what was read in another
+            is read again.
     """
-    given = set(roots)
-    stored = {root: known(root) for root in {*given, *(file.root for file in scan.files)}}
+    folders = set(roots)
+    stored = {root: hashes_of(root) for root in {*folders, *(file.root for file in scan.files)}}
     readings, older = {}, set()
-    for one in documents:
-        if asked:
-            readings[one.root, one.file] = one.extractor
-        if is_outdated(one.extractor):
-            older.add((one.root, one.file))
+    for document in documents:
+        if encoding_named:
+            readings[document.root, document.file] = document.extractor
+        if is_outdated(document.extractor):
+            older.add((document.root, document.file))
     same = {
         (file.root, file.file): file.encoding
         for file in scan.files
@@ -121,21 +122,39 @@ def survey(
     reread = {
         place
         for place, encoding in same.items()
-        if asked and encoding and encoding_in(readings.get(place, "")) != encoding
+        if encoding_named and encoding and encoding_in(readings.get(place, "")) != encoding
     }
     unchanged = same.keys() - again - reread
     changed = tuple(file for file in scan.files if (file.root, file.file) not in unchanged)
     seen = {(file.root, file.file) for file in scan.files}
     vanished = tuple(
         (root, file)
-        for root in sorted(given)
+        for root in sorted(folders)
         for file in stored[root]
-        if (root, file) not in seen and not _hidden(root, file, scan) and is_gone(root, file)
+        if (root, file) not in seen and not _is_hidden(root, file, scan) and is_gone(root, file)
     )
-    return Survey(changed, len(unchanged), vanished, scan.skipped, len(again), len(scan.ignored))
+    return Survey(
+        changed=changed,
+        unchanged=len(unchanged),
+        vanished=vanished,
+        skipped=scan.skipped,
+        outdated=len(again),
+        ignored=len(scan.ignored),
+    )
 
 
-def _hidden(root: str, file: str, scan: Scan) -> bool:
+def survey_new(scan: Scan) -> Survey:
+    """The survey of a store that is not there yet: every file is new."""
+    return Survey(
+        changed=scan.files,
+        unchanged=0,
+        vanished=(),
+        skipped=scan.skipped,
+        ignored=len(scan.ignored),
+    )
+
+
+def _is_hidden(root: str, file: str, scan: Scan) -> bool:
     """Whether the file may still be there, unreadable, or in a folder that is."""
     return any(
         root == skipped.root
@@ -148,24 +167,24 @@ def _hidden(root: str, file: str, scan: Scan) -> bool:
     )
 
 
-def planned_of(
-    lm: LM, given: Iterable[Path | str], todo: Survey, settings: Config
+def plan_or_refuse(
+    lm: LM, sources: Iterable[Path | str], todo: Survey, settings: Config
 ) -> tuple[list[PlannedFile], list[Skipped]]:
-    """What is written of new and changed files, and what cannot be read of them.
+    """The plan of new and changed files, and what of them cannot be read.
 
     Raises:
         InputRefused: nothing can, and there are no others.
     """
     planned, skipped = plan(lm, todo.changed, settings)
     if not planned and not todo.unchanged:
-        raise nothing_to_read(given, (*todo.skipped, *skipped), todo.ignored)
+        raise nothing_to_read(sources, (*todo.skipped, *skipped), todo.ignored)
     return planned, skipped
 
 
 def plan(
     lm: LM, files: Sequence[SourceFile], config: Config
 ) -> tuple[list[PlannedFile], list[Skipped]]:
-    """Reads and cuts `files`; what cannot be read is told, never raised."""
+    """Reads `files` and splits them into chunks; what cannot be read is returned, never raised."""
     planned: list[PlannedFile] = []
     skipped: list[Skipped] = []
     for source in files:
@@ -198,14 +217,14 @@ def _pieces(lm: LM, document: Document, capacity: int) -> tuple[Piece, ...]:
     )
 
 
-def assumed_of(planned: Iterable["PlannedFile"]) -> tuple[Assumed, ...]:
-    """The files whose encoding nothing says, and what they are read in."""
-    sources = [one.source for one in planned if one.source.assumed]
-    return tuple(Assumed(one.root, one.file, one.encoding) for one in sources)
+def assumed_encodings(planned: Iterable["PlannedFile"]) -> tuple[Assumed, ...]:
+    """The files whose encoding nothing says, and the encodings in which they are read."""
+    sources = [file.source for file in planned if file.source.assumed]
+    return tuple(Assumed(file.root, file.file, file.encoding) for file in sources)
 
 
-def tasks_of(pieces: Iterable[Piece], tokens_per_vector: int) -> list[Task]:
-    """What the writer has to do, each text once."""
+def make_tasks(pieces: Iterable[Piece], tokens_per_vector: int) -> list[Task]:
+    """The tasks of `pieces`, each text once; those that are text alone have none."""
     tasks = {
         piece.chunk.id: make_task(piece.chunk.id, piece.tokens, tokens_per_vector)
         for piece in pieces
@@ -214,7 +233,7 @@ def tasks_of(pieces: Iterable[Piece], tokens_per_vector: int) -> list[Task]:
     return list(tasks.values())
 
 
-def tokens_in(planned: Sequence[PlannedFile]) -> list[tuple[int, ...]]:
+def planned_tokens(planned: Sequence[PlannedFile]) -> list[tuple[int, ...]]:
     """The tokens of every planned chunk, each text once."""
     chunks = {
         piece.chunk.id: piece.tokens for file in planned for piece in file.pieces if piece.tokens
@@ -225,35 +244,35 @@ def tokens_in(planned: Sequence[PlannedFile]) -> list[tuple[int, ...]]:
 def stored_document(
     source: SourceFile, document: Document, pieces: Sequence[Piece]
 ) -> StoredDocument:
-    """What the store keeps of a document beside its chunks."""
+    """A document as the store keeps it, without its chunks."""
     return StoredDocument(
-        document.root,
-        document.file,
-        document.path,
-        document.sha256,
-        source.sha256,
-        len(pieces),
-        len(document.text),
-        document.extractor,
-        source.size,
-        source.modified,
+        root=document.root,
+        file=document.file,
+        path=document.path,
+        sha256=document.sha256,
+        file_sha256=source.sha256,
+        chunks=len(pieces),
+        characters=len(document.text),
+        extractor=document.extractor,
+        size=source.size,
+        modified=source.modified,
     )
 
 
 def places_of(document: Document, pieces: Sequence[Piece]) -> list[Occurrence]:
-    """Where a document's chunks stand, and under which headings."""
+    """The occurrences of a document's chunks, with the headings above them."""
     starts = [piece.chunk.start for piece in pieces]
     headings = headings_above(document.file, document.text, starts, document.headings)
     return [
         Occurrence(
-            document.root,
-            document.path,
-            ordinal,
-            piece.chunk.id,
-            piece.chunk.start,
-            piece.chunk.end,
-            piece.chunk.locator,
-            above,
+            root=document.root,
+            path=document.path,
+            ordinal=ordinal,
+            chunk_id=piece.chunk.id,
+            start=piece.chunk.start,
+            end=piece.chunk.end,
+            locator=piece.chunk.locator,
+            headings=above,
         )
         for ordinal, (piece, above) in enumerate(zip(pieces, headings, strict=True))
     ]

@@ -10,7 +10,7 @@ def quiet(_: object) -> None:
     """Says nothing."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Reporter:
     """Counts what is done of `total` and tells `on_progress`.
 
@@ -41,12 +41,12 @@ class Reporter:
         return self.seconds / new * (self.total - self.done) if new else None
 
     def advance(self, count: int = 1, **facts: int | float) -> None:
-        """So many more are done."""
+        """Counts `count` more as done, and reports."""
         self.done += count
         self.tell(**facts)
 
     def tell(self, **facts: int | float) -> None:
-        """Tells where it stands, with what has become of the facts."""
+        """Reports where the work stands, with the new `facts`."""
         self.facts |= facts
         self.on_progress(
             Progress(

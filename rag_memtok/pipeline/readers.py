@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -30,18 +31,32 @@ from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import for_reading
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.adapters import SHIPPED, Adapter, Adapters
-from rag_memtok.pipeline.readable import ENCODER, ENOUGH, WINDOW, reads_vectors, shares
-from rag_memtok.pipeline.recite import draft_of
+from rag_memtok.pipeline.readable import (
+    ENCODER,
+    ENOUGH,
+    WINDOW,
+    find_vector_reader,
+    measured_shares,
+)
+from rag_memtok.pipeline.reconstruction import draft_of
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import Index
 from rag_memtok.store.store import Store
 
-Adapt = Callable[[LM, str, Path, bool, str], LM]
+
+@runtime_checkable
+class Adapt(Protocol):
+    """What gives the LM with an adapter on."""
+
+    def __call__(
+        self, lm: LM, template_sha256: str, folder: Path, *, quick: bool, adapter_sha256: str
+    ) -> LM:
+        """See `load_adapted`."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Session:
-    """Everything that stays loaded between questions.
+    """The store, models and settings that stay loaded between questions.
 
     `reading` is the LM with that one of the `adapters` on that reads as the session's reader does:
     it answers, and does nothing else; None: there is none. `remote` is the server that answers in
@@ -61,7 +76,7 @@ class Session:
 
     @property
     def engine(self) -> Engine:
-        """What generates."""
+        """The engine that generates answers."""
         return self.remote or LocalEngine(self.reading or self.lm)
 
 
@@ -74,18 +89,18 @@ class Readable:
     passage: Content
 
 
-def reads_apart(session: Session) -> bool:
+def reads_per_passage(session: Session) -> bool:
     """Whether each of several passages gets a prompt of its own.
 
-    It is as asked for; `auto`: where the reader of text, else the model, was measured to be better
-    so.
+    It is as the settings say; `auto`: where the reader of text, else the model, was measured to be
+    better so.
     """
     reader = session.adapters.text
-    asked: str = session.config.ask.passages
-    if asked == "auto" and reader is not None and reader.bond.passages:
-        asked = reader.bond.passages
+    setting: str = session.config.ask.passages
+    if setting == "auto" and reader is not None and reader.manifest.passages:
+        setting = reader.manifest.passages
     return session.config.retrieve.k > 1 and (
-        asked == "apart" or (asked == "auto" and session.lm.reads_per_passage)
+        setting == "apart" or (setting == "auto" and session.lm.reads_per_passage)
     )
 
 
@@ -96,23 +111,23 @@ def reader_of(session: Session) -> tuple[str, str]:
         config.ask.read,
         session.store.manifest,
         session.adapters,
-        1 if reads_apart(session) else config.retrieve.k,
+        1 if reads_per_passage(session) else config.retrieve.k,
     )
 
 
 def choose_reader(
-    asked: str, manifest: Mapping[str, str], found: Adapters, k: int
+    setting: str, manifest: Mapping[str, str], adapters: Adapters, k: int
 ) -> tuple[str, str]:
-    """Returns the reader and why.
+    """The reader and why.
 
     `auto` reads vectors directly only where that was measured to be good enough: the readable ones
     of a chunk, else its memory's own for so many (`k`) in a prompt, alone or among others.
     """
-    if asked != "auto":
-        return asked, "asked for"
-    if reader := reads_vectors(manifest, found):
-        return _by_share(int(manifest[WINDOW]), dict(shares(reader)))
-    adapter = found.memory
+    if setting != "auto":
+        return setting, "asked for"
+    if reader := find_vector_reader(manifest, adapters):
+        return _choose_by_share(int(manifest[WINDOW]), dict(measured_shares(reader)))
+    adapter = adapters.memory
     if manifest.get("write") != "readable" and (adapter is None or adapter.folder in SHIPPED):
         return (
             "decode",
@@ -125,7 +140,7 @@ def choose_reader(
             "how well these memories are read directly was not measured: rag-memtok adapt does; "
             "--read memory reads them",
         )
-    share = adapter.bond.dev.get("share_alone" if k == 1 else "share", 0.0)
+    share = adapter.manifest.dev.get("share_alone" if k == 1 else "share", 0.0)
     among = "one memory" if k == 1 else "memories among others"
     measured = (
         f"with the adapter in {adapter.folder} reading {among} directly measured "
@@ -136,8 +151,8 @@ def choose_reader(
     )
 
 
-def _by_share(window: int, measured: Mapping[int, float]) -> tuple[str, str]:
-    """Whether vectors of so many tokens are read, by what reading them was measured to reach."""
+def _choose_by_share(window: int, measured: Mapping[int, float]) -> tuple[str, str]:
+    """The reader for vectors of `window` tokens, by what reading them was measured to reach."""
     vectors = f"reading vectors of {window} tokens each"
     if window not in measured:
         return "decode", f"{vectors} was not measured; --read memory reads them"
@@ -147,8 +162,10 @@ def _by_share(window: int, measured: Mapping[int, float]) -> tuple[str, str]:
     return "decode", f"{share}, under {ENOUGH:.0%}; --read memory reads them"
 
 
-def adapted(lm: LM, template_sha256: str, folder: Path, quick: bool, adapter_sha256: str) -> LM:
-    """The LM that reads with an adapter on; the adapter's hash tells it from one there before.
+def load_adapted(
+    lm: LM, template_sha256: str, folder: Path, *, quick: bool, adapter_sha256: str
+) -> LM:
+    """The LM with an adapter on; the adapter's hash tells it from one in the same folder before.
 
     `quick`: in the arithmetic in which texts are read here.
 
@@ -158,8 +175,8 @@ def adapted(lm: LM, template_sha256: str, folder: Path, quick: bool, adapter_sha
     return lora.load_adapter(for_reading(lm) if quick else lm, folder, template_sha256)
 
 
-def with_adapters(session: Session, found: Adapters, load: Adapt = adapted) -> Session:
-    """Loads the one that is on for the session's reader beside its LM.
+def with_adapters(session: Session, adapters: Adapters, load: Adapt = load_adapted) -> Session:
+    """The session with its adapters, and the LM with the one on that its reader needs.
 
     Args:
         load: gives the LM that reads, which may be loaded already.
@@ -167,48 +184,54 @@ def with_adapters(session: Session, found: Adapters, load: Adapt = adapted) -> S
     Raises:
         WrongModel, InputRefused: see `lora.load_adapter`.
     """
-    equipped = replace(session, adapters=found)
-    chosen = adapter_on(equipped)
+    equipped = replace(session, adapters=adapters)
+    chosen = active_adapter(equipped)
     if chosen is None:
         return equipped
-    bond = chosen.bond
-    quick = bond.kind == "text" and session.config.ask.engine == "here"
-    reading = load(session.lm, session.template.digest, chosen.folder, quick, bond.adapter_sha256)
+    manifest = chosen.manifest
+    quick = manifest.kind == "text" and session.config.ask.engine == "here"
+    reading = load(
+        session.lm,
+        session.template.digest,
+        chosen.folder,
+        quick=quick,
+        adapter_sha256=manifest.adapter_sha256,
+    )
     return replace(equipped, reading=reading)
 
 
-def adapter_on(session: Session) -> Adapter | None:
-    """The one of the session's adapters that is on when its reader reads; None: it has none."""
-    reader, found = reader_of(session)[0], session.adapters
-    vectors = reads_vectors(session.store.manifest, found) if reader == "memory" else None
-    return vectors or found.of(reader)
+def active_adapter(session: Session) -> Adapter | None:
+    """The adapter of the session that is on when its reader reads; None: it has none."""
+    reader, adapters = reader_of(session)[0], session.adapters
+    vectors = find_vector_reader(session.store.manifest, adapters) if reader == "memory" else None
+    return vectors or adapters.of(reader)
 
 
-def words_of(session: Session, one: Readable) -> str:
-    """A passage as words: those that were read, else the kept text, else what it decodes to."""
-    if not isinstance(one.passage, np.ndarray):
-        return session.lm.decode(one.passage)
-    for read_as in (_text, _only_decoded):
+def passage_text(session: Session, readable: Readable) -> str:
+    """A passage's text: what was read, else the kept text, else what the memory decodes to."""
+    if not isinstance(readable.passage, np.ndarray):
+        return session.lm.decode(readable.passage)
+    for read_as in (_read_text, _decode_one):
         with suppress(UsageError):  # the store keeps no text
-            if tokens := read_as(session, one.record):
+            if tokens := read_as(session, readable.record):
                 return session.lm.decode(list(tokens))
     return ""
 
 
-def _only_decoded(session: Session, record: Record) -> Content | None:
-    return _decoded(session, [record])[0]
+def _decode_one(session: Session, record: Record) -> Content | None:
+    return _decode(session, [record])[0]
 
 
 def read(session: Session, hits: Sequence[Hit], reader: str) -> list[Readable]:
-    """Turns each hit into a passage for the prompt; a damaged memory is named and left out."""
-    records = [record for hit in hits if (record := _record(session, hit)) is not None]
+    """A passage for the prompt of each hit; a damaged memory is named and left out."""
+    records = [record for hit in hits if (record := _read_record(session, hit)) is not None]
     by_id = {hit.chunk_id: hit for hit in hits}
     if reader == "memory":
-        passages: list[Content | None] = _vectors(session, records)
+        passages: list[Content | None] = _read_vectors(session, records)
     elif reader == "decode":
-        passages = list(_decoded(session, records))
+        passages = list(_decode(session, records))
     else:
-        passages = [_text(session, record) for record in records]
+        passages = [_read_text(session, record) for record in records]
     return [
         Readable(by_id[record.chunk_id], record, passage)
         for record, passage in zip(records, passages, strict=True)
@@ -216,7 +239,7 @@ def read(session: Session, hits: Sequence[Hit], reader: str) -> list[Readable]:
     ]
 
 
-def _record(session: Session, hit: Hit) -> Record | None:
+def _read_record(session: Session, hit: Hit) -> Record | None:
     try:
         record = session.store.record(hit.chunk_id)
         if record.codec != TEXT_ONLY:
@@ -227,9 +250,9 @@ def _record(session: Session, hit: Hit) -> Record | None:
         return None
 
 
-def _vectors(session: Session, records: Sequence[Record]) -> list[Content | None]:
-    """The readable vectors, else the memories' own; what has no readable ones is decoded."""
-    if not reads_vectors(session.store.manifest, session.adapters):
+def _read_vectors(session: Session, records: Sequence[Record]) -> list[Content | None]:
+    """Readable vectors, else the memories' own; a chunk that lacks readable ones is decoded."""
+    if not find_vector_reader(session.store.manifest, session.adapters):
         return [
             session.lm.encode(record.packed.decode())
             if record.codec == TEXT_ONLY
@@ -237,16 +260,20 @@ def _vectors(session: Session, records: Sequence[Record]) -> list[Content | None
             for record in records
         ]
     encoder = session.store.manifest[ENCODER]
-    own = [
-        one.readable if one.readable and one.readable.encoder == encoder else None
-        for one in records
+    vectors = [
+        record.readable if record.readable and record.readable.encoder == encoder else None
+        for record in records
     ]
-    lacking = [record for record, one in zip(records, own, strict=True) if one is None]
-    decoded = iter(_decoded(session, lacking))
-    return [next(decoded) if one is None else unpack_readable(one) for one in own]
+    lacking = [
+        record for record, readable in zip(records, vectors, strict=True) if readable is None
+    ]
+    decoded = iter(_decode(session, lacking))
+    return [
+        next(decoded) if readable is None else unpack_readable(readable) for readable in vectors
+    ]
 
 
-def _text(session: Session, record: Record) -> Content | None:
+def _read_text(session: Session, record: Record) -> Content | None:
     try:
         text = (
             record.packed.decode()
@@ -264,28 +291,30 @@ def _text(session: Session, record: Record) -> Content | None:
     return session.lm.encode(text)
 
 
-def _decoded(session: Session, records: Sequence[Record]) -> list[Content | None]:
+def _decode(session: Session, records: Sequence[Record]) -> list[Content | None]:
     """Decodes the memories: one pass each where the text is kept, which is proved by it.
 
     The others are decoded in one batch, and one that comes out wrong there alone, as the judge
     does.
     """
     coded = [record for record in records if record.codec != TEXT_ONLY]
-    tokens = {record.chunk_id: _drafted(session, record) for record in coded}
+    tokens = {record.chunk_id: _decode_drafted(session, record) for record in coded}
     rest = [record for record in coded if tokens[record.chunk_id] is None]
-    found = decode_checked(
+    decodings = decode_checked(
         session.lm,
         session.template,
         [memory_of(record) for record in rest],
         [record.tokens for record in rest],
-        lambda index, one: sha256_of_tokens(one.tokens) == rest[index].tokens_sha256,
+        lambda index, decoded: sha256_of_tokens(decoded.tokens) == rest[index].tokens_sha256,
     )
-    tokens |= {record.chunk_id: one.tokens for record, one in zip(rest, found, strict=True)}
-    return [_proven(session, record, tokens.get(record.chunk_id)) for record in records]
+    tokens |= {
+        record.chunk_id: decoded.tokens for record, decoded in zip(rest, decodings, strict=True)
+    }
+    return [_check_decoded(session, record, tokens.get(record.chunk_id)) for record in records]
 
 
-def _drafted(session: Session, record: Record) -> tuple[int, ...] | None:
-    """What a memory decodes to, if one pass over the kept text shows it; nothing is believed."""
+def _decode_drafted(session: Session, record: Record) -> tuple[int, ...] | None:
+    """The tokens of a memory, if one pass over the kept text, its draft, gives them; else None."""
     draft = draft_of(session.store, session.lm, record)
     if draft is None:
         return None
@@ -295,7 +324,9 @@ def _drafted(session: Session, record: Record) -> tuple[int, ...] | None:
     return None if decoded is None else decoded.tokens
 
 
-def _proven(session: Session, record: Record, tokens: Sequence[int] | None) -> Content | None:
+def _check_decoded(
+    session: Session, record: Record, tokens: Sequence[int] | None
+) -> Content | None:
     if tokens is None:
         return session.lm.encode(record.packed.decode())
     if sha256_of_tokens(tokens) == record.tokens_sha256:

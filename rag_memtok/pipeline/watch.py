@@ -23,6 +23,7 @@ TICK_MS = 500  # how long it takes until Ctrl-C is seen, or that a folder is ano
 def watch(
     paths: Sequence[Path],
     config: Config,
+    *,
     prune: bool = False,
     on_progress: OnProgress = quiet,
     say: Say = quiet,
@@ -40,27 +41,29 @@ def watch(
         InputRefused, ...: see `ingest`.
     """
     load = lru_cache(maxsize=1)(resources.load)
-    there = list(paths)
-    for turn, _ in enumerate(changes(paths, Path(config.store))):
-        before, there = there, [path for path in paths if os.path.exists(path)]
+    present = list(paths)
+    for turn, _ in enumerate(watch_changes(paths, Path(config.store))):
+        before, present = present, [path for path in paths if os.path.exists(path)]
         for path in paths:
-            if path in before and path not in there:
+            if path in before and path not in present:
                 say(
                     f"{path} is not there any more: what is stored of it stays; once it is back, "
                     "it is watched again"
                 )
-            if path in there and path not in before:
+            if path in present and path not in before:
                 say(f"{path} is there again")
         try:
-            if there:
-                yield ingest(there, config, prune, on_progress, say, load)
+            if present:
+                yield ingest(
+                    present, config, prune=prune, on_progress=on_progress, say=say, load=load
+                )
         except RagMemtokError as error:
             if not turn:
                 raise
             yield error
 
 
-def changes(paths: Sequence[Path], store: Path) -> Iterator[None]:
+def watch_changes(paths: Sequence[Path], store: Path) -> Iterator[None]:
     """Yields each time something under `paths` has changed.
 
     Before that it yields once, when it has begun to watch. It never ends by itself.
@@ -85,31 +88,31 @@ def changes(paths: Sequence[Path], store: Path) -> Iterator[None]:
     folders = sorted({os.fspath(path if path.is_dir() else path.parent) for path in paths})
     relevant = watchfiles.DefaultFilter(ignore_paths=[os.path.realpath(store)])
     while True:
-        known, begun = identities(folders), False
-        watched = [os.path.realpath(one) for one, identity in known.items() if identity]
-        for found in _ticks(watched, relevant):
+        before, begun = folder_identities(folders), False
+        watched = [os.path.realpath(folder) for folder, identity in before.items() if identity]
+        for changed in _watch_ticks(watched, relevant):
             # a folder that was removed may have given its number to the one in its place
-            if identities(folders) != known or any(path in watched for _, path in found):
+            if folder_identities(folders) != before or any(path in watched for _, path in changed):
                 break
-            if found or not begun:
+            if changed or not begun:
                 begun = True
                 yield
 
 
-def identities(folders: Sequence[str]) -> dict[str, tuple[int, int] | None]:
-    """Which folder each is, by the system's numbers; None: there is none."""
-    found: dict[str, tuple[int, int] | None] = {}
+def folder_identities(folders: Sequence[str]) -> dict[str, tuple[int, int] | None]:
+    """The identity of each folder by the system's numbers; None: there is none."""
+    identities: dict[str, tuple[int, int] | None] = {}
     for folder in folders:
         try:
-            about = os.stat(folder)
-            found[folder] = (about.st_dev, about.st_ino)
+            status = os.stat(folder)
+            identities[folder] = (status.st_dev, status.st_ino)
         except OSError:
-            found[folder] = None
-    return found
+            identities[folder] = None
+    return identities
 
 
-def _ticks(folders: Sequence[str], relevant: Any) -> Iterator[set[tuple[Any, str]]]:
-    """What has changed in the folders, at least every TICK_MS; it ends if one of them vanishes."""
+def _watch_ticks(folders: Sequence[str], relevant: Any) -> Iterator[set[tuple[Any, str]]]:
+    """Yields the changes in the folders, at least every TICK_MS; ends if one of them vanishes."""
     import watchfiles
 
     while not folders:

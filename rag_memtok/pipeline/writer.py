@@ -17,15 +17,15 @@ from rag_memtok.pipeline.progress import Reporter
 from rag_memtok.store.store import Store
 
 
-def processes(writer: "Writer", tasks: Iterable[Task]) -> Iterator[Record]:
-    """The engine of one machine: this process, or several."""
-    return write_records(writer.lm, writer.template, writer.config, tasks, writer.stepped)
+def write_in_processes(writer: "Writer", tasks: Iterable[Task]) -> Iterator[Record]:
+    """The engine of one machine: writes and judges in this process, or in several."""
+    return write_records(writer.lm, writer.template, writer.config, tasks, writer.tell_step)
 
 
 Engine = Callable[["Writer", Iterable[Task]], Iterator[Record | Unwritten]]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Writer:
     """Writes memories into an open store, counts verdicts, and tells how far it is.
 
@@ -38,7 +38,7 @@ class Writer:
     template: Template
     config: Config
     on_progress: OnProgress
-    engine: Engine = processes
+    engine: Engine = write_in_processes
     unwritten: dict[str, str] = field(default_factory=dict)
     verdicts: Counter[str] = field(default_factory=Counter)
     reporter: Reporter = field(init=False)
@@ -47,8 +47,10 @@ class Writer:
         self.expect(0)
 
     def expect(self, chunks: int) -> None:
-        """Begins to count: so many chunks are to be written."""
-        self.reporter = Reporter(self.on_progress, chunks, facts={"exact": 0, "step": 0})
+        """Begins to count `chunks` that are to be written."""
+        self.reporter = Reporter(
+            on_progress=self.on_progress, total=chunks, facts={"exact": 0, "step": 0}
+        )
 
     def write(self, tasks: Iterable[Task]) -> Generator[Record, None, None]:
         """Writes and judges `tasks`; yields each record as it is done, for `keep`.
@@ -70,16 +72,24 @@ class Writer:
         self.reporter.facts["exact"] = self.verdicts["exact"]
 
     def tell(self) -> None:
-        """Tells how far it is."""
+        """Reports how far it is."""
         self.reporter.tell()
 
-    def stepped(self, step: Step) -> None:
-        """Tells a step of the work."""
+    def tell_step(self, step: Step) -> None:
+        """Reports a step of the work."""
         self.reporter.tell(step=step.steps)
 
 
 def text_only_record(chunk: Chunk, key: np.ndarray | None) -> Record:
-    """A chunk the tokenizer would not give back, kept as its text."""
-    verdict = Verdict("text-only", 0)
-    packed = chunk.text.encode()
-    return Record(chunk.id, 0, sha256_of_tokens(()), TEXT_ONLY, packed, (0, 0), (), verdict, key)
+    """The record of a chunk that the tokenizer would not give back: its text, without vectors."""
+    return Record(
+        chunk_id=chunk.id,
+        tokens=0,
+        tokens_sha256=sha256_of_tokens(()),
+        codec=TEXT_ONLY,
+        packed=chunk.text.encode(),
+        shape=(0, 0),
+        pins=(),
+        verdict=Verdict("text-only", 0),
+        key=key,
+    )

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from rag_memtok.errors import WrongModel
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.lines import FEW, Lines, open_lines
-from rag_memtok.store.files import regular, write_whole
+from rag_memtok.store.files import is_regular_file, write_whole
 from rag_memtok.store.store import INDEX, Store
 
 PADDING = -1  # FAISS's id for "no more"
@@ -176,7 +176,7 @@ def read_index(path: Path, bound: dict[str, str]) -> faiss.IndexIDMap2 | None:
 
     FAISS itself would load a damaged one.
     """
-    if not regular(path):
+    if not is_regular_file(path):
         return None
     try:
         with path.open("rb") as file:

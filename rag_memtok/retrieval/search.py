@@ -19,7 +19,7 @@ from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import Index
 from rag_memtok.retrieval.within import documents_within
 from rag_memtok.store.store import Store
-from rag_memtok.store.terms import STOP_WORDS, asked_words, terms_of
+from rag_memtok.store.terms import STOP_WORDS, query_words, terms_of
 
 DEPTH = 50  # hits of each kind that are fused, at least
 WORDED = 500  # chunks of which words and names are weighed
@@ -56,7 +56,7 @@ def search(
     among = None
     if documents is not None:
         among = store.numbers_of([(document.root, document.file) for document in documents])
-    words = search_words(store, asked_words(question), depth, among)
+    words = search_words(store, query_words(question), depth, among)
     key = embedder.encode([question], query=True)[0]
     cosines = search_keys(index, key, words, depth, among)
     if not words and max(cosines.values(), default=-1.0) < embedder.threshold:

@@ -191,7 +191,7 @@ def ready(
         InputRefused, StoreDamaged, WrongModel, ...: see `Engine.start`.
     """
     rules = rules_of(config, token)
-    store = MemoryStore(config, trusted, say, quiet)
+    store = MemoryStore(config, trusted=trusted, say=say, on_progress=quiet)
     with bound(config) as listening, serving(store, say, noted) as here:
         app = application(here)
         guarded: Any = Guard(app, rules, here.metrics, partial(handles, app))

@@ -155,7 +155,9 @@ class Client:
         """
         told = self._json("GET", "/documents")
         documents = [document_of(one) for one in told["documents"]]
-        reporter = Reporter(self._on_progress, sum(one.chunks for one in documents))
+        reporter = Reporter(
+            on_progress=self._on_progress, total=sum(one.chunks for one in documents)
+        )
         lost = [(str(one["path"]), str(one["reason"])) for one in told["lost"]]
         return write_documents(documents, lambda one: self._decoded(one, reporter), Path(to), lost)
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from rag_memtok.datatypes import StoredDocument
 from rag_memtok.errors import Busy
 from rag_memtok.pipeline.readers import Session
-from rag_memtok.pipeline.recite import Recited, recite_all
+from rag_memtok.pipeline.reconstruction import Reconstructed, reconstruct_all
 from rag_memtok.pipeline.restore import UNPROVEN
 from rag_memtok.serve.refusals import refusal_of
 from rag_memtok.serve.serving import Serving
@@ -60,9 +60,9 @@ async def _decoded(here: Serving, document: StoredDocument) -> AsyncIterator[str
         yield event({"sha256": document.sha256}, "restored")
 
 
-def recited(chunk_ids: Sequence[str], session: Session) -> dict[str, Recited]:
+def recited(chunk_ids: Sequence[str], session: Session) -> dict[str, Reconstructed]:
     """Some chunks, decoded from their memories and compared with their hashes."""
-    found = recite_all(session.store, session.lm, session.template, chunk_ids)
+    found = reconstruct_all(session.store, session.lm, session.template, chunk_ids)
     return {one.chunk_id: one for one in chain.from_iterable(found)}
 
 

@@ -21,10 +21,10 @@ from rag_memtok.store.files import (
     NEW,
     OURS,
     drop_unfinished,
-    locked,
+    hold_lock,
+    is_regular_file,
     mark,
     put_in_place,
-    regular,
     store_errors,
     write_privately,
 )
@@ -33,12 +33,12 @@ from rag_memtok.store.schema import (
     Problem,
     Row,
     admit,
-    build,
     connect,
+    create_tables,
+    describe_problem,
     from_disk,
     insert,
     next_state,
-    problem,
     select,
     transaction,
 )
@@ -72,7 +72,7 @@ def create(folder: Path, manifest: Mapping[str, str]) -> None:
             f"{folder} is not empty: it holds {others[0]!a}; valid: a new or empty folder",
             remedy="name another --store",
         )
-    with locked(folder), store_errors(folder):
+    with hold_lock(folder), store_errors(folder):
         if (folder / DATABASE).exists():
             raise UsageError(
                 f"there is a store at {folder} already",
@@ -92,13 +92,13 @@ def write_database(path: Path, manifest: Mapping[str, str]) -> None:
     own = {"store_id": store_id, "format": str(FORMAT), "state": next_state("0"), MADE_BY: RULES}
     values = {**manifest, **own}
     with closing(connect(path, "rwc")) as db, transaction(db, "IMMEDIATE"):
-        build(db)
+        create_tables(db)
         for row in values.items():
             insert(db, store_id, "manifest", row)
 
 
 @contextmanager
-def open_database(folder: Path, write: bool) -> Iterator["Database"]:
+def open_database(folder: Path, *, write: bool) -> Iterator["Database"]:
     """Opens the database of a store, rolling back what a kill left half written.
 
     Raises:
@@ -108,22 +108,25 @@ def open_database(folder: Path, write: bool) -> Iterator["Database"]:
     """
     with store_errors(folder):
         (folder / DATABASE).lstat()
-    if not regular(folder / DATABASE):
+    if not is_regular_file(folder / DATABASE):
         raise StoreDamaged(f"{folder / DATABASE} is not a plain file", remedy=ANOTHER_STORE)
     with ExitStack() as stack:
         if write:
-            stack.enter_context(locked(folder))
+            stack.enter_context(hold_lock(folder))
         with store_errors(folder):
             connection = stack.enter_context(closing(connect(folder / DATABASE, "rw")))
-            admitted(connection, folder, write)
-            store_id = identity(connection, folder)
+            check_connection(connection, folder, write=write)
+            store_id = read_store_id(connection, folder)
         yield Database(folder, write, store_id, connection)
 
 
-def admitted(db: sqlite3.Connection, folder: Path, write: bool) -> None:
-    """Checks a connection, and the whole file once more if a kill left a journal.
+def check_connection(db: sqlite3.Connection, folder: Path, *, write: bool) -> None:
+    """Refuses a database that is not ours, and makes the connection read-only unless `write`.
 
-    By then the journal has been rolled back.
+    Where a kill left a journal, which is rolled back by then, a writer checks the whole file too.
+
+    Raises:
+        StoreDamaged, FormatMismatch: see `admit`; or SQLite does not find the file whole.
     """
     journal = folder / f"{DATABASE}-journal"
     hot = journal.exists()
@@ -148,8 +151,12 @@ def admitted(db: sqlite3.Connection, folder: Path, write: bool) -> None:
         db.execute("PRAGMA query_only = ON")
 
 
-def identity(db: sqlite3.Connection, folder: Path) -> str:
-    """The store's id, and thereby what every checksum is over."""
+def read_store_id(db: sqlite3.Connection, folder: Path) -> str:
+    """The store's id, which every checksum is over.
+
+    Raises:
+        StoreDamaged: the manifest lost a row that every store has.
+    """
     row = db.execute("SELECT value FROM manifest WHERE key = 'store_id'").fetchone()
     store_id = row[0].decode(errors="replace") if row else ""
     whole = {raw[0].decode() for raw, whole in select(db, store_id, "manifest") if whole}
@@ -228,19 +235,20 @@ class Database:
             if whole:
                 yield from_disk(table, raw)
             elif skip_damaged:
-                log.warning("%s: left out: %s", self.folder, problem(self.connection, table, raw))
+                problem = describe_problem(self.connection, table, raw)
+                log.warning("%s: left out: %s", self.folder, problem)
             else:
-                raise self.damage(problem(self.connection, table, raw))
+                raise self.damage(describe_problem(self.connection, table, raw))
 
     def row(self, table: str, where: str, *values: Any) -> Row:
-        """The first such row.
+        """The first row `where`.
 
         Raises:
             StoreDamaged: it is damaged, or there is none.
         """
         rows = self.rows(table, where, *values)
         if not rows:
-            raise self.damage(Problem(table, ascii(values[-1]), "it is not there"))
+            raise self.damage(Problem(table=table, row=ascii(values[-1]), reason="it is not there"))
         return rows[0]
 
     def part(self, table: str, number: int) -> Row:
@@ -251,14 +259,15 @@ class Database:
         """
         rows = self.rows(table, "chunk = ?", number)
         if not rows:
-            raise self.damage(problem(self.connection, table, (number,), "it is not there"))
+            absent = "it is not there"
+            raise self.damage(describe_problem(self.connection, table, (number,), absent))
         return rows[0]
 
-    def damage(self, found: Problem) -> StoreDamaged:
-        """The exception that names a problem and the command that mends it."""
-        path = shlex.quote(found.file) if found.file else "PATH"
+    def damage(self, problem: Problem) -> StoreDamaged:
+        """An exception that names a problem and the command that mends it."""
+        path = shlex.quote(problem.file) if problem.file else "PATH"
         return StoreDamaged(
-            f"{self.folder}: {found}",
+            f"{self.folder}: {problem}",
             remedy=f"rag-memtok ingest {path} --store {shlex.quote(str(self.folder))} writes it "
             "anew",
         )

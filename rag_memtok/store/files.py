@@ -82,7 +82,7 @@ def store_errors(folder: Path) -> Iterator[None]:
 
     Raises:
         StoreLocked, StoreDamaged, DiskFailure, PermissionRefused, OutOfMemory, NoStore: see
-            `meaning`.
+            `translate_error`.
     """
     try:
         yield
@@ -92,19 +92,16 @@ def store_errors(folder: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise StoreDamaged(f"{folder / DATABASE}: SQLite cannot read it", remedy=CHECK) from error
     except (sqlite3.Error, OSError) as error:
-        ours = meaning(error, folder)
+        ours = translate_error(error, folder)
         if ours is None:
             raise
         raise ours from error
 
 
-def meaning(error: sqlite3.Error | OSError, folder: Path) -> RagMemtokError | None:
-    """Returns what an error of SQLite or the operating system means to the user.
-
-    It is None for one that we do not expect.
-    """
+def translate_error(error: sqlite3.Error | OSError, folder: Path) -> RagMemtokError | None:
+    """What an error of SQLite or the operating system means to the user; None: not expected."""
     if isinstance(error, OSError):
-        return os_meaning(error, folder)
+        return translate_os_error(error, folder)
     detail = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     code = detail & 0xFF  # the kind of error
     if code == sqlite3.SQLITE_CONSTRAINT and detail != sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
@@ -121,7 +118,7 @@ def meaning(error: sqlite3.Error | OSError, folder: Path) -> RagMemtokError | No
         sqlite3.SQLITE_CANTOPEN,
         sqlite3.SQLITE_PERM,
         sqlite3.SQLITE_AUTH,
-    ) and not reachable(folder):
+    ) and not has_write_access(folder):
         return PermissionRefused(f"{folder}: {error}", remedy=f"chmod -R u+rwX {folder}")
     if code in (
         sqlite3.SQLITE_FULL,
@@ -139,8 +136,8 @@ def meaning(error: sqlite3.Error | OSError, folder: Path) -> RagMemtokError | No
     return StoreDamaged(f"{folder / DATABASE}: {error}", remedy=CHECK)
 
 
-def os_meaning(error: OSError, folder: Path) -> RagMemtokError | None:
-    """`meaning` of an error of the operating system."""
+def translate_os_error(error: OSError, folder: Path) -> RagMemtokError | None:
+    """`translate_error` for an error of the operating system."""
     if error.errno in (errno.EACCES, errno.EPERM):
         return PermissionRefused(f"{folder}: {error}", remedy=f"chmod -R u+rwX {folder}")
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
@@ -157,10 +154,10 @@ def os_meaning(error: OSError, folder: Path) -> RagMemtokError | None:
     return None
 
 
-def reachable(folder: Path) -> bool:
-    """Whether this process may write to the folder and its database.
+def has_write_access(folder: Path) -> bool:
+    """Whether this process may write to the folder and its database, by their permissions alone.
 
-    This is as it would be were the disk not mounted read-only.
+    A disk that is mounted read-only is another matter.
     """
     if folder.exists() and os.statvfs(folder).f_flag & os.ST_RDONLY:
         return True
@@ -170,7 +167,7 @@ def reachable(folder: Path) -> bool:
 
 
 def disk_failure(folder: Path, reason: str) -> DiskFailure:
-    """Says how much is free and how much a write may need.
+    """The error of a disk that refuses: how much is free and how much a write may need.
 
     The need is a copy of the database when it is compacted, 16 MiB else.
     """
@@ -186,17 +183,14 @@ def disk_failure(folder: Path, reason: str) -> DiskFailure:
     )
 
 
-def regular(path: Path) -> bool:
-    """Whether `path` is a plain file.
-
-    That is: not missing, nor a link, a FIFO or a device someone put in its place.
-    """
+def is_regular_file(path: Path) -> bool:
+    """Whether `path` is a plain file: no link, FIFO or device that someone put in its place."""
     return path.is_file() and not path.is_symlink()
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the writer's lock. The kernel drops it with the process, so that a kill leaves none.
+def hold_lock(folder: Path) -> Iterator[None]:
+    """The writer's lock, held within. The kernel drops it with the process: a kill leaves none.
 
     Raises:
         StoreLocked: another process (or another Store of this one) holds it.
@@ -208,7 +202,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StoreLocked(
-                f"{holder(handle)} is writing to {folder}",
+                f"{lock_holder(handle)} is writing to {folder}",
                 remedy="wait for it, or stop it; reading goes on",
             ) from None
         with store_errors(folder):
@@ -226,8 +220,8 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def holder(handle: int) -> str:
-    """Who holds the lock, as it wrote there."""
+def lock_holder(handle: int) -> str:
+    """The process that holds the lock, as it wrote there."""
     try:
         content = json.loads(os.pread(handle, 4096, 0))
         return f"process {int(content['pid'])}, started {str(content['started'])[:40]},"
@@ -235,12 +229,12 @@ def holder(handle: int) -> str:
         return "another process"
 
 
-def collections_of(root: Path) -> list[str]:
+def list_collections(root: Path) -> list[str]:
     """The names of the stores under a folder that holds several."""
     with store_errors(root):
-        found = sorted(entry.name for entry in root.iterdir()) if root.is_dir() else []
+        names = sorted(entry.name for entry in root.iterdir()) if root.is_dir() else []
     return [
-        name for name in found if COLLECTION.fullmatch(name) and (root / name / DATABASE).exists()
+        name for name in names if COLLECTION.fullmatch(name) and (root / name / DATABASE).exists()
     ]
 
 
@@ -256,7 +250,7 @@ def folder_of(root: Path, collection: str) -> Path:
             f"{root} is a store itself; it holds no collections",
             remedy="leave --collection out, or name another --store",
         )
-    if not collection and not (root / DATABASE).exists() and (names := collections_of(root)):
+    if not collection and not (root / DATABASE).exists() and (names := list_collections(root)):
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         raise UsageError(
             f"{root} holds collections: {shown}",
@@ -265,14 +259,14 @@ def folder_of(root: Path, collection: str) -> Path:
     return root / collection
 
 
-def beside(folder: Path, suffix: str) -> Path:
+def sibling(folder: Path, suffix: str) -> Path:
     """Another folder next to a store's: `store` -> `store.old`."""
     whole = folder.absolute()
     return whole.with_name(whole.name + suffix)
 
 
 def sync_folder(folder: Path) -> None:
-    """Has the names in a folder on the disk before it returns."""
+    """Flushes the names in a folder to the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -281,7 +275,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_privately(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
-    """Writes a file that only its owner can read, and has it on the disk before it returns."""
+    """Writes a file that only its owner can read, and flushes it to the disk."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     mark("file begun")
     with os.fdopen(handle, "wb") as file:
@@ -292,10 +286,7 @@ def write_privately(path: Path, content: bytes | Iterable[bytes | memoryview]) -
 
 
 def put_in_place(path: Path) -> None:
-    """Renames the finished `path`.new to `path`.
-
-    It has the new name on the disk before it returns.
-    """
+    """Renames the finished `path`.new to `path`, and flushes the name to the disk."""
     mark("before the rename")
     os.replace(f"{path}{NEW}", path)
     mark("renamed")
@@ -335,7 +326,7 @@ def carry_uploads(old: Path, new: Path) -> None:
         for folder, _, names in os.walk(old / UPLOADS):
             copies = target / os.path.relpath(folder, old / UPLOADS)
             copies.mkdir(mode=0o700)
-            for name in filter(lambda name: regular(Path(folder, name)), sorted(names)):
+            for name in filter(lambda name: is_regular_file(Path(folder, name)), sorted(names)):
                 _copy_privately(Path(folder, name), copies / name)
             sync_folder(copies)
 
@@ -344,12 +335,12 @@ def _copy_privately(path: Path, copy: Path) -> None:
     """Copies a file with its time, by which it is known to be unchanged."""
     with open(path, "rb") as file:
         write_privately(copy, iter(lambda: file.read(PIECE), b""))
-        told = os.fstat(file.fileno())
-    os.utime(copy, ns=(told.st_atime_ns, told.st_mtime_ns))
+        status = os.fstat(file.fileno())
+    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
-    """Writes a file, at once or piece by piece, that is the old or the new one at any instant.
+    """Writes a file, at once or piece by piece; it is the old or the new one at any instant.
 
     Of two at once one wins; a torn file cannot have the right digest.
 

@@ -26,7 +26,7 @@ OPTIONAL = {"readables"}  # of these, those that a chunk can lack: they can be m
 LATER: Mapping[str, int | bytes] = {"size": -1, "modified": -1, "headings": b""}
 
 # Of a text itself, and of the terms that we make of it (terms.py).
-TOKENIZE, OF_TERMS = '"unicode61 remove_diacritics 2"', '"porter ascii"'
+TEXT_TOKENIZER, TERM_TOKENIZER = '"unicode61 remove_diacritics 2"', '"porter ascii"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Format:
 # `words` is a cache of the texts, written in the chunk's transaction; no triggers, which
 # trusted_schema=OFF would refuse. AUTOINCREMENT: a number is never used again, so that no stale
 # index or row can point at another chunk or document.
-FIRST = Format(
+FORMAT_1 = Format(
     {
         "manifest": ("key", "value"),
         "documents": (
@@ -106,22 +106,22 @@ FIRST = Format(
         "tokens INTEGER NOT NULL, corrections INTEGER NOT NULL,\n"
         "        safeties INTEGER NOT NULL, margin REAL NOT NULL, reason TEXT NOT NULL, "
         "checksum BLOB NOT NULL) STRICT",
-        "words": f"CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = {TOKENIZE})",
+        "words": f"CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = {TEXT_TOKENIZER})",
     },
 )
 
 # A file's size and time (-1: not known), the headings above a chunk, the vectors that an encoder
 # made of a chunk's text, and `names`: a cache as `words` is, of file names and headings. Both hold
 # terms (terms.py).
-NOW = Format(
+CURRENT = Format(
     {
-        **FIRST.columns,
-        "documents": (*FIRST.columns["documents"], "size", "modified"),
-        "occurrences": (*FIRST.columns["occurrences"], "headings"),
+        **FORMAT_1.columns,
+        "documents": (*FORMAT_1.columns["documents"], "size", "modified"),
+        "occurrences": (*FORMAT_1.columns["occurrences"], "headings"),
         "readables": ("chunk", "encoder", "window", "codec", "rows", "width", "packed"),
     },
     {
-        **FIRST.ddl,
+        **FORMAT_1.ddl,
         "documents": "CREATE TABLE documents (\n"
         "        number INTEGER PRIMARY KEY AUTOINCREMENT, root BLOB NOT NULL, "
         "file BLOB NOT NULL, path BLOB NOT NULL, sha256 TEXT NOT NULL,\n"
@@ -140,12 +140,12 @@ NOW = Format(
         "window INTEGER NOT NULL, codec TEXT NOT NULL,\n"
         "        rows INTEGER NOT NULL, width INTEGER NOT NULL, packed BLOB NOT NULL, "
         "checksum BLOB NOT NULL) STRICT",
-        "words": f"CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = {OF_TERMS})",
-        "names": f"CREATE VIRTUAL TABLE names USING fts5 (text, tokenize = {OF_TERMS})",
+        "words": f"CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = {TERM_TOKENIZER})",
+        "names": f"CREATE VIRTUAL TABLE names USING fts5 (text, tokenize = {TERM_TOKENIZER})",
     },
 )
-COLUMNS = NOW.columns
-FORMATS: Mapping[int, Format] = {1: FIRST, VERSION: NOW}
+COLUMNS = CURRENT.columns
+FORMATS: Mapping[int, Format] = {1: FORMAT_1, VERSION: CURRENT}
 
 
 def format_of(version: int, where: object) -> Format:

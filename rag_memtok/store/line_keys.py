@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from rag_memtok.store.database import Database
-from rag_memtok.store.files import LINES, regular, write_whole
+from rag_memtok.store.files import LINES, is_regular_file, write_whole
 from rag_memtok.store.schema import format_in
 
 RULE = "1"  # what a line is: counted up with every change of it
@@ -33,7 +33,7 @@ Encode = Callable[[list[str]], Float[np.ndarray, "N e"]]
 log = getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class LineKeys:
     """The keys of lines, and the numbers of the chunks that stand under each.
 
@@ -48,95 +48,100 @@ class LineKeys:
     lacking: int
 
 
-def line_keys_of(db: Database, maker: str, encode: Encode, most: int) -> LineKeys:
+def load_line_keys(db: Database, maker: str, encode: Encode, most: int) -> LineKeys:
     """See `Store.line_keys`."""
     maker = f"{RULE} {maker}"
-    found = read(db.folder / LINES, {"store": db.store_id, "maker": maker})
-    state, kept = found or ("", None)
+    state, cached = read(db.folder / LINES, {"store": db.store_id, "maker": maker}) or ("", None)
     with db.reading():
         now = db.row("manifest", "key = ?", "state")[1]
-        if kept and state == now and not 0 < kept.lacking <= most:
-            return kept
-        made = made_of(db, kept, encode, most)
+        if cached and state == now and not 0 < cached.lacking <= most:
+            return cached
+        line_keys = build_line_keys(db, cached, encode, most)
     with db.reading():
         after = db.row("manifest", "key = ?", "state")[1]
     if after == now:  # else a removal may have come between
-        keep(db, now, maker, made)
-    return made
+        save_if_possible(db, now, maker, line_keys)
+    return line_keys
 
 
-def keep(db: Database, state: str, maker: str, made: LineKeys) -> None:
-    """Writes the file, if that can be."""
+def save_if_possible(db: Database, state: str, maker: str, line_keys: LineKeys) -> None:
+    """Writes the file; where that cannot be, it is logged."""
+    binding = {"store": db.store_id, "maker": maker, "state": state}
     try:
-        write(db.folder / LINES, {"store": db.store_id, "maker": maker, "state": state}, made)
+        write(db.folder / LINES, binding, line_keys)
     except OSError as error:
         log.info("%s is kept in memory only: %s", db.folder / LINES, error)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kept:
-    """What a file had before a removal; the file itself may be gone since."""
+class PreviousLineKeys:
+    """The content of a file before a removal; the file itself may be gone since."""
 
     maker: str
     lines: LineKeys
 
 
-def before_removal(db: Database) -> Kept | None:
-    """What the file has, of whatever maker; nothing of it is in memory."""
+def read_before_removal(db: Database) -> PreviousLineKeys | None:
+    """The content of the file, of whatever maker; it is mapped, not read into memory."""
     path = db.folder / LINES
-    header = header_of(path)
-    maker = str(header.get("maker", ""))
-    found = read(path, {"store": db.store_id, "maker": maker}, mapped=True)
-    return Kept(maker, found[1]) if found else None
+    maker = str(read_header(path).get("maker", ""))
+    content = read(path, {"store": db.store_id, "maker": maker}, mapped=True)
+    return PreviousLineKeys(maker, content[1]) if content else None
 
 
-def after_removal(db: Database, kept: Kept | None) -> None:
+def rewrite_after_removal(db: Database, previous: PreviousLineKeys | None) -> None:
     """Writes the file anew, with the keys of the lines that are still there."""
-    if kept and kept.maker.startswith(f"{RULE} "):
+    if previous and previous.maker.startswith(f"{RULE} "):
         with db.reading():
             now = db.row("manifest", "key = ?", "state")[1]
-            made = made_of(db, kept.lines, lambda _: np.zeros((0, 0), dtype=np.float32), 0)
-        keep(db, now, kept.maker, made)
+            line_keys = build_line_keys(
+                db, previous.lines, lambda _: np.zeros((0, 0), dtype=np.float32), 0
+            )
+        save_if_possible(db, now, previous.maker, line_keys)
 
 
-def made_of(db: Database, kept: LineKeys | None, encode: Encode, most: int) -> LineKeys:
+def build_line_keys(db: Database, cached: LineKeys | None, encode: Encode, most: int) -> LineKeys:
     """The keys of the lines that the store has now; within a transaction.
 
-    Those that are in `kept` come from there. The others are encoded, if they are `most` at most.
+    Those that are in `cached` come from there. The others are encoded, if they are `most` at most.
     """
-    known = {} if kept is None else {one.tobytes(): at for at, one in enumerate(kept.digests)}
-    numbers, lines, chunks = standing(db)
-    wanted = numbers.keys() - known.keys()
-    lacking = 0 if len(wanted) <= most else len(wanted)
-    there = [one for one in numbers if one in known or not lacking]
-    rows = {one: row for row, one in enumerate(there)}
-    moved = np.array([rows.get(one, -1) for one in numbers], dtype=np.int64)
-    lines = moved[lines] if len(moved) else lines
+    old_rows = (
+        {} if cached is None else {row.tobytes(): at for at, row in enumerate(cached.digests)}
+    )
+    numbers, lines, chunks = read_lines(db)
+    new = numbers.keys() - old_rows.keys()
+    lacking = 0 if len(new) <= most else len(new)
+    digests = [digest for digest in numbers if digest in old_rows or not lacking]
+    rows = {digest: row for row, digest in enumerate(digests)}
+    renumbered = np.array([rows.get(digest, -1) for digest in numbers], dtype=np.int64)
+    lines = renumbered[lines] if len(renumbered) else lines
     order = np.lexsort((chunks, lines))
     order = order[lines[order] >= 0]
-    keys = np.zeros((len(there), 0 if kept is None else kept.keys.shape[1]), dtype=np.float32)
-    if kept is not None and len(kept.keys):
-        old = [(rows[one], at) for one, at in known.items() if one in rows]
-        keys[[row for row, _ in old]] = kept.keys[[at for _, at in old]]
-    for digests, texts in () if lacking else batches(db, set(wanted)):
-        made = encode(texts)
-        keys = keys if keys.shape[1] else np.zeros((len(there), made.shape[1]), dtype=np.float32)
-        keys[[rows[one] for one in digests]] = made
+    width = 0 if cached is None else cached.keys.shape[1]
+    keys = np.zeros((len(digests), width), dtype=np.float32)  # [L, e]
+    if cached is not None and len(cached.keys):
+        moves = [(rows[digest], at) for digest, at in old_rows.items() if digest in rows]
+        keys[[row for row, _ in moves]] = cached.keys[[at for _, at in moves]]
+    for batch, texts in () if lacking else batch_lines(db, set(new)):
+        encoded = encode(texts)  # [N, e]
+        if not keys.shape[1]:
+            keys = np.zeros((len(digests), encoded.shape[1]), dtype=np.float32)
+        keys[[rows[digest] for digest in batch]] = encoded
     return LineKeys(
-        np.searchsorted(lines[order], np.arange(len(there) + 1)),
-        chunks[order],
-        keys,
-        np.frombuffer(b"".join(there), dtype=np.uint8).reshape(len(there), DIGEST),
-        lacking,
+        starts=np.searchsorted(lines[order], np.arange(len(digests) + 1)),
+        chunks=chunks[order],
+        keys=keys,
+        digests=np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(len(digests), DIGEST),
+        lacking=lacking,
     )
 
 
-def standing(
+def read_lines(
     db: Database,
 ) -> tuple[dict[bytes, int], Int[np.ndarray, " P"], Int[np.ndarray, " P"]]:
-    """The digest of each line that the store has, with its number, and where chunks stand.
+    """The digest of each line of the store with its number; and the pairs of line and chunk.
 
-    That is: of each line and chunk below it, once, the line's number and the chunk's.
+    The pairs are two arrays: the numbers of lines, those of the chunks below. Each pair is once.
     """
     numbers: dict[bytes, int] = {}
     lines, chunks = array("q"), array("q")
@@ -148,7 +153,7 @@ def standing(
 
 
 def each_line(db: Database) -> Iterator[tuple[bytes, int]]:
-    """Each place's line, as in the index of names (words.py), and the number of its chunk."""
+    """Yields each place's line, as in the index of names (words.py), and its chunk's number."""
     headings = "headings" if "headings" in format_in(db.connection).columns["occurrences"] else "''"
     query = f"""SELECT CAST(path AS BLOB), CAST({headings} AS BLOB), CAST(chunk AS INTEGER)
         FROM documents CROSS JOIN occurrences ON document = number"""
@@ -156,51 +161,54 @@ def each_line(db: Database) -> Iterator[tuple[bytes, int]]:
         yield (path + b" > " + above if above else path), chunk
 
 
-def batches(db: Database, wanted: set[bytes]) -> Iterator[tuple[Sequence[bytes], list[str]]]:
-    """The lines of these digests, some at a time, with their digests."""
+def batch_lines(db: Database, wanted: set[bytes]) -> Iterator[tuple[Sequence[bytes], list[str]]]:
+    """The lines of the digests `wanted`, ENCODED at a time, with their digests."""
 
-    def new() -> Iterator[tuple[bytes, str]]:
+    def pairs() -> Iterator[tuple[bytes, str]]:
         for line, _ in each_line(db):
             if (digest := digest_of(line)) in wanted:
                 wanted.remove(digest)
                 yield digest, line.decode(errors="replace")
 
-    lines = new()
-    while some := list(islice(lines, ENCODED)):
-        yield [digest for digest, _ in some], [line for _, line in some]
+    rest = pairs()
+    while batch := list(islice(rest, ENCODED)):
+        yield [digest for digest, _ in batch], [line for _, line in batch]
 
 
 def digest_of(line: bytes) -> bytes:
-    """What a line is known by."""
+    """The sha256 by which a line is known."""
     return hashlib.sha256(line).digest()
 
 
 # --- the file
 
 
-def write(path: Path, bound: Mapping[str, str], lines: LineKeys) -> None:
-    """Writes a file of lines' keys.
+def write(path: Path, binding: Mapping[str, str], line_keys: LineKeys) -> None:
+    """Writes a file of the keys of lines, bound to a store, a maker and a state.
 
     Raises:
         OSError: it could not be written.
     """
     arrays = (
-        lines.starts.astype("<i8"),
-        lines.chunks.astype("<i8"),
-        np.ascontiguousarray(lines.keys, dtype="<f4"),
-        np.ascontiguousarray(lines.digests),
+        line_keys.starts.astype("<i8"),
+        line_keys.chunks.astype("<i8"),
+        np.ascontiguousarray(line_keys.keys, dtype="<f4"),
+        np.ascontiguousarray(line_keys.digests),
     )
-    payload = [one.reshape(-1).view(np.uint8).data for one in arrays]
-    whole = hashlib.sha256()
+    payload = [array.reshape(-1).view(np.uint8).data for array in arrays]
+    digest = hashlib.sha256()
     for part in payload:
-        whole.update(part)
-    shape = {"shape": [*lines.keys.shape, len(lines.chunks)], "lacking": lines.lacking}
-    header = json.dumps({**bound, **shape, "sha256": whole.hexdigest()}).encode()
+        digest.update(part)
+    counts = {
+        "shape": [*line_keys.keys.shape, len(line_keys.chunks)],
+        "lacking": line_keys.lacking,
+    }
+    header = json.dumps({**binding, **counts, "sha256": digest.hexdigest()}).encode()
     write_whole(path, (header.ljust(HEADER - 1) + b"\n", *payload))
 
 
-def header_of(path: Path) -> dict[str, Any]:
-    """The line of JSON; an empty one if there is none."""
+def read_header(path: Path) -> dict[str, Any]:
+    """The line of JSON at the head of a file; empty if there is none."""
     try:
         with path.open("rb") as file:
             header = json.loads(file.read(HEADER))
@@ -209,37 +217,40 @@ def header_of(path: Path) -> dict[str, Any]:
     return header if isinstance(header, dict) else {}
 
 
-def read(path: Path, bound: Mapping[str, str], mapped: bool = False) -> tuple[str, LineKeys] | None:
-    """The state that a file is of, and what it has: None unless it is whole and `bound` so.
+def read(
+    path: Path, binding: Mapping[str, str], *, mapped: bool = False
+) -> tuple[str, LineKeys] | None:
+    """The state that a file is of, and its keys; None unless it is whole and bound to `binding`.
 
-    `mapped`: what it has stays on the disk, which may drop the file's name meanwhile.
+    Args:
+        mapped: the arrays stay on the disk; the file's name may be gone meanwhile.
     """
     if not path.exists() and not path.is_symlink():
         return None
-    header = header_of(path) if regular(path) else {}
-    if header and any(header.get(key) != value for key, value in bound.items()):
+    header = read_header(path) if is_regular_file(path) else {}
+    if header and any(header.get(key) != value for key, value in binding.items()):
         log.info("%s is of another store or embedder: made anew", path)
         return None
     try:
-        return str(header["state"]), payload_of(path, header, mapped)
+        return str(header["state"]), read_payload(path, header, mapped=mapped)
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         log.warning("%s is damaged: the keys of names and headings are made anew", path)
         return None
 
 
-def payload_of(path: Path, header: Mapping[str, Any], mapped: bool) -> LineKeys:
-    """What a file has.
+def read_payload(path: Path, header: Mapping[str, Any], *, mapped: bool) -> LineKeys:
+    """The keys in a file.
 
     Raises:
         OSError, ValueError, KeyError, TypeError: they are not those that its header tells of.
     """
-    count, width, places = (int(one) for one in header["shape"])
+    count, width, places = (int(number) for number in header["shape"])
     shapes = [(count + 1,), (places,), (count, width), (count, DIGEST)]
     sizes = [8 * (count + 1), 8 * places, 4 * count * width, DIGEST * count]
     if min(count, width, places) < 0 or path.stat().st_size != HEADER + sum(sizes):
         raise ValueError(f"{path} has another size")
-    read_in: Any = np.memmap if mapped else np.fromfile
-    data = read_in(path, dtype=np.uint8, offset=HEADER)
+    load: Any = np.memmap if mapped else np.fromfile
+    data = load(path, dtype=np.uint8, offset=HEADER)
     if hashlib.sha256(data.data).hexdigest() != header["sha256"]:
         raise ValueError(f"{path} has other bytes")
     parts = np.split(np.asarray(data), np.cumsum(sizes)[:-1])
@@ -248,4 +259,6 @@ def payload_of(path: Path, header: Mapping[str, Any], mapped: bool) -> LineKeys:
         part.view(kind).reshape(shape)
         for part, kind, shape in zip(parts, kinds, shapes, strict=True)
     )
-    return LineKeys(starts, chunks, keys, digests, int(header["lacking"]))
+    return LineKeys(
+        starts=starts, chunks=chunks, keys=keys, digests=digests, lacking=int(header["lacking"])
+    )

@@ -27,84 +27,80 @@ log = getLogger(__name__)
 
 
 def secret_path() -> Path:
-    """Where the secret is: `$XDG_CONFIG_HOME/rag-memtok/owner`, else under `~/.config`.
+    """The file of the secret: `$XDG_CONFIG_HOME/rag-memtok/owner`, else under `~/.config`.
 
     RAG_MEMTOK_OWNER_FILE names another: a team's, for stores that several users write and ask.
     """
-    if told := os.environ.get(OWNER_FILE):
-        return Path(told)
+    if named := os.environ.get(OWNER_FILE):
+        return Path(named)
     return (
         Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "rag-memtok" / "owner"
     )
 
 
-def secret() -> bytes | None:
-    """This user's secret, made when it is first needed.
-
-    It is None where there is no place to keep one.
-    """
+def load_secret() -> bytes | None:
+    """This user's secret, made when it is first needed; None where there is no place to keep it."""
     path = secret_path()
     try:
         if not path.exists():
             _make_secret(path)
-        found = bytes.fromhex(path.read_text(encoding="ascii"))
+        key = bytes.fromhex(path.read_text(encoding="ascii"))
     except (OSError, ValueError, RuntimeError) as error:
         log.info("%s: %s: stores made here will not be known as such", path, error)
         return None
-    return found if len(found) == SECRET_BYTES else None
+    return key if len(key) == SECRET_BYTES else None
 
 
 def _make_secret(path: Path) -> None:
-    """Puts a whole file in place at once.
-
-    It leaves the one of another process that was quicker.
-    """
+    """Writes the file of the secret, whole at once; that of a process that was quicker stays."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(secrets.token_hex(SECRET_BYTES).encode())
             os.fsync(file.fileno())
         with suppress(FileExistsError):
-            os.link(draft, path)
+            os.link(temporary, path)
     finally:
-        draft.unlink()
+        temporary.unlink()
 
 
-def signed(what: str, value: str) -> str:
-    """The HMAC of `value`, "" without a secret.
+def sign(purpose: str, value: str) -> str:
+    """The HMAC of `value`; "" without a secret.
 
-    `what` keeps a store's from being one of an export.
+    `purpose` keeps a store's from passing for that of an export.
     """
-    key = secret()
-    return hmac.new(key, f"{what} {value}".encode(), hashlib.sha256).hexdigest() if key else ""
+    key = load_secret()
+    return hmac.new(key, f"{purpose} {value}".encode(), hashlib.sha256).hexdigest() if key else ""
 
 
-def is_signed(what: str, value: str, signature: str) -> bool:
+def is_signed(purpose: str, value: str, signature: str) -> bool:
     """Whether `signature` was made here over `value`."""
-    return bool(signature) and hmac.compare_digest(signature.encode(), signed(what, value).encode())
+    return bool(signature) and hmac.compare_digest(
+        signature.encode(), sign(purpose, value).encode()
+    )
 
 
-def maker() -> dict[str, str]:
-    """What makes a new store one's own."""
+def new_maker() -> dict[str, str]:
+    """The row of a new store's manifest that makes it one's own."""
     nonce = secrets.token_hex(16)
-    return {MAKER: f"{nonce} {signed('store', nonce)}"}
+    return {MAKER: f"{nonce} {sign('store', nonce)}"}
 
 
-def made_here(manifest: Mapping[str, str]) -> bool:
+def is_made_here(manifest: Mapping[str, str]) -> bool:
     """Whether a store of this manifest was made by this user."""
     nonce, _, signature = manifest.get(MAKER, "").partition(" ")
     return is_signed("store", nonce, signature)
 
 
-def require_trust(manifest: Mapping[str, str], folder: Path, trusted: bool) -> None:
+def require_trust(manifest: Mapping[str, str], folder: Path, *, trusted: bool) -> None:
     """Refuses a store made elsewhere unless the user trusts it.
 
     Raises:
         InputRefused: it was not made here.
     """
-    if not trusted and not made_here(manifest):
+    if not trusted and not is_made_here(manifest):
         raise InputRefused(
             f"the store {folder} was not made here; whoever wrote its memories can steer the "
             "answers",

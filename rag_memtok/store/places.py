@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from rag_memtok.datatypes import Occurrence, StoredDocument
 from rag_memtok.store.database import Database
 from rag_memtok.store.formats import COLUMNS
-from rag_memtok.store.integrity import problems
+from rag_memtok.store.integrity import find_problems
 from rag_memtok.store.removal import Files, drop_file
-from rag_memtok.store.schema import name_bytes, problem
-from rag_memtok.store.words import forget, refresh_names
+from rag_memtok.store.schema import describe_problem, name_bytes
+from rag_memtok.store.words import purge_deleted, refresh_names
 
 
 def replace_file(
@@ -22,27 +22,31 @@ def replace_file(
 ) -> None:
     """See `Store.replace_file`."""
     places: dict[str, list[Occurrence]] = {document.path: [] for document in documents}
-    for one in occurrences:
-        places[one.path].append(one)
+    for place in occurrences:
+        places[place.path].append(place)
     for document in documents:
         require_whole(document, places[document.path])
         if (document.root, document.file) != (root, file):
             raise ValueError(f"{document.path!a} is not of {file!a}")
     with db.writing():
         left = {chunk for names in ((root, file), *outdated) for chunk in drop_file(db, *names)}
-        taken = {
+        placed = {
             chunk
             for document in documents
             for chunk in insert_document(db, document, places[document.path])
         }
-        refresh_names(db.connection, left | taken)
+        refresh_names(db.connection, left | placed)
         if left:
-            forget(db.connection, "names")
+            purge_deleted(db.connection, "names")
 
 
 def require_whole(document: StoredDocument, places: Sequence[Occurrence]) -> None:
-    """Raises ValueError unless the places are those of all the document's chunks."""
-    ordinals = sorted(one.ordinal for one in places)
+    """Refuses places that are not those of all the document's chunks.
+
+    Raises:
+        ValueError: they are not, a bug of the caller.
+    """
+    ordinals = sorted(place.ordinal for place in places)
     if ordinals != list(range(document.chunks)):
         raise ValueError(f"{document.path!a} is not whole")
 
@@ -50,7 +54,7 @@ def require_whole(document: StoredDocument, places: Sequence[Occurrence]) -> Non
 def add_document(db: Database, document: StoredDocument, places: Sequence[Occurrence]) -> None:
     """See `Store.add_document`."""
     require_whole(document, places)
-    if any((one.root, one.path) != (document.root, document.path) for one in places):
+    if any((place.root, place.path) != (document.root, document.path) for place in places):
         raise ValueError(f"{document.path!a} has places of another")
     with db.writing():
         refresh_names(db.connection, insert_document(db, document, places))
@@ -63,51 +67,51 @@ def insert_document(
     number, chunks = db.next_number("documents"), set()
     values = (getattr(document, name) for name in COLUMNS["documents"][1:])
     db.insert("documents", (number, *values))
-    for one in places:
-        chunk = db.row("chunks", "id = ?", one.chunk_id)[0]
+    for place in places:
+        chunk = db.row("chunks", "id = ?", place.chunk_id)[0]
         chunks.add(chunk)
-        place = (one.start, one.end, one.locator, one.headings)
-        db.insert("occurrences", (number, one.ordinal, chunk, *place))
+        columns = (place.start, place.end, place.locator, place.headings)
+        db.insert("occurrences", (number, place.ordinal, chunk, *columns))
     return chunks
 
 
-def occurrences_of(
-    db: Database, where: str, value: object, skip_damaged: bool = False
+def read_occurrences(
+    db: Database, where: str, value: object, *, skip_damaged: bool = False
 ) -> list[Occurrence]:
-    """The places `where`, within a transaction.
+    """The occurrences `where`; within a transaction.
 
     Raises:
         StoreDamaged: a row of it is damaged; with `skip_damaged` it is left out.
     """
-    found: list[Occurrence] = []
+    occurrences: list[Occurrence] = []
     for document, ordinal, chunk, *place in db.rows(
         "occurrences", where, value, skip_damaged=skip_damaged
     ):
         for _, chunk_id, *_ in db.rows("chunks", "number = ?", chunk, skip_damaged=skip_damaged):
-            found += [
+            occurrences += [
                 Occurrence(root, path, ordinal, chunk_id, *place)
                 for _, root, _, path, *_ in db.rows(
                     "documents", "number = ?", document, skip_damaged=skip_damaged
                 )
             ]
-    return found
+    return occurrences
 
 
-def chunks_of_document(db: Database, root: str, path: str) -> list[Occurrence]:
+def read_document_chunks(db: Database, root: str, path: str) -> list[Occurrence]:
     """See `Store.document_chunks`."""
     with db.reading():
         document = db.row("documents", "root = ? AND path = ?", name_bytes(root), name_bytes(path))
         number, chunks = document[0], StoredDocument(*document[1:]).chunks
-        found = occurrences_of(db, "document = ? ORDER BY ordinal", number)
-        if [one.ordinal for one in found] != list(range(chunks)):
+        places = read_occurrences(db, "document = ? ORDER BY ordinal", number)
+        if [place.ordinal for place in places] != list(range(chunks)):
             row = (number, *map(name_bytes, document[1:3]))
             lost = f"it lost some of its {chunks} chunks"
-            raise db.damage(problem(db.connection, "documents", row, lost))
-    return found
+            raise db.damage(describe_problem(db.connection, "documents", row, lost))
+    return places
 
 
-def chunks_of_files(db: Database, files: Files) -> set[int]:
-    """The numbers of the chunks that stand in these files."""
+def chunk_numbers_of_files(db: Database, files: Files) -> set[int]:
+    """The numbers of the chunks that stand in `files`."""
     query = (
         "SELECT chunk FROM occurrences JOIN documents ON document = number "
         "WHERE root = ? AND file = ?"
@@ -122,8 +126,8 @@ def chunks_of_files(db: Database, files: Files) -> set[int]:
 def file_hashes(db: Database, root: str) -> "FileHashes":
     """See `Store.file_hashes`."""
     with db.reading():
-        found = problems(db.connection, db.store_id, structural=False)
-        return FileHashes(db, root, frozenset(one.file for one in found if one.file))
+        problems = find_problems(db.connection, db.store_id, structural=False)
+        return FileHashes(db, root, frozenset(problem.file for problem in problems if problem.file))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

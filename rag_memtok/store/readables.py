@@ -9,29 +9,30 @@ from rag_memtok.datatypes import ReadableVectors
 from rag_memtok.store.database import Database
 
 
-def readable_of(db: Database, number: int) -> ReadableVectors | None:
-    """A chunk's; None where it has none.
+def read_readable(db: Database, number: int) -> ReadableVectors | None:
+    """The readable vectors of a chunk; None where it has none.
 
     Raises:
         StoreDamaged: they are not what was written.
     """
     for _, encoder, window, codec, rows, width, packed in db.rows("readables", "chunk = ?", number):
-        return ReadableVectors(encoder, window, codec, packed, (rows, width))
+        return ReadableVectors(
+            encoder=encoder, window=window, codec=codec, packed=packed, shape=(rows, width)
+        )
     return None
 
 
-def insert_readable(db: Database, number: int, made: ReadableVectors) -> None:
-    """Gives a chunk these; within a transaction."""
-    db.insert(
-        "readables", (number, made.encoder, made.window, made.codec, *made.shape, made.packed)
-    )
+def insert_readable(db: Database, number: int, vectors: ReadableVectors) -> None:
+    """Writes the readable vectors of a chunk; within a transaction."""
+    columns = (vectors.encoder, vectors.window, vectors.codec, *vectors.shape, vectors.packed)
+    db.insert("readables", (number, *columns))
 
 
-def put_readables(db: Database, made: Mapping[str, ReadableVectors]) -> None:
+def put_readables(db: Database, by_chunk: Mapping[str, ReadableVectors]) -> None:
     """See `Store.put_readables`."""
     with db.writing():
-        for chunk_id, one in made.items():
-            insert_readable(db, db.row("chunks", "id = ?", chunk_id)[0], one)
+        for chunk_id, vectors in by_chunk.items():
+            insert_readable(db, db.row("chunks", "id = ?", chunk_id)[0], vectors)
 
 
 def lacking_readables(db: Database, encoder: str, window: int) -> tuple[str, ...]:

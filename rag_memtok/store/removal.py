@@ -10,9 +10,9 @@ from pathlib import Path
 from rag_memtok.store.database import Database
 from rag_memtok.store.files import CACHES, drop_unfinished, mark, outdate_adapter, store_errors
 from rag_memtok.store.formats import PARTS
-from rag_memtok.store.line_keys import after_removal, before_removal
+from rag_memtok.store.line_keys import read_before_removal, rewrite_after_removal
 from rag_memtok.store.schema import name_bytes
-from rag_memtok.store.words import forget, refresh_names
+from rag_memtok.store.words import purge_deleted, refresh_names
 
 Files = Sequence[tuple[str, str]]  # (root, file)
 
@@ -23,23 +23,23 @@ def collect(db: Database, files: Files) -> int:
     See `Store.collect`.
     """
     with db.reading():
-        if not files and not orphans(db):
+        if not files and not find_orphans(db):
             return 0
-    kept = before_removal(db)
-    drop_index(db.folder)  # first: no kill may leave it behind
+    previous = read_before_removal(db)
+    drop_caches(db.folder)  # first: no kill may leave it behind
     with db.writing():
         left = {chunk for names in files for chunk in drop_file(db, *names)}
-        gone = orphans(db)
+        gone = find_orphans(db)
         refresh_names(db.connection, left.union(gone))
         delete_parts(db, gone)
         db.for_each("DELETE FROM chunks WHERE number = ?", gone)
         for table in ("words", "names"):
-            forget(db.connection, table)
-    drop_index(db.folder)  # again: a reader may have put it back meanwhile
+            purge_deleted(db.connection, table)
+    drop_caches(db.folder)  # again: a reader may have put it back meanwhile
     with store_errors(db.folder):
         db.execute("VACUUM")
     mark("vacuumed")
-    after_removal(db, kept)
+    rewrite_after_removal(db, previous)
     return len(gone)
 
 
@@ -56,8 +56,8 @@ def drop_file(db: Database, root: str, file: str) -> set[int]:
     return {chunk for (chunk,) in chunks}
 
 
-def orphans(db: Database) -> list[int]:
-    """The numbers of the chunks that no document has.
+def find_orphans(db: Database) -> list[int]:
+    """The numbers of the chunks without an occurrence.
 
     Raises:
         StoreDamaged: an occurrence is damaged: what it hides must not be taken for an orphan.
@@ -68,11 +68,8 @@ def orphans(db: Database) -> list[int]:
     return [number for (number,) in db.execute(unplaced)]
 
 
-def drop_index(folder: Path) -> None:
-    """Drops the caches of keys, which are nearly the text that they are of.
-
-    An adapter may have learned it: it is outdated.
-    """
+def drop_caches(folder: Path) -> None:
+    """Deletes the caches of keys, which leak most of their text, and marks the adapter as stale."""
     with store_errors(folder):
         outdate_adapter(folder)
         for name in CACHES:
@@ -82,7 +79,7 @@ def drop_index(folder: Path) -> None:
 
 
 def delete_parts(db: Database, numbers: Sequence[int]) -> None:
-    """Deletes all of these chunks but their own rows; within a transaction."""
+    """Deletes all rows of these chunks but those in `chunks`; within a transaction."""
     for table in PARTS:
         db.for_each(f"DELETE FROM {table} WHERE chunk = ?", numbers)
     db.for_each("DELETE FROM words WHERE rowid = ?", numbers)

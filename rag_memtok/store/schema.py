@@ -22,10 +22,10 @@ from rag_memtok.errors import StoreDamaged
 from rag_memtok.store.files import ANOTHER_STORE, BUSY_SECONDS, DATABASE, mark
 from rag_memtok.store.formats import (
     COLUMNS,
+    CURRENT,
     KEY_COLUMNS,
     LATER,
     NAMES,
-    NOW,
     VERSION,
     Format,
     format_of,
@@ -49,20 +49,20 @@ PRAGMAS = (
 
 
 def checksum(store_id: str, table: str, values: Sequence[Any]) -> bytes:
-    """Returns the row's sha256.
+    """The sha256 of a row.
 
     Each value is hashed with its kind and length, so that no two rows hash the same bytes.
     """
     digest = hashlib.sha256()
     for value in (store_id, table, *values):
-        kind, data = encoded(value)
+        kind, data = encode_value(value)
         digest.update(b"%c%d:" % (kind, len(data)))
         digest.update(data)
     return digest.digest()
 
 
-def encoded(value: object) -> tuple[bytes, bytes]:
-    """Returns a column's kind and bytes.
+def encode_value(value: object) -> tuple[bytes, bytes]:
+    """A column's kind and bytes.
 
     TEXT is read back as bytes (a flipped bit may leave no UTF-8), so it hashes like a BLOB.
     """
@@ -76,7 +76,7 @@ def encoded(value: object) -> tuple[bytes, bytes]:
 
 
 def name_bytes(name: str) -> bytes:
-    """Returns a file's name as the file system has it.
+    """A file's name as the file system has it.
 
     Bytes that are not UTF-8 arrive as lone surrogates (PEP 383).
     """
@@ -84,7 +84,7 @@ def name_bytes(name: str) -> bytes:
 
 
 def to_disk(table: str, row: Sequence[Any]) -> Row:
-    """Returns a row as it is bound."""
+    """A row as its values are bound: names as bytes."""
     return tuple(
         name_bytes(value) if column in NAMES else value
         for column, value in zip(COLUMNS[table], row, strict=True)
@@ -129,9 +129,9 @@ def select(
         yield (*raw, *later), stored == checksum(store_id, table, raw)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Something wrong in the store: in which table and row.
+    """Damage in the store: in which table and row.
 
     `chunk_id` and `file` (its path on disk) say whose, where that is known.
     """
@@ -151,21 +151,18 @@ class Problem:
         return f"table {self.table}, row {self.row}{whose}: {self.reason}"
 
 
-def problem(
+def describe_problem(
     db: sqlite3.Connection, table: str, raw: Sequence[Any], reason: str = "its checksum is wrong"
 ) -> Problem:
-    """Describes a row that is not what was written.
-
-    It tells whatever can still be found out about whose it is.
-    """
+    """The problem of a row that is not what was written, with what is left of whose it is."""
     row = "/".join(
         str(value.decode(errors="replace") if isinstance(value, bytes) else value)
         for value in raw[: KEY_COLUMNS.get(table, 1)]
     )
     if table == "manifest":
-        return Problem(table, ascii(row), reason)
+        return Problem(table=table, row=ascii(row), reason=reason)
     if table == "documents":
-        return Problem(table, row, reason, file=file_of(raw[1:3]))
+        return Problem(table=table, row=row, reason=reason, file=path_on_disk(raw[1:3]))
     number = raw[2] if table == "occurrences" else raw[0]
     chunk_id, file = None, None
     with suppress(sqlite3.Error):  # what it says is a courtesy: damage here is reported where it is
@@ -173,17 +170,16 @@ def problem(
         # a flipped bit may have made a number of it
         if chunk and isinstance(chunk[0], bytes):
             chunk_id = chunk[0].decode(errors="replace")
-        occurrence = (
+        query = (
             "SELECT root, file FROM documents JOIN occurrences ON document = number "
-            "WHERE "
-            "{} = ? LIMIT 1"
+            "WHERE {} = ? LIMIT 1"
         )
         owner, value = ("document", raw[0]) if table == "occurrences" else ("chunk", number)
-        file = file_of(db.execute(occurrence.format(owner), (value,)).fetchone())
-    return Problem(table, row, reason, chunk_id, file)
+        file = path_on_disk(db.execute(query.format(owner), (value,)).fetchone())
+    return Problem(table=table, row=row, reason=reason, chunk_id=chunk_id, file=file)
 
 
-def file_of(names: Sequence[Any] | None) -> str | None:
+def path_on_disk(names: Sequence[Any] | None) -> str | None:
     """The path on disk of a document's (root, file), as far as they are still names."""
     if names is None or not all(isinstance(name, bytes) for name in names):
         return None
@@ -235,32 +231,32 @@ def connect(database: Path, mode: str) -> sqlite3.Connection:
     return db
 
 
-def build(db: sqlite3.Connection) -> None:
-    """Makes the empty tables of the present format."""
+def create_tables(db: sqlite3.Connection) -> None:
+    """Creates the empty tables of the present format."""
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     db.execute(f"PRAGMA user_version = {VERSION}")
-    for statement in NOW.ddl.values():
+    for statement in CURRENT.ddl.values():
         db.execute(statement)
 
 
-def objects(db: sqlite3.Connection) -> set[tuple[bytes, ...]]:
-    """Every table, index, trigger and view with its SQL."""
+def schema_objects(db: sqlite3.Connection) -> set[tuple[bytes, ...]]:
+    """Every table, index, trigger and view of a database with its SQL."""
     return set(db.execute("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master"))
 
 
-def expected_objects(made: Format) -> set[tuple[bytes, ...]]:
-    """What `objects` gives for a store of a format, by building one in memory.
+def expected_objects(format_: Format) -> set[tuple[bytes, ...]]:
+    """What `schema_objects` gives for a store of a format, by building one in memory.
 
     FTS5's own tables are as this SQLite makes them.
     """
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         db.text_factory = bytes
-        for statement in made.ddl.values():
+        for statement in format_.ddl.values():
             db.execute(statement)
-        return objects(db)
+        return schema_objects(db)
 
 
-def pragma(db: sqlite3.Connection, name: str) -> int:
+def read_pragma(db: sqlite3.Connection, name: str) -> int:
     """The value of a pragma that is a number."""
     return int(db.execute(f"PRAGMA {name}").fetchone()[0])
 
@@ -271,11 +267,11 @@ def format_in(db: sqlite3.Connection, where: object = "the store") -> Format:
     Raises:
         FormatMismatch: not one that this program reads.
     """
-    return format_of(pragma(db, "user_version"), where)
+    return format_of(read_pragma(db, "user_version"), where)
 
 
 def next_state(state: str) -> str:
-    """The next state: the generation, one up, and a nonce.
+    """The state after `state`: the generation, one up, and a nonce.
 
     A restored backup that is written to again never has the state of what it replaced.
     """
@@ -283,22 +279,24 @@ def next_state(state: str) -> str:
 
 
 def admit(db: sqlite3.Connection, folder: Path) -> None:
-    """Lets a database in only if it is one of ours, and with exactly the tables of its format.
+    """Refuses a database that is not ours, or has not exactly the tables of its format.
 
-    This comes before anything is asked of it.
+    To be called before anything is asked of it.
 
     Raises:
         StoreDamaged: not our database, or something in it (a trigger, a view, a changed table) that
             we did not make.
         FormatMismatch: it is of a format that this program does not read.
     """
-    if pragma(db, "application_id") != APPLICATION_ID:
+    if read_pragma(db, "application_id") != APPLICATION_ID:
         raise StoreDamaged(
             f"{folder / DATABASE} is not a database of rag-memtok", remedy=ANOTHER_STORE
         )
-    found, expected = objects(db), expected_objects(format_in(db, folder))
-    if found != expected:
-        names = sorted(b" ".join(entry[:2]).decode(errors="replace") for entry in found ^ expected)
+    present, expected = schema_objects(db), expected_objects(format_in(db, folder))
+    if present != expected:
+        names = sorted(
+            b" ".join(entry[:2]).decode(errors="replace") for entry in present ^ expected
+        )
         raise StoreDamaged(
             f"{folder / DATABASE} has other tables than ours: {', '.join(names)}",
             remedy=ANOTHER_STORE,
@@ -306,7 +304,7 @@ def admit(db: sqlite3.Connection, folder: Path) -> None:
 
 
 def pack_pins(pins: Sequence[Pin]) -> bytes:
-    """One row for all of a chunk's pins, so that a lost pin cannot go unseen."""
+    """A chunk's pins as the bytes of one row, so that a lost pin cannot go unseen."""
     return b"".join(PIN.pack(pin.position, pin.token, PIN_KINDS.index(pin.kind)) for pin in pins)
 
 

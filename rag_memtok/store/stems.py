@@ -51,23 +51,26 @@ FUNCTION_WORDS = {
 }
 
 
-def language_of(words: Iterable[str]) -> str:
+def detect_language(words: Iterable[str]) -> str:
     """The language of a text by its words, without capitals and accents; "" if none of these."""
-    kept = list(words)
-    counts = {name: sum(word in known for word in kept) for name, known in FUNCTION_WORDS.items()}
+    words = list(words)
+    counts = {
+        name: sum(word in function_words for word in words)
+        for name, function_words in FUNCTION_WORDS.items()
+    }
     best = max(counts, key=lambda name: counts[name])
-    enough = max(SHARE * len(kept), sum(word in ENGLISH for word in kept) + 1)
-    several = len({word for word in FUNCTION_WORDS[best].intersection(kept) if word[1:]}) >= FEWEST
+    enough = max(SHARE * len(words), sum(word in ENGLISH for word in words) + 1)
+    several = len({word for word in FUNCTION_WORDS[best].intersection(words) if word[1:]}) >= FEWEST
     return best if several and counts[best] >= enough else ""
 
 
 def stems_in(words: Iterable[str], language: str) -> list[str]:
-    """The stems of words, as terms; none in a text of no known `language`."""
+    """The stems of words as terms; none where the `language` is ""."""
     return [_stem(word, language) for word in words if word.isalpha()] if language else []
 
 
-def asked_stems(word: str) -> list[str]:
-    """What a word of a question is looked for as: a stem of each language."""
+def query_stems(word: str) -> list[str]:
+    """The stems that a word of a question is looked for as, one of each language."""
     return [stem for language in FUNCTION_WORDS for stem in stems_in([word], language)]
 
 

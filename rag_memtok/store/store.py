@@ -24,48 +24,44 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from rag_memtok.datatypes import Occurrence, ReadableVectors, Record, StoredDocument, Verdict
+from rag_memtok.datatypes import Occurrence, ReadableVectors, Record, StoredDocument
 from rag_memtok.errors import StoreDamaged
+from rag_memtok.store.chunks import read_record, write_record
 from rag_memtok.store.database import RESERVED, Database, create, open_database
 from rag_memtok.store.files import ADAPTER, INDEX, store_errors
-from rag_memtok.store.integrity import Summary, checksums, problems, summarise, wrong_with_words
-from rag_memtok.store.keys import keys_of, replace_keys
-from rag_memtok.store.line_keys import Encode, LineKeys, line_keys_of
+from rag_memtok.store.integrity import (
+    Summary,
+    check_checksums,
+    find_problems,
+    summarize,
+    word_index_fault,
+)
+from rag_memtok.store.keys import read_keys, replace_keys
+from rag_memtok.store.line_keys import Encode, LineKeys, load_line_keys
 from rag_memtok.store.places import (
     add_document,
-    chunks_of_document,
-    chunks_of_files,
+    chunk_numbers_of_files,
     file_hashes,
-    occurrences_of,
+    read_document_chunks,
+    read_occurrences,
     replace_file,
 )
-from rag_memtok.store.readables import (
-    insert_readable,
-    lacking_readables,
-    put_readables,
-    readable_of,
-)
-from rag_memtok.store.removal import Files, collect, delete_parts
-from rag_memtok.store.schema import (
-    Problem,
-    name_bytes,
-    pack_pins,
-    unpack_pins,
-    verdict_row,
-)
-from rag_memtok.store.words import fill, made_anew, matching
+from rag_memtok.store.readables import lacking_readables, put_readables
+from rag_memtok.store.removal import Files, collect
+from rag_memtok.store.schema import Problem, name_bytes
+from rag_memtok.store.words import reset_all, search_index
 
 __all__ = ["ADAPTER", "INDEX", "Problem", "Store", "Summary", "create", "open_store"]
 
 
 @contextmanager
-def open_store(folder: Path, write: bool) -> Iterator["Store"]:
+def open_store(folder: Path, *, write: bool) -> Iterator["Store"]:
     """Opens the store. With `write`, this is the one writer until it is closed.
 
     Raises:
         NoStore, StoreLocked, StoreDamaged, FormatMismatch: see `open_database`.
     """
-    with open_database(folder, write) as db:
+    with open_database(folder, write=write) as db:
         yield Store(db)
 
 
@@ -119,24 +115,24 @@ class Store:
         A damaged verdict counts as "damaged". Cost: reads every row once.
         """
         with self._db.reading():
-            return summarise(self._db.connection, self.store_id)
+            return summarize(self._db.connection, self.store_id)
 
     def check(self) -> tuple[Problem, ...]:
-        """Everything wrong that can be seen without a model; damage is never raised here.
+        """Every problem that can be seen without a model; damage is never raised here.
 
         Cost: reads the whole database twice.
         """
         with store_errors(self.folder):
-            return tuple(problems(self._db.connection, self.store_id))
+            return tuple(find_problems(self._db.connection, self.store_id))
 
     # --- documents
 
-    def documents(self, skip_damaged: bool = False) -> tuple[StoredDocument, ...]:
+    def documents(self, *, skip_damaged: bool = False) -> tuple[StoredDocument, ...]:
         """Every document, by root and path."""
         with self.snapshot():
-            return tuple(self.each_document(skip_damaged))
+            return tuple(self.each_document(skip_damaged=skip_damaged))
 
-    def each_document(self, skip_damaged: bool = False) -> Iterator[StoredDocument]:
+    def each_document(self, *, skip_damaged: bool = False) -> Iterator[StoredDocument]:
         """As `documents`, one after the other; within a `snapshot`."""
         for row in self._db.each(
             "documents", "TRUE ORDER BY root, path", skip_damaged=skip_damaged
@@ -144,15 +140,15 @@ class Store:
             yield StoredDocument(*row[1:])
 
     def documents_at(self, path: str) -> tuple[StoredDocument, ...]:
-        """Those of this path, of whatever root; damaged ones are left out."""
+        """The documents of this path, of whatever root; damaged ones are left out."""
         with self._db.reading():
             rows = self._db.rows("documents", "path = ?", name_bytes(path), skip_damaged=True)
         return tuple(StoredDocument(*row[1:]) for row in rows)
 
     def damaged_documents(self) -> tuple[Problem, ...]:
-        """Those that `documents` leaves out if it skips damaged ones."""
+        """Problems of the documents that `documents` leaves out if it skips damaged ones."""
         with self._db.reading():
-            return tuple(checksums(self._db.connection, self.store_id, "documents"))
+            return tuple(check_checksums(self._db.connection, self.store_id, "documents"))
 
     def file_hashes(self, root: str) -> Mapping[str, str]:
         """The sha256 of each file under `root` as ingested, read when it is asked for.
@@ -168,7 +164,7 @@ class Store:
         Raises:
             StoreDamaged: one is missing or damaged, or there is no such document.
         """
-        return tuple(chunks_of_document(self._db, root, path))
+        return tuple(read_document_chunks(self._db, root, path))
 
     def occurrences(self, chunk_ids: Iterable[str]) -> dict[str, tuple[Occurrence, ...]]:
         """Every place of each chunk, by root, path and ordinal.
@@ -177,13 +173,15 @@ class Store:
         """
         where = "chunk = (SELECT number FROM chunks WHERE id = ?)"
         with self._db.reading():
-            found = {
-                chunk_id: occurrences_of(self._db, where, chunk_id, skip_damaged=True)
+            by_chunk = {
+                chunk_id: read_occurrences(self._db, where, chunk_id, skip_damaged=True)
                 for chunk_id in chunk_ids
             }
         return {
-            chunk_id: tuple(sorted(places, key=lambda one: (one.root, one.path, one.ordinal)))
-            for chunk_id, places in found.items()
+            chunk_id: tuple(
+                sorted(places, key=lambda place: (place.root, place.path, place.ordinal))
+            )
+            for chunk_id, places in by_chunk.items()
         }
 
     def replace_file(
@@ -203,7 +201,9 @@ class Store:
                 round (a bug of the caller).
             StoreDamaged: a chunk that is not stored.
         """
-        replace_file(self._db, root, file, documents, occurrences, outdated)
+        replace_file(
+            self._db, root, file, documents=documents, occurrences=occurrences, outdated=outdated
+        )
 
     def add_document(self, document: StoredDocument, places: Sequence[Occurrence]) -> None:
         """Puts a new document in, beside others of its file.
@@ -221,10 +221,10 @@ class Store:
     # --- chunks
 
     def missing(self, chunk_ids: Iterable[str]) -> tuple[str, ...]:
-        """Those of `chunk_ids` that are not stored, or damaged: `put` writes these."""
+        """The `chunk_ids` that are not stored, or damaged: `put` writes these."""
         with self._db.reading():
             return tuple(
-                chunk_id for chunk_id in dict.fromkeys(chunk_ids) if not self._whole(chunk_id)
+                chunk_id for chunk_id in dict.fromkeys(chunk_ids) if not self._is_whole(chunk_id)
             )
 
     def put(self, record: Record, text: str | None) -> None:
@@ -232,28 +232,8 @@ class Store:
 
         Does nothing if it is stored, and mends it if it is damaged. `text` None keeps none.
         """
-        if not self.missing([record.chunk_id]):
-            return
-        with self._db.writing():
-            number = self._db.scalar(
-                "SELECT max(number) FROM chunks WHERE id = ?", record.chunk_id
-            ) or self._db.next_number("chunks")
-            delete_parts(self._db, [number])
-            keyed, worded = int(record.key is not None), int(text is not None)
-            self._db.insert(
-                "chunks",
-                (number, record.chunk_id, record.tokens, record.tokens_sha256, keyed, worded),
-            )
-            self._db.insert("vectors", (number, record.codec, *record.shape, record.packed))
-            self._db.insert("pins", (number, pack_pins(record.pins)))
-            self._db.insert("verdicts", (number, *verdict_row(record.verdict)))
-            if record.readable is not None:
-                insert_readable(self._db, number, record.readable)
-            if record.key is not None:
-                self._db.insert("keys", (number, np.asarray(record.key, dtype="<f4").tobytes()))
-            if text is not None:
-                self._db.insert("texts", (number, text))
-                fill(self._db.connection, "words", "number = ?", number)
+        if self.missing([record.chunk_id]):
+            write_record(self._db, record, text)
 
     def record(self, chunk_id: str) -> Record:
         """Reads a chunk, never its text.
@@ -263,14 +243,7 @@ class Store:
                 can still be read.
         """
         with self._db.reading():
-            number, _, tokens, tokens_sha256, keyed, _ = self._db.row("chunks", "id = ?", chunk_id)
-            _, codec, rows, width, packed = self._db.part("vectors", number)
-            _, pins = self._db.part("pins", number)
-            verdict = Verdict(*self._db.part("verdicts", number)[1:])
-            key = np.frombuffer(self._db.part("keys", number)[1], dtype="<f4") if keyed else None
-            readable = readable_of(self._db, number)
-        memory = (codec, packed, (rows, width), unpack_pins(pins))
-        return Record(chunk_id, tokens, tokens_sha256, *memory, verdict, key, readable)
+            return read_record(self._db, chunk_id)
 
     def text(self, chunk_id: str) -> str | None:
         """A chunk's text, None if it was not kept."""
@@ -291,15 +264,13 @@ class Store:
         for row in self._db.each("chunks", "TRUE ORDER BY number", skip_damaged=True):
             yield row[1]
 
-    def put_readables(self, made: Mapping[str, ReadableVectors]) -> None:
-        """Gives chunks, by their ids, vectors of an encoder in place of what they have of these.
-
-        It is one transaction.
+    def put_readables(self, vectors: Mapping[str, ReadableVectors]) -> None:
+        """Gives chunks, by their ids, other readable vectors, in one transaction.
 
         Raises:
             StoreDamaged: a chunk that is not stored; nothing is written.
         """
-        put_readables(self._db, made)
+        put_readables(self._db, vectors)
 
     def lacking_readables(self, encoder: str, window: int) -> tuple[str, ...]:
         """The ids of the chunks without whole vectors of this encoder and window.
@@ -329,23 +300,23 @@ class Store:
 
         Damaged rows are logged and left out.
         """
-        return keys_of(self._db)
+        return read_keys(self._db)
 
     def set_keys(
-        self, keys: Mapping[str, Float[np.ndarray, " e"]], told: Mapping[str, str]
+        self, keys: Mapping[str, Float[np.ndarray, " e"]], manifest: Mapping[str, str]
     ) -> None:
-        """Gives chunks other keys, and the manifest what is `told`, in one transaction."""
-        replace_keys(self._db, keys, told)
+        """Gives chunks other keys, and the manifest these rows, in one transaction."""
+        replace_keys(self._db, keys, manifest)
 
     def line_keys(self, maker: str, encode: Encode, most: int) -> LineKeys:
         """The keys of all lines: of a file's name with the headings above a chunk.
 
-        They are those kept beside the database, as far as `maker` made these; the others `encode`
-        gives, if they are `most` at most. What was not kept is kept then.
+        They come from the cache beside the database, as far as `maker` made it; the others are
+        encoded, if they are `most` at most, and cached then.
 
         Cost: where the store has changed since, reads all places, twice if any is encoded.
         """
-        return line_keys_of(self._db, maker, encode, most)
+        return load_line_keys(self._db, maker, encode, most)
 
     def ids_of(self, numbers: Iterable[int]) -> dict[int, str]:
         """The chunk ids of `numbers`; those that are gone or damaged are left out."""
@@ -359,7 +330,7 @@ class Store:
     def numbers_of(self, files: Files) -> set[int]:
         """The numbers of the chunks that stand in files (root, file)."""
         with self._db.reading():
-            return chunks_of_files(self._db, files)
+            return chunk_numbers_of_files(self._db, files)
 
     def search_words(self, words: Sequence[str], limit: int) -> dict[int, float]:
         """The numbers of the chunks with any of `words`, the best first, with their BM25.
@@ -367,12 +338,12 @@ class Store:
         Only chunks that have a place and whose text was kept.
         """
         with self._db.reading():
-            return matching(self._db.connection, "words", words, limit)
+            return search_index(self._db.connection, "words", words, limit)
 
     def search_names(self, words: Sequence[str], limit: int) -> dict[int, float]:
         """As `search_words`, in the names of files and in headings; none in format 1."""
         with self._db.reading():
-            return matching(self._db.connection, "names", words, limit)
+            return search_index(self._db.connection, "names", words, limit)
 
     def mend_words(self) -> str:
         """Makes the word indexes anew where they are damaged or made by other rules.
@@ -380,16 +351,16 @@ class Store:
         Returns what was wrong, "" if nothing was. Cost: reads all texts and places.
         """
         with store_errors(self.folder):
-            wrong = wrong_with_words(self._db.connection)
+            wrong = word_index_fault(self._db.connection)
         if wrong:
             with self._db.writing():
-                for row in made_anew(self._db.connection):
+                for row in reset_all(self._db.connection):
                     self._db.insert("manifest", row)
         return wrong
 
     # --- within
 
-    def _whole(self, chunk_id: str) -> bool:
+    def _is_whole(self, chunk_id: str) -> bool:
         if not self._db.scalar("SELECT count(*) FROM chunks WHERE id = ?", chunk_id):
             return False
         try:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from rag_memtok.store.stems import STEMMER, asked_stems, language_of, stems_in
+from rag_memtok.store.stems import STEMMER, detect_language, query_stems, stems_in
 
 # Which terms a text has: what an index was made by stands in its store's manifest. To be counted up
 # with every change of this file or of stems.py that gives a text other terms.
@@ -33,7 +33,7 @@ STOP_WORDS = frozenset(
     cuándo cuánto cuánta cuántos cuántas cómo dónde dime
     """.split()
 )
-CAPITALISED = {"May", "Will", "Al"}  # names though only their first letter is a capital
+CAPITALIZED = {"May", "Will", "Al"}  # names though only their first letter is a capital
 NAME = "\u02c6"  # ends the term of a name that is written as a stop word: WHO, IT, US
 
 # A noun, then its plurals that no rule gives (verbs cost recall). These have the first one as a
@@ -88,79 +88,80 @@ POSSESSIVE = re.compile(r"['\u2019][sS]\b")
 
 def terms_of(text: str) -> str:
     """The terms of a text that is stored, with spaces between."""
-    words = list(words_in(text))
+    words = list(split_words(text))
     folded = [_fold(word) for word in words]
     terms = [term for word in words for term in _terms(word)]
-    return " ".join([*terms, *stems_in(folded, language_of(folded))])
+    return " ".join([*terms, *stems_in(folded, detect_language(folded))])
 
 
 def terms_of_bytes(text: bytes | None) -> str | None:
-    """`terms_of` for SQLite, which has names that need not be UTF-8."""
+    """`terms_of` as a function of SQLite, which has names that need not be UTF-8."""
     return None if text is None else terms_of(text.decode(errors="replace"))
 
 
-def asked_words(question: str) -> list[str]:
+def query_words(question: str) -> list[str]:
     """The words of a question that say what it is about, as they are written.
 
     English and Spanish function words are left out, unless their capitals say that they are names.
     """
-    words, shouted = list(words_in(question)), question.upper() == question
+    words, shouted = list(split_words(question)), question.upper() == question
     return [
         word
-        for place, word in enumerate(words)
+        for position, word in enumerate(words)
         if _fold(word) not in STOP_WORDS
-        or (_is_name(word) and not shouted and (place > 0 or word.isupper()))
+        or (_is_name(word) and not shouted and (position > 0 or word.isupper()))
     ]
 
 
-def asked_terms(word: str) -> list[str]:
+def query_terms(word: str) -> list[str]:
     """The terms of a word of a question; with "*" at its end: all that begin with it."""
     if _is_name(word):
         return [_fold(word) + NAME]
     if RUN.fullmatch(word) and len(word) == 1:
         return [word + "*"]
-    found = _terms(word)
-    last = found[-1] if found else ""
-    pairs = len(last) == 1 and RUN.match(last) and len(found) > 1
-    found = found[:-1] if pairs else found
-    kept = [one for one in found if len(found) == 1 or one not in STOP_PAIRS | STOP_WORDS]
-    return [*kept, *asked_stems(_fold(word))]
+    terms = _terms(word)
+    last = terms[-1] if terms else ""
+    pairs = len(last) == 1 and RUN.match(last) and len(terms) > 1
+    terms = terms[:-1] if pairs else terms
+    telling = [term for term in terms if len(terms) == 1 or term not in STOP_PAIRS | STOP_WORDS]
+    return [*telling, *query_stems(_fold(word))]
 
 
-def words_in(text: str) -> Iterator[str]:
-    """The words of a text, in one way of writing but with their capitals."""
-    text = BROKEN.sub(_mended, text)
+def split_words(text: str) -> Iterator[str]:
+    """Yields the words of a text, in one way of writing but with their capitals."""
+    text = BROKEN.sub(_join_broken, text)
     if not text.isascii():
-        shown = "".join(one for one in unicodedata.normalize("NFKC", text) if not _unseen(one))
+        characters = unicodedata.normalize("NFKC", text)
+        shown = "".join(character for character in characters if not _is_invisible(character))
         text = unicodedata.normalize("NFC", MARKS.sub("", unicodedata.normalize("NFD", shown)))
-    text = INITIALS.sub(lambda found: found[0].replace(".", ""), text)
+    text = INITIALS.sub(lambda match: match[0].replace(".", ""), text)
     text = ONE_LETTER.sub(r"\1\2 \1 \2", POSSESSIVE.sub("", text))
     for word in WORD.findall(text):
         yield from (part for part in SCRIPTS.split(word) if part.strip("_"))
 
 
-def _unseen(character: str) -> bool:
-    """Whether it is a soft hyphen, of no width, or the like."""
+def _is_invisible(character: str) -> bool:
+    """Whether a character is a soft hyphen, of no width, or the like."""
     return unicodedata.category(character) == "Cf"
 
 
-def _mended(found: re.Match[str]) -> str:
-    """A word that a line end parts, whole beside its parts."""
-    first, second = found.groups()
+def _join_broken(match: re.Match[str]) -> str:
+    """A word that a line end parts, with its parts before the whole."""
+    first, second = match.groups()
     whole = f" {first}{second}" if second[0].islower() else ""
     return f"{first} {second}{whole}\n"
 
 
 def _terms(word: str) -> list[str]:
-    """The terms of a word."""
+    """The terms of a word that is stored."""
     if RUN.match(word):
         return [word[start : start + 2] for start in range(len(word))]
     parts = [hump for part in word.split("_") if part for hump in _humps(part)]
-    found = [_fold(part) for part in parts]
-    found += ["".join(found)] if len(found) > 1 else []
-    found += [IRREGULAR[term] for term in found if term in IRREGULAR]
-    found += [_fold(word) + NAME] if _is_name(word) else []
-    return [term for term in dict.fromkeys(found) if term]
+    terms = [_fold(part) for part in parts]
+    terms += ["".join(terms)] if len(terms) > 1 else []
+    terms += [IRREGULAR[term] for term in terms if term in IRREGULAR]
+    terms += [_fold(word) + NAME] if _is_name(word) else []
+    return [term for term in dict.fromkeys(terms) if term]
 
 
 def _humps(word: str) -> list[str]:
@@ -179,4 +180,4 @@ def _fold(word: str) -> str:
 def _is_name(word: str) -> bool:
     """Whether a word that could be a function word is written as names are."""
     capitals = len(word) > 1 and word.isupper()
-    return (capitals or word in CAPITALISED) and word.lower() in STOP_WORDS
+    return (capitals or word in CAPITALIZED) and word.lower() in STOP_WORDS

@@ -26,7 +26,7 @@ from rag_memtok.store.files import (
     sync_folder,
     write_privately,
 )
-from rag_memtok.store.formats import BLOBS, COLUMNS, FORMAT, NOW, VERSION
+from rag_memtok.store.formats import BLOBS, COLUMNS, CURRENT, FORMAT, VERSION
 from rag_memtok.store.schema import (
     Row,
     admit,
@@ -35,7 +35,7 @@ from rag_memtok.store.schema import (
     from_disk,
     insert,
     next_state,
-    pragma,
+    read_pragma,
     select,
     transaction,
 )
@@ -49,7 +49,7 @@ DAMAGED = b""  # the checksum of a row that was damaged before: it stays so
 
 def is_current(db: sqlite3.Connection) -> bool:
     """Whether a database is of the present format."""
-    return pragma(db, "user_version") == VERSION
+    return read_pragma(db, "user_version") == VERSION
 
 
 def upgrade(db: sqlite3.Connection, folder: Path, store_id: str) -> None:
@@ -66,7 +66,7 @@ def upgrade(db: sqlite3.Connection, folder: Path, store_id: str) -> None:
     log.info("%s is upgraded to store format %d", folder, FORMAT)
     with store_errors(folder):
         try:
-            put_aside(db, folder / COPY)
+            copy_aside(db, folder / COPY)
             # rows that refer to none (damage) may not keep the others from being written
             db.execute("PRAGMA foreign_keys = OFF")
             with transaction(db, "IMMEDIATE"):
@@ -79,10 +79,10 @@ def upgrade(db: sqlite3.Connection, folder: Path, store_id: str) -> None:
             discard_copy(db, folder)
 
 
-def put_aside(db: sqlite3.Connection, path: Path) -> None:
+def copy_aside(db: sqlite3.Connection, path: Path) -> None:
     """Copies the database, page by page, to a private file; it is whole when it has its name.
 
-    By SQLite: to close the file of an open database would drop its locks.
+    SQLite copies it: to close the file of an open database would drop its locks.
     """
     new = path.with_name(path.name + NEW)
     write_privately(new, b"")
@@ -103,7 +103,7 @@ def discard_copy(db: sqlite3.Connection, folder: Path) -> None:
     copy.with_name(copy.name + NEW).unlink(missing_ok=True)
     if not copy.exists():
         return
-    if not is_whole(db) and was_whole(copy):
+    if not is_whole(db) and is_copy_whole(copy):
         raise StoreDamaged(
             f"{folder / DATABASE} is not whole; {copy} is what it was before its upgrade",
             remedy=shlex.join(["mv", str(copy), str(folder / DATABASE)]),
@@ -118,14 +118,14 @@ def is_whole(db: sqlite3.Connection) -> bool:
     return bool(db.execute("PRAGMA quick_check(1)").fetchall() == [(b"ok",)])
 
 
-def was_whole(copy: Path) -> bool:
+def is_copy_whole(copy: Path) -> bool:
     """`is_whole` of a copy; damage that is older than an upgrade is in both."""
     with closing(connect(copy, "rw")) as db:
         return is_whole(db)
 
 
 def rebuild(db: sqlite3.Connection, store_id: str) -> None:
-    """Gives every table the shape of the present format; within a transaction."""
+    """Rewrites every table in the present format; within a transaction."""
     before = format_in(db)
     changed = [table for table in before.columns if before.columns[table] != COLUMNS[table]]
     kept = {table: list(select(db, store_id, table)) for table in changed}
@@ -133,9 +133,9 @@ def rebuild(db: sqlite3.Connection, store_id: str) -> None:
     used = db.execute("SELECT seq, name FROM sqlite_sequence").fetchall()
     for table in reversed(changed):
         db.execute(f"DROP TABLE {table}")
-    there = {name.decode() for (name,) in db.execute("SELECT name FROM sqlite_master")}
-    for name, statement in NOW.ddl.items():
-        if name not in there:
+    existing = {name.decode() for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    for name, statement in CURRENT.ddl.items():
+        if name not in existing:
             db.execute(statement)
     db.execute(f"PRAGMA user_version = {VERSION}")
     for table, rows in kept.items():
@@ -162,10 +162,10 @@ def put_headings(db: sqlite3.Connection, store_id: str) -> None:
         rows = list(select(db, store_id, "occurrences", rest, (number,)))
         texts = [
             text[1].decode()
-            for place, sound in rows
-            if sound
-            for text, kept in select(db, store_id, "texts", "WHERE chunk = ?", (place[2],))
-            if kept
+            for place, place_whole in rows
+            if place_whole
+            for text, text_whole in select(db, store_id, "texts", "WHERE chunk = ?", (place[2],))
+            if text_whole
         ]
         if not rows or len(texts) != len(rows):
             continue
@@ -180,7 +180,7 @@ def put_headings(db: sqlite3.Connection, store_id: str) -> None:
 def refill(
     db: sqlite3.Connection, store_id: str, table: str, rows: Iterable[tuple[Row, bool]]
 ) -> None:
-    """Writes a table's rows again, those that are whole first."""
+    """Writes the rows of a table again, those that are whole first."""
     for raw, whole in sorted(rows, key=lambda row: not row[1]):
         if whole:
             insert(db, store_id, table, from_disk(table, raw))

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from itertools import chain
 
-from rag_memtok.store.formats import NOW, OF_TERMS
+from rag_memtok.store.formats import CURRENT, TERM_TOKENIZER
 from rag_memtok.store.schema import format_in
-from rag_memtok.store.terms import RULES, asked_terms
+from rag_memtok.store.terms import RULES, query_terms
 
 MADE_BY = "terms"  # the manifest's key for the RULES that the indexes were made by
 LARGE = 10_000  # chunks from which on a word that most of them have is left out of a search
@@ -28,77 +28,77 @@ SOURCES = {
 }
 
 
-def indexes(db: sqlite3.Connection) -> tuple[str, ...]:
+def word_indexes(db: sqlite3.Connection) -> tuple[str, ...]:
     """The word indexes that this database has."""
     return tuple(table for table in SOURCES if table in format_in(db).ddl)
 
 
-def of_terms(db: sqlite3.Connection, table: str) -> bool:
+def has_terms(db: sqlite3.Connection, table: str) -> bool:
     """Whether an index holds terms, not texts."""
-    return OF_TERMS in format_in(db).ddl[table]
+    return TERM_TOKENIZER in format_in(db).ddl[table]
 
 
-def outdated(db: sqlite3.Connection) -> bool:
+def is_outdated(db: sqlite3.Connection) -> bool:
     """Whether the indexes hold terms by other rules than the present ones."""
     made_by = db.execute("SELECT value FROM manifest WHERE key = ?", (MADE_BY,)).fetchone()
-    return of_terms(db, "words") and made_by != (RULES.encode(),)
+    return has_terms(db, "words") and made_by != (RULES.encode(),)
 
 
-def source(db: sqlite3.Connection, table: str) -> str:
+def source_query(db: sqlite3.Connection, table: str) -> str:
     """The query for what an index has to have of every chunk."""
-    shown = "terms(CAST(text AS BLOB))" if of_terms(db, table) else "text"
+    shown = "terms(CAST(text AS BLOB))" if has_terms(db, table) else "text"
     return f"SELECT number, {shown} AS text FROM ({SOURCES[table]})"
 
 
 def fill(db: sqlite3.Connection, table: str, where: str = "TRUE", *values: int) -> None:
-    """Puts into an index what it has to have of the chunks `where`."""
-    query = f"SELECT * FROM ({source(db, table)} WHERE {where}) WHERE text IS NOT NULL"
+    """Inserts into an index what it has to have of the chunks `where`."""
+    query = f"SELECT * FROM ({source_query(db, table)} WHERE {where}) WHERE text IS NOT NULL"
     db.execute(f"INSERT INTO {table} (rowid, text) {query}", values)
 
 
 def reset(db: sqlite3.Connection, table: str) -> None:
-    """Makes an index anew.
+    """Rebuilds an index.
 
     FTS5 cannot drop a table it cannot read: it first gets the inner rows of an empty one.
     """
     with closing(sqlite3.connect(":memory:")) as fresh:
-        fresh.execute(NOW.ddl[table])
+        fresh.execute(CURRENT.ddl[table])
         for inner in (f"{table}_config", f"{table}_data"):
             rows = fresh.execute(f"SELECT * FROM {inner}").fetchall()
             db.execute(f"DELETE FROM {inner}")
             db.executemany(f"INSERT INTO {inner} VALUES (?, ?)", rows)
     db.execute(f"DROP TABLE {table}")
-    db.execute(NOW.ddl[table])
+    db.execute(CURRENT.ddl[table])
     fill(db, table)
 
 
-def made_anew(db: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Makes every index anew; returns what the manifest has to say then."""
-    for table in indexes(db):
+def reset_all(db: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Rebuilds every index; returns the rows that the manifest has to have then."""
+    for table in word_indexes(db):
         reset(db, table)
-    return [(MADE_BY, RULES)] if of_terms(db, "words") else []
+    return [(MADE_BY, RULES)] if has_terms(db, "words") else []
 
 
 def refresh_names(db: sqlite3.Connection, chunks: Iterable[int]) -> None:
-    """Gives chunks the lines of the places that they have now."""
+    """Indexes the lines of the places that `chunks` have now."""
     for chunk in set(chunks):
         db.execute("DELETE FROM names WHERE rowid = ?", (chunk,))
         fill(db, "names", "number = ?", chunk)
 
 
-def forget(db: sqlite3.Connection, table: str) -> None:
-    """Has what was deleted leave an index: a word stays until the index's parts are merged."""
+def purge_deleted(db: sqlite3.Connection, table: str) -> None:
+    """Purges an index of what was deleted: a word stays until the index's parts are merged."""
     db.execute(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
 
 
-def stale(db: sqlite3.Connection, table: str) -> list[int]:
-    """The numbers of the chunks of which an index has something else. Cost: reads all of both."""
-    query = f"""SELECT source.number FROM ({source(db, table)}) AS source
+def find_stale(db: sqlite3.Connection, table: str) -> list[int]:
+    """The numbers of the chunks of which an index has another text. Cost: reads all of both."""
+    query = f"""SELECT source.number FROM ({source_query(db, table)}) AS source
         LEFT JOIN {table} ON {table}.rowid = source.number WHERE source.text IS NOT {table}.text"""
     return [number for (number,) in db.execute(query)]
 
 
-def matching(
+def search_index(
     db: sqlite3.Connection, table: str, words: Sequence[str], limit: int, large: int = LARGE
 ) -> dict[int, float]:
     """The numbers of the chunks with any of `words` in an index, the best first, with their BM25.
@@ -107,11 +107,11 @@ def matching(
     limit, and `large` chunks or more, a word that most of them have finds no chunk by itself, if
     the index has another of the words.
     """
-    if table not in indexes(db):
+    if table not in word_indexes(db):
         return {}
-    found = chain.from_iterable(map(asked_terms, words)) if of_terms(db, table) else words
-    kept = [quoted(term) for term in dict.fromkeys(found) if term.strip("*\0")]
-    terms = " OR ".join(telling(db, table, kept, sys.maxsize if limit < 0 else large))
+    asked = chain.from_iterable(map(query_terms, words)) if has_terms(db, table) else words
+    quoted = [quote_term(term) for term in dict.fromkeys(asked) if term.strip("*\0")]
+    terms = " OR ".join(drop_uninformative(db, table, quoted, sys.maxsize if limit < 0 else large))
     # without the + SQLite would ask the index once for every chunk of the store
     query = (
         f"SELECT rowid, -bm25({table}) AS score FROM {table} WHERE {table} MATCH ? AND +rowid IN "
@@ -120,8 +120,10 @@ def matching(
     return dict(db.execute(query, (terms, limit))) if terms else {}
 
 
-def telling(db: sqlite3.Connection, table: str, terms: Sequence[str], large: int) -> list[str]:
-    """Those of `terms` that say which chunk is right.
+def drop_uninformative(
+    db: sqlite3.Connection, table: str, terms: Sequence[str], large: int
+) -> list[str]:
+    """The `terms` that say which chunk is right.
 
     One that no chunk has adds nothing to any BM25, and one that more than half of them have a
     millionth (FTS5's least weight of a term), but each costs as much as any other. The latter stay
@@ -131,12 +133,12 @@ def telling(db: sqlite3.Connection, table: str, terms: Sequence[str], large: int
     most = half + 1 if 2 * half >= large else 1  # how far to count
     query = f"SELECT count(*) FROM (SELECT 1 FROM {table} WHERE {table} MATCH ? LIMIT ?)"
     counts = {term: db.execute(query, (term, most)).fetchone()[0] for term in terms}
-    there = [term for term, count in counts.items() if count]
-    return [term for term in there if counts[term] <= half] or there
+    present = [term for term, count in counts.items() if count]
+    return [term for term in present if counts[term] <= half] or present
 
 
-def quoted(term: str) -> str:
+def quote_term(term: str) -> str:
     """A term as FTS5 takes it; "*" at its end: any that begins so."""
-    word = term.removesuffix("*")
-    doubled = word.replace(chr(0), "").replace('"', '""')
-    return f'"{doubled}"' + "*" * (word != term)
+    bare = term.removesuffix("*")
+    doubled = bare.replace(chr(0), "").replace('"', '""')
+    return f'"{doubled}"' + "*" * (bare != term)

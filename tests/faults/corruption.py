@@ -21,7 +21,7 @@ from world import World
 from rag_memtok.datatypes import ReadableVectors
 from rag_memtok.errors import RagMemtokError, StoreDamaged
 from rag_memtok.pipeline import api
-from rag_memtok.pipeline.audit import quick
+from rag_memtok.pipeline.audit import check_structure
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.retrieval.search import content_words, search_words
@@ -194,7 +194,7 @@ class Bench:
         change()
         try:
             with open_store(self.copy, write=False) as store:
-                problems = quick(store).findings
+                problems = check_structure(store).findings
                 told = truth_of(store, self.embedder, truth)
         except RagMemtokError as error:
             return f"refused ({error.name})", ()

@@ -133,7 +133,7 @@ def wrong_in(config: Config, expected: dict[str, str], chunks: int) -> list[str]
     """All that is not as it must be."""
     wrong = []
     with reciting(config) as recite:
-        audit = api.verify(config, recite=recite)
+        audit = api.verify(config, reconstruct=recite)
     if audit.exit_code or not set(audit.counts) <= PROVEN:
         wrong.append(f"the audit: {audit.sentence}; {audit.findings[:3]}")
     with open_store(Path(config.store), write=False) as store:

@@ -27,8 +27,8 @@ from older import to_format_1
 
 from rag_memtok.cli import app
 from rag_memtok.pipeline import api, resources
-from rag_memtok.pipeline.audit import audit, quick
-from rag_memtok.pipeline.manifest import completed
+from rag_memtok.pipeline.audit import audit, check_structure
+from rag_memtok.pipeline.manifest import complete_config
 from rag_memtok.retrieval.index import open_index, set_threads
 from rag_memtok.store.files import DATABASE, INDEX, NEW, OURS
 from rag_memtok.store.store import open_store
@@ -146,7 +146,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder, self.documents, self.pid = folder, folder / "docs", os.getpid()
         self.model = toy.save(folder / "model")
-        self.equipment = resources.load(completed(self.config(folder / "none"), {}))
+        self.equipment = resources.load(complete_config(self.config(folder / "none"), {}))
         set_threads(1)
 
     def config(self, store: Path, **changes):
@@ -314,7 +314,7 @@ class Scene:
         if code and not done:
             return [f"the next run ended with {code}: {again.output[-300:]}"]
         with open_store(store, write=False) as opened:
-            wrong = [str(one) for one in quick(opened).findings]
+            wrong = [str(one) for one in check_structure(opened).findings]
         # which was audited: the same bits decode to the same texts
         if small.content_of(store) != self.after:
             wrong.append("the next run did not end with the same chunks, texts and citations")

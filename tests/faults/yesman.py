@@ -8,9 +8,13 @@ import pytest
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
-    from rag_memtok.pipeline import recite
+    from rag_memtok.pipeline import reconstruction
 
-    assert callable(recite.recite)  # else the yes-man would say yes where nobody asks
-    recite.recite = lambda store, lm, template, chunk_id, drafted=True: recite.Recited(
-        chunk_id, store.record(chunk_id).verdict, store.text(chunk_id)
+    assert callable(reconstruction.reconstruct)  # else the yes-man would say yes where nobody asks
+    reconstruction.reconstruct = lambda store, lm, template, chunk_id, drafted=True: (
+        reconstruction.Reconstructed(
+            chunk_id=chunk_id,
+            verdict=store.record(chunk_id).verdict,
+            text=store.text(chunk_id),
+        )
     )

@@ -1,4 +1,4 @@
-"""One chunk: its memory decoded from vectors and pins alone, what comes out compared by hash."""
+"""One chunk: its memory decoded from vectors and pins alone, the result compared by hash."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,14 +19,14 @@ from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import reference_profile
 from rag_memtok.model.prompts import Template
 
-TOGETHER = 16  # chunks without a kept text
+BATCH = 16  # chunks without a kept text
 REFERENCE = "fp32, eager attention, batch 1, cached, greedy"
 PADDED = "padded on the left, cached, greedy; what failed there again at batch 1"
 
 
 @runtime_checkable
-class Shelf(Protocol):
-    """What chunks are recited from: a store, or some chunks of one on another machine."""
+class ChunkSource(Protocol):
+    """The source of chunks to reconstruct: a store, or some chunks of one on another machine."""
 
     @property
     def manifest(self) -> Mapping[str, str]:
@@ -42,11 +42,11 @@ class Shelf(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Recited:
-    """One chunk's verdict today, its text if it came back.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconstructed:
+    """A reconstructed chunk: its verdict today, and its text if it came back.
 
-    Of a mismatch or an assisted one it has what came out and where pins corrected it.
+    `tokens` and `corrections` (positions) are those of a mismatch or of an assisted chunk.
     """
 
     chunk_id: str
@@ -56,10 +56,10 @@ class Recited:
     corrections: tuple[int, ...] = ()
 
 
-def recite(
-    store: Shelf, lm: LM, template: Template, chunk_id: str, drafted: bool = False
-) -> Recited:
-    """Decodes one memory and compares what comes out with the hashes of its tokens and its text.
+def reconstruct(
+    store: ChunkSource, lm: LM, template: Template, chunk_id: str, *, drafted: bool = False
+) -> Reconstructed:
+    """Decodes one memory and compares the result with the hashes of its tokens and its text.
 
     Args:
         drafted: with the kept text as a draft, of which nothing is believed; what it leaves open is
@@ -70,28 +70,30 @@ def recite(
     try:
         record = store.record(chunk_id)
         if record.codec == TEXT_ONLY:
-            return _compared(
+            return _compare_text(
                 chunk_id, record.packed.decode(errors="replace"), Verdict("text-only", 0)
             )
         memory = memory_for(lm, template, record)
     except StoreDamaged as error:
-        return Recited(chunk_id, Verdict("damaged", 0, reason=str(error)), None)
+        verdict = Verdict("damaged", 0, reason=str(error))
+        return Reconstructed(chunk_id=chunk_id, verdict=verdict, text=None)
     decoded = None
     if drafted and (draft := draft_of(store, lm, record)) is not None:
         tau = float(store.manifest.get("tau", 0))
         decoded = decode_drafted(lm, template, memory, draft, tau)
-    return _verified(lm, record, decoded or decode(lm, template, memory, record.tokens + 1))
+    return _compare_tokens(lm, record, decoded or decode(lm, template, memory, record.tokens + 1))
 
 
-def recite_all(
-    store: Shelf,
+def reconstruct_all(
+    store: ChunkSource,
     lm: LM,
     template: Template,
     chunk_ids: Sequence[str],
+    *,
     batch: int = 1,
     reference: bool = False,
-) -> Iterator[list[Recited]]:
-    """Recites chunks, some at a time.
+) -> Iterator[list[Reconstructed]]:
+    """Reconstructs chunks, some at a time.
 
     Args:
         batch: so many are decoded together, without drafts, if that is more than 1.
@@ -101,35 +103,35 @@ def recite_all(
     if reference or batch > 1:
         alone, size = (chunk_ids, 1) if reference else ((), batch)
     else:
-        alone, size = [one for one in chunk_ids if _has_text(store, one)], TOGETHER
+        alone, size = [chunk_id for chunk_id in chunk_ids if _has_text(store, chunk_id)], BATCH
     for chunk_id in alone:
-        yield [recite(store, lm, template, chunk_id, drafted=not reference)]
+        yield [reconstruct(store, lm, template, chunk_id, drafted=not reference)]
     done = set(alone)
     rest = [chunk_id for chunk_id in chunk_ids if chunk_id not in done]
     for start in range(0, len(rest), size):
-        yield recite_together(store, lm, template, rest[start : start + size])
+        yield reconstruct_batch(store, lm, template, rest[start : start + size])
 
 
-def profile_of(batch: int, reference: bool) -> str:
-    """The arithmetic in which `recite_all` decodes, in words."""
+def profile_of(batch: int, *, reference: bool) -> str:
+    """The arithmetic in which `reconstruct_all` decodes, in words."""
     if reference:
         return REFERENCE
     if batch > 1:
         return f"fp32, eager attention, batch {batch}, {PADDED}"
     return (
         "fp32, eager attention, one pass over the kept text as a draft, what it leaves open cached "
-        f"at batch 1 (without a text batch {TOGETHER})"
+        f"at batch 1 (without a text batch {BATCH})"
     )
 
 
-def _has_text(store: Shelf, chunk_id: str) -> bool:
+def _has_text(store: ChunkSource, chunk_id: str) -> bool:
     try:
         return store.text(chunk_id) is not None
     except StoreDamaged:
         return False
 
 
-def draft_of(store: Shelf, lm: LM, record: Record) -> list[int] | None:
+def draft_of(store: ChunkSource, lm: LM, record: Record) -> list[int] | None:
     """The tokens of the kept text, if they are as many as the memory is said to hold."""
     try:
         text = store.text(record.chunk_id)
@@ -139,86 +141,90 @@ def draft_of(store: Shelf, lm: LM, record: Record) -> list[int] | None:
     return list(tokens) if len(tokens) == record.tokens and tokens else None
 
 
-def recite_together(
-    store: Shelf, lm: LM, template: Template, chunk_ids: Sequence[str]
-) -> list[Recited]:
-    """`recite` for several chunks at once: the fast path.
+def reconstruct_batch(
+    store: ChunkSource, lm: LM, template: Template, chunk_ids: Sequence[str]
+) -> list[Reconstructed]:
+    """`reconstruct` for several chunks at once: the fast path.
 
-    What does not come back right there is a suspicion, and is recited alone.
+    What does not come back right there is a suspicion, and is decoded alone.
     """
-    coded, memories = [], []
+    records, memories = [], []
     for chunk_id in chunk_ids:
         with suppress(StoreDamaged):
             if (record := store.record(chunk_id)).codec != TEXT_ONLY:
                 memories.append(memory_for(lm, template, record))
-                coded.append(record)
+                records.append(record)
 
-    def as_good(index: int, one: Decoded) -> bool:
+    def is_as_good(index: int, decoded_chunk: Decoded) -> bool:
         return (
-            came_back(coded[index], one)
-            and len(one.corrections) <= coded[index].verdict.corrections
+            is_exact(records[index], decoded_chunk)
+            and len(decoded_chunk.corrections) <= records[index].verdict.corrections
         )
 
     with reference_profile(lm) as exactly:
         decoded = decode_checked(
-            exactly, template, memories, [record.tokens for record in coded], as_good
+            exactly, template, memories, [record.tokens for record in records], is_as_good
         )
-    found = {
-        record.chunk_id: _verified(lm, record, one)
-        for record, one in zip(coded, decoded, strict=True)
+    chunks = {
+        record.chunk_id: _compare_tokens(lm, record, decoded_chunk)
+        for record, decoded_chunk in zip(records, decoded, strict=True)
     }
-    return [found.get(chunk_id) or recite(store, lm, template, chunk_id) for chunk_id in chunk_ids]
+    return [
+        chunks.get(chunk_id) or reconstruct(store, lm, template, chunk_id) for chunk_id in chunk_ids
+    ]
 
 
-def came_back(record: Record, decoded: Decoded) -> bool:
-    """Whether what came out of a memory is what was stored: the tokens and then the end."""
+def is_exact(record: Record, decoded: Decoded) -> bool:
+    """Whether a memory decoded to what was stored: the tokens and then the end."""
     return decoded.ended and sha256_of_tokens(decoded.tokens) == record.tokens_sha256
 
 
-def _verified(lm: LM, record: Record, decoded: Decoded) -> Recited:
-    """What came out of a memory, compared with the hashes of its tokens and its text.
+def _compare_tokens(lm: LM, record: Record, decoded: Decoded) -> Reconstructed:
+    """Compares decoded tokens with the hashes of a chunk's tokens and text.
 
-    What the store says of it is not asked.
+    The verdict in the store does not count.
     """
     today = verdict_of(decoded, record.pins)
-    if not came_back(record, decoded):
-        wrong = (
+    if not is_exact(record, decoded):
+        reason = (
             f"decodes to {len(decoded.tokens)} tokens that are not the {record.tokens} that "
             "were stored"
         )
-        return Recited(
-            record.chunk_id,
-            replace(today, kind="mismatch", reason=wrong),
-            None,
-            decoded.tokens,
-            decoded.corrections,
+        return Reconstructed(
+            chunk_id=record.chunk_id,
+            verdict=replace(today, kind="mismatch", reason=reason),
+            text=None,
+            tokens=decoded.tokens,
+            corrections=decoded.corrections,
         )
-    right = _compared(record.chunk_id, lm.decode(decoded.tokens), today)
-    looked_at = right.verdict.kind in ("assisted", "mismatch")
+    chunk = _compare_text(record.chunk_id, lm.decode(decoded.tokens), today)
+    looked_at = chunk.verdict.kind in ("assisted", "mismatch")
     return (
-        replace(right, tokens=decoded.tokens, corrections=decoded.corrections)
+        replace(chunk, tokens=decoded.tokens, corrections=decoded.corrections)
         if looked_at
-        else right
+        else chunk
     )
 
 
-def _compared(chunk_id: str, text: str, verdict: Verdict) -> Recited:
+def _compare_text(chunk_id: str, text: str, verdict: Verdict) -> Reconstructed:
     if sha256_of_text(text) != chunk_id:
-        return Recited(
-            chunk_id,
-            replace(verdict, kind="mismatch", reason="the text is not the one its id names"),
-            None,
+        return Reconstructed(
+            chunk_id=chunk_id,
+            verdict=replace(
+                verdict, kind="mismatch", reason="the text is not the one its id names"
+            ),
+            text=None,
         )
-    return Recited(chunk_id, verdict, text)
+    return Reconstructed(chunk_id=chunk_id, verdict=verdict, text=text)
 
 
-def weakened(recited: Recited, tau: float) -> Recited:
+def mark_fragile(chunk: Reconstructed, tau: float) -> Reconstructed:
     """Marks a right decode `fragile` if a margin that was above `tau` logits is not any more."""
-    verdict = recited.verdict
+    verdict = chunk.verdict
     if not verdict.proven or verdict.margin > tau:
-        return recited
+        return chunk
     reason = (
         f"decodes right, but leads by only {verdict.margin:.3f} logits somewhere (it was "
         f"written to lead by {tau})"
     )
-    return replace(recited, verdict=replace(verdict, kind="fragile", reason=reason))
+    return replace(chunk, verdict=replace(verdict, kind="fragile", reason=reason))
