@@ -318,7 +318,7 @@ def test_calls_of_many_arguments_name_them(path):
 
 
 # folders whose values are still made by position
-POSITIONAL = ("adapt", "documents", "retrieval", "serve")
+POSITIONAL = ("adapt", "documents", "retrieval")
 
 
 def test_values_of_many_fields_name_them():
