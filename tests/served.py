@@ -83,7 +83,8 @@ def settings(store, model, **changes):
 @contextmanager
 def served(config, trusted=False, token=""):
     """Runs a server in a thread; once this is left it has ended."""
-    with app.ready(config, trusted, lambda words: None, token) as (server, listening):
+    ready = app.prepare_server(config, trusted=trusted, say=lambda words: None, token=token)
+    with ready as (server, listening):
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

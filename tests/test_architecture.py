@@ -300,8 +300,6 @@ def test_files_and_functions_are_short():
     assert statistics.quantiles(lengths.values(), n=10)[-1] <= NINETIETH
 
 
-# folders whose calls do not all name their arguments yet
-UNNAMED: tuple[str, ...] = ()
 VARIADIC = ("ReadOnlyCell", "command", "options.flags", "options.settings")
 
 
@@ -310,21 +308,15 @@ VARIADIC = ("ReadOnlyCell", "command", "options.flags", "options.settings")
 )
 def test_calls_of_many_arguments_name_them(path):
     """Six numbers in a row are swapped without a sound."""
-    if f"{path.parent.name}/" in UNNAMED:
-        pytest.skip("not yet")
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and ast.unparse(node.func) not in VARIADIC:
             assert len(node.args) < 6, f"line {node.lineno}: {ast.unparse(node.func)}"
 
 
-# folders whose values are still made by position
-POSITIONAL = ("serve",)
-
-
 def test_values_of_many_fields_name_them():
     """A dataclass of more than four fields is keyword-only."""
     for name, tree in TREES.items():
-        if "." not in name or name.startswith(POSITIONAL):
+        if "." not in name:
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):

@@ -266,7 +266,7 @@ def test_no_name_leads_out_of_its_folder(name):
     from urllib.parse import quote
 
     try:
-        parts = uploads.named_path(quote(name, errors="surrogatepass"))
+        parts = uploads.parse_name(quote(name, errors="surrogatepass"))
     except UsageError:
         return
     path = os.path.normpath(os.path.join("/uploads", *parts))

@@ -18,7 +18,7 @@ from rag_memtok.pipeline import api
 from rag_memtok.pipeline.answer import finish, prepare, respond
 from rag_memtok.pipeline.handle import MemoryStore
 from rag_memtok.serve import restoring
-from rag_memtok.serve.engine import BATCH, Engine, Question, Ticket, grouped
+from rag_memtok.serve.engine import BATCH, Engine, Question, Ticket, group_into_batches
 from rag_memtok.serve.metrics import Metrics
 
 QUESTIONS = [
@@ -131,8 +131,8 @@ def test_what_waits_shares_passes_and_nothing_is_mixed_up(store):
 
 def test_a_group_has_no_more_prompts_than_a_batch(store):
     session = store.session()
-    ready = [(Ticket(Question(text=one)), prepare(session, one)) for one in QUESTIONS * 4]
-    groups = grouped(ready)
+    ready = [(Ticket(work=Question(text=one)), prepare(session, one)) for one in QUESTIONS * 4]
+    groups = group_into_batches(ready)
     assert [one for group in groups for one in group] == ready
     assert all(sum(len(one.prompts) for _, one in group) <= BATCH for group in groups)
 
@@ -201,7 +201,7 @@ def test_a_restore_waits_for_places_and_ends_with_the_server(model, config):
     (paper, *_) = [one.document for one in api.documents(config)]
 
     async def told(here):
-        return [one async for one in restoring.decoded(here, paper)]
+        return [one async for one in restoring.stream_document(here, paper)]
 
     with served(settings(config.store, model, serve__places=1)) as server:
         here = server.server.config.app.app.state.serving

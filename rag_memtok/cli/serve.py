@@ -25,4 +25,4 @@ def serve(dials: Config, trust_store: options.Trust = False) -> None:
         raise UsageError(
             f"to serve needs {missing.name}", remedy="pip install 'rag-memtok[serve]'"
         ) from None
-    raise typer.Exit(app.serve(dials, trust_store, console.say, console.noted))
+    raise typer.Exit(app.serve(dials, trusted=trust_store, say=console.say, describe=console.noted))

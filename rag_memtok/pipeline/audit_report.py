@@ -116,7 +116,7 @@ def kind(name: str) -> str:
 
 
 def headline(store: Store, audit: Audit) -> str:
-    """What was audited, when, and the outcome in a sentence."""
+    """The head of the page: what was audited, when, and the outcome in a sentence."""
     state = {0: "exact", 6: "fragile"}.get(audit.exit_code, "mismatch")
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     sample = f"<p>{to_html(audit.sample)}</p>" if audit.sample else ""

@@ -43,7 +43,7 @@ class Estimate:
 def estimate(
     paths: Sequence[Path], config: Config, piped: Mapping[str, bytes] = NOTHING
 ) -> Estimate:
-    """What `ingest` would write and how long it would take here. Writes nothing.
+    """Estimates what `ingest` would write and how long it would take here. Writes nothing.
 
     Of three real steps of the writer the second counts.
     """

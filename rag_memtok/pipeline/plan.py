@@ -73,7 +73,7 @@ class PlannedFile:
 
     @property
     def pieces(self) -> Iterator[Piece]:
-        """All its chunks in order."""
+        """The chunks of all its documents, in order."""
         return (piece for _, pieces in self.documents for piece in pieces)
 
 

@@ -30,7 +30,7 @@ class ChunkSource(Protocol):
 
     @property
     def manifest(self) -> Mapping[str, str]:
-        """What the store is bound to."""
+        """The manifest: what the store is bound to."""
         ...
 
     def record(self, chunk_id: str) -> Record:

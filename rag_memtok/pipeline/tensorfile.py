@@ -137,7 +137,7 @@ class JsonStream:
 
     @property
     def position(self) -> int:
-        """How many bytes were read."""
+        """The number of bytes that were read."""
         return self._end - len(self._text) + self._at
 
     def restart_at(self, position: int) -> "JsonStream":

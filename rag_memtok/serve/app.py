@@ -34,7 +34,7 @@ from rag_memtok.serve.jobs import Jobs
 from rag_memtok.serve.metrics import Metrics
 from rag_memtok.serve.refusals import body_of, refusal_of, refusal_of_fields
 from rag_memtok.serve.serving import Serving
-from rag_memtok.serve.streams import Gone
+from rag_memtok.serve.streams import ClientGone
 from rag_memtok.settings import TOKEN
 
 PAGE = Path(__file__).parent / "page"
@@ -45,7 +45,11 @@ HUNG_UP = 499  # what nobody reads
 
 
 def application(serving: Serving | None) -> FastAPI:
-    """The routes over what is served, if only to describe them, without the guard before them."""
+    """The application with all routes, without the guard before it.
+
+    Args:
+        serving: None: only to describe the routes.
+    """
     app = FastAPI(
         title="rag-memtok",
         version=__version__,
@@ -57,53 +61,53 @@ def application(serving: Serving | None) -> FastAPI:
     app.include_router(openai.router)
     app.include_router(store_routes.router)
     app.mount("/static", StaticFiles(directory=PAGE))
-    app.add_api_route("/", _page, include_in_schema=False, response_class=FileResponse)
+    app.add_api_route("/", _send_page, include_in_schema=False, response_class=FileResponse)
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
     return app
 
 
-def handles(app: FastAPI, scope: Any) -> bool:
-    """Whether a route is there for a request's path and method."""
-    return any(one.matches(scope)[0] is Match.FULL for one in app.routes)
+def has_route(app: FastAPI, scope: Any) -> bool:
+    """Whether there is a route for a request's path and method."""
+    return any(route.matches(scope)[0] is Match.FULL for route in app.routes)
 
 
-async def _page() -> FileResponse:
+async def _send_page() -> FileResponse:
     """The page."""
     return FileResponse(PAGE / "index.html")
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _refuse_error(_: Request, error: Exception) -> Response:
     status, body, headers = refusal_of(error)
     return JSONResponse(body, status, headers=dict(headers))
 
 
-async def _misshapen(_: Request, error: Exception) -> Response:
+async def _refuse_fields(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError | ValidationError)
     faults = list(error.errors())
     if isinstance(error, ValidationError):  # of a body that was read by hand
-        faults = [{**one, "loc": ("body", *one["loc"])} for one in faults]
+        faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in faults]
     return JSONResponse(refusal_of_fields(faults), 400)
 
 
-async def _plain(_: Request, error: Exception) -> Response:
+async def _refuse_http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     remedy = "GET /openapi.json has every path"
     body = body_of(error.status_code, "http", str(error.detail), remedy)
     return JSONResponse(body, error.status_code, headers=error.headers)
 
 
-async def _gone(_: Request, error: Exception) -> Response:
+async def _answer_nobody(_: Request, error: Exception) -> Response:
     return Response(status_code=HUNG_UP)
 
 
 HANDLERS: dict[type[Exception], Callable[[Request, Exception], Any]] = {
-    RagMemtokError: _refused,
-    RequestValidationError: _misshapen,
-    ValidationError: _misshapen,
-    HTTPException: _plain,
-    Gone: _gone,
-    Exception: _refused,
+    RagMemtokError: _refuse_error,
+    RequestValidationError: _refuse_fields,
+    ValidationError: _refuse_fields,
+    HTTPException: _refuse_http,
+    ClientGone: _answer_nobody,
+    Exception: _refuse_error,
 }
 
 
@@ -116,7 +120,7 @@ def is_loopback(host: str) -> bool:
 
 
 def rules_of(config: Config, token: str) -> Rules:
-    """Who may ask a server of these settings.
+    """The rules of a server with these settings.
 
     Raises:
         UsageError: it can be reached from elsewhere and has no token, or one that can be guessed.
@@ -144,13 +148,15 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Whether the server is to end now; asked ten times a second, in its loop."""
-        self.should_exit = self.ending.look() or self.should_exit
+        self.should_exit = self.ending.handle_signals() or self.should_exit
         self.ending.leaving = await super().on_tick(counter)
         return self.ending.leaving
 
 
 @contextmanager
-def serving(store: MemoryStore, say: Say, noted: Callable[[Progress], str]) -> Iterator[Serving]:
+def start_serving(
+    store: MemoryStore, say: Say, describe: Callable[[Progress], str]
+) -> Iterator[Serving]:
     """A store with its engine and jobs, ready; what waits is answered before it ends.
 
     Raises:
@@ -168,7 +174,7 @@ def serving(store: MemoryStore, say: Say, noted: Callable[[Progress], str]) -> I
                 engine=engine,
                 jobs=jobs,
                 metrics=metrics,
-                ending=Ending(engine, jobs, say, noted),
+                ending=Ending(engine=engine, jobs=jobs, say=say, describe=describe),
             )
         finally:
             jobs.close()
@@ -177,12 +183,13 @@ def serving(store: MemoryStore, say: Say, noted: Callable[[Progress], str]) -> I
 
 
 @contextmanager
-def ready(
+def prepare_server(
     config: Config,
+    *,
     trusted: bool,
     say: Say,
     token: str,
-    noted: Callable[[Progress], str] = lambda at: "",
+    describe: Callable[[Progress], str] = lambda progress: "",
 ) -> Iterator[tuple[Server, socket.socket]]:
     """A server that needs but be run, and the socket that it is to listen at.
 
@@ -192,9 +199,9 @@ def ready(
     """
     rules = rules_of(config, token)
     store = MemoryStore(config, trusted=trusted, say=say, on_progress=quiet)
-    with bound(config) as listening, serving(store, say, noted) as here:
-        app = application(here)
-        guarded: Any = Guard(app, rules, here.metrics, partial(handles, app))
+    with listen(config) as listening, start_serving(store, say, describe) as serving:
+        app = application(serving)
+        guarded: Any = Guard(app, rules, serving.metrics, partial(has_route, app))
         settings = uvicorn.Config(
             guarded,
             http="h11",
@@ -206,22 +213,23 @@ def ready(
             limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=GRACE,
         )
-        yield Server(settings, here.ending), listening
+        yield Server(settings, serving.ending), listening
 
 
-def serve(config: Config, trusted: bool, say: Say, noted: Callable[[Progress], str]) -> int:
+def serve(config: Config, *, trusted: bool, say: Say, describe: Callable[[Progress], str]) -> int:
     """Serves a store until a signal ends it, and returns the exit code (see `Ending`).
 
-    What was asked until then is answered, a job that runs is finished. `noted` puts the facts and
-    the time left of a job's progress into words.
+    What was asked until then is answered, a job that runs is finished. `describe` puts the facts
+    and the time left of a job's progress into words.
 
     The token is in the environment, where no list of processes shows it.
 
     Raises:
-        UsageError, InputRefused, ...: see `ready`.
+        UsageError, InputRefused, ...: see `prepare_server`.
     """
     token = os.environ.get(TOKEN, "")
-    with ready(config, trusted, say, token, noted) as (server, listening):
+    ready = prepare_server(config, trusted=trusted, say=say, token=token, describe=describe)
+    with ready as (server, listening):
         host, port = config.serve.host, listening.getsockname()[1]
         address = f"[{host}]" if ":" in host else host
         folder = store_folder(config)
@@ -232,8 +240,8 @@ def serve(config: Config, trusted: bool, say: Say, noted: Callable[[Progress], s
 
 
 @contextmanager
-def bound(config: Config) -> Iterator[socket.socket]:
-    """The socket that is listened at.
+def listen(config: Config) -> Iterator[socket.socket]:
+    """The socket that the server listens at.
 
     Raises:
         UsageError: it cannot be had.
@@ -241,11 +249,11 @@ def bound(config: Config) -> Iterator[socket.socket]:
     host, port = config.serve.host, config.serve.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        found = socket.create_server((host, port), family=family, backlog=CONNECTIONS)
+        listening = socket.create_server((host, port), family=family, backlog=CONNECTIONS)
     except OSError as error:
         raise UsageError(
             f"{host}:{port} cannot be listened at: {error.strerror}",
             remedy="name another --port, or --port 0 for any that is free",
         ) from None
-    with found:
-        yield found
+    with listening:
+        yield listening

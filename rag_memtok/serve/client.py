@@ -51,9 +51,9 @@ TOO_MANY = 429
 LINE = 1 << 26  # bytes of an event, at most
 PATIENCE = 60.0  # seconds that a busy server is asked again
 CODES: dict[str, type[RagMemtokError]] = {
-    one.name: one
-    for one in vars(errors).values()
-    if isinstance(one, type) and issubclass(one, RagMemtokError)
+    error.name: error
+    for error in vars(errors).values()
+    if isinstance(error, type) and issubclass(error, RagMemtokError)
 } | {"token": PermissionRefused, "host": PermissionRefused, "origin": PermissionRefused}
 
 
@@ -85,19 +85,19 @@ class Client:
             Busy: it has no place for another question, and had none for a minute.
         """
         body = {"question": question, "before": before, "stream": True}
-        for name, told in self._events("POST", "/ask", body):
+        for name, data in self._events("POST", "/ask", body):
             if name == "text":
-                on_text(told["text"])
+                on_text(data["text"])
             elif name == "error":
-                raise raised(told["error"])
+                raise error_of(data["error"])
             else:
-                return answer_of(told)
+                return parse_answer(data)
         raise NoStore(f"{self.url} ended within an answer", remedy="ask again")
 
     def quotations(self, question: str) -> list[tuple[str, Source]]:
-        """The chunks that have to do with a question, best first: text and citation."""
-        found = self._json("POST", "/search", {"question": question})["found"]
-        return [(one["text"], source_of(one["source"])) for one in found]
+        """The chunks relevant to a question, best first: text and citation."""
+        passages = self._json("POST", "/search", {"question": question})["found"]
+        return [(passage["text"], parse_source(passage["source"])) for passage in passages]
 
     def ingest(self, *paths: PathLike, prune: bool = False) -> Ingested:
         """Sends every file under `paths` that can be read, and has them taken in.
@@ -111,9 +111,9 @@ class Client:
         if prune:
             raise UsageError("a server cannot prune", remedy="rag-memtok ingest --prune, there")
         files = scan([Path(path) for path in paths], Documents(), None).files
-        ids = [self._upload(Path(one.root) / one.file, one.file) for one in files]
-        done = [self._ended(id)["ingested"] for id in dict.fromkeys(ids)]
-        return combined([ingested_of(one) for one in done])
+        ids = [self._upload(Path(file.root) / file.file, file.file) for file in files]
+        results = [self._wait_for(id)["ingested"] for id in dict.fromkeys(ids)]
+        return combine([parse_ingested(file) for file in results])
 
     def verify(
         self,
@@ -138,9 +138,14 @@ class Client:
                 "a server compares with no folder and writes no report",
                 remedy="rag-memtok verify, where the store is",
             )
-        asked = {"quick": quick, "sample": sample, "seed": seed}
-        body = asked | {"batch": batch, "reference": reference}
-        return audit_of(self._ended(self._json("POST", "/verify", body)["id"])["audit"])
+        body = {
+            "quick": quick,
+            "sample": sample,
+            "seed": seed,
+            "batch": batch,
+            "reference": reference,
+        }
+        return parse_audit(self._wait_for(self._json("POST", "/verify", body)["id"])["audit"])
 
     def restore(self, to: PathLike) -> Restored:
         """Writes the documents into a folder of this machine, as their memories decode there.
@@ -153,18 +158,20 @@ class Client:
             InputRefused: a document would be written outside `to`.
             Busy: the server ends.
         """
-        told = self._json("GET", "/documents")
-        documents = [document_of(one) for one in told["documents"]]
+        listed = self._json("GET", "/documents")
+        documents = [parse_document(document) for document in listed["documents"]]
         reporter = Reporter(
-            on_progress=self._on_progress, total=sum(one.chunks for one in documents)
+            on_progress=self._on_progress, total=sum(document.chunks for document in documents)
         )
-        lost = [(str(one["path"]), str(one["reason"])) for one in told["lost"]]
-        return write_documents(documents, lambda one: self._decoded(one, reporter), Path(to), lost)
+        lost = [(str(document["path"]), str(document["reason"])) for document in listed["lost"]]
+        return write_documents(
+            documents, lambda document: self._restore_text(document, reporter), Path(to), lost
+        )
 
     def status(self) -> Status:
-        """What is in the store."""
-        told = self._json("GET", "/status")
-        return Status(**told | {"summary": Summary(**told["summary"])})
+        """The store at a glance."""
+        status = self._json("GET", "/status")
+        return Status(**status | {"summary": Summary(**status["summary"])})
 
     def close(self) -> None:
         """Does nothing: no connection outlives a call."""
@@ -185,21 +192,25 @@ class Client:
         with self._reply("POST", "/ingest", path.read_bytes(), headers) as reply:
             return str(json.loads(reply.read())["id"])
 
-    def _ended(self, id: str) -> dict[str, Any]:
-        """The job of that id, once it has ended well."""
+    def _wait_for(self, id: str) -> dict[str, Any]:
+        """The job of that id, once it is done; reports its progress meanwhile.
+
+        Raises:
+            NoStore: the server ended before; or the error of the job.
+        """
         job: dict[str, Any] = {}
         for _, job in self._events("GET", f"/jobs/{id}/events"):
             if at := job["progress"]:
                 self._on_progress(Progress(**at))
         if job.get("error"):
-            raise raised(job["error"])
+            raise error_of(job["error"])
         if job.get("state") != "done" and not job.get("audit"):
             raise NoStore(
                 f"{self.url} ended within the job {id}; what is done is kept", remedy="run it again"
             )
         return job
 
-    def _decoded(self, document: StoredDocument, reporter: Reporter) -> str | None:
+    def _restore_text(self, document: StoredDocument, reporter: Reporter) -> str | None:
         """A document's text, None if not all of its memories decode to it.
 
         Raises:
@@ -207,16 +218,16 @@ class Client:
         """
         texts: list[str] = []
         length = 0
-        asked = {"root": document.root, "path": document.path}
-        for name, told in self._events("POST", "/restore", asked):
+        identity = {"root": document.root, "path": document.path}
+        for name, data in self._events("POST", "/restore", identity):
             if name == "error":
-                raise raised(told["error"])
+                raise error_of(data["error"])
             if name != "text":
-                if told.get("damaged"):
+                if data.get("damaged"):
                     raise StoreDamaged(UNPROVEN, remedy="rag-memtok verify, there")
                 text = "".join(texts)
                 return text if sha256_of_text(text) == document.sha256 else None
-            texts.append(str(told["text"]).encode(errors="replace").decode())
+            texts.append(str(data["text"]).encode(errors="replace").decode())
             length += len(texts[-1])
             if length > document.characters:  # it need not end
                 return None
@@ -224,16 +235,16 @@ class Client:
         raise NoStore(f"{self.url} ended within {document.path!a}", remedy="restore again")
 
     def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        with self._reply(method, path, *_encoded(body)) as reply:
+        with self._reply(method, path, *_encode_body(body)) as reply:
             return json.loads(reply.read())
 
     def _events(
         self, method: str, path: str, body: dict[str, Any] | None = None
     ) -> Iterator[tuple[str, Any]]:
-        """The server-sent events of a reply: name and data."""
-        with self._reply(method, path, *_encoded(body)) as reply:
+        """Yields the server-sent events of a reply: name and data."""
+        with self._reply(method, path, *_encode_body(body)) as reply:
             name = ""
-            for line in lines_of(reply):
+            for line in read_lines(reply):
                 key, _, value = line.decode().rstrip("\n").partition(": ")
                 name = value if key == "event" else name
                 if key == "data":
@@ -243,32 +254,36 @@ class Client:
     def _reply(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]
     ) -> Iterator[http.client.HTTPResponse]:
-        """A reply that is none of an error; a busy server is asked again for a while."""
+        """A reply that is no error; a busy server is asked again for PATIENCE seconds."""
         until = time.monotonic() + PATIENCE
         while True:
-            connection, reply = self._sent(method, path, body, headers)
+            connection, reply = self._send(method, path, body, headers)
             try:
                 if reply.status < 400:
                     yield reply
                     return
-                error = raised_by(reply)
+                error = error_of_reply(reply)
             finally:
                 connection.close()
             if not isinstance(error, Busy) or time.monotonic() + error.seconds > until:
                 raise error
             time.sleep(error.seconds)
 
-    def _sent(
+    def _send(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        """One request. Raises NoStore where nobody answers."""
+        """Sends one request.
+
+        Raises:
+            NoStore: nobody answers.
+        """
         where = urlsplit(self.url)
         secure = where.scheme == "https"
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         connection = kind(where.hostname or "", where.port, timeout=self._timeout)
-        known = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        authorization = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         try:
-            connection.request(method, where.path + path, body, headers | known)
+            connection.request(method, where.path + path, body, headers | authorization)
             return connection, connection.getresponse()
         except OSError as error:
             connection.close()
@@ -277,14 +292,14 @@ class Client:
             ) from None
 
 
-def _encoded(body: dict[str, Any] | None) -> tuple[bytes | None, dict[str, str]]:
+def _encode_body(body: dict[str, Any] | None) -> tuple[bytes | None, dict[str, str]]:
     if body is None:
         return None, {}
     return json.dumps(body).encode(), {"Content-Type": "application/json"}
 
 
-def lines_of(reply: http.client.HTTPResponse) -> Iterator[bytes]:
-    """The lines of a reply, one in memory at a time.
+def read_lines(reply: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Yields the lines of a reply, one in memory at a time.
 
     Raises:
         NoStore: it breaks off, or a line does not end.
@@ -298,84 +313,88 @@ def lines_of(reply: http.client.HTTPResponse) -> Iterator[bytes]:
         raise NoStore(f"the reply broke off: {error}", remedy="ask again") from None
 
 
-def raised_by(reply: http.client.HTTPResponse) -> RagMemtokError:
-    """The error that a reply tells."""
+def error_of_reply(reply: http.client.HTTPResponse) -> RagMemtokError:
+    """The exception for a reply that is an error."""
     try:
-        told = json.loads(reply.read())["error"]
+        error = json.loads(reply.read())["error"]
     except (ValueError, KeyError, TypeError):  # of somebody between us and the server
-        told = {"message": f"{reply.status} {reply.reason}", "code": "", "remedy": ""}
+        error = {"message": f"{reply.status} {reply.reason}", "code": "", "remedy": ""}
     if reply.status == TOO_MANY:
         wait = reply.headers.get("Retry-After", "")
-        return Busy(told["message"], told["remedy"], int(wait) if wait.isdecimal() else 1)
-    return raised(told)
+        return Busy(error["message"], error["remedy"], int(wait) if wait.isdecimal() else 1)
+    return error_of(error)
 
 
-def raised(told: dict[str, Any]) -> RagMemtokError:
-    """The exception that was told, as it was there."""
-    return CODES.get(told["code"], RagMemtokError)(told["message"], told["remedy"])
+def error_of(error: dict[str, Any]) -> RagMemtokError:
+    """The exception that the server raised, from its JSON."""
+    return CODES.get(error["code"], RagMemtokError)(error["message"], error["remedy"])
 
 
 # --- JSON -> our values
 
 
-def source_of(told: dict[str, Any]) -> Source:
-    """A citation."""
-    return Source(**told | {"span": tuple(told["span"])})
+def parse_source(values: dict[str, Any]) -> Source:
+    """A citation from its JSON."""
+    return Source(**values | {"span": tuple(values["span"])})
 
 
-def document_of(told: dict[str, Any]) -> StoredDocument:
-    """A document; what a server says is made of the kinds that they should be."""
+def parse_document(values: dict[str, Any]) -> StoredDocument:
+    """A document from its JSON, each value made of the type that it should be."""
     return StoredDocument(
-        root=str(told["root"]),
-        file=str(told["file"]),
-        path=str(told["path"]),
-        sha256=str(told["sha256"]),
+        root=str(values["root"]),
+        file=str(values["file"]),
+        path=str(values["path"]),
+        sha256=str(values["sha256"]),
         file_sha256="",
-        chunks=int(told["chunks"]),
-        characters=int(told["characters"]),
-        extractor=str(told["extractor"]),
+        chunks=int(values["chunks"]),
+        characters=int(values["characters"]),
+        extractor=str(values["extractor"]),
     )
 
 
-def answer_of(told: dict[str, Any]) -> Answer:
-    """An answer."""
-    stands = told["stands_in"]
+def parse_answer(values: dict[str, Any]) -> Answer:
+    """An answer from its JSON."""
+    standing = values["stands_in"]
     return Answer(
-        **told
+        **values
         | {
-            "sources": tuple(map(source_of, told["sources"])),
-            "texts": tuple(told["texts"]),
-            "stands_in": stands and Standing(**stands | {"span": tuple(stands["span"])}),
+            "sources": tuple(map(parse_source, values["sources"])),
+            "texts": tuple(values["texts"]),
+            "stands_in": standing and Standing(**standing | {"span": tuple(standing["span"])}),
         }
     )
 
 
-def ingested_of(told: dict[str, Any]) -> Ingested:
-    """What an ingest did."""
+def parse_ingested(values: dict[str, Any]) -> Ingested:
+    """The result of an ingest from its JSON."""
     return Ingested(
-        **told
+        **values
         | {
-            "vanished": tuple((root, file) for root, file in told["vanished"]),
-            "skipped": tuple(Skipped(**one) for one in told["skipped"]),
-            "over_limit": tuple(Skipped(**one) for one in told["over_limit"]),
-            "assumed": tuple(Assumed(**one) for one in told["assumed"]),
+            "vanished": tuple((root, file) for root, file in values["vanished"]),
+            "skipped": tuple(Skipped(**entry) for entry in values["skipped"]),
+            "over_limit": tuple(Skipped(**entry) for entry in values["over_limit"]),
+            "assumed": tuple(Assumed(**entry) for entry in values["assumed"]),
         }
     )
 
 
-def combined(done: list[Ingested]) -> Ingested:
-    """What several ingests of the same folder did, one after the other."""
-    last = done[-1]
-    kinds = {kind for one in done for kind in one.verdicts}
-    verdicts = {kind: sum(one.verdicts.get(kind, 0) for one in done) for kind in sorted(kinds)}
+def combine(results: list[Ingested]) -> Ingested:
+    """The results of several ingests of the same folder, one after the other, as one."""
+    last = results[-1]
+    kinds = {kind for result in results for kind in result.verdicts}
+    verdicts = {
+        kind: sum(result.verdicts.get(kind, 0) for result in results) for kind in sorted(kinds)
+    }
     counts = {
-        name: sum(getattr(one, name) for one in done)
+        name: sum(getattr(result, name) for result in results)
         for name in ("files", "chunks", "positions", "text_positions", "seconds")
     }
     return replace(last, verdicts=verdicts, **counts)
 
 
-def audit_of(told: dict[str, Any]) -> Audit:
-    """An audit, without what it found of each chunk."""
-    known = {name: value for name, value in told.items() if name not in ("ok", "sentence")}
-    return Audit(**known | {"findings": tuple(Finding(**one) for one in told["findings"])})
+def parse_audit(values: dict[str, Any]) -> Audit:
+    """An audit from its JSON, without what it found of each chunk."""
+    fields = {name: value for name, value in values.items() if name not in ("ok", "sentence")}
+    return Audit(
+        **fields | {"findings": tuple(Finding(**finding) for finding in values["findings"])}
+    )

@@ -31,7 +31,7 @@ log = getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked; `k` 0, `within` "" and `limit` 0 are as the store's session has them."""
+    """A question; `k` 0, `within` "" and `limit` 0 are as the store's session has them."""
 
     text: str
     before: str = ""
@@ -42,16 +42,16 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, the tokens it was said in, and whether it ended by itself."""
+    """An answer, the number of its tokens, and whether it ended by itself."""
 
     answer: Answer
     tokens: int
     complete: bool
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Ticket:
-    """A place in the queue: what is to be done, and what came of it.
+    """A place in the queue: the work, and its result.
 
     `work` is a question, or something else to do with the session. Once it is cancelled nothing
     more is done for it.
@@ -64,7 +64,7 @@ class Ticket:
     cancelled: bool = False
 
     def cancel(self) -> None:
-        """Nobody wants it any more."""
+        """Gives the result up: nobody wants it any more."""
         self.cancelled = True
 
 
@@ -76,21 +76,21 @@ class Engine:
         self._queue: deque[Ticket] = deque()
         self._changed = threading.Condition()
         self._closing = False
-        self._at_work = 0  # how many are being answered
+        self._running = 0  # how many are being answered
         self._seconds = 1.0  # that a question takes, lately
         self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
         metrics.gauge("questions_waiting", lambda: self.waiting)
 
     @property
     def waiting(self) -> int:
-        """How many are in the queue."""
+        """The number of tickets in the queue."""
         return len(self._queue)
 
     @property
-    def under_way(self) -> int:
-        """How many wait or are being answered."""
+    def in_progress(self) -> int:
+        """The number of tickets that wait or are being answered."""
         with self._changed:
-            return len(self._queue) + self._at_work
+            return len(self._queue) + self._running
 
     def start(self) -> None:
         """Loads the store and its model, and answers from then on.
@@ -111,15 +111,15 @@ class Engine:
         Raises:
             Busy: the queue is full, or the server ends.
         """
-        return self._put(Ticket(question, on_text))
+        return self._put(Ticket(work=question, on_text=on_text))
 
     def call(self, work: Callable[[Session], T]) -> "Future[T]":
-        """Has something done with the session, in its turn.
+        """Puts other work with the session into the queue.
 
         Raises:
             Busy: the queue is full, or the server ends.
         """
-        return self._put(Ticket(work)).result
+        return self._put(Ticket(work=work)).result
 
     def finish(self) -> None:
         """Takes nothing more; what waits is answered."""
@@ -134,7 +134,7 @@ class Engine:
 
     def _put(self, ticket: Ticket) -> Ticket:
         with self._changed:
-            full = sum(not one.cancelled for one in self._queue) >= self.places
+            full = sum(not waiting.cancelled for waiting in self._queue) >= self.places
             if full or self._closing:
                 self.metrics.count("questions_total", outcome="busy")
                 wait = math.ceil(self._seconds * (len(self._queue) + 1))
@@ -148,109 +148,111 @@ class Engine:
         return ticket
 
     def _run(self) -> None:
-        while some := self._taken():
+        while tickets := self._take():
             try:
-                self._serve(some)
+                self._serve(tickets)
             except Exception as error:  # it costs these their answers, and nobody else
-                for one in some:
-                    self._fail(one, error)
+                for ticket in tickets:
+                    self._fail(ticket, error)
         self.store.close()
 
-    def _taken(self) -> list[Ticket]:
-        """What waits, at most a batch of it; nothing once all is done and the server ends."""
+    def _take(self) -> list[Ticket]:
+        """Takes what waits, at most a batch; nothing once all is done and the server ends."""
         with self._changed:
-            self._at_work = 0
+            self._running = 0
             while not self._queue and not self._closing:
                 self._changed.wait()
-            self._at_work = min(len(self._queue), BATCH)
-            return [self._queue.popleft() for _ in range(self._at_work)]
+            self._running = min(len(self._queue), BATCH)
+            return [self._queue.popleft() for _ in range(self._running)]
 
-    def _serve(self, some: Sequence[Ticket]) -> None:
+    def _serve(self, tickets: Sequence[Ticket]) -> None:
         session = self.store.session()
         ready: list[tuple[Ticket, Prepared]] = []
-        for one in some:
-            if one.cancelled:
+        for ticket in tickets:
+            if ticket.cancelled:
                 self.metrics.count("questions_total", outcome="cancelled")
-            elif isinstance(one.work, Question):
-                with self._failing(one):
-                    ready.append((one, prepared(session, one, one.work)))
+            elif isinstance(ticket.work, Question):
+                with self._fail_on_error(ticket):
+                    ready.append((ticket, prepare_ticket(session, ticket, ticket.work)))
             else:
-                with self._failing(one):
-                    one.result.set_result(one.work(session))
-        for group in grouped(ready):
+                with self._fail_on_error(ticket):
+                    ticket.result.set_result(ticket.work(session))
+        for group in group_into_batches(ready):
             self._answer(session, group)
 
     def _answer(self, session: Session, group: Sequence[tuple[Ticket, Prepared]]) -> None:
         """Lets a group of questions share its forward passes."""
         began = time.monotonic()
         try:
-            responses = respond(session, [ready for _, ready in group])
+            responses = respond(session, [prepared for _, prepared in group])
         except Exception as error:
-            for one, _ in group:
-                self._fail(one, error)
+            for ticket, _ in group:
+                self._fail(ticket, error)
             return
         self.metrics.count("batches_total")
         self.metrics.count("batched_questions_total", len(group))
-        for (one, ready), response in zip(group, responses, strict=True):
-            with self._failing(one):
-                answer = finish(session, ready, response)
-                self._tell(one, Reply(answer, len(response.tokens), response.complete))
+        for (ticket, prepared), response in zip(group, responses, strict=True):
+            with self._fail_on_error(ticket):
+                answer = finish(session, prepared, response)
+                self._tell(ticket, Reply(answer, len(response.tokens), response.complete))
         self._seconds += 0.2 * ((time.monotonic() - began) / len(group) - self._seconds)
 
-    def _tell(self, one: Ticket, reply: Reply) -> None:
-        seconds = time.monotonic() - one.since
+    def _tell(self, ticket: Ticket, reply: Reply) -> None:
+        seconds = time.monotonic() - ticket.since
         outcome = (
-            "cancelled" if one.cancelled else "refused" if reply.answer.refused else "answered"
+            "cancelled" if ticket.cancelled else "refused" if reply.answer.refused else "answered"
         )
         self.metrics.count("questions_total", outcome=outcome)
         self.metrics.count("answer_seconds_sum", seconds)
         self.metrics.count("answer_seconds_count")
         answer = replace(reply.answer, seconds=seconds)
-        one.result.set_result(replace(reply, answer=answer))
+        ticket.result.set_result(replace(reply, answer=answer))
 
     @contextmanager
-    def _failing(self, one: Ticket) -> Iterator[None]:
-        """What goes wrong within is the ticket's, and nobody else's."""
+    def _fail_on_error(self, ticket: Ticket) -> Iterator[None]:
+        """An error within fails this ticket, and no other."""
         try:
             yield
         except Exception as error:
-            self._fail(one, error)
+            self._fail(ticket, error)
 
-    def _fail(self, one: Ticket, error: Exception) -> None:
-        if one.result.done():
+    def _fail(self, ticket: Ticket, error: Exception) -> None:
+        if ticket.result.done():
             return
         if not isinstance(error, RagMemtokError):
             log.error("a question was not answered", exc_info=error)
-        nothing = isinstance(error, NoUsableMemory)
-        self.metrics.count("questions_total", outcome="nothing" if nothing else "failed")
-        one.result.set_exception(error)
+        found_nothing = isinstance(error, NoUsableMemory)
+        self.metrics.count("questions_total", outcome="nothing" if found_nothing else "failed")
+        ticket.result.set_exception(error)
 
 
-def prepared(session: Session, ticket: Ticket, question: Question) -> Prepared:
-    """A ticket's question, ready for the LM."""
-    found = session.config.retrieve
+def prepare_ticket(session: Session, ticket: Ticket, question: Question) -> Prepared:
+    """Prepares a ticket's question for the LM."""
+    settings = session.config.retrieve
     return prepare(
         session,
         question.text,
         question.before,
-        retrieve=replace(found, k=question.k or found.k, within=question.within or found.within),
+        retrieve=replace(
+            settings, k=question.k or settings.k, within=question.within or settings.within
+        ),
         limit=question.limit,
         on_text=ticket.on_text,
         cancelled=lambda: ticket.cancelled,
     )
 
 
-def grouped(
+def group_into_batches(
     ready: Sequence[tuple[Ticket, Prepared]],
 ) -> list[list[tuple[Ticket, Prepared]]]:
-    """In their order, so many that their prompts are one batch; at least one question."""
+    """Groups of questions, in their order, whose prompts are one batch; at least one question."""
     groups: list[list[tuple[Ticket, Prepared]]] = []
-    rows = BATCH
-    for one in ready:
-        count = len(one[1].prompts)
-        if rows + count > BATCH:
+    prompts = BATCH
+    for pair in ready:
+        count = len(pair[1].prompts)
+        if prompts + count > BATCH:
             groups.append([])
-            rows = 0
-        groups[-1].append(one)
-        rows += count
+            prompts = 0
+        groups[-1].append(pair)
+        prompts += count
     return groups

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rag_memtok.serve.metrics import Metrics
-from rag_memtok.serve.refusals import body_of, encoded
+from rag_memtok.serve.refusals import body_of, encode_json
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -58,9 +58,9 @@ class Rules:
     rate: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Why a request is turned away."""
+    """The reason why a request is refused, and the status of the reply."""
 
     status: int
     code: str
@@ -77,7 +77,7 @@ class Rate:
     left: "OrderedDict[str, tuple[float, float]]" = field(default_factory=OrderedDict)
 
     def allows(self, address: str) -> bool:
-        """Whether one more may be made now; it counts."""
+        """Whether one more request may be made now; it is counted."""
         if not self.rate:
             return True
         now, most = time.monotonic(), max(2 * self.rate, 1.0)
@@ -102,13 +102,13 @@ class Guard:
         self._rate = Rate(rules.rate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets a request through, or tells why not."""
+        """Lets a request through, or refuses it."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return  # no websockets here: the server closes it
 
-        async def sending(message: Any) -> None:
+        async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
                 route = getattr(scope.get("route"), "path", "other")
@@ -119,67 +119,70 @@ class Guard:
         if refusal is None and not _is_upload(scope):
             receive, refusal = await _read(receive, headers_of(scope))
         if refusal is None:
-            await self.app(scope, receive, sending)
+            await self.app(scope, receive, send_with_headers)
         else:
-            await _refuse(refusal, sending)
+            await _refuse(refusal, send_with_headers)
 
     def _refusals(self, scope: Scope) -> Iterator[Refusal]:
         headers, method, path = headers_of(scope), scope["method"], scope["path"]
-        if not named_so(headers.get("host", ""), self.rules.names):
+        if not is_own_name(headers.get("host", ""), self.rules.names):
             yield Refusal(
-                403,
-                "host",
-                "the server does not go by that name",
-                "ask it as localhost or by its address, or start it with --name NAME",
+                status=403,
+                code="host",
+                message="the server does not go by that name",
+                remedy="ask it as localhost or by its address, or start it with --name NAME",
             )
-        if foreign(headers, method):
+        if is_foreign(headers, method):
             yield Refusal(
-                403, "origin", "a page of another origin asks", "open the server's own page"
+                status=403,
+                code="origin",
+                message="a page of another origin asks",
+                remedy="open the server's own page",
             )
         client = scope.get("client") or ("", 0)
         if not self._rate.allows(client[0]):
             yield Refusal(
-                429,
-                "rate",
-                f"more than {self.rules.rate:g} requests a second",
-                "ask again in a second, or start the server with a higher --rate",
-                ((b"retry-after", b"1"),),
+                status=429,
+                code="rate",
+                message=f"more than {self.rules.rate:g} requests a second",
+                remedy="ask again in a second, or start the server with a higher --rate",
+                headers=((b"retry-after", b"1"),),
             )
-        if not (path in OPEN or path.startswith("/static/")) and not self._known(headers):
+        if not (path in OPEN or path.startswith("/static/")) and not self._has_token(headers):
             yield Refusal(
-                401,
-                "token",
-                "the token is missing, or another",
-                "send the header Authorization: Bearer TOKEN",
-                ((b"www-authenticate", b"Bearer"),),
+                status=401,
+                code="token",
+                message="the token is missing, or another",
+                remedy="send the header Authorization: Bearer TOKEN",
+                headers=((b"www-authenticate", b"Bearer"),),
             )
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         safe = method in READS or not self._handles(scope)  # it is told which methods there are
         if not safe and kind != "application/json" and UPLOAD not in headers:
             yield Refusal(
-                415,
-                "content-type",
-                "the body is neither JSON nor a named file",
-                "send Content-Type: application/json, or X-Rag-Memtok-Name with a file",
+                status=415,
+                code="content-type",
+                message="the body is neither JSON nor a named file",
+                remedy="send Content-Type: application/json, or X-Rag-Memtok-Name with a file",
             )
 
-    def _known(self, headers: dict[str, str]) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(given.strip().encode(), self.rules.token.encode())
+    def _has_token(self, headers: dict[str, str]) -> bool:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        same = hmac.compare_digest(token.strip().encode(), self.rules.token.encode())
         return not self.rules.token or (same and scheme.lower() == "bearer")
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
-    """A request's headers; of one that is sent twice both, which is then neither."""
-    found: dict[str, str] = {}
+    """A request's headers by lower-case name; those that are sent twice are joined."""
+    headers: dict[str, str] = {}
     for name, value in scope["headers"]:
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
-        found[key] = f"{found[key]}, {text}" if key in found else text
-    return found
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
 
 
-def named_so(host: str, names: frozenset[str]) -> bool:
-    """Whether a Host is one of our names, or an address in numbers, which no DNS can rebind."""
+def is_own_name(host: str, names: frozenset[str]) -> bool:
+    """Whether a Host is one of `names`, or an address in numbers, which no DNS can rebind."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         if name in names:
@@ -190,7 +193,7 @@ def named_so(host: str, names: frozenset[str]) -> bool:
     return True
 
 
-def foreign(headers: dict[str, str], method: str) -> bool:
+def is_foreign(headers: dict[str, str], method: str) -> bool:
     """Whether a browser says that a page of another origin asks.
 
     To follow a link to this server is no such thing.
@@ -209,9 +212,12 @@ def _is_upload(scope: Scope) -> bool:
 
 
 async def _read(receive: Receive, headers: dict[str, str]) -> tuple[Receive, Refusal | None]:
-    """A request's body, whole; what is too large or too slow is refused."""
+    """Reads a request's whole body; one that is too large or too slow is refused."""
     too_large = Refusal(
-        413, "body", f"the body has more than {BODY} bytes", "send less; files go to POST /ingest"
+        status=413,
+        code="body",
+        message=f"the body has more than {BODY} bytes",
+        remedy="send less; files go to POST /ingest",
     )
     length = headers.get("content-length", "0")
     if not length.isdecimal() or int(length[:20]) > BODY:
@@ -227,18 +233,23 @@ async def _read(receive: Receive, headers: dict[str, str]) -> tuple[Receive, Ref
                 if not message.get("more_body", False):
                     break
     except TimeoutError:
-        return receive, Refusal(408, "slow", "the body did not arrive in time", "send it at once")
+        return receive, Refusal(
+            status=408,
+            code="slow",
+            message="the body did not arrive in time",
+            remedy="send it at once",
+        )
     whole = {"type": "http.request", "body": bytes(parts), "more_body": False}
     waiting = [message if message["type"] == "http.disconnect" else whole]
 
-    async def replayed() -> Any:
+    async def replay() -> Any:
         return waiting.pop() if waiting else await receive()
 
-    return replayed, None
+    return replay, None
 
 
 async def _refuse(refusal: Refusal, send: Send) -> None:
-    body = encoded(body_of(refusal.status, refusal.code, refusal.message, refusal.remedy))
+    body = encode_json(body_of(refusal.status, refusal.code, refusal.message, refusal.remedy))
     length = str(len(body)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", length)]
     # what is left of the body is not read

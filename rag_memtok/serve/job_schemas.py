@@ -7,19 +7,19 @@ from pydantic import BaseModel, Field
 from rag_memtok.pipeline import audit, ingest
 from rag_memtok.serve import jobs
 from rag_memtok.serve.refusals import refusal_of
-from rag_memtok.serve.schemas import Error, Int, Logits, Sent, Told
+from rag_memtok.serve.schemas import Error, Int, Logits, ReplyModel, RequestModel
 
 M = TypeVar("M", bound=BaseModel)
 
 
-class Ingest(Sent):
+class Ingest(RequestModel):
     """Files and folders of this machine, under the folders that the server was started with."""
 
     paths: list[str] = Field(min_length=1, max_length=1000)
     prune: bool = Field(False, description="Remove from the store what is gone from the folders.")
 
 
-class Verify(Sent):
+class Verify(RequestModel):
     """What the audit is to look at."""
 
     quick: bool = Field(False, description="Structure and checksums only.")
@@ -29,7 +29,7 @@ class Verify(Sent):
     reference: bool = Field(False, description="Decode every memory token by token, alone.")
 
 
-class Progress(Told):
+class Progress(ReplyModel):
     """Where a job stands."""
 
     done: int
@@ -40,7 +40,7 @@ class Progress(Told):
     seconds_left: float | None
 
 
-class Skipped(Told):
+class Skipped(ReplyModel):
     """Something that was not read, and why."""
 
     root: str
@@ -48,7 +48,7 @@ class Skipped(Told):
     reason: str
 
 
-class Assumed(Told):
+class Assumed(ReplyModel):
     """An encoding that a file did not tell."""
 
     root: str
@@ -56,7 +56,7 @@ class Assumed(Told):
     encoding: str
 
 
-class Ingested(Told):
+class Ingested(ReplyModel):
     """What an ingest did."""
 
     files: int
@@ -76,7 +76,7 @@ class Ingested(Told):
     assumed: list[Assumed]
 
 
-class Finding(Told):
+class Finding(ReplyModel):
     """Something that is not proven: what, where, and why."""
 
     kind: str
@@ -84,7 +84,7 @@ class Finding(Told):
     reason: str
 
 
-class Audit(Told):
+class Audit(ReplyModel):
     """What an audit checked and found; `ok`: all that was asked for is proven."""
 
     ok: bool
@@ -104,7 +104,7 @@ class Audit(Told):
     readable: dict[str, int]
 
 
-def _as(model: type[M], value: object) -> M | None:
+def _validate_or_none(model: type[M], value: object) -> M | None:
     return None if value is None else model.model_validate(value)
 
 
@@ -133,7 +133,7 @@ class Job(BaseModel):
             kind=job.kind,
             state=job.state,
             subjects=job.subjects,
-            progress=_as(Progress, job.progress),
+            progress=_validate_or_none(Progress, job.progress),
             ingested=Ingested.model_validate(result)
             if isinstance(result, ingest.Ingested)
             else None,

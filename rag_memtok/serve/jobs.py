@@ -29,9 +29,9 @@ class Stopped(KeyboardInterrupt):
     """Ends a job as Ctrl-C does: what is done is kept."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Job:
-    """Work that goes on by itself, where it stands and what came of it.
+    """An ingest or an audit: its state, progress and result.
 
     `version` grows with every change. `joins`: whether one more file may be added while it waits.
     """
@@ -47,8 +47,8 @@ class Job:
     error: Exception | None = None
     version: int = 0
 
-    def become(self, **changes: Any) -> None:
-        """Takes on other values, the state last: whoever sees an end sees what came of it."""
+    def update(self, **changes: Any) -> None:
+        """Sets fields, the state last: whoever sees that it ended sees its result, too."""
         for name in sorted(changes, key=lambda name: name == "state"):
             setattr(self, name, changes[name])
         self.version += 1
@@ -59,7 +59,7 @@ class Jobs:
 
     def __init__(self, store: MemoryStore, metrics: Metrics) -> None:
         self._store, self._metrics = store.beside(self._tell), metrics
-        self._known: dict[str, Job] = {}
+        self._jobs: dict[str, Job] = {}
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closing = self._stopping = False
@@ -73,6 +73,7 @@ class Jobs:
         kind: Literal["ingest", "verify"],
         subjects: Sequence[str],
         work: Callable[[MemoryStore], Ingested | Audit],
+        *,
         joins: bool = False,
     ) -> Job:
         """Puts a job into the queue; one that `joins` may become part of one that waits.
@@ -83,29 +84,35 @@ class Jobs:
         with self._changed:
             if self._closing:
                 raise Busy(ENDS, remedy=LATER, seconds=30)
-            if joins and (open_ := next((one for one in self._queue if one.joins), None)):
-                open_.become(subjects=[*open_.subjects, *subjects])
-                return open_
+            if joins and (waiting := next((job for job in self._queue if job.joins), None)):
+                waiting.update(subjects=[*waiting.subjects, *subjects])
+                return waiting
             if len(self._queue) >= WAITING:
                 raise Busy(f"{WAITING} jobs wait already", remedy=LATER, seconds=30)
-            job = Job(secrets.token_hex(8), kind, list(subjects), work, joins)
-            self._known[job.id] = job
+            job = Job(
+                id=secrets.token_hex(8),
+                kind=kind,
+                subjects=list(subjects),
+                work=work,
+                joins=joins,
+            )
+            self._jobs[job.id] = job
             self._queue.append(job)
             self._changed.notify()
             return job
 
     def all(self) -> list[Job]:
-        """Those that are remembered, the last one first."""
+        """The jobs that are remembered, the last one first."""
         with self._changed:
-            return list(reversed(self._known.values()))
+            return list(reversed(self._jobs.values()))
 
     def get(self, id: str) -> Job | None:
         """The job of that id."""
-        return self._known.get(id)
+        return self._jobs.get(id)
 
     @property
     def running(self) -> Job | None:
-        """The job that runs."""
+        """The job that runs; None: there is none."""
         job = self._current
         return job if job and job.state == "running" else None
 
@@ -114,8 +121,8 @@ class Jobs:
         with self._changed:
             self._closing = True
             waited = len(self._queue)
-            for one in self._queue:
-                one.become(state="stopped")
+            for job in self._queue:
+                job.update(state="stopped")
             self._queue.clear()
             self._changed.notify()
             return waited
@@ -132,7 +139,7 @@ class Jobs:
 
     def _run(self) -> None:
         while job := self._next():
-            self._do(job)
+            self._work(job)
             self._metrics.count("jobs_total", kind=job.kind, state=job.state)
         self._store.close()
 
@@ -143,28 +150,32 @@ class Jobs:
             if not self._queue:
                 return None
             self._current = self._queue.popleft()
-            self._current.become(state="running")
-            ended = [one.id for one in self._known.values() if one.state in ENDED]
-            for id in ended[: max(0, len(self._known) - REMEMBERED)]:
-                del self._known[id]
+            self._current.update(state="running")
+            ended = [job.id for job in self._jobs.values() if job.state in ENDED]
+            for id in ended[: max(0, len(self._jobs) - REMEMBERED)]:
+                del self._jobs[id]
             return self._current
 
-    def _do(self, job: Job) -> None:
+    def _work(self, job: Job) -> None:
         try:
             result = job.work(self._store)
         except Stopped:
-            job.become(state="stopped")
+            job.update(state="stopped")
         except Exception as error:
             if not isinstance(error, RagMemtokError):
                 log.exception("a job failed")
-            job.become(state="failed", error=error)
+            job.update(state="failed", error=error)
         else:
             stopped = isinstance(result, Audit) and result.interrupted
-            job.become(state="stopped" if stopped else "done", result=result)
+            job.update(state="stopped" if stopped else "done", result=result)
 
     def _tell(self, progress: Progress) -> None:
-        """The progress of what runs; the place where it is stopped."""
+        """Notes the progress of the running job; here it is stopped.
+
+        Raises:
+            Stopped: the server ends.
+        """
         if self._current:
-            self._current.become(progress=progress)
+            self._current.update(progress=progress)
         if self._stopping:
             raise Stopped

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 Labels = tuple[tuple[str, str], ...]
 # name: kind, help
-KNOWN = {
+METRICS = {
     "requests_total": ("counter", "Requests by route and status."),
     "questions_total": ("counter", "Questions by what came of them."),
     "answer_seconds_sum": ("counter", "Seconds from a question's arrival to its answer."),
@@ -28,41 +28,41 @@ class Metrics:
         self._gauges: dict[str, Callable[[], int]] = {}
 
     def count(self, name: str, by: int | float = 1, **labels: str) -> None:
-        """Adds to a counter of KNOWN."""
-        assert name in KNOWN, name
+        """Adds to a counter of METRICS."""
+        assert name in METRICS, name
         with self._lock:
             self._counts[name][tuple(sorted(labels.items()))] += by
 
     def gauge(self, name: str, now: Callable[[], int]) -> None:
-        """Has a gauge of KNOWN asked whenever it is read."""
-        assert name in KNOWN, name
+        """Has a gauge of METRICS asked whenever it is read."""
+        assert name in METRICS, name
         self._gauges[name] = now
 
     def value(self, name: str, **labels: str) -> float:
-        """What a counter stands at."""
+        """The value of a counter."""
         with self._lock:
             return self._counts[name][tuple(sorted(labels.items()))]
 
     def text(self) -> str:
-        """Everything, in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         with self._lock:
             counts = {name: dict(rows) for name, rows in self._counts.items()}
         rows = counts | {name: {(): now()} for name, now in self._gauges.items()}
         lines = []
-        for name, (kind, help_) in KNOWN.items():
+        for name, (kind, help_) in METRICS.items():
             lines += [f"# HELP rag_memtok_{name} {help_}", f"# TYPE rag_memtok_{name} {kind}"]
             lines += [
-                f"rag_memtok_{name}{_labelled(labels)} {value:g}"
+                f"rag_memtok_{name}{_format_labels(labels)} {value:g}"
                 for labels, value in sorted(rows.get(name, {}).items())
             ]
         return "\n".join(lines) + "\n"
 
 
-def _labelled(labels: Labels) -> str:
+def _format_labels(labels: Labels) -> str:
     if not labels:
         return ""
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels) + "}"
+    return "{" + ",".join(f'{name}="{_escape(value)}"' for name, value in labels) + "}"
 
 
-def _escaped(value: str) -> str:
+def _escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -33,8 +33,14 @@ from rag_memtok.serve.openai_schemas import (
 )
 from rag_memtok.serve.refusals import refusal_of
 from rag_memtok.serve.schemas import ERRORS
-from rag_memtok.serve.serving import Here
-from rag_memtok.serve.streams import EVENTS, Voice, event, heard, streamed
+from rag_memtok.serve.serving import CurrentServing
+from rag_memtok.serve.streams import (
+    EVENTS,
+    AnswerStream,
+    format_event,
+    stream_response,
+    wait_or_cancel,
+)
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=ERRORS)
 
@@ -60,20 +66,20 @@ STREAMS: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/chat/completions", response_model=ChatReply, responses=STREAMS)
-async def chat(request: Request, body: ChatRequest, here: Here) -> Any:
+async def chat(request: Request, body: ChatRequest, serving: CurrentServing) -> Any:
     """Answers the last user message from the store, with sources as annotations."""
-    return await _completed(request, here, body, body.question)
+    return await _complete(request, serving, body, body.question)
 
 
 @router.post("/completions", response_model=TextReply, responses=STREAMS)
-async def completions(request: Request, body: CompletionRequest, here: Here) -> Any:
+async def completions(request: Request, body: CompletionRequest, serving: CurrentServing) -> Any:
     """Answers the prompt from the store."""
-    return await _completed(request, here, body, body.question)
+    return await _complete(request, serving, body, body.question)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is told of a question in the end."""
+    """The end of a reply: its text, why it ended, usage, and our extension."""
 
     text: str
     finish: Literal["stop", "length"]
@@ -82,10 +88,10 @@ class Outcome:
 
 
 def outcome_of(reply: Reply, ignored: list[str]) -> Outcome:
-    """What is told of an answer."""
+    """The outcome of a question that was answered."""
     answer = reply.answer
     positions = answer.prompt_positions
-    told = schemas.Answer.model_validate(answer).model_dump()
+    fields = schemas.Answer.model_validate(answer).model_dump()
     return Outcome(
         answer.answer,
         "stop" if reply.complete else "length",
@@ -94,12 +100,12 @@ def outcome_of(reply: Reply, ignored: list[str]) -> Outcome:
             completion_tokens=reply.tokens,
             total_tokens=positions + reply.tokens,
         ),
-        Extension(**told, ignored=ignored),
+        Extension(**fields, ignored=ignored),
     )
 
 
 def outcome_of_nothing(error: NoUsableMemory, ignored: list[str]) -> Outcome:
-    """What is told where the store has nothing to say: that, as an answer without sources."""
+    """The outcome where the store has nothing to say: that, as an answer without sources."""
     return Outcome(
         f"{error} ({error.remedy})" if error.remedy else str(error),
         "stop",
@@ -109,40 +115,45 @@ def outcome_of_nothing(error: NoUsableMemory, ignored: list[str]) -> Outcome:
 
 
 def annotations_of(outcome: Outcome, base: str) -> list[Annotation]:
-    """The sources, each for the whole answer; `base` is the server's address."""
+    """The sources as annotations of the whole answer; `base` is the server's address."""
     return [
         Annotation(
             url_citation=Citation(
                 start_index=0,
                 end_index=len(outcome.text),
-                title=f"{one.name} {one.lines}".strip(),
-                url=f"{base}chunks/{one.chunk}",
+                title=f"{source.name} {source.lines}".strip(),
+                url=f"{base}chunks/{source.chunk}",
             )
         )
-        for one in outcome.extension.sources
+        for source in outcome.extension.sources
     ]
 
 
-async def _completed(
-    request: Request, here: Here, body: ChatRequest | CompletionRequest, question: Question
+async def _complete(
+    request: Request,
+    serving: CurrentServing,
+    body: ChatRequest | CompletionRequest,
+    question: Question,
 ) -> Any:
-    voice, ignored = Voice(here.engine, question), body.ignored
+    stream, ignored = AnswerStream(serving.engine, question), body.ignored
     chat = isinstance(body, ChatRequest)
-    told = Telling(chat, ("chatcmpl-" if chat else "cmpl-") + token_hex(12), str(request.base_url))
+    writer = ReplyWriter(
+        chat, ("chatcmpl-" if chat else "cmpl-") + token_hex(12), str(request.base_url)
+    )
     nothing = None
     try:
-        await heard(request, voice, voice.begin() if body.stream else voice.reply())
+        await wait_or_cancel(request, stream, stream.begin() if body.stream else stream.reply())
     except NoUsableMemory as error:
         nothing = outcome_of_nothing(error, ignored)
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
-        return streamed(voice, told.events(voice, ignored, usage, nothing))
-    return told.whole(nothing or outcome_of(await voice.reply(), ignored))
+        return stream_response(stream, writer.events(stream, ignored, nothing, usage=usage))
+    return writer.whole(nothing or outcome_of(await stream.reply(), ignored))
 
 
 @dataclass(frozen=True, slots=True)
-class Telling:
-    """One reply in OpenAI's words: a `chat` completion or a plain one."""
+class ReplyWriter:
+    """Writes one reply in OpenAI's shape: a `chat` completion or a plain one."""
 
     chat: bool
     id: str
@@ -164,35 +175,37 @@ class Telling:
         return ChatReply(**head, choices=[Choice(message=message, finish_reason=outcome.finish)])
 
     async def events(
-        self, voice: Voice, ignored: list[str], usage: bool, nothing: Outcome | None
+        self, stream: AnswerStream, ignored: list[str], nothing: Outcome | None, *, usage: bool
     ) -> AsyncIterator[str]:
-        """The reply as it is made; an error in the middle is the last event but one."""
+        """Yields the reply as it is made; an error in the middle is the last event but one."""
         if self.chat:
             yield self._piece({"role": "assistant", "content": ""})
         try:
             if nothing is None:
-                async for text in voice.texts():
+                async for text in stream.texts():
                     yield self._piece({"content": text})
-                outcome = outcome_of(await voice.reply(), ignored)
+                outcome = outcome_of(await stream.reply(), ignored)
             else:
                 outcome = nothing
                 yield self._piece({"content": outcome.text})
         except Exception as error:
-            yield event(refusal_of(error)[1])
+            yield format_event(refusal_of(error)[1])
         else:
-            told = [one.model_dump() for one in annotations_of(outcome, self.base)]
+            annotations = [
+                annotation.model_dump() for annotation in annotations_of(outcome, self.base)
+            ]
             extension = {"rag_memtok": outcome.extension.model_dump()}
-            yield self._piece({"annotations": told}, outcome.finish, **extension)
+            yield self._piece({"annotations": annotations}, outcome.finish, **extension)
             if usage:
                 yield self._event([], usage=outcome.usage.model_dump())
-        yield event("[DONE]")
+        yield format_event("[DONE]")
 
     def _piece(self, delta: dict[str, Any], finish: str | None = None, **more: Any) -> str:
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish}
-        said = {"delta": delta} if self.chat else {"text": delta.get("content", "")}
-        return self._event([choice | said], **more)
+        content = {"delta": delta} if self.chat else {"text": delta.get("content", "")}
+        return self._event([choice | content], **more)
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> str:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         head = {"id": self.id, "object": kind, "created": self.created, "model": MODEL}
-        return event({**head, "choices": choices, **more})
+        return format_event({**head, "choices": choices, **more})

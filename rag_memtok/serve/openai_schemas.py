@@ -17,16 +17,20 @@ from rag_memtok.serve.schemas import LONGEST
 MODEL = "rag-memtok"
 
 
-def refused(value: Any) -> None:
-    """Lets nothing through that asks for what is not there."""
+def refuse_value(value: Any) -> None:
+    """Refuses a value that asks for what is not there.
+
+    Raises:
+        PydanticCustomError: it does.
+    """
     if value is not None and value is not False and value not in ("", [], {}, "none"):
         raise PydanticCustomError(
             "unsupported", "not supported: answers are greedy, one at a time, from the store"
         )
 
 
-Unsupported = Annotated[None, BeforeValidator(refused)]
-One = Annotated[int | None, Field(ge=1, le=1)]
+Unsupported = Annotated[None, BeforeValidator(refuse_value)]
+OnlyOne = Annotated[int | None, Field(ge=1, le=1)]
 
 
 class Part(BaseModel):
@@ -73,7 +77,7 @@ class CompletionBase(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
-    n: One = None
+    n: OnlyOne = None
 
     @property
     def ignored(self) -> list[str]:
@@ -102,28 +106,32 @@ class ChatRequest(CompletionBase):
         Raises:
             UsageError: there is none.
         """
-        asked = [one.text for one in self.messages if one.role == "user" and one.text.strip()]
-        if not asked:
+        questions = [
+            message.text
+            for message in self.messages
+            if message.role == "user" and message.text.strip()
+        ]
+        if not questions:
             raise UsageError(
                 "messages has no text of a user", remedy="ask in a message of role user"
             )
-        require_short(asked[-1])
+        require_short(questions[-1])
         limit = self.max_completion_tokens or self.max_tokens or 0
-        before = asked[-2][:LONGEST] if len(asked) > 1 else ""
-        return Question(text=asked[-1], before=before, limit=limit)
+        before = questions[-2][:LONGEST] if len(questions) > 1 else ""
+        return Question(text=questions[-1], before=before, limit=limit)
 
     @property
     def ignored(self) -> list[str]:
         """Also the messages of the system: answers follow the documents alone."""
-        told = any(one.role in ("system", "developer") for one in self.messages)
-        return sorted([*super().ignored, *(["messages.system"] if told else [])])
+        has_system = any(message.role in ("system", "developer") for message in self.messages)
+        return sorted([*super().ignored, *(["messages.system"] if has_system else [])])
 
 
 class CompletionRequest(CompletionBase):
     """OpenAI's completion; the prompt is the question."""
 
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
-    best_of: One = None
+    best_of: OnlyOne = None
     echo: Unsupported = None
     suffix: Unsupported = None
     logprobs: Unsupported = None
@@ -137,10 +145,10 @@ class CompletionRequest(CompletionBase):
 
 
 def require_short(text: str) -> None:
-    """Lets a question through that can be one.
+    """Refuses a question that is too long by far.
 
     Raises:
-        UsageError: it is too long by far.
+        UsageError: it is.
     """
     if len(text) > LONGEST:
         raise UsageError(
@@ -179,7 +187,7 @@ class Extension(schemas.Answer):
 
     @classmethod
     def empty(cls, ignored: list[str]) -> "Extension":
-        """Where nothing was found."""
+        """The extension where nothing was found."""
         return cls(
             answer="",
             sources=[],

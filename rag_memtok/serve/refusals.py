@@ -45,14 +45,14 @@ def body_of(
 ) -> dict[str, Any]:
     """An error as OpenAI writes it, with what to do next."""
     kind = KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
-    told = {
+    error = {
         "message": escaped(message),
         "type": kind,
         "param": param,
         "code": code,
         "remedy": escaped(remedy),
     }
-    return {"error": told}
+    return {"error": error}
 
 
 def refusal_of(error: BaseException) -> tuple[int, dict[str, Any], Mapping[str, str]]:
@@ -74,6 +74,6 @@ def refusal_of_fields(errors: Sequence[Any]) -> dict[str, Any]:
     return body_of(400, "usage", message, "GET /openapi.json has every request", place or None)
 
 
-def encoded(body: Mapping[str, Any]) -> bytes:
+def encode_json(body: Mapping[str, Any]) -> bytes:
     """A body as JSON."""
     return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()

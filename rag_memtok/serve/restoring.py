@@ -14,7 +14,7 @@ from rag_memtok.pipeline.reconstruction import Reconstructed, reconstruct_all
 from rag_memtok.pipeline.restore import UNPROVEN
 from rag_memtok.serve.refusals import refusal_of
 from rag_memtok.serve.serving import Serving
-from rag_memtok.serve.streams import event
+from rag_memtok.serve.streams import format_event
 
 T = TypeVar("T")
 PART = 4  # memories that are decoded while a question waits
@@ -22,60 +22,62 @@ AGAIN = 0.5  # seconds until a place is asked for again
 
 
 def document_at(session: Session, root: str, path: str) -> StoredDocument | None:
-    """The document of that identity; None if there is none that is whole."""
-    return next((one for one in session.store.documents_at(path) if one.root == root), None)
+    """The document of that root and path; None if there is none that is whole."""
+    return next(
+        (document for document in session.store.documents_at(path) if document.root == root), None
+    )
 
 
-async def decoded(here: Serving, document: StoredDocument) -> AsyncIterator[str]:
-    """The events of a document: `text` for each of its chunks, then whether that was all.
+async def stream_document(serving: Serving, document: StoredDocument) -> AsyncIterator[str]:
+    """Yields the events of a document: `text` for each of its chunks, then whether that was all.
 
     It is `restored` if the texts, joined, are the document; else `refused` (of which `damaged` says
     whether the store is) or `error`. The kept text is at most a draft, of which nothing is
     believed. One part of the document is in memory at a time.
     """
     try:
-        async for one in _decoded(here, document):
-            yield one
+        async for text in _document_events(serving, document):
+            yield text
     except Exception as error:
-        yield event(refusal_of(error)[1], "error")
+        yield format_event(refusal_of(error)[1], "error")
 
 
-async def _decoded(here: Serving, document: StoredDocument) -> AsyncIterator[str]:
+async def _document_events(serving: Serving, document: StoredDocument) -> AsyncIterator[str]:
     digest, missing, damaged = hashlib.sha256(), False, False
-    places = await _called(
-        here, lambda session: session.store.document_chunks(document.root, document.path)
+    places = await _call_when_free(
+        serving, lambda session: session.store.document_chunks(document.root, document.path)
     )
-    chunk_ids = [one.chunk_id for one in places]
+    chunk_ids = [place.chunk_id for place in places]
     for start in range(0, len(chunk_ids), PART):
-        some = chunk_ids[start : start + PART]
-        found = await _called(here, partial(recited, some))
-        for one in (found[chunk_id] for chunk_id in some):
-            missing |= one.text is None
-            damaged |= one.verdict.kind == "damaged"
-            digest.update((one.text or "").encode())
-            yield event({"text": "" if missing else one.text}, "text")
+        batch = chunk_ids[start : start + PART]
+        chunks = await _call_when_free(serving, partial(reconstruct_chunks, batch))
+        for chunk in (chunks[chunk_id] for chunk_id in batch):
+            missing |= chunk.text is None
+            damaged |= chunk.verdict.kind == "damaged"
+            digest.update((chunk.text or "").encode())
+            yield format_event({"text": "" if missing else chunk.text}, "text")
     if missing or digest.hexdigest() != document.sha256:
-        yield event({"reason": UNPROVEN, "damaged": damaged}, "refused")
+        yield format_event({"reason": UNPROVEN, "damaged": damaged}, "refused")
     else:
-        yield event({"sha256": document.sha256}, "restored")
+        yield format_event({"sha256": document.sha256}, "restored")
 
 
-def recited(chunk_ids: Sequence[str], session: Session) -> dict[str, Reconstructed]:
-    """Some chunks, decoded from their memories and compared with their hashes."""
-    found = reconstruct_all(session.store, session.lm, session.template, chunk_ids)
-    return {one.chunk_id: one for one in chain.from_iterable(found)}
+def reconstruct_chunks(chunk_ids: Sequence[str], session: Session) -> dict[str, Reconstructed]:
+    """Chunks by their ids, decoded from their memories and compared with their hashes."""
+    batches = reconstruct_all(session.store, session.lm, session.template, chunk_ids)
+    return {chunk.chunk_id: chunk for chunk in chain.from_iterable(batches)}
 
 
-async def _called(here: Serving, work: Callable[[Session], T]) -> T:
-    """What `work` gives, as soon as there is a place for it.
+async def _call_when_free(serving: Serving, work: Callable[[Session], T]) -> T:
+    """The result of `work`, as soon as the queue has a place for it.
 
     Raises:
         Busy: the server ends.
     """
     while True:
         try:
-            return await asyncio.wrap_future(here.engine.call(work))
+            return await asyncio.wrap_future(serving.engine.call(work))
         except Busy:
-            if here.ending.begun:
+            if serving.ending.has_begun:
                 raise
             await asyncio.sleep(AGAIN)

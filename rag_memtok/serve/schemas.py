@@ -16,30 +16,30 @@ LONGEST = 20_000  # characters of a question; how many tokens it may have is ask
 MOST = 50  # passages for a question
 
 
-class Sent(BaseModel):
-    """What a client sends; a field that is not known is refused."""
+class RequestModel(BaseModel):
+    """Base of what a client sends; a field that is not known is refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Told(BaseModel):
-    """What the server tells, read from our own values."""
+class ReplyModel(BaseModel):
+    """Base of what the server replies, read from our own values."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
-def finite(value: Any) -> Any:
+def none_if_infinite(value: Any) -> Any:
     """None in place of a number that JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def whole(value: Any) -> Any:
+def int_if_whole(value: Any) -> Any:
     """A number without a fraction as an integer: JSON does not tell 2.0 from 2."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Int = Annotated[int, BeforeValidator(whole)]
-Logits = Annotated[float | None, BeforeValidator(finite)]
+Int = Annotated[int, BeforeValidator(int_if_whole)]
+Logits = Annotated[float | None, BeforeValidator(none_if_infinite)]
 
 
 # --- errors
@@ -64,7 +64,7 @@ class ErrorReply(BaseModel):
 # --- questions
 
 
-class Search(Sent):
+class Search(RequestModel):
     """What to look for, where, and how many passages."""
 
     question: str = Field(min_length=1, max_length=LONGEST, description="Words, or a question.")
@@ -84,7 +84,7 @@ class Ask(Search):
     stream: bool = Field(False, description="Tell the answer as it is made, as server-sent events.")
 
 
-class Source(Told):
+class Source(ReplyModel):
     """One citation: the chunk, where it stands in which file, and its verdict."""
 
     path: str
@@ -99,7 +99,7 @@ class Source(Told):
     file: Literal["", "gone", "changed"]
 
 
-class Standing(Told):
+class Standing(ReplyModel):
     """Where an answer stands in a document: characters `span` of it, at `lines`, as `quote`."""
 
     path: str
@@ -108,7 +108,7 @@ class Standing(Told):
     quote: str
 
 
-class Answer(Told):
+class Answer(ReplyModel):
     """An answer with its sources and what it cost.
 
     `texts` are the words of the sources; `stands_in` is where the answer stands in them, word for
@@ -131,7 +131,7 @@ class Answer(Told):
     texts: list[str]
 
 
-class Found(Told):
+class Found(ReplyModel):
     """A passage that was found, with its citation."""
 
     source: Source
@@ -147,7 +147,7 @@ class FoundReply(BaseModel):
 # --- the store
 
 
-class Verdict(Told):
+class Verdict(ReplyModel):
     """What the judge found of a chunk."""
 
     kind: VerdictKind
@@ -158,7 +158,7 @@ class Verdict(Told):
     reason: str
 
 
-class Place(Told):
+class Place(ReplyModel):
     """Where a chunk stands."""
 
     root: str
@@ -170,7 +170,7 @@ class Place(Told):
     headings: str
 
 
-class Token(Told):
+class Token(ReplyModel):
     """A token of a memory: its lead in logits over the best other word, and whether it is pinned.
 
     `pin` is "correction", "safety" or "".
@@ -181,7 +181,7 @@ class Token(Told):
     pin: str
 
 
-class Chunk(Told):
+class Chunk(ReplyModel):
     """One memory, decoded now, token by token; the last token is the end."""
 
     chunk_id: str
@@ -194,7 +194,7 @@ class Chunk(Told):
     bytes: dict[str, int]
 
 
-class ListedChunk(Told):
+class ListedChunk(ReplyModel):
     """A chunk as it was judged when it was written, and its first place.
 
     `place` is null for a chunk of an unfinished ingest.
@@ -214,7 +214,7 @@ class ChunksReply(BaseModel):
     total: int
 
 
-class Document(Told):
+class Document(ReplyModel):
     """A document of the store with the verdicts of its chunks; (root, path) is its identity."""
 
     name: str
@@ -247,14 +247,14 @@ class DocumentsReply(BaseModel):
     lost: list[Lost]
 
 
-class Restore(Sent):
+class Restore(RequestModel):
     """Which document is to be decoded, as `GET /documents` names it."""
 
     root: str = Field(max_length=LONGEST)
     path: str = Field(max_length=LONGEST)
 
 
-class Summary(Told):
+class Summary(ReplyModel):
     """Counts."""
 
     chunks: int
@@ -265,7 +265,7 @@ class Summary(Told):
     bytes: dict[str, int]
 
 
-class Status(Told):
+class Status(ReplyModel):
     """A store at a glance."""
 
     summary: Summary
@@ -287,7 +287,7 @@ class Health(BaseModel):
 
 # --- what may go wrong
 
-_TOLD = {
+DESCRIPTIONS = {
     400: "The request is not as it should be",
     401: "The token is missing, or another",
     403: "The Host or the Origin is not the server's own",
@@ -303,5 +303,6 @@ _TOLD = {
     507: "The disk is full",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorReply, "description": words} for status, words in _TOLD.items()
+    status: {"model": ErrorReply, "description": description}
+    for status, description in DESCRIPTIONS.items()
 }

@@ -26,9 +26,9 @@ class Serving:
 
 
 def serving_of(request: Request) -> Serving:
-    """What the application of a request serves."""
-    found: Serving = request.app.state.serving
-    return found
+    """The store that the application of a request serves."""
+    serving: Serving = request.app.state.serving
+    return serving
 
 
-Here = Annotated[Serving, Depends(serving_of)]
+CurrentServing = Annotated[Serving, Depends(serving_of)]

@@ -23,8 +23,14 @@ from rag_memtok.serve.engine import Question
 from rag_memtok.serve.jobs import ENDED, ENDS, LATER, Job
 from rag_memtok.serve.refusals import body_of, refusal_of
 from rag_memtok.serve.schemas import ERRORS
-from rag_memtok.serve.serving import Here, Serving
-from rag_memtok.serve.streams import EVENTS, Voice, event, heard, streamed
+from rag_memtok.serve.serving import CurrentServing, Serving
+from rag_memtok.serve.streams import (
+    EVENTS,
+    AnswerStream,
+    format_event,
+    stream_response,
+    wait_or_cancel,
+)
 from rag_memtok.store.files import DATABASE
 from rag_memtok.store.ownership import MAKER
 
@@ -36,9 +42,9 @@ router = APIRouter(tags=["store"], responses=ERRORS)
 Id = Annotated[str, Path(pattern="^[0-9a-f]{4,64}$")]
 
 
-def streams(words: str) -> dict[int | str, dict[str, Any]]:
-    """That a reply may come as events."""
-    return {200: {"description": words, "content": {EVENTS: {"schema": {"type": "string"}}}}}
+def event_responses(description: str) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entry of a reply that may come as events."""
+    return {200: {"description": description, "content": {EVENTS: {"schema": {"type": "string"}}}}}
 
 
 # --- questions
@@ -47,9 +53,9 @@ def streams(words: str) -> dict[int | str, dict[str, Any]]:
 @router.post(
     "/ask",
     response_model=schemas.Answer,
-    responses=streams("The answer; with `stream` events `text`, then `answer` or `error`."),
+    responses=event_responses("The answer; with `stream` events `text`, then `answer` or `error`."),
 )
-async def ask(request: Request, body: schemas.Ask, here: Here) -> Any:
+async def ask(request: Request, body: schemas.Ask, serving: CurrentServing) -> Any:
     """Answers a question from the store, with sources.
 
     With `stream` the events are `text` ({"text": ...}, a piece of the answer) and at last `answer`
@@ -62,31 +68,33 @@ async def ask(request: Request, body: schemas.Ask, here: Here) -> Any:
         within=body.within or "",
         limit=body.max_tokens or 0,
     )
-    voice = Voice(here.engine, question)
-    await heard(request, voice, voice.begin() if body.stream else voice.reply())
-    return streamed(voice, _told(voice)) if body.stream else (await voice.reply()).answer
+    stream = AnswerStream(serving.engine, question)
+    await wait_or_cancel(request, stream, stream.begin() if body.stream else stream.reply())
+    if body.stream:
+        return stream_response(stream, _answer_events(stream))
+    return (await stream.reply()).answer
 
 
-async def _told(voice: Voice) -> AsyncIterator[str]:
+async def _answer_events(stream: AnswerStream) -> AsyncIterator[str]:
     try:
-        async for text in voice.texts():
-            yield event({"text": text}, "text")
-        yield event(dumped(schemas.Answer, (await voice.reply()).answer), "answer")
+        async for text in stream.texts():
+            yield format_event({"text": text}, "text")
+        yield format_event(dump(schemas.Answer, (await stream.reply()).answer), "answer")
     except Exception as error:
-        yield event(refusal_of(error)[1], "error")
+        yield format_event(refusal_of(error)[1], "error")
 
 
-def dumped(model: Any, value: Answer | Job) -> dict[str, Any]:
-    """A value of ours as JSON."""
-    found: dict[str, Any] = model.model_validate(value).model_dump(mode="json")
-    return found
+def dump(model: Any, value: Answer | Job) -> dict[str, Any]:
+    """A value of ours as the JSON of `model`."""
+    dumped: dict[str, Any] = model.model_validate(value).model_dump(mode="json")
+    return dumped
 
 
 @router.post("/search")
-async def search(body: schemas.Search, here: Here) -> schemas.FoundReply:
+async def search(body: schemas.Search, serving: CurrentServing) -> schemas.FoundReply:
     """The passages that have to do with a question, best first."""
-    found = await asyncio.wrap_future(
-        here.engine.call(
+    passages = await asyncio.wrap_future(
+        serving.engine.call(
             lambda session: quotations(
                 session,
                 body.question,
@@ -101,7 +109,7 @@ async def search(body: schemas.Search, here: Here) -> schemas.FoundReply:
     return schemas.FoundReply(
         found=[
             schemas.Found(source=schemas.Source.model_validate(source), text=text)
-            for text, source in found
+            for text, source in passages
         ]
     )
 
@@ -110,36 +118,36 @@ async def search(body: schemas.Search, here: Here) -> schemas.FoundReply:
 
 
 @router.get("/documents")
-async def documents(here: Here) -> schemas.DocumentsReply:
+async def documents(serving: CurrentServing) -> schemas.DocumentsReply:
     """The store's documents with the verdicts of their chunks."""
-    found = await run_in_threadpool(api.documents, here.config)
-    lost = await run_in_threadpool(api.lost, here.config)
+    listed = await run_in_threadpool(api.documents, serving.config)
+    lost = await run_in_threadpool(api.lost, serving.config)
     return schemas.DocumentsReply(
-        documents=[schemas.Document.of(one) for one in found],
+        documents=[schemas.Document.of(document) for document in listed],
         lost=[schemas.Lost(path=path, reason=reason) for path, reason in lost],
     )
 
 
-@router.post("/restore", response_class=StreamingResponse, responses=streams("Events."))
-async def restore(body: schemas.Restore, here: Here) -> Any:
+@router.post("/restore", response_class=StreamingResponse, responses=event_responses("Events."))
+async def restore(body: schemas.Restore, serving: CurrentServing) -> Any:
     """A document decoded from its memories alone, as server-sent events.
 
     They are `text` ({"text": ...}) for each of its chunks, in their order, then `restored`
     ({"sha256": ...}) if these are the document, else `refused` ({"reason": ..., "damaged": ...}) or
     `error`.
     """
-    found = await asyncio.wrap_future(
-        here.engine.call(lambda session: restoring.document_at(session, body.root, body.path))
+    document = await asyncio.wrap_future(
+        serving.engine.call(lambda session: restoring.document_at(session, body.root, body.path))
     )
-    if found is None:
-        told = body_of(404, "document", "there is no such document", "GET /documents has them")
-        return JSONResponse(told, status_code=404)
-    return StreamingResponse(restoring.decoded(here, found), media_type=EVENTS)
+    if document is None:
+        error = body_of(404, "document", "there is no such document", "GET /documents has them")
+        return JSONResponse(error, status_code=404)
+    return StreamingResponse(restoring.stream_document(serving, document), media_type=EVENTS)
 
 
 @router.get("/chunks")
 async def chunks(
-    here: Here,
+    serving: CurrentServing,
     path: Annotated[str | None, Query(description="Only those of this document.")] = None,
     start: Annotated[int, Query(ge=0)] = 0,
 ) -> schemas.ChunksReply:
@@ -147,23 +155,25 @@ async def chunks(
 
     Those of a document are in its order, all of them in the order they were stored.
     """
-    found = await run_in_threadpool(api.chunks, here.config)
-    some = list(found)
+    listed = await run_in_threadpool(api.chunks, serving.config)
+    selected = list(listed)
     if path is not None:
-        some = [one for one in found if one.place and one.place.path == path]
-        some.sort(key=lambda one: one.place.ordinal if one.place else 0)
+        selected = [chunk for chunk in listed if chunk.place and chunk.place.path == path]
+        selected.sort(key=lambda chunk: chunk.place.ordinal if chunk.place else 0)
     return schemas.ChunksReply(
-        chunks=[schemas.ListedChunk.model_validate(one) for one in some[start : start + PAGE]],
-        total=len(some),
+        chunks=[
+            schemas.ListedChunk.model_validate(chunk) for chunk in selected[start : start + PAGE]
+        ],
+        total=len(selected),
     )
 
 
 @router.get("/chunks/{id}", response_model=schemas.Chunk)
-async def chunk(id: Id, here: Here) -> Any:
+async def chunk(id: Id, serving: CurrentServing) -> Any:
     """One memory, decoded now, token by token: margins and pins."""
     try:
         return await asyncio.wrap_future(
-            here.engine.call(
+            serving.engine.call(
                 lambda session: inspect.show(session.store, session.lm, session.template, id)
             )
         )
@@ -173,16 +183,16 @@ async def chunk(id: Id, here: Here) -> Any:
 
 
 @router.get("/status", response_model=schemas.Status)
-async def status(here: Here) -> Any:
+async def status(serving: CurrentServing) -> Any:
     """What is in the store, and what it is bound to, but for what proves whose it is."""
-    found = await run_in_threadpool(api.status, here.config)
-    told = {name: value for name, value in found.manifest.items() if name != MAKER}
-    return replace(found, manifest=told)
+    stored = await run_in_threadpool(api.status, serving.config)
+    manifest = {name: value for name, value in stored.manifest.items() if name != MAKER}
+    return replace(stored, manifest=manifest)
 
 
 # --- jobs
 
-SENT = {
+UPLOAD_OR_PATHS = {
     "requestBody": {
         "required": True,
         "content": {
@@ -203,66 +213,70 @@ SENT = {
 }
 
 
-@router.post("/ingest", status_code=202, openapi_extra=SENT)
-async def ingest(request: Request, here: Here) -> job_schemas.Job:
+@router.post("/ingest", status_code=202, openapi_extra=UPLOAD_OR_PATHS)
+async def ingest(request: Request, serving: CurrentServing) -> job_schemas.Job:
     """Takes documents in, as a job: a file that is sent, or paths under the server's roots.
 
     A file is kept under `uploads/` of the store. Several that are sent while a job waits become
     part of that one.
     """
-    if here.ending.begun:  # what is sent need not arrive first
+    if serving.ending.has_begun:  # what is sent need not arrive first
         raise Busy(ENDS, remedy=LATER, seconds=30)
     name = request.headers.get("x-rag-memtok-name")
     if name is not None:
-        parts = uploads.named_path(name)
-        await uploads.keep(here.folder, parts, request.stream(), here.config.serve.max_upload)
-        folder = here.folder / UPLOADS
-        job = here.jobs.add(
+        parts = uploads.parse_name(name)
+        await uploads.store_upload(
+            serving.folder, parts, request.stream(), serving.config.serve.max_upload
+        )
+        folder = serving.folder / UPLOADS
+        job = serving.jobs.add(
             "ingest", ["/".join(parts)], lambda store: store.ingest(folder), joins=True
         )
         return job_schemas.Job.of(job)
     body = job_schemas.Ingest.model_validate_json(await request.body())
-    paths = uploads.allowed(body.paths, here.config.serve.roots)
+    paths = uploads.require_allowed(body.paths, serving.config.serve.roots)
     return job_schemas.Job.of(
-        here.jobs.add("ingest", body.paths, lambda store: store.ingest(*paths, prune=body.prune))
+        serving.jobs.add("ingest", body.paths, lambda store: store.ingest(*paths, prune=body.prune))
     )
 
 
 @router.post("/verify", status_code=202)
-async def verify(body: job_schemas.Verify, here: Here) -> job_schemas.Job:
+async def verify(body: job_schemas.Verify, serving: CurrentServing) -> job_schemas.Job:
     """Proves that nothing was lost, as a job: every memory decoded, every document compared."""
 
     def audit(store: MemoryStore) -> Ingested | Audit:
         return store.verify(**body.model_dump())
 
-    return job_schemas.Job.of(here.jobs.add("verify", [], audit))
+    return job_schemas.Job.of(serving.jobs.add("verify", [], audit))
 
 
 @router.get("/jobs")
-async def jobs(here: Here) -> job_schemas.JobsReply:
+async def jobs(serving: CurrentServing) -> job_schemas.JobsReply:
     """The jobs since the server started, the last one first."""
-    return job_schemas.JobsReply(jobs=[job_schemas.Job.of(one) for one in here.jobs.all()])
+    return job_schemas.JobsReply(jobs=[job_schemas.Job.of(job) for job in serving.jobs.all()])
 
 
 @router.get("/jobs/{id}")
-async def job(id: Id, here: Here) -> job_schemas.Job:
+async def job(id: Id, serving: CurrentServing) -> job_schemas.Job:
     """Where a job stands, and what came of it."""
-    return job_schemas.Job.of(_known(here, id))
+    return job_schemas.Job.of(_find_job(serving, id))
 
 
-@router.get("/jobs/{id}/events", response_class=StreamingResponse, responses=streams("Events."))
-async def job_events(id: Id, here: Here) -> StreamingResponse:
+@router.get(
+    "/jobs/{id}/events", response_class=StreamingResponse, responses=event_responses("Events.")
+)
+async def job_events(id: Id, serving: CurrentServing) -> StreamingResponse:
     """A job as server-sent events: `job` whenever it changed, until it has ended."""
-    return StreamingResponse(_watched(_known(here, id), here), media_type=EVENTS)
+    return StreamingResponse(_watch_job(_find_job(serving, id), serving), media_type=EVENTS)
 
 
-async def _watched(one: Job, here: Serving) -> AsyncIterator[str]:
+async def _watch_job(job: Job, serving: Serving) -> AsyncIterator[str]:
     seen, silent = -1, 0.0
     while True:
-        ending = one.state in ENDED or here.ending.leaving
-        if one.version != seen or ending:  # a state is there before its version
-            seen, silent = one.version, 0.0
-            yield event(job_schemas.Job.of(one).model_dump(mode="json"), "job")
+        ending = job.state in ENDED or serving.ending.leaving
+        if job.version != seen or ending:  # a state is there before its version
+            seen, silent = job.version, 0.0
+            yield format_event(job_schemas.Job.of(job).model_dump(mode="json"), "job")
         elif silent >= SILENT:
             silent = 0.0
             yield ": still here\n\n"
@@ -272,28 +286,28 @@ async def _watched(one: Job, here: Serving) -> AsyncIterator[str]:
         silent += EVERY
 
 
-def _known(here: Serving, id: str) -> Job:
-    found = here.jobs.get(id)
-    if found is None:
+def _find_job(serving: Serving, id: str) -> Job:
+    job = serving.jobs.get(id)
+    if job is None:
         raise HTTPException(404, f"there is no job {id}")
-    return found
+    return job
 
 
 # --- the server
 
 
 @router.get("/health")
-async def health(here: Here) -> schemas.Health:
+async def health(serving: CurrentServing) -> schemas.Health:
     """Whether the server answers."""
     return schemas.Health(
-        status="ending" if here.ending.begun else "ok",
+        status="ending" if serving.ending.has_begun else "ok",
         version=__version__,
-        store=(here.folder / DATABASE).exists(),
-        waiting=here.engine.waiting,
+        store=(serving.folder / DATABASE).exists(),
+        waiting=serving.engine.waiting,
     )
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-async def metrics(here: Here) -> PlainTextResponse:
+async def metrics(serving: CurrentServing) -> PlainTextResponse:
     """What the server counted, for Prometheus."""
-    return PlainTextResponse(here.metrics.text(), media_type="text/plain; version=0.0.4")
+    return PlainTextResponse(serving.metrics.text(), media_type="text/plain; version=0.0.4")

@@ -15,12 +15,12 @@ T = TypeVar("T")
 EVENTS = "text/event-stream"
 
 
-class Gone(Exception):
-    """The client hung up: nobody is there to be told."""
+class ClientGone(Exception):
+    """The client hung up: nobody reads the reply."""
 
 
-class Voice:
-    """A question under way, to be heard in the server's loop.
+class AnswerStream:
+    """The answer to a question as it is made, for the server's loop.
 
     Raises:
         Busy: the queue is full.
@@ -38,18 +38,18 @@ class Voice:
             self._loop.call_soon_threadsafe(self._texts.put_nowait, text)
 
     async def reply(self) -> Reply:
-        """The whole answer. Raises whatever kept it from being given."""
-        found: Reply = await asyncio.wrap_future(self._ticket.result)
-        return found
+        """The whole answer. Raises whatever error it ended in."""
+        reply: Reply = await asyncio.wrap_future(self._ticket.result)
+        return reply
 
     async def begin(self) -> None:
-        """Returns at the first words, or raises what kept them from being said."""
+        """Returns at the first piece of text, or raises the error in place of it."""
         self._first = await self._texts.get()
         if self._first is None:
             self._ticket.result.result()
 
     async def texts(self) -> AsyncIterator[str]:
-        """The answer, piece by piece, after `begin`."""
+        """Yields the answer, piece by piece, after `begin`."""
         text = self._first
         while text is not None:
             if text:
@@ -57,44 +57,44 @@ class Voice:
             text = await self._texts.get()
 
     def cancel(self) -> None:
-        """Nobody listens any more."""
+        """Gives the answer up: nobody listens any more."""
         self._ticket.cancel()
 
 
-async def heard(request: Request, voice: Voice, wanted: Coroutine[Any, Any, T]) -> T:
-    """What is `wanted` of a voice, which is cancelled if the client hangs up before.
+async def wait_or_cancel(request: Request, stream: AnswerStream, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work` on a stream, which is cancelled if the client hangs up before.
 
     Raises:
-        Gone: it did.
+        ClientGone: it did.
     """
     hung_up = asyncio.ensure_future(request.receive())  # all of the body has been read
-    task = asyncio.ensure_future(wanted)
+    task = asyncio.ensure_future(work)
     try:
         await asyncio.wait({hung_up, task}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise Gone
+        raise ClientGone
     finally:
         hung_up.cancel()
         if not task.done():
             task.cancel()
-            voice.cancel()
+            stream.cancel()
 
 
-def event(data: str | dict[str, Any], name: str = "") -> str:
+def format_event(data: str | dict[str, Any], name: str = "") -> str:
     """One server-sent event; JSON has no line breaks of its own."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, allow_nan=False)
     return (f"event: {name}\n" if name else "") + f"data: {text}\n\n"
 
 
-async def _ending_with(voice: Voice, events: AsyncIterator[str]) -> AsyncIterator[str]:
+async def _cancel_at_end(stream: AnswerStream, events: AsyncIterator[str]) -> AsyncIterator[str]:
     try:
-        async for one in events:
-            yield one
+        async for text in events:
+            yield text
     finally:
-        voice.cancel()  # does nothing once it was answered
+        stream.cancel()  # does nothing once it was answered
 
 
-def streamed(voice: Voice, events: AsyncIterator[str]) -> StreamingResponse:
+def stream_response(stream: AnswerStream, events: AsyncIterator[str]) -> StreamingResponse:
     """The events as a response; a client that hangs up gives its place back."""
-    return StreamingResponse(_ending_with(voice, events), media_type=EVENTS)
+    return StreamingResponse(_cancel_at_end(stream, events), media_type=EVENTS)

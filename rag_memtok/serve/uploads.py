@@ -17,11 +17,10 @@ from rag_memtok.errors import UsageError
 from rag_memtok.store.files import ARRIVING, store_errors
 
 DEPTH, PART = 16, 200  # folders in a name, and bytes of each of its parts
-AT_ONCE = 4  # uploads that may be under way
 
 
-def named_path(header: str) -> tuple[str, ...]:
-    """The parts of the path that an upload's name, percent-encoded, means.
+def parse_name(header: str) -> tuple[str, ...]:
+    """The parts of the path that an upload's percent-encoded name means.
 
     Raises:
         UsageError: it is no name of a file that is read, or one that could leave its folder.
@@ -44,11 +43,15 @@ def named_path(header: str) -> tuple[str, ...]:
 
 
 def _is_part(part: str) -> bool:
-    plain = not any(unicodedata.category(one)[0] == "C" or one in '\\:"' for one in part)
+    plain = not any(
+        unicodedata.category(character)[0] == "C" or character in '\\:"' for character in part
+    )
     return plain and not part.startswith(".") and 0 < len(part.encode()) <= PART
 
 
-async def keep(store: Path, parts: tuple[str, ...], body: AsyncIterator[bytes], most: int) -> None:
+async def store_upload(
+    store: Path, parts: tuple[str, ...], body: AsyncIterator[bytes], most: int
+) -> None:
     """Writes an upload, readable by its owner alone, and puts it in its place when it is whole.
 
     Raises:
@@ -92,8 +95,8 @@ def _place(arriving: Path, folder: Path, parts: tuple[str, ...]) -> None:
         ) from None
 
 
-def allowed(paths: list[str], roots: tuple[str, ...]) -> list[Path]:
-    """The paths that a client may name: those that lie, links followed, under one of `roots`.
+def require_allowed(paths: list[str], roots: tuple[str, ...]) -> list[Path]:
+    """The `paths` of a client, if all lie, links followed, under one of `roots`.
 
     Raises:
         UsageError: one of them does not, whether it is there or not.
@@ -101,7 +104,9 @@ def allowed(paths: list[str], roots: tuple[str, ...]) -> list[Path]:
     folders = [os.path.realpath(root) for root in roots]
     for path in paths:
         real = os.path.realpath(path) if "\0" not in path else ""
-        if not os.path.isabs(path) or not any(is_within(real, one) for one in folders if real):
+        if not os.path.isabs(path) or not any(
+            is_within(real, folder) for folder in folders if real
+        ):
             raise UsageError(
                 f"{path!a} is not under a folder that the server may read",
                 remedy="send the file itself, or start the server with --root FOLDER",

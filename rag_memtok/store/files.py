@@ -99,7 +99,7 @@ def store_errors(folder: Path) -> Iterator[None]:
 
 
 def translate_error(error: sqlite3.Error | OSError, folder: Path) -> RagMemtokError | None:
-    """What an error of SQLite or the operating system means to the user; None: not expected."""
+    """Our error for one of SQLite or the operating system; None: it is not expected."""
     if isinstance(error, OSError):
         return translate_os_error(error, folder)
     detail = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)

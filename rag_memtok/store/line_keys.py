@@ -148,7 +148,8 @@ def read_lines(
     for line, chunk in each_line(db):
         lines.append(numbers.setdefault(digest_of(line), len(numbers)))
         chunks.append(chunk)
-    pairs = np.unique(np.array([lines, chunks], dtype=np.int64).reshape(2, -1), axis=1)
+    pairs = np.array([lines, chunks], dtype=np.int64).reshape(2, -1)
+    pairs = np.unique(pairs, axis=1)  # [2, P]
     return numbers, pairs[0], pairs[1]
 
 

@@ -245,7 +245,7 @@ def schema_objects(db: sqlite3.Connection) -> set[tuple[bytes, ...]]:
 
 
 def expected_objects(format_: Format) -> set[tuple[bytes, ...]]:
-    """What `schema_objects` gives for a store of a format, by building one in memory.
+    """The `schema_objects` of a store of a format, by building one in memory.
 
     FTS5's own tables are as this SQLite makes them.
     """

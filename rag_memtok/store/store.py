@@ -76,7 +76,7 @@ class Store:
 
     @property
     def manifest(self) -> dict[str, str]:
-        """What the store is bound to; its own "store_id", "format" and "state" are in it."""
+        """The manifest: what the store is bound to, and its "store_id", "format" and "state"."""
         with self._db.reading():
             return dict(self._db.rows("manifest"))
 
@@ -99,13 +99,13 @@ class Store:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """All that is read within is of one generation; no writer can commit meanwhile."""
+        """A read transaction: what is read within is of one generation; no writer can commit."""
         with self._db.reading():
             yield
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """All that is written within is one transaction."""
+        """A write transaction: all that is written within, or nothing."""
         with self._db.writing():
             yield
 
