@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import random_adapter
 import torch
 
 from rag_memtok.config import Config
@@ -160,17 +161,28 @@ def test_no_verdict_depends_on_the_draft(planted, change):
         assert (found.counts, found.documents_proven) == ({"exact": 3}, 3)
 
 
+@pytest.mark.parametrize("has_reader", [False, True], ids=["alone", "reader"])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_what_is_read_from_a_memory_never_depends_on_the_draft(planted, change):
+def test_what_is_read_from_a_memory_never_depends_on_the_draft(
+    planted, loaded, tmp_path, change, has_reader
+):
+    """With a reader on, one pass over all texts comes first, in its arithmetic."""
     folder, config, _ = planted
-    read = updated(config, {"ask.read": "decode"})
+    adapter = "none"
+    if has_reader:
+        adapter = str(random_adapter.trained(loaded[0], tmp_path / "adapter", kind="text"))
+    read = updated(config, {"ask.read": "decode", "ask.adapter": adapter})
 
     def passages():
         with api.session(read) as session:
+            assert (session.reading is not None) == has_reader
             hits = [Hit(one, 1.0, 0.0, ()) for one in session.store.chunk_ids()]
             return [list(one.passage) for one in readers.read(session, hits, "decode")]
 
+    with open_store(folder, write=False) as store:
+        texts = [store.text(one) for one in store.chunk_ids()]
     before = passages()
+    assert [loaded[0].decode(tokens) for tokens in before] == texts
     resealed(folder, change)
     assert passages() == before and len(before) == 3
 

@@ -21,6 +21,7 @@ from rag_memtok.memory.encoder import unpack_readable
 from rag_memtok.memory.reconstruct import (
     decode_checked,
     decode_drafted,
+    decodes_to,
     memory_for,
     memory_of,
 )
@@ -292,13 +293,17 @@ def _read_text(session: Session, record: Record) -> Content | None:
 
 
 def _decode(session: Session, records: Sequence[Record]) -> list[Content | None]:
-    """Decodes the memories: one pass each where the text is kept, which is proved by it.
+    """Decodes the memories: in one pass over those whose text is kept, which is proved by it.
 
-    The others are decoded in one batch, and one that comes out wrong there alone, as the judge
-    does.
+    One that does not come out there is decoded as the judge does: in fp32, by one pass over its
+    text; the others in one batch, and one that comes out wrong there alone.
     """
     coded = [record for record in records if record.codec != TEXT_ONLY]
-    tokens = {record.chunk_id: _decode_drafted(session, record) for record in coded}
+    together = _decode_drafted_together(session, coded)
+    tokens = {
+        record.chunk_id: together.get(record.chunk_id) or _decode_drafted(session, record)
+        for record in coded
+    }
     rest = [record for record in coded if tokens[record.chunk_id] is None]
     decodings = decode_checked(
         session.lm,
@@ -311,6 +316,32 @@ def _decode(session: Session, records: Sequence[Record]) -> list[Content | None]
         record.chunk_id: decoded.tokens for record, decoded in zip(rest, decodings, strict=True)
     }
     return [_check_decoded(session, record, tokens.get(record.chunk_id)) for record in records]
+
+
+def _decode_drafted_together(
+    session: Session, records: Sequence[Record]
+) -> dict[str, tuple[int, ...]]:
+    """The tokens of the memories that one pass in the reader's arithmetic shows to be their texts'.
+
+    Nothing without an adapter that reads: the base model in that arithmetic is the reader with it
+    off.
+    """
+    if session.reading is None:
+        return {}
+    drafts = [draft_of(session.store, session.lm, record) for record in records]
+    drafted = [(record, draft) for record, draft in zip(records, drafts, strict=True) if draft]
+    with lora.switched_off(session.reading) as base:
+        shown = decodes_to(
+            base,
+            session.template,
+            [memory_of(record) for record, _ in drafted],
+            [draft for _, draft in drafted],
+        )
+    return {
+        record.chunk_id: tuple(draft)
+        for (record, draft), is_shown in zip(drafted, shown, strict=True)
+        if is_shown
+    }
 
 
 def _decode_drafted(session: Session, record: Record) -> tuple[int, ...] | None:
