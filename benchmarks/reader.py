@@ -286,7 +286,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?", help="not needed for --only documents")
     parser.add_argument("--half", choices=("choosing", "table"), default="choosing")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument(
@@ -297,7 +297,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--only", choices=("passages", "documents"))
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", type=Path, help="a JSON file with every answer")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.data is None and args.only != "documents":
+        parser.error("DATA is missing: a folder with qa/SOURCE.jsonl.xz")
+    return args
 
 
 def main() -> None:
