@@ -380,6 +380,7 @@ REFUSED = {
     "empty.ics": (b"", "empty"),
     "text.ics": (b"This is no calendar.", "no event in it"),
     "tasks.ics": (b"BEGIN:VTODO\nSUMMARY:a\nEND:VTODO\n", "no event in it"),
+    "end.ics": (b"SUMMARY:a\nEND:VEVENT\n", "no event in it"),
     "zero.ics": (files.calendar(["SUMMARY:a\0"]), "binary: a NUL"),
     "text.rtf": (b"This is no RTF.", "no RTF"),
     "pictures.rtf": (rb"{\rtf1{\pict 89504e47}}", "no text in it (pictures"),

@@ -70,7 +70,8 @@ def events_of(data: bytes) -> Iterator[Event]:
         if block == "VEVENT":
             if begun:
                 yield _event(begun, event, whole=name == "END")
-            event, begun, inner, has_event = {}, number if name == "BEGIN" else 0, "", True
+            event, begun, inner = {}, number if name == "BEGIN" else 0, ""
+            has_event |= name == "BEGIN"
         elif name == "BEGIN":
             inner = inner or block  # a reminder, whose description is not the event's
         elif name == "END":
