@@ -439,6 +439,25 @@ def test_a_damaged_index_of_names_is_built_anew(copy):
         assert store.check() == () and tuple(store.search_names(["txt"], 9)) == (2, 1, 3)
 
 
+def test_a_files_hash_is_looked_up_however_many_files_there_are(folder):
+    """Otherwise an ingest of a folder that has not changed grows with the square of its files."""
+
+    def steps_of_a_lookup(store):
+        hashes, steps = store.file_hashes(ROOT), []
+        store._db.connection.set_progress_handler(lambda: steps.append(1) and 0, 1)
+        assert hashes["7.txt"]
+        store._db.connection.set_progress_handler(None, 0)
+        return len(steps)
+
+    with open_store(folder, write=True) as store:
+        for number in range(10):
+            ingest(store, f"{number}.txt", ["some text"])
+        few = steps_of_a_lookup(store)
+        for number in range(10, 200):
+            ingest(store, f"{number}.txt", ["some text"])
+        assert steps_of_a_lookup(store) < 2 * few
+
+
 def test_names_that_are_not_utf8_come_back(folder):
     name = os.fsdecode(b"caf\xe9\n\x1b[31m.txt")
     with open_store(folder, write=True) as store:

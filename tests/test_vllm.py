@@ -182,14 +182,14 @@ def test_eight_at_once_are_answered_as_here(there, reader):
 
 
 def test_a_store_is_asked_through_it(there, engine, tmp_path):
-    import_(ROOT / "data" / "demo.safetensors", tmp_path / "store", True)
+    import_(ROOT / "data" / "demo.safetensors", tmp_path / "store", trusted=True)
     settings = {"store": tmp_path / "store", "threads": 1, "device": "cpu", "read": "text"}
     found = ask(QUESTIONS[2], here(**settings, engine="vllm", url=engine[0]), trusted=True)
     assert "13 June" in found.answer and found.reader == "text + adapter" and found.sources
 
 
 def test_a_server_of_ours_stands_before_it(there, engine, tmp_path):
-    import_(ROOT / "data" / "demo.safetensors", tmp_path / "store", True)
+    import_(ROOT / "data" / "demo.safetensors", tmp_path / "store", trusted=True)
     asked = here(store=tmp_path / "store", threads=1, device="cpu", read="text", engine="vllm",
                  url=engine[0])  # fmt: skip
     alone = {question: said(partial(ask, config=asked, trusted=True), question) for question in

@@ -139,7 +139,8 @@ class FileHashes(Mapping[str, str]):
     damaged: frozenset[str]
 
     def __getitem__(self, file: str) -> str:
-        where, names = "root = ? AND file = ? ORDER BY path", (self.root, file)
+        # +path: the index by root and path, which has that order, is searched by the root alone
+        where, names = "root = ? AND file = ? ORDER BY +path", (self.root, file)
         with self.db.reading():
             rows = self.db.rows("documents", where, *map(name_bytes, names), skip_damaged=True)
         if not rows or f"{self.root}/{file}" in self.damaged:
