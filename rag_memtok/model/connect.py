@@ -21,6 +21,7 @@ from rag_memtok.model.remote import (
 from rag_memtok.model.wire import Lost, Refused, Server, bad_reply, request_json, wait_after
 
 MODELS = "/v1/models"
+TOGETHER = 8  # prompts that a server with an adapter has to live through
 
 
 def connect(server: Server, lm: LM) -> RemoteEngine:
@@ -54,12 +55,13 @@ class ServedAdapter:
 def connect_adapter(server: Server, lm: LM, adapter: ServedAdapter) -> RemoteEngine:
     """The server's base model with `adapter` on, as an engine.
 
-    Two prompts of different lengths are sent at once before: some versions of vLLM end at them
-    (benchmarks/vllm.md), for all who use the server. Then it has to answer as `lm` does.
+    Before that TOGETHER prompts of two lengths are sent at once: some versions of vLLM end where
+    two are computed in one step (benchmarks/vllm.md), for all who use the server. Of two alone the
+    one may be under way when the other comes. Then it has to answer as `lm` does.
 
     Raises:
         WrongModel: it has no adapter of that name, or another base.
-        EngineUnavailable: it did not live through the two prompts, or see `connect`.
+        EngineUnavailable: it did not live through these prompts, or see `connect`.
     """
     names, context = _served_models(server)
     if adapter.name not in names:
@@ -77,14 +79,15 @@ def connect_adapter(server: Server, lm: LM, adapter: ServedAdapter) -> RemoteEng
 def _require_survival(remote: RemoteEngine) -> None:
     lm, frame = remote.lm, qa_prompt(remote.lm)
     prompts = [
-        inject(lm, frame, [lm.encode(PASSAGE)] * count, lm.encode(QUESTION)) for count in (1, 2)
+        inject(lm, frame, [lm.encode(PASSAGE)] * (1 + number % 2), lm.encode(QUESTION))
+        for number in range(TOGETHER)
     ]
     once = replace(remote, server=replace(remote.server, pauses=()))
     try:
         complete(once, prompts, PROBE_TOKENS, frozenset(), lambda _: None)
     except EngineUnavailable as error:
         raise EngineUnavailable(
-            f"two prompts at once with the adapter {remote.model}: {error}",
+            f"{TOGETHER} prompts at once with the adapter {remote.model}: {error}",
             remedy=f"start it on the reader merged into the model, without --enable-lora: {SERVE}",
         ) from error
 
