@@ -38,6 +38,7 @@ from rag_memtok.retrieval.lines import EVERY
 from rag_memtok.retrieval.search import search
 from rag_memtok.settings import updated
 from rag_memtok.store import ownership
+from rag_memtok.store.files import CACHES
 from rag_memtok.store.store import Store, create, open_store
 
 ROWS, WIDTH = 4, 576
@@ -200,7 +201,7 @@ def opened(config: Config, work: Path) -> int:
 
 def indexed(config: Config, work: Path) -> int:
     """Builds the index of keys anew, and the keys of file names and headings."""
-    for cache in ("index.faiss", "lines.keys"):
+    for cache in CACHES:
         (Path(config.store) / cache).unlink(missing_ok=True)
     with open_store(Path(config.store), write=True) as store:
         return open_index(store, load_embedder("mini"), EVERY).keys.ntotal

@@ -51,11 +51,10 @@ def engine_named(name: str, workers: int, config: Config) -> Iterator[Engine]:
         yield write_in_processes
         return
     from rag_memtok.cluster.engine import writing
-    from rag_memtok.cluster.pool import ENVIRONMENT, HERE, import_ray
+    from rag_memtok.cluster.pool import ENVIRONMENT, LOCAL, import_ray
 
     ray = import_ray(ENVIRONMENT | {"RAY_AUTH_TOKEN": "0123456789abcdef" * 4})
-    where = {"address": "local", "include_dashboard": False, "_node_ip_address": HERE}
-    ray.init(**where, num_cpus=workers, log_to_driver=False, logging_level="error")
+    ray.init(**LOCAL, num_cpus=workers, log_to_driver=False, logging_level="error")
     try:
         with writing(config) as engine:
             yield engine

@@ -29,6 +29,8 @@ RETRIED = ("", "OutOfMemory")  # errors that another worker may not have; others
 STARTS = 5  # tries, on a busy machine
 INIT_DEATHS = 20  # of workers in a row while they load the model
 HERE = "127.0.0.1"
+# a cluster of this machine alone
+LOCAL = {"address": "local", "include_dashboard": False, "_node_ip_address": HERE}
 PATIENCE = 10.0  # seconds for a connection to the cluster
 LOST = "its worker ended without a word: killed, out of memory, or too long at one chunk"
 # before ray is imported: no word to its makers; whoever talks to the cluster needs its token
@@ -93,9 +95,7 @@ def _our_signals() -> Iterator[None]:
 
 def _connect(ray: ModuleType, cluster: Cluster) -> None:
     """Joins the cluster, or starts one; Ray gives a start half a minute, and raises whatever."""
-    where: dict[str, Any] = {"address": cluster.address}
-    if not cluster.address:
-        where = {"address": "local", "include_dashboard": False, "_node_ip_address": HERE}
+    where: Mapping[str, Any] = {"address": cluster.address} if cluster.address else LOCAL
     for left in reversed(range(1 if cluster.address else STARTS)):
         try:
             _require_listener(cluster.address)

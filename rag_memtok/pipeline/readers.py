@@ -9,6 +9,7 @@ text     the kept text: plain retrieval-augmented generation, to compare with
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -299,12 +300,25 @@ def _decode(session: Session, records: Sequence[Record]) -> list[Content | None]
     text; the others in one batch, and one that comes out wrong there alone.
     """
     coded = [record for record in records if record.codec != TEXT_ONLY]
-    together = _decode_drafted_together(session, coded)
-    tokens = {
-        record.chunk_id: together.get(record.chunk_id) or _decode_drafted(session, record)
+    drafts = {
+        record.chunk_id: draft
         for record in coded
+        if (draft := draft_of(session.store, session.lm, record)) is not None
     }
-    rest = [record for record in coded if tokens[record.chunk_id] is None]
+    drafted = [record for record in coded if record.chunk_id in drafts]
+    tokens = _decode_together(session, drafted, drafts)
+    for record in drafted:
+        if record.chunk_id not in tokens:
+            decoded = decode_drafted(
+                session.lm,
+                session.template,
+                memory_of(record),
+                drafts[record.chunk_id],
+                tau=float("-inf"),
+            )
+            if decoded is not None:
+                tokens[record.chunk_id] = decoded.tokens
+    rest = [record for record in coded if record.chunk_id not in tokens]
     decodings = decode_checked(
         session.lm,
         session.template,
@@ -318,41 +332,23 @@ def _decode(session: Session, records: Sequence[Record]) -> list[Content | None]
     return [_check_decoded(session, record, tokens.get(record.chunk_id)) for record in records]
 
 
-def _decode_drafted_together(
-    session: Session, records: Sequence[Record]
+def _decode_together(
+    session: Session, records: Sequence[Record], drafts: Mapping[str, Sequence[int]]
 ) -> dict[str, tuple[int, ...]]:
-    """The tokens of the memories that one pass in the reader's arithmetic shows to be their texts'.
+    """The tokens of the memories that one pass in the reader's arithmetic shows to be their drafts.
 
     Nothing without an adapter that reads: the base model in that arithmetic is the reader with it
     off.
     """
     if session.reading is None:
         return {}
-    drafts = [draft_of(session.store, session.lm, record) for record in records]
-    drafted = [(record, draft) for record, draft in zip(records, drafts, strict=True) if draft]
+    tokens = [tuple(drafts[record.chunk_id]) for record in records]
     with lora.switched_off(session.reading) as base:
         shown = decodes_to(
-            base,
-            session.template,
-            [memory_of(record) for record, _ in drafted],
-            [draft for _, draft in drafted],
+            base, session.template, [memory_of(record) for record in records], tokens
         )
-    return {
-        record.chunk_id: tuple(draft)
-        for (record, draft), is_shown in zip(drafted, shown, strict=True)
-        if is_shown
-    }
-
-
-def _decode_drafted(session: Session, record: Record) -> tuple[int, ...] | None:
-    """The tokens of a memory, if one pass over the kept text, its draft, gives them; else None."""
-    draft = draft_of(session.store, session.lm, record)
-    if draft is None:
-        return None
-    decoded = decode_drafted(
-        session.lm, session.template, memory_of(record), draft, tau=float("-inf")
-    )
-    return None if decoded is None else decoded.tokens
+    ids = [record.chunk_id for record in records]
+    return dict(compress(zip(ids, tokens, strict=True), shown))
 
 
 def _check_decoded(
