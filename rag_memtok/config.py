@@ -150,7 +150,7 @@ class Retrieve:
     embedder: str = setting(
         "",
         "mini, minilm, or a sentence-transformers folder or id.",
-        shown="the store's, or mini",
+        shown="the store's, or minilm where its package is, else mini",
     )
     k: int = setting(3, "How many memories to use.", option="-k/--k")
     dense_weight: float = setting(

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from toy_embedder import VECTORS, write_embedder
 
-from rag_memtok.config import Retrieve
+from rag_memtok.config import Config, Retrieve
 from rag_memtok.datatypes import Occurrence, Record, StoredDocument, Verdict, sha256_of_text
 from rag_memtok.errors import InputRefused, ModelUnavailable, UsageError, WrongModel
+from rag_memtok.pipeline.manifest import complete_config
 from rag_memtok.retrieval import embedder as embedders
 from rag_memtok.retrieval.embedder import (
     INSTALL,
@@ -381,6 +382,15 @@ def test_minilm_means_one_set_of_weights_and_others_can_be_given_by_their_path(
     assert load_embedder(str(package)).width == VECTORS.shape[1]
     monkeypatch.setattr(embedders, "SHA256", hashlib.sha256(b"weights").hexdigest())
     assert load_embedder("minilm").id == "minilm" and PACKAGE not in sys.modules
+
+
+def test_a_new_store_takes_minilm_where_its_package_is_and_an_old_one_keeps_its_own(package):
+    assert complete_config(Config(), {}).retrieve.embedder == "minilm"
+    assert complete_config(Config(), {"embedder": "mini"}).retrieve.embedder == "mini"
+    asked_for = Config(retrieve=Retrieve(embedder="mini"))
+    assert complete_config(asked_for, {}).retrieve.embedder == "mini"
+    (package / "model.safetensors").unlink()
+    assert complete_config(Config(), {}).retrieve.embedder == "mini"
 
 
 def test_without_the_package_it_is_said_how_to_get_minilm():

@@ -15,7 +15,7 @@ from rag_memtok.errors import UsageError, WrongModel
 from rag_memtok.memory.recipes import recipe_of
 from rag_memtok.model.lm import LM, default_id
 from rag_memtok.model.prompts import Template
-from rag_memtok.retrieval.embedder import Embedder
+from rag_memtok.retrieval.embedder import Embedder, default_embedder
 from rag_memtok.settings import value_of
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "faiss-cpu", "semantic-text-splitter")
@@ -71,7 +71,8 @@ def complete_config(config: Config, manifest: Mapping[str, str]) -> Config:
     memorize = replace(memorize, write=write, keep_text=keep_text)
     chunk_tokens = config.documents.chunk_tokens or int(manifest.get("chunk_tokens", CHUNK_TOKENS))
     retrieve: Retrieve = replace(
-        config.retrieve, embedder=config.retrieve.embedder or manifest.get("embedder", "mini")
+        config.retrieve,
+        embedder=config.retrieve.embedder or manifest.get("embedder") or default_embedder(),
     )
     documents = replace(config.documents, chunk_tokens=chunk_tokens)
     return replace(config, model=model, documents=documents, memorize=memorize, retrieve=retrieve)

@@ -103,6 +103,14 @@ def load_embedder(name: str) -> Embedder:
         ) from error
 
 
+def default_embedder() -> str:
+    """The embedder of a new store, if none is named: the packaged one where it is installed.
+
+    It finds more (docs/results.md) and takes a second longer to load.
+    """
+    return "minilm" if file_in(PACKAGE, "model/model.safetensors") else "mini"
+
+
 def find_folder(name: str) -> Path:
     """The folder of an embedder's files; that of a hub id is downloaded.
 
