@@ -1,39 +1,34 @@
 """Ours against the published ways of writing a memory.
 
-All have the same chunks, same model and same machine, in one run.
+All have the same texts, same model and same machine, in one run.
 
 How to run (results go to run/benchmarks/write.jsonl as they come; the same command goes on after a
 kill; Ctrl-C is one):
 
-    python -m benchmarks.write --chunks 8 --published-chunks 1 --tuning-chunks 4     a first look
-    python -m benchmarks.write --published-chunks 8 --tuning-chunks 8    what two cores do in an
-                                                                         evening
-    python -m benchmarks.write --lengths 2,4,8,12 --vectors one --published-chunks 16 \
-        --out run/benchmarks/write-short
-                                                                                     where one
-                                                                                     vector holds
-                                                                                     something
-    python -m benchmarks.write                                                       all of it
+    python -m benchmarks.write --model smollm2                     all of it: --plan says how long
+    python -m benchmarks.write --model smollm2 --seconds 7200      what begins within two hours
+    python -m benchmarks.write --cells 2+3+4+6:1 --chunks 24       short texts, as mini holds them
 
-Each public recipe has three rows: as published (batch 1, fp32, its own steps and template); the
-same in our engine (batched, drafted in bfloat16 where the hardware has it); and with learning rate
-and warm-up tuned on held-out chunks, within the --steps that ours has. Every row writes with one
-vector a chunk and with the usual tokens per vector; what is written is packed, read back and
-judged. Rows take turns, --group chunks at a time, so that what else the machine does falls on all
-alike.
+A cell is texts of one length, or of several in turn, in so many vectors: `--cells 32:1,64:1,128:4`.
+Rows are ours; every way of rivals.py tuned, within the --steps that ours has, on texts that are not
+measured: six settings of learning rate and warm-up, and further ones for as long as the best stands
+at an edge; and in the first and the last cell the public recipes as published (batch 1, fp32, own
+steps and template) on --published-chunks texts. What is written is packed, read back and judged.
+Ours and the tuned rows take turns, --group texts at a time, so that what else the machine does
+falls on all alike; the published ones come last, cell by cell.
 
-Cost on two cores, with a model of 10M parameters: a batched row-step takes about 10 ms, one as
-published 15 ms. A chunk that does not fit takes all of the published steps: 3000, 5000 and 10000 of
-sastre2025, kuratov2025 and cramming2026, 8 minutes for the three rows as published and in our
-engine together, for each number of vectors; --published-chunks says for how many chunks this is
-paid. Tuning is 15 settings x --tuning-chunks x up to --steps row-steps for each recipe and number
-of vectors: 15 minutes each at 20 chunks. The first look takes about an hour, the second line 4,
-everything most of a day. The time left is told after every piece of work.
+The plan stands at the head of the output: the most row-steps of each row, and what they would take
+at the pace of a few steps that are tried first.
+
+Cost on two cores: with a model of 10M parameters a batched row-step takes about 10 ms, with one of
+135M 0.1 s for 32 tokens and 0.2 for 128; as published, in float32 one by one, twice as much and
+more. A text that does not fit takes all of the published steps: 3000, 5000 and 10000 of sastre2025,
+kuratov2025 and cramming2026. The time left is told after every piece of work.
 """
 
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -66,226 +61,259 @@ from benchmarks.measure import (
     save_json,
     step_flops,
     texts_of,
-    usual_tokens_per_vector,
     work_through,
 )
-from rag_memtok.cli.console import put, say
+from benchmarks.rivals import (
+    ENGINE,
+    OURS,
+    PUBLISHED,
+    Cell,
+    Contender,
+    Score,
+    Setting,
+    Way,
+    best_setting,
+    can_grow,
+    cells,
+    confined,
+    contender,
+    settings_to_try,
+    tuned,
+    ways,
+)
+from rag_memtok.cli.console import duration, put
 from rag_memtok.config import Memorize
 from rag_memtok.datatypes import Record
-from rag_memtok.errors import UsageError
+from rag_memtok.errors import named
 from rag_memtok.evaluation.figures import Chart, Line, draw
-from rag_memtok.memory.batch import Task, init_pooled, make_task
+from rag_memtok.memory.batch import Task, init_pooled
 from rag_memtok.memory.optimize import memorize
-from rag_memtok.memory.recipes import Recipe, cross_entropy, recipe_named
-from rag_memtok.memory.step import OptimizedMemory
+from rag_memtok.memory.recipes import recipe_named
+from rag_memtok.memory.step import OptimizedMemory, Row
 from rag_memtok.memory.workers import judge_record
 from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import uses_low_precision
 from rag_memtok.model.prompts import template_named
 
-OURS = "margin"
-PUBLIC = ("sastre2025", "kuratov2025", "cramming2026")
-RATES = (0.1, 0.3, 1.0, 3.0, 10.0)  # factors of a recipe's own learning rate
-WIDER = {"kuratov2025": (30.0, 100.0, 300.0, 1000.0)}  # it does best beyond ten times its own
-WARMUPS = (0, 20, 100)
-ONE, USUAL = "one", "usual"  # vectors of a chunk
-PUBLISHED, ENGINE = "published", "engine"  # both with the recipe's own steps
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contender:
-    """A row of the table: a recipe and how it is run. `vectors` is ONE or USUAL."""
-
-    name: str
-    variant: str
-    vectors: str
-    recipe: Recipe
-    settings: Memorize
-
-    @property
-    def key(self) -> str:
-        """The key of its results in the ledger."""
-        return f"{self.name}/{self.variant}/{self.vectors}"
+PACE = 3  # steps by which the plan reckons
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """The model, chunks and settings that all rows share."""
+    """The model, texts and settings that all rows share; `rivals` are the ways but ours."""
 
     lm: LM
     arguments: Namespace
-    tokens_per_vector: int
-    chunks: Sequence[Sample]
-    tuning: Sequence[Sample]
-    public: dict[str, Recipe]
+    chunks: dict[Cell, Sequence[Sample]]
+    tuning: dict[Cell, Sequence[Sample]]
+    rivals: dict[str, Way]
 
-    def task(self, index: int, sample: Sample, vectors: str) -> Task:
-        """The task of writing `sample`."""
-        key = f"{index} {sample.key}"
-        return (
-            Task(key, sample.tokens, 1)
-            if vectors == ONE
-            else make_task(key, sample.tokens, self.tokens_per_vector)
+    @property
+    def cells(self) -> Sequence[Cell]:
+        """The cells, in order."""
+        return self.arguments.cells
+
+    @property
+    def base(self) -> Memorize:
+        """The settings that rows share."""
+        chosen = self.arguments
+        return Memorize(
+            template=chosen.template, codec=chosen.codec, batch=chosen.batch, seed=chosen.seed
         )
 
-    def write(
-        self, contender: Contender, chunks: Sequence[tuple[int, Sample]]
+    def write(self, row: Contender, chunks: Iterable[tuple[int, Sample]]) -> list[OptimizedMemory]:
+        """Writes `chunks`, together if the row is not one of those written alone."""
+        tasks = [
+            Task(f"{index} {sample.key}", sample.tokens, row.cell.vectors)
+            for index, sample in chunks
+        ]
+        return self._grown(row, tasks) if row.way.growth else self._written(row, tasks, {})
+
+    def _written(
+        self, row: Contender, tasks: Sequence[Task], starts: dict[str, OptimizedMemory]
     ) -> list[OptimizedMemory]:
-        """Writes `chunks` together."""
-        lm, settings = self.lm, contender.settings
-        tasks = [self.task(index, sample, contender.vectors) for index, sample in chunks]
+        """Writes `tasks`; those that `starts` has begin with its vectors."""
+        project = confined(self.lm, row.way.directions, row.settings.seed)
+
+        def before_step(state: Row) -> None:
+            if not state.step and state.task.key in starts:
+                start = torch.from_numpy(starts[state.task.key].vectors)
+                state.vectors = start.to(state.vectors)
+            project(state)
+
         return list(
             memorize(
-                lm,
-                template_named(settings.template, lm),
+                self.lm,
+                template_named(row.settings.template, self.lm),
                 tasks,
-                settings,
-                on_step=heartbeat(contender.key),
-                recipe=contender.recipe,
+                row.settings,
+                on_step=heartbeat(row.key),
+                recipe=row.way.recipe,
+                before_step=before_step,
             )
         )
+
+    def _grown(self, row: Contender, tasks: Sequence[Task]) -> list[OptimizedMemory]:
+        """Writes beginnings of the texts, each from the vectors of the one before.
+
+        A text grows once all of it is right; its steps are bounded in all. What it has not grown
+        to is counted wrong.
+        """
+        most, growth, ended = row.way.recipe.steps, row.way.growth, dict[str, OptimizedMemory]()
+        for task in tasks:
+            found: OptimizedMemory | None = None
+            for length in range(growth, len(task.tokens) + growth, growth):
+                left = most - (found.steps if found else 0)
+                if left <= 0 or (found and found.wrong):
+                    break
+                stage = replace(
+                    row, way=replace(row.way, recipe=replace(row.way.recipe, steps=left))
+                )
+                begun = {task.key: found} if found else {}
+                (one,) = self._written(
+                    stage, [Task(task.key, task.tokens[:length], task.vectors)], begun
+                )
+                steps, seconds = (found.steps, found.seconds) if found else (0, 0.0)
+                found = replace(one, steps=one.steps + steps, seconds=one.seconds + seconds)
+            assert found is not None
+            missing = len(task.tokens) - len(found.task.tokens)
+            ended[task.key] = replace(found, task=task, wrong=found.wrong + missing)
+        return list(ended.values())
 
 
 # --- the rows
 
 
-def contender(
-    bench: Bench, name: str, variant: str, vectors: str, recipe: Recipe, steps: int = 0
-) -> Contender:
-    """The recipe `name` in one of its variants; at most `steps` steps, if given."""
-    arguments, alone = bench.arguments, variant == PUBLISHED
-    recipe = recipe if alone else replace(recipe, low_precision=True)
-    settings = Memorize(
-        template=recipe.template or arguments.template,
-        codec=arguments.codec,
-        batch=1 if alone else arguments.batch,
-        draft="float32" if alone else "auto",
-        seconds_per_chunk=0.0,
-        seed=arguments.seed,
-    )
-    return Contender(
-        name=name,
-        variant=variant,
-        vectors=vectors,
-        recipe=replace(recipe, steps=steps or recipe.steps),
-        settings=settings,
-    )
-
-
-def recipes(names: Sequence[str]) -> dict[str, Recipe]:
-    """The public recipes that there are; others are told and left out."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = recipe_named(name)
-        except UsageError as error:
-            say(f"left out: {error}")
-    return found
-
-
 def first_rows(bench: Bench) -> list[Contender]:
-    """Every row that needs no tuning."""
-    rows = []
-    for vectors in bench.arguments.vectors:
-        ours, usual = recipe_named(OURS), bench.arguments.steps
-        rows += [contender(bench, OURS, variant="ours", vectors=vectors, recipe=ours, steps=usual)]
+    """Ours in every cell, and what is run with its own steps in the first and the last."""
+    arguments, rows = bench.arguments, list[Contender]()
+    ours = Way(recipe=recipe_named(OURS))
+    for cell in bench.cells:
+        budgets = {"ours": arguments.steps} | {
+            f"ours, {steps} steps": steps for steps in arguments.budgets
+        }
         rows += [
-            contender(
-                bench,
-                OURS,
-                variant=f"ours, {steps} steps",
-                vectors=vectors,
-                recipe=ours,
-                steps=steps,
-            )
-            for steps in bench.arguments.budgets
+            contender(bench.base, OURS, variant=variant, cell=cell, way=ours, steps=steps)
+            for variant, steps in budgets.items()
         ]
-        for name, recipe in bench.public.items():
-            rows += [
-                contender(bench, name, variant, vectors, recipe) for variant in (PUBLISHED, ENGINE)
-            ]
+    for cell in dict.fromkeys((bench.cells[0], bench.cells[-1])):
+        rows += [
+            contender(bench.base, name, variant=variant, cell=cell, way=way)
+            for name, way in bench.rivals.items()
+            for variant in ((PUBLISHED, ENGINE) if arguments.engine else (PUBLISHED,))
+            if way.published and can_grow(way, cell)
+        ]
     return rows
 
 
-def trials(bench: Bench) -> list[Contender]:
-    """Every setting that is tried on the held-out chunks."""
-    return [
-        contender(
-            bench,
-            name,
-            variant=f"x{rate:g} warm-up {warmup}",
-            vectors=vectors,
-            recipe=tuned(recipe, rate, warmup),
-            steps=bench.arguments.steps,
-        )
-        for vectors in bench.arguments.vectors
-        for name, recipe in bench.public.items()
-        for rate in (*RATES, *WIDER.get(name, ()))
-        for warmup in WARMUPS
-    ]
-
-
-def tuned(recipe: Recipe, rate: float, warmup: int) -> Recipe:
-    """`recipe` with `rate` times its learning rate and another warm-up."""
-    return replace(
-        recipe,
-        lr=rate * recipe.lr,
-        first_lr=rate * recipe.first_lr,
-        last_lr=rate * recipe.last_lr,
-        warmup=warmup,
+def trial(bench: Bench, name: str, cell: Cell, setting: Setting) -> Contender:
+    """A setting of the way `name`, as it is tried and as it is measured if it is the best."""
+    rate, warmup = setting
+    return contender(
+        bench.base,
+        name,
+        variant=f"tuned: x{rate:g} warm-up {warmup}",
+        cell=cell,
+        way=tuned(bench.rivals[name], setting),
+        steps=bench.arguments.steps,
     )
 
 
+def scores(bench: Bench, ledger: Ledger, name: str, cell: Cell) -> dict[Setting, Score]:
+    """What the ledger knows of the settings of a way in a cell."""
+    found, known = dict[Setting, Score](), True
+    while known:
+        known = False
+        for setting in settings_to_try(found):
+            key = tuning_key(trial(bench, name, cell, setting))
+            if setting not in found and (one := ledger.results.get(key)):
+                found[setting] = (one["exact"], -one["wrong"], -one["steps"])
+                known = True
+    return found
+
+
+def to_tune(bench: Bench) -> list[tuple[str, Cell]]:
+    """Every way in every cell where it is tuned."""
+    return [
+        (name, cell)
+        for cell in bench.cells
+        for name, way in bench.rivals.items()
+        if bench.tuning[cell] and can_grow(way, cell)
+    ]
+
+
+def tuning_units(bench: Bench, ledger: Ledger) -> list[Unit]:
+    """The settings to try, as far as what is known asks for them."""
+    return [
+        tuning_unit(bench, trial(bench, name, cell, setting))
+        for name, cell in to_tune(bench)
+        for setting in settings_to_try(scores(bench, ledger, name, cell))
+    ]
+
+
 def tuned_rows(bench: Bench, ledger: Ledger) -> list[Contender]:
-    """The best trial of each recipe and number of vectors.
+    """The best setting of each way in each cell.
 
     The best is the most exact, then the one with the fewest wrong tokens, then with the fewest
     row-steps.
     """
-    best: dict[tuple[str, str], tuple[tuple[int, int, int], Contender]] = {}
-    for trial in trials(bench):
-        if found := ledger.results.get(f"tuning/{trial.key}"):
-            score = (found["exact"], -found["wrong"], -found["steps"])
-            if (trial.name, trial.vectors) not in best or score > best[trial.name, trial.vectors][
-                0
-            ]:
-                best[trial.name, trial.vectors] = (score, trial)
-    budgets = (0, *bench.arguments.budgets)
-    return [
-        replace(trial, variant=f"tuned: {trial.variant}" + (f", {steps} steps" if steps else ""),
-                recipe=replace(trial.recipe, steps=steps or trial.recipe.steps))
-        for _, trial in best.values() for steps in budgets
-    ]  # fmt: skip
+    rows = []
+    for name, cell in to_tune(bench):
+        known = scores(bench, ledger, name, cell)
+        settings = settings_to_try(known)
+        if all(setting in known for setting in settings):
+            best = trial(bench, name, cell, best_setting(settings, known))
+            rows.append(best)
+            rows += [
+                replace(
+                    best,
+                    variant=f"{best.variant}, {steps} steps",
+                    way=replace(best.way, recipe=replace(best.way.recipe, steps=steps)),
+                )
+                for steps in bench.arguments.budgets
+            ]
+    return rows
 
 
 # --- the work
 
 
-def tuning_unit(bench: Bench, trial: Contender) -> Unit:
-    """One setting on all held-out chunks."""
+def tuning_key(row: Contender) -> str:
+    """The key of a trial in the ledger."""
+    return f"tuning/{row.key}"
+
+
+def tuning_unit(bench: Bench, row: Contender) -> Unit:
+    """One setting on all held-out texts."""
 
     def run() -> dict[str, Any]:
-        written = bench.write(trial, list(enumerate(bench.tuning)))
+        written = bench.write(row, enumerate(bench.tuning[row.cell]))
         return {
             "exact": sum(one.wrong == 0 for one in written),
             "wrong": sum(one.wrong for one in written),
             "steps": sum(one.steps for one in written),
         }
 
-    return Unit(f"tuning/{trial.key}", f"tuning {trial.name} {trial.vectors}", run)
+    return Unit(tuning_key(row), f"tuning {row.name} {row.cell.name}", run)
+
+
+def texts_for(bench: Bench, row: Contender) -> int:
+    """The number of texts that a row is measured on."""
+    few = bench.arguments.published_chunks if row.variant in (PUBLISHED, ENGINE) else 0
+    every = len(bench.chunks[row.cell])
+    return min(few or every, every)
 
 
 def measured_units(bench: Bench, rows: Sequence[Contender]) -> list[Unit]:
-    """The chunks of every row in pieces, ordered by where in the chunks they begin.
+    """The texts of every row in pieces.
 
-    Rows take turns.
+    Rows take turns within a cell, ordered by where in the texts a piece begins; those with their
+    own steps come behind all others.
     """
-    arguments, pieces = bench.arguments, []
+    group, pieces = bench.arguments.group, list[tuple[tuple[int, ...], Unit]]()
     for order, row in enumerate(rows):
-        alone = row.variant == PUBLISHED
-        few = arguments.published_chunks if row.variant in (PUBLISHED, ENGINE) else 0
-        total = min(few or len(bench.chunks), len(bench.chunks))
-        size = 1 if alone else arguments.group
+        total, size = texts_for(bench, row), 1 if row.is_alone else group
+        own_steps = row.variant in (PUBLISHED, ENGINE)
         for start in range(0, total, size):
             indices = range(start, min(start + size, total))
             unit = Unit(
@@ -293,24 +321,25 @@ def measured_units(bench: Bench, rows: Sequence[Contender]) -> list[Unit]:
                 row.key,
                 partial(written_and_judged, bench, row, indices),
             )
-            pieces.append((start, order, unit))
-    for start in range(0, len(bench.chunks), arguments.group):
-        indices = range(start, min(start + arguments.group, len(bench.chunks)))
-        pieces.append((start, -2, Unit(f"rates/{start}", "rates", partial(rates, bench.lm))))
-        pieces.append(
-            (start, -1, Unit(f"floors/{start}", "floors", partial(floors, bench, indices)))
-        )
-    return [unit for _, _, unit in sorted(pieces, key=lambda piece: piece[:2])]
+            pieces.append(((own_steps, bench.cells.index(row.cell), start, order), unit))
+    for number, cell in enumerate(bench.cells):
+        for start in range(0, len(bench.chunks[cell]), group):
+            indices = range(start, min(start + group, len(bench.chunks[cell])))
+            name = f"{cell.name}/{start}"
+            speed = Unit(f"rates/{name}", "rates", partial(rates, bench.lm))
+            floor = Unit(f"floors/{name}", "floors", partial(floors, bench, cell, indices))
+            pieces += [((0, number, start, -2), speed), ((0, number, start, -1), floor)]
+    return [unit for _, unit in sorted(pieces, key=lambda piece: piece[0])]
 
 
 def written_and_judged(bench: Bench, row: Contender, indices: Sequence[int]) -> dict[str, Any]:
-    """Writes those chunks, and judges what comes back from the packed bytes.
+    """Writes those texts, and judges what comes back from the packed bytes.
 
     `seconds` are those of writing, shared out by row-steps.
     """
     forget_peak(bench.lm.device)
     began = time.monotonic()
-    written = bench.write(row, [(index, bench.chunks[index]) for index in indices])
+    written = bench.write(row, [(index, bench.chunks[row.cell][index]) for index in indices])
     seconds = time.monotonic() - began
     peak = peak_bytes(bench.lm.device)
     total = sum(one.seconds for one in written)
@@ -319,7 +348,7 @@ def written_and_judged(bench: Bench, row: Contender, indices: Sequence[int]) -> 
         | {"seconds": seconds * one.seconds / total, "steps": one.steps}
         for one in written
     ]
-    passes = 2 if row.recipe.objective is cross_entropy else 1
+    passes = 1 if row.name == OURS else 2
     overhead = template_named(row.settings.template, bench.lm).overhead
     for chunk in chunks:
         positions = overhead - 1 + chunk["vectors"] + chunk["tokens"]
@@ -358,42 +387,26 @@ def pin_bits(lm: LM, record: Record) -> int:
     return len(record.pins) * pin_price(lm, record.tokens)
 
 
-def floors(bench: Bench, indices: Sequence[int]) -> dict[str, Any]:
-    """The same chunks without any writing.
+def floors(bench: Bench, cell: Cell, indices: Sequence[int]) -> dict[str, Any]:
+    """The same texts without any writing.
 
     They are read from no memory, from vectors that nobody trained, and as the LM would code them.
     """
-    lm, settings = (
-        bench.lm,
-        Memorize(template=bench.arguments.template, codec=bench.arguments.codec),
-    )
-    chunks: dict[str, list[dict[str, Any]]] = {
-        "no memory": [],
-        **{f"untrained {vectors}": [] for vectors in bench.arguments.vectors},
-    }
+    lm, chunks = bench.lm, dict[str, list[dict[str, Any]]]()
     for index in indices:
-        sample = bench.chunks[index]
-        bits = code_length(lm, sample.tokens)
-        nothing = OptimizedMemory(
-            task=Task(f"{index} -", sample.tokens, 0),
-            vectors=np.zeros((0, lm.width), np.float32),
-            wrong=0,
-            margin=0.0,
-            steps=0,
-            seconds=0.0,
-        )
-        chunks["no memory"].append(result(bench, settings, nothing) | {"code_bits": bits})
-        for vectors in bench.arguments.vectors:
-            task = bench.task(index, sample, vectors)
-            untrained = OptimizedMemory(
-                task=task,
-                vectors=init_pooled(lm, task).cpu().numpy(),
-                wrong=0,
-                margin=0.0,
-                steps=0,
-                seconds=0.0,
+        sample = bench.chunks[cell][index]
+        untrained = Task(f"{index} -", sample.tokens, cell.vectors)
+        pooled = init_pooled(lm, untrained).cpu().numpy()
+        nothing = np.zeros((0, lm.width), np.float32)
+        for name, task, vectors in (
+            ("no memory, pins only", replace(untrained, vectors=0), nothing),
+            ("pooled vectors, untrained", untrained, pooled),
+        ):
+            read = OptimizedMemory(
+                task=task, vectors=vectors, wrong=0, margin=0.0, steps=0, seconds=0.0
             )
-            chunks[f"untrained {vectors}"].append(result(bench, settings, untrained))
+            bits = {"code_bits": code_length(lm, sample.tokens)}
+            chunks.setdefault(name, []).append(result(bench, bench.base, read) | bits)
     return {"chunks": chunks}
 
 
@@ -402,24 +415,74 @@ def rates(lm: LM) -> dict[str, Any]:
     return {name: matmul_rate(lm.device, getattr(torch, name)) for name in ("float32", "bfloat16")}
 
 
+# --- the plan
+
+
+def pace_units(bench: Bench) -> list[Unit]:
+    """A few steps of each cell, together and alone: the pace that the plan reckons with."""
+    ours = Way(recipe=recipe_named(OURS))
+    rows = [
+        contender(bench.base, OURS, variant=variant, cell=cell, way=ours, steps=PACE)
+        for cell in bench.cells
+        for variant in (ENGINE, PUBLISHED)
+    ]
+
+    def run(row: Contender) -> dict[str, Any]:
+        texts = list(enumerate(bench.chunks[row.cell]))[: 1 if row.is_alone else None]
+        began = time.monotonic()
+        written = bench.write(row, texts)
+        return {"pace": (time.monotonic() - began) / sum(one.steps for one in written)}
+
+    return [Unit(f"pace/{row.cell.name}/{row.variant}", "pace", partial(run, row)) for row in rows]
+
+
+def plan(bench: Bench, ledger: Ledger) -> Table:
+    """The most row-steps of each row, and what they would take at the pace that was found."""
+    lines, total = list[list[str]](), 0.0
+    tuning = {
+        cell: sum(one == cell for _, one in to_tune(bench)) * len(settings_to_try({}))
+        for cell in bench.cells
+    }
+    work = [
+        ("tuning, six settings a way", cell, "", count * len(bench.tuning[cell]),
+         bench.arguments.steps)
+        for cell, count in tuning.items()
+    ] + [
+        ("the ways, tuned", cell, "", sum(one == cell for _, one in to_tune(bench))
+         * len(bench.chunks[cell]), bench.arguments.steps)
+        for cell in bench.cells
+    ] + [
+        (f"{row.name}, {row.variant}", row.cell, row.variant, texts_for(bench, row),
+         row.way.recipe.steps)
+        for row in first_rows(bench)
+    ]  # fmt: skip
+    for name, cell, variant, texts, steps in work:
+        kind = PUBLISHED if variant == PUBLISHED else ENGINE
+        seconds = texts * steps * ledger.results[f"pace/{cell.name}/{kind}"]["pace"]
+        total += seconds
+        lines.append([name, cell.title, str(texts), str(steps), duration(seconds)])
+    lines.append(["all", "", "", "", duration(total)])
+    return ("row", "cell", "texts", "steps of each, at most", "time, at most"), lines
+
+
 # --- the report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A row with the results of its chunks, by index."""
+    """A row with the results of its texts, by index."""
 
     name: str
     variant: str
-    vectors: str
+    cell: Cell
     chunks: dict[int, dict[str, Any]]
-    peak: int
-    dtype: str
+    peak: int = 0
+    dtype: str = ""
 
     @property
     def title(self) -> str:
         """Its title in a table."""
-        return f"{self.name}, {self.variant}"
+        return f"{self.name}, {self.variant}" if self.variant else self.name
 
     def over(
         self,
@@ -430,7 +493,7 @@ class Measured:
     ) -> Interval:
         """`factor` times the sum of one number over the sum of another.
 
-        It comes with its interval over the chunks; "" counts the chunks.
+        It comes with its interval over the texts; "" counts the texts.
         """
         chosen = [self.chunks[index] for index in (self.chunks if indices is None else indices)]
         top = np.array([float(chunk.get(numerator, 0)) for chunk in chosen])
@@ -457,52 +520,45 @@ def gathered(bench: Bench, ledger: Ledger, rows: Sequence[Contender]) -> list[Me
             if key.rpartition("/")[0] == f"chunks/{row.key}"
         ]
         chunks = {chunk["index"]: chunk for piece in pieces for chunk in piece["chunks"]}
-        draft = row.recipe.low_precision and uses_low_precision(bench.lm, row.settings.draft)
+        draft = row.way.recipe.low_precision and uses_low_precision(bench.lm, row.settings.draft)
         if chunks:
-            peak = max(piece["peak"] for piece in pieces)
             found.append(
                 Measured(
                     name=row.name,
                     variant=row.variant,
-                    vectors=row.vectors,
+                    cell=row.cell,
                     chunks=dict(sorted(chunks.items())),
-                    peak=peak,
+                    peak=max(piece["peak"] for piece in pieces),
                     dtype="bfloat16" if draft else "float32",
                 )
             )
     return found
 
 
-def untrained(bench: Bench, ledger: Ledger) -> list[Measured]:
+def unwritten(bench: Bench, ledger: Ledger) -> list[Measured]:
     """The ledger's results of rows that need no optimization."""
-    pieces = [value["chunks"] for key, value in ledger.results.items() if key.startswith("floors/")]
     found = []
-    for name in pieces[0] if pieces else ():
-        chunks = {chunk["index"]: chunk for piece in pieces for chunk in piece[name]}
-        title, _, vectors = name.partition(" ")
-        vectors = "" if name == "no memory" else vectors
-        found.append(
-            Measured(
-                name="no memory" if not vectors else "pooled vectors",
-                variant="pins only" if not vectors else title,
-                vectors=vectors,
-                chunks=chunks,
-                peak=0,
-                dtype="",
-            )
-        )
+    for cell in bench.cells:
+        pieces = [
+            value["chunks"]
+            for key, value in ledger.results.items()
+            if key.startswith(f"floors/{cell.name}/")
+        ]
+        for name in pieces[0] if pieces else ():
+            chunks = {chunk["index"]: chunk for piece in pieces for chunk in piece[name]}
+            found.append(Measured(name=name, variant="", cell=cell, chunks=chunks))
     return found
 
 
 HEAD = (
-    "row", "M", "chunks", "exact, %", "corrections / 100 tokens", "safety pins / 100 tokens",
-    "row-steps", "s / chunk", "**exact / minute**", "smallest margin", "GFLOP / chunk",
+    "row", "texts", "exact, %", "corrections / 100 tokens", "safety pins / 100 tokens",
+    "row-steps", "s / text", "**exact / minute**", "smallest margin", "GFLOP / text",
     "% of matmul rate", "peak MiB",
 )  # fmt: skip
 
 
 def main_table(rows: Sequence[Measured], best_rates: dict[str, float]) -> Table:
-    """Everything of every row."""
+    """Everything of every row of a cell."""
     return HEAD, [main_line(row, best_rates) for row in rows]
 
 
@@ -510,7 +566,6 @@ def main_line(row: Measured, best_rates: dict[str, float]) -> list[str]:
     """One row: intervals where they decide something."""
     line = [
         row.title,
-        {ONE: "1", USUAL: "usual", "": "0"}[row.vectors],
         str(len(row.chunks)),
         row.over("exact", "", factor=100.0).text(0),
         row.over("corrections", "tokens", factor=100.0).text(1),
@@ -536,7 +591,7 @@ def main_line(row: Measured, best_rates: dict[str, float]) -> list[str]:
 
 
 def length_table(rows: Sequence[Measured]) -> Table:
-    """Exact without correction pins by the chunks' length, in per cent."""
+    """Exact without correction pins by the texts' length, in per cent."""
     lengths = sorted({chunk["tokens"] for row in rows for chunk in row.chunks.values()})
     body = []
     for row in rows:
@@ -544,21 +599,22 @@ def length_table(rows: Sequence[Measured]) -> Table:
             [chunk["exact"] for chunk in row.chunks.values() if chunk["tokens"] == length]
             for length in lengths
         ]
-        cells = [f"{100 * sum(some) / len(some):.0f}" if some else "-" for some in shares]
-        body.append([row.title, "1" if row.vectors == ONE else "usual", *cells])
-    return ("row", "M", *(f"{length} tokens" for length in lengths)), body
+        shown = [f"{100 * sum(some) / len(some):.0f}" if some else "-" for some in shares]
+        body.append([row.title, *shown])
+    return ("row", *(f"{length} tokens" for length in lengths)), body
 
 
 def gain_table(rows: Sequence[Measured]) -> Table:
-    """Ours against each other row with as many vectors, paired.
+    """Ours against each other row of the cell, paired.
 
-    Compared are the chunks that both have; by length, where the other has any.
+    Compared are the texts that both have; by length, where there are several and the other has any.
     """
     body = []
     for ours in (row for row in rows if row.variant == "ours"):
-        for other in (row for row in rows if row.vectors == ours.vectors and row.name != OURS):
+        for other in (row for row in rows if row.name != OURS):
             common = sorted(ours.chunks.keys() & other.chunks.keys())
-            for length in (0, *sorted({ours.chunks[index]["tokens"] for index in common})):
+            lengths = sorted({ours.chunks[index]["tokens"] for index in common})
+            for length in (0, *(lengths if len(lengths) > 1 else ())):
                 chosen = [
                     index
                     for index in common
@@ -568,9 +624,8 @@ def gain_table(rows: Sequence[Measured]) -> Table:
                     body.append(gain_line(ours, other, chosen, length))
     return (
         "ours against",
-        "M",
         "tokens",
-        "chunks",
+        "texts",
         "exact, ours",
         "exact, its",
         "points more",
@@ -579,7 +634,7 @@ def gain_table(rows: Sequence[Measured]) -> Table:
 
 
 def gain_line(ours: Measured, other: Measured, chosen: Sequence[int], length: int) -> list[str]:
-    """One comparison."""
+    """One comparison; where the other has none exact its rate is only bounded."""
     gain = bootstrap(
         len(chosen), lambda drawn: gain_over(ours, other, [chosen[index] for index in drawn])
     )
@@ -591,28 +646,28 @@ def gain_line(ours: Measured, other: Measured, chosen: Sequence[int], length: in
     )
     more = bootstrap(len(chosen), lambda drawn: float(lead[drawn].mean()))
     shares = [f"{100 * row.over('exact', '', chosen).value:.0f} %" for row in (ours, other)]
-    vectors = "1" if ours.vectors == ONE else "usual"
+    bound = "" if any(other.chunks[index]["exact"] for index in chosen) else "at least "
     return [
         other.title,
-        vectors,
         str(length or "all"),
         str(len(chosen)),
         *shares,
         more.text(0),
-        gain.text(1),
+        bound + gain.text(1),
     ]
 
 
 def gain_over(ours: Measured, other: Measured, chosen: Sequence[int]) -> float:
     """Our rate as a multiple of that of `other`.
 
-    The rate is chunks exact without correction pins in the same time.
+    The rate is texts exact without correction pins in the same time. A row that has none exact is
+    given one for all of its time: a lower bound of the multiple.
     """
     exact, seconds = (
         [sum(float(row.chunks[index][name]) for index in chosen) for row in (ours, other)]
         for name in ("exact", "seconds")
     )
-    return ratio(exact[0] * seconds[1], exact[1] * seconds[0])
+    return ratio(exact[0] * seconds[1], max(1.0, exact[1]) * seconds[0])
 
 
 def picture(rows: Sequence[Measured], title: str) -> Chart:
@@ -641,7 +696,7 @@ def picture(rows: Sequence[Measured], title: str) -> Chart:
         )
     return Chart(
         title=title,
-        x_label="seconds to write a chunk",
+        x_label="seconds to write a text",
         y_label="correction pins in 100 tokens",
         lines=drawn,
         log_x=2,
@@ -649,35 +704,21 @@ def picture(rows: Sequence[Measured], title: str) -> Chart:
 
 
 def report(bench: Bench, ledger: Ledger, rows: Sequence[Contender]) -> None:
-    """Prints the tables, and writes JSON and picture."""
-    written, floor = gathered(bench, ledger, rows), untrained(bench, ledger)
-    found = [value for key, value in ledger.results.items() if key.startswith("rates/")]
-    best_rates = (
-        {name: max(value[name] for value in found) for name in ("float32", "bfloat16")}
-        if found
-        else {}
-    )
-    here = machine(bench.lm)
-    where = (
-        f"{bench.lm.identity.id}, {here['device']}, {here['threads']} threads; usual M: a "
-        f"vector for {bench.tokens_per_vector} tokens"
-    )
-    put_table(where, main_table([*written, *floor], best_rates))
-    put_table(
-        "Exact without correction pins, in per cent, by the length of the chunks",
-        length_table(written),
-    )
-    put_table("Chunks exact without correction pins in the same time", gain_table(written))
-    for row in floor[:1]:
-        bits, pins = row.over("code_bits", "tokens"), row.over("pin_bits", "tokens")
-        put(
-            f"The LM's own code length of the text: {bits.text(2)} bits a token; pins without a "
-            f"memory: {pins.value:.2f}."
-        )
+    """Prints the tables, and writes JSON and pictures."""
+    written, floor = gathered(bench, ledger, rows), unwritten(bench, ledger)
+    speeds = [value for key, value in ledger.results.items() if key.startswith("rates/")]
+    best_rates = {
+        name: max(value[name] for value in speeds)
+        for name in (("float32", "bfloat16") if speeds else ())
+    }
+    for cell in bench.cells:
+        there = [row for row in (*written, *floor) if row.cell == cell]
+        if there:
+            put_cell(bench, cell, there, best_rates)
     summary = [
         {
             "row": row.title,
-            "vectors": row.vectors,
+            "cell": row.cell.name,
             "dtype": row.dtype,
             "peak_bytes": row.peak,
             "chunks": list(row.chunks.values()),
@@ -685,127 +726,155 @@ def report(bench: Bench, ledger: Ledger, rows: Sequence[Contender]) -> None:
         for row in (*written, *floor)
     ]
     save_json(
-        {"machine": here, "about": ledger.results["about"], "matmul": best_rates, "rows": summary},
+        {
+            "machine": machine(bench.lm),
+            "about": ledger.results["about"],
+            "plan": plan(bench, ledger)[1],
+            "matmul": best_rates,
+            "rows": summary,
+        },
         bench.arguments.out.with_suffix(".json"),
     )
-    for vectors in dict.fromkeys(row.vectors for row in written):
-        there = [row for row in written if row.vectors == vectors]
-        many = (
-            "one vector a chunk"
-            if vectors == ONE
-            else f"a vector for {bench.tokens_per_vector} tokens"
+
+
+def put_cell(
+    bench: Bench, cell: Cell, rows: Sequence[Measured], best_rates: dict[str, float]
+) -> None:
+    """Prints a cell's tables, and draws its picture."""
+    here, written = machine(bench.lm), [row for row in rows if row.peak]
+    put_table(
+        f"{cell.title}; {bench.lm.identity.id}, {here['device']}, {here['threads']} threads",
+        main_table(rows, best_rates),
+    )
+    if len(cell.lengths) > 1:
+        put_table(
+            "Exact without correction pins, in per cent, by the length of the texts",
+            length_table(written),
         )
-        path = bench.arguments.out
+    put_table("Texts exact without correction pins in the same time", gain_table(written))
+    for row in (row for row in rows if not row.peak and not row.chunks[0]["vectors"]):
+        bits, pins = row.over("code_bits", "tokens"), row.over("pin_bits", "tokens")
+        put(
+            f"The LM's own code length of the text: {bits.text(2)} bits a token; pins without a "
+            f"memory: {pins.value:.2f}.\n"
+        )
+    if written:
+        out, name = bench.arguments.out, cell.name.replace(":", "-")
         draw(
-            picture(there, f"Writing on {bench.lm.identity.id}, {many}"),
-            path.with_name(f"{path.name}-{vectors}.png"),
+            picture(written, f"Writing on {bench.lm.identity.id}: {cell.title}"),
+            out.with_name(f"{out.name}-{name}.png"),
         )
 
 
 def parsed(words: Sequence[str] | None = None) -> Namespace:
     """The command line."""
     parser: ArgumentParser = options(__doc__ or "", "write")
-    parser.add_argument("--model", default="mini", help="mini, a folder or a hub id")
+    parser.set_defaults(chunks=16)
+    parser.add_argument("--model", default="mini", help="mini, smollm2, a folder or a hub id")
     parser.add_argument(
-        "--recipes",
-        type=lambda text: tuple(text.split(",")),
-        default=PUBLIC,
-        help="the public recipes, by name",
+        "--ways",
+        type=lambda text: tuple(text.split(";")),
+        default=tuple(ways()),
+        help="the ways but ours, by name, with a ; between",
     )
     parser.add_argument(
-        "--vectors",
-        type=lambda text: tuple(text.split(",")),
-        default=(ONE, USUAL),
-        help="one,usual: vectors of a chunk",
-    )
-    parser.add_argument(
-        "--tokens-per-vector",
-        type=int,
-        default=0,
-        metavar="N",
-        help="the usual (what is known of the model)",
-    )
-    parser.add_argument(
-        "--lengths",
-        type=numbers,
-        default=(16, 32, 64, 128),
-        help="of the chunks, in tokens (16,32,64,128)",
+        "--cells",
+        type=cells,
+        default=cells("32:1,64:1,128:4"),
+        help="TOKENS:VECTORS (32:1,64:1,128:4)",
     )
     parser.add_argument(
         "--published-chunks",
         type=int,
-        default=0,
+        default=3,
         metavar="N",
-        help="chunks of the rows that keep their published steps (0: all)",
+        help="texts of the rows that keep their published steps (3; 0: all)",
+    )
+    parser.add_argument(
+        "--engine",
+        action="store_true",
+        help="the recipes with their own steps in our engine as well: batched, drafted in bfloat16",
     )
     parser.add_argument(
         "--tuning-chunks",
         type=int,
-        default=20,
+        default=3,
         metavar="N",
-        help="held-out chunks (20; 0: no tuned rows)",
+        help="held-out texts (3; 0: no tuned rows)",
     )
     parser.add_argument(
         "--budgets",
-        type=numbers,
-        default=(100,),
-        help="further budgets of steps for ours and the tuned (100)",
+        type=lambda text: numbers(text) if text else (),
+        default=(),
+        help="further budgets of steps for ours and the tuned",
     )
     parser.add_argument(
         "--group",
         type=int,
-        default=32,
+        default=16,
         metavar="N",
-        help="chunks after which the next row has its turn (32)",
+        help="texts after which the next row has its turn (16)",
     )
+    parser.add_argument("--plan", action="store_true", help="only print the plan")
     parser.add_argument("--codec", default="float16", help="what vectors are stored in (float16)")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(words)
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Tunes, measures, reports."""
-    arguments = parsed(words)
-    until = time.monotonic() + arguments.seconds
-    lm = load_model(arguments.model, arguments)
+def bench_of(arguments: Namespace) -> Bench:
+    """The model, the texts and the ways that the command line names."""
+    lm, known = load_model(arguments.model, arguments), ways()
     texts = texts_of(arguments.texts)
-    chunks = samples(lm, texts, arguments.lengths, arguments.chunks, seed=arguments.seed)
-    held_out = samples(
-        lm, texts, arguments.lengths, arguments.tuning_chunks, held_out=True, seed=arguments.seed
-    )
-    usual = usual_tokens_per_vector(
-        lm, template_named(arguments.template, lm), arguments.tokens_per_vector, arguments.steps
-    )
-    bench = Bench(
+
+    def cut(count: int, *, held_out: bool) -> dict[Cell, Sequence[Sample]]:
+        return {
+            cell: samples(lm, texts, cell.lengths, count, held_out=held_out, seed=arguments.seed)
+            for cell in arguments.cells
+        }
+
+    return Bench(
         lm=lm,
         arguments=arguments,
-        tokens_per_vector=usual,
-        chunks=chunks,
-        tuning=held_out,
-        public=recipes(arguments.recipes),
+        chunks=cut(arguments.chunks, held_out=False),
+        tuning=cut(arguments.tuning_chunks, held_out=True),
+        rivals={name: named("way", known, name) for name in arguments.ways},
     )
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Plans, tunes, measures, reports."""
+    arguments = parsed(words)
+    until = time.monotonic() + arguments.seconds
+    bench = bench_of(arguments)
     names = (
-        "chunks",
-        "lengths",
-        "steps",
-        "batch",
-        "group",
-        "template",
-        "codec",
-        "seed",
-        "tuning_chunks",
-    )
+        "chunks", "steps", "batch", "group", "template", "codec", "seed", "tuning_chunks"
+    )  # fmt: skip
     chosen = {name: getattr(arguments, name) for name in names}
+    first = {cell.name: bench.chunks[cell][0].key for cell in bench.cells}
     ledger = open_ledger(
-        arguments.out.with_suffix(".jsonl"),
-        about(lm, tokens_per_vector=usual, first=chunks[0].key, **chosen),
+        arguments.out.with_suffix(".jsonl"), about(bench.lm, first=first, **chosen)
     )
-    units = [tuning_unit(bench, trial) for trial in trials(bench)] if held_out else []
+    if not work_through(pace_units(bench), ledger, until):
+        return
+    put_table("The plan, at the pace of a few steps here", plan(bench, ledger))
+    if arguments.plan:
+        return
     rows = first_rows(bench)
-    if work_through(units, ledger, until):
+    if tune(bench, ledger, until):
         rows += tuned_rows(bench, ledger)
         work_through(measured_units(bench, rows), ledger, until)
     report(bench, ledger, rows)
+
+
+def tune(bench: Bench, ledger: Ledger, until: float) -> bool:
+    """Tries settings until none is asked for any more; returns whether it came to that."""
+    done = False
+    while not done:
+        units = tuning_units(bench, ledger)
+        done = all(unit.key in ledger.results for unit in units)
+        if not done and not work_through(units, ledger, until):
+            return False
+    return True
 
 
 if __name__ == "__main__":

@@ -18,16 +18,17 @@ from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
 
-from benchmarks import measure, objective, planned, speed, write
+from benchmarks import measure, objective, planned, rivals, speed, write
 from rag_memtok.errors import UsageError
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.recipes import RECIPES
+from rag_memtok.memory.step import start_row
 
 ROOT = Path(__file__).parent.parent
 
 SCRIPTS = {
-    "write": "--recipes cross-entropy --vectors one --chunks 2 --lengths 2,3 --tuning-chunks 1 "
-    "--budgets 2 --group 1 --steps 3 --tokens-per-vector 2",
+    "write": "--ways sastre2025-code --cells 2+3:1,4:2 --chunks 2 --tuning-chunks 1 --engine "
+    "--budgets 2 --group 1 --steps 3",
     "objective": "--chunks 2 --seeds 1 --vectors 1,2 --longest 4 --steps 20",
     "rounding": "--chunks 2 --lengths 4 --tokens-per-vector 2 --batch 1 --steps 60",
     "capacity": "--vectors 2 --lengths 2,3 --batch 1 --steps 3",
@@ -41,6 +42,80 @@ def tasks_of(lm, count, length, vectors):
     return [
         Task(f"{index} {chunk.key}", chunk.tokens, vectors) for index, chunk in enumerate(chunks)
     ]
+
+
+# --- rivals
+
+
+def test_six_settings_are_tried_and_more_where_the_best_stands_at_an_edge():
+    six = rivals.settings_to_try({})
+    assert len(six) == 6 and {rate for rate, _ in six} == {1.0, 3.0, 10.0}
+    worst = dict.fromkeys(six, (0, -9, -9))
+    assert rivals.settings_to_try(worst | {(3.0, 20): (1, 0, 0)}) == six
+    assert rivals.settings_to_try(worst | {(1.0, 100): (1, 0, 0)}) == [*six, (0.3, 100)]
+    higher = worst | {(10.0, 20): (1, 0, -5), (30.0, 20): (1, 0, -4)}
+    assert rivals.settings_to_try(higher) == [*six, (30.0, 20), (100.0, 20)]
+    assert rivals.settings_to_try(higher | {(100.0, 20): (0, -1, 0)}) == [
+        *six, (30.0, 20), (100.0, 20),
+    ]  # fmt: skip
+    everywhere = {(rate, warmup): (0, 0, 0) for rate in rivals.LADDER for warmup in rivals.WARMUPS}
+    settings = rivals.settings_to_try(everywhere | {(1000.0, 20): (1, 0, 0), (10.0, 20): (1, 0, 0)})
+    assert settings[-1] == (30.0, 20)  # of equals the first: the ladder is climbed no further
+
+
+def test_a_cold_cross_entropy_is_the_hinge_at_nothing(toy_lm):
+    """As the temperature falls, its product with the loss is what a wrong token lacks."""
+    hidden = torch.randn(6, toy_lm.width, generator=torch.Generator().manual_seed(1))
+    targets, spent = torch.tensor([1, 2, 3, 4, 5, 6]), torch.zeros(6)
+    losses, margins = rivals.tempered(1e-3)(toy_lm, hidden, targets, spent)
+    assert torch.allclose(1e-3 * losses, (-margins).clamp(min=0), atol=5e-3)
+    plain, same = rivals.cross_entropy(toy_lm, hidden, targets, spent)
+    assert torch.allclose(rivals.tempered(1.0)(toy_lm, hidden, targets, spent)[0], plain)
+    assert torch.allclose(margins, same)
+    weighted = rivals.weighted_by_deficit(0.5)(toy_lm, hidden, targets, spent)[0]
+    assert torch.allclose(weighted, plain * (0.5 - same).clamp(min=0))
+
+
+def test_confined_vectors_have_no_more_directions_than_said(toy_lm):
+    task = Task("x", (1, 2, 3), 8)
+    row = start_row(toy_lm, RECIPES["cramming2026"], task, 0)
+    rivals.confined(toy_lm, 3, 0)(row)
+    assert torch.linalg.matrix_rank(row.vectors, rtol=1e-4) == 3
+    before = row.vectors.clone()
+    rivals.confined(toy_lm, 0, 0)(row)
+    assert torch.equal(row.vectors, before)
+
+
+def test_a_text_grows_from_its_own_beginning_and_pays_for_every_step(toy_lm, monkeypatch):
+    words = ["--cells", "6:3", "--chunks", "1", "--threads", "1", "--model", "unused"]
+    sample = measure.samples(toy_lm, TEXT, (6,), 1)[0]
+    arguments = write.parsed(words)
+    way = rivals.Way(recipe=replace(RECIPES["margin"], steps=200), growth=2)
+    bench = write.Bench(
+        lm=toy_lm, arguments=arguments, chunks={}, tuning={}, rivals={"growing": way}
+    )
+    row = rivals.contender(bench.base, "growing", variant="tuned", cell=arguments.cells[0], way=way)
+    seen, once = [], write.Bench._written
+
+    def watched(self, row, tasks, starts):
+        seen.append((len(tasks[0].tokens), row.way.recipe.steps, set(starts)))
+        return once(self, row, tasks, starts)
+
+    monkeypatch.setattr(write.Bench, "_written", watched)
+    (written,) = bench.write(row, [(0, sample)])
+    assert [length for length, _, _ in seen] == [2, 4, 6] and written.task.tokens == sample.tokens
+    assert [bool(starts) for _, _, starts in seen] == [False, True, True]
+    assert 200 == seen[0][1] > seen[1][1] > seen[2][1] >= 200 - written.steps
+    assert written.wrong == 0
+    short = replace(row, way=replace(way, recipe=replace(way.recipe, steps=1)))
+    (cut,) = bench.write(short, [(0, sample)])
+    assert cut.steps <= 2 and cut.wrong >= 4 and cut.task.tokens == sample.tokens
+
+
+@pytest.mark.parametrize("text", ["32", "a:1", "32:"])
+def test_what_is_no_cell_is_refused(text):
+    with pytest.raises(UsageError, match="no list of cells"):
+        rivals.cells(text)
 
 
 # --- chunks
@@ -208,13 +283,16 @@ def test_gains_are_ratios_of_rates_over_the_same_chunks():
             for index, one in enumerate(exact)
         }
         return write.Measured(
-            name="x", variant="ours", vectors=write.ONE, chunks=chunks, peak=1, dtype="float32"
+            name="x", variant="ours", cell=rivals.Cell((8,), 1), chunks=chunks, peak=1
         )
 
     assert write.gain_over(row([1, 1], 1.0), row([1, 0], 5.0), [0, 1]) == 10.0
     assert write.gain_over(row([1, 1], 1.0), row([1, 0], 5.0), [0, 0]) == 5.0
+    assert write.gain_over(row([1, 1], 1.0), row([0, 0], 5.0), [0, 1]) == 10.0  # given one
     line = write.gain_line(row([1, 1], 1.0), row([1, 1], 5.0), [0, 1], 0)
     assert line[-4:] == ["100 %", "100 %", "0 (0 to 0)", "5.0 (5.0 to 5.0)"]
+    line = write.gain_line(row([1, 1], 1.0), row([0, 0], 5.0), [0, 1], 0)
+    assert line[-2:] == ["100 (100 to 100)", "at least 10.0 (10.0 to 10.0)"]
 
 
 @pytest.mark.parametrize(
