@@ -17,6 +17,7 @@ from rag_memtok.model.lm import load
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.grounding import (
     SNIPPET,
+    complete_answer,
     complete_last_word,
     count_before_loop,
     find_standing,
@@ -265,6 +266,31 @@ def test_an_answer_that_goes_in_circles_ends(store, tmp_path, passages):
 )
 def test_an_answer_does_not_break_off_within_a_word_or_number(answer, text, whole):
     assert complete_last_word(answer, ["of something else", text]) == whole
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "text", "whole"),
+    [
+        ("How many kilograms can it dry?", "18", "Up to 18 kilograms at a time.", "18 kilograms"),
+        ("¿Cuántos gramos lleva?", "700", "con 700 gramos de calabaza", "700 gramos"),
+        ("How many days?", "about 60", "for about 60 days, no more", "about 60 days"),
+        ("How many days?", "60", "page 60, and in 60\n  days", "60 days"),
+        ("How many metres per second?", "19.4", "19.4 metres per second", "19.4 metres per second"),
+        ("How many metres?", "19.4", "19.4 metres per second", "19.4 metres"),
+        ("How many litres?", "0.4", "10.4 litres, and 0.4 bar", "0.4"),
+        ("How many people?", "23", "23 of the people", "23"),
+        ("What is of use?", "23", "23 of them", "23"),
+        ("Who has 3 dogs?", "Ada", "Ada dogs", "Ada"),
+        ("When do they sing?", "Wednesdays", "on Wednesdays at 19:30 there", "Wednesdays at 19:30"),
+        ("¿Cuándo cantan?", "miércoles", "los miércoles a las 19:30", "miércoles a las 19:30"),
+        ("When?", "4 July", "on 4 July at 180:00", "4 July"),
+        ("When?", "4 July", "4 July at 18:00; 4 July was fine", "4 July"),
+        ("When?", "9:40", "from 9:40 at 12:30", "9:40"),
+        ("Who sings?", "Wednesdays", "Wednesdays at 19:30", "Wednesdays"),
+    ],
+)
+def test_a_number_has_the_unit_that_is_asked_for_and_a_day_its_hour(question, answer, text, whole):
+    assert complete_answer(question, answer, ["of something else", text]) == whole
 
 
 def test_the_first_text_that_has_an_answer_says_how_it_goes_on():

@@ -33,7 +33,7 @@ from rag_memtok.model.prompts import QAPrompt, is_no_answer, qa_prompt, source_l
 from rag_memtok.pipeline.citation import source_of
 from rag_memtok.pipeline.first_words import nothing_found_error, require_answerable
 from rag_memtok.pipeline.grounding import (
-    complete_last_word,
+    complete_answer,
     count_before_loop,
     find_standing,
     loop_at_end,
@@ -61,6 +61,7 @@ class Prepared:
     piece by piece, `cancelled` says whether nobody wants it any more. `limit` is in tokens.
     """
 
+    question: str
     used: Sequence[Readable]
     prompts: Sequence[Float[Tensor, "_ d"]]
     per_passage: bool
@@ -157,6 +158,7 @@ def prepare(
         session, question_ids, readable, limit
     )
     return Prepared(
+        question=question,
         used=used,
         prompts=prompts,
         per_passage=per_passage,
@@ -318,7 +320,7 @@ def finish(session: Session, prepared: Prepared, response: Response) -> Answer:
     refused = is_no_answer(shown.strip())
     cited = () if refused else response.cited
     texts = tuple(passage_text(session, readable) for readable in cited)
-    whole = complete_last_word(shown, texts)
+    whole = complete_answer(prepared.question, shown, texts)
     if whole != shown:
         prepared.on_text(whole[len(shown) :])
     text = whole.strip()
@@ -364,10 +366,8 @@ def _warn_what_fits(session: Session, fit: int, count: int) -> None:
             remedy="fewer --max-new-tokens or a shorter question",
         )
     if fit < count:
-        session.on_warning(
-            f"only {fit} of {count} memories fit into the context of {session.engine.context} "
-            "positions"
-        )
+        size = session.engine.context
+        session.on_warning(f"only {fit} of {count} memories fit into the context: {size} positions")
 
 
 def quotations(

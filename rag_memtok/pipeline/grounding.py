@@ -15,6 +15,8 @@ EDGES = " \t\r\n.,;:!?\"'“”‘’«»()[]*_`"
 TURNS = 3  # so often the same words in a row are a loop
 LONGEST = 24  # tokens of them, at most
 LINES = re.compile(r"lines? (\d+)(?:-(\d+))?")
+WHEN = re.compile(r"\b(?:when|cuándo|wann|quand)\b", re.IGNORECASE)
+SHORTEST_UNIT = 4  # letters: what is shorter is mostly a preposition
 SHORTEST = 4  # letters of a word that may be the beginning of a longer one
 SNIPPET = 90  # characters of a passage that are shown beside its citation
 
@@ -40,6 +42,17 @@ def find_standing(answer: str, passages: Iterable[tuple[str, Occurrence]]) -> St
     return None
 
 
+def complete_answer(question: str, answer: str, texts: Sequence[str]) -> str:
+    """The answer as far as its text goes on with what belongs to it.
+
+    That is the rest of its last word or number; behind a number the unit that the question asks
+    for ("how many days": "60 days"), behind a day the hour, if the question asks when.
+    """
+    whole = complete_last_word(answer, texts)
+    after = _unit_after(question, whole, texts) or _hour_after(question, whole, texts)
+    return whole + re.sub(r"\s+", " ", after)
+
+
 def complete_last_word(answer: str, texts: Iterable[str]) -> str:
     """The answer with the rest of the word or number that it breaks off in, as its text goes on.
 
@@ -49,14 +62,46 @@ def complete_last_word(answer: str, texts: Iterable[str]) -> str:
     last = re.search(r"\w*\Z", answer)[0]  # type: ignore[index]
     if not last or not (last[-1].isdigit() or len(last) >= SHORTEST):
         return answer
-    words = r"\s+".join(re.escape(word) for word in answer.lstrip(EDGES).split())
     # no comma: what follows one may be the next field of a table
     rest = r"(\d*(?::\d\d)*(?:\.\d+)*)" if last[-1].isdigit() else r"(\w*)"
-    pattern = re.compile(r"(?<!\w)(?<!\d[.,:])" + words + rest)
+    pattern = re.compile(_phrase(answer) + rest)
     for text in texts:
         if rests := set(pattern.findall(text)):
             return answer + rests.pop() if len(rests) == 1 else answer
     return answer
+
+
+def _unit_after(question: str, answer: str, texts: Iterable[str]) -> str:
+    """What follows a number in the first text that has it there and stands in the question, too."""
+    if not re.search(r"\d\Z", answer):
+        return ""
+    asked = set(re.findall(r"[^\W\d_]+", question.casefold()))
+    pattern = re.compile(_phrase(answer) + r"(\s+([^\W\d_]+)(?:\s+per\s+([^\W\d_]+))?)")
+    for text in texts:
+        for after, unit, per in pattern.findall(text):
+            if unit.casefold() in asked and len(unit) >= SHORTEST_UNIT:
+                whole = not per or per.casefold() in asked
+                return after if whole else after[: after.index(unit) + len(unit)]
+    return ""
+
+
+def _hour_after(question: str, answer: str, texts: Iterable[str]) -> str:
+    """The hour behind a day, where a question asks when and every such day has that hour."""
+    if not WHEN.search(question) or re.search(r"\d[:.]\d\d\Z", answer):
+        return ""
+    pattern = re.compile(
+        _phrase(answer) + r"(?:(,?\s+(?:at|um|a las|à)\s+\d{1,2}[:.]\d\d(?!\d))|\b)"
+    )
+    for text in texts:
+        if hours := set(pattern.findall(text)):
+            return hours.pop() if len(hours) == 1 else ""
+    return ""
+
+
+def _phrase(answer: str) -> str:
+    """A pattern of the answer's words where they stand whole, but for what follows them."""
+    words = r"\s+".join(re.escape(word) for word in answer.lstrip(EDGES).split())
+    return r"(?<!\w)(?<!\d[.,:])" + words
 
 
 def _line(text: str, at: int, locator: str) -> str:
