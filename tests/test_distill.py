@@ -24,7 +24,7 @@ from rag_memtok.memory.optimize import Clock, build_phases, memorize, run_phase
 from rag_memtok.memory.recipes import RECIPES
 from rag_memtok.memory.step import Row
 from rag_memtok.memory.synthetic_questions import make_questions
-from rag_memtok.model.inject import answer_tokens, inject
+from rag_memtok.model.inject import inject
 from rag_memtok.model.prompts import template_named
 
 TEXT = (
@@ -47,7 +47,7 @@ def test_the_teacher_says_what_the_model_says_in_the_prompt_that_ask_builds(toy_
     asked = [toy_lm.encode(cue) for cue in make_questions(TEXT, BATCH + 3, 0)]
     for question, one in zip(asked, teacher.answers(task.tokens, asked), strict=True):
         prompt = inject(toy_lm, teacher.frame, [task.tokens], question)
-        said = tuple(answer_tokens(toy_lm, teacher.frame, prompt, LONGEST))
+        said = tuple(toy.answer_tokens(toy_lm, teacher.frame, prompt, LONGEST))
         assert one.answer == ((*said, teacher.frame.end) if len(said) < LONGEST else said)
         row = torch.cat([prompt, toy_lm.embed(one.answer[:-1])])[None]
         expected = toy_lm.logits(toy_lm.hidden(row))[0, len(prompt) - 1 :].softmax(-1)

@@ -40,7 +40,7 @@ from rag_memtok.evaluation.study import Study, available_readers
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import encode_readable, unpack_readable
 from rag_memtok.model import lm
-from rag_memtok.model.inject import answer_batch, answer_tokens, inject, most_confident
+from rag_memtok.model.inject import answer_batch, inject, most_confident
 from rag_memtok.model.prompts import qa_prompt, template_named
 from rag_memtok.settings import updated
 
@@ -461,7 +461,7 @@ def test_a_batch_answers_as_one_by_one_do(material):
         for case in concatenated_samples(material.corpus, 2)
     ]
     rows = [inject(material.lm, words, prompt.passages, prompt.question) for prompt in prompts]
-    alone = [tuple(answer_tokens(material.lm, words, row, 6)) for row in rows]
+    alone = [tuple(toy.answer_tokens(material.lm, words, row, 6)) for row in rows]
     assert [one.tokens for one in answer_batch(material.lm, words, rows, 6)] == alone
 
 

@@ -14,7 +14,6 @@ from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.inject import (
     Sourced,
     answer_batch,
-    answer_tokens,
     count_fitting,
     inject,
     most_confident,
@@ -134,19 +133,19 @@ def ending(end):
 
 def test_an_answer_is_greedy_and_ends_at_a_stop_token(toy_lm, speaking):
     soft, tokens = speaking
-    assert tuple(answer_tokens(toy_lm, ending(5), soft, 20)) == tokens
+    assert tuple(toy.answer_tokens(toy_lm, ending(5), soft, 20)) == tokens
     for limit in (1, 3, 5):
-        assert tuple(answer_tokens(toy_lm, ending(5), soft, limit)) == tokens[:limit]
+        assert tuple(toy.answer_tokens(toy_lm, ending(5), soft, limit)) == tokens[:limit]
 
 
 def test_the_end_of_a_turn_ends_an_answer_too(toy_lm, speaking):
     soft, tokens = speaking
-    assert tuple(answer_tokens(toy_lm, ending(tokens[3]), soft, 20)) == tokens[:3]
+    assert tuple(toy.answer_tokens(toy_lm, ending(tokens[3]), soft, 20)) == tokens[:3]
 
 
 def test_an_answer_is_lazy(toy_lm, speaking):
     soft, tokens = speaking
-    going = answer_tokens(toy_lm, ending(5), soft, 20)
+    going = toy.answer_tokens(toy_lm, ending(5), soft, 20)
     assert next(going) == tokens[0] == int(KVDecoder(toy_lm, [soft]).logits[0].argmax())
 
 

@@ -35,7 +35,7 @@ from rag_memtok.memory.calibrate import Calibration
 from rag_memtok.memory.recipes import RECIPES
 from rag_memtok.memory.workers import per_process_config, split_tasks, write_records
 from rag_memtok.model import lm
-from rag_memtok.model.inject import answer_batch, answer_tokens, inject, most_confident
+from rag_memtok.model.inject import answer_batch, inject, most_confident
 from rag_memtok.model.prompts import qa_prompt, template_named
 from rag_memtok.pipeline import api, resources
 from rag_memtok.pipeline.answer import trim_answer, with_source_line
@@ -291,7 +291,7 @@ def test_together_the_best_passage_stands_nearest_to_the_question(first):
         lm, words = session.lm, qa_prompt(session.lm)
         passages = [with_source_line(lm, words, read(session, [hit], "text")[0]) for hit in hits]
         prompt = inject(lm, words, passages[::-1], lm.encode(question))
-        tokens = list(answer_tokens(lm, words, prompt, dials.ask.max_new_tokens))
+        tokens = list(toy.answer_tokens(lm, words, prompt, dials.ask.max_new_tokens))
         said = lm.decode(trim_answer(lm, tokens)).strip()
     assert api.ask(question, dials).answer == said
 

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from rag_memtok.model import lm
+from rag_memtok.model.inject import answer_rows
 
 SPECIAL = (
     "<|end_of_text|>",
@@ -165,3 +166,8 @@ def save(folder, seed: int = 0, chat: str | None = CHAT, lossy: bool = False, ki
     MODELS[kind](len(words), seed=seed).save_pretrained(folder, safe_serialization=True)
     words.save_pretrained(folder)
     return folder
+
+
+def answer_tokens(model, frame, prompt, limit):
+    """The greedy answer to one prompt, a token at a time, at most `limit`."""
+    return (token for _, token in answer_rows(model, frame, [prompt], limit))

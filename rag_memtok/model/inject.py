@@ -99,17 +99,6 @@ def decode_greedily(
         decoder.feed(chosen)
 
 
-def answer_tokens(
-    lm: LM, frame: QAPrompt, prompt: Float[Tensor, "S d"], limit: int
-) -> Iterator[int]:
-    """The greedy answer, a token at a time, at most `limit`.
-
-    Cost: one pass over the prompt, then one cached step a token.
-    """
-    for _, token in answer_rows(lm, frame, [prompt], limit):
-        yield token
-
-
 def answer_rows(
     lm: LM,
     frame: QAPrompt,
