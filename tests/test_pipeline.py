@@ -32,6 +32,7 @@ from rag_memtok.errors import (
 from rag_memtok.memory import calibrate
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.calibrate import Calibration
+from rag_memtok.memory.optimize import Step
 from rag_memtok.memory.recipes import RECIPES
 from rag_memtok.memory.workers import per_process_config, split_tasks, write_records
 from rag_memtok.model import lm
@@ -41,6 +42,7 @@ from rag_memtok.pipeline import api, resources
 from rag_memtok.pipeline.answer import trim_answer, with_source_line
 from rag_memtok.pipeline.readers import read
 from rag_memtok.pipeline.resources import expected_steps
+from rag_memtok.pipeline.writer import estimate_left
 from rag_memtok.retrieval.embedder import MINI
 from rag_memtok.retrieval.search import search
 from rag_memtok.settings import updated
@@ -723,6 +725,32 @@ def test_progress_counts_up_to_all(small):
     assert [one.done for one in seen] == sorted(one.done for one in seen)
     for fact in ("exact", "step"):
         assert [one.facts[fact] for one in seen] == sorted(one.facts[fact] for one in seen)
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps", "done", "usual", "left"),
+    [
+        (7, 20, 0, 80, 60.0),  # a quarter of what is usual: three times as long again
+        (7, 79, 0, 80, 79 / 3),  # more than three quarters: as if they were just those
+        (7, 200, 0, 80, 200 / 3),  # not as usual at all
+        (7, 20, 0, 0, None),  # nothing known, nothing done
+        (0, 80, 7, 80, 0.0),
+    ],
+)
+def test_the_time_left_is_told_by_steps_where_chunks_share_them(rows, steps, done, usual, left):
+    step = Step(rows, 0, steps, float(steps), 7 * steps)
+    found = estimate_left(step, done=done, total=7, usual=usual)
+    assert found == (None if left is None else pytest.approx(left))
+
+
+def test_the_time_left_is_within_what_was_spent_on_chunks_that_are_done():
+    """One of seven ended at step 68, the others were nearly through: no six times as long."""
+    step = Step(6, 0, 68, 170.0, 7 * 68)
+    assert estimate_left(step, done=1, total=7, usual=79) < 60
+    assert 120 < estimate_left(step, done=1, total=7, usual=0) < 180  # not knowing what is usual
+    late = Step(8, 3, 1000, 1000.0, 8000)  # a long run: 100 of 200 done in 77 steps each
+    for usual in (0, 40, 300):
+        assert estimate_left(late, done=100, total=200, usual=usual) == pytest.approx(950, abs=80)
 
 
 @pytest.mark.parametrize("each, said", [(0.1, ""), (9.0, "about 2 min here"), (90.0, "Ctrl-C")])

@@ -46,13 +46,14 @@ DISTILLATION_SHARE = 0.9
 class Step:
     """Progress after a step of the batch: rows in it, and how many of those are all right.
 
-    `steps` and `seconds` are counted since the start.
+    `steps` and `seconds` are counted since the start, `row_steps` each row's by itself.
     """
 
     rows: int
     right: int
     steps: int
     seconds: float
+    row_steps: int = 0
 
 
 def memorize(
@@ -159,17 +160,20 @@ class Clock:
 
     on_step: Callable[[Step], None]
     steps: int = 0
+    row_steps: int = 0
     began: float = field(default_factory=time.monotonic)
 
     def tick(self, rows: Sequence[Row]) -> None:
         """Counts a step of `rows` and reports it."""
         self.steps += 1
+        self.row_steps += len(rows)
         self.on_step(
             Step(
                 len(rows),
                 sum(row.best[0] == 0 for row in rows),
                 self.steps,
                 time.monotonic() - self.began,
+                self.row_steps,
             )
         )
 

@@ -14,14 +14,15 @@ def quiet(_: object) -> None:
 class Reporter:
     """Counts what is done of `total` and tells `on_progress`.
 
-    What is left is taken to cost what was done did. What was `ready` before it began, of an earlier
-    run, does not count for that.
+    What is left is taken to cost what was done did, unless `known_left` says better (seconds). What
+    was `ready` before it began, of an earlier run, does not count for that.
     """
 
     on_progress: OnProgress
     total: int
     stage: str = ""
     ready: int = 0
+    known_left: float | None = None
     facts: dict[str, int | float] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     done: int = 0
@@ -37,6 +38,8 @@ class Reporter:
     @property
     def seconds_left(self) -> float | None:
         """Seconds that are likely left; None before anything is done."""
+        if self.known_left is not None:
+            return self.known_left if self.done < self.total else 0.0
         new = self.done - self.ready
         return self.seconds / new * (self.total - self.done) if new else None
 

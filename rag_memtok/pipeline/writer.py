@@ -9,11 +9,13 @@ import numpy as np
 from rag_memtok.config import Config
 from rag_memtok.datatypes import TEXT_ONLY, Chunk, OnProgress, Record, Verdict, sha256_of_tokens
 from rag_memtok.memory.batch import Task
+from rag_memtok.memory.calibrate import find_known
 from rag_memtok.memory.optimize import Step
 from rag_memtok.memory.workers import Unwritten, write_records
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.progress import Reporter
+from rag_memtok.pipeline.resources import expected_steps
 from rag_memtok.store.store import Store
 
 
@@ -42,8 +44,13 @@ class Writer:
     unwritten: dict[str, str] = field(default_factory=dict)
     verdicts: Counter[str] = field(default_factory=Counter)
     reporter: Reporter = field(init=False)
+    usual_steps: int = 0
 
     def __post_init__(self) -> None:
+        settings = self.config.memorize
+        recorded = find_known(self.lm, self.template, self.config.documents.chunk_tokens, settings)
+        if recorded and recorded.tokens_per_vector == settings.tokens_per_vector:
+            self.usual_steps = expected_steps(settings, recorded)
         self.expect(0)
 
     def expect(self, chunks: int) -> None:
@@ -77,7 +84,27 @@ class Writer:
 
     def tell_step(self, step: Step) -> None:
         """Reports a step of the work."""
-        self.reporter.tell(step=step.steps)
+        reporter = self.reporter
+        reporter.known_left = estimate_left(
+            step, done=reporter.done, total=reporter.total, usual=self.usual_steps
+        )
+        reporter.tell(step=step.steps)
+
+
+def estimate_left(step: Step, *, done: int, total: int, usual: int) -> float | None:
+    """Seconds until all of `total` chunks are written; None where nothing can be said yet.
+
+    Rows share their steps, and end together: what ended says too little of what is under way. So
+    steps are counted. A chunk takes the `usual` number until what has been spent says otherwise: no
+    more than all of it on the `done`, no less than it would be if the rows under way were three
+    quarters through. Where none is known (0), they are taken to be halfway.
+    """
+    if not step.row_steps or not (done or usual):
+        return None
+    most = step.row_steps / done if done else float(usual)
+    least = step.row_steps / (done + 0.75 * step.rows)
+    each = max(min(usual or step.row_steps / (done + 0.5 * step.rows), most), least)
+    return step.seconds * max(0.0, total * each / step.row_steps - 1)
 
 
 def text_only_record(chunk: Chunk, key: np.ndarray | None) -> Record:
