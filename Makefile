@@ -35,7 +35,7 @@ DOCS = build/demo-docs
 demo-export: .venv/.package .venv/.model ## make data/demo.safetensors anew: data/docs without the library and the handbook
 	rm -rf build/demo-export data/demo.safetensors
 	mkdir -p $(DOCS) && cp data/docs/*.* $(DOCS) && rm $(DOCS)/handbook.md
-	$(RAG) ingest $(DOCS) --store build/demo-export
+	$(RAG) ingest $(DOCS) --embedder mini --store build/demo-export
 	$(RAG) export data/demo.safetensors --store build/demo-export
 
 demo-all: .venv/.package .venv/.model ## ingest all the sample documents, the library too; takes a while

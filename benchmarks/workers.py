@@ -67,6 +67,7 @@ def measure(name: str, workers: int, args: argparse.Namespace, folder: Path) -> 
     config = here(
         store=folder / "store",
         model=args.model,
+        embedder="mini",
         threads=workers if name == "processes" else 1,
         processes=workers,
         batch=args.batch,

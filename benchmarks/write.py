@@ -13,17 +13,19 @@ A cell is texts of one length, or of several in turn, in so many vectors: `--cel
 Rows are ours; every way of rivals.py tuned, within the --steps that ours has, on texts that are not
 measured: six settings of learning rate and warm-up, and further ones for as long as the best stands
 at an edge; and in the first and the last cell the public recipes as published (batch 1, fp32, own
-steps and template) on --published-chunks texts. What is written is packed, read back and judged.
+steps and template) on --published-chunks texts; a text that grows is left out where none is longer
+than it grows by. What is written is packed, read back and judged.
 Ours and the tuned rows take turns, --group texts at a time, so that what else the machine does
 falls on all alike; the published ones come last, cell by cell.
 
-The plan stands at the head of the output: the most row-steps of each row, and what they would take
-at the pace of a few steps that are tried first.
+The plan stands at the head of the output: the most row-steps of each row, without the settings
+beyond an edge, and what they would take at the pace of a few steps that are tried first.
 
 Cost on two cores: with a model of 10M parameters a batched row-step takes about 10 ms, with one of
 135M 0.1 s for 32 tokens and 0.2 for 128; as published, in float32 one by one, twice as much and
-more. A text that does not fit takes all of the published steps: 3000, 5000 and 10000 of sastre2025,
-kuratov2025 and cramming2026. The time left is told after every piece of work.
+more. A text that does not fit takes all of the published steps: 3000 and 10000 of sastre2025 and
+cramming2026, 5000 of kuratov2025, or 2000 after its last gain. The time left is told after every
+piece of work.
 """
 
 import time
@@ -436,33 +438,60 @@ def pace_units(bench: Bench) -> list[Unit]:
     return [Unit(f"pace/{row.cell.name}/{row.variant}", "pace", partial(run, row)) for row in rows]
 
 
-def plan(bench: Bench, ledger: Ledger) -> Table:
-    """The most row-steps of each row, and what they would take at the pace that was found."""
-    lines, total = list[list[str]](), 0.0
-    tuning = {
-        cell: sum(one == cell for _, one in to_tune(bench)) * len(settings_to_try({}))
-        for cell in bench.cells
-    }
-    work = [
-        ("tuning, six settings a way", cell, "", count * len(bench.tuning[cell]),
-         bench.arguments.steps)
-        for cell, count in tuning.items()
-    ] + [
-        ("the ways, tuned", cell, "", sum(one == cell for _, one in to_tune(bench))
-         * len(bench.chunks[cell]), bench.arguments.steps)
-        for cell in bench.cells
-    ] + [
-        (f"{row.name}, {row.variant}", row.cell, row.variant, texts_for(bench, row),
-         row.way.recipe.steps)
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A line of the plan: so many texts, each of at most so many steps."""
+
+    name: str
+    cell: Cell
+    texts: int
+    steps: int
+    alone: bool = False
+
+    def seconds(self, ledger: Ledger) -> float:
+        """The most it takes, at the pace that was found."""
+        kind = PUBLISHED if self.alone else ENGINE
+        pace: float = ledger.results[f"pace/{self.cell.name}/{kind}"]["pace"]
+        return self.texts * self.steps * pace
+
+
+def planned(bench: Bench) -> list[Planned]:
+    """What is to be done, tuning first."""
+    lines, steps = list[Planned](), bench.arguments.steps
+    for cell in bench.cells:
+        count = sum(one == cell for _, one in to_tune(bench))
+        tries = count * len(settings_to_try({})) * len(bench.tuning[cell])
+        lines += [
+            Planned("tuning, six settings a way", cell, tries, steps),
+            *(
+                Planned("all ways tuned", cell, count * len(bench.chunks[cell]), budget)
+                for budget in (steps, *bench.arguments.budgets)
+            ),
+        ]
+    return lines + [
+        Planned(
+            f"{row.name}, {row.variant}",
+            row.cell,
+            texts_for(bench, row),
+            row.way.recipe.steps,
+            row.is_alone,
+        )
         for row in first_rows(bench)
-    ]  # fmt: skip
-    for name, cell, variant, texts, steps in work:
-        kind = PUBLISHED if variant == PUBLISHED else ENGINE
-        seconds = texts * steps * ledger.results[f"pace/{cell.name}/{kind}"]["pace"]
-        total += seconds
-        lines.append([name, cell.title, str(texts), str(steps), duration(seconds)])
-    lines.append(["all", "", "", "", duration(total)])
-    return ("row", "cell", "texts", "steps of each, at most", "time, at most"), lines
+    ]
+
+
+def plan(bench: Bench, ledger: Ledger) -> Table:
+    """The plan for people, with the most time that it takes."""
+    lines = planned(bench)
+    body = [
+        [one.name, one.cell.title, str(one.texts), str(one.steps), duration(one.seconds(ledger))]
+        for one in lines
+    ]
+    whole = duration(sum(one.seconds(ledger) for one in lines))
+    return ("row", "cell", "texts", "steps of each, at most", "time, at most"), [
+        *body,
+        ["all", "", "", "", whole],
+    ]
 
 
 # --- the report

@@ -76,7 +76,7 @@ print(
 #
 # `verify` decodes every memory from its vectors and pins alone, joins the chunks of each document,
 # and compares both with the hashes that were noted when the text was at hand. The text that the
-# store keeps for reading is never looked at.
+# store keeps for reading is a draft of which nothing is believed: no verdict depends on it.
 
 
 # %%

@@ -173,8 +173,9 @@ class Retrieve:
 class Ask:
     """How questions are answered.
 
-    `passages` "auto" is what was measured to be better for the model, else together. A server's
-    token, if it wants one, is in the environment variable RAG_MEMTOK_ENGINE_TOKEN and nowhere else.
+    `passages` "auto" is what was measured to be better for the reader of text, else for the model,
+    else together. A server's token, if it wants one, is in the environment variable
+    RAG_MEMTOK_ENGINE_TOKEN and nowhere else.
     """
 
     read: Literal["auto", "memory", "decode", "text"] = setting(

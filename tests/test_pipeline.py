@@ -738,17 +738,18 @@ def test_progress_counts_up_to_all(small):
     ],
 )
 def test_the_time_left_is_told_by_steps_where_chunks_share_them(rows, steps, done, usual, left):
-    step = Step(rows, 0, steps, float(steps), 7 * steps)
+    step = Step(rows=rows, right=0, steps=steps, seconds=float(steps), row_steps=7 * steps)
     found = estimate_left(step, done=done, total=7, usual=usual)
     assert found == (None if left is None else pytest.approx(left))
 
 
 def test_the_time_left_is_within_what_was_spent_on_chunks_that_are_done():
     """One of seven ended at step 68, the others were nearly through: no six times as long."""
-    step = Step(6, 0, 68, 170.0, 7 * 68)
+    step = Step(rows=6, right=0, steps=68, seconds=170.0, row_steps=7 * 68)
     assert estimate_left(step, done=1, total=7, usual=79) < 60
     assert 120 < estimate_left(step, done=1, total=7, usual=0) < 180  # not knowing what is usual
-    late = Step(8, 3, 1000, 1000.0, 8000)  # a long run: 100 of 200 done in 77 steps each
+    # a long run: 100 of 200 done in 77 steps each
+    late = Step(rows=8, right=3, steps=1000, seconds=1000.0, row_steps=8000)
     for usual in (0, 40, 300):
         assert estimate_left(late, done=100, total=200, usual=usual) == pytest.approx(950, abs=80)
 

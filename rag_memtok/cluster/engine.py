@@ -94,7 +94,7 @@ def write(writer: Writer, tasks: Iterable[Task]) -> Iterator[Record | Unwritten]
             yield Unwritten(row["chunk"], failure_reason(row))
         else:
             steps = max(steps, row["steps"])
-            writer.tell_step(Step(0, 0, steps, 0.0))
+            writer.tell_step(Step(rows=0, right=0, steps=steps, seconds=0.0))
             yield record_from_row(row)
     if whole:
         writer.store.set_manifest(JOB, "")

@@ -213,7 +213,7 @@ def init_residual(lm: LM, task: Task, seed: int, peak: float) -> Float[Tensor, "
     """Initial vectors: standard normal, a sixteenth as long as the longest state of the LM, `peak`.
 
     Good vectors are some thousand times as long as embeddings. From there, steps relative to a
-    vector's length would spend a third of their number on growing (benchmarks/log.md).
+    vector's length would spend two fifths of their number on growing (benchmarks/log.md).
 
     Seeded by (seed, chunk), never by order.
     """

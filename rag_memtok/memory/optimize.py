@@ -42,7 +42,7 @@ LOW_PRECISION_SHARE = 0.9
 DISTILLATION_SHARE = 0.9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """Progress after a step of the batch: rows in it, and how many of those are all right.
 
@@ -169,11 +169,11 @@ class Clock:
         self.row_steps += len(rows)
         self.on_step(
             Step(
-                len(rows),
-                sum(row.best[0] == 0 for row in rows),
-                self.steps,
-                time.monotonic() - self.began,
-                self.row_steps,
+                rows=len(rows),
+                right=sum(row.best[0] == 0 for row in rows),
+                steps=self.steps,
+                seconds=time.monotonic() - self.began,
+                row_steps=self.row_steps,
             )
         )
 

@@ -167,11 +167,11 @@ def _receive(
 def _sum_steps(steps: Sequence[Step]) -> Step:
     """The progress of several processes together: rows and their steps summed, the most else."""
     return Step(
-        sum(step.rows for step in steps),
-        sum(step.right for step in steps),
-        max(step.steps for step in steps),
-        max(step.seconds for step in steps),
-        sum(step.row_steps for step in steps),
+        rows=sum(step.rows for step in steps),
+        right=sum(step.right for step in steps),
+        steps=max(step.steps for step in steps),
+        seconds=max(step.seconds for step in steps),
+        row_steps=sum(step.row_steps for step in steps),
     )
 
 

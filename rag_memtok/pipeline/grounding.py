@@ -45,8 +45,10 @@ def find_standing(answer: str, passages: Iterable[tuple[str, Occurrence]]) -> St
 def complete_answer(question: str, answer: str, texts: Sequence[str]) -> str:
     """The answer as far as its text goes on with what belongs to it.
 
-    That is the rest of its last word or number; behind a number the unit that the question asks
-    for ("how many days": "60 days"), behind a day the hour, if the question asks when.
+    That is the rest of its last word or number; behind a number the very word of the question that
+    follows it in a text ("how many days": "60 days"; four letters at least: "km" is none); behind
+    the answer to a question that asks when, "at" and an hour, if in the first text that has the
+    answer they always follow it.
     """
     whole = complete_last_word(answer, texts)
     after = _unit_after(question, whole, texts) or _hour_after(question, whole, texts)
@@ -86,7 +88,7 @@ def _unit_after(question: str, answer: str, texts: Iterable[str]) -> str:
 
 
 def _hour_after(question: str, answer: str, texts: Iterable[str]) -> str:
-    """The hour behind a day, where a question asks when and every such day has that hour."""
+    """The hour behind the answer, where a question asks when."""
     if not WHEN.search(question) or re.search(r"\d[:.]\d\d\Z", answer):
         return ""
     pattern = re.compile(

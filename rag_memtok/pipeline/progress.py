@@ -37,7 +37,7 @@ class Reporter:
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds that are likely left; None before anything is done."""
+        """Seconds that are likely left; None while nothing can be said."""
         if self.known_left is not None:
             return self.known_left if self.done < self.total else 0.0
         new = self.done - self.ready

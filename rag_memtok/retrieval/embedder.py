@@ -106,7 +106,7 @@ def load_embedder(name: str) -> Embedder:
 def default_embedder() -> str:
     """The embedder of a new store, if none is named: the packaged one where it is installed.
 
-    It finds more (docs/results.md) and takes a second longer to load.
+    It finds more (docs/results.md), and sentence-transformers has to be imported for it.
     """
     return "minilm" if file_in(PACKAGE, "model/model.safetensors") else "mini"
 
@@ -135,7 +135,9 @@ def packaged_folder() -> Path:
     file = file_in(PACKAGE, "model/model.safetensors")
     if file is None:
         raise ModelUnavailable(
-            "the embedder minilm is not installed", remedy=f"{INSTALL}, or --embedder mini"
+            "the embedder minilm is not installed",
+            remedy=f"{INSTALL}; or another: --embedder mini for a new store, "
+            "rag-memtok migrate --embedder mini for one that has its keys",
         )
     folder = file.parent
     if (sha256 := sha256_of(file)) != SHA256:

@@ -1,8 +1,6 @@
-"""A served store with the methods of a local one. The standard library alone speaks HTTP.
+"""A served store, `rag_memtok.Client("http://127.0.0.1:8420")`, with the methods of a local one.
 
-with rag_memtok.Client("http://127.0.0.1:8420") as store:
-store.ingest("./docs")
-print(store.ask("When does the warranty end?").answer)
+The standard library alone speaks HTTP.
 """
 
 import http.client

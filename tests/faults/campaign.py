@@ -5,8 +5,9 @@ To run it: `python tests/faults/campaign.py [--long] [--only WORDS] [--no-cluste
 
 Makes every fault of FAULTS, many times, and prints one table: fault, tries, outcome, lost. Lost
 counts the tries after which anything was not as it must be: a chunk, a text, a citation, a verdict,
-an exit code, a message. It ends with 1 if there was one. `make faults` takes about ten minutes,
-`make faults-long` hours. NAME.json and NAME.md get the table, and NAME.json every try that lost.
+an exit code, a message. It ends with 1 if there was one. `make faults` takes about twelve
+minutes, `make faults-long` hours. NAME.json and NAME.md get the table, and NAME.json every try that
+lost.
 """
 
 import argparse
