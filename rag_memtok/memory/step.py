@@ -168,16 +168,17 @@ class Batch:
             self.layout = lay_out(self.lm, self.template, [row.task for row in self.rows])
         for row in self.rows:
             self.before_step(row)
-        measured, gradients, margins = self._measure(self.layout)
+        vectors, loss, margins = self._measure(self.layout)
         per_row = margins.cpu().split([len(row.task.tokens) + 1 for row in self.rows])
-        done = []
-        for index, (row, row_margins) in enumerate(zip(self.rows, per_row, strict=True)):
+        for row, row_margins, measured in zip(self.rows, per_row, vectors.detach(), strict=True):
             row.step += 1
-            self._keep_if_best(row, row_margins, measured[index, : row.task.vectors])
-            if self._is_finished(row):
-                done.append(row)
-            else:
-                self._move(row, gradients[index, : row.task.vectors])
+            self._keep_if_best(row, row_margins, measured[: row.task.vectors])
+        done = [row for row in self.rows if self._is_finished(row)]
+        if len(done) < len(self.rows):
+            (gradients,) = torch.autograd.grad(loss, vectors)
+            for row, gradient in zip(self.rows, gradients, strict=True):
+                if row not in done:
+                    self._move(row, gradient[: row.task.vectors])
         spent = (time.monotonic() - began) / len(self.rows)
         for row in self.rows:
             row.seconds += spent
@@ -188,8 +189,8 @@ class Batch:
 
     def _measure(
         self, layout: Layout
-    ) -> tuple[Float[Tensor, "B M d"], Float[Tensor, "B M d"], Float[Tensor, " P"]]:
-        """The vectors measured, the gradient of each row's mean loss, the margins by position."""
+    ) -> tuple[Float[Tensor, "B M d"], Float[Tensor, ""], Float[Tensor, " P"]]:
+        """The vectors measured, the sum of the rows' mean losses, the margins by position."""
         widest = max(row.task.vectors for row in self.rows)
         row_vectors = [
             self.codec.round_trip(row.vectors) if self.codec else row.vectors for row in self.rows
@@ -215,8 +216,7 @@ class Batch:
         if self.distillation:
             steps = {index: (row.task, row.step) for index, row in enumerate(self.rows)}
             loss = loss + self.recipe.distillation * self.distillation(steps, vectors)
-        (gradient,) = torch.autograd.grad(loss, vectors)
-        return vectors.detach(), gradient, margins.nan_to_num(-torch.inf)
+        return vectors, loss, margins.nan_to_num(-torch.inf)
 
     def _budget_used(self, row: Row) -> float:
         """The share of its budget, steps or seconds, that a row has used, 0 to 1."""
