@@ -802,9 +802,9 @@ def parsed(words: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--model", default="mini", help="mini, smollm2, a folder or a hub id")
     parser.add_argument(
         "--ways",
-        type=lambda text: tuple(text.split(";")),
+        type=lambda text: tuple(text.split(";")) if text else (),
         default=tuple(ways()),
-        help="the ways but ours, by name, with a ; between",
+        help="the ways but ours, by name, with a ; between; '' for ours alone",
     )
     parser.add_argument(
         "--cells",
