@@ -367,7 +367,7 @@ def _warn_what_fits(session: Session, fit: int, count: int) -> None:
         )
     if fit < count:
         size = session.engine.context
-        session.on_warning(f"only {fit} of {count} memories fit into the context of {size} positions")
+        session.on_warning(f"only {fit} of {count} memories fit into a context of {size} positions")
 
 
 def quotations(
