@@ -27,8 +27,8 @@ from rag_memtok.memory.step import start_row
 ROOT = Path(__file__).parent.parent
 
 SCRIPTS = {
-    "write": "--ways sastre2025-code --cells 2+3:1,4:2 --chunks 2 --tuning-chunks 1 --engine "
-    "--budgets 2 --group 1 --steps 3",
+    "write": "--ways sastre2025-code --cells 2+3:1,4:2 --chunks 2 --published-chunks 1 "
+    "--tuning-chunks 1 --budgets 2 --group 1 --steps 3",
     "objective": "--chunks 2 --seeds 1 --vectors 1,2 --longest 4 --steps 20",
     "rounding": "--chunks 2 --lengths 4 --tokens-per-vector 2 --batch 1 --steps 60",
     "capacity": "--vectors 2 --lengths 2,3 --batch 1 --steps 3",
