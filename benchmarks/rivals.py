@@ -18,7 +18,13 @@ from torch import Tensor
 from rag_memtok.config import Memorize
 from rag_memtok.errors import UsageError
 from rag_memtok.memory.recipes import RECIPES as KNOWN
-from rag_memtok.memory.recipes import LossesAndMargins, Objective, Recipe, cross_entropy
+from rag_memtok.memory.recipes import (
+    LossesAndMargins,
+    Objective,
+    Recipe,
+    cross_entropy,
+    margins_and_rivals,
+)
 from rag_memtok.memory.step import BeforeStep, Row, leave_unchanged
 from rag_memtok.model.lm import LM
 
@@ -45,8 +51,7 @@ def tempered(temperature: float) -> Objective:
     ) -> LossesAndMargins:
         logits = lm.logits(hidden)
         with torch.no_grad():
-            right = logits.gather(1, targets[:, None])[:, 0]
-            margins = right - logits.scatter(1, targets[:, None], -torch.inf).max(1).values
+            margins, _ = margins_and_rivals(logits.clone(), targets)
         losses = torch.nn.functional.cross_entropy(logits / temperature, targets, reduction="none")
         return losses, margins
 

@@ -336,7 +336,7 @@ def test_as_many_memories_as_fit_are_used_and_that_is_said(first):
     config = updated(first.config, {"retrieve.k": 20, "ask.max_new_tokens": 360})
     found = api.ask("lamp fan letter cebolla ticket keeper", config, say=said.append)
     assert 0 < len(found.sources) < len(ids_in(first.store)) and any(
-        "fit into a context" in line for line in said
+        "fit into the context" in line for line in said
     )
     with pytest.raises(NoUsableMemory, match="not even one"):
         api.ask("lamp", updated(config, {"ask.max_new_tokens": 500}))

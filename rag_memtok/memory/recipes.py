@@ -112,7 +112,7 @@ def cross_entropy(
     """Cross-entropy of the targets in nats, whatever is `spent`."""
     logits = lm.logits(hidden)
     with torch.no_grad():
-        margins = _margins(logits.clone(), targets)[0]
+        margins = margins_and_rivals(logits.clone(), targets)[0]
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), margins
 
 
@@ -142,7 +142,7 @@ def memory_word_entropy(
         else logits.mean(1, keepdim=True).expand(present.shape)
     )
     logits = torch.cat([logits, memory_logits.masked_fill(~present, -torch.inf)], dim=1)
-    margins = _margins(logits.detach().clone(), targets)[0]
+    margins = margins_and_rivals(logits.detach().clone(), targets)[0]
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), margins
 
 
@@ -165,7 +165,7 @@ def margin_hinge(delta: float, power: float) -> Objective:
         lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], spent: Float[Tensor, " P"]
     ) -> LossesAndMargins:
         with torch.no_grad():
-            margins, rivals = _margins(lm.raw_logits(hidden), targets)
+            margins, rivals = margins_and_rivals(lm.raw_logits(hidden), targets)
         output_layer = lm.model.get_output_embeddings()
         difference = output_layer.weight[targets] - output_layer.weight[rivals]
         offset = (
@@ -180,7 +180,7 @@ def margin_hinge(delta: float, power: float) -> Objective:
     return objective
 
 
-def _margins(
+def margins_and_rivals(
     logits: Float[Tensor, "P V"], targets: Int[Tensor, " P"]
 ) -> tuple[Float[Tensor, " P"], Int[Tensor, " P"]]:
     """The margin of the target over the best other token, in logits, and that token.

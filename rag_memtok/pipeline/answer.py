@@ -6,12 +6,11 @@ while an answer is made and at no other time: `decode` decodes without it.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress, groupby, islice
 from pathlib import PurePosixPath
-from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -49,7 +48,6 @@ from rag_memtok.pipeline.readers import (
 from rag_memtok.retrieval.search import content_words, search
 
 Prompts = tuple[list[Readable], list[Float[Tensor, "_ d"]]]  # what is read, and the prompts of it
-Row = TypeVar("Row")
 FOLLOW_UP = 2  # content words: a question of no more may lean on the one before it
 
 
@@ -275,7 +273,7 @@ def _answer_per_passage(
     rows.sort(key=lambda row: row[0].limit)  # those of one limit stand together
     generations: dict[int, list[Generation]] = {id(question): [] for question in questions}
     for limit, alike in groupby(rows, key=lambda row: row[0].limit):
-        for batch in batches(alike, BATCH):
+        while batch := list(islice(alike, BATCH)):
             asking = [question for question, _ in batch]
             prompts = [prompt for _, prompt in batch]
             answers = engine.batch(frame, prompts, limit, partial(_is_cancelled, asking))
@@ -288,13 +286,6 @@ def _answer_per_passage(
 
 def _is_cancelled(questions: Sequence[Prepared], row: int) -> bool:
     return questions[row].cancelled()
-
-
-def batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    """Yields `rows` in their order, at most `size` at a time."""
-    rest = iter(rows)
-    while batch := list(islice(rest, size)):
-        yield batch
 
 
 def _respond_most_confident(
@@ -366,8 +357,10 @@ def _warn_what_fits(session: Session, fit: int, count: int) -> None:
             remedy="fewer --max-new-tokens or a shorter question",
         )
     if fit < count:
-        size = session.engine.context
-        session.on_warning(f"only {fit} of {count} memories fit into a context of {size} positions")
+        session.on_warning(
+            f"only {fit} of {count} memories fit into the context of {session.engine.context} "
+            "positions"
+        )
 
 
 def quotations(

@@ -66,11 +66,7 @@ def complete_last_word(answer: str, texts: Iterable[str]) -> str:
         return answer
     # no comma: what follows one may be the next field of a table
     rest = r"(\d*(?::\d\d)*(?:\.\d+)*)" if last[-1].isdigit() else r"(\w*)"
-    pattern = re.compile(_phrase(answer) + rest)
-    for text in texts:
-        if rests := set(pattern.findall(text)):
-            return answer + rests.pop() if len(rests) == 1 else answer
-    return answer
+    return answer + _always_after(answer, rest, texts)
 
 
 def _unit_after(question: str, answer: str, texts: Iterable[str]) -> str:
@@ -91,12 +87,19 @@ def _hour_after(question: str, answer: str, texts: Iterable[str]) -> str:
     """The hour behind the answer, where a question asks when."""
     if not WHEN.search(question) or re.search(r"\d[:.]\d\d\Z", answer):
         return ""
-    pattern = re.compile(
-        _phrase(answer) + r"(?:(,?\s+(?:at|um|a las|à)\s+\d{1,2}[:.]\d\d(?!\d))|\b)"
-    )
+    hour = r"(?:(,?\s+(?:at|um|a las|à)\s+\d{1,2}[:.]\d\d(?!\d))|\b)"
+    return _always_after(answer, hour, texts)
+
+
+def _always_after(answer: str, rest: str, texts: Iterable[str]) -> str:
+    """What the group of `rest` matches behind the answer in the first text that has both.
+
+    Nothing, if it is not the same wherever that text has them.
+    """
+    pattern = re.compile(_phrase(answer) + rest)
     for text in texts:
-        if hours := set(pattern.findall(text)):
-            return hours.pop() if len(hours) == 1 else ""
+        if found := set(pattern.findall(text)):
+            return found.pop() if len(found) == 1 else ""
     return ""
 
 

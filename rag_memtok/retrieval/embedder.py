@@ -108,7 +108,12 @@ def default_embedder() -> str:
 
     It finds more (docs/results.md), and sentence-transformers has to be imported for it.
     """
-    return "minilm" if file_in(PACKAGE, "model/model.safetensors") else "mini"
+    return "minilm" if packaged_weights() else "mini"
+
+
+def packaged_weights() -> Path | None:
+    """The weights of the packaged all-MiniLM-L6-v2, where it is installed."""
+    return file_in(PACKAGE, "model/model.safetensors")
 
 
 def find_folder(name: str) -> Path:
@@ -132,7 +137,7 @@ def packaged_folder() -> Path:
         ModelUnavailable: the package is not installed.
         InputRefused: its weights are not those that the name means.
     """
-    file = file_in(PACKAGE, "model/model.safetensors")
+    file = packaged_weights()
     if file is None:
         raise ModelUnavailable(
             "the embedder minilm is not installed",
