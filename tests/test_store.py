@@ -43,6 +43,7 @@ from rag_memtok.errors import (
 from rag_memtok.store.database import open_database
 from rag_memtok.store.formats import COLUMNS
 from rag_memtok.store.store import create, open_store
+from rag_memtok.store.terms import terms_of
 from rag_memtok.store.words import search_index
 
 ROOT = "/documents"
@@ -437,6 +438,26 @@ def test_a_damaged_index_of_names_is_built_anew(copy):
             store.search_names(["txt"], 9)
         assert store.mend_words() and not store.mend_words()
         assert store.check() == () and tuple(store.search_names(["txt"], 9)) == (2, 1, 3)
+
+
+def test_an_interrupt_while_words_are_indexed_is_no_damage(copy):
+    """SQLite tells of any exception in a function that it calls as an error of its own."""
+
+    def interrupt(frame, event, argument):
+        if event == "call" and frame.f_code is inspect.unwrap(terms_of).__code__:
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGINT)
+
+    with open_store(copy, write=True) as store:
+        sys.setprofile(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                ingest(store, "c.txt", ["date four "])
+        finally:
+            sys.setprofile(None)
+        assert store.check() == () and len(store.documents()) == 2
+        ingest(store, "c.txt", ["date four "])
+        assert store.check() == () and len(store.search_words(["date"], 9)) == 1
 
 
 def test_a_files_hash_is_looked_up_however_many_files_there_are(folder):

@@ -30,7 +30,6 @@ from rag_memtok.store.formats import (
     Format,
     format_of,
 )
-from rag_memtok.store.terms import terms_of_bytes
 
 APPLICATION_ID = 0x524D544B  # "RMTK"
 PIN = struct.Struct("<IIB")
@@ -220,7 +219,6 @@ def connect(database: Path, mode: str) -> sqlite3.Connection:
     )
     try:
         db.text_factory = bytes
-        db.create_function("terms", 1, terms_of_bytes, deterministic=True)
         if mode == "rwc":
             db.execute("PRAGMA page_size = 16384")
         for setting in PRAGMAS:

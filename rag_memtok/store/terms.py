@@ -94,9 +94,9 @@ def terms_of(text: str) -> str:
     return " ".join([*terms, *stems_in(folded, detect_language(folded))])
 
 
-def terms_of_bytes(text: bytes | None) -> str | None:
-    """`terms_of` as a function of SQLite, which has names that need not be UTF-8."""
-    return None if text is None else terms_of(text.decode(errors="replace"))
+def terms_of_bytes(text: bytes) -> bytes:
+    """`terms_of` for what the database has; a name in it need not be UTF-8."""
+    return terms_of(text.decode(errors="replace")).encode()
 
 
 def query_words(question: str) -> list[str]:

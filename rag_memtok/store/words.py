@@ -6,13 +6,13 @@ hold terms (terms.py); that of format 1 the texts themselves.
 
 import sqlite3
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
 
 from rag_memtok.store.formats import CURRENT, TERM_TOKENIZER
 from rag_memtok.store.schema import format_in
-from rag_memtok.store.terms import RULES, query_terms
+from rag_memtok.store.terms import RULES, query_terms, terms_of_bytes
 
 MADE_BY = "terms"  # the manifest's key for the RULES that the indexes were made by
 LARGE = 10_000  # chunks from which on a word that most of them have is left out of a search
@@ -44,16 +44,25 @@ def is_outdated(db: sqlite3.Connection) -> bool:
     return has_terms(db, "words") and made_by != (RULES.encode(),)
 
 
-def source_query(db: sqlite3.Connection, table: str) -> str:
-    """The query for what an index has to have of every chunk."""
-    shown = "terms(CAST(text AS BLOB))" if has_terms(db, table) else "text"
-    return f"SELECT number, {shown} AS text FROM ({SOURCES[table]})"
+def sources(
+    db: sqlite3.Connection, table: str, where: str = "TRUE", *values: int
+) -> Iterator[tuple[int, bytes | None]]:
+    """Yields what an index has to have of each chunk `where`, by its number.
+
+    The terms are made here: in a function of SQLite's an interrupt would be an error of the
+    database's.
+    """
+    terms = has_terms(db, table)
+    for number, text in db.execute(f"SELECT * FROM ({SOURCES[table]}) WHERE {where}", values):
+        yield number, terms_of_bytes(text) if terms and text is not None else text
 
 
 def fill(db: sqlite3.Connection, table: str, where: str = "TRUE", *values: int) -> None:
     """Inserts into an index what it has to have of the chunks `where`."""
-    query = f"SELECT * FROM ({source_query(db, table)} WHERE {where}) WHERE text IS NOT NULL"
-    db.execute(f"INSERT INTO {table} (rowid, text) {query}", values)
+    db.executemany(
+        f"INSERT INTO {table} (rowid, text) VALUES (?, CAST(? AS TEXT))",
+        (source for source in sources(db, table, where, *values) if source[1] is not None),
+    )
 
 
 def reset(db: sqlite3.Connection, table: str) -> None:
@@ -93,9 +102,12 @@ def purge_deleted(db: sqlite3.Connection, table: str) -> None:
 
 def find_stale(db: sqlite3.Connection, table: str) -> list[int]:
     """The numbers of the chunks of which an index has another text. Cost: reads all of both."""
-    query = f"""SELECT source.number FROM ({source_query(db, table)}) AS source
-        LEFT JOIN {table} ON {table}.rowid = source.number WHERE source.text IS NOT {table}.text"""
-    return [number for (number,) in db.execute(query)]
+    query = f"SELECT text FROM {table} WHERE rowid = ?"
+    return [
+        number
+        for number, text in sources(db, table)
+        if (db.execute(query, (number,)).fetchone() or (None,))[0] != text
+    ]
 
 
 def search_index(
