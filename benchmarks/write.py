@@ -14,9 +14,15 @@ Rows are ours; every way of rivals.py tuned, within the --steps that ours has, o
 measured: six settings of learning rate and warm-up, and further ones for as long as the best stands
 at an edge; and in the first and the last cell the public recipes as published (batch 1, fp32, own
 steps and template) on --published-chunks texts; a text that grows is left out where none is longer
-than it grows by. What is written is packed, read back and judged.
-Ours and the tuned rows take turns, --group texts at a time, so that what else the machine does
-falls on all alike; the published ones come last, cell by cell.
+than it grows by. With --race N only the N ways that are best in the first cell, and the paper's,
+are tuned in the others. What is written is packed, read back and judged.
+Ours and the tuned rows take turns, --group texts at a time, so that a run that is stopped has had
+the same texts of all; the published ones come behind them, cell by cell.
+
+Steps are counted while writing. What a step takes is measured at the end, row after row, three
+times within minutes: no other part of the run needs the machine for itself. A text's seconds are
+its steps times the median of what a step of its row takes for each of --group texts that are
+written together (a text that grows: at its first length).
 
 The plan stands at the head of the output: the most row-steps of each row, without the settings
 beyond an edge, and what they would take at the pace of a few steps that are tried first.
@@ -28,6 +34,7 @@ cramming2026, 5000 of kuratov2025, or 2000 after its last gain. The time left is
 piece of work.
 """
 
+import math
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
@@ -98,6 +105,9 @@ from rag_memtok.model.precision import uses_low_precision
 from rag_memtok.model.prompts import template_named
 
 PACE = 3  # steps by which the plan reckons
+CLOCKED = (4, 9)  # steps; what one takes is told by the difference
+ROUNDS = 3  # of the clock
+PAPER = "sastre2025"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,21 +244,33 @@ def scores(bench: Bench, ledger: Ledger, name: str, cell: Cell) -> dict[Setting,
     return found
 
 
-def to_tune(bench: Bench) -> list[tuple[str, Cell]]:
-    """Every way in every cell where it is tuned."""
-    return [
-        (name, cell)
-        for cell in bench.cells
-        for name, way in bench.rivals.items()
-        if bench.tuning[cell] and can_grow(way, cell)
-    ]
+def to_tune(bench: Bench, ledger: Ledger) -> list[tuple[str, Cell]]:
+    """Every way in every cell where it is tuned, as far as is known."""
+    first, *others = bench.cells
+    everywhere = [(name, cell) for cell in bench.cells for name in tunable(bench, cell)]
+    if not bench.arguments.race:
+        return everywhere
+    best: dict[str, Score] = {}
+    for name in tunable(bench, first):
+        known = scores(bench, ledger, name, first)
+        if not all(setting in known for setting in settings_to_try(known)):
+            return [(name, first) for name in tunable(bench, first)]
+        best[name] = max(known.values())
+    ahead = sorted(best, key=lambda name: best[name], reverse=True)[: bench.arguments.race]
+    return [(name, cell) for name, cell in everywhere if cell == first or name in {*ahead, PAPER}]
+
+
+def tunable(bench: Bench, cell: Cell) -> list[str]:
+    """The ways that can be tuned in a cell."""
+    ways_there = bench.rivals.items() if bench.tuning[cell] else ()
+    return [name for name, way in ways_there if can_grow(way, cell)]
 
 
 def tuning_units(bench: Bench, ledger: Ledger) -> list[Unit]:
     """The settings to try, as far as what is known asks for them."""
     return [
         tuning_unit(bench, trial(bench, name, cell, setting))
-        for name, cell in to_tune(bench)
+        for name, cell in to_tune(bench, ledger)
         for setting in settings_to_try(scores(bench, ledger, name, cell))
     ]
 
@@ -260,7 +282,7 @@ def tuned_rows(bench: Bench, ledger: Ledger) -> list[Contender]:
     row-steps.
     """
     rows = []
-    for name, cell in to_tune(bench):
+    for name, cell in to_tune(bench, ledger):
         known = scores(bench, ledger, name, cell)
         settings = settings_to_try(known)
         if all(setting in known for setting in settings):
@@ -327,29 +349,48 @@ def measured_units(bench: Bench, rows: Sequence[Contender]) -> list[Unit]:
     for number, cell in enumerate(bench.cells):
         for start in range(0, len(bench.chunks[cell]), group):
             indices = range(start, min(start + group, len(bench.chunks[cell])))
-            name = f"{cell.name}/{start}"
-            speed = Unit(f"rates/{name}", "rates", partial(rates, bench.lm))
-            floor = Unit(f"floors/{name}", "floors", partial(floors, bench, cell, indices))
-            pieces += [((0, number, start, -2), speed), ((0, number, start, -1), floor)]
+            floor = Unit(
+                f"floors/{cell.name}/{start}", "floors", partial(floors, bench, cell, indices)
+            )
+            pieces.append(((0, number, start, -1), floor))
     return [unit for _, unit in sorted(pieces, key=lambda piece: piece[0])]
 
 
-def written_and_judged(bench: Bench, row: Contender, indices: Sequence[int]) -> dict[str, Any]:
-    """Writes those texts, and judges what comes back from the packed bytes.
+def clock_units(bench: Bench, rows: Sequence[Contender]) -> list[Unit]:
+    """What a step of each row takes, and how fast the machine is: all in turn, and again."""
+    units = list[Unit]()
+    for turn in range(ROUNDS):
+        units.append(Unit(f"rates/{turn}", "rates", partial(rates, bench.lm)))
+        units += [
+            Unit(f"clock/{row.key}/{turn}", row.key, partial(clocked, bench, row)) for row in rows
+        ]
+    return units
 
-    `seconds` are those of writing, shared out by row-steps.
-    """
+
+def clocked(bench: Bench, row: Contender) -> dict[str, Any]:
+    """The seconds that a step takes for each text."""
+    together = 1 if row.is_alone else bench.arguments.group
+    texts, took = list(enumerate(bench.chunks[row.cell]))[:together], list[float]()
+    for steps in CLOCKED:
+        few = replace(row, way=replace(row.way, recipe=replace(row.way.recipe, steps=steps)))
+        began = time.monotonic()
+        bench.write(few, texts)
+        took.append(time.monotonic() - began)
+    return {"step": (took[1] - took[0]) / (CLOCKED[1] - CLOCKED[0]) / len(texts)}
+
+
+def seconds_a_step(ledger: Ledger, row: Contender) -> float:
+    """The median of what the clock says of a row; NaN before it was asked."""
+    found = [ledger.results.get(f"clock/{row.key}/{turn}") for turn in range(ROUNDS)]
+    return float(np.median([one["step"] for one in found])) if all(found) else float("nan")
+
+
+def written_and_judged(bench: Bench, row: Contender, indices: Sequence[int]) -> dict[str, Any]:
+    """Writes those texts, and judges what comes back from the packed bytes."""
     forget_peak(bench.lm.device)
-    began = time.monotonic()
     written = bench.write(row, [(index, bench.chunks[row.cell][index]) for index in indices])
-    seconds = time.monotonic() - began
     peak = peak_bytes(bench.lm.device)
-    total = sum(one.seconds for one in written)
-    chunks = [
-        result(bench, row.settings, one)
-        | {"seconds": seconds * one.seconds / total, "steps": one.steps}
-        for one in written
-    ]
+    chunks = [result(bench, row.settings, one) | {"steps": one.steps} for one in written]
     passes = 1 if row.name == OURS else 2
     overhead = template_named(row.settings.template, bench.lm).overhead
     for chunk in chunks:
@@ -459,7 +500,9 @@ def planned(bench: Bench) -> list[Planned]:
     """What is to be done, tuning first."""
     lines, steps = list[Planned](), bench.arguments.steps
     for cell in bench.cells:
-        count = sum(one == cell for _, one in to_tune(bench))
+        count = len(tunable(bench, cell))
+        if bench.arguments.race and cell != bench.cells[0]:
+            count = min(count, bench.arguments.race + 1)
         tries = count * len(settings_to_try({})) * len(bench.tuning[cell])
         lines += [
             Planned("tuning, six settings a way", cell, tries, steps),
@@ -548,7 +591,12 @@ def gathered(bench: Bench, ledger: Ledger, rows: Sequence[Contender]) -> list[Me
             for key, value in ledger.results.items()
             if key.rpartition("/")[0] == f"chunks/{row.key}"
         ]
-        chunks = {chunk["index"]: chunk for piece in pieces for chunk in piece["chunks"]}
+        step = seconds_a_step(ledger, row)
+        chunks = {
+            chunk["index"]: chunk | {"seconds": step * chunk["steps"]}
+            for piece in pieces
+            for chunk in piece["chunks"]
+        }
         draft = row.way.recipe.low_precision and uses_low_precision(bench.lm, row.settings.draft)
         if chunks:
             found.append(
@@ -610,13 +658,18 @@ def main_line(row: Measured, best_rates: dict[str, float]) -> list[str]:
     share = row.over("flops", "seconds").value / best_rates.get(row.dtype, float("inf"))
     return line + [
         f"{row.over('steps', '').value:.0f}",
-        f"{row.over('seconds', '').value:.2f}",
+        known(row.over("seconds", "").value, 2),
         row.over("exact", "seconds", factor=60.0).text(2),
         f"{min(exact):.3f}" if exact else "-",
         f"{row.over('flops', '').value / 1e9:.0f}",
-        f"{100 * share:.1f}",
+        known(100 * share, 1),
         f"{row.peak / 2**20:.0f}",
     ]
+
+
+def known(value: float, digits: int) -> str:
+    """A number in a table; what was not measured is a dash."""
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def length_table(rows: Sequence[Measured]) -> Table:
@@ -832,6 +885,13 @@ def parsed(words: Sequence[str] | None = None) -> Namespace:
         help="held-out texts (3; 0: no tuned rows)",
     )
     parser.add_argument(
+        "--race",
+        type=int,
+        default=0,
+        metavar="N",
+        help="tune only the N best ways of the first cell, and the paper's, in the others (0: all)",
+    )
+    parser.add_argument(
         "--budgets",
         type=lambda text: numbers(text) if text else (),
         default=(),
@@ -891,7 +951,7 @@ def main(words: Sequence[str] | None = None) -> None:
     rows = first_rows(bench)
     if tune(bench, ledger, until):
         rows += tuned_rows(bench, ledger)
-        work_through(measured_units(bench, rows), ledger, until)
+        work_through([*measured_units(bench, rows), *clock_units(bench, rows)], ledger, until)
     report(bench, ledger, rows)
 
 

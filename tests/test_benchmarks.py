@@ -4,6 +4,7 @@ The arithmetic: fair chunks, costs, intervals, rules. Every script is cut short 
 """
 
 import importlib
+import itertools
 import json
 import mmap
 import re
@@ -110,6 +111,44 @@ def test_a_text_grows_from_its_own_beginning_and_pays_for_every_step(toy_lm, mon
     short = replace(row, way=replace(way, recipe=replace(way.recipe, steps=1)))
     (cut,) = bench.write(short, [(0, sample)])
     assert cut.steps <= 2 and cut.wrong >= 4 and cut.task.tokens == sample.tokens
+
+
+def test_in_a_race_the_best_of_the_first_cell_are_tuned_in_the_others(toy_lm, tmp_path):
+    words = ["--cells", "3:1,6:1", "--chunks", "1", "--race", "1", "--model", "unused"]
+    arguments, names = write.parsed(words), ("sastre2025", "kuratov2025", "cramming2026")
+    samples = {cell: measure.samples(toy_lm, TEXT, cell.lengths, 1) for cell in arguments.cells}
+    ledger, bench = measure.open_ledger(tmp_path / "x.jsonl", {}), write.Bench(
+        lm=toy_lm, arguments=arguments, chunks=samples, tuning=samples,
+        rivals={name: rivals.Way(recipe=RECIPES[name]) for name in names},
+    )  # fmt: skip
+    first, second = arguments.cells
+    assert write.to_tune(bench, ledger) == [(name, first) for name in names]
+    for name in names:
+        for rate, warmup in itertools.product((1.0, 3.0, 10.0), (20, 100)):
+            right = (name == "cramming2026") + (rate == 3.0)
+            key = write.tuning_key(write.trial(bench, name, first, (rate, warmup)))
+            ledger.add(key, {"exact": right, "wrong": 0, "steps": 9})
+    ahead = [("sastre2025", second), ("cramming2026", second)]
+    assert write.to_tune(bench, ledger) == [*((name, first) for name in names), *ahead]
+
+
+def test_a_texts_seconds_are_its_steps_by_the_clock(toy_lm, tmp_path):
+    words = ["--cells", "3:1", "--chunks", "2", "--steps", "5", "--model", "unused", "--ways", ""]
+    arguments = write.parsed([*words, "--tuning-chunks", "0"])
+    samples = {cell: measure.samples(toy_lm, TEXT, cell.lengths, 2) for cell in arguments.cells}
+    bench = write.Bench(lm=toy_lm, arguments=arguments, chunks=samples, tuning={}, rivals={})
+    ledger, rows = measure.open_ledger(tmp_path / "x.jsonl", {}), write.first_rows(bench)
+    units = write.measured_units(bench, rows)
+    assert measure.work_through(units, ledger, float("inf"))
+    (before,) = write.gathered(bench, ledger, rows)
+    assert all(np.isnan(chunk["seconds"]) for chunk in before.chunks.values())
+    assert write.main_line(before, {})[6] == "-"
+    assert measure.work_through(write.clock_units(bench, rows), ledger, float("inf"))
+    (after,) = write.gathered(bench, ledger, rows)
+    step = np.median([ledger.results[f"clock/{rows[0].key}/{turn}"]["step"] for turn in range(3)])
+    assert [one["seconds"] for one in after.chunks.values()] == [
+        step * one["steps"] for one in after.chunks.values()
+    ]
 
 
 @pytest.mark.parametrize("text", ["32", "a:1", "32:"])
