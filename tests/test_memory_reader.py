@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 import toy
+from safetensors.torch import load_file
 
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import encode, set_parameters
 from rag_memtok.model import lora
 from rag_memtok.model.inject import inject
+from rag_memtok.model.lora import AdapterManifest
 from rag_memtok.model.prompts import cue, qa_prompt
 from training import memory_reader
 from training.lessons import Piece, TrainingExample, TrainingSet
-from training.memory_reader import SOFT, Training, embeddings_of, measured, task_of
+from training.memory_reader import SOFT, Training, embeddings_of, measured, merged, stacked, task_of
 from training.text_reader import attending, exchange, scores_of
 
 TEXTS = (
@@ -78,6 +80,7 @@ def run_of(lm, out, steps=4):
         lm=lm,
         student=student,
         encoder=encoder,
+        reader={},
         alone=lessons,
         found=lessons,
         steps=steps,
@@ -112,3 +115,25 @@ def test_what_is_measured_is_teacher_forced_and_greedy(tmp_path):
     dev = [(lm.encode(TEXTS[0]), "Who wrote the letter?", ["its keeper"])]
     found = measured(*parts(lm), qa_prompt(lm), dev)
     assert all(0 <= value <= 100 for value in found.values())
+
+
+def test_one_adapter_reads_as_the_one_upon_the_other(tmp_path):
+    lm, text = toy.lm_of("llama"), lora.add_lora(toy.lm_of("llama"), 2, 1)
+    draw = torch.Generator().manual_seed(1)
+    for one in lora.lora_weights(text).values():
+        one.data = 0.1 * torch.randn(one.shape, generator=draw)
+    bond = AdapterManifest(
+        kind="text", model="toy", weights_sha256=lm.identity.weights_sha256,
+        tokenizer_sha256=lm.identity.tokenizer_sha256, template_sha256="", adapter_sha256="",
+        steps=1, frame_sha256=qa_prompt(lm).digest,
+    )  # fmt: skip
+    for name, content in lora.adapter_files(text, bond).items():
+        (tmp_path / name).write_bytes(content)
+    upon, asked = lora.add_lora(merged(lm, tmp_path), 3, 0), torch.tensor([lm.encode(TEXTS[0])])
+    for one in lora.lora_weights(upon).values():
+        one.data = 0.1 * torch.randn(one.shape, generator=draw)
+    both = stacked(lm, load_file(tmp_path / lora.WEIGHTS), upon)
+    with torch.no_grad():
+        wanted, without = (one.hidden(one.embed(asked)) for one in (upon, text))
+        assert (wanted - without).abs().max() > 0.1
+        torch.testing.assert_close(both.hidden(both.embed(asked)), wanted, rtol=1e-3, atol=1e-3)

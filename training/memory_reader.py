@@ -1,14 +1,16 @@
-"""Trains what makes memories readable: an encoder, and the reader of text along with it.
+"""Trains what makes memories readable: an encoder, and a LoRA that reads its vectors.
 
 Run it as `python -m training.memory_reader DATA --reader FOLDER --out OUT`; the same command again
 goes on from OUT/checkpoint.safetensors.
 
-A lesson is one of `text_reader`, its chunks as vectors: first chunks alone, to be repeated and
-asked about; then as they are found, several in a prompt. A share stays text, so that the reader
-reads both. Several questions about a chunk share its vectors and the pass that made them.
+The reader of text stays as it is. A lesson is one of `text_reader`, its chunks as vectors: first
+chunks alone, to be repeated and asked about, most of them at 2 tokens a vector; at the end as they
+are found, several in a prompt. Several questions about a chunk share its vectors and the pass that
+made them. What is written is one adapter, the reader's LoRA and the new one side by side.
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import math
@@ -49,17 +51,18 @@ from training.text_reader import (
 SOFT = -1  # stands in a row's ids where a vector stands
 LAYERS, RANK, LONGEST_WINDOW = 10, 8, 4
 QUESTIONS = 12  # of a step, at least
-FIRST = 0.3  # of the steps: chunks alone
+MOST = 3  # questions about a chunk that is alone: repeating it teaches more
+FIRST = 0.8  # of the steps: chunks alone
+WIDE_SHARES = (0.25, 0.5)  # of the chunks at 4 tokens a vector, in each half of the steps
 FALL = 0.5  # of the steps, at the end: the rate falls
 WARM_UP = 25  # steps
 WIDE = 0.03  # of the rate, for the projection: its sums have thousands of terms
-TEXT = 0.15  # of the lessons stay text
 SAVE_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """A row, the texts its soft positions are encoded from (none: text), tokens reconstructed."""
+    """A row, the texts its soft positions are encoded from, tokens reconstructed."""
 
     row: Row
     texts: Sequence[Sequence[int]]
@@ -82,19 +85,21 @@ def task_of(
 def embeddings_of(lm: LM, encoder: Encoder, task: Task) -> Float[Tensor, "S d"]:
     """The row's input embeddings, the vectors in their places."""
     embeddings = lm.embed(task.row.ids.clamp(min=0))
-    if not task.texts:
-        return embeddings
     vectors = torch.cat(encode(encoder, task.texts, task.window)).to(embeddings.dtype)
     return embeddings.index_copy(0, (task.row.ids == SOFT).nonzero()[:, 0], vectors)
 
 
 @dataclass(eq=False, kw_only=True)
 class Training:
-    """A training run: what is trained, its step, and how many examples it has used."""
+    """A training run: what is trained, its step, and how many examples it has used.
+
+    `reader` are the weights of the reader of text, which `student` has merged.
+    """
 
     lm: LM
     student: LM
     encoder: Encoder
+    reader: Mapping[str, Tensor]
     alone: TrainingSet
     found: TrainingSet
     steps: int
@@ -132,9 +137,7 @@ class Training:
         example = lessons.example(number)
         if not example.asked:
             return self.task()
-        if hash01(str(number), "text ") < TEXT:
-            return Task(row_of(self.lm, self.words, example), [], 1, 0)
-        wide = hash01(str(number), "window ") < (0.5 if done < FIRST / 2 else 0.67)
+        wide = hash01(str(number), "window ") < WIDE_SHARES[done >= 0.5]
         return task_of(self.lm, self.words, example, 4 if wide else 2, recite=True)
 
     def take(self) -> tuple[float, ...]:
@@ -283,6 +286,7 @@ def write(training: Training, folder: Path) -> None:
     identity, curve = training.lm.identity, training.out / "curve.jsonl"
     last = json.loads(curve.read_text().splitlines()[-1])
     lora.set_weights(training.student, lora.half_precision_weights(training.student))
+    together = stacked(training.lm, training.reader, training.student)
     made = encoders.pack(training.encoder)
     bond = AdapterManifest(
         kind="text", model=f"{identity.id} {identity.revision}".strip(),
@@ -296,26 +300,45 @@ def write(training: Training, folder: Path) -> None:
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / encoders.FILE, made)
-    for name, content in lora.adapter_files(training.student, bond).items():
+    for name, content in lora.adapter_files(together, bond).items():
         write_whole(folder / name, content)
 
 
+def merged(lm: LM, adapter: Path) -> LM:
+    """The LM as the reader in `adapter` reads, without a LoRA; its own tensors."""
+    weights = lora.merge_lora(lora.load_adapter(lm, adapter))
+    alone = LM(copy.deepcopy(lm.model), lm.tokenizer, lm.identity)
+    alone.model.load_state_dict(weights)
+    return alone
+
+
+def stacked(lm: LM, first: Mapping[str, Tensor], second: LM) -> LM:
+    """`lm` with a LoRA that adds what `first` and the LoRA of `second` add."""
+    values = {
+        name: torch.cat([first[name].float(), one.detach()], 0 if "lora_A" in name else 1)
+        for name, one in lora.lora_weights(second).items()
+    }
+    rank = next(one.shape[0] for name, one in values.items() if "lora_A" in name)
+    together = lora.add_lora(lm, rank, 0)
+    lora.set_weights(together, values)
+    return together
+
+
 def started(args: argparse.Namespace) -> Training:
-    """A run at its start: the reader it begins with, an encoder that only pools."""
+    """A run at its start: a LoRA and an encoder that do nothing yet."""
     torch.manual_seed(args.seed)
     lm = load(config.Model(id=args.model, dtype="bfloat16", threads=args.threads))
-    adapter = load_file(args.reader / lora.WEIGHTS)
-    rank = next(one.shape[0] for name, one in adapter.items() if "lora_A" in name)
-    student = lora.fuse_lora(lora.add_lora(lm, rank, args.seed))
-    lora.set_weights(student, adapter)
+    student = lora.fuse_lora(lora.add_lora(merged(lm, args.reader), args.rank, args.seed))
     encoder = encoders.new_encoder(lm, args.layers, RANK, LONGEST_WINDOW, args.seed)
     found = lessons_of(lm, args.data, args.without, args.seed)
-    alone = replace(found, mix=Mix(alone=1.0))
-    run = repr((lm.identity, qa_prompt(lm).digest, args.layers, args.lr, args.seed, args.steps))
+    alone = replace(found, mix=Mix(alone=1.0), most=MOST)
+    of = (args.layers, args.rank, args.lr, args.seed, args.steps)
+    run = repr((lm.identity, qa_prompt(lm).digest, *of))
     return Training(
         lm=lm,
         student=student,
         encoder=encoder,
+        reader=load_file(args.reader / lora.WEIGHTS),
         alone=alone,
         found=found,
         steps=args.steps,
@@ -329,12 +352,13 @@ def main() -> None:
     """Trains, measures, writes what is trained."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--reader", type=Path, required=True, help="the adapter to begin with")
+    parser.add_argument("--reader", type=Path, required=True, help="the reader of text")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--rank", type=int, default=RANK, help="of the LoRA for vectors")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--every", type=int, default=150, help="steps between two measurements")
     parser.add_argument("--dev", type=int, default=64, help="questions that are watched")
