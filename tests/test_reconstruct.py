@@ -31,6 +31,7 @@ from rag_memtok.memory.reconstruct import (
     token_margin,
     verdict_of,
 )
+from rag_memtok.model.precision import copy_in_dtype, in_float32
 from rag_memtok.model.prompts import TEMPLATES, template_named
 
 WORDS = st.integers(len(toy.SPECIAL), 390)
@@ -346,6 +347,16 @@ def test_a_decode_stops_at_its_limit_and_says_that_it_did_not_end(toy_lm, writte
     decoded = decode(toy_lm, template, memory, limit)
     assert decoded.tokens == tokens[:limit] and not decoded.ended
     assert decode_batch(toy_lm, template, [memory], limit) == [tokens[:limit]]
+
+
+def test_a_model_of_another_dtype_is_made_exact_once(toy_lm, written):
+    half = copy_in_dtype(toy_lm, torch.bfloat16)
+    exactly = in_float32(half)
+    assert in_float32(exactly) is exactly is not half and in_float32(toy_lm) is toy_lm
+    template = template_named("bare", toy_lm)
+    for tokens, memory in written:
+        found = [margins_in_one_pass(lm, template, memory, tokens) for lm in (half, exactly)]
+        assert found[0] == found[1]
 
 
 def test_all_at_once_is_each_alone(toy_lm, written):

@@ -30,6 +30,7 @@ from rag_memtok.errors import InputRefused, WrongModel
 from rag_memtok.memory.codec import codec_named
 from rag_memtok.model import lora
 from rag_memtok.model.lm import LM
+from rag_memtok.model.precision import in_float32
 
 FILE = "encoder.safetensors"
 CODEC = "float16"
@@ -79,13 +80,6 @@ def _first_layers(lm: LM, layers: int) -> LM:
     setattr(base, name, getattr(base, name)[:layers])
     model.config.num_hidden_layers = layers
     return LM(model, lm.tokenizer, lm.identity)
-
-
-def _in_float32(lm: LM) -> LM:
-    """`lm` in fp32: itself, or a copy where its dtype is another."""
-    if lm.table.dtype == torch.float32:
-        return lm
-    return LM(copy.deepcopy(lm.model).float(), lm.tokenizer, lm.identity)
 
 
 def count_windows(tokens: int, window: int) -> int:
@@ -208,7 +202,7 @@ def load_encoder(lm: LM, file: Path) -> Encoder:
                 remedy="use the model it was made for",
             )
     # cut first, so that only what is left is copied
-    encoder = new_encoder(_in_float32(_first_layers(lm, layers)), layers, rank, max_window, seed=0)
+    encoder = new_encoder(in_float32(_first_layers(lm, layers)), layers, rank, max_window, seed=0)
     set_parameters(encoder, values)
     frozen = Encoder(encoder.lm, encoder.projection, hashlib.sha256(content).hexdigest())
     for parameter in frozen.parameters.values():

@@ -29,6 +29,7 @@ from rag_memtok.memory.reconstruct import judge
 from rag_memtok.memory.step import OptimizedMemory
 from rag_memtok.model import lm as models
 from rag_memtok.model.lm import LM
+from rag_memtok.model.precision import in_float32
 from rag_memtok.model.prompts import Template, template_named
 
 
@@ -125,8 +126,9 @@ def _write_here(
     tasks: Iterable[Task],
     on_step: Callable[[Step], None],
 ) -> Iterator[Record]:
+    exactly = in_float32(lm)
     for written in memorize(lm, template, tasks, settings, on_step=on_step):
-        yield judge_record(lm, template, settings, written)
+        yield judge_record(exactly, template, settings, written)
 
 
 def _write_in_processes(

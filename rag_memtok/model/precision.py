@@ -26,7 +26,7 @@ def reference_profile(lm: LM) -> Iterator[LM]:
     Cost: nothing for an fp32 model; for another dtype a copy of the weights in fp32 while the
         context is open.
     """
-    exactly = lm if lm.table.dtype == torch.float32 else copy_in_dtype(lm, torch.float32)
+    exactly = in_float32(lm)
     attention = exactly.model.config._attn_implementation
     precision = torch.get_float32_matmul_precision()
     exactly.model.set_attn_implementation("eager")
@@ -36,6 +36,16 @@ def reference_profile(lm: LM) -> Iterator[LM]:
     finally:
         exactly.model.set_attn_implementation(attention)
         torch.set_float32_matmul_precision(precision)
+
+
+def in_float32(lm: LM) -> LM:
+    """`lm` itself, or a copy of it in fp32 where its dtype is another.
+
+    Whoever judges many memories takes it once: `reference_profile` makes nothing of an fp32 model.
+
+    Cost: nothing, or the weights once more.
+    """
+    return lm if lm.table.dtype == torch.float32 else copy_in_dtype(lm, torch.float32)
 
 
 def copy_in_dtype(lm: LM, dtype: torch.dtype) -> LM:

@@ -30,7 +30,7 @@ from rag_memtok.model import lora
 from rag_memtok.model.engine import Engine, LocalEngine
 from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM
-from rag_memtok.model.precision import for_reading
+from rag_memtok.model.precision import for_reading, in_float32
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.adapters import SHIPPED, Adapter, Adapters
 from rag_memtok.pipeline.readable import (
@@ -307,17 +307,18 @@ def _decode(session: Session, records: Sequence[Record]) -> list[Content | None]
     }
     drafted = [record for record in coded if record.chunk_id in drafts]
     tokens = _decode_together(session, drafted, drafts)
-    for record in drafted:
-        if record.chunk_id not in tokens:
-            decoded = decode_drafted(
-                session.lm,
-                session.template,
-                memory_of(record),
-                drafts[record.chunk_id],
-                tau=float("-inf"),
-            )
-            if decoded is not None:
-                tokens[record.chunk_id] = decoded.tokens
+    left = [record for record in drafted if record.chunk_id not in tokens]
+    exactly = in_float32(session.lm) if left else session.lm
+    for record in left:
+        decoded = decode_drafted(
+            exactly,
+            session.template,
+            memory_of(record),
+            drafts[record.chunk_id],
+            tau=float("-inf"),
+        )
+        if decoded is not None:
+            tokens[record.chunk_id] = decoded.tokens
     rest = [record for record in coded if record.chunk_id not in tokens]
     decodings = decode_checked(
         session.lm,
