@@ -212,6 +212,8 @@ def test_the_frame_has_exactly_one_beginning(framed):
 def test_a_template_that_writes_a_date_gives_the_same_frame_every_day():
     one = toy.lm_of(chat=DATED)
     assert "[1 January 2026]" in one.decode(qa_prompt(one).opening)
+    clock = toy.lm_of(chat=DATED.replace("date_string or 'today'", "strftime_now('%Y-%m-%d')"))
+    assert "[2026-01-01]" in clock.decode(qa_prompt(clock).opening)
 
 
 def test_a_tokenizer_without_a_beginning_has_none():

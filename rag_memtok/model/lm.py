@@ -20,6 +20,7 @@ from torch import Tensor
 from rag_memtok import config
 from rag_memtok.errors import InputRefused, ModelUnavailable
 from rag_memtok.model import gguf
+from rag_memtok.model.chat_date import PINNED_DATE, on_pinned_day
 from rag_memtok.model.device import device_named, keep_freed
 from rag_memtok.model.quantize import NF4, loading_options
 
@@ -31,8 +32,6 @@ WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 UNWANTED = ["*/*", "consolidated*"]
 # transformers' names of the model classes that are tried
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
-# some chat templates write today's date; a frame must not change overnight
-PINNED_DATE = "1 January 2026"
 UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5"}
 
 
@@ -160,6 +159,7 @@ class LM:
                     tokenize=False,
                     add_generation_prompt=begin,
                     date_string=PINNED_DATE,
+                    chat_template=on_pinned_day(self.tokenizer.chat_template),
                     enable_thinking=False,
                 )
             )
