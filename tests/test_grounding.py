@@ -69,6 +69,14 @@ def test_where_an_answer_stands(answer, quote, line):
     assert found == Standing("a/ferry.md", f"line {line}", (start, start + len(quote)), quote)
 
 
+@pytest.mark.parametrize("text", ["It was -5 °C.", "(−5 °C)", "–5 °C", "- at -5 °C"])
+def test_a_number_is_not_its_opposite(text):
+    assert find_standing("5 °C", [(text, PLACE)]) is None
+    assert find_standing("5 °C", [(text, PLACE), ("- 5 °C", PLACE)])
+    assert find_standing("-5 °C", [("It was -5 °C.", PLACE)])
+    assert find_standing("9 days", [("in 8-9 days", PLACE)])
+
+
 def test_a_page_is_a_page():
     place = Occurrence("/docs", "a.pdf", 0, "c", 0, 9, "page 3")
     assert find_standing("9:40", [(TEXT, place)]).lines == "page 3"

@@ -372,6 +372,24 @@ def test_a_loss_that_is_no_number_ends_the_task_and_no_other(toy_lm, monkeypatch
     assert np.isfinite(found["bad"].vectors).all()
 
 
+def nan_at_first(one, hidden, targets, spent):
+    losses, margins = cross_entropy(one, hidden, targets, spent)
+    return losses * torch.where(spent == 0, torch.nan, 1.0), margins
+
+
+def test_vectors_whose_gradient_is_no_number_are_not_tried_again(toy_lm, monkeypatch):
+    monkeypatch.setitem(
+        RECIPES, "broken", replace(RECIPES["cross-entropy"], objective=nan_at_first)
+    )
+    seen = []
+    (written,) = memorize(
+        toy_lm, template_named("bare", toy_lm), [task_of(6, 3)],
+        settings(recipe="broken", draft="float32"),
+        before_step=lambda row: seen.append(row.vectors.clone()),
+    )  # fmt: skip
+    assert not torch.equal(seen[0], seen[1]) and written.wrong == 0
+
+
 def test_a_chunk_must_fit_into_the_context_with_its_memory(toy_lm):
     template = template_named("bare", toy_lm)
     longest = toy.CONTEXT - template.overhead - 4

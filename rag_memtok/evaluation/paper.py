@@ -166,8 +166,9 @@ def run_texts(
         Task(text_id, tuple(lm.encode(text)), protocol.vectors) for text_id, text in by_id.items()
     ]
     settings = Memorize(
-        steps=protocol.steps, seconds_per_chunk=0.0, batch=protocol.batch, seed=protocol.seed
-    )
+        steps=protocol.steps, seconds_per_chunk=0.0, batch=protocol.batch,
+        codec=protocol.codec, seed=protocol.seed,
+    )  # fmt: skip
     for optimized in memorize(lm, template, tasks, settings, on_step=meter.step, recipe=recipe):
         tokens = optimized.task.tokens
         memory = Memory(codec.unpack(codec.pack(optimized.vectors), optimized.vectors.shape))

@@ -80,7 +80,7 @@ def memorize(
     Cost: per row up to `settings.steps` forward and backward passes over overhead + M + T
         positions; about 4 x (parameters in layers) FLOPs a position, plus 2 d V for each scored
         one.
-    Source: Sastre & Rosa 2025, arXiv:2506.15001 (the idea); memory.md, section 5 (the objective).
+    Source: Sastre & Rosa 2025, arXiv:2506.15001 (the idea); benchmarks/log.md (the rest).
     """
     recipe = recipe or recipe_named(recipe_of(settings))
     clock, teacher = Clock(on_step), Teacher(lm, settings.seed)

@@ -280,15 +280,16 @@ class Batch:
     def _restart(self, row: Row) -> None:
         """Goes back to the best vectors, or after RESTARTS times gives the row up.
 
-        What is wrong then is pinned.
+        Where these are the ones that failed it draws others. What is wrong at the end is pinned.
         """
         row.restarts += 1
         if row.restarts > RESTARTS:
             row.step = self.steps
+        best = row.best_vectors
         row.vectors = (
             init_random(self.lm, row.task, self.seed + row.restarts)
-            if row.best_vectors is None
-            else row.best_vectors
+            if best is None or torch.equal(best, row.vectors)
+            else best
         )
         row.exp_avg, row.exp_avg_sq = torch.zeros_like(row.vectors), torch.zeros_like(row.vectors)
 

@@ -235,7 +235,7 @@ def audit(
         documents_proven=sum(ok is True for ok in proofs.values()),
         findings=tuple(dict.fromkeys(findings)),
         profile=f"{profile_of(options.batch, reference=options.reference)}, {lm.device.type}",
-        sample=describe_sample(share, seed, len(chosen)),
+        sample=describe_sample(share, seed, len(chunks)),
         seconds=time.monotonic() - began,
         interrupted=interrupted,
         recited=tuple(replace(chunk, text=None) for chunk in chunks.values()),
@@ -255,8 +255,8 @@ def describe_sample(share: float, seed: int, count: int) -> str:
     if share >= 1 or not count:
         return ""
     return (
-        f"{share:.1%} drawn with seed {seed}; 0 failures in {count} means under {3 / count:.1%} in "
-        "all, at 95 % confidence"
+        f"{share:.1%} drawn with seed {seed}; 0 failures in {count} means under "
+        f"{min(1.0, 3 / count):.1%} in all, at 95 % confidence"
     )
 
 

@@ -25,13 +25,14 @@ def find_standing(answer: str, passages: Iterable[tuple[str, Occurrence]]) -> St
     """The first place where the answer stands, word for word; None: in no passage.
 
     Case, the space between words and the signs around the answer do not count. "Yes" and the like
-    are never grounded, and neither is a number within a longer one.
+    are never grounded, and neither is a number within a longer one, or behind a minus sign that it
+    has not.
     """
     phrase = answer.strip(EDGES)
     if not phrase or phrase.casefold() in ASSENT:
         return None
     words = r"\s+".join(re.escape(word) for word in phrase.split())
-    before = r"(?<![\w])(?<!\d[.,:])" if phrase[0].isdigit() else r"(?<!\w)"
+    before = r"(?<!\w)(?<!\d[.,:])(?<!^[-−–])(?<![^\w][-−–])" if phrase[0].isdigit() else r"(?<!\w)"
     after = r"(?![.,:]?\d)(?!\w)" if phrase[-1].isdigit() else r"(?!\w)"
     pattern = re.compile(before + words + after, re.IGNORECASE)
     for text, place in passages:
