@@ -573,8 +573,12 @@ def test_a_margin_that_shrank_is_fragile_and_no_failure(planted, loaded):
     margin = recited.verdict.margin
     assert 0.05 < margin < 100
     assert mark_fragile(recited, margin / 2) is recited
-    weak = mark_fragile(recited, margin * 2)
+    assert recited.written_margin == pytest.approx(margin, abs=0.01)
+    assert mark_fragile(recited, margin * 2) is recited  # it was not written to lead by that
+    led = replace(recited, written_margin=margin * 3)
+    weak = mark_fragile(led, margin * 2)
     assert weak.verdict.kind == "fragile" and weak.text == recited.text and "fragile" not in PROVEN
+    assert f"{margin * 3:.3f} when it was written" in weak.verdict.reason
 
 
 # --- saying no more than was found
@@ -679,6 +683,7 @@ def test_a_sample_is_drawn_by_its_seed_and_never_empty():
     assert draw_sample(ids[::-1], 0.2, 1) == draw_sample(ids, 0.2, 1)[::-1]
     said = describe_sample(0.5, 3, 50)
     assert "under 6.0% in all" in said and "seed 3" in said
+    assert "under 100.0% in all" in describe_sample(0.5, 3, 1)
     for share in (0.0, -0.1, 1.5, float("nan")):
         with pytest.raises(UsageError, match="over 0% to 100%"):
             draw_sample(ids, share, 0)

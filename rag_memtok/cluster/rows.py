@@ -71,6 +71,7 @@ RECITED = pa.schema(
         ("text", pa.string()),
         ("tokens", NUMBERS),
         ("corrections", NUMBERS),
+        ("written_margin", pa.float64()),
         ("comparison", pa.struct([("kind", pa.string()), ("reason", pa.string())])),
         *FAILURE,
     ]
@@ -141,6 +142,7 @@ def recited_row(heard: Checked) -> Row:
         "text": recited.text,
         "tokens": list(recited.tokens),
         "corrections": list(recited.corrections),
+        "written_margin": recited.written_margin,
         "comparison": None if comparison is None else asdict(comparison),
     }
 
@@ -153,6 +155,7 @@ def recited_from_row(row: Row) -> Checked:
         text=row["text"],
         tokens=tuple(row["tokens"]),
         corrections=tuple(row["corrections"]),
+        written_margin=row["written_margin"],
     )
     return recited, None if row["comparison"] is None else Comparison(**row["comparison"])
 

@@ -16,7 +16,7 @@ from rag_memtok.memory.reconstruct import (
     verdict_of,
 )
 from rag_memtok.model.lm import LM
-from rag_memtok.model.precision import reference_profile
+from rag_memtok.model.precision import in_float32, reference_profile
 from rag_memtok.model.prompts import Template
 
 BATCH = 16  # chunks without a kept text
@@ -46,7 +46,8 @@ class ChunkSource(Protocol):
 class Reconstructed:
     """A reconstructed chunk: its verdict today, and its text if it came back.
 
-    `tokens` and `corrections` (positions) are those of a mismatch or of an assisted chunk.
+    `tokens` and `corrections` (positions) are those of a mismatch or of an assisted chunk;
+    `written_margin` is the smallest margin it had when it was written (logits).
     """
 
     chunk_id: str
@@ -54,6 +55,7 @@ class Reconstructed:
     text: str | None
     tokens: tuple[int, ...] = ()
     corrections: tuple[int, ...] = ()
+    written_margin: float = 0.0
 
 
 def reconstruct(
@@ -100,6 +102,7 @@ def reconstruct_all(
         reference: each token by token at batch 1. Else with drafts, and those without a kept text
             decoded together.
     """
+    lm = in_float32(lm)
     if reference or batch > 1:
         alone, size = (chunk_ids, 1) if reference else ((), batch)
     else:
@@ -197,7 +200,10 @@ def _compare_tokens(lm: LM, record: Record, decoded: Decoded) -> Reconstructed:
             tokens=decoded.tokens,
             corrections=decoded.corrections,
         )
-    chunk = _compare_text(record.chunk_id, lm.decode(decoded.tokens), today)
+    chunk = replace(
+        _compare_text(record.chunk_id, lm.decode(decoded.tokens), today),
+        written_margin=record.verdict.margin,
+    )
     looked_at = chunk.verdict.kind in ("assisted", "mismatch")
     return (
         replace(chunk, tokens=decoded.tokens, corrections=decoded.corrections)
@@ -219,12 +225,15 @@ def _compare_text(chunk_id: str, text: str, verdict: Verdict) -> Reconstructed:
 
 
 def mark_fragile(chunk: Reconstructed, tau: float) -> Reconstructed:
-    """Marks a right decode `fragile` if a margin that was above `tau` logits is not any more."""
+    """Marks a right decode `fragile` if a margin that was above `tau` logits is not any more.
+
+    One written with a smaller `tau` than the store's first chunks never was.
+    """
     verdict = chunk.verdict
-    if not verdict.proven or verdict.margin > tau:
+    if not verdict.proven or not verdict.margin <= tau < chunk.written_margin:
         return chunk
     reason = (
-        f"decodes right, but leads by only {verdict.margin:.3f} logits somewhere (it was "
-        f"written to lead by {tau})"
+        f"decodes right, but leads by only {verdict.margin:.3f} logits somewhere (by "
+        f"{chunk.written_margin:.3f} when it was written)"
     )
     return replace(chunk, verdict=replace(verdict, kind="fragile", reason=reason))
