@@ -152,6 +152,19 @@ def test_keys_are_made_anew_and_no_memory_is_touched(tmp_path, model_folder, kee
     assert content_of(tmp_path / "store") == before
 
 
+def test_an_embedder_that_is_gone_is_not_needed_to_leave_it(tmp_path, model_folder, command_line):
+    folder = write_embedder(tmp_path / "embedder", {"threshold": -1.0})
+    config = dials(
+        tmp_path / "store", model_folder, memorize__keep_text=False, retrieve__embedder=str(folder)
+    )
+    api.ingest([written(tmp_path / "docs")], config)
+    shutil.rmtree(folder)
+    assert api.rekey(updated(config, {"retrieve.embedder": "mini"})).chunks > 0
+    shutil.copytree(model_folder, tmp_path / "other")
+    where = ("--store", tmp_path / "store", "--model", tmp_path / "other", "--embedder", "mini")
+    assert command_line("migrate", *where)[0] == 0
+
+
 def test_a_text_that_is_lost_changes_no_key(tmp_path, model_folder):
     config = dials(tmp_path / "store", model_folder)
     api.ingest([written(tmp_path / "docs")], config)

@@ -41,7 +41,7 @@ from rag_memtok.model.prompts import qa_prompt, template_named
 from rag_memtok.pipeline import api, resources
 from rag_memtok.pipeline.answer import trim_answer, with_source_line
 from rag_memtok.pipeline.readers import read
-from rag_memtok.pipeline.resources import expected_steps
+from rag_memtok.pipeline.resources import expected_steps, usual_steps
 from rag_memtok.pipeline.writer import estimate_left
 from rag_memtok.retrieval.embedder import MINI
 from rag_memtok.retrieval.search import search
@@ -874,6 +874,7 @@ def test_a_chunk_with_more_pins_than_the_user_allows_keeps_its_file_out(small):
         and done.files == 0
         and "--max-pins is 0" in done.over_limit[0].reason
     )
+    assert done.chunks == 0  # what was not kept is not called written
     done = api.ingest([small.documents], updated(small.config, {**hard, "memorize.max_pins": -1}))
     assert done.over_limit == () and done.files == 3 and done.verdicts.get("exact", 0) < 3
     proves_everything(small.config)
@@ -1006,3 +1007,10 @@ def test_what_is_known_of_the_embedded_model_follows_from_the_steps_the_recipe_a
     ).tokens_per_vector < max(chosen)
     assert calibrate.find_known(model, template, 96, Memorize()) is None
     assert calibrate.find_known(model, template, 128, Memorize(recipe="cross-entropy")) is None
+    # what holds more tokens a vector holds fewer in no more steps; not the other way round
+    config = updated(Config(), {"documents.chunk_tokens": 128})
+    steps = [
+        usual_steps(model, template, updated(config, {"memorize.tokens_per_vector": size}))
+        for size in (0, 2, max(chosen), max(chosen) + 1)
+    ]
+    assert steps == [found[0].steps] * 3 + [0]

@@ -166,6 +166,14 @@ def test_what_was_there_before_is_not_touched(restored, tmp_path, path):
     assert files_in(tmp_path / "to") == {"notes/lamp.md": "mine"}
 
 
+def test_what_a_restore_that_was_cut_short_left_is_completed(restored, tmp_path):
+    store = store_of(tmp_path / "store", ("/a", "lamp.md", "The lamp.\n"))
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "lamp.md").write_text("The l")
+    restored(store, tmp_path / "to")
+    assert files_in(tmp_path / "to") == {"lamp.md": "The lamp.\n"}
+
+
 def test_a_text_goes_into_its_encoding_and_one_that_cannot_is_named(tmp_path, restored):
     store = store_of(
         tmp_path / "store",

@@ -241,9 +241,10 @@ def migrate(
     dials = updated(dials, {name: value for name, value in wanted.items() if value})
     with console.progress_bar("chunks") as on_progress:
         done = None
+        # keys first: the old embedder need not be there any more
+        keyed = api.rekey(dials, on_progress) if embedder else None
         if model:
             done = api.migrate(dials, drop_old=drop_old, on_progress=on_progress, say=console.say)
-        keyed = api.rekey(dials, on_progress, console.say) if embedder else None
     if json:
         written = asdict(done) if done else {}
         console.put_json(written | ({"keys": asdict(keyed)} if keyed else {}))

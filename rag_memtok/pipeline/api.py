@@ -389,10 +389,10 @@ def migrate(
     )
 
 
-def rekey(config: Config, on_progress: OnProgress = quiet, say: Say = quiet) -> Rekeyed:
+def rekey(config: Config, on_progress: OnProgress = quiet) -> Rekeyed:
     """Gives every chunk a key of the embedder that `config` names; touches no memory.
 
     Raises:
         ModelUnavailable, InputRefused, StoreDamaged: see `migrate.rekey`.
     """
-    return migration.rekey(store_folder(config), config, resources.load, on_progress, say)
+    return migration.rekey(store_folder(config), config, on_progress)

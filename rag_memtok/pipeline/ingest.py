@@ -260,7 +260,7 @@ def _write(
         skipped=(*todo.skipped, *skipped),
         over_limit=tuple(work.over_limit),
         failed=tuple(work.failed),
-        chunks=reporter.total,
+        chunks=writer.verdicts.total(),
         reused=len(chunks) - reporter.total,
         verdicts=dict(writer.verdicts),
         positions=work.positions,

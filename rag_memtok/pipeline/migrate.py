@@ -24,10 +24,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from rag_memtok.config import Config
-from rag_memtok.datatypes import Chunk, OnProgress, sha256_of_text
+from rag_memtok.config import Config, Model
+from rag_memtok.datatypes import Chunk, OnProgress, StoredDocument, sha256_of_text
 from rag_memtok.errors import InputRefused, StoreDamaged, UsageError
 from rag_memtok.memory.batch import Task, make_task
+from rag_memtok.model.lm import LM
+from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.audit import audit, placed_chunks
 from rag_memtok.pipeline.manifest import (
     KEEP_TEXT,
@@ -38,7 +40,13 @@ from rag_memtok.pipeline.manifest import (
 )
 from rag_memtok.pipeline.progress import Reporter
 from rag_memtok.pipeline.reconstruction import reconstruct
-from rag_memtok.pipeline.resources import Components, Load, Say, choose_calibration
+from rag_memtok.pipeline.resources import (
+    Components,
+    Load,
+    Say,
+    choose_calibration,
+    load_decoder,
+)
 from rag_memtok.pipeline.writer import Writer, text_only_record
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
@@ -129,16 +137,14 @@ class Migration:
 
         The old may have lost some since an earlier run was killed.
         """
-        documents = self.old.documents()
-        files = {(document.root, document.file) for document in documents}
+        files: dict[tuple[str, str], list[StoredDocument]] = {}
+        for document in self.old.documents():
+            files.setdefault((document.root, document.file), []).append(document)
         for root, file in {
             (document.root, document.file) for document in self.new.documents()
-        } - files:
+        } - files.keys():
             self.new.remove_file(root, file)
-        for root, file in sorted(files):
-            of_file = [
-                document for document in documents if (document.root, document.file) == (root, file)
-            ]
+        for (root, file), of_file in sorted(files.items()):
             places = [
                 place
                 for document in of_file
@@ -186,7 +192,6 @@ def migrate(
                 sibling(folder, MIGRATING),
                 components,
                 settings=settings,
-                load=load,
                 on_progress=on_progress,
                 say=say,
             )
@@ -201,7 +206,7 @@ def migrate(
     )
 
 
-def rekey(folder: Path, config: Config, load: Load, on_progress: OnProgress, say: Say) -> Rekeyed:
+def rekey(folder: Path, config: Config, on_progress: OnProgress) -> Rekeyed:
     """Gives every chunk a key of the embedder that `config` names.
 
     Raises:
@@ -216,7 +221,7 @@ def rekey(folder: Path, config: Config, load: Load, on_progress: OnProgress, say
         chunk_ids = store.chunk_ids()
         if store.manifest.get("embedder_sha256") == embedder.digest:
             chunk_ids = ()
-        text_of = _text_reader(store, complete_config(config, store.manifest), load)
+        text_of = _text_reader(store, complete_config(config, store.manifest))
         reporter = Reporter(on_progress=on_progress, total=len(chunk_ids), stage="keys")
         keys: dict[str, np.ndarray] = {}
         for start in range(0, len(chunk_ids), ENCODED):
@@ -254,12 +259,11 @@ def _write_new_store(
     components: Components,
     *,
     settings: Config,
-    load: Load,
     on_progress: OnProgress,
     say: Say,
 ) -> Mapping[str, int]:
     """Makes the new store or goes on with it, and proves it; returns its verdicts."""
-    text_of = _text_reader(old, settings, load)
+    text_of = _text_reader(old, settings)
     if not (target / DATABASE).exists():
         create(target, _manifest_for(old, components, settings, text_of, say))
     else:
@@ -319,26 +323,20 @@ def _longest_chunks(store: Store) -> list[str]:
     return sorted(sizes, key=lambda chunk_id: (-sizes[chunk_id], chunk_id))[:8]
 
 
-def _text_reader(old: Store, settings: Config, load: Load) -> Callable[[str], str]:
+def _text_reader(old: Store, settings: Config) -> Callable[[str], str]:
     """A function that gives a chunk's text: the kept one, else that of its memory.
 
     The old model is loaded only when the first memory has to be decoded.
     """
-    loaded: list[Components] = []
+    loaded: list[tuple[LM, Template]] = []
 
     def text_of(chunk_id: str) -> str:
         text = old.text(chunk_id)
         if text is None:
             if not loaded:
-                before = replace(
-                    Config(),
-                    model=replace(
-                        Config().model, device=settings.model.device, threads=settings.model.threads
-                    ),
-                )
-                loaded.append(load(complete_config(before, old.manifest)))
-                require_same(old.manifest, loaded[0].lm, loaded[0].template)
-            text = reconstruct(old, loaded[0].lm, loaded[0].template, chunk_id).text
+                model = Model(device=settings.model.device, threads=settings.model.threads)
+                loaded.append(load_decoder(old.manifest, replace(Config(), model=model)))
+            text = reconstruct(old, *loaded[0], chunk_id).text
         if text is None or sha256_of_text(text) != chunk_id:
             raise StoreDamaged(
                 f"the memory {chunk_id[:12]} does not give its text",

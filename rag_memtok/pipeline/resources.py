@@ -94,11 +94,11 @@ def estimate_seconds(
     if not longest:
         return 0.0
     recorded = find_known(model, template, settings.documents.chunk_tokens, settings.memorize)
-    steps = expected_steps(settings.memorize, recorded)
     per_vector = settings.memorize.tokens_per_vector or (
         recorded.tokens_per_vector if recorded else GUESSED_TOKENS_PER_VECTOR
     )
     vectors = make_task("", tuple(longest), per_vector).vectors
+    steps = usual_steps(model, template, settings) or steps_of(settings.memorize)
     return seconds_per_chunk(
         model, template, longest, vectors=vectors, steps=steps, settings=settings.memorize
     )
@@ -123,6 +123,18 @@ def warn_if_long(
                 "where there are more cores. Ctrl-C keeps what is done"
             )
         say(f"{len(chunks)} chunks to write, about {minutes:.0f} min here{ways}")
+
+
+def usual_steps(model: lm.LM, template: Template, settings: Config) -> int:
+    """The steps that are known to make a chunk exact; if readable, all; 0: it is not known.
+
+    Known of more tokens a vector holds for fewer, which need no more steps; not the other way.
+    """
+    memorize = settings.memorize
+    recorded = find_known(model, template, settings.documents.chunk_tokens, memorize)
+    if recorded is None or memorize.tokens_per_vector > recorded.tokens_per_vector:
+        return 0
+    return expected_steps(memorize, recorded)
 
 
 def expected_steps(settings: Memorize, recorded: Calibration | None) -> int:

@@ -179,10 +179,12 @@ def _target(to: Path, folder: str, name: str) -> Path:
 def _write_new(target: Path, data: bytes) -> Path:
     """Writes a document, but not over other content.
 
+    A beginning of it is what a restore that was cut short has left, and is completed.
+
     Raises:
         UsageError: other content, or a file in place of a folder, is in the way.
     """
-    if target.is_dir() or (target.exists() and target.read_bytes() != data):
+    if target.is_dir() or (target.exists() and not data.startswith(target.read_bytes())):
         raise UsageError(
             f"{target} is in the way and has other content", remedy="restore into a new folder"
         )

@@ -9,13 +9,12 @@ import numpy as np
 from rag_memtok.config import Config
 from rag_memtok.datatypes import TEXT_ONLY, Chunk, OnProgress, Record, Verdict, sha256_of_tokens
 from rag_memtok.memory.batch import Task
-from rag_memtok.memory.calibrate import find_known
 from rag_memtok.memory.optimize import Step
 from rag_memtok.memory.workers import Unwritten, write_records
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.progress import Reporter
-from rag_memtok.pipeline.resources import expected_steps
+from rag_memtok.pipeline.resources import usual_steps
 from rag_memtok.store.store import Store
 
 
@@ -47,10 +46,7 @@ class Writer:
     usual_steps: int = 0
 
     def __post_init__(self) -> None:
-        settings = self.config.memorize
-        recorded = find_known(self.lm, self.template, self.config.documents.chunk_tokens, settings)
-        if recorded and recorded.tokens_per_vector == settings.tokens_per_vector:
-            self.usual_steps = expected_steps(settings, recorded)
+        self.usual_steps = usual_steps(self.lm, self.template, self.config)
         self.expect(0)
 
     def expect(self, chunks: int) -> None:
