@@ -15,7 +15,9 @@ from rag_memtok.memory.encoder import count_windows
 from rag_memtok.model import lora
 from rag_memtok.model.lm import load
 from rag_memtok.pipeline import adapters, api
+from rag_memtok.pipeline.adapters import Adapter
 from rag_memtok.pipeline.answer import answer
+from rag_memtok.pipeline.readable import measured_shares, widest_readable_window
 from rag_memtok.settings import updated
 from rag_memtok.store.store import open_store
 
@@ -74,6 +76,14 @@ def test_every_chunk_has_as_many_as_the_widest_window_that_is_read_well(config):
     assert found and {one.readable.window for one in found} == {4}
     assert all(one.readable.shape[0] == count_windows(one.tokens, 4) for one in found)
     assert api.status(config).summary.readable == len(found)
+
+
+def test_what_a_reader_of_text_measured_is_no_window(shipped, tmp_path):
+    """A trained one has "share_alone" and the like, of a memory's own vectors."""
+    folder = shutil.copytree(shipped, tmp_path / "adapter")
+    told(folder, share_alone=0.9, share_4=0.95, share_among=0.8)
+    adapter = Adapter(folder, lora.read_manifest(folder))
+    assert list(measured_shares(adapter)) == [(4, 0.95)] and widest_readable_window(adapter) == 4
 
 
 def test_ask_reads_them_and_shows_the_text_they_stand_for(config):

@@ -200,7 +200,7 @@ def test_a_server_that_flatters_itself_is_refused(toy_lm, engine, url):
 # --- an adapter beside the base
 
 
-BESIDE = ServedAdapter("abc" * 20, "/somewhere/adapter")
+BESIDE = ServedAdapter("abc" * 20, "/somewhere/adapter", 12)
 
 
 def test_an_adapter_is_taken_by_its_hash_once_the_server_lived_through_several_prompts(toy_lm):
@@ -232,6 +232,7 @@ def test_a_server_without_the_adapter_is_told_how_to_start(toy_lm, url, engine):
     with pytest.raises(WrongModel, match="no adapter adapter-abc.*it has reader-0") as refused:
         connect_adapter(at(url), toy_lm, BESIDE)
     assert f"--lora-modules {BESIDE.name}={BESIDE.folder}" in refused.value.remedy
+    assert "--max-lora-rank 16 " in refused.value.remedy  # of rank 12; vLLM takes powers of two
     assert not engine.bodies
 
 

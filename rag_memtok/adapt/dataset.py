@@ -344,8 +344,8 @@ class Dataset:
         return chunk.vectors if kind == "memory" else chunk.tokens
 
     def _fits(self, example: Example, chunk_ids: Sequence[str]) -> bool:
-        # a token is a character at least
-        frame, question = self.teacher.frame, len(example.question.question)
+        # a token is a byte at least
+        frame, question = self.teacher.frame, len(example.question.question.encode())
         chunks = [self.teacher.chunks[chunk_id] for chunk_id in chunk_ids]
         passages = sum(len(chunk.tokens) + len(frame.between) for chunk in chunks)
         return passages + frame.overhead + question + MAX_ANSWER <= self.teacher.lm.context

@@ -64,7 +64,7 @@ FLOOR = 0.3  # F1: a reader of text under this is no measure
 def split_chunks(chunks: Sequence[TrainingChunk]) -> tuple[list[str], list[str]]:
     """The ids of the chunks to train on and of those set aside (dev), a tenth, by hash.
 
-    The same chunk always falls the same way.
+    Of the same chunks it is always the same tenth.
 
     Raises:
         UsageError: there are fewer than two.

@@ -163,7 +163,9 @@ def least_expected(lm: LM, tokens: Tokens, count: int) -> list[int]:
     """The `count` tokens of most nats, in their order. Cost: a pass over the text."""
     first = lm.eos if lm.bos is None else lm.bos
     scores = lm.logits(lm.hidden(lm.embed([first, *tokens[:-1]])[None])[0])
-    nats = torch.nn.functional.cross_entropy(scores, torch.tensor(tokens), reduction="none")
+    nats = torch.nn.functional.cross_entropy(
+        scores, torch.tensor(tokens, device=lm.device), reduction="none"
+    )
     return [tokens[place] for place in sorted(nats.topk(min(count, len(tokens))).indices.tolist())]
 
 

@@ -22,6 +22,7 @@ from rag_memtok.model.wire import Lost, Refused, Server, bad_reply, request_json
 
 MODELS = "/v1/models"
 TOGETHER = 8  # prompts that a server with an adapter has to live through
+RANKS = (8, 16, 32, 64, 128, 256, 512)  # what vLLM takes for the greatest rank of an adapter
 
 
 def connect(server: Server, lm: LM) -> RemoteEngine:
@@ -41,10 +42,11 @@ def connect(server: Server, lm: LM) -> RemoteEngine:
 
 @dataclass(frozen=True, slots=True)
 class ServedAdapter:
-    """An adapter that a server has beside its base model, and the `folder` it is in here."""
+    """An adapter that a server has beside its base model, and its `folder` and rank here."""
 
     sha256: str
     folder: str
+    rank: int
 
     @property
     def name(self) -> str:
@@ -65,9 +67,10 @@ def connect_adapter(server: Server, lm: LM, adapter: ServedAdapter) -> RemoteEng
     """
     names, context = _served_models(server)
     if adapter.name not in names:
+        rank = next(rank for rank in RANKS if rank >= adapter.rank)
         raise WrongModel(
             f"the server at {server.url} has no adapter {adapter.name}, it has {', '.join(names)}",
-            remedy=f"start it on the base model with {FLAG} --enable-lora --max-lora-rank 16 "
+            remedy=f"start it on the base model with {FLAG} --enable-lora --max-lora-rank {rank} "
             f"--lora-modules {adapter.name}={adapter.folder}",
         )
     remote = _engine(server, lm, adapter.name, context)

@@ -43,10 +43,10 @@ class AdapterManifest:
     """What an adapter reads (`kind`), what it is bound to, and what it was made of.
 
     `template_sha256` is that of the memories it reads, "" for text; `frame_sha256` that of the
-    frame it was asked in, "" for `config`. `passages`: whether several were measured to be read
-    better "apart" or "together", "" if that was not measured. `encoder_sha256`: the encoder whose
-    vectors it reads beside text, "" if it reads none. `dev` are measurements on chunks it
-    was not trained on, shares of 1: F1 of the frozen model reading the text ("text"), of the
+    frame it was asked in, "" for the plain one. `passages`: whether several were measured to be
+    read better "apart" or "together", "" if that was not measured. `encoder_sha256`: the encoder
+    whose vectors it reads beside text, "" if it reads none. `dev` are measurements on chunks it was
+    not trained on, shares of 1: F1 of the frozen model reading the text ("text"), of the
     memories without ("before") and with the adapter ("after"), and the losses.
     """
 
@@ -139,11 +139,17 @@ class _LoRAProduct(torch.autograd.Function):
 def fuse_lora(student: LM) -> LM:
     """`student` (of `add_lora`) with each adapted linear layer computed in fewer passes.
 
+    A layer whose weights are packed (nf4) stays as it is.
+
     It computes in the model's dtype whatever that of the LoRA is, so that a bfloat16 model with a
     float32 LoRA trains at bfloat16's speed.
     """
     for module in student.model.modules():
-        if hasattr(module, "lora_A") and isinstance(module.base_layer, torch.nn.Linear):
+        if (
+            hasattr(module, "lora_A")
+            and isinstance(module.base_layer, torch.nn.Linear)
+            and not hasattr(module.base_layer.weight, "quant_state")
+        ):
             module.forward = functools.partial(_fused_forward, module)
     return student
 
@@ -324,6 +330,16 @@ def merge_lora(reader: LM) -> dict[str, Tensor]:
         for name, value in weights.items()
         if ".lora_" not in name
     }
+
+
+def rank_of(folder: Path) -> int:
+    """The rank of the LoRA in `folder`.
+
+    Raises:
+        InputRefused: there is none.
+    """
+    rank: int = _load_config(folder).r
+    return rank
 
 
 def _load_config(folder: Path) -> Any:

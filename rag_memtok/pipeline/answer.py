@@ -222,31 +222,33 @@ def respond(session: Session, questions: Sequence[Prepared]) -> list[Response]:
     """
     lm, frame, engine = session.lm, qa_prompt(session.lm), session.engine
     per_passage = [question for question in questions if question.per_passage]
-    one_prompt = [question for question in questions if not question.per_passage]
+    one_prompt = sorted(
+        (question for question in questions if not question.per_passage),
+        key=lambda question: question.limit,
+    )
     responses = dict(
         zip(map(id, per_passage), _answer_per_passage(engine, lm, frame, per_passage), strict=True)
     )
-    for start in range(0, len(one_prompt), BATCH):
-        batch = one_prompt[start : start + BATCH]
-        responses |= dict(
-            zip(map(id, batch), _stream_answers(engine, lm, frame, batch), strict=True)
-        )
+    for _, alike in groupby(one_prompt, key=lambda question: question.limit):
+        while batch := list(islice(alike, BATCH)):
+            responses |= dict(
+                zip(map(id, batch), _stream_answers(engine, lm, frame, batch), strict=True)
+            )
     return [responses[id(question)] for question in questions]
 
 
 def _stream_answers(
     engine: Engine, lm: LM, frame: QAPrompt, questions: Sequence[Prepared]
 ) -> list[Response]:
-    """Generates the answers to questions with a prompt each, streaming their text."""
+    """Generates the answers to questions of one limit with a prompt each, streaming their text."""
     tokens: list[list[int]] = [[] for _ in questions]
     shown, ended = [""] * len(questions), set[int]()
     prompts = [question.prompts[0] for question in questions]
-    limit = max(question.limit for question in questions)
 
     def silent(row: int) -> bool:
         return row in ended or questions[row].cancelled()
 
-    for row, token in engine.rows(frame, prompts, limit, silent):
+    for row, token in engine.rows(frame, prompts, questions[0].limit, silent):
         tokens[row].append(token)
         if loop_at_end(tokens[row], lm.decode):
             ended.add(row)

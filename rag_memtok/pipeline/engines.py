@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from rag_memtok.errors import UsageError
 from rag_memtok.model.connect import ServedAdapter, connect, connect_adapter
+from rag_memtok.model.lora import rank_of
 from rag_memtok.model.wire import TOKEN, Server
 from rag_memtok.pipeline.readers import Session, active_adapter
 
@@ -29,5 +30,6 @@ def with_engine(session: Session) -> Session:
         raise UsageError(
             "--probe-lora: no adapter is on when this store is read", remedy="leave it out"
         )
-    served = ServedAdapter(adapter.manifest.adapter_sha256, str(adapter.folder.absolute()))
+    folder = adapter.folder.absolute()
+    served = ServedAdapter(adapter.manifest.adapter_sha256, str(folder), rank_of(folder))
     return replace(session, remote=connect_adapter(server, lm, served))

@@ -92,8 +92,9 @@ def widest_readable_window(adapter: Adapter | None) -> int:
 def measured_shares(adapter: Adapter | None) -> Iterator[tuple[int, float]]:
     """Yields windows with the share of the text's score that reading their vectors reaches."""
     for name, value in (adapter.manifest.dev if adapter else {}).items():
-        if name.startswith("share_"):
-            yield int(name.removeprefix("share_")), value
+        window = name.removeprefix("share_")
+        if window != name and window.isdecimal():  # "share_alone" is of a memory's own vectors
+            yield int(window), value
 
 
 def find_vector_reader(manifest: Mapping[str, str], adapters: Adapters) -> Adapter | None:
