@@ -392,6 +392,7 @@ def test_it_stops_early_and_keeps_the_best(toy_lm, chunks, questions, tmp_path):
     assert training.dev_loss() == pytest.approx(state.best_loss)
 
 
+@pytest.mark.slow
 def test_a_half_precision_model_learns_as_well(toy_lm, chunks, questions, tmp_path):
     half = precision.copy_in_dtype(toy_lm, torch.float16)
     teacher = teacher_of(half, chunks)

@@ -689,6 +689,7 @@ def test_a_question_that_is_not_utf8_is_refused_and_the_others_are_answered(
     assert out.count("  [1] lamp.txt") == (code == 7) and "  [1] fan.txt" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_a_terminal_of_another_encoding_gets_what_it_can_say(store, encoding):
     told = {"PYTHONIOENCODING": encoding}

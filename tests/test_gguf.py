@@ -306,6 +306,7 @@ def test_a_mutated_file_is_refused_in_a_line_or_is_another_model(
     assert all("." not in folder.name for folder in cache.iterdir())
 
 
+@pytest.mark.slow
 def test_a_template_without_end_is_ended(toy_llama, tmp_path, monkeypatch):
     inner = "{% for i in range(99999) %}" * 4
     monkeypatch.setitem(globals(), "CHAT", inner + "x" + "{% endfor %}" * 4)

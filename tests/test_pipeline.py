@@ -677,6 +677,7 @@ def test_what_a_process_cannot_do_is_raised_by_the_caller(toy_lm, crew):
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_is_told_and_the_next_run_goes_on(first, crew, tmp_path):
     def kill(progress):
         for child in multiprocessing.active_children()[:1]:

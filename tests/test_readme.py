@@ -50,7 +50,12 @@ def commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    "page, code", [(page, code) for page, text in PAGES.items() for code in blocks("python", text)]
+    "page, code",
+    [  # each is a process with a model; the README's is the first that people try
+        pytest.param(page, code, marks=() if page == "README.md" else pytest.mark.slow)
+        for page, text in PAGES.items()
+        for code in blocks("python", text)
+    ],
 )
 def test_the_python_of_a_page_runs(
     page: str,

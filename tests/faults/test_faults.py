@@ -57,6 +57,7 @@ def test_marks_that_are_not_reached_change_nothing(world):
     assert list(kills.at_marks(world.scenes["delete"], iter([10_000]))) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(tracer.able()), reason=tracer.able() or "-")
 @pytest.mark.parametrize("verdict", ["kill", "tear", errno.ENOSPC, errno.EIO])
 def test_an_end_or_a_failure_at_a_system_call_loses_nothing(world, verdict):
@@ -107,6 +108,7 @@ def test_no_permission_to_write_is_refused_and_reading_goes_on(world):
     nothing_lost(limits.no_permission(world.scenes["update"]), at_least=2)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_never_silent(bench):
     seen = nothing_lost(bench.flips(0.02), at_least=400)
     assert sum(trial.outcome != "harmless" for trial in seen) > len(seen) / 4
