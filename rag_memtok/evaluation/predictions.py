@@ -174,7 +174,7 @@ class Predictor:
                 )
 
     def key(self, prompt: Prompt) -> str:
-        """The key of a prediction: a hash of the LM, the limit and the whole prompt."""
+        """The key of a prediction: a hash of the LM as it computes, the limit, the whole prompt."""
         identity = self.lm.identity
         whole = hashlib.sha256(
             digest_of(
@@ -182,6 +182,7 @@ class Predictor:
                     identity.weights_sha256,
                     identity.tokenizer_sha256,
                     identity.dtype,
+                    str(self.lm.table.dtype),  # a reader of text may be in bfloat16
                     self.frame,
                     self.limit,
                 )
