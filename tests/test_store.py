@@ -701,6 +701,18 @@ def test_the_repair_command_repairs(copy, table):
         assert store.check() == () and len(store.file_hashes(ROOT)) == 2
 
 
+@pytest.mark.parametrize("table", ["chunks", "texts", "vectors", "pins", "keys", "verdicts"])
+def test_damage_in_a_chunk_is_that_of_every_file_with_it(copy, table):
+    """Otherwise to ingest the other files mends nothing, as they count as unchanged."""
+    key = COLUMNS[table][0]
+    sql(copy, f"UPDATE {table} SET checksum = zeroblob(32) WHERE {key} = 2")
+    with open_store(copy, write=True) as store:
+        ingest(store, "c.txt", ["date four "])
+        assert list(store.file_hashes(ROOT)) == ["c.txt"]
+        ingest(store, "b.txt", ["brick two ", "candle three "])
+        assert store.check() == () and len(store.file_hashes(ROOT)) == 3
+
+
 @pytest.mark.parametrize("table", ["texts", "vectors", "keys", "verdicts", "pins"])
 def test_swapped_rows_are_found(copy, table):
     if table in ("verdicts", "pins"):  # of these all three are alike but for their place
