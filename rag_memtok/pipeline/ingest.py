@@ -250,7 +250,7 @@ def _write(
     to_write = [pieces[chunk_id].tokens or () for chunk_id in work.store.missing(pieces)]
     resources.warn_if_long(writer.lm, writer.template, to_write, writer.config, say)
     work.run(planned)
-    work.store.collect()
+    work.store.collect(keep=work.unfinished)  # the next ingest of their files goes on from there
     if not work.failed:
         _end_job(work.store)
     open_index(work.store, work.embedder, EVERY)

@@ -4,7 +4,7 @@ A memory is its text. So what is removed goes with its words, its key and the in
 the database is written anew without it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rag_memtok.store.database import Database
@@ -17,19 +17,19 @@ from rag_memtok.store.words import purge_deleted, refresh_names
 Files = Sequence[tuple[str, str]]  # (root, file)
 
 
-def collect(db: Database, files: Files) -> int:
+def collect(db: Database, files: Files, keep: Collection[str]) -> int:
     """Removes the documents of `files` and every chunk without an occurrence.
 
     See `Store.collect`.
     """
     with db.reading():
-        if not files and not find_orphans(db):
+        if not files and not find_orphans(db, keep):
             return 0
     previous = read_before_removal(db)
     drop_caches(db.folder)  # first: no kill may leave it behind
     with db.writing():
         left = {chunk for names in files for chunk in drop_file(db, *names)}
-        gone = find_orphans(db)
+        gone = find_orphans(db, keep)
         refresh_names(db.connection, left.union(gone))
         delete_parts(db, gone)
         db.for_each("DELETE FROM chunks WHERE number = ?", gone)
@@ -56,16 +56,19 @@ def drop_file(db: Database, root: str, file: str) -> set[int]:
     return {chunk for (chunk,) in chunks}
 
 
-def find_orphans(db: Database) -> list[int]:
-    """The numbers of the chunks without an occurrence.
+def find_orphans(db: Database, keep: Collection[str]) -> list[int]:
+    """The numbers of the chunks without an occurrence, those with an id in `keep` left out.
 
     Raises:
         StoreDamaged: an occurrence is damaged: what it hides must not be taken for an orphan.
     """
     for _ in db.each("occurrences"):  # raises at the first that is damaged
         pass
+    of_id, kept = "SELECT number FROM chunks WHERE id = ?", set[int]()
+    for chunk_id in keep:
+        kept.update(number for (number,) in db.execute(of_id, (chunk_id,)))
     unplaced = "SELECT number FROM chunks WHERE number NOT IN (SELECT chunk FROM occurrences)"
-    return [number for (number,) in db.execute(unplaced)]
+    return [number for (number,) in db.execute(unplaced) if number not in kept]
 
 
 def drop_caches(folder: Path) -> None:

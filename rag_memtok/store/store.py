@@ -17,7 +17,7 @@ if the system refuses, StoreLocked if SQLite was busy for too long. A chunk's `n
 integer row id and its FAISS id, and is never used again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -279,19 +279,22 @@ class Store:
         """
         return lacking_readables(self._db, encoder, window)
 
-    def collect(self, files: Files = ()) -> int:
+    def collect(self, files: Files = (), keep: Collection[str] = ()) -> int:
         """Removes the documents of `files` (root, file) and every chunk without an occurrence.
 
         Returns how many chunks went.
 
         It is one transaction, so that a kill leaves all of them or, in the store's files, nothing.
 
+        Args:
+            keep: the ids of chunks that stay all the same: their file is not whole yet.
+
         Raises:
             StoreDamaged: an occurrence is damaged: what it hides must not be taken for an orphan.
 
         Cost: if any went, all of the database is written anew, with as much free disk again.
         """
-        return collect(self._db, files)
+        return collect(self._db, files, keep)
 
     # --- search
 
