@@ -42,6 +42,7 @@ from rag_memtok.errors import (
 )
 from rag_memtok.store.database import open_database
 from rag_memtok.store.formats import COLUMNS
+from rag_memtok.store.integrity import PAGE, check_words
 from rag_memtok.store.store import create, open_store
 from rag_memtok.store.terms import terms_of
 from rag_memtok.store.words import search_index
@@ -827,6 +828,25 @@ def test_a_damaged_word_index_is_built_anew(copy):
         assert store.check() == () and tuple(store.search_words(["apple"], 9)) == (1,)
     with open_store(copy, write=False) as store:
         assert len(store.search_words(["brick", "candle"], 9)) == 2
+
+
+def test_the_word_indexes_are_checked_in_pages(folder):
+    """A writer's COMMIT waits for each read transaction, and not for ever."""
+    with open_store(folder, write=True) as store:
+        for number in range(3 * PAGE // 2):
+            store.put(record_of(f"text {number} "), f"text {number} ")
+    sql(folder, f"DELETE FROM words WHERE rowid IN (1, {PAGE}, {PAGE + 1})")
+    told, sizes = [], []
+    with open_store(folder, write=False) as store:
+        connection = store._db.connection
+        connection.set_trace_callback(told.append)
+        found = tuple(check_words(connection, "words"))
+        connection.set_trace_callback(None)
+    for statement in told:
+        sizes += [0] if statement == "BEGIN DEFERRED" else []
+        sizes[-1] += "SELECT text FROM words WHERE rowid" in statement
+    assert sizes == [PAGE, PAGE // 2, 0]
+    assert [problem.row for problem in found] == ["1", str(PAGE), str(PAGE + 1)]
 
 
 # --- other processes
