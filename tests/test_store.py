@@ -421,6 +421,23 @@ def test_nothing_of_an_old_name_is_left_though_its_chunks_stay(copy):
     assert b"xylophonist" not in content and b"quarterdeck" not in content
 
 
+def test_old_names_are_purged_once_however_many_files_change(copy):
+    """It costs the whole index each time. What a kill leaves goes with the next `collect`."""
+    told = []
+    with open_store(copy, write=True) as store:
+        store._db.connection.set_trace_callback(told.append)
+        for name in ("a.txt", "b.txt", "Xylophonist quarterdeck.txt"):
+            ingest(store, name, ["apple one ", "brick two ", "candle three "])
+        for name in ("a.txt", "Xylophonist quarterdeck.txt"):
+            store.remove_file(ROOT, name)
+    with open_store(copy, write=True) as store:
+        store._db.connection.set_trace_callback(told.append)
+        assert store.collect() == store.collect() == 0 and store.check() == ()
+    assert sum("VALUES ('optimize')" in statement for statement in told) == 1
+    content = (copy / "store.db").read_bytes().lower()
+    assert b"xylophonist" not in content and b"quarterdeck" not in content
+
+
 def test_a_name_goes_with_a_chunk_that_lost_its_place(copy):
     sql(copy, "DELETE FROM occurrences WHERE document = 1 AND ordinal = 0")
     with open_store(copy, write=True) as store:

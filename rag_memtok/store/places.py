@@ -7,9 +7,9 @@ from rag_memtok.datatypes import Occurrence, StoredDocument
 from rag_memtok.store.database import Database
 from rag_memtok.store.formats import COLUMNS, PARTS
 from rag_memtok.store.integrity import find_problems
-from rag_memtok.store.removal import Files, drop_file
+from rag_memtok.store.removal import UNPURGED, Files, drop_file
 from rag_memtok.store.schema import describe_problem, files_of_chunk, name_bytes
-from rag_memtok.store.words import purge_deleted, refresh_names
+from rag_memtok.store.words import refresh_names
 
 
 def replace_file(
@@ -36,8 +36,8 @@ def replace_file(
             for chunk in insert_document(db, document, places[document.path])
         }
         refresh_names(db.connection, left | placed)
-        if left:
-            purge_deleted(db.connection, "names")
+        if left:  # not here: it costs the whole index, whatever the file
+            db.insert("manifest", (UNPURGED, "names"))
 
 
 def require_whole(document: StoredDocument, places: Sequence[Occurrence]) -> None:

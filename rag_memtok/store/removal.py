@@ -15,6 +15,7 @@ from rag_memtok.store.schema import name_bytes
 from rag_memtok.store.words import purge_deleted, refresh_names
 
 Files = Sequence[tuple[str, str]]  # (root, file)
+UNPURGED = "unpurged"  # the manifest's key for an index that has yet to be purged, by `collect`
 
 
 def collect(db: Database, files: Files, keep: Collection[str]) -> int:
@@ -23,8 +24,13 @@ def collect(db: Database, files: Files, keep: Collection[str]) -> int:
     See `Store.collect`.
     """
     with db.reading():
-        if not files and not find_orphans(db, keep):
-            return 0
+        nothing = not files and not find_orphans(db, keep)
+        purged = not db.rows("manifest", "key = ?", UNPURGED)
+    if nothing:
+        if not purged:
+            with db.writing():
+                purge_names(db)
+        return 0
     previous = read_before_removal(db)
     drop_caches(db.folder)  # first: no kill may leave it behind
     with db.writing():
@@ -33,14 +39,20 @@ def collect(db: Database, files: Files, keep: Collection[str]) -> int:
         refresh_names(db.connection, left.union(gone))
         delete_parts(db, gone)
         db.for_each("DELETE FROM chunks WHERE number = ?", gone)
-        for table in ("words", "names"):
-            purge_deleted(db.connection, table)
+        purge_deleted(db.connection, "words")
+        purge_names(db)
     drop_caches(db.folder)  # again: a reader may have put it back meanwhile
     with store_errors(db.folder):
         db.execute("VACUUM")
     mark("vacuumed")
     rewrite_after_removal(db, previous)
     return len(gone)
+
+
+def purge_names(db: Database) -> None:
+    """Purges the index of names of those that are gone; within a transaction."""
+    purge_deleted(db.connection, "names")
+    db.execute("DELETE FROM manifest WHERE key = ?", (UNPURGED,))
 
 
 def drop_file(db: Database, root: str, file: str) -> set[int]:

@@ -194,7 +194,8 @@ class Store:
     ) -> None:
         """Puts a file's new documents and their chunks' places in, at once.
 
-        They take the place of its old ones, and of those of `outdated`.
+        They take the place of its old ones, and of those of `outdated`, of which something stays
+        until `collect`.
 
         Raises:
             ValueError, KeyError: a document without exactly its chunks 0, 1, ..., or the other way
@@ -215,7 +216,7 @@ class Store:
         add_document(self._db, document, places)
 
     def remove_file(self, root: str, file: str) -> None:
-        """Removes a file's documents; their chunks stay until `collect`."""
+        """Removes a file's documents; their chunks, and words of its name, stay until `collect`."""
         self.replace_file(root, file, (), ())
 
     # --- chunks
