@@ -19,6 +19,7 @@ import toy
 
 from rag_memtok.config import Config, Memorize, Model
 from rag_memtok.datatypes import PROVEN, StoredDocument
+from rag_memtok.documents.scan import scan
 from rag_memtok.errors import (
     InputRefused,
     ModelUnavailable,
@@ -45,6 +46,7 @@ from rag_memtok.model.inject import answer_batch, inject, most_confident
 from rag_memtok.model.prompts import qa_prompt, template_named
 from rag_memtok.pipeline import api, resources
 from rag_memtok.pipeline.answer import trim_answer, with_source_line
+from rag_memtok.pipeline.plan import survey_store
 from rag_memtok.pipeline.readers import read
 from rag_memtok.pipeline.resources import expected_steps
 from rag_memtok.pipeline.writer import estimate_left, write_in_processes
@@ -898,6 +900,19 @@ def test_what_is_done_of_a_file_that_was_given_up_is_kept_until_it_is_not_wanted
     api.ingest([small.documents], small.config, prune=True)
     assert standing() == (before, 0)
     proves_everything(small.config)
+
+
+def test_the_store_is_read_for_damage_once_however_many_roots_there_are(small):
+    api.ingest([small.documents], small.config)
+    told = []
+    other = write(small.documents.parent / "other", {"c.txt": "new"})
+    with open_store(small.store, write=False) as store:
+        store._db.connection.set_trace_callback(told.append)
+        paths = [small.documents / "a.txt", small.documents, other]
+        scanned = scan(paths, small.config.documents, small.store)
+        assert len({file.root for file in scanned.files}) == 2
+        survey_store(scanned, paths, store, small.config)
+    assert sum("FROM vectors WHERE chunk >" in statement for statement in told) == 1
 
 
 def test_a_chunk_with_more_pins_than_the_user_allows_keeps_its_file_out(small):

@@ -123,14 +123,8 @@ def chunk_numbers_of_files(db: Database, files: Files) -> set[int]:
     }
 
 
-def file_hashes(db: Database, root: str) -> "FileHashes":
-    """See `Store.file_hashes`."""
-    with db.reading():
-        return FileHashes(db, root, frozenset(damaged_files(db)))
-
-
 def damaged_files(db: Database) -> Iterator[str]:
-    """The paths on disk of the files of which any row is damaged; within a transaction."""
+    """See `Store.damaged_files`; within a transaction."""
     for problem in find_problems(db.connection, db.store_id, structural=False):
         if problem.file:
             yield problem.file

@@ -39,9 +39,10 @@ from rag_memtok.store.integrity import (
 from rag_memtok.store.keys import read_keys, replace_keys
 from rag_memtok.store.line_keys import Encode, LineKeys, load_line_keys
 from rag_memtok.store.places import (
+    FileHashes,
     add_document,
     chunk_numbers_of_files,
-    file_hashes,
+    damaged_files,
     read_document_chunks,
     read_occurrences,
     replace_file,
@@ -150,13 +151,25 @@ class Store:
         with self._db.reading():
             return tuple(check_checksums(self._db.connection, self.store_id, "documents"))
 
-    def file_hashes(self, root: str) -> Mapping[str, str]:
+    def damaged_files(self) -> frozenset[str]:
+        """The paths on disk of the files of which any row is damaged.
+
+        Cost: reads every row of the store, about a second per GB.
+        """
+        with self._db.reading():
+            return frozenset(damaged_files(self._db))
+
+    def file_hashes(self, root: str, damaged: frozenset[str] | None = None) -> Mapping[str, str]:
         """The sha256 of each file under `root` as ingested, read when it is asked for.
 
         A file of which any row is damaged is left out: to ingest it again mends it.
-        Cost: reads every row of the store, about a second per GB, and once more to go over it.
+
+        Args:
+            damaged: these files, where `damaged_files` was asked before.
+
+        Cost: that of `damaged_files`, and reads every document of `root` once to go over it.
         """
-        return file_hashes(self._db, root)
+        return FileHashes(self._db, root, self.damaged_files() if damaged is None else damaged)
 
     def document_chunks(self, root: str, path: str) -> tuple[Occurrence, ...]:
         """The document's chunks in their order.
