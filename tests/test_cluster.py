@@ -216,6 +216,30 @@ def test_another_job_on_the_store_is_refused_until_it_is_done(local, tmp_path):
     assert api.ingest([more], updated(config, {"memorize.batch": 2})).files == 1
 
 
+def test_a_job_is_over_when_an_ingest_ends_with_nothing_missing(local, tmp_path):
+    """Also one without Ray: otherwise other settings would be refused for ever."""
+
+    def gives_up(writer, tasks):
+        return (Unwritten(task.key, "its worker ended without a word") for task in tasks)
+
+    def job_after(ingested, engine=write_in_processes):
+        with open_store(tmp_path / "store", write=True) as store:
+            store.set_manifest(JOB, job_fingerprint(config))
+        api.ingest([ingested], config, engine=engine)
+        with open_store(tmp_path / "store", write=False) as store:
+            return store.manifest[JOB]
+
+    config, documents = local
+    shutil.copytree(config.store, tmp_path / "store")
+    config = updated(config, {"store": str(tmp_path / "store")})
+    more = written(tmp_path / "more", {"more.txt": "The door is green."})
+    assert job_after(more, gives_up) == job_fingerprint(config)
+    assert job_after(more) == ""
+    assert job_after(documents) == ""  # nothing was to be done
+    written(tmp_path / "more", {"more.txt": "The door is blue."})
+    assert api.ingest([more], updated(config, {"memorize.seed": 3})).files == 1
+
+
 def test_a_held_store_does_not_pretend_to_be_a_cluster():
     with pytest.raises(UsageError, match="cluster.engine is 'ray'") as refused:
         open_held("nowhere", cluster__engine="ray")

@@ -19,6 +19,7 @@ import toy
 
 from rag_memtok.config import Config, Memorize, Model
 from rag_memtok.datatypes import PROVEN, StoredDocument
+from rag_memtok.documents.scan import scan
 from rag_memtok.errors import (
     InputRefused,
     ModelUnavailable,
@@ -34,15 +35,21 @@ from rag_memtok.memory.batch import Task
 from rag_memtok.memory.calibrate import Calibration
 from rag_memtok.memory.optimize import Step
 from rag_memtok.memory.recipes import RECIPES
-from rag_memtok.memory.workers import per_process_config, split_tasks, write_records
+from rag_memtok.memory.workers import (
+    Unwritten,
+    per_process_config,
+    split_tasks,
+    write_records,
+)
 from rag_memtok.model import lm
 from rag_memtok.model.inject import answer_batch, inject, most_confident
 from rag_memtok.model.prompts import qa_prompt, template_named
 from rag_memtok.pipeline import api, resources
 from rag_memtok.pipeline.answer import trim_answer, with_source_line
+from rag_memtok.pipeline.plan import survey_store
 from rag_memtok.pipeline.readers import read
 from rag_memtok.pipeline.resources import expected_steps, usual_steps
-from rag_memtok.pipeline.writer import estimate_left
+from rag_memtok.pipeline.writer import estimate_left, write_in_processes
 from rag_memtok.retrieval.embedder import MINI
 from rag_memtok.retrieval.search import search
 from rag_memtok.settings import updated
@@ -864,6 +871,49 @@ def test_text_that_the_tokenizer_does_not_give_back_is_kept_as_text(tmp_path):
     done = api.ingest([documents], without)
     assert done.files == 1 and [one.path for one in done.skipped] == ["capital.txt"]
     assert b"The Lamp." not in (tmp_path / "other" / "store.db").read_bytes()
+
+
+def test_what_is_done_of_a_file_that_was_given_up_is_kept_until_it_is_not_wanted(small):
+    """The engine gives up one chunk of the file; the next ingest writes that one alone."""
+
+    def gives_up(writer, tasks):
+        first, *rest = tasks
+        yield Unwritten(first.key, "its worker ended without a word")
+        yield from write_in_processes(writer, rest)
+
+    def standing():
+        with open_store(small.store, write=False) as store:
+            return store.summary().chunks, store.summary().orphans
+
+    api.ingest([small.documents], small.config)
+    before, _ = standing()
+    large = small.documents / "large.txt"
+    large.write_text("\n\n".join(f"The fan of room {n} turns {n * 7} times." for n in range(6)))
+    done = api.ingest([small.documents], small.config, engine=gives_up)
+    assert len(done.failed) == 1 and done.files == 0 and done.chunks > 2
+    assert standing() == (before, done.chunks - 1)
+    again = api.ingest([small.documents], small.config)
+    assert (again.files, again.chunks, again.reused) == (1, 1, done.chunks - 1)
+    assert standing() == (before + done.chunks, 0)
+    large.write_text(large.read_text().replace("room", "hall"))
+    api.ingest([small.documents], small.config, engine=gives_up)
+    large.unlink()
+    api.ingest([small.documents], small.config, prune=True)
+    assert standing() == (before, 0)
+    proves_everything(small.config)
+
+
+def test_the_store_is_read_for_damage_once_however_many_roots_there_are(small):
+    api.ingest([small.documents], small.config)
+    told = []
+    other = write(small.documents.parent / "other", {"c.txt": "new"})
+    with open_store(small.store, write=False) as store:
+        store._db.connection.set_trace_callback(told.append)
+        paths = [small.documents / "a.txt", small.documents, other]
+        scanned = scan(paths, small.config.documents, small.store)
+        assert len({file.root for file in scanned.files}) == 2
+        survey_store(scanned, paths, store, small.config)
+    assert sum("FROM vectors WHERE chunk >" in statement for statement in told) == 1
 
 
 def test_a_chunk_with_more_pins_than_the_user_allows_keeps_its_file_out(small):

@@ -208,6 +208,7 @@ def test_words_of_a_page_are_as_far_apart_as_they_are_seen():
         ("<ruby>漢<rt>kan", ["漢 (kan)"]),
         ("un<b>bel</b>iev<i>able</i> H<sub>2</sub>O", ["unbelievable H2O"]),
         ("<![CDATA[x]]>y", ["y"]),
+        ("<![if !lists]>x <![endif]>" * 101, [("x " * 101).strip()]),
         ("<?xml version='1.0'?><p><![CDATA[x & y]]></p>", ["x & y"]),
         ("<?xml version='1.0'?><script src='a'/><p>seen</p>", ["seen"]),
         ("\ufeff<p>a page with a mark</p>", ["a page with a mark"]),
@@ -224,6 +225,9 @@ def test_a_page_in_lines(page, lines):
         (b"a <![x[ b ]]>", "not HTML"),
         (b"<!-- > " * 50_000, "never closed"),
         (b"x<a " * 50_000, "never closed"),
+        (b"<![CDATA[ > " * 500_000, "never closed"),
+        (b"<![cdata[ > " * 500_000 + b"]>", "never closed"),
+        (b"<![if x> " * 500_000, "never closed"),
     ],
 )
 def test_html_without_text_is_skipped(tmp_path, page, reason):

@@ -1,5 +1,8 @@
 """The laws of cutting: nothing lost, nothing over the budget, nothing quadratic."""
 
+import signal
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -193,6 +196,37 @@ def test_a_character_over_the_budget_is_refused():
         split(document("ab 😀"), 3, Counter())
     with pytest.raises(UsageError, match="1 or more"):
         split(document("ab"), 0, Counter())
+
+
+@pytest.mark.parametrize("file", ["a.txt", "a.md"])
+@pytest.mark.parametrize("at", [1, 2, 9])
+def test_an_interrupt_while_the_splitter_counts_ends_as_an_interrupt(file, at):
+    """Older splitters made a panic of it, that is a bug and a traceback."""
+
+    def interrupt(frame, event, argument):
+        nonlocal calls
+        calls += event == "call" and frame.f_code is Counter.__call__.__code__
+        if calls == at:
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGINT)
+
+    calls = 0
+    sys.setprofile(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            split(document("the end. " * 40, file), 12, Counter())
+    finally:
+        sys.setprofile(None)
+    assert calls == at
+
+
+@pytest.mark.parametrize("error", [MemoryError, SystemExit])
+def test_what_the_tokenizer_raises_comes_through_the_splitter(error):
+    def count(text):
+        raise error
+
+    with pytest.raises(error):
+        split(document("the end."), 12, count)
 
 
 def test_locators_are_line_ranges():

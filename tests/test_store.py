@@ -42,6 +42,7 @@ from rag_memtok.errors import (
 )
 from rag_memtok.store.database import open_database
 from rag_memtok.store.formats import COLUMNS
+from rag_memtok.store.integrity import PAGE, check_words
 from rag_memtok.store.store import create, open_store
 from rag_memtok.store.terms import terms_of
 from rag_memtok.store.words import search_index
@@ -420,6 +421,23 @@ def test_nothing_of_an_old_name_is_left_though_its_chunks_stay(copy):
     assert b"xylophonist" not in content and b"quarterdeck" not in content
 
 
+def test_old_names_are_purged_once_however_many_files_change(copy):
+    """It costs the whole index each time. What a kill leaves goes with the next `collect`."""
+    told = []
+    with open_store(copy, write=True) as store:
+        store._db.connection.set_trace_callback(told.append)
+        for name in ("a.txt", "b.txt", "Xylophonist quarterdeck.txt"):
+            ingest(store, name, ["apple one ", "brick two ", "candle three "])
+        for name in ("a.txt", "Xylophonist quarterdeck.txt"):
+            store.remove_file(ROOT, name)
+    with open_store(copy, write=True) as store:
+        store._db.connection.set_trace_callback(told.append)
+        assert store.collect() == store.collect() == 0 and store.check() == ()
+    assert sum("VALUES ('optimize')" in statement for statement in told) == 1
+    content = (copy / "store.db").read_bytes().lower()
+    assert b"xylophonist" not in content and b"quarterdeck" not in content
+
+
 def test_a_name_goes_with_a_chunk_that_lost_its_place(copy):
     sql(copy, "DELETE FROM occurrences WHERE document = 1 AND ordinal = 0")
     with open_store(copy, write=True) as store:
@@ -701,6 +719,18 @@ def test_the_repair_command_repairs(copy, table):
         assert store.check() == () and len(store.file_hashes(ROOT)) == 2
 
 
+@pytest.mark.parametrize("table", ["chunks", "texts", "vectors", "pins", "keys", "verdicts"])
+def test_damage_in_a_chunk_is_that_of_every_file_with_it(copy, table):
+    """Otherwise to ingest the other files mends nothing, as they count as unchanged."""
+    key = COLUMNS[table][0]
+    sql(copy, f"UPDATE {table} SET checksum = zeroblob(32) WHERE {key} = 2")
+    with open_store(copy, write=True) as store:
+        ingest(store, "c.txt", ["date four "])
+        assert list(store.file_hashes(ROOT)) == ["c.txt"]
+        ingest(store, "b.txt", ["brick two ", "candle three "])
+        assert store.check() == () and len(store.file_hashes(ROOT)) == 3
+
+
 @pytest.mark.parametrize("table", ["texts", "vectors", "keys", "verdicts", "pins"])
 def test_swapped_rows_are_found(copy, table):
     if table in ("verdicts", "pins"):  # of these all three are alike but for their place
@@ -815,6 +845,25 @@ def test_a_damaged_word_index_is_built_anew(copy):
         assert store.check() == () and tuple(store.search_words(["apple"], 9)) == (1,)
     with open_store(copy, write=False) as store:
         assert len(store.search_words(["brick", "candle"], 9)) == 2
+
+
+def test_the_word_indexes_are_checked_in_pages(folder):
+    """A writer's COMMIT waits for each read transaction, and not for ever."""
+    with open_store(folder, write=True) as store:
+        for number in range(3 * PAGE // 2):
+            store.put(record_of(f"text {number} "), f"text {number} ")
+    sql(folder, f"DELETE FROM words WHERE rowid IN (1, {PAGE}, {PAGE + 1})")
+    told, sizes = [], []
+    with open_store(folder, write=False) as store:
+        connection = store._db.connection
+        connection.set_trace_callback(told.append)
+        found = tuple(check_words(connection, "words"))
+        connection.set_trace_callback(None)
+    for statement in told:
+        sizes += [0] if statement == "BEGIN DEFERRED" else []
+        sizes[-1] += "SELECT text FROM words WHERE rowid" in statement
+    assert sizes == [PAGE, PAGE // 2, 0]
+    assert [problem.row for problem in found] == ["1", str(PAGE), str(PAGE + 1)]
 
 
 # --- other processes

@@ -188,6 +188,43 @@ def test_headings_of_markdown():
 
 
 @pytest.mark.parametrize(
+    "line, title",
+    [
+        ("## Lamp", "Lamp"),
+        (" # a \t b#c ### \t", "a b#c"),
+        ("# C#", "C"),
+        ("# # #", "#"),
+        ("###### Lamp", "Lamp"),
+        ("####### Lamp", ""),
+        ("#1 lamp", ""),
+        ("    # Lamp", ""),
+        ("##", ""),
+    ],
+)
+def test_a_heading_with_number_signs(line, title):
+    assert headings_above("a.md", f"{line}\nHERE", [len(line) + 1]) == [title]
+
+
+@pytest.mark.parametrize(
+    "text, title",
+    [
+        (f"# a{' ' * 100_000}b\n", "a b"),
+        (f"|a|b|\n|{'-' * 3_000_000}x\n", ""),
+        (f"a\n|{'-' * 3_000_000}x\n", ""),
+    ],
+)
+def test_no_line_of_markdown_takes_more_than_linear_time(text, title):
+    """A pattern that tries every way to part such a line would not end here."""
+    assert headings_above("a.md", text, [len(text)]) == [title]
+
+
+def test_white_space_is_passed_over_once_however_many_places_are_in_it():
+    text = f"# Lamp\n{' ' * 3_000_000}\n# Oil\n"
+    starts = range(0, len(text), 8)
+    assert set(headings_above("a.md", text, starts)) == {"Lamp", "Oil"}
+
+
+@pytest.mark.parametrize(
     "file, text, expected",
     [
         ("a.rst", "====\nBook\n====\n\nLamp\n====\n\nx\n\nOil\n---\n\nHERE", "Book > Lamp > Oil"),

@@ -69,7 +69,9 @@ def reciting(config: Config) -> Iterator[Reconstruct]:
 
 
 def write(writer: Writer, tasks: Iterable[Task]) -> Iterator[Record | Unwritten]:
-    """Has the workers write and judge `tasks`; the store remembers the job until all is written.
+    """Has the workers write and judge `tasks`; the store remembers the job from then on.
+
+    The ingest that ends with nothing missing, by whichever engine, forgets it.
 
     Raises:
         ClusterUnavailable: no worker delivered anything.
@@ -86,18 +88,15 @@ def write(writer: Writer, tasks: Iterable[Task]) -> Iterator[Record | Unwritten]
         manifest=manifest_for_workers(writer.store),
     )
     writer.store.set_manifest(JOB, job_fingerprint(writer.config))
-    items, steps, whole = {task.key: task_row(task) for task in longest_first}, 0, True
+    items, steps = {task.key: task_row(task) for task in longest_first}, 0
     size = chunks_at_once(len(items), REFILL * writer.config.memorize.batch, pool)
     for row in map_rows(job, items, TASK, size, pool):
         if row["failed"]:
-            whole = False
             yield Unwritten(row["chunk"], failure_reason(row))
         else:
             steps = max(steps, row["steps"])
             writer.tell_step(Step(rows=0, right=0, steps=steps, seconds=0.0))
             yield record_from_row(row)
-    if whole:
-        writer.store.set_manifest(JOB, "")
 
 
 def _recite(

@@ -41,10 +41,11 @@ def headings_above(
     """
     every = [*find_marks(file, text), *(Mark(start, level, title) for start, level, title in told)]
     marks = deque(sorted(every, key=lambda mark: mark.start))
-    above, joined = list[Mark](), list[str]()
+    above, joined, begins = list[Mark](), list[str](), 0
     for start in starts:
-        first = re.compile(r"\s*").match(text, start)
-        begins = first.end() if first else start
+        if start >= begins:  # else it is in the white space that was passed over already
+            first = re.compile(r"\s*").match(text, start)
+            begins = first.end() if first else start
         while marks and marks[0].start <= begins:
             mark = marks.popleft()
             above = [upper for upper in above if upper.level < mark.level]
@@ -82,9 +83,9 @@ def _markdown(text: str) -> Iterator[tuple[int, int, str]]:
             fence = "" if mark and mark[1].startswith(fence) else fence
         elif mark:
             fence = mark[1]
-        elif heading := re.match(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?[ \t]*#*[ \t]*$", line):
-            yield start, len(heading[1]), heading[2] or ""
-        elif "|" in line and re.fullmatch(r"[ |:-]*-[ |:-]*", line) and "|" in last[1]:
+        elif heading := _number_signs(line):
+            yield start, *heading
+        elif "|" in last[1] and "|" in line and "-" in line and not line.strip(" |:-"):
             yield last[0], COLUMNS, last[1].strip("| \t")
             in_table = True
         elif re.fullmatch(r" {0,3}(=+|-+)[ \t]*", line) and re.match(r" {0,3}[^-+*|<>\s]", last[1]):
@@ -93,6 +94,19 @@ def _markdown(text: str) -> Iterator[tuple[int, int, str]]:
             yield start, COLUMNS, ""
             in_table = False
         last = start, "" if fence else line
+
+
+def _number_signs(line: str) -> tuple[int, str] | None:
+    """The level and the title of a heading that begins with #, its closing ones left out."""
+    # one pattern for all of it would try every way to part a run of spaces
+    signs = re.match(r" {0,3}(#{1,6})", line)
+    if not signs:
+        return None
+    rest = line[signs.end() :]
+    title = rest.rstrip(" \t").rstrip("#").rstrip(" \t")
+    if title and rest[0] not in " \t":
+        return None  # a word such as "#1"
+    return len(signs[1]), title.lstrip(" \t")
 
 
 def _underlined(text: str) -> Iterator[tuple[int, int, str]]:

@@ -1,13 +1,22 @@
 """HTML -> the text that is seen of it, and the lines it stands in."""
 
 import io
+import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
+from itertools import islice
 from typing import NamedTuple
 
 from rag_memtok.documents.encodings import Unreadable
 
 BESIDE = "\x1f"  # a gap that is a space, but before the end of a sentence
+NEVER_CLOSED = 100  # tags, comments or sections of a page
+# what html.parser looks for the end of as far as the file goes, ">" or not, and that end
+SPANS = (
+    (r"<!--", r"-->"),
+    (r"<!\[(?:temp|cdata|ignore|include|rcdata)", r"\]\s*\]\s*>"),
+    (r"<!\[", r"\]\s*>"),
+)
 
 
 class _PageParser(HTMLParser):
@@ -149,12 +158,8 @@ def read_page(page: str) -> Page:
     Raises:
         Unreadable: it is no HTML.
     """
-    # html.parser looks for the end of each tag and comment as far as the file goes: with very many
-    # that have none, for hours
-    if page.count("<!--", page.rfind("-->") + 1) > 100 or any(
-        piece.count("<") > 100 for piece in page.split(">")
-    ):
-        raise Unreadable("not HTML: more than 100 tags or comments are never closed")
+    if _is_never_closed(page):
+        raise Unreadable(f"not HTML: more than {NEVER_CLOSED} tags or comments are never closed")
     parser = _PageParser()
     try:
         parser.feed(page)
@@ -163,3 +168,15 @@ def read_page(page: str) -> Page:
         raise Unreadable(f"not HTML: {error}") from error
     parser.pronounce()
     return Page(parser.text.getvalue(), parser.places, parser.headings)
+
+
+def _is_never_closed(page: str) -> bool:
+    """Whether html.parser would take hours: it looks for each missing end in all of the file."""
+    if any(piece.count("<") > NEVER_CLOSED for piece in page.split(">")):
+        return True
+    for opening, end in SPANS:
+        last = max((found.end() for found in re.finditer(end, page)), default=0)
+        unclosed = re.compile(opening, re.IGNORECASE).finditer(page, last)
+        if next(islice(unclosed, NEVER_CLOSED, None), None):
+            return True
+    return False

@@ -22,7 +22,8 @@ class Ingest:
     """An ingest under way: what each file still waits for, and the results so far.
 
     `waiting` are the chunks that a file lacks, by its index in `files`; `waiters` the files that
-    lack a chunk, by its id. `before` is what the store has under each name.
+    lack a chunk, by its id. `before` is what the store has under each name. `unfinished` are the
+    ids of all chunks of the files that were given up.
     """
 
     writer: Writer
@@ -35,6 +36,7 @@ class Ingest:
     before: dict[str, set[tuple[str, str, str]]] = field(default_factory=dict)
     over_limit: list[Skipped] = field(default_factory=list)
     failed: list[Skipped] = field(default_factory=list)
+    unfinished: set[str] = field(default_factory=set)
     files_done: int = 0
     positions: int = 0
     text_positions: int = 0
@@ -112,6 +114,7 @@ class Ingest:
         for index in self.waiters.pop(chunk_id, ()):
             if self.waiting.pop(index, None) is None:
                 continue
+            self.unfinished.update(piece.chunk.id for piece in self.files[index].pieces)
             source = self.files[index].source
             yield Skipped(source.root, source.file, reason)
 

@@ -15,6 +15,7 @@ from rag_memtok.errors import StoreDamaged
 from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.commit import Ingest
 from rag_memtok.pipeline.manifest import (
+    JOB,
     complete_config,
     manifest_of,
     require_same,
@@ -126,6 +127,7 @@ def ingest(
         if not todo.changed:
             removed = _prune(store, todo) if prune else 0
             store.collect()
+            _end_job(store)
             give_keys(store, say)
             if config.memorize.readable > 0:
                 _renew_readables(store, config, load, on_progress, say)
@@ -248,7 +250,9 @@ def _write(
     to_write = [pieces[chunk_id].tokens or () for chunk_id in work.store.missing(pieces)]
     resources.warn_if_long(writer.lm, writer.template, to_write, writer.config, say)
     work.run(planned)
-    work.store.collect()
+    work.store.collect(keep=work.unfinished)  # the next ingest of their files goes on from there
+    if not work.failed:
+        _end_job(work.store)
     open_index(work.store, work.embedder, EVERY)
     chunks = {piece.chunk.id for file in planned for piece in file.pieces}
     reporter = writer.reporter
@@ -270,6 +274,12 @@ def _write(
         ignored=todo.ignored,
         assumed=assumed_encodings(planned),
     )
+
+
+def _end_job(store: Store) -> None:
+    """Forgets the unfinished work of a cluster, of which nothing is left: see `JOB`."""
+    if store.manifest.get(JOB):
+        store.set_manifest(JOB, "")
 
 
 def _prune(store: Store, todo: Survey) -> int:

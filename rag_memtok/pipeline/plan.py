@@ -82,8 +82,15 @@ def survey_store(scanned: Scan, paths: Sequence[Path], store: Store, config: Con
     roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
     encoding_named = bool(config.documents.encoding)
     with store.snapshot():
+        damaged = store.damaged_files()  # once, however many roots there are
         documents = store.each_document(skip_damaged=True)
-        return survey(scanned, roots, store.file_hashes, documents, encoding_named=encoding_named)
+        return survey(
+            scanned,
+            roots,
+            lambda root: store.file_hashes(root, damaged),
+            documents,
+            encoding_named=encoding_named,
+        )
 
 
 def survey(

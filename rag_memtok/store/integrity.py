@@ -13,7 +13,9 @@ from rag_memtok.store.formats import COLUMNS, OPTIONAL, PARTS
 from rag_memtok.store.schema import Problem, describe_problem, format_in, select, transaction
 from rag_memtok.store.words import find_stale, is_outdated, word_indexes
 
-PAGE = 64  # rows read in one transaction: a writer waits for these, not for the whole check
+# Rows read in one transaction by the checks of rows with a number and of the word indexes: a writer
+# waits for these, not for all of the check. Of the others each is one transaction.
+PAGE = 64
 LIMIT = 100  # lines that SQLite's own check may give
 
 MISPLACED = """SELECT number, root, file, chunks, count(ordinal)
@@ -201,10 +203,19 @@ def check_places(db: sqlite3.Connection) -> Iterator[Problem]:
 
 
 def check_words(db: sqlite3.Connection, table: str) -> Iterator[Problem]:
-    """Yields chunks of which a word index has something else than it has to."""
-    with transaction(db, "DEFERRED"):
-        for number in find_stale(db, table):
-            yield describe_problem(db, table, (number,), "the word index has another text")
-        # FTS5 checks itself only for a writer
-        if not db.execute("PRAGMA query_only").fetchone()[0]:
+    """Yields chunks of which a word index has something else than it has to, in pages."""
+    last, wrong = -(2**63), "the word index has another text"
+    while True:
+        page = f"SELECT number FROM chunks WHERE number > {last} ORDER BY number LIMIT {PAGE}"
+        with transaction(db, "DEFERRED"):
+            end = scalar(db, f"SELECT coalesce(max(number), {last}) FROM ({page})")
+            stale = find_stale(db, table, last, end)
+            problems = [describe_problem(db, table, (number,), wrong) for number in stale]
+        yield from problems
+        if end <= last:  # a damaged tree may give a number twice
+            break
+        last = end
+    # FTS5 checks itself only for a writer
+    if not db.execute("PRAGMA query_only").fetchone()[0]:
+        with transaction(db, "DEFERRED"):
             db.execute(f"INSERT INTO {table} ({table}) VALUES ('integrity-check')")

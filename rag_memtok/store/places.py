@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from rag_memtok.datatypes import Occurrence, StoredDocument
 from rag_memtok.store.database import Database
-from rag_memtok.store.formats import COLUMNS
+from rag_memtok.store.formats import COLUMNS, PARTS
 from rag_memtok.store.integrity import find_problems
-from rag_memtok.store.removal import Files, drop_file
-from rag_memtok.store.schema import describe_problem, name_bytes
-from rag_memtok.store.words import purge_deleted, refresh_names
+from rag_memtok.store.removal import UNPURGED, Files, drop_file
+from rag_memtok.store.schema import describe_problem, files_of_chunk, name_bytes
+from rag_memtok.store.words import refresh_names
 
 
 def replace_file(
@@ -36,8 +36,8 @@ def replace_file(
             for chunk in insert_document(db, document, places[document.path])
         }
         refresh_names(db.connection, left | placed)
-        if left:
-            purge_deleted(db.connection, "names")
+        if left:  # not here: it costs the whole index, whatever the file
+            db.insert("manifest", (UNPURGED, "names"))
 
 
 def require_whole(document: StoredDocument, places: Sequence[Occurrence]) -> None:
@@ -123,11 +123,13 @@ def chunk_numbers_of_files(db: Database, files: Files) -> set[int]:
     }
 
 
-def file_hashes(db: Database, root: str) -> "FileHashes":
-    """See `Store.file_hashes`."""
-    with db.reading():
-        problems = find_problems(db.connection, db.store_id, structural=False)
-        return FileHashes(db, root, frozenset(problem.file for problem in problems if problem.file))
+def damaged_files(db: Database) -> Iterator[str]:
+    """See `Store.damaged_files`; within a transaction."""
+    for problem in find_problems(db.connection, db.store_id, structural=False):
+        if problem.file:
+            yield problem.file
+        if problem.table in ("chunks", *PARTS):  # several files may share the chunk
+            yield from files_of_chunk(db.connection, problem.row)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

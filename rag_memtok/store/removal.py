@@ -4,7 +4,7 @@ A memory is its text. So what is removed goes with its words, its key and the in
 the database is written anew without it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rag_memtok.store.database import Database
@@ -15,32 +15,44 @@ from rag_memtok.store.schema import name_bytes
 from rag_memtok.store.words import purge_deleted, refresh_names
 
 Files = Sequence[tuple[str, str]]  # (root, file)
+UNPURGED = "unpurged"  # the manifest's key for an index that has yet to be purged, by `collect`
 
 
-def collect(db: Database, files: Files) -> int:
+def collect(db: Database, files: Files, keep: Collection[str]) -> int:
     """Removes the documents of `files` and every chunk without an occurrence.
 
     See `Store.collect`.
     """
     with db.reading():
-        if not files and not find_orphans(db):
-            return 0
+        nothing = not files and not find_orphans(db, keep)
+        purged = not db.rows("manifest", "key = ?", UNPURGED)
+    if nothing:
+        if not purged:
+            with db.writing():
+                purge_names(db)
+        return 0
     previous = read_before_removal(db)
     drop_caches(db.folder)  # first: no kill may leave it behind
     with db.writing():
         left = {chunk for names in files for chunk in drop_file(db, *names)}
-        gone = find_orphans(db)
+        gone = find_orphans(db, keep)
         refresh_names(db.connection, left.union(gone))
         delete_parts(db, gone)
         db.for_each("DELETE FROM chunks WHERE number = ?", gone)
-        for table in ("words", "names"):
-            purge_deleted(db.connection, table)
+        purge_deleted(db.connection, "words")
+        purge_names(db)
     drop_caches(db.folder)  # again: a reader may have put it back meanwhile
     with store_errors(db.folder):
         db.execute("VACUUM")
     mark("vacuumed")
     rewrite_after_removal(db, previous)
     return len(gone)
+
+
+def purge_names(db: Database) -> None:
+    """Purges the index of names of those that are gone; within a transaction."""
+    purge_deleted(db.connection, "names")
+    db.execute("DELETE FROM manifest WHERE key = ?", (UNPURGED,))
 
 
 def drop_file(db: Database, root: str, file: str) -> set[int]:
@@ -56,16 +68,19 @@ def drop_file(db: Database, root: str, file: str) -> set[int]:
     return {chunk for (chunk,) in chunks}
 
 
-def find_orphans(db: Database) -> list[int]:
-    """The numbers of the chunks without an occurrence.
+def find_orphans(db: Database, keep: Collection[str]) -> list[int]:
+    """The numbers of the chunks without an occurrence, those with an id in `keep` left out.
 
     Raises:
         StoreDamaged: an occurrence is damaged: what it hides must not be taken for an orphan.
     """
     for _ in db.each("occurrences"):  # raises at the first that is damaged
         pass
+    of_id, kept = "SELECT number FROM chunks WHERE id = ?", set[int]()
+    for chunk_id in keep:
+        kept.update(number for (number,) in db.execute(of_id, (chunk_id,)))
     unplaced = "SELECT number FROM chunks WHERE number NOT IN (SELECT chunk FROM occurrences)"
-    return [number for (number,) in db.execute(unplaced)]
+    return [number for (number,) in db.execute(unplaced) if number not in kept]
 
 
 def drop_caches(folder: Path) -> None:

@@ -178,6 +178,13 @@ def describe_problem(
     return Problem(table=table, row=row, reason=reason, chunk_id=chunk_id, file=file)
 
 
+def files_of_chunk(db: sqlite3.Connection, number: object) -> Iterator[str]:
+    """The paths on disk of every file that a chunk stands in, as far as they can be read."""
+    query = "SELECT root, file FROM documents JOIN occurrences ON document = number WHERE chunk = ?"
+    with suppress(sqlite3.Error):  # as in `describe_problem`
+        yield from filter(None, map(path_on_disk, db.execute(query, (number,))))
+
+
 def path_on_disk(names: Sequence[Any] | None) -> str | None:
     """The path on disk of a document's (root, file), as far as they are still names."""
     if names is None or not all(isinstance(name, bytes) for name in names):

@@ -17,7 +17,7 @@ if the system refuses, StoreLocked if SQLite was busy for too long. A chunk's `n
 integer row id and its FAISS id, and is never used again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,9 +39,10 @@ from rag_memtok.store.integrity import (
 from rag_memtok.store.keys import read_keys, replace_keys
 from rag_memtok.store.line_keys import Encode, LineKeys, load_line_keys
 from rag_memtok.store.places import (
+    FileHashes,
     add_document,
     chunk_numbers_of_files,
-    file_hashes,
+    damaged_files,
     read_document_chunks,
     read_occurrences,
     replace_file,
@@ -150,13 +151,25 @@ class Store:
         with self._db.reading():
             return tuple(check_checksums(self._db.connection, self.store_id, "documents"))
 
-    def file_hashes(self, root: str) -> Mapping[str, str]:
+    def damaged_files(self) -> frozenset[str]:
+        """The paths on disk of the files of which any row is damaged.
+
+        Cost: reads every row of the store, about a second per GB.
+        """
+        with self._db.reading():
+            return frozenset(damaged_files(self._db))
+
+    def file_hashes(self, root: str, damaged: frozenset[str] | None = None) -> Mapping[str, str]:
         """The sha256 of each file under `root` as ingested, read when it is asked for.
 
         A file of which any row is damaged is left out: to ingest it again mends it.
-        Cost: reads every row of the store, about a second per GB, and once more to go over it.
+
+        Args:
+            damaged: these files, where `damaged_files` was asked before.
+
+        Cost: that of `damaged_files`, and reads every document of `root` once to go over it.
         """
-        return file_hashes(self._db, root)
+        return FileHashes(self._db, root, self.damaged_files() if damaged is None else damaged)
 
     def document_chunks(self, root: str, path: str) -> tuple[Occurrence, ...]:
         """The document's chunks in their order.
@@ -194,7 +207,8 @@ class Store:
     ) -> None:
         """Puts a file's new documents and their chunks' places in, at once.
 
-        They take the place of its old ones, and of those of `outdated`.
+        They take the place of its old ones, and of those of `outdated`, of which something stays
+        until `collect`.
 
         Raises:
             ValueError, KeyError: a document without exactly its chunks 0, 1, ..., or the other way
@@ -215,7 +229,7 @@ class Store:
         add_document(self._db, document, places)
 
     def remove_file(self, root: str, file: str) -> None:
-        """Removes a file's documents; their chunks stay until `collect`."""
+        """Removes a file's documents; their chunks, and words of its name, stay until `collect`."""
         self.replace_file(root, file, (), ())
 
     # --- chunks
@@ -279,19 +293,22 @@ class Store:
         """
         return lacking_readables(self._db, encoder, window)
 
-    def collect(self, files: Files = ()) -> int:
+    def collect(self, files: Files = (), keep: Collection[str] = ()) -> int:
         """Removes the documents of `files` (root, file) and every chunk without an occurrence.
 
         Returns how many chunks went.
 
         It is one transaction, so that a kill leaves all of them or, in the store's files, nothing.
 
+        Args:
+            keep: the ids of chunks that stay all the same: their file is not whole yet.
+
         Raises:
             StoreDamaged: an occurrence is damaged: what it hides must not be taken for an orphan.
 
         Cost: if any went, all of the database is written anew, with as much free disk again.
         """
-        return collect(self._db, files)
+        return collect(self._db, files, keep)
 
     # --- search
 

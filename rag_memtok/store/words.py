@@ -100,12 +100,15 @@ def purge_deleted(db: sqlite3.Connection, table: str) -> None:
     db.execute(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
 
 
-def find_stale(db: sqlite3.Connection, table: str) -> list[int]:
-    """The numbers of the chunks of which an index has another text. Cost: reads all of both."""
+def find_stale(db: sqlite3.Connection, table: str, after: int, last: int) -> list[int]:
+    """The numbers of the chunks, beyond `after` to `last`, of which an index has another text.
+
+    Cost: reads all of their texts, or places.
+    """
     query = f"SELECT text FROM {table} WHERE rowid = ?"
     return [
         number
-        for number, text in sources(db, table)
+        for number, text in sources(db, table, "number > ? AND number <= ?", after, last)
         if (db.execute(query, (number,)).fetchone() or (None,))[0] != text
     ]
 
