@@ -28,9 +28,11 @@ from rag_memtok.datatypes import (
 )
 from rag_memtok.errors import FormatMismatch, InputRefused, UsageError
 from rag_memtok.pipeline import api, bundle, tensorfile
+from rag_memtok.pipeline.manifest import JOB
 from rag_memtok.settings import updated
 from rag_memtok.store import ownership
 from rag_memtok.store.files import sibling
+from rag_memtok.store.removal import UNPURGED
 from rag_memtok.store.store import create, open_store
 
 ROOT = Path(__file__).parent.parent
@@ -110,6 +112,18 @@ def test_an_imported_store_can_be_written_to_and_has_an_id_of_its_own(made, here
             one.store_id != other.store_id
             and {**other.manifest, **one.manifest}.keys() == one.manifest.keys()
         )
+
+
+def test_work_under_way_in_one_store_is_not_another_s(made, here, tmp_path):
+    folder = shutil.copytree(api.store_folder(made[0]), tmp_path / "busy")
+    with open_store(folder, write=True) as store:
+        store.set_manifest(JOB, "f" * 64)
+        store.set_manifest(UNPURGED, "names")
+    busy = updated(made[0], {"store": str(folder)})
+    api.export(tmp_path / "busy.safetensors", busy)
+    api.import_(tmp_path / "busy.safetensors", here)
+    with open_store(api.store_folder(here), write=False) as store:
+        assert not {JOB, UNPURGED} & store.manifest.keys()
 
 
 def test_the_file_is_private_and_not_overwritten(made, tmp_path):

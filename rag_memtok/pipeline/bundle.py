@@ -15,7 +15,7 @@ import math
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import groupby, islice
@@ -39,10 +39,12 @@ from rag_memtok.datatypes import (
 from rag_memtok.errors import FormatMismatch, InputRefused, StoreDamaged, UsageError
 from rag_memtok.memory.codec import codec_named
 from rag_memtok.pipeline import tensorfile
+from rag_memtok.pipeline.manifest import JOB
 from rag_memtok.pipeline.tensorfile import JsonStream
 from rag_memtok.store import ownership
 from rag_memtok.store.database import RESERVED
 from rag_memtok.store.files import ANOTHER_STORE, sibling, store_errors, sync_folder, write_whole
+from rag_memtok.store.removal import UNPURGED
 from rag_memtok.store.store import Store, create, open_store
 
 FORMAT = "2"
@@ -159,7 +161,7 @@ def _write_parts(store: Store, parts: Mapping[str, tensorfile.Part]) -> tuple[in
 
 def _carried(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The rows of a manifest that an export carries: those that are not of one store alone."""
-    left_out = RESERVED | {ownership.MAKER}
+    left_out = RESERVED | {ownership.MAKER, JOB, UNPURGED}
     return {key: value for key, value in manifest.items() if key not in left_out}
 
 
@@ -287,7 +289,8 @@ def _put_chunks(store: Store, content: JsonStream, parts: Mapping[str, tensorfil
     if (vectors.kind, keys.kind, keys.width < 0) != ("U8", "F32", False):
         raise ValueError("vectors of bytes and keys of float32")
     count = 0
-    for batch in _batches(BATCH, content.array(', "chunks": ')):
+    read = content.array(', "chunks": ')
+    while batch := list(islice(read, BATCH)):
         with store.together():
             for chunk in batch:
                 count += 1
@@ -311,7 +314,8 @@ def _put_documents(store: Store, content: JsonStream) -> int:
         (_parse_value(Occurrence, value) for value in content.array(', "occurrences": ')),
         lambda place: (place.root, place.path),
     )
-    for batch in _batches(BATCH, documents.array(', "documents": ')):
+    read = documents.array(', "documents": ')
+    while batch := list(islice(read, BATCH)):
         with store.together():
             for value in batch:
                 document = _parse_value(StoredDocument, value)
@@ -321,13 +325,6 @@ def _put_documents(store: Store, content: JsonStream) -> int:
         raise ValueError("places of no document")
     content.expect("}")
     return count
-
-
-def _batches(size: int, values: Iterable[Any]) -> Iterator[list[Any]]:
-    """Yields `values`, at most `size` at a time."""
-    rest = iter(values)
-    while batch := list(islice(rest, size)):
-        yield batch
 
 
 def _parse_record(
