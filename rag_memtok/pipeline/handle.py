@@ -30,6 +30,7 @@ from rag_memtok.pipeline.readers import Session, load_adapted
 from rag_memtok.pipeline.resources import LoadLM, Say, store_folder
 from rag_memtok.pipeline.restore import Restored
 from rag_memtok.settings import here
+from rag_memtok.store.files import database_identity
 
 PathLike = str | os.PathLike[str]
 
@@ -64,6 +65,7 @@ class MemoryStore:
         self._adapt = lru_cache(maxsize=1)(load_adapted)
         self._opened = ExitStack()
         self._session: tuple[Session, str] | None = None  # and the state of the store it is of
+        self._identity: tuple[int, int] | None = None  # of the database it was opened after
 
     def ingest(self, *paths: PathLike, prune: bool = False) -> Ingested:
         """Writes a memory for every chunk of every new or changed file under `paths`.
@@ -146,8 +148,16 @@ class MemoryStore:
         return api.status(self.config)
 
     def session(self) -> Session:
-        """The session that questions are asked with; a new one when the store has changed."""
-        if self._session and self._session[0].store.state != self._session[1]:
+        """The session that questions are asked with; a new one when the store has changed.
+
+        Another store in its place is such a change, as a migration puts it there.
+        """
+        # Before anything is read of the file that is open: a journal beside the one in its place
+        # would be taken for its own, and rolled back into it.
+        identity = database_identity(store_folder(self.config))
+        if self._identity != identity or (
+            self._session and self._session[0].store.state != self._session[1]
+        ):
             self.close()
         if self._session is None:
             opened = self._opened.enter_context(
@@ -160,6 +170,7 @@ class MemoryStore:
                 )
             )
             self._session = (opened, opened.store.state)
+            self._identity = identity
         return self._session[0]
 
     def beside(self, on_progress: OnProgress) -> "MemoryStore":

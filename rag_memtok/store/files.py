@@ -183,6 +183,18 @@ def disk_failure(folder: Path, reason: str) -> DiskFailure:
     )
 
 
+def database_identity(folder: Path) -> tuple[int, int] | None:
+    """Which file a store's database is, by the system's numbers; None: there is none.
+
+    Another one in its place is told from it as long as it is open, even if it was removed.
+    """
+    try:
+        status = os.stat(folder / DATABASE)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def is_regular_file(path: Path) -> bool:
     """Whether `path` is a plain file: no link, FIFO or device that someone put in its place."""
     return path.is_file() and not path.is_symlink()
