@@ -122,6 +122,7 @@ def session(
             template=loaded.template,
             embedder=loaded.embedder,
             index=index,
+            state=manifest["state"],
             config=settings,
             on_warning=say,
         )

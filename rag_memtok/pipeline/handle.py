@@ -64,7 +64,7 @@ class MemoryStore:
         self._load = lru_cache(maxsize=1)(partial(resources.load, load_lm=self._load_lm))
         self._adapt = lru_cache(maxsize=1)(load_adapted)
         self._opened = ExitStack()
-        self._session: tuple[Session, str] | None = None  # and the state of the store it is of
+        self._session: Session | None = None
         self._identity: tuple[int, int] | None = None  # of the database it was opened after
 
     def ingest(self, *paths: PathLike, prune: bool = False) -> Ingested:
@@ -156,11 +156,11 @@ class MemoryStore:
         # would be taken for its own, and rolled back into it.
         identity = database_identity(store_folder(self.config))
         if self._identity != identity or (
-            self._session and self._session[0].store.state != self._session[1]
+            self._session and self._session.store.state != self._session.state
         ):
             self.close()
         if self._session is None:
-            opened = self._opened.enter_context(
+            self._session = self._opened.enter_context(
                 api.session(
                     self.config,
                     self._say,
@@ -169,9 +169,8 @@ class MemoryStore:
                     adapt=self._adapt,
                 )
             )
-            self._session = (opened, opened.store.state)
             self._identity = identity
-        return self._session[0]
+        return self._session
 
     def beside(self, on_progress: OnProgress) -> "MemoryStore":
         """The same store for another thread; the weights are in memory once."""
