@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rag_memtok.config import COLLECTION
-from rag_memtok.documents.names import UPLOADS
+from rag_memtok.documents.names import UPLOADS, native_of, resolve_path
 from rag_memtok.errors import (
     DiskFailure,
     NoStore,
@@ -341,6 +341,19 @@ def carry_uploads(old: Path, new: Path) -> None:
             for name in filter(lambda name: is_regular_file(Path(folder, name)), sorted(names)):
                 _copy_privately(Path(folder, name), copies / name)
             sync_folder(copies)
+
+
+def drop_uploads(store: Path, names: Iterable[str]) -> None:
+    """Deletes those of the files of these whole names that the store's server was sent.
+
+    No others: whatever a store that someone else made says of its documents and their names, what a
+    link or ".." leads to stays.
+    """
+    uploads = os.path.join(os.path.realpath(store), UPLOADS, "")
+    for path in map(resolve_path, map(native_of, names)):
+        if path.startswith(uploads) and is_regular_file(Path(path)):
+            os.unlink(path)
+            mark("upload deleted")
 
 
 def _copy_privately(path: Path, copy: Path) -> None:
