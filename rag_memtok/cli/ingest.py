@@ -112,16 +112,23 @@ def watch(
     from rag_memtok.pipeline import watch as watching
 
     rounds: list["Ingested"] = []
-    failure = ""
+    failure, under_way = "", False
+
+    def begin() -> None:
+        nonlocal under_way
+        under_way = True
+
     try:
         with console.progress_bar("chunks") as on_progress:
             for done in watching.watch(
                 paths,
                 dials,
                 prune=prune,
+                on_begin=begin,
                 on_progress=on_progress,
                 say=console.say,
             ):
+                under_way = False
                 if isinstance(done, RagMemtokError):
                     failure = str(done)
                     console.put_error(done, json)
@@ -137,6 +144,6 @@ def watch(
     except KeyboardInterrupt:
         if not json:
             missing = [path for path in paths if not os.path.exists(path)]
-            ingest_views.put_watched(rounds, failure, missing)
-        if not rounds:
-            raise  # in the middle of the first
+            ingest_views.put_watched(rounds, failure, missing, cut_short=under_way)
+        if under_way or not rounds:
+            raise
