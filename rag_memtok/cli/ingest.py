@@ -2,7 +2,7 @@
 
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -142,8 +142,11 @@ def watch(
                     ingest_views.put_ingested(replace(done, ignored=0) if told else done)
                 console.say("watching; Ctrl-C ends")
     except KeyboardInterrupt:
+        cut_short = under_way or not rounds
         if not json:
             missing = [path for path in paths if not os.path.exists(path)]
-            ingest_views.put_watched(rounds, failure, missing, cut_short=under_way)
-        if under_way or not rounds:
+            # one that is cut short ends as interrupted, whether anybody reads that or not
+            with suppress(BrokenPipeError) if cut_short else nullcontext():
+                ingest_views.put_watched(rounds, failure, missing, cut_short=under_way)
+        if cut_short:
             raise
