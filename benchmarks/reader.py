@@ -240,7 +240,7 @@ def asked(
         build(store, folder, ["questions.*"], tokenizer)
         config = updated(Config(), {"ask.read": "text"})
         with open_store(store, write=False) as opened:
-            embedder = load_embedder("mini")
+            embedder, state = load_embedder("mini"), opened.state
             index = open_index(opened, embedder)
             plain = Session(
                 store=opened,
@@ -248,6 +248,7 @@ def asked(
                 template=bare(lm),
                 embedder=embedder,
                 index=index,
+                state=state,
                 config=config,
             )
             session = with_adapters(plain, adapters)

@@ -562,6 +562,26 @@ def test_a_closed_stdout_is_quiet(store):
         assert (command.wait(HANGS), command.stderr.read()) == (141, "")
 
 
+@pytest.mark.parametrize(
+    "unread, words, code, told",
+    [
+        ("stdout", ("status", "--store", "none", "--json"), 10, "error: there is no store"),
+        ("stderr", ("status", "--store", "none", "--json"), 10, '{"error": {"name": "no-store"'),
+        ("stderr stdout", ("status", "--store", "none", "--json"), 10, ""),
+        ("stderr", ("status", "--no-such-option"), 2, ""),
+        ("stderr", (), 2, ""),
+    ],
+)
+def test_an_error_that_nobody_reads_ends_with_its_code(store, unread, words, code, told):
+    read, write = os.pipe()
+    os.close(read)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with open(write, "w") as pipe:
+        done = ended(words, store.parent, **{**streams, **dict.fromkeys(unread.split(), pipe)})
+    said = (done.stdout or "") + (done.stderr or "")
+    assert done.returncode == code and said.startswith(told) and "Traceback" not in said
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
 @pytest.mark.parametrize(
     "words, code",
@@ -651,6 +671,18 @@ def test_a_signal_ends_the_ingest_and_keeps_what_is_done(sent, code, model_folde
     )
     with open_store(tmp_path / ".rag-memtok", write=False) as opened:
         assert opened.check() == () and len(opened.chunk_ids()) == 3
+
+
+@pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_ends_the_reader_too_is_the_end(sent, code, model_folder, tmp_path):
+    docs = written(tmp_path / "docs", {f"{one}.txt": f"Lamp {one} is red." for one in "abcd"})
+    words = ("ingest", docs, "--model", model_folder, "--batch", 1, *WRITING)
+    with process(*words, cwd=tmp_path, program=WAITING) as command:
+        assert command.stdout.readline() == "three are kept\n"
+        command.stdout.close()
+        command.stderr.close()
+        command.send_signal(sent)
+        assert command.wait(HANGS) == code
 
 
 def test_without_a_command_the_help_is_told(run):

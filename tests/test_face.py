@@ -1,6 +1,8 @@
 """The front door: `import rag_memtok as rm` does what the command line does."""
 
+import logging
 import os
+import shutil
 import subprocess
 import sys
 
@@ -61,6 +63,35 @@ def test_a_store_to_hold_loads_its_model_once_and_sees_what_is_new(
         assert [text for text, _ in store.quotations("Which lamp is red?")][0] == LAMP
         assert "2 documents, 2 chunks" in repr(store)
     assert (tmp_path / "audit.html").exists()
+
+
+def test_what_is_written_while_its_index_is_opened_is_seen(folder, tmp_path, caplog):
+    shutil.copytree(folder / "store", tmp_path / "store")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "oven.txt").write_text("The oven is hot.")
+    cache = tmp_path / "store" / "index.faiss"
+    cache.unlink()
+    in_the_way = tmp_path / "store" / "index.faiss.new"
+    in_the_way.mkdir()
+
+    class Writer(logging.Handler):
+        """Writes to the store when its keys are read, and cannot be cached."""
+
+        def emit(self, record):
+            if "kept in memory only" in record.getMessage():
+                in_the_way.rmdir()
+                rm.ingest(tmp_path / "docs", store=tmp_path / "store", **QUICK)
+
+    caplog.set_level(logging.INFO, "rag_memtok.retrieval.index")
+    logger, writer = logging.getLogger("rag_memtok.retrieval.index"), Writer()
+    logger.addHandler(writer)
+    try:
+        with rm.open(tmp_path / "store", device="cpu", threads=1) as store:
+            assert store.session().index.keys.ntotal == 2
+            assert not in_the_way.exists() and store.status().summary.chunks == 3
+            assert store.session().index.keys.ntotal == 3
+    finally:
+        logger.removeHandler(writer)
 
 
 def test_values_show_themselves_in_a_line(folder):

@@ -30,6 +30,7 @@ from rag_memtok.errors import (
     WrongModel,
 )
 from rag_memtok.pipeline import api
+from rag_memtok.pipeline.handle import MemoryStore
 from rag_memtok.pipeline.migrate import MIGRATING, OLD
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.settings import updated
@@ -209,6 +210,38 @@ def test_every_memory_is_rewritten_and_proven(store, other, tmp_path):
     assert not sibling(tmp_path / "store", MIGRATING).exists()
     manifest = api.status(store).manifest
     assert (manifest["model"], manifest["migrated_from"]) == (str(other), store.model.id)
+
+
+def kill_in_a_write(folder):
+    """Leaves a store as a kill does in the middle of a write that was too large for the memory."""
+    database, kept = folder / "store.db", folder.with_name("kept")
+    kept.mkdir()
+    with pytest.raises(KeyboardInterrupt), open_store(folder, write=True) as store:
+        store._db.execute("PRAGMA cache_size = 1")
+        with store.together():
+            store._db.execute("UPDATE vectors SET packed = zeroblob(length(packed))")
+            store._db.execute("UPDATE texts SET text = hex(zeroblob(50000))")
+            for file in folder.glob("store.db*"):
+                shutil.copy(file, kept)
+            raise KeyboardInterrupt
+    for file in kept.iterdir():
+        os.replace(file, folder / file.name)
+    journal = database.with_name("store.db-journal").read_bytes()
+    assert journal[0] and b"0" * 1000 in database.read_bytes()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_store_that_is_held_is_the_new_one_after_the_switch(store, other, tmp_path, killed):
+    config, before = to(store, ""), content_of(tmp_path / "store")
+    with MemoryStore(config, trusted=False, say=print, on_progress=lambda at: None) as held:
+        assert held.session().config.model.id == store.model.id
+        api.migrate(to(store, other))
+        if killed:  # the journal there is not that of the database that is open here
+            kill_in_a_write(tmp_path / "store")
+        assert held.session().config.model.id == str(other)
+        assert held.ask(QUESTION).sources[0].path == "lamp.md"
+    assert content_of(tmp_path / "store.old") == before
+    proven(to(store, other))
 
 
 def test_what_a_server_was_sent_comes_along(model_folder, other, tmp_path):

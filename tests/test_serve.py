@@ -1,6 +1,10 @@
 """The server as programs see it: OpenAI's API by the official clients, and the store's own."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import openai
 import pytest
@@ -13,6 +17,7 @@ from small import DOCUMENTS, written
 import rag_memtok as rm
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.handle import MemoryStore
+from rag_memtok.store.files import CRASH_AT
 
 LAMP, SOUP = "Who was the keeper of the lamp?", "¿Cuánto se hornea la empanada?"
 NOTHING = "zzz"
@@ -273,6 +278,42 @@ def test_a_store_is_made_by_what_is_sent(tmp_path, model):
         found = server.post("/search", {"question": "lamp"}).json["found"]
         assert [one["text"] for one in found] == ["The lamp of the harbour is green."]
     assert api.verify(settings(tmp_path / "store", model)).ok
+
+
+def test_what_is_removed_is_in_no_file_and_does_not_come_back(tmp_path, model):
+    config = settings(tmp_path / "store", model)
+    docs = written(tmp_path / "docs", {"lamp.md": "The lamp of the harbour is old."})
+    sent = tmp_path / "store" / "uploads"
+    with served(config) as server:
+        for name in ("notes/lamp.md", "soup.md"):
+            text = f"The lamp of the harbour is in {name}.".encode()
+            assert server.ended(server.upload(name, text).json["id"])["state"] == "done"
+        api.ingest([docs], config)
+        assert api.remove(sent / "notes", config) == (str(sent / "notes" / "lamp.md"),)
+        again = server.upload("fan.md", b"The fan is loud.").json
+        assert server.ended(again["id"])["ingested"]["files"] == 1
+        listed = [one["path"] for one in server.get("/documents").json["documents"]]
+        assert listed == ["lamp.md", "fan.md", "soup.md"]
+        assert api.remove(docs, config) and (docs / "lamp.md").exists()
+        api.remove(sent / "soup.md", config)
+    files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert len(files) > 3 and not [path for path in files if b"harbour" in path.read_bytes()]
+
+
+def test_a_kill_while_an_upload_is_removed_lets_it_be_removed_again(tmp_path, model):
+    config, sent = settings(tmp_path / "store", model), tmp_path / "store" / "uploads"
+    with served(config) as server:
+        server.ended(server.upload("lamp.md", b"The lamp of the harbour is red.").json["id"])
+    program = "from rag_memtok.cli.app import main; main()"
+    words = [sys.executable, "-c", program, "rm", str(sent / "lamp.md"), "--store", config.store]
+    for step in range(1, 9):
+        killed = subprocess.run(words, env=os.environ | {CRASH_AT: str(step)}, capture_output=True)
+        assert killed.returncode == -signal.SIGKILL and len(api.documents(config)) == 1
+        if killed.stderr == b"killed: upload deleted\n":
+            break
+        assert (sent / "lamp.md").exists()
+    assert not (sent / "lamp.md").exists() and api.remove(sent, config)
+    assert api.documents(config) == ()
 
 
 def test_paths_under_a_root_are_taken_in(tmp_path, model):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 import toy
-from served import HANGS, Served, settings
+from served import HANGS, Served, served, settings
 from small import written
 
 from rag_memtok.pipeline import api
@@ -179,16 +179,44 @@ def test_what_was_asked_is_answered(config):
         assert code == 0 and told.endswith(f"{ENDED}\n")
 
 
+def half_sent(server, config):
+    """A connection on which half of an upload is sent, and the folder where it arrives."""
+    slow = http.client.HTTPConnection("127.0.0.1", server.port, timeout=HANGS)
+    slow.putrequest("POST", "/ingest")
+    slow.putheader("X-Rag-Memtok-Name", "fan.md")
+    slow.putheader("Content-Length", "14")
+    slow.endheaders(b"The fan")
+    arriving = api.store_folder(config) / "uploads.new"
+    while not (arriving.exists() and list(arriving.iterdir())):
+        pass
+    return slow, arriving
+
+
+def test_what_a_kill_left_of_an_upload_goes_when_a_server_starts(config):
+    with running(config) as server:
+        slow, arriving = half_sent(server, config)
+        server.server.kill()
+        server.server.wait(HANGS)
+        slow.close()
+    assert len(list(arriving.iterdir())) == 1
+    with served(config):
+        assert not list(arriving.iterdir())
+
+
+def test_what_another_server_is_being_sent_stays(config):
+    with served(config) as server:
+        slow, arriving = half_sent(server, config)
+        with served(config):
+            assert len(list(arriving.iterdir())) == 1
+            slow.send(b" rattle")
+            assert slow.getresponse().status == 202
+        slow.close()
+    assert (arriving.with_name("uploads") / "fan.md").read_text() == "The fan rattle"
+
+
 def test_a_client_that_never_sends_the_rest_does_not_keep_it(config):
     with running(config, IMPATIENT) as server:
-        slow = http.client.HTTPConnection("127.0.0.1", server.port, timeout=HANGS)
-        slow.putrequest("POST", "/ingest")
-        slow.putheader("X-Rag-Memtok-Name", "fan.md")
-        slow.putheader("Content-Length", "1000")
-        slow.endheaders(b"The fan")
-        arriving = api.store_folder(config) / "uploads.new"
-        while not (arriving.exists() and list(arriving.iterdir())):
-            pass
+        slow, arriving = half_sent(server, config)
         server.server.send_signal(signal.SIGTERM)
         server.server.stdin.close()
         assert server.server.wait(HANGS) == 0

@@ -41,6 +41,7 @@ from rag_memtok.errors import (
     UsageError,
 )
 from rag_memtok.store.database import open_database
+from rag_memtok.store.files import drop_uploads
 from rag_memtok.store.formats import COLUMNS
 from rag_memtok.store.integrity import PAGE, check_words
 from rag_memtok.store.store import create, open_store
@@ -631,6 +632,26 @@ def test_nothing_of_a_deleted_text_is_left_in_the_folder(folder):
     ):
         assert trace not in content
     assert b"something kept" in content
+
+
+def test_no_file_goes_but_what_a_server_was_sent(folder, tmp_path):
+    sent, outside = folder / "uploads", tmp_path / "outside"
+    for path in (sent / "a" / "fan.md", outside / "lamp.md", folder / "uploads2" / "lamp.md"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("The lamp is red.")
+    (sent / "out").symlink_to(outside)
+    (sent / "link.md").symlink_to(outside / "lamp.md")
+    for name in ("../store.db", "../../outside/lamp.md", "../uploads2/lamp.md", "out/lamp.md"):
+        drop_uploads(folder, [f"{sent}/{name}"])
+    drop_uploads(folder, [f"{sent}/link.md", f"{sent}/a", str(sent), f"{outside}/lamp.md", "a"])
+    assert (folder / "store.db").exists() and (sent / "link.md").is_symlink()
+    assert (outside / "lamp.md").exists() and (folder / "uploads2" / "lamp.md").exists()
+    drop_uploads(folder, [f"{sent}/a/fan.md", f"{sent}/gone.md"])
+    assert not (sent / "a" / "fan.md").exists()
+    shutil.rmtree(sent)
+    sent.symlink_to(outside)
+    drop_uploads(folder, [f"{sent}/lamp.md"])
+    assert (outside / "lamp.md").exists()
 
 
 # --- bytes that changed

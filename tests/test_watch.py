@@ -209,6 +209,61 @@ def test_ctrl_c_ends_the_command_with_what_was_done(config, tmp_path, sent):
     proven(config)
 
 
+# The command itself, which waits for a signal when it has kept two chunks.
+WAITING = """
+import sys, time
+from rag_memtok.store.store import Store
+put = Store.put
+def wait_after_two(self, record, text):
+    put(self, record, text)
+    if len(self.chunk_ids()) == 2:
+        print("two are kept", file=sys.stderr, flush=True)
+        time.sleep(600)
+Store.put = wait_after_two
+from rag_memtok.cli.app import main; main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "json_too", "read"),
+    [
+        (signal.SIGINT, 130, [], True),
+        (signal.SIGTERM, 143, ["--json"], True),
+        (signal.SIGINT, 130, [], False),
+    ],
+)
+def test_ctrl_c_in_the_middle_of_a_later_ingest_is_told(
+    config, tmp_path, sent, code, json_too, read
+):
+    api.ingest([tmp_path / "docs"], config)
+    words = ["watch", str(tmp_path / "docs"), "--store", config.store, "--threads", "1", *json_too]
+    program = [sys.executable, "-c", WAITING, *words, "--device", "cpu"]
+    with subprocess.Popen(
+        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stderr.readline() == "watching; Ctrl-C ends\n"
+        saved(tmp_path / "docs" / "b.txt", "The fan is loud.\n")
+        assert "two are kept\n" in iter(command.stderr.readline, "")
+        if not read:  # as by a reader that the same Ctrl-C ended
+            command.stdout.close()
+            command.stderr.close()
+        command.send_signal(sent)
+        try:
+            out, err = command.communicate(timeout=600) if read else ("", "")
+            command.wait(600)
+        finally:
+            command.kill()
+    assert command.returncode == code and "Traceback" not in err
+    if not read:
+        return
+    assert err.endswith("interrupted; what is done is kept: run the same command again to go on\n")
+    assert "all of it is stored" not in out
+    if json_too:
+        assert {json.loads(line)["files"] for line in out.splitlines()} == {0}
+    else:
+        assert "its ingest was cut short" in err and "what was written is stored" in out
+
+
 @pytest.mark.parametrize(
     ("failure", "missing", "skipped", "ending", "talk"),
     [
@@ -228,7 +283,7 @@ def test_at_the_end_all_is_stored_only_if_it_is(failure, missing, skipped, endin
         chunks=2,
         tokens_per_vector=4,
     )
-    ingest_views.put_watched([done], failure, missing)
+    ingest_views.put_watched([done], failure, missing, cut_short=False)
     out, err = capsys.readouterr()
     assert out == f"watched: 1 files written (2 chunks), 0 removed, in 1 rounds; {ending}\n"
     assert talk in err and bool(talk) == bool(err)

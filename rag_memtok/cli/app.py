@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from io import TextIOWrapper
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -182,7 +183,8 @@ def interrupted(error: KeyboardInterrupt) -> int:
 def run(command: Callable[[], Any]) -> int:
     """Runs `command` and returns the exit code.
 
-    Whatever it raises on purpose is told, a bug is a traceback.
+    Whatever it raises on purpose is told, a bug is a traceback. Where nobody reads what is told of
+    an end, it ends with its code all the same.
     """
     try:
         try:
@@ -194,7 +196,8 @@ def run(command: Callable[[], Any]) -> int:
     except typer.Exit as ended:
         return ended.exit_code
     except KeyboardInterrupt as interrupt:
-        console.say("interrupted; what is done is kept: run the same command again to go on")
+        with suppress(BrokenPipeError):
+            console.say("interrupted; what is done is kept: run the same command again to go on")
         return interrupted(interrupt)
     except typer.Abort:
         return 130
@@ -203,7 +206,8 @@ def run(command: Callable[[], Any]) -> int:
         return 141
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # typer does not say where it is from
-            console.say(str(error))
+            with suppress(BrokenPipeError):
+                console.say(str(error))
             return UsageError.exit_code
         if isinstance(error, OSError) and console.terminal_closed(error):
             console.discard()
@@ -211,5 +215,5 @@ def run(command: Callable[[], Any]) -> int:
         known = expected(error)
         if known is None:
             raise
-        console.put_error(known, "--json" in sys.argv)
+        console.put_last_error(known, "--json" in sys.argv)
         return known.exit_code

@@ -43,9 +43,16 @@ PINNED = {"correction": "bold reverse", "safety": "bold underline"}
 
 
 def say(message: str) -> None:
-    """One line of talk; on a terminal that was closed it is lost."""
+    """One line of talk; on a terminal that was closed it is lost.
+
+    Raises:
+        BrokenPipeError: nobody reads it. What comes after is lost without a word.
+    """
     try:
         print(escaped(message), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        discard(sys.stderr)
+        raise
     except OSError as error:
         if not terminal_closed(error):
             raise
@@ -76,11 +83,12 @@ def _write(text: str, end: str) -> None:
 
     Raises:
         DiskFailure: it takes no more. What comes after is lost without a word.
-        BrokenPipeError: nobody reads it, or its terminal was closed.
+        BrokenPipeError: nobody reads it, or its terminal was closed; so here.
     """
     try:
         print(text, end=end, flush=True)
     except BrokenPipeError:
+        discard()
         raise
     except OSError as error:
         closed = terminal_closed(error)
@@ -131,15 +139,32 @@ def put_error(
 ) -> None:
     """What happened, to what, and what to do next; in JSON with what it is `about`."""
     if as_json:
-        known = {
-            "name": error.name,
-            "exit_code": error.exit_code,
-            "message": str(error),
-            "remedy": error.remedy,
-        }
-        refused = {"refused": "retrieval"} if isinstance(error, NoUsableMemory) else {}
-        with suppress(DiskFailure):  # standard error has it all the same
-            put_json({**about, "error": known, **refused})
+        _put_error_as_json(error, about)
+    _say_error(error)
+
+
+def put_last_error(error: RagMemtokError, as_json: bool) -> None:
+    """As `put_error`, at the end: where nobody reads it, it is lost, and the end is what it is."""
+    if as_json:
+        with suppress(BrokenPipeError):
+            _put_error_as_json(error, {})
+    with suppress(BrokenPipeError):
+        _say_error(error)
+
+
+def _put_error_as_json(error: RagMemtokError, about: Mapping[str, object]) -> None:
+    known = {
+        "name": error.name,
+        "exit_code": error.exit_code,
+        "message": str(error),
+        "remedy": error.remedy,
+    }
+    refused = {"refused": "retrieval"} if isinstance(error, NoUsableMemory) else {}
+    with suppress(DiskFailure):  # standard error has it all the same
+        put_json({**about, "error": known, **refused})
+
+
+def _say_error(error: RagMemtokError) -> None:
     say(f"error: {error}")
     if error.remedy:
         say(f"  next: {error.remedy}")

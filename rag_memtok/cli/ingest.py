@@ -2,7 +2,7 @@
 
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -112,16 +112,23 @@ def watch(
     from rag_memtok.pipeline import watch as watching
 
     rounds: list["Ingested"] = []
-    failure = ""
+    failure, under_way = "", False
+
+    def begin() -> None:
+        nonlocal under_way
+        under_way = True
+
     try:
         with console.progress_bar("chunks") as on_progress:
             for done in watching.watch(
                 paths,
                 dials,
                 prune=prune,
+                on_begin=begin,
                 on_progress=on_progress,
                 say=console.say,
             ):
+                under_way = False
                 if isinstance(done, RagMemtokError):
                     failure = str(done)
                     console.put_error(done, json)
@@ -135,8 +142,11 @@ def watch(
                     ingest_views.put_ingested(replace(done, ignored=0) if told else done)
                 console.say("watching; Ctrl-C ends")
     except KeyboardInterrupt:
+        cut_short = under_way or not rounds
         if not json:
             missing = [path for path in paths if not os.path.exists(path)]
-            ingest_views.put_watched(rounds, failure, missing)
-        if not rounds:
-            raise  # in the middle of the first
+            # one that is cut short ends as interrupted, whether anybody reads that or not
+            with suppress(BrokenPipeError) if cut_short else nullcontext():
+                ingest_views.put_watched(rounds, failure, missing, cut_short=under_way)
+        if cut_short:
+            raise

@@ -75,16 +75,21 @@ def put_estimate(found: "Estimate") -> None:
     console.put(f"would write {what}, {time_needed}; nothing was written")
 
 
-def put_watched(rounds: Sequence["Ingested"], failure: str, missing: Sequence[Path]) -> None:
+def put_watched(
+    rounds: Sequence["Ingested"], failure: str, missing: Sequence[Path], *, cut_short: bool
+) -> None:
     """The end of a watch: what is stored, and why the rest is not."""
     files, chunks = sum(one.files for one in rounds), sum(one.chunks for one in rounds)
     removed = sum(one.removed for one in rounds)
     unread = {one.path: one.reason for one in rounds[-1].skipped} if rounds else {}
-    stored = "what was written is" if failure or missing or unread else "all of it is"
+    incomplete = failure or missing or unread or cut_short
+    stored = "what was written is" if incomplete else "all of it is"
     console.put(
         f"watched: {files} files written ({chunks} chunks), {removed} removed, in {len(rounds)} "
         f"rounds; {stored} stored"
     )
+    if cut_short:
+        console.say("not all of what changed last: its ingest was cut short")
     if failure:
         console.say(f"not what changed last: {failure}")
     for path in missing:

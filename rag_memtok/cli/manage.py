@@ -147,7 +147,7 @@ def rm(
 ) -> None:
     """Forget a file or folder: its documents, and every memory no other document has.
 
-    The files themselves stay.
+    The files themselves stay, but for those that a server was sent: its copies go, too.
     """
     from rag_memtok.pipeline import api
 

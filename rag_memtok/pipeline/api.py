@@ -122,6 +122,7 @@ def session(
             template=loaded.template,
             embedder=loaded.embedder,
             index=index,
+            state=manifest["state"],
             config=settings,
             on_warning=say,
         )
@@ -272,7 +273,7 @@ def status(config: Config) -> Status:
 def remove(path: Path, config: Config) -> tuple[str, ...]:
     """Forgets a file, or all files of a folder; `path` may be a name that `list` gives, too.
 
-    What goes is documents, and every memory that no other document has. The files themselves stay.
+    Documents go, and every memory that no other has. Files stay, but for those in `uploads/`.
 
     Raises:
         UsageError: the store has nothing of that path.

@@ -30,6 +30,7 @@ from rag_memtok.pipeline.readers import Session, load_adapted
 from rag_memtok.pipeline.resources import LoadLM, Say, store_folder
 from rag_memtok.pipeline.restore import Restored
 from rag_memtok.settings import here
+from rag_memtok.store.files import database_identity
 
 PathLike = str | os.PathLike[str]
 
@@ -63,7 +64,8 @@ class MemoryStore:
         self._load = lru_cache(maxsize=1)(partial(resources.load, load_lm=self._load_lm))
         self._adapt = lru_cache(maxsize=1)(load_adapted)
         self._opened = ExitStack()
-        self._session: tuple[Session, str] | None = None  # and the state of the store it is of
+        self._session: Session | None = None
+        self._identity: tuple[int, int] | None = None  # of the database it was opened after
 
     def ingest(self, *paths: PathLike, prune: bool = False) -> Ingested:
         """Writes a memory for every chunk of every new or changed file under `paths`.
@@ -146,11 +148,19 @@ class MemoryStore:
         return api.status(self.config)
 
     def session(self) -> Session:
-        """The session that questions are asked with; a new one when the store has changed."""
-        if self._session and self._session[0].store.state != self._session[1]:
+        """The session that questions are asked with; a new one when the store has changed.
+
+        Another store in its place is such a change, as a migration puts it there.
+        """
+        # Before anything is read of the file that is open: a journal beside the one in its place
+        # would be taken for its own, and rolled back into it.
+        identity = database_identity(store_folder(self.config))
+        if self._identity != identity or (
+            self._session and self._session.store.state != self._session.state
+        ):
             self.close()
         if self._session is None:
-            opened = self._opened.enter_context(
+            self._session = self._opened.enter_context(
                 api.session(
                     self.config,
                     self._say,
@@ -159,8 +169,8 @@ class MemoryStore:
                     adapt=self._adapt,
                 )
             )
-            self._session = (opened, opened.store.state)
-        return self._session[0]
+            self._identity = identity
+        return self._session
 
     def beside(self, on_progress: OnProgress) -> "MemoryStore":
         """The same store for another thread; the weights are in memory once."""

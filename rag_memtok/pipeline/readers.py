@@ -62,7 +62,8 @@ class Session:
 
     `reading` is the LM with that one of the `adapters` on that reads as the session's reader does:
     it answers, and does nothing else; None: there is none. `remote` is the server that answers in
-    its place, if one does.
+    its place, if one does. `state` is the store's from before its index was opened: what was
+    written meanwhile makes it another.
     """
 
     store: Store
@@ -70,6 +71,7 @@ class Session:
     template: Template
     embedder: Embedder
     index: Index
+    state: str
     config: Config
     on_warning: Callable[[str], None] = lambda message: None
     adapters: Adapters = Adapters()

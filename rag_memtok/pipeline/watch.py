@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ def watch(
     config: Config,
     *,
     prune: bool = False,
+    on_begin: Callable[[], None] = lambda: None,
     on_progress: OnProgress = quiet,
     say: Say = quiet,
 ) -> Iterator[Ingested | RagMemtokError]:
@@ -35,6 +36,9 @@ def watch(
     The model stays loaded from one change to the next. A failure of the first ingest is raised, a
     later one may pass with the next change. A path that is not there any more is told; what is
     stored of it stays, with `prune`, too, and it is ingested again when it is back.
+
+    Args:
+        on_begin: called when an ingest begins; it is under way until its result is yielded.
 
     Raises:
         UsageError: watchfiles is not installed.
@@ -54,6 +58,7 @@ def watch(
                 say(f"{path} is there again")
         try:
             if present:
+                on_begin()
                 yield ingest(
                     present, config, prune=prune, on_progress=on_progress, say=say, load=load
                 )

@@ -26,7 +26,7 @@ from rag_memtok.errors import RagMemtokError, UsageError
 from rag_memtok.pipeline.handle import MemoryStore
 from rag_memtok.pipeline.progress import quiet
 from rag_memtok.pipeline.resources import Say, store_folder
-from rag_memtok.serve import openai, store_routes
+from rag_memtok.serve import openai, store_routes, uploads
 from rag_memtok.serve.ending import Ending
 from rag_memtok.serve.engine import Engine
 from rag_memtok.serve.guard import Guard, Rules
@@ -166,10 +166,12 @@ def start_serving(
     engine = Engine(store, metrics, store.config.serve.places)
     try:
         engine.start()
+        folder = store_folder(store.config).absolute()
+        uploads.discard_unfinished(folder)
         jobs = Jobs(store, metrics)
         try:
             yield Serving(
-                folder=store_folder(store.config).absolute(),
+                folder=folder,
                 config=store.config,
                 engine=engine,
                 jobs=jobs,

@@ -3,10 +3,12 @@
 A name becomes a path in it and nothing else; a file is whole before it has its name.
 """
 
+import fcntl
 import os
 import secrets
 import unicodedata
 from collections.abc import AsyncIterator
+from logging import getLogger
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -14,9 +16,11 @@ from rag_memtok.documents.loaders import loader_of
 from rag_memtok.documents.names import UPLOADS, resolve_path
 from rag_memtok.documents.walk import is_within
 from rag_memtok.errors import UsageError
-from rag_memtok.store.files import ARRIVING, store_errors
+from rag_memtok.store.files import ARRIVING, is_regular_file, store_errors
 
 DEPTH, PART = 16, 200  # folders in a name, and bytes of each of its parts
+
+log = getLogger(__name__)
 
 
 def parse_name(header: str) -> tuple[str, ...]:
@@ -62,6 +66,7 @@ async def store_upload(
         for folder in (store, store / ARRIVING, store / UPLOADS):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(arriving, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(handle, fcntl.LOCK_SH)  # as long as it arrives: see `discard_unfinished`
     try:
         with os.fdopen(handle, "wb") as file, store_errors(store):
             async for part in body:
@@ -78,6 +83,25 @@ async def store_upload(
         _place(arriving, store / UPLOADS, parts)
     finally:
         arriving.unlink(missing_ok=True)
+
+
+def discard_unfinished(store: Path) -> None:
+    """Deletes what a kill left of uploads that had not arrived whole; it may be anyone's text.
+
+    What another server of this store is being sent stays.
+    """
+    arriving = store / ARRIVING
+    if arriving.is_symlink():  # by whoever made the store: it leads elsewhere
+        return
+    for path in filter(is_regular_file, arriving.glob("*")):
+        try:
+            with open(path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+        except (BlockingIOError, FileNotFoundError):  # it is arriving, or has arrived
+            continue
+        except OSError as error:
+            log.warning("%s is left of an upload and cannot be deleted: %s", path, error.strerror)
 
 
 def _place(arriving: Path, folder: Path, parts: tuple[str, ...]) -> None:

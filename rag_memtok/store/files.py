@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rag_memtok.config import COLLECTION
-from rag_memtok.documents.names import UPLOADS
+from rag_memtok.documents.names import UPLOADS, native_of, resolve_path
 from rag_memtok.errors import (
     DiskFailure,
     NoStore,
@@ -183,6 +183,18 @@ def disk_failure(folder: Path, reason: str) -> DiskFailure:
     )
 
 
+def database_identity(folder: Path) -> tuple[int, int] | None:
+    """Which file a store's database is, by the system's numbers; None: there is none.
+
+    Another one in its place is told from it as long as it is open, even if it was removed.
+    """
+    try:
+        status = os.stat(folder / DATABASE)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def is_regular_file(path: Path) -> bool:
     """Whether `path` is a plain file: no link, FIFO or device that someone put in its place."""
     return path.is_file() and not path.is_symlink()
@@ -329,6 +341,19 @@ def carry_uploads(old: Path, new: Path) -> None:
             for name in filter(lambda name: is_regular_file(Path(folder, name)), sorted(names)):
                 _copy_privately(Path(folder, name), copies / name)
             sync_folder(copies)
+
+
+def drop_uploads(store: Path, names: Iterable[str]) -> None:
+    """Deletes those of the files of these whole names that the store's server was sent.
+
+    No others: whatever a store that someone else made says of its documents and their names, what a
+    link or ".." leads to stays.
+    """
+    uploads = os.path.join(os.path.realpath(store), UPLOADS, "")
+    for path in map(resolve_path, map(native_of, names)):
+        if path.startswith(uploads) and is_regular_file(Path(path)):
+            os.unlink(path)
+            mark("upload deleted")
 
 
 def _copy_privately(path: Path, copy: Path) -> None:

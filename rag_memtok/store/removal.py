@@ -1,14 +1,22 @@
 """What leaves the store, and that nothing of it stays behind: documents, chunks, caches.
 
-A memory is its text. So what is removed goes with its words, its key and the index made of it, and
-the database is written anew without it.
+A memory is its text. So what is removed goes with its words, its key, the index made of it and the
+file that a server was sent, and the database is written anew without it.
 """
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from rag_memtok.documents.names import join_name
 from rag_memtok.store.database import Database
-from rag_memtok.store.files import CACHES, drop_unfinished, mark, outdate_adapter, store_errors
+from rag_memtok.store.files import (
+    CACHES,
+    drop_unfinished,
+    drop_uploads,
+    mark,
+    outdate_adapter,
+    store_errors,
+)
 from rag_memtok.store.formats import PARTS
 from rag_memtok.store.line_keys import read_before_removal, rewrite_after_removal
 from rag_memtok.store.schema import name_bytes
@@ -41,6 +49,9 @@ def collect(db: Database, files: Files, keep: Collection[str]) -> int:
         db.for_each("DELETE FROM chunks WHERE number = ?", gone)
         purge_deleted(db.connection, "words")
         purge_names(db)
+        # last: what fails before has deleted nothing, and after a kill the documents are still
+        # there to be removed again
+        drop_uploads(db.folder, [join_name(*names) for names in files])
     drop_caches(db.folder)  # again: a reader may have put it back meanwhile
     with store_errors(db.folder):
         db.execute("VACUUM")

@@ -296,7 +296,8 @@ class Store:
     def collect(self, files: Files = (), keep: Collection[str] = ()) -> int:
         """Removes the documents of `files` (root, file) and every chunk without an occurrence.
 
-        Returns how many chunks went.
+        The files themselves stay, but for those that a server was sent. Returns how many chunks
+        went.
 
         It is one transaction, so that a kill leaves all of them or, in the store's files, nothing.
 
