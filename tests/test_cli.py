@@ -315,6 +315,7 @@ def told(result, code, name, *, as_json):
         (("ask", QUESTION, "--model", "/no/such/model"), 16, "model-unavailable"),
         (("verify", "--model", "no-such-owner/no-such-model"), 16, "model-unavailable"),
         (("ingest", "none"), 24, "input-refused"),
+        (("ingest", "new", ""), 2, "usage"),
         (("ingest", ".rag-memtok"), 24, "input-refused"),
         (("ingest", "new", "--recipe", "soup"), 2, "usage"),
         (("ingest", "new", "--chunk-tokens", "1"), 2, "usage"),
@@ -348,6 +349,16 @@ def test_an_error_says_what_and_what_to_do(
 def test_what_cannot_be_parsed_is_a_usage_error(run, store, words):
     code, out, err = run(*words)
     assert code == 2 and out == "" and err.startswith("error: ")
+
+
+@pytest.mark.parametrize("words", [("rm",), ("ingest", "--dry-run", "docs"), ("watch", "none")])
+def test_an_empty_path_is_not_the_current_folder(run, store, ready, monkeypatch, words):
+    monkeypatch.chdir(ready)  # all documents are below it
+    code, out, err = run(*words, "", "--store", store)
+    assert (code, out) == (2, "") and "a path is empty" in err and "current folder is ." in err
+    assert len(json.loads(run("list", "--json", "--store", store)[1])["documents"]) == 2
+    code, out, _ = run("rm", ".", "--store", store)
+    assert code == 0 and out.count("forgot") == 2
 
 
 def test_three_if_something_was_skipped(run, model_folder, tmp_path):

@@ -101,7 +101,8 @@ def test_without_a_server_or_its_token(client):
         rm.Client("http://127.0.0.1:9").ask(QUESTION)
 
 
-def test_it_sends_a_folder(tmp_path, config):
+def test_it_sends_a_folder(tmp_path, config, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     told = []
     mine = settings(tmp_path / "store", config.model.id)
     docs = written(
@@ -110,6 +111,8 @@ def test_it_sends_a_folder(tmp_path, config):
     (docs / ".gitignore").write_text("secret.txt\n")
     (docs / "secret.txt").write_text("The code is 1234.")
     with served(mine) as server, rm.Client(server.url, on_progress=told.append) as client:
+        with pytest.raises(UsageError, match="a path is empty"):
+            client.ingest("")
         done = client.ingest(docs)
         assert (done.files, done.chunks, done.skipped) == (2, 2, ()) and sum(
             done.verdicts.values()

@@ -122,6 +122,9 @@ def test_settings_are_keywords(monkeypatch, tmp_path):
 def test_what_goes_wrong_is_what_the_command_line_says(folder, tmp_path, monkeypatch):
     with pytest.raises(NoStore):
         rm.ask("Which fan is loud?", store=tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="a path is empty"):
+        rm.ingest("", store=tmp_path / "nowhere", **QUICK)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "somebody-else"))
     with pytest.raises(InputRefused, match="not made here"):
         rm.ask("Which fan is loud?", store=folder / "store", device="cpu")

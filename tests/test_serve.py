@@ -17,6 +17,7 @@ from small import DOCUMENTS, written
 import rag_memtok as rm
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.handle import MemoryStore
+from rag_memtok.serve.metrics import Metrics
 from rag_memtok.store.files import CRASH_AT
 
 LAMP, SOUP = "Who was the keeper of the lamp?", "¿Cuánto se hornea la empanada?"
@@ -248,6 +249,19 @@ def test_status_health_and_metrics(server, config):
     lines = dict(one.rsplit(" ", 1) for one in server.get("/metrics").text.splitlines())
     assert float(lines['rag_memtok_questions_total{outcome="answered"}']) >= 1
     assert lines["rag_memtok_questions_waiting"] == "0"
+
+
+def test_counters_are_told_to_the_last_digit():
+    metrics = Metrics()
+    metrics.gauge("jobs_waiting", lambda: 7)
+    metrics.count("requests_total", 12_345_678, route="/ask", status="200")
+    metrics.count("requests_total", route="/ask", status="200")
+    metrics.count("answer_seconds_sum", 1_234_567.25)
+    metrics.count("answer_seconds_sum", 0.125)
+    lines = metrics.text().splitlines()
+    assert 'rag_memtok_requests_total{route="/ask",status="200"} 12345679' in lines
+    assert "rag_memtok_answer_seconds_sum 1234567.375" in lines
+    assert "rag_memtok_jobs_waiting 7" in lines
 
 
 def test_an_audit_is_a_job(server, config):

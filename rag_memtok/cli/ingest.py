@@ -11,6 +11,7 @@ import typer
 
 from rag_memtok.cli import console, ingest_views, options
 from rag_memtok.config import Config
+from rag_memtok.documents.names import given_path
 from rag_memtok.errors import RagMemtokError, UsageError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def taken_in(
 @options.settings(*options.STORE, *options.MODEL, *options.READING, "memorize.tokens_per_vector")
 def watch(
     dials: Config,
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders.")],
+    paths: Annotated[list[Path], typer.Argument(parser=given_path, help="Files and folders.")],
     prune: options.Prune = False,
     json: options.Json = False,
 ) -> None:

@@ -13,6 +13,7 @@ import typer
 
 from rag_memtok.cli import console, options, views
 from rag_memtok.config import Config
+from rag_memtok.documents.names import given_path
 from rag_memtok.errors import UsageError
 from rag_memtok.settings import load, updated
 
@@ -143,7 +144,9 @@ def config(
 @options.settings(*options.STORE)
 def rm(
     dials: Config,
-    path: Annotated[Path, typer.Argument(help="A file or folder, as it was ingested.")],
+    path: Annotated[
+        Path, typer.Argument(parser=given_path, help="A file or folder, as it was ingested.")
+    ],
 ) -> None:
     """Forget a file or folder: its documents, and every memory no other document has.
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_origin, get_type_hints
 import typer
 
 from rag_memtok.config import Config
+from rag_memtok.documents.names import given_path
 from rag_memtok.settings import asked, dials
 
 Command = Callable[..., None]
@@ -47,7 +48,10 @@ Show = Annotated[
     bool, typer.Option("--show", help="Show the passages, too, the answer >>marked<< in them.")
 ]
 Paths = Annotated[
-    list[Path], typer.Argument(help="Files and folders; - is standard input, and needs --name.")
+    list[Path],
+    typer.Argument(
+        parser=given_path, help="Files and folders; - is standard input, and needs --name."
+    ),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be written and how long it takes.")

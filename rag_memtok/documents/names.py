@@ -9,9 +9,26 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from rag_memtok.errors import UsageError
 
 UPLOADS = "uploads"  # the folder of a store that holds what its server was sent
 NAMED = 3  # files of one reason that are named
+
+
+def given_path(path: str | os.PathLike[str]) -> Path:
+    """A path that a user gives; an empty one is no path, though `Path` takes it for this folder.
+
+    Raises:
+        UsageError: it is empty.
+    """
+    if not os.fspath(path):
+        raise UsageError(
+            "a path is empty, as a shell variable is that was never set",
+            remedy="name a file or folder; the current folder is .",
+        )
+    return Path(path)
 
 
 def name_of(native: str) -> str:

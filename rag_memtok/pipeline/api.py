@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Answer, Found, OnProgress
-from rag_memtok.documents.names import join_name
+from rag_memtok.documents.names import given_path, join_name
 from rag_memtok.documents.scan import scan
 from rag_memtok.errors import UsageError
 from rag_memtok.model import lm
@@ -276,10 +276,10 @@ def remove(path: Path, config: Config) -> tuple[str, ...]:
     Documents go, and every memory that no other has. Files stay, but for those in `uploads/`.
 
     Raises:
-        UsageError: the store has nothing of that path.
+        UsageError: the path is empty, or the store has nothing of it.
     """
     with open_store(store_folder(config), write=True) as store:
-        gone = inspect.find_files(store, os.fspath(path))
+        gone = inspect.find_files(store, os.fspath(given_path(path)))
         if not gone:
             raise UsageError(
                 f"the store has nothing of {path}", remedy="rag-memtok list names what it has"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Answer, OnProgress, Source
+from rag_memtok.documents.names import given_path
 from rag_memtok.errors import NoStore, UsageError
 from rag_memtok.model import lm
 from rag_memtok.pipeline import api, resources
@@ -73,7 +74,7 @@ class MemoryStore:
         Raises:
             InputRefused, WrongModel, UsageError, ...: see `api.ingest`.
         """
-        files = [Path(path) for path in paths]
+        files = [given_path(path) for path in paths]
         return api.ingest(
             files,
             self.config,

@@ -25,6 +25,7 @@ from rag_memtok.datatypes import (
     StoredDocument,
     sha256_of_text,
 )
+from rag_memtok.documents.names import given_path
 from rag_memtok.documents.scan import Skipped, scan
 from rag_memtok.errors import (
     Busy,
@@ -108,7 +109,7 @@ class Client:
         """
         if prune:
             raise UsageError("a server cannot prune", remedy="rag-memtok ingest --prune, there")
-        files = scan([Path(path) for path in paths], Documents(), None).files
+        files = scan([given_path(path) for path in paths], Documents(), None).files
         ids = [self._upload(Path(file.root) / file.file, file.file) for file in files]
         results = [self._wait_for(id)["ingested"] for id in dict.fromkeys(ids)]
         return combine([parse_ingested(file) for file in results])

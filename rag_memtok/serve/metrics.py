@@ -24,7 +24,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[str, dict[Labels, float]] = defaultdict(lambda: defaultdict(float))
+        self._counts: dict[str, dict[Labels, int | float]] = defaultdict(lambda: defaultdict(int))
         self._gauges: dict[str, Callable[[], int]] = {}
 
     def count(self, name: str, by: int | float = 1, **labels: str) -> None:
@@ -38,7 +38,7 @@ class Metrics:
         assert name in METRICS, name
         self._gauges[name] = now
 
-    def value(self, name: str, **labels: str) -> float:
+    def value(self, name: str, **labels: str) -> int | float:
         """The value of a counter."""
         with self._lock:
             return self._counts[name][tuple(sorted(labels.items()))]
@@ -52,7 +52,7 @@ class Metrics:
         for name, (kind, help_) in METRICS.items():
             lines += [f"# HELP rag_memtok_{name} {help_}", f"# TYPE rag_memtok_{name} {kind}"]
             lines += [
-                f"rag_memtok_{name}{_format_labels(labels)} {value:g}"
+                f"rag_memtok_{name}{_format_labels(labels)} {value!r}"
                 for labels, value in sorted(rows.get(name, {}).items())
             ]
         return "\n".join(lines) + "\n"
