@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.lm import LM
-from rag_memtok.model.prompts import QAPrompt, is_no_answer
+from rag_memtok.model.prompts import QAPrompt, is_refusal
 
 BATCH = 16  # prompts answered at a time
 # of a passage: tokens or soft tokens, any number of each
@@ -166,6 +166,6 @@ def most_confident(answers: Sequence[tuple[str, float]]) -> int:
 
     def score(rank: int) -> tuple[bool, float]:
         text, mean_logprob = answers[rank]
-        return not is_no_answer(text), mean_logprob - math.log(1 + rank)
+        return not is_refusal(text), mean_logprob - math.log(1 + rank)
 
     return max(range(len(answers)), key=score)
