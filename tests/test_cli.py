@@ -654,7 +654,12 @@ from rag_memtok.cli.app import main; main()
 
 
 @pytest.mark.parametrize(
-    "sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    "sent, code",
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_the_ingest_and_keeps_what_is_done(sent, code, model_folder, tmp_path, run):
     many = {
@@ -684,7 +689,10 @@ def test_a_signal_ends_the_ingest_and_keeps_what_is_done(sent, code, model_folde
         assert opened.check() == () and len(opened.chunk_ids()) == 3
 
 
-@pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "sent, code",
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_a_signal_that_ends_the_reader_too_is_the_end(sent, code, model_folder, tmp_path):
     docs = written(tmp_path / "docs", {f"{one}.txt": f"Lamp {one} is red." for one in "abcd"})
     words = ("ingest", docs, "--model", model_folder, "--batch", 1, *WRITING)

@@ -284,7 +284,9 @@ def test_a_header_that_lies_is_refused_before_a_library_sees_it(toy_llama, tmp_p
 SHARES = [pytest.param(60, seed, marks=pytest.mark.slow) for seed in range(2, 4)]
 
 
-@pytest.mark.parametrize(("count", "seed"), [(4, 1), *SHARES])
+@pytest.mark.parametrize(
+    ("count", "seed"), [pytest.param(2, 1), pytest.param(4, 1, marks=pytest.mark.slow), *SHARES]
+)
 def test_a_mutated_file_is_refused_in_a_line_or_is_another_model(
     toy_llama, tmp_path, cache, count, seed
 ):

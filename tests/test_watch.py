@@ -228,8 +228,8 @@ from rag_memtok.cli.app import main; main()
     ("sent", "code", "json_too", "read"),
     [
         (signal.SIGINT, 130, [], True),
-        (signal.SIGTERM, 143, ["--json"], True),
-        (signal.SIGINT, 130, [], False),
+        pytest.param(signal.SIGTERM, 143, ["--json"], True, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, [], False, marks=pytest.mark.slow),
     ],
 )
 def test_ctrl_c_in_the_middle_of_a_later_ingest_is_told(
