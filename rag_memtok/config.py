@@ -305,6 +305,7 @@ class Config:
     serve: Serve = field(default_factory=Serve)
 
     def __post_init__(self) -> None:
+        require(bool(self.store), "store", self.store, "a folder; the current one is .")
         named = not self.collection or COLLECTION.fullmatch(self.collection) is not None
         require(
             named,

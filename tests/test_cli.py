@@ -351,7 +351,13 @@ def test_what_cannot_be_parsed_is_a_usage_error(run, store, words):
     assert code == 2 and out == "" and err.startswith("error: ")
 
 
-@pytest.mark.parametrize("words", [("rm",), ("ingest", "--dry-run", "docs"), ("watch", "none")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("rm",), ("ingest", "--dry-run", "docs"), ("watch", "none"), ("restore", "--to"),
+        ("verify", "--against"),
+    ],
+)  # fmt: skip
 def test_an_empty_path_is_not_the_current_folder(run, store, ready, monkeypatch, words):
     monkeypatch.chdir(ready)  # all documents are below it
     code, out, err = run(*words, "", "--store", store)

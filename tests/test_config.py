@@ -83,6 +83,7 @@ def test_every_dial_has_a_type(dial, tmp_path):
 @pytest.mark.parametrize(
     "dial, wrong, valid",
     [
+        ("store", "", "a folder; the current one is ."),
         ("model.threads", -1, "0 .automatic. to 1024"),
         ("model.dtype", "int8", "auto, float32, bfloat16, float16"),
         ("model.device", "tpu", "auto, cpu, cuda, mps"),

@@ -10,6 +10,7 @@ import typer
 
 from rag_memtok.cli import console, options, views
 from rag_memtok.config import Config
+from rag_memtok.documents.names import given_path
 from rag_memtok.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ def verify(
         bool, typer.Option("--reference", help="Decode every memory token by token, alone.")
     ] = False,
     against: Annotated[
-        Path | None, typer.Option("--against", help="Compare the documents with this folder.")
+        Path | None,
+        typer.Option(
+            "--against", parser=given_path, help="Compare the documents with this folder."
+        ),
     ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write the audit as an HTML page, too.")
@@ -123,7 +127,7 @@ def share_of(sample: str | None) -> float:
 @options.settings(*options.STORE, *options.MODEL)
 def restore(
     dials: Config,
-    to: Annotated[Path, typer.Option("--to", help="The folder to write into.")],
+    to: Annotated[Path, typer.Option("--to", parser=given_path, help="The folder to write into.")],
 ) -> None:
     """Write the documents back from their memories alone."""
     from rag_memtok.pipeline import api
