@@ -27,7 +27,7 @@ QUESTION = "When was the lamp of the harbour repaired?"
 @pytest.fixture(scope="module")
 def shipped(model_folder, tmp_path_factory):
     """An adapter with an encoder, as one that ships with the model."""
-    lm = load(small.dials("", model_folder).model)
+    lm = load(small.dials("unused", model_folder).model)
     folder = tmp_path_factory.mktemp("shipped") / "reader"
     return reading_vectors(lm, folder, share_4=0.95, share_2=0.97)
 
