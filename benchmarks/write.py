@@ -246,15 +246,15 @@ def scores(bench: Bench, ledger: Ledger, name: str, cell: Cell) -> dict[Setting,
 
 def to_tune(bench: Bench, ledger: Ledger) -> list[tuple[str, Cell]]:
     """Every way in every cell where it is tuned, as far as is known."""
-    first, *others = bench.cells
     everywhere = [(name, cell) for cell in bench.cells for name in tunable(bench, cell)]
     if not bench.arguments.race:
         return everywhere
-    best: dict[str, Score] = {}
-    for name in tunable(bench, first):
+    first, best = bench.cells[0], dict[str, Score]()
+    in_first = tunable(bench, first)
+    for name in in_first:
         known = scores(bench, ledger, name, first)
         if not all(setting in known for setting in settings_to_try(known)):
-            return [(name, first) for name in tunable(bench, first)]
+            return [(name, first) for name in in_first]
         best[name] = max(known.values())
     ahead = sorted(best, key=lambda name: best[name], reverse=True)[: bench.arguments.race]
     return [(name, cell) for name, cell in everywhere if cell == first or name in {*ahead, PAPER}]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -173,26 +174,29 @@ def test_the_first_failure_is_raised(config, tmp_path):
     assert not (tmp_path / "docs" / ".rag-memtok").exists()
 
 
+MAIN = "from rag_memtok.cli.app import main; main()"
+
+
+@contextmanager
+def watching(config, folder, *words, program=MAIN):
+    """The command in a process of its own, once it waits for a change of the folder."""
+    told = [
+        "watch", str(folder), "--store", config.store, "--threads", "1", "--device", "cpu", *words
+    ]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *told],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as command:  # fmt: skip
+        assert command.stderr.readline() == "watching; Ctrl-C ends\n"
+        yield command
+
+
 @pytest.mark.parametrize(
     "sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
 def test_ctrl_c_ends_the_command_with_what_was_done(config, tmp_path, sent):
     api.ingest([tmp_path / "docs"], config)
-    words = [
-        "watch",
-        str(tmp_path / "docs"),
-        "--store",
-        config.store,
-        "--threads",
-        "1",
-        "--device",
-        "cpu",
-    ]
-    program = [sys.executable, "-c", "from rag_memtok.cli.app import main; main()", *words]
-    with subprocess.Popen(
-        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as command:
-        assert command.stderr.readline() == "watching; Ctrl-C ends\n"
+    with watching(config, tmp_path / "docs") as command:
         saved(tmp_path / "docs" / "b.txt", "The fan is loud.")
         assert "watching; Ctrl-C ends\n" in iter(command.stderr.readline, "")
         command.send_signal(sent)
@@ -210,7 +214,7 @@ def test_ctrl_c_ends_the_command_with_what_was_done(config, tmp_path, sent):
 
 
 # The command itself, which waits for a signal when it has kept two chunks.
-WAITING = """
+WAITING = f"""
 import sys, time
 from rag_memtok.store.store import Store
 put = Store.put
@@ -220,7 +224,7 @@ def wait_after_two(self, record, text):
         print("two are kept", file=sys.stderr, flush=True)
         time.sleep(600)
 Store.put = wait_after_two
-from rag_memtok.cli.app import main; main()
+{MAIN}
 """
 
 
@@ -236,12 +240,7 @@ def test_ctrl_c_in_the_middle_of_a_later_ingest_is_told(
     config, tmp_path, sent, code, json_too, read
 ):
     api.ingest([tmp_path / "docs"], config)
-    words = ["watch", str(tmp_path / "docs"), "--store", config.store, "--threads", "1", *json_too]
-    program = [sys.executable, "-c", WAITING, *words, "--device", "cpu"]
-    with subprocess.Popen(
-        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as command:
-        assert command.stderr.readline() == "watching; Ctrl-C ends\n"
+    with watching(config, tmp_path / "docs", *json_too, program=WAITING) as command:
         saved(tmp_path / "docs" / "b.txt", "The fan is loud.\n")
         assert "two are kept\n" in iter(command.stderr.readline, "")
         if not read:  # as by a reader that the same Ctrl-C ended

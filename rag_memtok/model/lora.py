@@ -139,10 +139,8 @@ class _LoRAProduct(torch.autograd.Function):
 def fuse_lora(student: LM) -> LM:
     """`student` (of `add_lora`) with each adapted linear layer computed in fewer passes.
 
-    A layer whose weights are packed (nf4) stays as it is.
-
     It computes in the model's dtype whatever that of the LoRA is, so that a bfloat16 model with a
-    float32 LoRA trains at bfloat16's speed.
+    float32 LoRA trains at bfloat16's speed. A layer whose weights are packed (nf4) stays as it is.
     """
     for module in student.model.modules():
         if (
