@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="compare with the vectors in this file")
     args = parser.parse_args()
     lm = load(config.Model(id=args.model))
-    reader = shipped_adapters(lm, "").text
+    reader = shipped_adapters(lm, "").vectors
     encoder = encoder_in(args.adapter or (reader and reader.folder), lm)
     if encoder is None:
         raise SystemExit("there is no encoder")

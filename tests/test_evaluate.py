@@ -689,7 +689,7 @@ def test_an_encoders_vectors_are_read_without_a_memory_being_written(tmp_path, m
     assert {"encoded wrong+adapter", "encoded random+adapter"} <= {key[0] for key in cells}
     # what is not asked for is no control, and needs what is there
     assert "encoded+adapter" in available_readers(
-        (), {"text": reader}, encoder_in(reader, lm.load(settings.model))
+        (), {"vectors": reader}, encoder_in(reader, lm.load(settings.model))
     )
     assert not {*encoded, "cut+adapter"} & {*available_readers((), {"text": reader}, None)}
     plain = trained(lm.load(settings.model), tmp_path / "plain", kind="text")

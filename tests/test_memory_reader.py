@@ -16,7 +16,17 @@ from rag_memtok.model.lora import AdapterManifest
 from rag_memtok.model.prompts import cue, qa_prompt
 from training import memory_reader
 from training.lessons import Piece, TrainingExample, TrainingSet
-from training.memory_reader import SOFT, Training, embeddings_of, measured, merged, stacked, task_of
+from training.memory_reader import (
+    SOFT,
+    Training,
+    best_of_rank,
+    embeddings_of,
+    measured,
+    merged,
+    stacked,
+    task_of,
+    upon,
+)
 from training.text_reader import attending, exchange, scores_of
 
 TEXTS = (
@@ -85,6 +95,7 @@ def run_of(lm, out, steps=4):
         found=lessons,
         steps=steps,
         lr=1e-2,
+        places=2,
         run="run",
         out=out,
     )
@@ -107,13 +118,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(monkeypatch, tmp_path):
     moved = [float(one.detach().abs().sum()) for n, one in whole.live.items() if "lora_B" in n]
     assert all(moved) and float(whole.encoder.projection.detach().abs().sum()) > 0
     last = json.loads((tmp_path / "whole" / "curve.jsonl").read_text())
-    assert last["step"] == 4 and {"f1_text", "f1_4", "f1_2", "recited_4"} <= last.keys()
+    assert last["step"] == 4 and {"f1_text", "f1_4", "loss_2", "recited_4"} <= last.keys()
 
 
 def test_what_is_measured_is_teacher_forced_and_greedy(tmp_path):
     lm = toy.lm_of("llama")
     dev = [(lm.encode(TEXTS[0]), "Who wrote the letter?", ["its keeper"])]
-    found = measured(*parts(lm), qa_prompt(lm), dev)
+    found = measured(run_of(lm, tmp_path), dev)
     assert all(0 <= value <= 100 for value in found.values())
 
 
@@ -129,11 +140,28 @@ def test_one_adapter_reads_as_the_one_upon_the_other(tmp_path):
     )  # fmt: skip
     for name, content in lora.adapter_files(text, bond).items():
         (tmp_path / name).write_bytes(content)
-    upon, asked = lora.add_lora(merged(lm, tmp_path), 3, 0), torch.tensor([lm.encode(TEXTS[0])])
-    for one in lora.lora_weights(upon).values():
+    second, asked = lora.add_lora(merged(lm, tmp_path), 3, 0), torch.tensor([lm.encode(TEXTS[0])])
+    for one in lora.lora_weights(second).values():
         one.data = 0.1 * torch.randn(one.shape, generator=draw)
-    both = stacked(lm, load_file(tmp_path / lora.WEIGHTS), upon)
+    both = stacked(lm, load_file(tmp_path / lora.WEIGHTS), second)
     with torch.no_grad():
-        wanted, without = (one.hidden(one.embed(asked)) for one in (upon, text))
+        wanted, without = (one.hidden(one.embed(asked)) for one in (second, text))
         assert (wanted - without).abs().max() > 0.1
         torch.testing.assert_close(both.hidden(both.embed(asked)), wanted, rtol=1e-3, atol=1e-3)
+    # and what it reads beside the one for texts comes out of it again
+    again = upon(lora.lora_weights(both), load_file(tmp_path / lora.WEIGHTS), 3)
+    lora.set_weights(second, again)
+    with torch.no_grad():
+        torch.testing.assert_close(second.hidden(second.embed(asked)), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_an_adapter_of_a_smaller_rank_is_the_nearest_one():
+    draw = torch.Generator().manual_seed(2)
+    down, up = torch.randn(6, 20, generator=draw), torch.randn(30, 6, generator=draw)
+    less_down, less_up = best_of_rank(down, up, 4)
+    assert (less_down.shape, less_up.shape) == ((4, 20), (30, 4))
+    left_out = torch.linalg.svdvals(up @ down)[4:6]
+    apart = torch.linalg.matrix_norm(up @ down - less_up @ less_down)
+    torch.testing.assert_close(apart, left_out.norm())
+    same_down, same_up = best_of_rank(down, up, 6)
+    torch.testing.assert_close(same_up @ same_down, up @ down, rtol=1e-4, atol=1e-4)

@@ -137,7 +137,7 @@ def one_number_changed(config):
     with open_store(store(config), write=True) as opened:
         tokens = lm.encode(opened.text(one.chunk_id))
         tokens[3] = tokens[3] % 300 + 20
-        encoder = adapters.load_encoder_of(adapters.shipped_adapters(lm, "").text, lm)
+        encoder = adapters.load_encoder_of(adapters.shipped_adapters(lm, "").vectors, lm)
         vectors = adapters.encoders.encode_readable(encoder, tokens, 4)
         opened.put_readables({one.chunk_id: vectors})
     return 1

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from rag_memtok import config
 from rag_memtok.adapt.checkpoint import get_moments, set_moments
+from rag_memtok.evaluation.baselines import least_expected
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import Encoder, count_windows, encode
 from rag_memtok.model import lora
@@ -50,41 +51,80 @@ from training.text_reader import (
 
 SOFT = -1  # stands in a row's ids where a vector stands
 LAYERS, RANK, LONGEST_WINDOW = 10, 8, 4
+MOST_RANK = 17  # of the adapter that ships: 15 MB with the encoder
 QUESTIONS = 12  # of a step, at least
 MOST = 3  # questions about a chunk that is alone: repeating it teaches more
+HEARD, FOLLOWING = 8, 16  # tokens of a chunk that are told, and of what follows that is asked for
 FIRST = 0.8  # of the steps: chunks alone
-WIDE_SHARES = (0.25, 0.5)  # of the chunks at 4 tokens a vector, in each half of the steps
+WIDE_SHARES = (0.1, 0.2)  # of the chunks at 4 tokens a vector, in each half of the steps
 FALL = 0.5  # of the steps, at the end: the rate falls
 WARM_UP = 25  # steps
 WIDE = 0.03  # of the rate, for the projection: its sums have thousands of terms
+FORMS = ("encoded", "pooled", "telling")
+FOLLOW = "What follows these words? "
 SAVE_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """A row, the texts its soft positions are encoded from, tokens reconstructed."""
+    """A row, and the texts that its soft positions are encoded from.
+
+    `recited`: the tokens that say its chunk again; `chunks`: how many it is about.
+    """
 
     row: Row
     texts: Sequence[Sequence[int]]
     window: int
     recited: int
+    chunks: int
 
 
 def task_of(
-    lm: LM, words: QAPrompt, example: TrainingExample, window: int, *, recite: bool
+    lm: LM,
+    words: QAPrompt,
+    example: TrainingExample,
+    window: int,
+    *,
+    recite: bool,
+    places: Sequence[float] = (),
+    telling: bool = False,
 ) -> Task:
-    """An example read from vectors of `window` tokens; `recite`: a chunk alone is repeated."""
+    """An example read from vectors of `window` tokens; `recite`: a chunk alone is repeated.
+
+    It is also asked what follows at `places`, from 0, its begin, to 1. `telling`: as many of its
+    own tokens stand for it instead, those that `lm` expected least.
+    """
     texts = [lm.encode(text) for _, text in example.passages]
     template = cue(lm)
-    more = [(template.suffix, [*texts[0], template.end])] if recite and len(texts) == 1 else []
-    soft = [[SOFT] * count_windows(len(text), window) for text in texts]
-    row = row_of(lm, words, example, soft, more)
-    return Task(row, texts, window, len(texts[0]) + 1 if more else 0)
+    more: list[tuple[Sequence[int], Sequence[int]]] = []
+    if recite and len(texts) == 1:
+        more = [(template.suffix, [*texts[0], template.end])]
+        more += [continuation(lm, words, texts[0], place) for place in places]
+    sizes = [count_windows(len(text), window) for text in texts]
+    if telling:
+        contents = [least_expected(lm, *one) for one in zip(texts, sizes, strict=True)]
+    else:
+        contents = [[SOFT] * size for size in sizes]
+    row = row_of(lm, words, example, contents, more)
+    said = sum(len(one) for _, one in more)
+    return Task(row, () if telling else texts, window, said, len(texts))
+
+
+def continuation(
+    lm: LM, words: QAPrompt, text: Sequence[int], place: float
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Asks what follows some tokens of a text, and says it."""
+    start = int(place * max(0, len(text) - HEARD - FOLLOWING + 1))
+    end = min(start + HEARD, len(text) - 1)
+    asked = [*words.question, *lm.encode(FOLLOW), *text[start:end], *words.closing]
+    return asked, text[end : end + FOLLOWING]
 
 
 def embeddings_of(lm: LM, encoder: Encoder, task: Task) -> Float[Tensor, "S d"]:
     """The row's input embeddings, the vectors in their places."""
     embeddings = lm.embed(task.row.ids.clamp(min=0))
+    if not task.texts:
+        return embeddings
     vectors = torch.cat(encode(encoder, task.texts, task.window)).to(embeddings.dtype)
     return embeddings.index_copy(0, (task.row.ids == SOFT).nonzero()[:, 0], vectors)
 
@@ -93,7 +133,8 @@ def embeddings_of(lm: LM, encoder: Encoder, task: Task) -> Float[Tensor, "S d"]:
 class Training:
     """A training run: what is trained, its step, and how many examples it has used.
 
-    `reader` are the weights of the reader of text, which `student` has merged.
+    `reader` are the weights of the reader of text, which `student` has merged. `form` is what
+    stands for a chunk: one of FORMS.
     """
 
     lm: LM
@@ -106,6 +147,8 @@ class Training:
     lr: float
     run: str
     out: Path
+    places: int
+    form: str = "encoded"
     wide: float = WIDE
     step: int = 0
     used: int = 0
@@ -118,12 +161,13 @@ class Training:
         self.words = qa_prompt(self.lm)
         self.live: dict[str, Tensor] = {
             **{f"reader {name}": one for name, one in lora.lora_weights(self.student).items()},
-            **{f"encoder {name}": one for name, one in self.encoder.parameters.items()},
         }
+        if self.form == "encoded":
+            self.live |= {f"encoder {name}": one for name, one in self.encoder.parameters.items()}
         projection = self.encoder.projection
         groups = [
             {"params": [one for one in self.live.values() if one is not projection], "part": 1.0},
-            {"params": [projection], "part": self.wide},
+            {"params": [one for one in self.live.values() if one is projection], "part": self.wide},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.99), weight_decay=0.0)
         self.resume()
@@ -138,7 +182,12 @@ class Training:
         if not example.asked:
             return self.task()
         wide = hash01(str(number), "window ") < WIDE_SHARES[done >= 0.5]
-        return task_of(self.lm, self.words, example, 4 if wide else 2, recite=True)
+        places = [hash01(str(number), f"place {one} ") for one in range(self.places)]
+        window = 4 if wide else 2
+        telling = self.form == "telling"
+        return task_of(
+            self.lm, self.words, example, window, recite=True, places=places, telling=telling
+        )
 
     def take(self) -> tuple[float, ...]:
         """One step; the mean losses of answered and of recited tokens, the share of these right.
@@ -153,7 +202,8 @@ class Training:
         count = 0
         while count < QUESTIONS:
             tasks.append(self.task())
-            count += len(tasks[-1].row.own) - (tasks[-1].recited > 0)
+            last = tasks[-1]
+            count += len(last.row.own) - (1 + self.places) * (last.recited > 0)
         answered = sum(len(one.row.targets) - one.recited for one in tasks)
         recited = sum(one.recited for one in tasks)
         weight = 1.0 if done < FIRST else 0.5
@@ -175,7 +225,7 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.chunks += sum(len(one.texts) for one in tasks)
+        self.chunks += sum(one.chunks for one in tasks)
         self.asked += count
         return sums[0] / answered, *(one / recited if recited else math.nan for one in sums[1:])
 
@@ -197,7 +247,7 @@ class Training:
             if self.step % every == 0:
                 found = {"step": self.step, "chunks": self.chunks, "questions": self.asked,
                          "seconds": self.seconds}  # fmt: skip
-                found |= measured(self.student, self.encoder, self.words, dev)
+                found |= measured(self, dev)
                 say(json.dumps(found))
                 with (self.out / "curve.jsonl").open("a") as out:
                     out.write(json.dumps(found) + "\n")
@@ -244,41 +294,54 @@ def mean_known(values: Iterable[float]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def measured(
-    student: LM, encoder: Encoder, words: QAPrompt, dev: Sequence[tuple[list[int], str, list[str]]]
-) -> Mapping[str, float]:
-    """F1 over `dev` from text and from vectors of 4 and 2 tokens, and the tokens recited right."""
-    found = {}
-    for window in (0, 4, 2):
-        contents: list[Content] | None = None
-        if window:
-            contents = [vectors_of(encoder, chunk, window) for chunk, _, _ in dev]
-            found[f"recited_{window}"] = recited(student, encoder, words, dev, window)
-        found[f"f1_{window or 'text'}"] = f1_of(student, words, dev, contents)["f1"]
+Dev = Sequence[tuple[list[int], str, list[str]]]  # chunks, questions, their answers
+
+
+def measured(training: Training, dev: Dev) -> Mapping[str, float]:
+    """F1 over `dev` from text and from 4 and 2 tokens a vector; answers' loss, tokens repeated."""
+    lm, student, words = training.lm, training.student, training.words
+    telling = training.form == "telling"
+    found = {"f1_text": f1_of(student, words, dev)["f1"]}
+    for window in (4, 2):
+        repeated: list[bool] = []
+        losses: list[float] = []
+        for number, (chunk, question, golds) in enumerate(dev):
+            passages = (("", student.decode(chunk)),)
+            if number % 3 == 0:
+                alone = TrainingExample(passages, ())
+                task = task_of(lm, words, alone, window, recite=True, telling=telling)
+                repeated += scored(student, training.encoder, task)[1]
+            asked = TrainingExample(passages, ((question, golds[0]),))
+            task = task_of(lm, words, asked, window, recite=False, telling=telling)
+            losses += scored(student, training.encoder, task)[0]
+        contents = [content_of(training, chunk, window) for chunk, _, _ in dev]
+        found[f"recited_{window}"] = 100 * mean(repeated)
+        found[f"loss_{window}"] = mean(losses)
+        found[f"f1_{window}"] = f1_of(student, words, dev, contents)["f1"]
     return found
 
 
-@torch.no_grad()
-def vectors_of(encoder: Encoder, chunk: Sequence[int], window: int) -> Content:
-    """The vectors of one chunk."""
-    return encode(encoder, [chunk], window)[0].numpy()
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean."""
+    return sum(values) / len(values)
 
 
 @torch.no_grad()
-def recited(
-    student: LM, encoder: Encoder, words: QAPrompt,
-    dev: Sequence[tuple[list[int], str, list[str]]], window: int,
-) -> float:  # fmt: skip
-    """The share of the tokens of a third of the chunks that come right, teacher-forced, in %."""
-    right = total = 0
-    with attending(student):
-        for chunk, _, _ in dev[::3]:
-            example = TrainingExample((("", student.decode(chunk)),), ())
-            task = task_of(student, words, example, window, recite=True)
-            scores = scores_of(student, task.row, embeddings_of(student, encoder, task))
-            right += int((scores.argmax(-1) == task.row.targets).sum())
-            total += len(task.row.targets)
-    return 100 * right / total
+def content_of(training: Training, chunk: Sequence[int], window: int) -> Content:
+    """What stands for one chunk: its vectors, or as many of its tokens."""
+    if training.form == "telling":
+        return least_expected(training.lm, chunk, count_windows(len(chunk), window))
+    return encode(training.encoder, [chunk], window)[0].numpy()
+
+
+@torch.no_grad()
+def scored(lm: LM, encoder: Encoder, task: Task) -> tuple[list[float], list[bool]]:
+    """Of each token that a task says, its cross-entropy in nats, and whether it comes right."""
+    with attending(lm):
+        scores = scores_of(lm, task.row, embeddings_of(lm, encoder, task))
+    targets = task.row.targets
+    losses = torch.nn.functional.cross_entropy(scores, targets, reduction="none")
+    return losses.tolist(), (scores.argmax(-1) == targets).tolist()
 
 
 def write(training: Training, folder: Path) -> None:
@@ -287,7 +350,8 @@ def write(training: Training, folder: Path) -> None:
     last = json.loads(curve.read_text().splitlines()[-1])
     lora.set_weights(training.student, lora.half_precision_weights(training.student))
     together = stacked(training.lm, training.reader, training.student)
-    made = encoders.pack(training.encoder)
+    made = b"" if training.form == "telling" else encoders.pack(training.encoder)
+    digest = hashlib.sha256(made).hexdigest() if made else ""
     bond = AdapterManifest(
         kind="text", model=f"{identity.id} {identity.revision}".strip(),
         weights_sha256=identity.weights_sha256, tokenizer_sha256=identity.tokenizer_sha256,
@@ -296,10 +360,11 @@ def write(training: Training, folder: Path) -> None:
                     "memories": training.chunks, "chunks": len(training.found.pieces),
                     "seed": training.found.seed},
         dev={"after": last["f1_text"] / 100},
-        frame_sha256=training.words.digest, encoder_sha256=hashlib.sha256(made).hexdigest(),
+        frame_sha256=training.words.digest, encoder_sha256=digest,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / encoders.FILE, made)
+    if made:
+        write_whole(folder / encoders.FILE, made)
     for name, content in lora.adapter_files(together, bond).items():
         write_whole(folder / name, content)
 
@@ -312,36 +377,82 @@ def merged(lm: LM, adapter: Path) -> LM:
     return alone
 
 
-def stacked(lm: LM, first: Mapping[str, Tensor], second: LM) -> LM:
-    """`lm` with a LoRA that adds what `first` and the LoRA of `second` add."""
+def stacked(lm: LM, first: Mapping[str, Tensor], second: LM, most: int = MOST_RANK) -> LM:
+    """`lm` with a LoRA that adds what `first` and the LoRA of `second` add, of rank `most` at most.
+
+    Beyond it of each layer's sum the smallest singular values are left out.
+    """
     values = {
         name: torch.cat([first[name].float(), one.detach()], 0 if "lora_A" in name else 1)
         for name, one in lora.lora_weights(second).items()
     }
     rank = next(one.shape[0] for name, one in values.items() if "lora_A" in name)
-    together = lora.add_lora(lm, rank, 0)
+    if rank > most:
+        downs = [name for name in values if "lora_A" in name]
+        for down, up in ((name, name.replace("lora_A", "lora_B")) for name in downs):
+            values[down], values[up] = best_of_rank(values[down], values[up], most)
+    together = lora.add_lora(lm, min(rank, most), 0)
     lora.set_weights(together, values)
     return together
 
 
+def upon(whole: Mapping[str, Tensor], first: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """What `whole` (of `stacked`) adds beside `first`, as a LoRA of rank `rank`."""
+    values: dict[str, Tensor] = {}
+    for down in (name for name in whole if "lora_A" in name):
+        up = down.replace("lora_A", "lora_B")
+        values[down], values[up] = best_of_rank(
+            torch.cat([whole[down].float(), first[down].float()]),
+            torch.cat([whole[up].float(), -first[up].float()], 1),
+            rank,
+        )
+    return values
+
+
+def best_of_rank(
+    down: Float[Tensor, "R i"], up: Float[Tensor, "o R"], rank: int
+) -> tuple[Float[Tensor, "r i"], Float[Tensor, "o r"]]:
+    """The two factors of rank `rank` whose product is nearest to that of `up` and `down`."""
+    (left, inner), (right, outer) = torch.linalg.qr(up), torch.linalg.qr(down.T)
+    u, sizes, v = torch.linalg.svd(inner @ outer.T)
+    roots = sizes[:rank].sqrt()
+    return roots[:, None] * (right @ v[:rank].T).T, left @ u[:, :rank] * roots
+
+
 def started(args: argparse.Namespace) -> Training:
-    """A run at its start: a LoRA and an encoder that do nothing yet."""
+    """A run at its start: a LoRA and an encoder that do nothing yet, or those to start from."""
     torch.manual_seed(args.seed)
     lm = load(config.Model(id=args.model, dtype="bfloat16", threads=args.threads))
     student = lora.fuse_lora(lora.add_lora(merged(lm, args.reader), args.rank, args.seed))
     encoder = encoders.new_encoder(lm, args.layers, RANK, LONGEST_WINDOW, args.seed)
+    reader = load_file(args.reader / lora.WEIGHTS)
+    if args.start:
+        whole = load_file(args.start / lora.WEIGHTS)
+        lora.set_weights(student, upon(whole, reader, args.rank))
+        encoders.set_parameters(encoder, load_file(args.start / encoders.FILE))
     found = lessons_of(lm, args.data, args.without, args.seed)
     alone = replace(found, mix=Mix(alone=1.0), most=MOST)
-    of = (args.layers, args.rank, args.lr, args.seed, args.steps)
+    of = (
+        args.layers,
+        args.rank,
+        args.lr,
+        args.seed,
+        args.steps,
+        args.places,
+        args.form,
+        args.start,
+    )
     run = repr((lm.identity, qa_prompt(lm).digest, *of))
     return Training(
         lm=lm,
         student=student,
         encoder=encoder,
-        reader=load_file(args.reader / lora.WEIGHTS),
+        reader=reader,
         alone=alone,
         found=found,
         steps=args.steps,
+        places=args.places,
+        form=args.form,
         lr=args.lr,
         run=run,
         out=args.out,
@@ -357,9 +468,15 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--start", type=Path, help="what an earlier run wrote, to go on from")
+    parser.add_argument(
+        "--form", choices=FORMS, default=FORMS[0], help="what stands for a chunk: encoded; to "
+        "compare with, pooled: the encoder untrained, telling: its tokens that are expected least",
+    )  # fmt: skip
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--rank", type=int, default=RANK, help="of the LoRA for vectors")
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--places", type=int, default=0, help="at which a chunk is continued")
     parser.add_argument("--every", type=int, default=150, help="steps between two measurements")
     parser.add_argument("--dev", type=int, default=64, help="questions that are watched")
     parser.add_argument("--seed", type=int, default=0)

@@ -74,7 +74,7 @@ class Baseline:
 
     `needs`: what has to be made first, "memory" or "encoded" ("": nothing, and `compressed` says
     whether it is measured at each compression all the same); `several`: it is measured among
-    distractors, too; `adapter`: which LoRA is on, that for "text" or for "memory" ("": none);
+    distractors, too; `adapter`: which LoRA is on, for "text", "vectors" or "memory" ("": none);
     `control`: it is measured only where it is asked for.
     """
 
@@ -228,12 +228,12 @@ BASELINES: dict[str, Baseline] = {
         passages=least_expected_tokens, needs="", adapter="text", control=True
     ),
     "encoded": Baseline(passages=encoded, needs="encoded", control=True),
-    "encoded+adapter": Baseline(passages=encoded, needs="encoded", adapter="text"),
+    "encoded+adapter": Baseline(passages=encoded, needs="encoded", adapter="vectors"),
     "encoded wrong+adapter": Baseline(
-        passages=encoded_wrong, needs="encoded", several=False, adapter="text", control=True
+        passages=encoded_wrong, needs="encoded", several=False, adapter="vectors", control=True
     ),
     "encoded random+adapter": Baseline(
-        passages=encoded_noise, needs="encoded", several=False, adapter="text", control=True
+        passages=encoded_noise, needs="encoded", several=False, adapter="vectors", control=True
     ),
 }
 

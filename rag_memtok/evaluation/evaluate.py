@@ -43,6 +43,7 @@ from rag_memtok.evaluation.metrics import score
 from rag_memtok.evaluation.predictions import (
     Predictor,
     Prompt,
+    complete_adapters,
     load_models,
     mean_nats,
     measure_costs,
@@ -65,7 +66,7 @@ from rag_memtok.model.lm import LM
 from rag_memtok.model.lora import read_manifest
 from rag_memtok.model.prompts import qa_prompt
 from rag_memtok.pipeline import resources
-from rag_memtok.pipeline.adapters import Adapter, load_encoder_of, shipped_adapters
+from rag_memtok.pipeline.adapters import Adapter, load_encoder_of
 from rag_memtok.pipeline.manifest import complete_config
 from rag_memtok.pipeline.progress import Reporter, quiet
 
@@ -103,9 +104,8 @@ def evaluate(
     questions = load_questions(path, documents, limit)
     settings = complete_config(config, {})
     tools = resources.load(settings)
-    if text := shipped_adapters(tools.lm, tools.template.digest).text:
-        adapters = {"text": text.folder, **adapters}
-    encoder = encoder_in(adapters.get("text"), tools.lm)
+    adapters = complete_adapters(adapters, tools.lm, tools.template.digest)
+    encoder = encoder_in(adapters.get("vectors"), tools.lm)
     study = replace(study, readers=available_readers(study.readers, adapters, encoder))
     embedder = tools.embedder if study.nearest else None
     capacity, most = settings.documents.chunk_tokens, max(study.k, default=1) - 1

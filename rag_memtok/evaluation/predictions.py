@@ -28,9 +28,10 @@ from rag_memtok.model.inject import (
     most_confident,
 )
 from rag_memtok.model.lm import LM
-from rag_memtok.model.lora import load_adapter
+from rag_memtok.model.lora import load_adapter, read_manifest
 from rag_memtok.model.precision import for_reading
 from rag_memtok.model.prompts import GAP, QAPrompt, digest_of
+from rag_memtok.pipeline.adapters import shipped_adapters
 from rag_memtok.pipeline.progress import Reporter
 from rag_memtok.store.files import write_whole
 
@@ -85,6 +86,22 @@ class Prediction:
     mean_logprob: float
 
 
+def complete_adapters(
+    named: Mapping[str, Path], lm: LM, template_sha256: str
+) -> Mapping[str, Path]:
+    """The adapters that are named, and for what they do not read those that ship with the model.
+
+    One for texts that has an encoder reads its vectors, too.
+    """
+    shipped = shipped_adapters(lm, template_sha256)
+    found = {"text": shipped.text, "vectors": shipped.vectors}
+    folders = {kind: adapter.folder for kind, adapter in found.items() if adapter}
+    text = named.get("text")
+    bond = read_manifest(text) if text else None
+    own = {"vectors": text} if text and bond and bond.encoder_sha256 else {}
+    return {**folders, **own, **named}
+
+
 def load_models(lm: LM, adapters: Mapping[str, Path], template_sha256: str) -> dict[str, LM]:
     """`lm` by the name "", and with each of `adapters` on by its name.
 
@@ -92,7 +109,7 @@ def load_models(lm: LM, adapters: Mapping[str, Path], template_sha256: str) -> d
         WrongModel: an adapter is of another model or of other memories.
     """
     return {"": lm} | {
-        kind: load_adapter(for_reading(lm) if kind == "text" else lm, folder, template_sha256)
+        kind: load_adapter(lm if kind == "memory" else for_reading(lm), folder, template_sha256)
         for kind, folder in adapters.items()
     }
 

@@ -51,15 +51,15 @@ def available_readers(
         UsageError: there is none of that name, or no adapter or encoder for it.
     """
     for name, arm in baselines_named(readers).items():
-        if arm.adapter and arm.adapter not in adapters:
-            option = {"memory": "--adapter", "text": "--text-adapter"}[arm.adapter]
-            raise UsageError(
-                f"the reader {name} needs {option} DIR", remedy="rag-memtok adapt trains one"
-            )
         if arm.needs == "encoded" and encoder is None:
             raise UsageError(
                 f"the reader {name} needs an encoder, and the adapter for texts has none",
                 remedy="--text-adapter DIR names one that has",
+            )
+        if arm.adapter and arm.adapter not in adapters:
+            option = "--adapter" if arm.adapter == "memory" else "--text-adapter"
+            raise UsageError(
+                f"the reader {name} needs {option} DIR", remedy="rag-memtok adapt trains one"
             )
     return tuple(readers) or tuple(
         name

@@ -1,4 +1,4 @@
-"""Which adapters answer, if any: one reads memories, one texts.
+"""Which adapters answer, if any: one reads memories, one texts, one an encoder's vectors.
 
 They are the one that is named, else the store's own, else those shipped with the model.
 """
@@ -16,7 +16,8 @@ from rag_memtok.model.lora import AdapterManifest, find_mismatches, read_manifes
 from rag_memtok.store.files import ADAPTER, STALE
 
 READERS = EMBEDDED.parent.parent / "readers"
-SHIPPED = (EMBEDDED.parent / "reader", READERS / "smollm2")  # what does not fit is left alone
+# what does not fit is left alone; of several that fit the first reads texts
+SHIPPED = (EMBEDDED.parent / "reader", READERS / "smollm2", READERS / "smollm2-vectors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +30,22 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """The adapter that reads memories, and the one that reads texts, kept or decoded."""
+    """The adapters that read memories, texts (kept or decoded), and vectors of their encoder."""
 
     memory: Adapter | None = None
     text: Adapter | None = None
+    vectors: Adapter | None = None
 
     def of(self, reader: str) -> Adapter | None:
         """The adapter that is on when `reader` reads."""
         return self.memory if reader == "memory" else self.text
 
     def with_adapter(self, adapter: Adapter) -> "Adapters":
-        """These adapters and `adapter`, unless there is one of its kind."""
+        """These adapters and `adapter`, for what there is none for yet."""
         if adapter.manifest.kind == "memory":
             return replace(self, memory=self.memory or adapter)
-        return replace(self, text=self.text or adapter)
+        encodes = adapter if adapter.manifest.encoder_sha256 else None
+        return replace(self, text=self.text or adapter, vectors=self.vectors or encodes)
 
 
 def load_encoder_of(adapter: Adapter | None, lm: LM) -> Encoder | None:

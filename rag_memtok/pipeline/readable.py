@@ -71,7 +71,8 @@ def choose_encoding(
 
 
 def _find_reader(lm: LM, template: Template, config: Config) -> Adapter | None:
-    return find_adapters(config.ask.adapter, store_folder(config), lm, template.digest, quiet).text
+    folder = store_folder(config)
+    return find_adapters(config.ask.adapter, folder, lm, template.digest, quiet).vectors
 
 
 def encoder_for(
@@ -99,8 +100,8 @@ def measured_shares(adapter: Adapter | None) -> Iterator[tuple[int, float]]:
 
 def find_vector_reader(manifest: Mapping[str, str], adapters: Adapters) -> Adapter | None:
     """The adapter that reads a store's readable vectors, if it has such and there is one."""
-    adapter, window = adapters.text, int(manifest.get(WINDOW, 0))
-    if adapter is None or not window or not adapter.manifest.encoder_sha256:
+    adapter, window = adapters.vectors, int(manifest.get(WINDOW, 0))
+    if adapter is None or not window:
         return None
     return adapter if adapter.manifest.encoder_sha256 == manifest.get(ENCODER) else None
 
