@@ -191,7 +191,7 @@ print("decode answered word for word as text did")
 # - **Vectors trained for one thing, to be decoded, are of no use as context** to a frozen model
 #   (Sastre & Rosá 2025 say so of theirs). So `--read auto` takes `decode` for such a store, and
 #   says why. Memories written with `ingest --write readable` are read nearly as well as the text:
-#   six questions cannot show that, the README's table of 128 does.
+#   six questions cannot show that, the table of 128 in docs/results.md does.
 
 # %%
 found = store.ask(questions[0]["question"])

@@ -26,7 +26,7 @@ def require(condition: bool, dial: str, value: object, valid: str) -> None:
     if not condition:
         raise UsageError(
             f"{dial} is {value!r}; valid: {valid}",
-            remedy="rag-memtok COMMAND --help lists every option with its range",
+            remedy="rag-memtok config lists every setting with its value",
         )
 
 
@@ -112,7 +112,9 @@ class Memorize:
         "", "exact, or readable: memories that also answer.", shown="the store's, or exact"
     )
     recipe: str = setting("", "Another way of writing, by name.", shown="by --write")
-    template: str = setting("", "bare or cue.", shown="the store's, or bare")
+    template: str = setting(
+        "", "bare or cue; a recipe may have its own.", shown="the store's, or bare"
+    )
     tokens_per_vector: int = setting(0, "Text tokens a memory vector holds; 0 finds out.")
     readable: int = setting(
         -1,

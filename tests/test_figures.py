@@ -35,3 +35,11 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     with pytest.raises(UsageError) as caught:
         draw(CHART, tmp_path / "a.png")
     assert "rag-memtok[figures]" in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize("command", [["paper", "--docs", "docs"], ["eval", "questions.jsonl"]])
+def test_that_is_said_before_anything_is_measured(command_line, tmp_path, monkeypatch, command):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command_line(*command, "--model", "no such model", "--figures", "figures")
+    assert (code, out) == (2, "") and "rag-memtok[figures]" in err

@@ -46,7 +46,7 @@ class State:
         if not math.isfinite(loss):
             raise UsageError(
                 f"the loss is {loss} after {self.step} steps",
-                remedy="a smaller --lr, or --dtype float32",
+                remedy="a smaller adapt.lr: RAG_MEMTOK_ADAPT_LR",
             )
         self.first_loss = loss if self.step == 0 else self.first_loss
         self.waited = 0 if loss < self.best_loss else self.waited + 1

@@ -1,4 +1,4 @@
-"""The commands that answer: ask, chat. Parse, one library call, print."""
+"""The commands that answer or find: ask, search, chat. Parse, one library call, print."""
 
 import errno
 import sys

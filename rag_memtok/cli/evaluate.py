@@ -21,7 +21,7 @@ Readers = Annotated[
     typer.Option(
         "--readers",
         help="Ways of reading, by commas.",
-        show_default="all there are adapters for",
+        show_default="all there are adapters for, but controls",
     ),
 ]
 Adapter = Annotated[
@@ -92,7 +92,10 @@ def eval_(
     The same is measured from what should be worse than both.
     """
     from rag_memtok.evaluation import evaluate, results
+    from rag_memtok.evaluation.figures import require_drawing
 
+    if figures:
+        require_drawing()
     if distractors not in ("retriever", "random"):
         raise UsageError(f"--distractors is {distractors!r}; valid: retriever, random")
     study = evaluate.Study(
@@ -140,7 +143,9 @@ def paper(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", help="mini, a folder or a hub id; may be repeated.", show_default="mini"
+            "--model",
+            help="smollm2, mini, a folder, a GGUF file or a hub id; may be repeated.",
+            show_default="mini",
         ),
     ] = None,
     chunks: Annotated[
@@ -178,12 +183,14 @@ def paper(
     """
     from rag_memtok.evaluation import paper
     from rag_memtok.evaluation.corpora import load_corpora
-    from rag_memtok.evaluation.figures import draw
+    from rag_memtok.evaluation.figures import draw, require_drawing
     from rag_memtok.model import lm
 
     protocol = paper.Protocol(
         recipe=recipe, vectors=vectors, steps=steps, batch=batch, codec=codec, seed=seed
     )
+    if figures:
+        require_drawing()
     corpora = load_corpora(chunks, docs, numbers("--chars", chars, least=1), limit)
     trials = []
     for name in dict.fromkeys(model or ["mini"]):

@@ -219,7 +219,9 @@ def migrate(
     dials: Config,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="The new model: smollm2, mini, a folder, a hub id."),
+        typer.Option(
+            "--model", help="The new model: smollm2, mini, a folder, a GGUF file, a hub id."
+        ),
     ] = None,
     embedder: Annotated[
         str | None, typer.Option("--embedder", help="The new embedder: other keys, same memories.")

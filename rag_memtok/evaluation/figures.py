@@ -37,18 +37,25 @@ class Chart:
     log_y: bool = False
 
 
+def require_drawing() -> None:
+    """Raises UsageError where matplotlib is not installed: before hours of work, not after them."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            "drawing needs matplotlib", remedy='pip install "rag-memtok[figures]"'
+        ) from None
+
+
 def draw(chart: Chart, path: Path) -> None:
     """Writes `chart` as a PNG of about 1000 x 620 pixels.
 
     Raises:
         UsageError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError(
-            "drawing needs matplotlib", remedy='pip install "rag-memtok[figures]"'
-        ) from None
+    require_drawing()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.0, 4.4), layout="constrained")
     axes = figure.subplots()
     for line in chart.lines:

@@ -39,6 +39,7 @@ SILENT = 15.0  # seconds without an event, then a comment shows that the connect
 PAGE = 1000  # chunks listed at once
 
 router = APIRouter(tags=["store"], responses=ERRORS)
+PART = r"[A-Za-z0-9_%~-][A-Za-z0-9_%~.-]*"  # of a name as it is sent: percent-encoded
 Id = Annotated[str, Path(pattern="^[0-9a-f]{4,64}$")]
 
 
@@ -207,7 +208,7 @@ UPLOAD_OR_PATHS = {
             "required": False,
             "description": "With a file as the body: its name, percent-encoded UTF-8, such as "
             "notes/2026.md.",
-            "schema": {"type": "string", "pattern": "^[A-Za-z0-9_%-]+(/[A-Za-z0-9_%-]+)*\\.md$"},
+            "schema": {"type": "string", "pattern": f"^{PART}(/{PART})*$"},
         }
     ],
 }

@@ -12,7 +12,7 @@ from logging import getLogger
 from pathlib import Path
 from urllib.parse import unquote
 
-from rag_memtok.documents.loaders import loader_of
+from rag_memtok.documents.loaders import LOADERS, loader_of
 from rag_memtok.documents.names import UPLOADS, resolve_path
 from rag_memtok.documents.walk import is_within
 from rag_memtok.errors import UsageError
@@ -41,7 +41,8 @@ def parse_name(header: str) -> tuple[str, ...]:
         )
     if loader_of(name) is None:
         raise UsageError(
-            f"{name!a} is of no kind that is read", remedy="rag-memtok ingest --help has the kinds"
+            f"{name!a} is of no kind that is read",
+            remedy=f"kinds that are: {' '.join(sorted(filter(None, LOADERS)))}",
         )
     return parts
 
