@@ -161,6 +161,23 @@ def test_removing_a_document_makes_it_stale(config):
     small.proven(config)
 
 
+def test_chunks_removed_while_it_is_trained_end_nothing_and_come_back_in_no_file(config):
+    folder = api.store_folder(config) / ADAPTER
+    removed = []
+
+    def remove_one(progress):
+        if not removed and progress.stage == "teaching" and progress.done:
+            with open_store(api.store_folder(config), write=False) as store:
+                file = next(one for one in store.documents() if one.file == "lamp.md")
+            removed.append(api.remove(Path(file.root) / file.file, config))
+
+    said = []
+    dials = updated(config, QUICK)
+    run.adapt(dials, say=said.append, on_progress=remove_one)
+    assert removed and "removed meanwhile" in said[-1]
+    assert (folder / STALE).exists() and not (folder / "work").exists()
+
+
 def test_one_for_another_model_is_left_out_or_refused(config, tmp_path):
     fitting(config, 0.95)
     bond = json.loads((tmp_path / "store" / ADAPTER / lora.MANIFEST).read_text()) | {

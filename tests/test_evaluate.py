@@ -34,7 +34,14 @@ from rag_memtok.evaluation.cases import (
     without_last,
 )
 from rag_memtok.evaluation.evaluate import encoder_in, evaluate, spread_evenly
-from rag_memtok.evaluation.predictions import Predictor, Prompt, kv_bytes, make_batches, mean_nats
+from rag_memtok.evaluation.predictions import (
+    Predictor,
+    Prompt,
+    kv_bytes,
+    load_models,
+    make_batches,
+    mean_nats,
+)
 from rag_memtok.evaluation.questions import load_questions
 from rag_memtok.evaluation.study import Study, available_readers
 from rag_memtok.memory import encoder as encoders
@@ -692,6 +699,11 @@ def test_an_encoders_vectors_are_read_without_a_memory_being_written(tmp_path, m
         (), {"vectors": reader}, encoder_in(reader, lm.load(settings.model))
     )
     assert not {*encoded, "cut+adapter"} & {*available_readers((), {"text": reader}, None)}
+    # what reads texts and vectors is loaded once
+    models = load_models(lm.load(settings.model), {"text": reader, "vectors": reader}, "")
+    assert models["text"] is models["vectors"]
+    with pytest.raises(UsageError, match="reads text, not memory"):
+        evaluate(path, settings, study, adapters={"memory": reader})
     plain = trained(lm.load(settings.model), tmp_path / "plain", kind="text")
     with pytest.raises(UsageError, match="the adapter for texts has none"):
         evaluate(path, settings, study, adapters={"text": plain})

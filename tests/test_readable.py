@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import small
-from random_adapter import reading_vectors
+from random_adapter import reading_vectors, trained
 
 from rag_memtok.datatypes import TEXT_ONLY
 from rag_memtok.errors import InputRefused, UsageError
@@ -18,6 +18,7 @@ from rag_memtok.pipeline import adapters, api
 from rag_memtok.pipeline.adapters import Adapter
 from rag_memtok.pipeline.answer import answer
 from rag_memtok.pipeline.readable import measured_shares, widest_readable_window
+from rag_memtok.pipeline.readers import reads_per_passage
 from rag_memtok.settings import updated
 from rag_memtok.store.store import open_store
 
@@ -172,6 +173,33 @@ def test_without_their_encoder_they_cannot_be_audited_and_are_not_read(config, m
     assert found.documents_proven == found.documents
     with api.session(config) as session:
         assert answer(session, QUESTION).reader == "decode"
+
+
+def test_who_answers_changes_neither_what_is_audited_nor_what_a_store_gets(
+    config, ingested, tmp_path
+):
+    alone = updated(config, {"ask.adapter": "none"})
+    count = len(records(config))
+    found = api.verify(alone)
+    assert found.readable == {"same": count} and found.exit_code == 0
+    more = small.written(tmp_path / "more", {"well.md": "The well behind the barn is nine deep."})
+    api.ingest([more], alone)
+    assert len(records(config)) > count and all(one.readable for one in records(config))
+
+
+def test_passages_stand_as_the_reader_of_vectors_was_measured_to_be_best(
+    config, shipped, tmp_path, monkeypatch
+):
+    """And not as that of text, which is another one here."""
+    text = trained(load(config.model), tmp_path / "text", kind="text")
+    vectors = shutil.copytree(shipped, tmp_path / "vectors")
+    for folder, passages in ((text, "apart"), (vectors, "together")):
+        bond = json.loads((folder / lora.MANIFEST).read_text()) | {"passages": passages}
+        (folder / lora.MANIFEST).write_text(json.dumps(bond))
+    monkeypatch.setattr(adapters, "SHIPPED", (text, vectors))
+    for read, apart in (("auto", False), ("text", True), ("decode", True), ("memory", False)):
+        with api.session(updated(config, {"ask.read": read, "retrieve.k": 3})) as session:
+            assert reads_per_passage(session) is apart, read
 
 
 def test_a_store_without_any_gets_them_when_it_is_told(ingested, model_folder, tmp_path):

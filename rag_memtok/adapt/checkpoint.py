@@ -1,5 +1,6 @@
 """The state of a training: LoRA, optimizer, best weights so far; and the file it resumes from."""
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from rag_memtok.config import Adapt
 from rag_memtok.errors import UsageError
 from rag_memtok.model import lora
 from rag_memtok.model.lm import LM
+from rag_memtok.store.files import write_whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names
 
@@ -128,3 +130,13 @@ def init_state(lm: LM, settings: Adapt) -> State:
         lora.lora_weights(student).values(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0
     )
     return State(student=student, optimizer=optimizer, best=copy_weights(student))
+
+
+def keep(file: Path, content: bytes) -> None:
+    """Writes what an unfinished training goes on from, unless its folder is gone.
+
+    It goes when chunks are removed, whose text it holds (`store.files.outdate_adapter`); it is not
+    brought back.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        write_whole(file, content)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rag_memtok.adapt.checkpoint import keep
 from rag_memtok.adapt.dataset import (
     ChunkQuestion,
     Example,
@@ -17,7 +18,6 @@ from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.corpora import spread_evenly
 from rag_memtok.model.prompts import digest_of
 from rag_memtok.pipeline.progress import Reporter
-from rag_memtok.store.files import write_whole
 
 SHARD = 256  # questions answered by the teacher between two files
 
@@ -42,7 +42,7 @@ def ask_teacher(
         answered = unpack_examples(file.read_bytes(), shard) if file.is_file() else None
         if answered is None:
             answered = teacher.make_examples(shard, settings.gold, settings.seed)
-            write_whole(file, pack_examples(answered))
+            keep(file, pack_examples(answered))
         else:
             reporter.ready += len(answered)
         examples += answered

@@ -22,7 +22,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from rag_memtok.adapt.checkpoint import State, init_state
+from rag_memtok.adapt.checkpoint import State, init_state, keep
 from rag_memtok.adapt.dataset import (
     MAX_ANSWER,
     MAX_CHUNKS,
@@ -221,7 +221,7 @@ class Training:
 
     def _save(self) -> None:
         if time.monotonic() - self.saved > SAVE_SECONDS:
-            write_whole(self.work / CHECKPOINT, self.state.pack(self.run))
+            keep(self.work / CHECKPOINT, self.state.pack(self.run))
             self.saved = time.monotonic()
 
 
@@ -360,7 +360,7 @@ def write_adapter(training: Training, template_sha256: str, folder: Path) -> Ada
     files = lora.adapter_files(state.student, manifest)
     for name, content in {"README.md": render_card(manifest).encode(), **files}.items():
         write_whole(folder / name, content)
-    shutil.rmtree(training.work)
+    shutil.rmtree(training.work, ignore_errors=True)
     return manifest
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from rag_memtok.datatypes import OnProgress
+from rag_memtok.errors import UsageError
 from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.inject import (
     BATCH,
@@ -92,7 +93,17 @@ def complete_adapters(
     """The adapters that are named, and for what they do not read those that ship with the model.
 
     One for texts that has an encoder reads its vectors, too.
+
+    Raises:
+        UsageError: one of them reads something else than what it is named for.
     """
+    for kind, folder in named.items():
+        bond = read_manifest(folder)
+        if bond is not None and bond.kind != kind:
+            raise UsageError(
+                f"the adapter in {folder} reads {bond.kind}, not {kind}",
+                remedy="--adapter DIR names one for memories, --text-adapter DIR one for texts",
+            )
     shipped = shipped_adapters(lm, template_sha256)
     found = {"text": shipped.text, "vectors": shipped.vectors}
     folders = {kind: adapter.folder for kind, adapter in found.items() if adapter}
@@ -108,10 +119,15 @@ def load_models(lm: LM, adapters: Mapping[str, Path], template_sha256: str) -> d
     Raises:
         WrongModel: an adapter is of another model or of other memories.
     """
-    return {"": lm} | {
-        kind: load_adapter(lm if kind == "memory" else for_reading(lm), folder, template_sha256)
-        for kind, folder in adapters.items()
-    }
+    models = {"": lm}
+    loaded: dict[tuple[Path, bool], LM] = {}  # one that reads texts and vectors is loaded once
+    for kind, folder in adapters.items():
+        key = folder, kind == "memory"
+        if key not in loaded:
+            base = lm if kind == "memory" else for_reading(lm)
+            loaded[key] = load_adapter(base, folder, template_sha256)
+        models[kind] = loaded[key]
+    return models
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

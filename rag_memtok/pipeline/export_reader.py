@@ -12,6 +12,7 @@ from rag_memtok.model.remote import FLAG
 from rag_memtok.pipeline import adapters, api
 from rag_memtok.pipeline.adapters import Adapter
 from rag_memtok.pipeline.manifest import complete_config
+from rag_memtok.pipeline.readable import widest_readable_window
 from rag_memtok.pipeline.readers import active_adapter
 from rag_memtok.pipeline.resources import Say, store_folder
 from rag_memtok.store.files import DATABASE
@@ -51,7 +52,11 @@ def export_reader(to: Path, config: Config, dtype: str, say: Say, *, trusted: bo
     template = template_named(settings.memorize.template, lm)
     setting = settings.ask.adapter
     available = adapters.find_adapters(setting, store_folder(config), lm, template.digest, say)
-    return _write(to, lm, available.text or available.memory, dtype)
+    reads_vectors = settings.ask.read in ("auto", "memory") and widest_readable_window(
+        available.vectors
+    )
+    adapter = available.vectors if reads_vectors else available.text or available.memory
+    return _write(to, lm, adapter, dtype)
 
 
 def _write(to: Path, lm: LM, adapter: Adapter | None, dtype: str) -> Exported:

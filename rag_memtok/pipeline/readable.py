@@ -14,7 +14,13 @@ from rag_memtok.errors import StoreDamaged, UsageError
 from rag_memtok.memory.encoder import TOLERANCE, Encoder, distance, encode_readable
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
-from rag_memtok.pipeline.adapters import Adapter, Adapters, find_adapters, load_encoder_of
+from rag_memtok.pipeline.adapters import (
+    Adapter,
+    Adapters,
+    find_adapters,
+    load_encoder_of,
+    shipped_adapters,
+)
 from rag_memtok.pipeline.progress import Reporter, quiet
 from rag_memtok.pipeline.reconstruction import ChunkSource, Reconstructed, reconstruct
 from rag_memtok.pipeline.resources import store_folder
@@ -55,7 +61,7 @@ def choose_encoding(
         UsageError: they are wanted, and there is no encoder for this model.
     """
     window_setting = config.memorize.readable
-    adapter = _find_reader(lm, template, config)
+    adapter = _find_encoding_adapter(lm, template, config, manifest)
     window = window_setting if window_setting >= 0 else int(manifest.get(WINDOW, -1))
     if window < 0:
         window = 0 if manifest else widest_readable_window(adapter)
@@ -70,19 +76,31 @@ def choose_encoding(
     return Encoding(encoder, window) if encoder else None
 
 
-def _find_reader(lm: LM, template: Template, config: Config) -> Adapter | None:
+def _find_encoding_adapter(
+    lm: LM, template: Template, config: Config, manifest: Mapping[str, str]
+) -> Adapter | None:
+    """The adapter whose encoder a store gets: that of the settings, else the store's as it is."""
     folder = store_folder(config)
-    return find_adapters(config.ask.adapter, folder, lm, template.digest, quiet).vectors
+    named = find_adapters(config.ask.adapter, folder, lm, template.digest, quiet).vectors
+    return named or _find_by_encoder(lm, template, config, manifest.get(ENCODER, ""))
+
+
+def _find_by_encoder(lm: LM, template: Template, config: Config, digest: str) -> Adapter | None:
+    """The adapter with this encoder: named, the store's own or shipped, whichever answers."""
+    folder = store_folder(config)
+    for setting in dict.fromkeys((config.ask.adapter, "auto")):
+        adapter = find_adapters(setting, folder, lm, template.digest, quiet).vectors
+        if adapter and digest and adapter.manifest.encoder_sha256 == digest:
+            return adapter
+    shipped = shipped_adapters(lm, template.digest).vectors
+    return shipped if shipped and shipped.manifest.encoder_sha256 == digest else None
 
 
 def encoder_for(
     lm: LM, template: Template, config: Config, manifest: Mapping[str, str]
 ) -> Encoder | None:
     """The encoder that a store's readable vectors are of; None: it has none, or it is not here."""
-    adapter = _find_reader(lm, template, config) if ENCODER in manifest else None
-    if adapter is None or manifest.get(ENCODER) != adapter.manifest.encoder_sha256:
-        return None
-    return load_encoder_of(adapter, lm)
+    return load_encoder_of(_find_by_encoder(lm, template, config, manifest.get(ENCODER, "")), lm)
 
 
 def widest_readable_window(adapter: Adapter | None) -> int:

@@ -96,10 +96,13 @@ class Readable:
 def reads_per_passage(session: Session) -> bool:
     """Whether each of several passages gets a prompt of its own.
 
-    It is as the settings say; `auto`: where the reader of text, else the model, was measured to be
-    better so.
+    It is as the settings say; `auto`: where the reader that reads, that of vectors or of text, else
+    the model, was measured to be better so.
     """
-    reader = session.adapters.text
+    adapters, manifest = session.adapters, session.store.manifest
+    vectors = find_vector_reader(manifest, adapters)
+    read_as = choose_reader(session.config.ask.read, manifest, adapters, 1)[0] if vectors else ""
+    reader = vectors if read_as == "memory" else adapters.text
     setting: str = session.config.ask.passages
     if setting == "auto" and reader is not None and reader.manifest.passages:
         setting = reader.manifest.passages
