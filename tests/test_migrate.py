@@ -31,7 +31,7 @@ from rag_memtok.errors import (
 )
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.handle import MemoryStore
-from rag_memtok.pipeline.migrate import MIGRATING, OLD
+from rag_memtok.pipeline.switch import MIGRATING, OLD
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.settings import updated
 from rag_memtok.store.files import sibling
@@ -309,6 +309,36 @@ def test_again_there_is_nothing_to_do_and_the_old_can_be_dropped(store, other, t
     assert (again.chunks, again.kept) == (0, str(tmp_path / "store.old"))
     assert api.migrate(to(store, other), drop_old=True).kept == ""
     assert not (tmp_path / "store.old").exists() and content_of(tmp_path / "store") == before
+
+
+def test_a_store_that_no_migration_put_there_is_not_dropped(store, other, model_folder, tmp_path):
+    shutil.copytree(tmp_path / "store", tmp_path / "store.old")
+    before = content_of(tmp_path / "store.old")
+    with pytest.raises(UsageError, match="store.old is kept"):
+        api.migrate(store, drop_old=True)  # nothing to rewrite
+    shutil.rmtree(tmp_path / "store.old")
+    api.migrate(to(store, other), drop_old=True)
+    another = dials(tmp_path / "another", model_folder)
+    api.ingest([tmp_path / "docs"], another)  # of the model that the store was migrated from
+    os.rename(tmp_path / "another", tmp_path / "store.old")
+    with pytest.raises(UsageError, match="store.old is kept") as refused:
+        api.migrate(to(store, other), drop_old=True)
+    assert str(tmp_path / "store.old") in refused.value.remedy
+    assert texts(content_of(tmp_path / "store.old"))[0] == texts(before)[0]
+
+
+def test_a_store_behind_a_link_is_migrated_where_it_is(store, other, tmp_path):
+    before = content_of(tmp_path / "store")
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "link"
+    link.symlink_to(tmp_path / "store")
+    config = to(updated(store, {"store": str(link)}), other)
+    assert api.migrate(config).kept == str(tmp_path / "store.old")
+    assert link.readlink() == tmp_path / "store" and os.listdir(tmp_path / "links") == ["link"]
+    assert content_of(tmp_path / "store.old") == before
+    assert api.migrate(config, drop_old=True).kept == ""
+    proven(config)
+    assert not (tmp_path / "store.old").exists()
 
 
 def test_a_store_without_text_is_decoded_with_its_old_model(tmp_path, model_folder, other):

@@ -13,9 +13,7 @@ with the old model; either way its hash is the chunk's id. An encoder's vectors,
 model, stay behind. Keys alone are changed in place, all in one transaction; no memory is touched.
 """
 
-import os
 import shlex
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -47,17 +45,23 @@ from rag_memtok.pipeline.resources import (
     choose_calibration,
     load_decoder,
 )
+from rag_memtok.pipeline.switch import (
+    MIGRATING,
+    OLD,
+    finish_switch,
+    mark_proved,
+    remove_old,
+    switch,
+)
 from rag_memtok.pipeline.writer import Writer, text_only_record
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.retrieval.lines import EVERY
 from rag_memtok.store import ownership
-from rag_memtok.store.files import DATABASE, carry_uploads, sibling, sync_folder
+from rag_memtok.store.files import DATABASE, carry_uploads, sibling
 from rag_memtok.store.store import Store, create, open_store
 
-MIGRATING, OLD = ".migrating", ".old"
 ENCODED = 64  # texts that an embedder gets at a time
-PROVED = "migrated_from"  # in the manifest of a new store that is proved: it may be switched to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +172,7 @@ def migrate(
     Run again, it goes on where it was.
 
     Raises:
-        UsageError: DIR.old is in the way.
+        UsageError: DIR.old is in the way, or is to be removed and no migration put it there.
         WrongModel: DIR.migrating is for yet another model.
         StoreDamaged: a memory cannot be read, or the new store was not proved: nothing was
             switched.
@@ -176,7 +180,9 @@ def migrate(
     Cost: an ingest of the whole store and a verify; the disk of two stores.
     """
     began = time.monotonic()
-    _finish_switch(folder)
+    if folder.is_symlink():  # the store is moved, not what points to it
+        folder = folder.resolve()
+    finish_switch(folder)
     with open_store(folder, write=True) as old:
         settings = _complete_settings(config, old.manifest)
         components = load(settings)
@@ -196,12 +202,12 @@ def migrate(
                 say=say,
             )
             say(f"proved; it takes the place of {folder}")
-            _switch(folder)
+            switch(folder)
     return Migrated(
         model=settings.model.id,
         chunks=sum(verdicts.values()),
         verdicts=verdicts,
-        kept=_drop_old(folder, drop=drop_old),
+        kept=remove_old(folder, drop=drop_old),
         seconds=time.monotonic() - began,
     )
 
@@ -284,9 +290,7 @@ def _write_new_store(
         Migration(old, writer, text_of).run()
         _prove(new, components, old, say)
         carry_uploads(old.folder, target)
-        new.set_manifest(
-            PROVED, f"{old.manifest['model']} {old.manifest.get('revision', '')}".strip()
-        )
+        mark_proved(new, old)
         open_index(new, components.embedder, EVERY)
         return dict(writer.verdicts)
 
@@ -367,28 +371,3 @@ def _prove(new: Store, components: Components, old: Store, say: Say) -> None:
             f"{new.folder} is not proved{first}; {old.folder} is as it was",
             remedy=f"remove {shlex.quote(str(new.folder))} and migrate again",
         )
-
-
-def _switch(folder: Path) -> None:
-    os.rename(folder, sibling(folder, OLD))
-    _finish_switch(folder)
-
-
-def _finish_switch(folder: Path) -> None:
-    """Puts a proved new store in its place, after a kill between the two renames too."""
-    new = sibling(folder, MIGRATING)
-    if folder.exists() or not (new / DATABASE).exists():
-        return
-    with open_store(new, write=False) as store:
-        proved = PROVED in store.manifest
-    if proved:
-        os.rename(new, folder)
-        sync_folder(folder.absolute().parent)
-
-
-def _drop_old(folder: Path, *, drop: bool) -> str:
-    """Removes the old store if `drop`; returns where it still is, "" if nowhere."""
-    old = sibling(folder, OLD)
-    if drop and (old / DATABASE).exists():
-        shutil.rmtree(old)
-    return str(old) if old.exists() else ""
