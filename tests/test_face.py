@@ -125,6 +125,16 @@ def test_what_goes_wrong_is_what_the_command_line_says(folder, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="a path is empty"):
         rm.ingest("", store=tmp_path / "nowhere", **QUICK)
+    with rm.open(folder / "store", device="cpu", threads=1) as store:
+        calls = (
+            lambda: store.restore(""),
+            lambda: store.verify(quick=True, against=""),
+            lambda: store.verify(quick=True, report=""),
+        )
+        for call in calls:
+            with pytest.raises(UsageError, match="a path is empty"):
+                call()
+    assert list(tmp_path.iterdir()) == []
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "somebody-else"))
     with pytest.raises(InputRefused, match="not made here"):
         rm.ask("Which fan is loud?", store=folder / "store", device="cpu")

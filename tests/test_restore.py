@@ -5,10 +5,12 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from small import dials, written
 
 from rag_memtok.datatypes import Chunk, Occurrence, StoredDocument, sha256_of_text
 from rag_memtok.errors import InputRefused, UsageError
 from rag_memtok.model.prompts import template_named
+from rag_memtok.pipeline import api
 from rag_memtok.pipeline.manifest import REQUIRED
 from rag_memtok.pipeline.restore import folder_for_root, restore_documents
 from rag_memtok.pipeline.writer import text_only_record
@@ -187,3 +189,15 @@ def test_a_text_goes_into_its_encoding_and_one_that_cannot_is_named(tmp_path, re
     assert (tmp_path / "to" / "good.txt").read_bytes() == "Größe – 5 €".encode("cp1252")
     assert (tmp_path / "to" / "odd.txt").read_text(encoding="utf-8") == "Größe"
     assert (tmp_path / "to" / "page.html.txt").read_text(encoding="utf-8") == "Größe"
+
+
+def test_a_name_that_becomes_too_long_fails_alone(tmp_path, model_folder):
+    name = "x" * 250 + ".html"
+    pages = dict.fromkeys(("a.html", name, "z.html"), "<p>The lamp of the harbour is red.</p>\n")
+    config = dials(tmp_path / "store", model_folder)
+    api.ingest([written(tmp_path / "docs", pages)], config)
+    for _ in range(2):  # again, over the same
+        done = api.restore(tmp_path / "to", config)
+        assert set(files_in(tmp_path / "to")) == {"a.html.txt", "z.html.txt"}
+        assert [path for path, _ in done.failed] == [name] and "too long" in done.failed[0][1]
+        assert done.exit_code == 5

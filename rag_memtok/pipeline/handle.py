@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import lru_cache, partial
 from logging import getLogger
-from pathlib import Path
 
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Answer, OnProgress, Source
@@ -122,7 +121,7 @@ class MemoryStore:
             against: a folder to compare the documents with.
             report: a file for the audit as an HTML page.
         """
-        folder, page = (None if path is None else Path(path) for path in (against, report))
+        folder, page = (None if path is None else given_path(path) for path in (against, report))
         return api.verify(
             self.config,
             structure_only=quick,
@@ -140,9 +139,9 @@ class MemoryStore:
         """Writes the documents back from their memories alone.
 
         Raises:
-            UsageError: a file of that name with other content is in the way.
+            UsageError: a file of that name with other content is in the way, or `to` is empty.
         """
-        return api.restore(Path(to), self.config, self._on_progress, self._load_lm)
+        return api.restore(given_path(to), self.config, self._on_progress, self._load_lm)
 
     def status(self) -> api.Status:
         """The store at a glance. Loads no model."""

@@ -1,5 +1,6 @@
 """The documents, written back from their memories alone."""
 
+import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from rag_memtok.pipeline.progress import Reporter
 from rag_memtok.pipeline.reconstruction import Reconstructed, reconstruct_all
 from rag_memtok.store.store import Store
 
+# what a system says to a name, as that of a text of its own is longer than the file's
+UNNAMEABLE = (errno.ENAMETOOLONG, errno.EILSEQ)
 UNPROVEN = "not all of its memories decode to its text"
 
 
@@ -124,7 +127,13 @@ def write_documents(
         except UnicodeEncodeError:  # a store of somebody else's may say anything
             failed.append((document.path, f"its text cannot be written in {encoding}"))
             continue
-        written.append(_write_new(target, data))
+        try:
+            written.append(_write_new(target, data))
+        except OSError as error:
+            if error.errno not in UNNAMEABLE:
+                raise
+            failed.append((document.path, f"no file can be called {target.name}: {error.strerror}"))
+            continue
         taken.add(target)
     return Restored(tuple(written), tuple(failed), damaged)
 
