@@ -629,6 +629,21 @@ def test_a_second_run_writes_and_answers_nothing(found, model_folder):
     assert without_costs(again) == without_costs(evaluation)
 
 
+@pytest.mark.parametrize(
+    "command", [("eval", "questions.jsonl"), ("paper", "--docs", "questions.jsonl")]
+)
+def test_a_place_where_no_results_can_be_is_refused_before_a_model_is_loaded(
+    command, command_line, tmp_path, monkeypatch
+):
+    filed(tmp_path, ROWS)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for out in (".", "questions.jsonl/a.json", "questions.jsonl/a/b.json"):
+        code, _, err = command_line(*command, "--model", "no/such", "--out", out)
+        assert code == UsageError.exit_code and "folder" in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_prompt_that_cannot_fit_is_refused(model_folder, tmp_path):
     study = Study(readers=("text",), k=(), timed=0)
     with pytest.raises(UsageError, match="the prompt of question 1 takes"):

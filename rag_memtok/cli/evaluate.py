@@ -1,5 +1,7 @@
 """The measurements as commands: eval, paper. Parse, one library call, print."""
 
+import os
+import shlex
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
@@ -94,6 +96,7 @@ def eval_(
     from rag_memtok.evaluation import evaluate, results
     from rag_memtok.evaluation.figures import require_drawing
 
+    require_place(out)
     if figures:
         require_drawing()
     if distractors not in ("retriever", "random"):
@@ -186,6 +189,7 @@ def paper(
     from rag_memtok.evaluation.figures import draw, require_drawing
     from rag_memtok.model import lm
 
+    require_place(out)
     protocol = paper.Protocol(
         recipe=recipe, vectors=vectors, steps=steps, batch=batch, codec=codec, seed=seed
     )
@@ -216,6 +220,27 @@ def paper(
         )
     else:
         tables.put_paper(rows, protocol)
+
+
+def require_place(out: Path | None) -> None:
+    """Refuses a place where no file can be for --out: before hours of work, not after them.
+
+    Raises:
+        UsageError: a folder is there, or a file is where one of its folders has to be.
+    """
+    if out is None:
+        return
+    if out.is_dir():
+        raise UsageError(
+            f"--out is {str(out)!r}, which is a folder",
+            remedy=f"name a file, such as {shlex.quote(str(out / 'results.json'))}",
+        )
+    above = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise UsageError(
+            f"--out is {str(out)!r}, and {above} is no folder",
+            remedy="name a file in a folder",
+        )
 
 
 def numbers(option: str, value: str, least: int = 0) -> tuple[int, ...]:
