@@ -8,11 +8,12 @@ import torch
 
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.model import lora
+from rag_memtok.model.adapter_manifest import Kind
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import bare, qa_prompt
 
 
-def trained(lm: LM, folder: Path, seed: int = 0, kind: lora.Kind = "memory") -> Path:
+def trained(lm: LM, folder: Path, seed: int = 0, kind: Kind = "memory") -> Path:
     """Writes one that fits `lm`."""
     student = lora.add_lora(lm, 4, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -39,7 +40,7 @@ def reading_vectors(lm: LM, folder: Path, seed: int = 0, **shares: float) -> Pat
     return folder
 
 
-def written(student: LM, lm: LM, folder: Path, kind: lora.Kind) -> Path:
+def written(student: LM, lm: LM, folder: Path, kind: Kind) -> Path:
     """Writes the LoRA of `student` as an adapter of `lm`."""
     bond = lora.AdapterManifest(
         kind=kind,

@@ -3,6 +3,7 @@
 It changes answers, never the LM that writes and judges; what it is not bound to is refused.
 """
 
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -20,9 +21,11 @@ from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.reconstruct import judge
 from rag_memtok.model import lora, precision
+from rag_memtok.model.adapter_manifest import LARGEST
 from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.precision import for_reading
 from rag_memtok.model.prompts import bare
+from rag_memtok.pipeline.adapters import describe
 
 
 def logits(lm):
@@ -132,10 +135,85 @@ def test_what_is_not_an_adapter_is_refused(toy_lm, tmp_path, name, damage):
         lora.load_adapter(toy_lm, tmp_path)
 
 
+def edit_config(folder, *, signed, **changes):
+    """Changes PEFT's configuration; `signed`: with a checksum that is right for it."""
+    config, manifest = folder / lora.CONFIG, folder / lora.MANIFEST
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    if signed:
+        digest = hashlib.sha256(config.read_bytes()).hexdigest()
+        bond = json.loads(manifest.read_text()) | {"config_sha256": digest}
+        manifest.write_text(json.dumps(bond))
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lora_alpha": 1},
+        {"lora_alpha": "x"},
+        {"target_modules": ["nope"]},
+        {"target_modules": "all-linear"},
+        {"r": True},
+    ],
+    ids=str,
+)
+def test_a_configuration_that_was_changed_is_refused(toy_lm, tmp_path, change, signed):
+    edit_config(trained(toy_lm, tmp_path), signed=signed, **change)
+    with pytest.raises(InputRefused, match=lora.CONFIG) as refused:
+        lora.load_adapter(toy_lm, tmp_path)
+    assert signed or "its checksum" in str(refused.value)
+    if not signed:
+        with pytest.raises(InputRefused, match="its checksum"):
+            lora.rank_of(tmp_path, lora.read_manifest(tmp_path))
+
+
+def test_one_of_before_its_configuration_had_a_checksum_is_read(toy_lm, tmp_path):
+    manifest = trained(toy_lm, tmp_path) / lora.MANIFEST
+    expected = logits(lora.load_adapter(toy_lm, tmp_path))
+    bond = json.loads(manifest.read_text())
+    assert len(bond.pop("config_sha256")) == 64
+    manifest.write_text(json.dumps(bond))
+    assert torch.equal(logits(lora.load_adapter(toy_lm, tmp_path)), expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dev": None},
+        {"dev": {"after": "x"}},
+        {"dev": {"after": 10**400}},
+        {"trained_on": [1]},
+        {"steps": "\x1b[2J"},
+        {"steps": True},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_manifest_of_other_types_is_damaged(toy_lm, tmp_path, change):
+    manifest = trained(toy_lm, tmp_path) / lora.MANIFEST
+    assert describe(tmp_path).startswith("1 steps, F1 ")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
+    assert describe(tmp_path) == "damaged"
+
+
+@pytest.mark.parametrize("name", [lora.CONFIG, lora.MANIFEST])
+@pytest.mark.parametrize("content", ["[" * 200_000, " " * (LARGEST + 1), None])
+def test_a_file_that_is_none_of_ours_is_refused_without_being_waited_for(
+    toy_lm, tmp_path, name, content
+):
+    path = trained(toy_lm, tmp_path) / name
+    if content is None:
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        path.write_text(content)
+    with pytest.raises(InputRefused, match=name):
+        lora.load_adapter(toy_lm, tmp_path)
+    assert (describe(tmp_path) == "damaged") == (name == lora.MANIFEST)
+
+
 def test_weights_of_another_shape_are_refused(toy_lm, tmp_path):
     folder, wide = trained(toy_lm, tmp_path), trained(toy.lm_of("llama-untied"), tmp_path / "other")
-    settings = json.loads((folder / lora.CONFIG).read_text()) | {"r": 8}
-    (folder / lora.CONFIG).write_text(json.dumps(settings))
+    edit_config(folder, signed=True, r=8, lora_alpha=16)
     with pytest.raises(InputRefused, match="rank"):
         lora.load_adapter(toy_lm, folder)
     os.replace(wide / lora.WEIGHTS, folder / lora.WEIGHTS)

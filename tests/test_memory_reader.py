@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import encode, set_parameters
 from rag_memtok.model import lora
+from rag_memtok.model.adapter_manifest import AdapterManifest
 from rag_memtok.model.inject import inject
-from rag_memtok.model.lora import AdapterManifest
 from rag_memtok.model.prompts import cue, qa_prompt
 from training import memory_reader
 from training.lessons import Piece, TrainingExample, TrainingSet

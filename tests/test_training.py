@@ -21,8 +21,8 @@ import torch
 from tokenizers import Tokenizer
 
 from rag_memtok.config import Memorize
+from rag_memtok.model.adapter_manifest import read_manifest
 from rag_memtok.model.lm import LM
-from rag_memtok.model.lora import read_manifest
 from rag_memtok.model.prompts import bare
 from training import (
     cuts,

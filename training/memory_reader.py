@@ -31,9 +31,9 @@ from rag_memtok.evaluation.baselines import least_expected
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import Encoder, count_windows, encode
 from rag_memtok.model import lora
+from rag_memtok.model.adapter_manifest import AdapterManifest
 from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM, load
-from rag_memtok.model.lora import AdapterManifest
 from rag_memtok.model.prompts import QAPrompt, cue, qa_prompt
 from rag_memtok.store.files import write_whole
 from training.lessons import Mix, TrainingExample, TrainingSet

@@ -28,9 +28,9 @@ from rag_memtok.adapt.dataset import MAX_ANSWER, encode_answer
 from rag_memtok.cli.console import say
 from rag_memtok.evaluation.metrics import answerable, score
 from rag_memtok.model import lora
+from rag_memtok.model.adapter_manifest import AdapterManifest
 from rag_memtok.model.inject import Content, answer_batch, inject
 from rag_memtok.model.lm import LM, load
-from rag_memtok.model.lora import AdapterManifest
 from rag_memtok.model.prompts import REFUSAL, QAPrompt, qa_prompt, source_line
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.store.files import write_whole

@@ -22,10 +22,10 @@ from torch import Tensor
 from rag_memtok.evaluation.metrics import answerable, score
 from rag_memtok.memory.batch import Layout, Request, lay_out_requests
 from rag_memtok.memory.distill import generate, kl_divergence, top_probs
+from rag_memtok.model.adapter_manifest import Kind
 from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.inject import BATCH, Passage, inject
 from rag_memtok.model.lm import LM
-from rag_memtok.model.lora import Kind
 from rag_memtok.model.prompts import MARK, QAPrompt, render
 
 MAX_ANSWER = 32  # tokens, the end included

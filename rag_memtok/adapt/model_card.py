@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from rag_memtok.model.lora import AdapterManifest
+from rag_memtok.model.adapter_manifest import AdapterManifest
 
 LIMITS = """
 - It is bound to these weights, this tokenizer and memories of this template; with others it is

@@ -19,7 +19,7 @@ from rag_memtok.evaluation.questions import Question, parse_question, read_rows
 from rag_memtok.memory.reconstruct import memory_of
 from rag_memtok.memory.synthetic_questions import make_questions
 from rag_memtok.model import lm
-from rag_memtok.model.lora import AdapterManifest
+from rag_memtok.model.adapter_manifest import AdapterManifest
 from rag_memtok.model.prompts import REFUSAL, Template
 from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.progress import quiet

@@ -41,9 +41,9 @@ from rag_memtok.datatypes import OnProgress, Progress
 from rag_memtok.errors import OutOfMemory, UsageError
 from rag_memtok.evaluation.metrics import answerable, score
 from rag_memtok.model import lora
+from rag_memtok.model.adapter_manifest import AdapterManifest, Kind
 from rag_memtok.model.inject import answer_batch
 from rag_memtok.model.lm import LM
-from rag_memtok.model.lora import AdapterManifest, Kind
 from rag_memtok.model.precision import uses_low_precision
 from rag_memtok.model.prompts import digest_of, qa_prompt
 from rag_memtok.pipeline.progress import quiet

@@ -61,9 +61,9 @@ from rag_memtok.evaluation.study import Planned, Study, available_readers, plann
 from rag_memtok.memory.encoder import Encoder, encode_readable, unpack_readable
 from rag_memtok.memory.recipes import recipe_of
 from rag_memtok.memory.reconstruct import decode_batch
+from rag_memtok.model.adapter_manifest import read_manifest
 from rag_memtok.model.inject import Passage
 from rag_memtok.model.lm import LM
-from rag_memtok.model.lora import read_manifest
 from rag_memtok.model.prompts import qa_prompt
 from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.adapters import Adapter, load_encoder_of

@@ -18,6 +18,7 @@ import torch
 
 from rag_memtok.datatypes import OnProgress
 from rag_memtok.errors import UsageError
+from rag_memtok.model.adapter_manifest import read_manifest
 from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.inject import (
     BATCH,
@@ -29,7 +30,7 @@ from rag_memtok.model.inject import (
     most_confident,
 )
 from rag_memtok.model.lm import LM
-from rag_memtok.model.lora import load_adapter, read_manifest
+from rag_memtok.model.lora import load_adapter
 from rag_memtok.model.precision import for_reading
 from rag_memtok.model.prompts import GAP, QAPrompt, digest_of
 from rag_memtok.pipeline.adapters import shipped_adapters

@@ -16,9 +16,9 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,42 +27,20 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rag_memtok.errors import InputRefused, WrongModel
+from rag_memtok.model.adapter_manifest import (
+    MANIFEST,
+    AdapterManifest,
+    read_described,
+    read_manifest,
+)
 from rag_memtok.model.lm import LM, clone
 from rag_memtok.model.prompts import WORDINGS, build_qa_prompt, qa_prompt
 from rag_memtok.model.quantize import dequantized_weights
 
-CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "reader.json"
-FORMAT = 1
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MAX_RANK = 4096
 # how PEFT calls a parameter in a file, and within a model
 PREFIX, NAME = "base_model.model.", ".default."
-Kind = Literal["memory", "text"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterManifest:
-    """What an adapter reads (`kind`), what it is bound to, and what it was made of.
-
-    `template_sha256` is that of the memories it reads, "" for text; `frame_sha256` that of the
-    frame it was asked in, "" for the plain one. `passages`: whether several were measured to be
-    read better "apart" or "together", "" if that was not measured. `encoder_sha256`: the encoder
-    whose vectors it reads beside text, "" if it reads none. `dev` are measurements on chunks it was
-    not trained on, shares of 1: F1 of the frozen model reading the text ("text"), of the
-    memories without ("before") and with the adapter ("after"), and the losses.
-    """
-
-    kind: Kind
-    model: str
-    weights_sha256: str
-    tokenizer_sha256: str
-    template_sha256: str
-    adapter_sha256: str
-    steps: int
-    trained_on: Mapping[str, int] = field(default_factory=dict)
-    dev: Mapping[str, float] = field(default_factory=dict)
-    frame_sha256: str = ""
-    passages: str = ""
-    encoder_sha256: str = ""
-    format: int = FORMAT
 
 
 def add_lora(lm: LM, rank: int, seed: int) -> LM:
@@ -222,33 +200,17 @@ def adapter_files(lm: LM, manifest: AdapterManifest) -> dict[str, bytes]:
         key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()
     } | {"inference_mode": True}
     packed = save(half_precision_weights(lm), {"format": "pt"})
-    complete = replace(manifest, adapter_sha256=hashlib.sha256(packed).hexdigest())
-    described = json.dumps(config, indent=2, sort_keys=True, default=str)
+    described = json.dumps(config, indent=2, sort_keys=True, default=str).encode()
+    complete = replace(
+        manifest,
+        adapter_sha256=hashlib.sha256(packed).hexdigest(),
+        config_sha256=hashlib.sha256(described).hexdigest(),
+    )
     return {
-        CONFIG: described.encode(),
+        CONFIG: described,
         WEIGHTS: packed,
         MANIFEST: json.dumps(asdict(complete), indent=2).encode(),
     }
-
-
-def read_manifest(folder: Path) -> AdapterManifest | None:
-    """The manifest of the adapter in `folder`; None if there is none.
-
-    Raises:
-        InputRefused: there is something else.
-    """
-    try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if content.get("format") != FORMAT or content["kind"] not in ("memory", "text"):
-            raise ValueError("of another format")
-        return AdapterManifest(**content)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputRefused(
-            f"{folder / MANIFEST} is not that of an adapter: {error}",
-            remedy="rag-memtok adapt trains one",
-        ) from error
 
 
 def find_mismatches(manifest: AdapterManifest, lm: LM, template_sha256: str) -> list[str]:
@@ -298,7 +260,11 @@ def load_adapter(lm: LM, folder: Path, template_sha256: str | None = None) -> LM
             f"{'; '.join(different)}",
             remedy="--adapter none asks without one; rag-memtok adapt trains one for this model",
         )
-    reader = _inject_lora(lm, _load_config(folder))
+    settings = _load_config(folder, manifest)
+    try:
+        reader = _inject_lora(lm, settings)
+    except (ValueError, TypeError, KeyError) as error:
+        raise _refuse_config(folder, error) from error
     set_weights(reader, _load_weights(folder / WEIGHTS, manifest))
     reader.model.requires_grad_(False)
     for parameter in lora_weights(reader).values():
@@ -330,28 +296,28 @@ def merge_lora(reader: LM) -> dict[str, Tensor]:
     }
 
 
-def rank_of(folder: Path) -> int:
+def rank_of(folder: Path, manifest: AdapterManifest) -> int:
     """The rank of the LoRA in `folder`.
 
     Raises:
-        InputRefused: there is none.
+        InputRefused: there is none, or not what its manifest says.
     """
-    rank: int = _load_config(folder).r
+    rank: int = _load_config(folder, manifest).r
     return rank
 
 
-def _load_config(folder: Path) -> Any:
+def _load_config(folder: Path, manifest: AdapterManifest) -> Any:
     """PEFT's configuration of what `add_lora` makes: nothing else in the file is believed."""
     from peft import LoraConfig
 
     try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if (
-            content["peft_type"] != "LORA"
-            or not 1 <= content["r"] <= 4096
-            or not all(isinstance(name, str) for name in content["target_modules"])
-        ):
-            raise ValueError("not a LoRA")
+        described = read_described(folder / CONFIG)
+        # adapters of before have no checksum of it
+        if manifest.config_sha256 not in ("", hashlib.sha256(described).hexdigest()):
+            raise ValueError("its content is not what its checksum says")
+        content = json.loads(described)
+        if not _is_lora(content):
+            raise ValueError("not a LoRA as rag-memtok makes them")
         kept = {
             key: content[key]
             for key in (
@@ -364,11 +330,28 @@ def _load_config(folder: Path) -> Any:
             )
         }
         return LoraConfig(**kept)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputRefused(
-            f"{folder / CONFIG} is not that of a LoRA: {error}",
-            remedy="rag-memtok adapt trains one",
-        ) from error
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise _refuse_config(folder, error) from error
+
+
+def _is_lora(content: Mapping[str, Any]) -> bool:
+    """Whether a configuration has the values that `add_lora` gives one, each of its type."""
+    rank, alpha, modules = content["r"], content["lora_alpha"], content["target_modules"]
+    return (
+        content["peft_type"] == "LORA"
+        and type(rank) is int
+        and 1 <= rank <= MAX_RANK
+        and type(alpha) in (int, float)
+        and alpha == 2 * rank
+        and type(modules) is list
+        and all(isinstance(name, str) for name in modules)
+    )
+
+
+def _refuse_config(folder: Path, error: Exception) -> InputRefused:
+    return InputRefused(
+        f"{folder / CONFIG} is not that of a LoRA: {error}", remedy="rag-memtok adapt trains one"
+    )
 
 
 def _load_weights(path: Path, manifest: AdapterManifest) -> dict[str, Tensor]:

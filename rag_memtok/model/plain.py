@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import save_file
 
 from rag_memtok.errors import UsageError
+from rag_memtok.model.adapter_manifest import AdapterManifest
 from rag_memtok.model.lm import LM
-from rag_memtok.model.lora import AdapterManifest, merge_lora
+from rag_memtok.model.lora import merge_lora
 from rag_memtok.model.prompts import qa_prompt
 from rag_memtok.packages import sha256_of
 

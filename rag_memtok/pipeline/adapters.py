@@ -11,8 +11,9 @@ from pathlib import Path
 from rag_memtok.errors import InputRefused
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import Encoder
+from rag_memtok.model.adapter_manifest import AdapterManifest, read_manifest
 from rag_memtok.model.lm import EMBEDDED, LM
-from rag_memtok.model.lora import AdapterManifest, find_mismatches, read_manifest
+from rag_memtok.model.lora import find_mismatches
 from rag_memtok.store.files import ADAPTER, STALE
 
 READERS = EMBEDDED.parent.parent / "readers"

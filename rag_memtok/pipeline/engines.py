@@ -31,5 +31,6 @@ def with_engine(session: Session) -> Session:
             "--probe-lora: no adapter is on when this store is read", remedy="leave it out"
         )
     folder = adapter.folder.absolute()
-    served = ServedAdapter(adapter.manifest.adapter_sha256, str(folder), rank_of(folder))
+    rank = rank_of(folder, adapter.manifest)
+    served = ServedAdapter(adapter.manifest.adapter_sha256, str(folder), rank)
     return replace(session, remote=connect_adapter(server, lm, served))
