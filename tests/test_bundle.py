@@ -36,6 +36,7 @@ from rag_memtok.store.removal import UNPURGED
 from rag_memtok.store.store import create, open_store
 
 ROOT = Path(__file__).parent.parent
+DEEP = "stands for JSON deeper than Python's own reader goes"
 QUESTION = "Who repaired the lamp of the harbour?"
 
 
@@ -73,7 +74,8 @@ def rewritten(file, to, change, honest=True):
     metadata, parts = opened(file)
     content = json.loads(parts["content"].tobytes())
     change(content, parts, metadata)
-    parts["content"] = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
+    text = json.dumps(content).replace(json.dumps(DEEP), "[" * 100_000)
+    parts["content"] = np.frombuffer(text.encode(), dtype=np.uint8)
     save_file(parts, to, metadata)
     if honest:
         with to.open("rb") as file:
@@ -373,6 +375,9 @@ def longer(content, parts, metadata):
         chunk(verdict={"kind": "exact"}),
         chunk(keyed=False),
         chunk(id="0" * 64),
+        chunk(pins=DEEP),
+        lambda content, parts, metadata: content["manifest"].update(seed=DEEP),
+        lambda content, parts, metadata: content["documents"][0].update(extractor=DEEP),
         lambda content, parts, metadata: content["documents"].pop(),
         lambda content, parts, metadata: content["documents"][0].update(chunks=7),
         lambda content, parts, metadata: content["documents"][0].update(file=3),

@@ -53,7 +53,7 @@ IMPORTING = ".importing"
 PARTS = ("vectors", "keys", "content")
 READABLES = "readables"  # a part where a chunk has any
 # what the content of a file that is none of ours may raise
-MISFITS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+MISFITS = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 BATCH = 256  # chunks or documents put in at once
 
 
