@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from small import DOCUMENTS, written
 import rag_memtok as rm
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.handle import MemoryStore
+from rag_memtok.pipeline.inspect import page_of_chunks
 from rag_memtok.serve.metrics import Metrics
 from rag_memtok.store.files import CRASH_AT
+from rag_memtok.store.store import Store, open_store
 
 LAMP, SOUP = "Who was the keeper of the lamp?", "¿Cuánto se hornea la empanada?"
 NOTHING = "zzz"
@@ -238,6 +241,43 @@ def test_documents_chunks_and_a_memory_token_by_token(server, config):
         assert pinned == one["verdict"]["corrections"] + one["verdict"]["safeties"]
     assert server.get("/chunks/ffffffffffffffff").status == 404
     assert server.get("/chunks/nothing").status == 400
+
+
+def test_of_chunks_that_are_not_told_no_record_is_read(server, config, monkeypatch):
+    read, record = [], Store.record
+
+    def counted(store, chunk_id):
+        read.append(chunk_id)
+        return record(store, chunk_id)
+
+    everything = server.get("/chunks").json
+    assert everything["total"] == len(everything["chunks"]) == len(api.chunks(config)) > 3
+    monkeypatch.setattr(Store, "record", counted)
+    told = server.get("/chunks?path=again.txt").json
+    (chunk,) = told["chunks"]
+    assert read == [chunk["chunk_id"]] and told["total"] == 1
+    # a file of the same text has the same chunk, where it stands in that file
+    (same,) = server.get("/chunks?path=copy.txt").json["chunks"]
+    assert same == chunk | {"place": chunk["place"] | {"path": "copy.txt"}}
+    del read[:]
+    last = server.get(f"/chunks?start={everything['total'] - 1}").json
+    assert last["chunks"] == everything["chunks"][-1:] and len(read) == 1
+    ordered = server.get("/chunks?path=lamp.md").json["chunks"]
+    assert [one["place"]["ordinal"] for one in ordered] == list(range(len(ordered)))
+    assert server.get("/chunks?path=lamp.md&start=1").json["chunks"] == ordered[1:]
+    assert server.get("/chunks?path=nothing.md").json == {"chunks": [], "total": 0}
+
+
+def test_of_a_damaged_document_the_chunks_that_are_left_are_told(config, tmp_path):
+    folder = shutil.copytree(config.store, tmp_path / "store")
+    with open_store(folder, write=True) as store:
+        whole, total = page_of_chunks(store, "lamp.md", 0, 99)
+        assert total == len(whole) > 1
+        store._db.execute(
+            "DELETE FROM occurrences WHERE ordinal = 0 AND document = "
+            "(SELECT number FROM documents WHERE path = CAST('lamp.md' AS BLOB))"
+        )
+        assert page_of_chunks(store, "lamp.md", 0, 99) == (whole[1:], total - 1)
 
 
 def test_status_health_and_metrics(server, config):

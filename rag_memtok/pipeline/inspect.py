@@ -1,8 +1,8 @@
 """A store looked into: its documents, its chunks, one memory token by token."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rag_memtok.config import Config
@@ -121,19 +121,62 @@ def _kind(store: Store, chunk_id: str) -> str:
 def list_chunks(store: Store) -> Iterator[ListedChunk]:
     """Yields every chunk, in the order they were stored. Cost: reads every row once."""
     for chunk_id in store.chunk_ids():
-        places = store.occurrences([chunk_id])[chunk_id]
-        try:
-            record = store.record(chunk_id)
-            verdict, vectors = record.verdict, record.shape[0]
-        except StoreDamaged as error:
-            verdict, vectors = Verdict("damaged", 0, reason=str(error)), 0
-        yield ListedChunk(
-            chunk_id=chunk_id,
-            verdict=verdict,
-            vectors=vectors,
-            places=len(places),
-            place=places[0] if places else None,
+        yield _list_chunk(store, chunk_id)
+
+
+def page_of_chunks(
+    store: Store, path: str | None, start: int, count: int
+) -> tuple[list[ListedChunk], int]:
+    """`count` chunks from number `start` on, and how many there are; within a `snapshot`.
+
+    With `path` they are those of the documents of this path, each with its place there, in the
+    order of the document; a document has each of its chunks once.
+
+    Cost: reads these chunks' rows, of the others no more than their ids.
+    """
+    if path is None:
+        chunk_ids = store.chunk_ids()
+        listed = [_list_chunk(store, chunk_id) for chunk_id in chunk_ids[start : start + count]]
+        return listed, len(chunk_ids)
+    places: dict[tuple[str, str], Occurrence] = {}
+    for document in store.documents_at(path):
+        for place in _places_in(store, document):
+            places.setdefault((document.root, place.chunk_id), place)
+    listed = [
+        replace(_list_chunk(store, place.chunk_id), place=place)
+        for place in [*places.values()][start : start + count]
+    ]
+    return listed, len(places)
+
+
+def _places_in(store: Store, document: StoredDocument) -> Sequence[Occurrence]:
+    """Where the document's chunks stand; of a damaged one, those of which that is known."""
+    root, path = document.root, document.path
+    try:
+        return store.document_chunks(root, path)
+    except StoreDamaged:
+        everywhere = store.occurrences(store.chunk_ids()).values()
+        kept = [place for places in everywhere for place in places]
+        return sorted(
+            (place for place in kept if (place.root, place.path) == (root, path)),
+            key=lambda place: place.ordinal,
         )
+
+
+def _list_chunk(store: Store, chunk_id: str) -> ListedChunk:
+    places = store.occurrences([chunk_id])[chunk_id]
+    try:
+        record = store.record(chunk_id)
+        verdict, vectors = record.verdict, record.shape[0]
+    except StoreDamaged as error:
+        verdict, vectors = Verdict("damaged", 0, reason=str(error)), 0
+    return ListedChunk(
+        chunk_id=chunk_id,
+        verdict=verdict,
+        vectors=vectors,
+        places=len(places),
+        place=places[0] if places else None,
+    )
 
 
 def find_files(store: Store, path: str) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from rag_memtok import __version__
+from rag_memtok.config import Config
 from rag_memtok.datatypes import Answer
 from rag_memtok.documents.names import UPLOADS
 from rag_memtok.errors import Busy, UsageError
@@ -18,6 +19,7 @@ from rag_memtok.pipeline.answer import quotations
 from rag_memtok.pipeline.audit import Audit
 from rag_memtok.pipeline.handle import MemoryStore
 from rag_memtok.pipeline.ingest import Ingested
+from rag_memtok.pipeline.resources import store_folder
 from rag_memtok.serve import job_schemas, restoring, schemas, uploads
 from rag_memtok.serve.engine import Question
 from rag_memtok.serve.jobs import ENDED, ENDS, LATER, Job
@@ -33,6 +35,7 @@ from rag_memtok.serve.streams import (
 )
 from rag_memtok.store.files import DATABASE
 from rag_memtok.store.ownership import MAKER
+from rag_memtok.store.store import open_store
 
 EVERY = 0.25  # seconds between looks at a job that is watched
 SILENT = 15.0  # seconds without an event, then a comment shows that the connection lives
@@ -156,17 +159,17 @@ async def chunks(
 
     Those of a document are in its order, all of them in the order they were stored.
     """
-    listed = await run_in_threadpool(api.chunks, serving.config)
-    selected = list(listed)
-    if path is not None:
-        selected = [chunk for chunk in listed if chunk.place and chunk.place.path == path]
-        selected.sort(key=lambda chunk: chunk.place.ordinal if chunk.place else 0)
+    listed, total = await run_in_threadpool(_page_of_chunks, serving.config, path, start)
     return schemas.ChunksReply(
-        chunks=[
-            schemas.ListedChunk.model_validate(chunk) for chunk in selected[start : start + PAGE]
-        ],
-        total=len(selected),
+        chunks=[schemas.ListedChunk.model_validate(chunk) for chunk in listed], total=total
     )
+
+
+def _page_of_chunks(
+    config: Config, path: str | None, start: int
+) -> tuple[list[inspect.ListedChunk], int]:
+    with open_store(store_folder(config), write=False) as store, store.snapshot():
+        return inspect.page_of_chunks(store, path, start, PAGE)
 
 
 @router.get("/chunks/{id}", response_model=schemas.Chunk)
