@@ -196,7 +196,9 @@ def test_a_manifest_of_other_types_is_damaged(toy_lm, tmp_path, change):
 
 
 @pytest.mark.parametrize("name", [lora.CONFIG, lora.MANIFEST])
-@pytest.mark.parametrize("content", ["[" * 200_000, " " * (LARGEST + 1), None])
+@pytest.mark.parametrize(
+    "content", ["[" * 200_000, " " * (LARGEST + 1), None], ids=["deep", "large", "FIFO"]
+)
 def test_a_file_that_is_none_of_ours_is_refused_without_being_waited_for(
     toy_lm, tmp_path, name, content
 ):
