@@ -14,6 +14,7 @@ from served import served, settings
 from small import written
 
 import rag_memtok as rm
+from rag_memtok import errors
 from rag_memtok.datatypes import sha256_of_text
 from rag_memtok.errors import (
     Busy,
@@ -28,6 +29,7 @@ from rag_memtok.integrations.llamaindex import MemtokRetriever as LlamaIndexRetr
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.handle import MemoryStore
 from rag_memtok.pipeline.restore import UNPROVEN
+from rag_memtok.serve.replies import error_of
 
 QUESTION, TOKEN = "Who was the keeper of the lamp?", "a-token-of-the-tests"
 
@@ -92,6 +94,16 @@ def test_errors_are_those_of_the_store(client, local):
         client.ingest("docs", prune=True)
     with pytest.raises(InputRefused):
         client.ingest("nowhere")
+
+
+def test_every_error_is_of_the_class_that_the_server_raised():
+    own = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and "name" in vars(kind)
+    ]
+    assert len(own) > 15
+    for kind in own:
+        told = error_of({"code": kind.name, "message": "what", "remedy": "do"})
+        assert (type(told), str(told), told.remedy) == (kind, "what", "do")
 
 
 def test_without_a_server_or_its_token(client):

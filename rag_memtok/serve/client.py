@@ -9,51 +9,44 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-from rag_memtok import errors
 from rag_memtok.config import Documents
 from rag_memtok.datatypes import (
     Answer,
     OnProgress,
     Progress,
     Source,
-    Standing,
     StoredDocument,
     sha256_of_text,
 )
 from rag_memtok.documents.names import given_path
-from rag_memtok.documents.scan import Skipped, scan
-from rag_memtok.errors import (
-    Busy,
-    NoStore,
-    PermissionRefused,
-    RagMemtokError,
-    StoreDamaged,
-    UsageError,
-)
+from rag_memtok.documents.scan import scan
+from rag_memtok.errors import Busy, NoStore, StoreDamaged, UsageError
 from rag_memtok.pipeline.api import Status
-from rag_memtok.pipeline.audit import Audit, Finding
+from rag_memtok.pipeline.audit import Audit
 from rag_memtok.pipeline.ingest import Ingested
-from rag_memtok.pipeline.plan import Assumed
 from rag_memtok.pipeline.progress import Reporter, quiet
 from rag_memtok.pipeline.restore import UNPROVEN, Restored, write_documents
+from rag_memtok.serve.replies import (
+    combine,
+    error_of,
+    error_of_reply,
+    parse_answer,
+    parse_audit,
+    parse_document,
+    parse_ingested,
+    parse_source,
+)
 from rag_memtok.settings import TOKEN
 from rag_memtok.store.store import Summary
 
 T = TypeVar("T")
 PathLike = str | os.PathLike[str]
-TOO_MANY = 429
 LINE = 1 << 26  # bytes of an event, at most
 PATIENCE = 60.0  # seconds that a busy server is asked again
-CODES: dict[str, type[RagMemtokError]] = {
-    error.name: error
-    for error in vars(errors).values()
-    if isinstance(error, type) and issubclass(error, RagMemtokError)
-} | {"token": PermissionRefused, "host": PermissionRefused, "origin": PermissionRefused}
 
 
 class Client:
@@ -310,90 +303,3 @@ def read_lines(reply: http.client.HTTPResponse) -> Iterator[bytes]:
             yield line
     except OSError as error:
         raise NoStore(f"the reply broke off: {error}", remedy="ask again") from None
-
-
-def error_of_reply(reply: http.client.HTTPResponse) -> RagMemtokError:
-    """The exception for a reply that is an error."""
-    try:
-        error = json.loads(reply.read())["error"]
-    except (ValueError, KeyError, TypeError):  # of somebody between us and the server
-        error = {"message": f"{reply.status} {reply.reason}", "code": "", "remedy": ""}
-    if reply.status == TOO_MANY:
-        wait = reply.headers.get("Retry-After", "")
-        return Busy(error["message"], error["remedy"], int(wait) if wait.isdecimal() else 1)
-    return error_of(error)
-
-
-def error_of(error: dict[str, Any]) -> RagMemtokError:
-    """The exception that the server raised, from its JSON."""
-    return CODES.get(error["code"], RagMemtokError)(error["message"], error["remedy"])
-
-
-# --- JSON -> our values
-
-
-def parse_source(values: dict[str, Any]) -> Source:
-    """A citation from its JSON."""
-    return Source(**values | {"span": tuple(values["span"])})
-
-
-def parse_document(values: dict[str, Any]) -> StoredDocument:
-    """A document from its JSON, each value made of the type that it should be."""
-    return StoredDocument(
-        root=str(values["root"]),
-        file=str(values["file"]),
-        path=str(values["path"]),
-        sha256=str(values["sha256"]),
-        file_sha256="",
-        chunks=int(values["chunks"]),
-        characters=int(values["characters"]),
-        extractor=str(values["extractor"]),
-    )
-
-
-def parse_answer(values: dict[str, Any]) -> Answer:
-    """An answer from its JSON."""
-    standing = values["stands_in"]
-    return Answer(
-        **values
-        | {
-            "sources": tuple(map(parse_source, values["sources"])),
-            "texts": tuple(values["texts"]),
-            "stands_in": standing and Standing(**standing | {"span": tuple(standing["span"])}),
-        }
-    )
-
-
-def parse_ingested(values: dict[str, Any]) -> Ingested:
-    """The result of an ingest from its JSON."""
-    return Ingested(
-        **values
-        | {
-            "vanished": tuple((root, file) for root, file in values["vanished"]),
-            "skipped": tuple(Skipped(**entry) for entry in values["skipped"]),
-            "over_limit": tuple(Skipped(**entry) for entry in values["over_limit"]),
-            "assumed": tuple(Assumed(**entry) for entry in values["assumed"]),
-        }
-    )
-
-
-def combine(results: list[Ingested]) -> Ingested:
-    """The results of several ingests of the same folder, one after the other, as one."""
-    last = results[-1]
-    kinds = {kind for result in results for kind in result.verdicts}
-    verdicts = {
-        kind: sum(result.verdicts.get(kind, 0) for result in results) for kind in sorted(kinds)
-    }
-    counts = {
-        name: sum(getattr(result, name) for result in results)
-        for name in ("files", "chunks", "positions", "text_positions", "seconds")
-    }
-    return replace(last, verdicts=verdicts, **counts)
-
-
-def parse_audit(values: dict[str, Any]) -> Audit:
-    """An audit from its JSON, without what it found of each chunk."""
-    fields = {name: value for name, value in values.items() if name not in ("ok", "sentence")}
-    return Audit(
-        **fields | {"findings": tuple(Finding(**finding) for finding in values["findings"])}
-    )
