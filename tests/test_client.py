@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import socket
 import sqlite3
 import threading
 from contextlib import closing, contextmanager, suppress
@@ -22,6 +23,7 @@ from rag_memtok.errors import (
     NoStore,
     NoUsableMemory,
     PermissionRefused,
+    RagMemtokError,
     UsageError,
 )
 from rag_memtok.integrations.langchain import MemtokRetriever as LangChainRetriever
@@ -169,6 +171,61 @@ def test_a_busy_server_is_asked_again(monkeypatch, client):
         other.shutdown()
         thread.join()
     assert Full.asked == 3
+
+
+# --- what answers is no server of a store
+
+
+@contextmanager
+def answering(reply):
+    """A client of what says the same bytes to everybody, and hangs up."""
+
+    def answer():
+        with suppress(OSError):  # the socket is closed: that is the end
+            while True:
+                connection, _ = listening.accept()
+                with connection, connection.makefile("rb") as asked:
+                    head = list(iter(asked.readline, b"\r\n"))
+                    lengths = [line.split()[1] for line in head if b"Content-Length" in line]
+                    asked.read(int(lengths[0]) if lengths else 0)
+                    connection.sendall(reply)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield rm.Client(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+BROKEN = {
+    "no HTTP": (b"SSH-2.0-Other\r\n", "does not speak HTTP"),
+    "cut short": (OK + b"Content-Length: 100\r\n\r\n{", "broke off|ended within"),
+    "cut within a chunk": (OK + b"Transfer-Encoding: chunked\r\n\r\n90\r\nda", "broke off"),
+    "HTML": (OK + b"\r\n<html>Sign in</html>\n", "no JSON|ended within"),
+    "a cut event": (OK + b'\r\nevent: text\ndata: {"te', "no JSON"),
+    "not UTF-8": (OK + b"\r\ndata: \xff\n", "no JSON"),
+}
+
+
+@pytest.mark.parametrize("reply, words", BROKEN.values(), ids=BROKEN)
+def test_what_is_no_reply_is_told_with_what_to_do(tmp_path, reply, words):
+    docs = written(tmp_path, {"a.md": "The fan is quiet."})
+    with answering(reply) as client:
+        for call in (client.status, lambda: client.ask(QUESTION), lambda: client.ingest(docs)):
+            with pytest.raises(NoStore, match=words) as told:
+                call()
+            assert told.value.remedy and "\r" not in str(told.value)
+
+
+@pytest.mark.parametrize("body", [b'{"error": "no"}', b"<html>", b"{", b'{"error": {"code": 1}}'])
+def test_an_error_of_somebody_between_is_told_by_its_status(body):
+    head = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: %d\r\n\r\n" % max(9, len(body))
+    with answering(head + body) as client, pytest.raises(RagMemtokError, match="502 Bad Gateway"):
+        client.status()
 
 
 # --- restore

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from rag_memtok.config import Documents
@@ -38,14 +38,15 @@ from rag_memtok.serve.replies import (
     parse_audit,
     parse_document,
     parse_ingested,
+    parse_json,
     parse_source,
+    read_json,
+    read_lines,
 )
 from rag_memtok.settings import TOKEN
 from rag_memtok.store.store import Summary
 
-T = TypeVar("T")
 PathLike = str | os.PathLike[str]
-LINE = 1 << 26  # bytes of an event, at most
 PATIENCE = 60.0  # seconds that a busy server is asked again
 
 
@@ -182,7 +183,7 @@ class Client:
     def _upload(self, path: Path, name: str) -> str:
         headers = {"X-Rag-Memtok-Name": quote(name)}
         with self._reply("POST", "/ingest", path.read_bytes(), headers) as reply:
-            return str(json.loads(reply.read())["id"])
+            return str(read_json(reply)["id"])
 
     def _wait_for(self, id: str) -> dict[str, Any]:
         """The job of that id, once it is done; reports its progress meanwhile.
@@ -228,7 +229,7 @@ class Client:
 
     def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         with self._reply(method, path, *_encode_body(body)) as reply:
-            return json.loads(reply.read())
+            return read_json(reply)
 
     def _events(
         self, method: str, path: str, body: dict[str, Any] | None = None
@@ -237,10 +238,10 @@ class Client:
         with self._reply(method, path, *_encode_body(body)) as reply:
             name = ""
             for line in read_lines(reply):
-                key, _, value = line.decode().rstrip("\n").partition(": ")
+                key, _, value = line.decode(errors="replace").rstrip("\n").partition(": ")
                 name = value if key == "event" else name
                 if key == "data":
-                    yield name, json.loads(value)
+                    yield name, parse_json(value)
 
     @contextmanager
     def _reply(
@@ -267,7 +268,7 @@ class Client:
         """Sends one request.
 
         Raises:
-            NoStore: nobody answers.
+            NoStore: nobody answers, or something that does not speak HTTP.
         """
         where = urlsplit(self.url)
         secure = where.scheme == "https"
@@ -282,24 +283,15 @@ class Client:
             raise NoStore(
                 f"nobody answers at {self.url}: {error}", remedy="rag-memtok serve, there"
             ) from None
+        except http.client.HTTPException as error:
+            connection.close()
+            raise NoStore(
+                f"what answers at {self.url} does not speak HTTP: {error!r}",
+                remedy="see the port that rag-memtok serve names when it starts",
+            ) from None
 
 
 def _encode_body(body: dict[str, Any] | None) -> tuple[bytes | None, dict[str, str]]:
     if body is None:
         return None, {}
     return json.dumps(body).encode(), {"Content-Type": "application/json"}
-
-
-def read_lines(reply: http.client.HTTPResponse) -> Iterator[bytes]:
-    """Yields the lines of a reply, one in memory at a time.
-
-    Raises:
-        NoStore: it breaks off, or a line does not end.
-    """
-    try:
-        while line := reply.readline(LINE):
-            if len(line) == LINE:
-                raise NoStore(f"a line has over {LINE} bytes", remedy="is that rag-memtok serve?")
-            yield line
-    except OSError as error:
-        raise NoStore(f"the reply broke off: {error}", remedy="ask again") from None

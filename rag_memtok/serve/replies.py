@@ -2,18 +2,21 @@
 
 import http.client
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from rag_memtok import errors
 from rag_memtok.datatypes import Answer, Source, Standing, StoredDocument
 from rag_memtok.documents.scan import Skipped
-from rag_memtok.errors import Busy, PermissionRefused, RagMemtokError
+from rag_memtok.errors import Busy, NoStore, PermissionRefused, RagMemtokError
 from rag_memtok.pipeline.audit import Audit, Finding
 from rag_memtok.pipeline.ingest import Ingested
 from rag_memtok.pipeline.plan import Assumed
 
 TOO_MANY = 429
+LINE = 1 << 26  # bytes of an event, at most
+BREAKS = (OSError, http.client.HTTPException)  # what ends a reply before its end
 CODES: dict[str, type[RagMemtokError]] = {
     error.name: error
     for error in vars(errors).values()
@@ -21,11 +24,55 @@ CODES: dict[str, type[RagMemtokError]] = {
 } | {"token": PermissionRefused, "host": PermissionRefused, "origin": PermissionRefused}
 
 
+def read_json(reply: http.client.HTTPResponse) -> Any:
+    """The JSON that a reply is.
+
+    Raises:
+        NoStore: it breaks off, or is no JSON.
+    """
+    try:
+        text = reply.read()
+    except BREAKS as error:
+        raise NoStore(f"the reply broke off: {error}", remedy="ask again") from None
+    return parse_json(text)
+
+
+def parse_json(text: bytes | str) -> Any:
+    """The value of a JSON text that a server sent.
+
+    Raises:
+        NoStore: it is none.
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise NoStore(
+            "the reply is no JSON, or but the beginning of it",
+            remedy="ask again; is it rag-memtok serve that answers there?",
+        ) from None
+
+
+def read_lines(reply: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Yields the lines of a reply, one in memory at a time.
+
+    Raises:
+        NoStore: it breaks off, or a line does not end.
+    """
+    try:
+        while line := reply.readline(LINE):
+            if len(line) == LINE:
+                raise NoStore(f"a line has over {LINE} bytes", remedy="is that rag-memtok serve?")
+            yield line
+    except BREAKS as error:
+        raise NoStore(f"the reply broke off: {error}", remedy="ask again") from None
+
+
 def error_of_reply(reply: http.client.HTTPResponse) -> RagMemtokError:
     """The exception for a reply that is an error."""
     try:
-        error = json.loads(reply.read())["error"]
-    except (ValueError, KeyError, TypeError):  # of somebody between us and the server
+        told = json.loads(reply.read())["error"]
+        error = {name: str(told[name]) for name in ("message", "code", "remedy")}
+    except (*BREAKS, ValueError, KeyError, TypeError):  # of somebody between us and the server
         error = {"message": f"{reply.status} {reply.reason}", "code": "", "remedy": ""}
     if reply.status == TOO_MANY:
         wait = reply.headers.get("Retry-After", "")
