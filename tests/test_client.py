@@ -115,6 +115,23 @@ def test_without_a_server_or_its_token(client):
         rm.Client("http://127.0.0.1:9").ask(QUESTION)
 
 
+def test_without_a_token_a_large_file_is_refused_as_a_small_one(client, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAG_MEMTOK_SERVE_TOKEN", raising=False)
+    docs = written(tmp_path, {"a.txt": "The fan is quiet.\n" * 300_000})
+    with pytest.raises(PermissionRefused, match="token"):
+        rm.Client(client.url, token="").ingest(docs)
+
+
+def test_a_reply_that_came_before_all_was_sent_is_read(tmp_path):
+    """The server hangs up with most of the file unread: its end of the connection is reset."""
+    told = b'{"error": {"message": "no token", "code": "token", "remedy": "give it"}}'
+    docs = written(tmp_path, {"a.txt": "The fan is quiet.\n" * 300_000})
+    head = b"HTTP/1.1 401 No\r\nContent-Length: %d\r\n\r\n" % len(told)
+    with answering(head + told, reads=False) as client:
+        with pytest.raises(PermissionRefused, match="no token"):
+            client.ingest(docs)
+
+
 def test_it_sends_a_folder(tmp_path, config, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = []
@@ -177,8 +194,11 @@ def test_a_busy_server_is_asked_again(monkeypatch, client):
 
 
 @contextmanager
-def answering(reply):
-    """A client of what says the same bytes to everybody, and hangs up."""
+def answering(reply, reads=True):
+    """A client of what says the same bytes to everybody, and hangs up.
+
+    Unless it `reads` it does so at the end of a request's head.
+    """
 
     def answer():
         with suppress(OSError):  # the socket is closed: that is the end
@@ -187,7 +207,7 @@ def answering(reply):
                 with connection, connection.makefile("rb") as asked:
                     head = list(iter(asked.readline, b"\r\n"))
                     lengths = [line.split()[1] for line in head if b"Content-Length" in line]
-                    asked.read(int(lengths[0]) if lengths else 0)
+                    asked.read(int(lengths[0]) if lengths and reads else 0)
                     connection.sendall(reply)
 
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -171,6 +171,13 @@ def test_a_body_without_end_is_not_read(server):
     still_answers(server)
 
 
+def test_who_is_refused_while_sending_can_read_why(closed):
+    """A connection closed over what is on its way is reset, and the reply lost."""
+    for size in (5_000_000, guard.REST - guard.BODY):
+        reply = closed.upload("big.md", b"x" * size)
+        assert reply.status == 401 and reply.error["code"] == "token"
+
+
 def test_an_upload_has_a_bound_and_leaves_nothing(tmp_path, config):
     small = settings(tmp_path / "store", config.model.id, serve__max_upload=1000)
     with served(small) as server:

@@ -276,7 +276,13 @@ class Client:
         connection = kind(where.hostname or "", where.port, timeout=self._timeout)
         authorization = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         try:
-            connection.request(method, where.path + path, body, headers | authorization)
+            connection.connect()
+            try:
+                connection.request(method, where.path + path, body, headers | authorization)
+            except TimeoutError:
+                raise
+            except OSError:  # it hung up before all was sent; what it said may have come
+                pass
             return connection, connection.getresponse()
         except OSError as error:
             connection.close()

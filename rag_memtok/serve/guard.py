@@ -11,6 +11,7 @@ import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,7 +27,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 UPLOAD = "x-rag-memtok-name"  # the header that names an uploaded file; no form can set it
 OPEN = ("/", "/health")  # and what is under /static/: needs no token
 BODY = 1_000_000  # bytes of JSON
-SECONDS = 60.0  # for a body to arrive
+REST = 32 * BODY  # bytes of a refused body that are read, so that its client reads the reply
+SECONDS = 60.0  # for a body, or the rest of a refused one, to arrive
 ADDRESSES = 4096  # whose rate is remembered
 READS = frozenset({"GET", "HEAD"})
 POLICY = (
@@ -121,7 +123,7 @@ class Guard:
         if refusal is None:
             await self.app(scope, receive, send_with_headers)
         else:
-            await _refuse(refusal, send_with_headers)
+            await _refuse(refusal, receive, send_with_headers)
 
     def _refusals(self, scope: Scope) -> Iterator[Refusal]:
         headers, method, path = headers_of(scope), scope["method"], scope["path"]
@@ -248,11 +250,27 @@ async def _read(receive: Receive, headers: dict[str, str]) -> tuple[Receive, Ref
     return replay, None
 
 
-async def _refuse(refusal: Refusal, send: Send) -> None:
+async def _refuse(refusal: Refusal, receive: Receive, send: Send) -> None:
+    """Sends a refusal; the connection is closed at the end of the body, or of what is read of it.
+
+    Were it closed before, the system would take back a reply that the client has not yet read.
+    """
     body = encode_json(body_of(refusal.status, refusal.code, refusal.message, refusal.remedy))
     length = str(len(body)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", length)]
-    # what is left of the body is not read
     headers += [(b"connection", b"close"), *refusal.headers]
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SECONDS):
+            await _discard(receive)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _discard(receive: Receive) -> None:
+    """Reads what is left of a body, or REST bytes of it."""
+    left, more = REST, True
+    while more and left > 0:
+        message = await receive()  # one that says that the client hung up has no more
+        left -= len(message.get("body", b""))
+        more = message.get("more_body", False)
