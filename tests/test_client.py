@@ -2,10 +2,12 @@
 
 import inspect
 import json
+import os
 import socket
 import sqlite3
 import threading
 from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from small import written
 import rag_memtok as rm
 from rag_memtok import errors
 from rag_memtok.datatypes import sha256_of_text
+from rag_memtok.documents.scan import Skipped
 from rag_memtok.errors import (
     Busy,
     InputRefused,
@@ -30,8 +33,9 @@ from rag_memtok.integrations.langchain import MemtokRetriever as LangChainRetrie
 from rag_memtok.integrations.llamaindex import MemtokRetriever as LlamaIndexRetriever
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.handle import MemoryStore
+from rag_memtok.pipeline.ingest import Ingested
 from rag_memtok.pipeline.restore import UNPROVEN
-from rag_memtok.serve.replies import error_of
+from rag_memtok.serve.replies import combine, error_of
 
 QUESTION, TOKEN = "Who was the keeper of the lamp?", "a-token-of-the-tests"
 
@@ -54,6 +58,19 @@ def local(config):
 def client(config):
     with served(config, token=TOKEN) as server, rm.Client(server.url, TOKEN) as client:
         yield client
+
+
+@contextmanager
+def serving(handler):
+    """A client of a server that is none of ours."""
+    with HTTPServer(("127.0.0.1", 0), handler) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        try:
+            yield rm.Client(f"http://127.0.0.1:{other.server_port}")
+        finally:
+            other.shutdown()
+            thread.join()
 
 
 def timeless(value):
@@ -154,6 +171,75 @@ def test_it_sends_a_folder(tmp_path, config, monkeypatch):
         }
         assert told and told[-1].done == told[-1].total
         assert client.verify().ok
+
+
+def test_a_file_that_is_not_taken_stops_no_other(tmp_path, config):
+    docs = written(
+        tmp_path / "docs", {"lamp.md": "The lamp is red.", "a\\b.md": "The fan is loud."}
+    )
+    with open(os.fsencode(docs) + b"/caf\xe9.md", "wb") as file:
+        file.write(b"The soup is hot.")
+    mine = settings(tmp_path / "store", config.model.id, serve__max_upload=1000)
+    with served(mine) as server, rm.Client(server.url) as client:
+        done = client.ingest(docs)
+        assert (done.files, done.unchanged, client.status().summary.documents) == (1, 0, 1)
+        assert [one.path for one in done.skipped] == ["a\\\\b.md", "caf\\xe9.md"]
+        assert all("is no name for a file here" in one.reason for one in done.skipped)
+        again = client.ingest(docs)
+        assert (again.files, again.unchanged, len(again.skipped)) == (0, 1, 2)
+        (docs / "lamp.md").unlink()
+        with pytest.raises(UsageError, match="is no name for a file here"):
+            client.ingest(docs)
+        large = written(tmp_path / "large", {"big.md": "The fan is quiet.\n" * 100})
+        with pytest.raises(UsageError, match="1000 bytes") as told:
+            client.ingest(large)
+        assert type(told.value) is UsageError and "--max-upload" in told.value.remedy
+
+
+NOTHING_DONE = Ingested(files=0, unchanged=0, removed=0, vanished=(), skipped=())
+
+
+def test_a_file_that_vanishes_stops_no_other(tmp_path):
+    docs = written(tmp_path, {"a.md": "The lamp is red.", "b.md": "The fan is loud."})
+    taken = asdict(replace(NOTHING_DONE, files=1))
+    del taken["failed"]  # of a cluster; a server has none
+    done = {"state": "done", "progress": None, "ingested": taken}
+    job = f"data: {json.dumps(done)}\n\n"
+
+    class Taking(BaseHTTPRequestHandler):
+        def do_POST(self):
+            (docs / "b.md").unlink()  # as long as a.md is sent
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.tell('{"id": "1234"}')
+
+        def do_GET(self):
+            self.tell(job)
+
+        def tell(self, text):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_):
+            pass
+
+    with serving(Taking) as client:
+        told = client.ingest(docs)
+        assert told.skipped == (Skipped(str(docs), "b.md", "vanished"),)
+        assert (told.files, told.unchanged) == (1, 0)
+
+
+def test_several_jobs_are_counted_as_one_ingest():
+    left = (Skipped("uploads", "c.md", "damaged"), Skipped("uploads", "of-others.md", "damaged"))
+    first = replace(NOTHING_DONE, files=3, removed=1, chunks=4, reused=2, verdicts={"exact": 4})
+    last = replace(NOTHING_DONE, files=2, unchanged=3, removed=1, chunks=2, reused=1, skipped=left)
+    last = replace(last, verdicts={"exact": 1, "pinned": 1})
+    names = {f"{letter}.md" for letter in "abcdefgh"}
+    done = combine([first, last], names)
+    assert (done.files, done.unchanged, done.removed) == (5, 2, 2)
+    assert (done.chunks, done.reused, done.skipped) == (6, 3, left)
+    assert done.verdicts == {"exact": 5, "pinned": 1}
+    assert combine([first, last], {"a.md"}).unchanged == 0  # others sent files meanwhile
 
 
 def test_retrievers_take_either(client, local):
@@ -271,6 +357,8 @@ def test_it_restores_what_the_store_does(client, local, tmp_path):
         assert (done.failed, done.damaged, done.exit_code) == ((), False, 0)
     assert files_in(tmp_path / "here") == files_in(tmp_path / "local") != {}
     assert told[-1].done == told[-1].total > 0
+    with pytest.raises(UsageError, match="a path is empty"):
+        noting.restore("")
     (tmp_path / "here" / "lamp.md").write_text("mine")
     with pytest.raises(UsageError, match="in the way"):
         client.restore(tmp_path / "here")
@@ -329,12 +417,8 @@ def hostile(documents, events):
         def log_message(self, *_):
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Hostile) as other:
-        thread = threading.Thread(target=other.serve_forever)
-        thread.start()
-        yield rm.Client(f"http://127.0.0.1:{other.server_port}")
-        other.shutdown()
-        thread.join()
+    with serving(Hostile) as client:
+        yield client
 
 
 GIVEN = [("text", {"text": HOSTILE}), ("restored", {})]

@@ -7,9 +7,9 @@ import http.client
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -23,7 +23,8 @@ from rag_memtok.datatypes import (
     sha256_of_text,
 )
 from rag_memtok.documents.names import given_path
-from rag_memtok.documents.scan import scan
+from rag_memtok.documents.scan import Skipped, SourceFile, nothing_to_read, scan
+from rag_memtok.documents.walk import reason_of
 from rag_memtok.errors import Busy, NoStore, StoreDamaged, UsageError
 from rag_memtok.pipeline.api import Status
 from rag_memtok.pipeline.audit import Audit
@@ -95,18 +96,26 @@ class Client:
     def ingest(self, *paths: PathLike, prune: bool = False) -> Ingested:
         """Sends every file under `paths` that can be read, and has them taken in.
 
-        They are called as they are below `paths`.
+        They are called as they are below `paths`. What the server does not take, as it refuses
+        some names, and what vanishes meanwhile is skipped.
 
         Raises:
             InputRefused: a path is missing, or nothing readable was found.
-            UsageError: `prune`: what is gone here is not known there.
+            UsageError: the server takes none of the files; or `prune`: what is gone here is not
+                known there.
         """
         if prune:
             raise UsageError("a server cannot prune", remedy="rag-memtok ingest --prune, there")
-        files = scan([given_path(path) for path in paths], Documents(), None).files
-        ids = [self._upload(Path(file.root) / file.file, file.file) for file in files]
-        results = [self._wait_for(id)["ingested"] for id in dict.fromkeys(ids)]
-        return combine([parse_ingested(file) for file in results])
+        given = [given_path(path) for path in paths]
+        scanned = scan(given, Documents(), None)
+        sent, refused = self._upload_all(scanned.files)
+        skipped = (*scanned.skipped, *refused)
+        if not sent:
+            raise nothing_to_read(given, skipped, len(scanned.ignored))
+        ids = dict.fromkeys(id for _, id in sent)
+        results = [parse_ingested(self._wait_for(id)["ingested"]) for id in ids]
+        done = combine(results, {file for file, _ in sent})
+        return replace(done, skipped=(*skipped, *done.skipped))
 
     def verify(
         self,
@@ -147,10 +156,11 @@ class Client:
         that the server names. Run again it goes on: what is there is compared.
 
         Raises:
-            UsageError: a file of that name with other content is in the way.
+            UsageError: `to` is empty, or a file of that name with other content is in the way.
             InputRefused: a document would be written outside `to`.
             Busy: the server ends.
         """
+        folder = given_path(to)
         listed = self._json("GET", "/documents")
         documents = [parse_document(document) for document in listed["documents"]]
         reporter = Reporter(
@@ -158,7 +168,7 @@ class Client:
         )
         lost = [(str(document["path"]), str(document["reason"])) for document in listed["lost"]]
         return write_documents(
-            documents, lambda document: self._restore_text(document, reporter), Path(to), lost
+            documents, lambda document: self._restore_text(document, reporter), folder, lost
         )
 
     def status(self) -> Status:
@@ -180,9 +190,34 @@ class Client:
 
     # --- HTTP
 
-    def _upload(self, path: Path, name: str) -> str:
-        headers = {"X-Rag-Memtok-Name": quote(name)}
-        with self._reply("POST", "/ingest", path.read_bytes(), headers) as reply:
+    def _upload_all(
+        self, files: Sequence[SourceFile]
+    ) -> tuple[list[tuple[str, str]], list[Skipped]]:
+        """Sends files: the names and jobs of those that are taken, and why others are not.
+
+        Raises:
+            UsageError: the server takes none of them; that is why the last is not.
+        """
+        sent: list[tuple[str, str]] = []
+        refused: list[Skipped] = []
+        for file in files:
+            try:
+                sent.append((file.file, self._upload(file)))
+            except (OSError, UsageError) as error:
+                refused.append(Skipped(file.root, file.file, reason_of(error)))
+                if isinstance(error, UsageError) and len(refused) == len(files):
+                    raise
+        return sent, refused
+
+    def _upload(self, file: SourceFile) -> str:
+        """The job that takes the file in.
+
+        Raises:
+            OSError: it cannot be read any more.
+            UsageError: the server does not take it.
+        """
+        headers = {"X-Rag-Memtok-Name": quote(file.file)}
+        with self._reply("POST", "/ingest", file.path.read_bytes(), headers) as reply:
             return str(read_json(reply)["id"])
 
     def _wait_for(self, id: str) -> dict[str, Any]:

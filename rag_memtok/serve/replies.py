@@ -2,7 +2,7 @@
 
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from rag_memtok.pipeline.ingest import Ingested
 from rag_memtok.pipeline.plan import Assumed
 
 TOO_MANY = 429
+COUNTS = ("files", "removed", "chunks", "reused", "positions", "text_positions", "seconds")
 LINE = 1 << 26  # bytes of an event, at most
 BREAKS = (OSError, http.client.HTTPException)  # what ends a reply before its end
 CODES: dict[str, type[RagMemtokError]] = {
@@ -133,18 +134,21 @@ def parse_ingested(values: dict[str, Any]) -> Ingested:
     )
 
 
-def combine(results: list[Ingested]) -> Ingested:
-    """The results of several ingests of the same folder, one after the other, as one."""
+def combine(results: Sequence[Ingested], sent: Set[str]) -> Ingested:
+    """The results of several ingests of the same folder, one after the other, as one.
+
+    Of the files that were `sent`, those are unchanged that were neither written nor left out.
+    """
     last = results[-1]
     kinds = {kind for result in results for kind in result.verdicts}
     verdicts = {
         kind: sum(result.verdicts.get(kind, 0) for result in results) for kind in sorted(kinds)
     }
-    counts = {
-        name: sum(getattr(result, name) for result in results)
-        for name in ("files", "chunks", "positions", "text_positions", "seconds")
-    }
-    return replace(last, verdicts=verdicts, **counts)
+    counts = {name: sum(getattr(result, name) for result in results) for name in COUNTS}
+    left_out = {one.path for one in (*last.skipped, *last.over_limit)}
+    unchanged = max(0, len(sent - left_out) - counts["files"])
+    assumed = tuple(one for result in results for one in result.assumed)
+    return replace(last, verdicts=verdicts, unchanged=unchanged, assumed=assumed, **counts)
 
 
 def parse_audit(values: dict[str, Any]) -> Audit:
