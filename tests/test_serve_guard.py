@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+import time
 from contextlib import suppress
 
 import pytest
@@ -68,6 +69,7 @@ FOREIGN = [
     {"Origin": "http://evil.example"},
     {"Origin": "null"},
     {"Origin": "http://localhost:1"},
+    {"Origin": "http://["},
     {"Sec_Fetch_Site": "cross-site"},
     {"Sec_Fetch_Site": "same-site"},
     {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors"},
@@ -176,6 +178,22 @@ def test_who_is_refused_while_sending_can_read_why(closed):
     for size in (5_000_000, guard.REST - guard.BODY):
         reply = closed.upload("big.md", b"x" * size)
         assert reply.status == 401 and reply.error["code"] == "token"
+
+
+def test_who_hangs_up_within_an_upload_makes_no_error(tmp_path, config):
+    head = "POST /ingest HTTP/1.1\r\nHost: localhost\r\nX-Rag-Memtok-Name: fan.md\r\n"
+    with served(settings(tmp_path / "store", config.model.id)) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=HANGS) as raw:
+            raw.sendall(f"{head}Content-Length: 100\r\n\r\nThe fan".encode())
+        counted = []
+        end = time.monotonic() + HANGS
+        while not counted:
+            assert time.monotonic() < end, "it was never noticed"
+            lines = server.get("/metrics").text.splitlines()
+            counted = [one for one in lines if 'route="/ingest"' in one]
+        (one,) = counted
+        assert f'status="{app.HUNG_UP}"' in one
+        assert not list((tmp_path / "store" / "uploads.new").iterdir())
 
 
 def test_an_upload_has_a_bound_and_leaves_nothing(tmp_path, config):

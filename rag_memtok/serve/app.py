@@ -17,6 +17,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from rag_memtok import __version__
@@ -107,6 +108,7 @@ HANDLERS: dict[type[Exception], Callable[[Request, Exception], Any]] = {
     ValidationError: _refuse_fields,
     HTTPException: _refuse_http,
     ClientGone: _answer_nobody,
+    ClientDisconnect: _answer_nobody,
     Exception: _refuse_error,
 }
 

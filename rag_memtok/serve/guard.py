@@ -205,7 +205,10 @@ def is_foreign(headers: dict[str, str], method: str) -> bool:
     if site not in ("none", "same-origin") and not followed:
         return True
     origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != headers.get("host", "")
+    try:
+        return origin is not None and urlsplit(origin).netloc != headers.get("host", "")
+    except ValueError:
+        return True
 
 
 def _is_upload(scope: Scope) -> bool:
