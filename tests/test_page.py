@@ -422,6 +422,20 @@ def test_a_server_with_a_token_asks_for_it(chromium, config):
         page.js("sessionStorage.clear()")
 
 
+@pytest.mark.parametrize("pasted", [f"{TOKEN}\u200b", f"\u201c{TOKEN}\u201d"])
+def test_what_is_no_token_is_told_and_not_kept(chromium, config, pasted):
+    with served(config, token=TOKEN) as running:
+        page = Page(chromium, running.url)
+        page.driver.get(running.url)
+        page.until("#token-field").send_keys(pasted, Keys.ENTER)
+        page.until("#token-why", "is no token")
+        assert page.js("sessionStorage.length") == 0
+        page.until("#token-field").clear()
+        page.until("#token-field").send_keys(TOKEN, Keys.ENTER)
+        page.until("#held", "2 documents")
+        page.js("sessionStorage.clear()")
+
+
 def test_a_server_that_is_gone_is_an_error_with_what_to_do(chromium, config):
     with served(config) as running, opened(chromium, running) as page:
         page.until("#question")
