@@ -345,7 +345,8 @@ def files_in(folder):
     }
 
 
-def test_it_restores_what_the_store_does(client, local, tmp_path):
+def test_it_restores_what_the_store_does(client, local, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     told = []
     noting = rm.Client(client.url, TOKEN, on_progress=told.append)
     wanted = local.restore(tmp_path / "local")
