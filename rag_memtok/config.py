@@ -90,7 +90,7 @@ class Documents:
     )
 
     def __post_init__(self) -> None:
-        require(self.max_bytes >= 1, "documents.max_bytes", self.max_bytes, "1 or more")
+        within(self, "documents.max_bytes", 1, 10**15)
         fits = self.chunk_tokens == 0 or 4 <= self.chunk_tokens <= 8192
         require(fits, "documents.chunk_tokens", self.chunk_tokens, "4 to 8192, or 0 (the store's)")
 
@@ -307,7 +307,8 @@ class Config:
     serve: Serve = field(default_factory=Serve)
 
     def __post_init__(self) -> None:
-        require(bool(self.store), "store", self.store, "a folder; the current one is .")
+        named = bool(self.store) and "\0" not in self.store
+        require(named, "store", self.store, "a folder; the current one is .")
         named = not self.collection or COLLECTION.fullmatch(self.collection) is not None
         require(
             named,

@@ -778,6 +778,38 @@ def test_bytes_that_are_not_utf8_do_not_end_the_reading_of_questions(store):
     assert "  [1] lamp.txt" in out
 
 
+def test_names_that_are_not_utf8_are_told_whatever_the_locale(store):
+    """As in en_US.UTF-8, where Python raises at them."""
+    strict = {"PYTHONIOENCODING": "utf-8:strict"}
+    for words, code in (
+        (("export", b"x\xff.st"), 0),
+        (("export", b"y\xff.st", "--json"), 0),
+        (("status", "--json", "--store", b"z\xff"), 10),
+    ):
+        names = [os.fsdecode(word) if isinstance(word, bytes) else word for word in words]
+        with process(*names, extra=strict, cwd=store.parent) as command:
+            out, err = command.communicate(timeout=HANGS)
+        assert command.returncode == code and "Traceback" not in err, words
+        assert "--json" not in words or json.loads(out)
+
+
+@pytest.mark.parametrize(
+    ("words", "setting"),
+    [
+        (["status"], "a = " + 5000 * "["),
+        (["status"], 'store = "a\\u0000b"'),
+        (["ingest", "docs"], "[documents]\nmax_bytes = 99999999999999999999"),
+        (["status", "--store", 300 * "a"], ""),
+        (["export", 300 * "a"], ""),
+        (["list", "--collections", "--store", "rag-memtok.toml"], ""),
+    ],
+)
+def test_odd_settings_and_places_are_refused_and_no_bug(run, store, tmp_path, words, setting):
+    (tmp_path / "rag-memtok.toml").write_text(setting)
+    code, out, err = run(*words)
+    assert (code, out) == (2, "") and "error: " in err and "next: " in err
+
+
 def test_a_damaged_text_is_left_out_and_named(run, store):
     with closing(sqlite3.connect(store / "store.db")) as db, db:
         ((damaged,),) = db.execute("SELECT id FROM chunks WHERE number = 1").fetchall()

@@ -176,6 +176,20 @@ def test_a_key_goes_with_the_last_place_below_its_line(folder):
     assert opened(folder) == {} and hits(folder, QUESTION) == ()
 
 
+def test_a_removal_while_the_file_is_written_leaves_none_of_its_keys(folder, monkeypatch):
+    written_late = line_keys.write
+
+    def write(*file):
+        monkeypatch.setattr(line_keys, "write", written_late)
+        with open_store(folder, write=True) as store:
+            store.collect([(ROOT, "one.md")])
+        written_late(*file)
+
+    monkeypatch.setattr(line_keys, "write", write)
+    assert set(opened(folder)) == ALL and not (folder / LINES).exists()
+    assert set(opened(folder)) == ALL - digests("one.md > Spain") and (folder / LINES).exists()
+
+
 def test_more_than_a_few_wait_for_an_ingest_which_is_said(folder, caplog):
     assert opened(folder, most=4) == {}
     assert "5 file names and headings" in caplog.text and "rag-memtok ingest PATH" in caplog.text

@@ -9,6 +9,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
+import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from rag_memtok.errors import (
     UsageError,
     WrongModel,
 )
-from rag_memtok.memory import calibrate
+from rag_memtok.memory import calibrate, workers
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.calibrate import Calibration
 from rag_memtok.memory.optimize import Step
@@ -696,6 +698,21 @@ def test_a_process_that_was_killed_is_told_and_the_next_run_goes_on(first, crew,
     api.ingest([first.documents], crew)
     assert ids_in(tmp_path / "crew") == ids_in(first.store)
     proves_everything(crew)
+
+
+def die_amid_a_message(pipe):
+    os.write(pipe.fileno(), struct.pack("!i", 1000) + b"of these, so many")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_was_killed_amid_a_message_is_told():
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=die_amid_a_message, args=(theirs,))
+    process.start()
+    theirs.close()
+    with pytest.raises(OutOfMemory, match="signal 9"):
+        list(workers._receive({ours: process}))
 
 
 def test_an_interrupt_ends_every_process(first, crew):

@@ -18,6 +18,7 @@ from rag_memtok.datatypes import Occurrence, Record, StoredDocument, Verdict, sh
 from rag_memtok.errors import InputRefused, ModelUnavailable, UsageError, WrongModel
 from rag_memtok.pipeline.manifest import complete_config
 from rag_memtok.retrieval import embedder as embedders
+from rag_memtok.retrieval import index
 from rag_memtok.retrieval.embedder import (
     INSTALL,
     PACKAGE,
@@ -26,6 +27,7 @@ from rag_memtok.retrieval.embedder import (
 )
 from rag_memtok.retrieval.index import Index, build, open_index, set_threads
 from rag_memtok.retrieval.search import content_words, fuse, search
+from rag_memtok.store.files import write_whole
 from rag_memtok.store.store import INDEX, create, open_store
 
 TEXTS = ["the lamp warranty", "battery of the lamp", "onion soup", "soup battery soup"]
@@ -260,6 +262,20 @@ def test_an_older_cache_is_built_anew_and_a_restored_store_never_takes_the_newer
     (folder / "store.db").write_bytes(backup)
     with open_store(folder, write=False) as store:
         assert open_index(store).keys.ntotal == 4
+
+
+def test_a_removal_while_the_index_is_written_leaves_none_of_its_keys(
+    folder, embedder, monkeypatch
+):
+    def write_late(path, content):
+        with open_store(folder, write=True) as store:
+            store.collect([("/r", "a.txt")])
+        return write_whole(path, content)
+
+    monkeypatch.setattr(index, "write_whole", write_late)
+    with open_store(folder, write=False) as store:
+        assert open_index(store).keys.ntotal == len(TEXTS)  # as it was when it was opened
+    assert not (folder / INDEX).exists()
 
 
 def test_an_index_that_cannot_be_cached_is_kept_in_memory(folder, embedder):

@@ -132,6 +132,8 @@ def expected(error: BaseException) -> RagMemtokError | None:
         )
     if isinstance(error, PermissionError):
         return PermissionRefused(told(error), remedy="check the permissions of that path")
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UsageError(told(error), remedy="a shorter name")
     if isinstance(error, OSError) and error.errno in (
         errno.ENOSPC,
         errno.EDQUOT,
@@ -164,14 +166,16 @@ def main() -> None:
 def open_streams() -> None:
     r"""Gives the process the standard streams it was started without.
 
-    There is nothing to read, and what is written is lost. A stream of another encoding than UTF-8
-    gets what it cannot say written out, as `\u20ac`.
+    There is nothing to read, and what is written is lost. A stream of another encoding than UTF-8,
+    or one that is strict, gets what it cannot say written out, as `\u20ac`.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper) and not console.is_unicode(stream.encoding):
+        if isinstance(stream, TextIOWrapper) and (
+            stream.errors == "strict" or not console.is_unicode(stream.encoding)
+        ):
             stream.reconfigure(errors="backslashreplace")
 
 

@@ -69,8 +69,20 @@ def put_json(value: object) -> None:
 
     JSON has no infinity: the margin of a memory that has none is null.
     """
-    plain = not is_unicode(sys.stdout.encoding)
-    _write(json.dumps(finite(value), ensure_ascii=plain, allow_nan=False), "\n")
+    value = finite(value)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not is_unicode(sys.stdout.encoding) or not is_encodable(text):
+        text = json.dumps(value, allow_nan=False)
+    _write(text, "\n")
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a text is without the halves of characters that stand for bytes of no UTF-8 name."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_unicode(encoding: str | None) -> bool:

@@ -161,9 +161,11 @@ def _receive(
         for pipe in cast(list[Connection], wait(waiting)):
             try:
                 yield pipe, pipe.recv()
-            except EOFError:
+            except (EOFError, OSError) as error:  # OSError: it was killed amid a message
                 pipe.close()
                 _require_success(processes[pipe])
+                if isinstance(error, OSError):
+                    raise
 
 
 def _sum_steps(steps: Sequence[Step]) -> Step:

@@ -310,7 +310,7 @@ def collections(config: Config) -> tuple[Collection, ...]:
     """The stores under the folder `config.store`, by name.
 
     Raises:
-        UsageError: the folder is a store itself.
+        UsageError: the folder is a store itself, or a file.
     """
     root = Path(config.store)
     if (root / DATABASE).exists():

@@ -200,7 +200,13 @@ def find_files(store: Store, path: str) -> list[tuple[str, str]]:
 
 
 def list_collections(root: Path) -> Iterator[Collection]:
-    """Yields the stores under a folder, by name."""
+    """Yields the stores under a folder, by name.
+
+    Raises:
+        UsageError: it is a file.
+    """
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"{root} is a file", remedy="--store names the folder of the collections")
     for name in files.list_collections(root):
         with open_store(root / name, write=False) as store:
             manifest = store.manifest

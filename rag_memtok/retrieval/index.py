@@ -110,6 +110,8 @@ def open_keys(store: Store) -> faiss.IndexIDMap2:
     header = json.dumps({**bound, "sha256": hashlib.sha256(payload).hexdigest()})
     try:  # not faiss.write_index: on a full disk that returns without an error
         write_whole(path, (header.encode() + b"\n", payload))
+        if store.state != bound["state"]:  # a removal, which saw no file yet
+            path.unlink(missing_ok=True)
     except OSError as error:
         log.info("%s is kept in memory only: %s", path, error)
     return keys

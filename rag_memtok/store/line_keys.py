@@ -57,11 +57,16 @@ def load_line_keys(db: Database, maker: str, encode: Encode, most: int) -> LineK
         if cached and state == now and not 0 < cached.lacking <= most:
             return cached
         line_keys = build_line_keys(db, cached, encode, most)
-    with db.reading():
-        after = db.row("manifest", "key = ?", "state")[1]
-    if after == now:  # else a removal may have come between
+    if _state_of(db) == now:  # else a removal may have come between
         save_if_possible(db, now, maker, line_keys)
+        if _state_of(db) != now:  # and it may have come while there was no file for it to see
+            (db.folder / LINES).unlink(missing_ok=True)
     return line_keys
+
+
+def _state_of(db: Database) -> str:
+    with db.reading():
+        return str(db.row("manifest", "key = ?", "state")[1])
 
 
 def save_if_possible(db: Database, state: str, maker: str, line_keys: LineKeys) -> None:
