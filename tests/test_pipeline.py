@@ -814,6 +814,16 @@ def test_one_bad_file_never_stops_the_rest(small):
     assert not Path(str(small.store) + "2").exists()
 
 
+def test_a_file_of_a_later_century_is_written(small, command_line):
+    os.utime(small.documents / "a.txt", ns=(0, 10_413_792_000 * 10**9))
+    api.ingest([small.documents], small.config)
+    code, out, _ = command_line("ingest", small.documents, "--store", small.store)
+    assert code == 0 and "2 files unchanged" in out
+    with open_store(small.store, write=False) as store:
+        stored = {one.file: (one.size, one.modified) for one in store.documents()}
+    assert stored["a.txt"] == (16, -1) and stored["b.txt"][1] > 0
+
+
 def test_nothing_is_created_where_nothing_can_be_read_or_loaded(small):
     with pytest.raises(InputRefused):
         api.ingest([small.documents / "none"], small.config)

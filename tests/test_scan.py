@@ -212,6 +212,8 @@ def test_words_of_a_page_are_as_far_apart_as_they_are_seen():
         ("<?xml version='1.0'?><p><![CDATA[x & y]]></p>", ["x & y"]),
         ("<?xml version='1.0'?><script src='a'/><p>seen</p>", ["seen"]),
         ("\ufeff<p>a page with a mark</p>", ["a page with a mark"]),
+        (f"a&#{'1' * 5000};b&#{'9' * 5000} c", ["a\ufffdb\ufffd c"]),
+        (f"a&#{'0' * 5000}66;&#{'0' * 5000};&#x{'0' * 5000}43;", ["aB\ufffdC"]),
     ],
 )
 def test_a_page_in_lines(page, lines):
@@ -263,6 +265,13 @@ def test_jsonl_lines_are_documents_and_broken_ones_skipped(tmp_path):
         and "ud800" in problems["t.jsonl#L5"]
         and "nested" in problems["t.jsonl#L8"]
     )
+
+
+def test_a_reference_of_thousands_of_digits_stops_no_other_file(folder):
+    (folder / "bad.html").write_text(f"<p>&#{'1' * 5000};</p>")
+    found = scan([folder], DIALS)
+    texts = [document.text for source in found.files for document in read(source, DIALS).documents]
+    assert texts == ["\ufffd", "good\n"]
 
 
 # --- files that cannot be read ---
@@ -354,6 +363,14 @@ def test_a_file_that_changes_or_vanishes_after_the_scan_is_skipped(folder):
     os.mkfifo(changed.path)
     assert "a FIFO" in read(changed, DIALS).skipped[0].reason
     assert read(stays, DIALS).documents
+
+
+def test_a_time_that_no_store_can_hold_is_not_known(folder):
+    os.utime(folder / "good.txt", ns=(0, 10_413_792_000 * 10**9))
+    (source,) = scan([folder], DIALS).files
+    assert source.modified == -1 and read(source, DIALS).documents
+    os.utime(folder / "good.txt", ns=(0, 2**62))
+    assert scan([folder], DIALS).files[0].modified == (folder / "good.txt").stat().st_mtime_ns
 
 
 def test_lock_files_of_office_programs_are_left_out_without_a_word(folder):

@@ -11,6 +11,9 @@ from rag_memtok.documents.encodings import Unreadable
 
 BESIDE = "\x1f"  # a gap that is a space, but before the end of a sentence
 NEVER_CLOSED = 100  # tags, comments or sections of a page
+# A reference by a number of very many digits: Python refuses to make a number of them. Nine digits
+# and more are no character, and a browser shows U+FFFD.
+LONG_REFERENCE = re.compile("&#(?=[0-9]{600})0*([0-9]{1,8})[0-9]*")
 # what html.parser looks for the end of as far as the file goes, ">" or not, and that end
 SPANS = (
     (r"<!--", r"-->"),
@@ -162,7 +165,7 @@ def read_page(page: str) -> Page:
         raise Unreadable(f"not HTML: more than {NEVER_CLOSED} tags or comments are never closed")
     parser = _PageParser()
     try:
-        parser.feed(page)
+        parser.feed(LONG_REFERENCE.sub(r"&#\1", page))
         parser.close()
     except AssertionError as error:  # html.parser's own, at "<![name["
         raise Unreadable(f"not HTML: {error}") from error

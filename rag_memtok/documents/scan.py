@@ -42,6 +42,7 @@ from rag_memtok.errors import InputRefused, UsageError
 PIPED = "-"  # the root of what came from standard input
 NOTHING: Mapping[str, bytes] = MappingProxyType({})
 TOLD = 5  # reasons that a refusal tells
+TIMES = range(-(2**63), 2**63)  # nanoseconds that a store can hold: 1677 to 2262
 URL = re.compile(r"(https?|ftps?|file):/", re.IGNORECASE)
 
 
@@ -50,7 +51,8 @@ class SourceFile:
     """A file worth reading.
 
     `file` is its name in `root`, `path` what the system opens; `sha256` and `size` are of its
-    bytes, `modified` is its time in nanoseconds as it was before they were read, -1 if it has none.
+    bytes, `modified` is its time in nanoseconds as it was before they were read, -1 if it has none
+    that a store can hold.
     `encoding` is what it was found to be in ("" where its format says that), and whether that is
     but `assumed`. `data` are its bytes if they are in no file.
     """
@@ -278,7 +280,7 @@ def _make_source(
 
 
 def _read_bytes(path: str, limit: int) -> tuple[bytes, int]:
-    """The file's bytes, and its time in nanoseconds before they were read.
+    """The file's bytes, and its time in nanoseconds before they were read: see `SourceFile`.
 
     It never waits for a FIFO or a device.
     """
@@ -293,7 +295,7 @@ def _read_bytes(path: str, limit: int) -> tuple[bytes, int]:
         modified = os.fstat(file.fileno()).st_mtime_ns
         data = file.read(limit + 1)
     _require_small(data, limit)
-    return data, modified
+    return data, modified if modified in TIMES else -1
 
 
 def _require_small(data: bytes, limit: int) -> None:
