@@ -46,9 +46,11 @@ class _PageParser(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.text, self.places = io.StringIO(), list[tuple[int, str]]()
         self.cells = self.unseen = self.pre = self.begun = 0
-        # what stands before the next visible text: "", " ", line ends, or as many " | " as cells
-        # began
+        # what stands before the next visible text: "", " ", line ends; or as many " |" as cells
+        # began (`bars`, counted as a row may have very many), after those that rows before left
+        # (`left`: one of any two; the texts of html/2 have them)
         self.gap = ""
+        self.bars = self.left = 0
         self.xml = self.aloud = False
         self.ruby: list[str] = []  # how the words before are pronounced
         self.headings = list[tuple[int, int, str]]()  # where, how deep, what it says
@@ -62,8 +64,7 @@ class _PageParser(HTMLParser):
         self.aloud = tag == "rt" or (self.aloud and tag not in ("rb", "ruby"))
         self.widen(tag)
         if tag in ("td", "th"):
-            if self.cells:
-                self.gap = ("" if "\n" in self.gap else self.gap.rstrip(" " + BESIDE)) + " | "
+            self.bars += self.cells > 0
             self.cells += 1
 
     def handle_endtag(self, tag: str) -> None:
@@ -98,7 +99,7 @@ class _PageParser(HTMLParser):
         A cell that has just begun stays in its row.
         """
         if tag in ("tr", "table"):
-            self.cells, self.gap = 0, self.gap.replace(" | ", "")
+            self.end_row()
         wanted = (
             "\n\n"
             if tag in self.BLOCKS and not self.cells
@@ -110,8 +111,16 @@ class _PageParser(HTMLParser):
             if tag == " "
             else ""
         )
-        if "|" not in self.gap:
+        if not self.bars and not self.left:
             self.gap = max(self.gap, wanted, key=lambda gap: (gap.count("\n"), len(gap)))
+
+    def end_row(self) -> None:
+        """Forgets the cells without text in which a row ended."""
+        self.cells = 0
+        if self.bars:
+            self.left += self.bars // 2
+            self.gap = "" if self.bars % 2 else " "
+            self.bars = 0
 
     def handle_data(self, data: str) -> None:
         if self.unseen:
@@ -120,7 +129,7 @@ class _PageParser(HTMLParser):
             self.ruby.append(data)
             return
         for number, line in enumerate(data.split("\n")):
-            if number and self.pre and "|" not in self.gap:
+            if number and self.pre and not self.bars and not self.left:
                 # bounded, or a page of blank lines takes quadratic time
                 self.gap = self.gap[:100] + "\n"
             elif number or line[:1].isspace():
@@ -133,6 +142,7 @@ class _PageParser(HTMLParser):
 
     def add(self, text: str, locator: str) -> None:
         gap = self.gap.replace(BESIDE, "" if text[0] in ",.;:!?)" else " ")
+        gap = "|" * self.left + (" |" * self.bars + " " if self.bars else gap)
         self.text.write(gap if self.places else "")
         if not self.places or self.places[-1][1] != locator:
             self.places.append((self.text.tell(), locator))
@@ -140,7 +150,7 @@ class _PageParser(HTMLParser):
             self.begun = self.begun if self.heading else self.text.tell()
             self.heading.append(text)
         self.text.write(text)
-        self.gap = ""
+        self.gap, self.bars, self.left = "", 0, 0
 
 
 class Page(NamedTuple):
