@@ -3,6 +3,7 @@
 Ignore rules are those of .gitignore files and of `documents.exclude`.
 """
 
+import codecs
 import errno
 import os
 import re
@@ -114,14 +115,20 @@ def _walk(
         try:
             with os.scandir(os.path.join(root, folder)) as entries:
                 inside = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            if not hidden:
+                yield Skipped(name_of(root), name_of(folder or "."), reason_of(error))
+            continue
+        try:
             rules += tuple(
                 (len(folder), _read_gitignore(entry.path))
                 for entry in inside
                 if gitignore and entry.name == ".gitignore" and entry.is_file()
             )
         except OSError as error:
-            if not hidden:
-                yield Skipped(name_of(root), name_of(folder or "."), reason_of(error))
+            if not hidden:  # without its rules anything may be what nobody is to read
+                reason = f"{reason_of(error)}; its folder is left out, as its rules are not known"
+                yield Skipped(name_of(root), name_of(folder + ".gitignore"), reason)
             continue
         looked_at += hidden * len(inside)
         for entry in inside:
@@ -149,9 +156,14 @@ def _walk(
 
 
 def _read_gitignore(path: str) -> GitIgnoreSpec:
-    """The rules of a .gitignore as git reads it: a line that is no pattern is passed over."""
+    """The rules of a .gitignore as git reads it.
+
+    A byte-order mark and a line that is no pattern are passed over; only a line feed ends a line.
+    """
     patterns = []
-    for line in Path(path).read_bytes().decode("utf-8", "surrogateescape").splitlines():
+    data = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
+    for ended in data.decode("utf-8", "surrogateescape").split("\n"):
+        line = ended.removesuffix("\r")
         try:
             GitIgnoreSpec.from_lines([line])
             patterns.append(line)
