@@ -824,6 +824,31 @@ def test_a_file_of_a_later_century_is_written(small, command_line):
     assert stored["a.txt"] == (16, -1) and stored["b.txt"][1] > 0
 
 
+def test_a_file_with_the_name_of_anothers_part_is_skipped_with_its_reason(small, command_line):
+    write(
+        small.documents, {"t.jsonl": '{"n": "one"}\n', "t.jsonl#L1": "two", "t.jsonl#L2": "three"}
+    )
+    given = sorted(small.documents.iterdir())
+    done = api.ingest(given, small.config)
+    reason = "its name is that of a part of t.jsonl: rename one of them"
+    assert [(one.path, one.reason) for one in done.skipped] == [("t.jsonl#L1", reason)]
+    assert done.files == 4 and done.unchanged == 0
+    code, _, err = command_line("ingest", *given, "--store", small.store)
+    assert code == 3 and reason in err
+    write(small.documents, {"t.jsonl": '{"n": "one"}\n{"n": "other"}\n'})
+    done = api.ingest(given, small.config)
+    assert [(one.path, one.reason) for one in done.skipped] == [
+        ("t.jsonl", "its part t.jsonl#L2 has the name of a file: rename one of them"),
+        ("t.jsonl#L1", reason),
+    ]
+    with open_store(small.store, write=False) as store:
+        stored = {one.path: one.file for one in store.documents()}
+    assert stored == {name: name for name in ("a.txt", "b.txt", "t.jsonl#L2")} | {
+        "t.jsonl#L1": "t.jsonl"
+    }
+    proves_everything(small.config)
+
+
 def test_nothing_is_created_where_nothing_can_be_read_or_loaded(small):
     with pytest.raises(InputRefused):
         api.ingest([small.documents / "none"], small.config)

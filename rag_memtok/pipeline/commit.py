@@ -156,3 +156,36 @@ class Ingest:
 
     def _key(self, chunk_id: str) -> np.ndarray:
         return self.embedder.encode([self.texts[chunk_id]], query=False)[0]  # [e]
+
+
+def leave_out_namesakes(
+    files: Sequence[PlannedFile], store: Store
+) -> tuple[list[PlannedFile], list[Skipped]]:
+    """Leaves out each file with a document of the name that another's has.
+
+    That is of one before it or in the store, as a file "t.jsonl#L1" beside "t.jsonl".
+    """
+    names = {(one.root, one.path) for file in files for one, _ in file.documents}
+    with store.snapshot():
+        owners = {
+            (one.root, one.path): one.file
+            for one in store.each_document(skip_damaged=True)
+            if (one.root, one.path) in names
+        }
+    kept: list[PlannedFile] = []
+    skipped: list[Skipped] = []
+    for file in files:
+        root, name = file.source.root, file.source.file
+        paths = [document.path for document, _ in file.documents]
+        taken = [path for path in paths if owners.get((root, path), name) != name]
+        if taken:
+            reason = (
+                f"its name is that of a part of {owners[root, name]}"
+                if taken == [name]
+                else f"its part {taken[0]} has the name of a file"
+            )
+            skipped.append(Skipped(root, name, f"{reason}: rename one of them"))
+        else:
+            owners |= {(root, path): name for path in paths}
+            kept.append(file)
+    return kept, skipped

@@ -13,7 +13,7 @@ from rag_memtok.datatypes import OnProgress
 from rag_memtok.documents.scan import NOTHING, Scan, Skipped, scan
 from rag_memtok.errors import StoreDamaged
 from rag_memtok.pipeline import resources
-from rag_memtok.pipeline.commit import Ingest
+from rag_memtok.pipeline.commit import Ingest, leave_out_namesakes
 from rag_memtok.pipeline.manifest import (
     JOB,
     complete_config,
@@ -246,6 +246,7 @@ def _write(
     say: Say,
 ) -> Ingested:
     writer = work.writer
+    planned, namesakes = leave_out_namesakes(planned, work.store)
     pieces = {piece.chunk.id: piece for file in planned for piece in file.pieces if piece.tokens}
     to_write = [pieces[chunk_id].tokens or () for chunk_id in work.store.missing(pieces)]
     resources.warn_if_long(writer.lm, writer.template, to_write, writer.config, say)
@@ -261,7 +262,7 @@ def _write(
         unchanged=todo.unchanged,
         removed=removed,
         vanished=todo.vanished,
-        skipped=(*todo.skipped, *skipped),
+        skipped=(*todo.skipped, *skipped, *namesakes),
         over_limit=tuple(work.over_limit),
         failed=tuple(work.failed),
         chunks=writer.verdicts.total(),
