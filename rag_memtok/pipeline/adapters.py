@@ -17,8 +17,8 @@ from rag_memtok.model.lora import find_mismatches
 from rag_memtok.store.files import ADAPTER, STALE
 
 READERS = EMBEDDED.parent.parent / "readers"
-# what does not fit is left alone; of several that fit the first reads texts
-SHIPPED = (EMBEDDED.parent / "reader", READERS / "smollm2", READERS / "smollm2-vectors")
+# what does not fit is left alone; of several that fit the first reads
+SHIPPED = (EMBEDDED.parent / "reader", READERS / "smollm2")
 
 
 @dataclass(frozen=True, slots=True)
