@@ -588,6 +588,23 @@ def test_nothing_to_read_is_refused(folder, paths):
     )
 
 
+def test_the_outermost_of_the_folders_given_is_the_root_of_what_is_in_it(folder, tmp_path):
+    for name in ("one/a.txt", "one/two/b.txt", "one/two/three/c.txt", "onetwo/d.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("text")
+    (tmp_path / "beside.txt").write_text("text")
+    inside = ["one/two/three", "onetwo", "one", "one/two", "one/two/b.txt", "good.txt"]
+    found = scan([*(folder / path for path in inside), tmp_path / "beside.txt"], DIALS)
+    assert {(Path(file.root), file.file) for file in found.files} == {
+        (folder / "one", "a.txt"),
+        (folder / "one", "two/b.txt"),
+        (folder / "one", "two/three/c.txt"),
+        (folder / "onetwo", "d.txt"),
+        (folder, "good.txt"),
+        (tmp_path, "beside.txt"),
+    }
+
+
 def test_a_bad_pattern_is_refused(folder):
     with pytest.raises(UsageError, match="documents.exclude"):
         scan([folder], Documents(exclude=("!",)))

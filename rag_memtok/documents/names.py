@@ -8,8 +8,8 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterable
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path, PurePath
 
 from rag_memtok.errors import UsageError
 
@@ -54,6 +54,12 @@ def join_name(root: str, file: str) -> str:
     return f"{root.rstrip('/')}/{file}"
 
 
+def at_or_above(path: str) -> Iterator[str]:
+    """Yields a whole path without "/." and "/" at its end, and every folder above it."""
+    here = PurePath(path)
+    yield from map(str, (here, *here.parents))
+
+
 def resolve_path(path: str) -> str:
     """The absolute path of a file or folder that is there, or was.
 
@@ -86,7 +92,7 @@ def is_gone(root: str, file: str) -> bool:
     """
     try:
         return stat.S_ISDIR(os.lstat(native_of(join_name(root, file))).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a damaged name may be none
         return True
     except OSError:
         return False

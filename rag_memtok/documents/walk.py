@@ -15,7 +15,7 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from rag_memtok.documents.loaders import loader_of
-from rag_memtok.documents.names import name_of, resolve_path
+from rag_memtok.documents.names import at_or_above, name_of, resolve_path
 from rag_memtok.errors import UsageError
 
 # Never looked into, nor reported: version control, environments, caches, stores of ours, and what
@@ -78,17 +78,13 @@ def find_files(
         except (OSError, ValueError):
             is_folder = False  # whoever reads it finds the same and says so
         (folders if is_folder else files).add(resolve_path(path))
-    roots = {
-        folder
-        for folder in folders
-        if not any(is_within(folder, other) for other in folders - {folder})
-    }
+    roots = {folder for folder in folders if folders.isdisjoint([*at_or_above(folder)][1:])}
     for root in sorted(roots):
         yield from (
             (root, file, False) for file in _walk(root, exclude, gitignore=gitignore, store=store)
         )
     for file in sorted(files):
-        root = next((root for root in roots if is_within(file, root)), os.path.dirname(file))
+        root = next((one for one in at_or_above(file) if one in roots), os.path.dirname(file))
         relative = os.path.relpath(file, root)
         # a shell's *.docx names lock files, too
         if not exclude.match_file(relative) and not LOCK_FILE.fullmatch(os.path.basename(file)):
