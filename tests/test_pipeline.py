@@ -21,6 +21,7 @@ import toy
 
 from rag_memtok.config import Config, Memorize, Model
 from rag_memtok.datatypes import PROVEN, StoredDocument
+from rag_memtok.documents.names import join_name
 from rag_memtok.documents.scan import scan
 from rag_memtok.errors import (
     InputRefused,
@@ -67,6 +68,9 @@ DOCUMENTS = {
     "copy.txt": "The fan is quiet.\n",
     "again.txt": "The fan is quiet.\n",
 }
+
+
+DOCS = {"a.txt": "The lamp is red.", "b.txt": "The fan is loud."}
 
 
 def write(folder, documents):
@@ -124,7 +128,7 @@ def trip(first, tmp_path):
 @pytest.fixture
 def small(tmp_path, model_folder):
     """Two short documents, not ingested yet."""
-    documents = write(tmp_path / "docs", {"a.txt": "The lamp is red.", "b.txt": "The fan is loud."})
+    documents = write(tmp_path / "docs", DOCS)
     return Trip(documents, tmp_path / "store", dials(tmp_path / "store", model_folder))
 
 
@@ -559,6 +563,85 @@ def test_a_file_is_forgotten_through_a_link_as_it_was_ingested_through_one(small
             [],
         )
     assert api.remove(Path("/etc/a.txt"), small.config) == ("/etc/a.txt",)
+
+
+def damage_document(store, file):
+    """Changes a column of a document behind the store's back, and not its checksum."""
+    with open_store(store, write=True) as opened:
+        opened._db.execute(
+            "UPDATE documents SET characters = characters + 1 WHERE file = ?", (file.encode(),)
+        )
+
+
+@pytest.mark.parametrize("path", ["", "a.txt"])
+def test_a_file_whose_document_is_damaged_is_forgotten_too(small, path):
+    api.ingest([small.documents], small.config)
+    damage_document(small.store, "a.txt")
+    gone = api.remove(small.documents / path, small.config)
+    assert gone == tuple(f"{small.documents}/{name}" for name in ([path] if path else DOCS))
+    assert b"The lamp" not in (small.store / "store.db").read_bytes()
+
+
+def test_a_file_whose_document_is_damaged_is_forgotten_by_the_name_in_the_list(small):
+    api.ingest([small.documents], small.config)
+    damage_document(small.store, "a.txt")
+    assert api.remove(Path("a.txt"), small.config) == (f"{small.documents}/a.txt",)
+    assert b"The lamp" not in (small.store / "store.db").read_bytes()
+
+
+def test_a_deleted_file_whose_document_is_damaged_goes_with_prune(small):
+    api.ingest([small.documents], small.config)
+    damage_document(small.store, "a.txt")
+    (small.documents / "a.txt").unlink()
+    done = api.ingest([small.documents], small.config, prune=True)
+    assert done.removed == 1 and [file for _, file in done.vanished] == ["a.txt"]
+    assert b"The lamp" not in (small.store / "store.db").read_bytes()
+    proves_everything(small.config)
+
+
+def test_a_damaged_name_that_no_file_can_have_is_that_of_a_file_that_is_gone(small):
+    api.ingest([small.documents], small.config)
+    with open_store(small.store, write=True) as store:
+        store._db.execute("UPDATE documents SET file = x'610062' WHERE file = ?", (b"a.txt",))
+    assert api.ingest([small.documents], small.config, prune=True).removed == 1
+    proves_everything(small.config)
+
+
+def test_a_deleted_file_of_a_folder_within_goes_with_prune(small):
+    write(small.documents, {"sub/c.txt": "The third lamp.", "sub/d.txt": "A fourth text."})
+    api.ingest([small.documents / "sub"], small.config)
+    api.ingest([small.documents / "a.txt"], small.config)
+    done = api.ingest([small.documents], small.config, prune=True)
+    assert (done.removed, done.vanished) == (0, ())
+    (small.documents / "sub" / "c.txt").unlink()
+    done = api.ingest([small.documents], small.config, prune=True)
+    assert done.removed == 2  # that of either root
+    with open_store(small.store, write=False) as store:
+        assert {join_name(one.root, one.file) for one in store.documents()} == {
+            f"{small.documents}/{name}" for name in (*DOCS, "sub/d.txt")
+        }
+    assert b"third lamp" not in (small.store / "store.db").read_bytes()
+
+
+def test_what_was_ingested_of_a_folder_within_alone_goes_with_prune_of_the_outer(small):
+    write(small.documents, {"sub/c.txt": "The third lamp."})
+    api.ingest([small.documents / "sub"], small.config)
+    (small.documents / "sub" / "c.txt").unlink()
+    assert api.ingest([small.documents], small.config, prune=True).removed == 1
+    assert {one.name for one in api.documents(small.config)} == {*DOCS}
+
+
+def test_a_part_of_a_file_is_not_forgotten_and_its_file_is_by_its_name(small, tmp_path):
+    rows = write(tmp_path / "rows", {"t.jsonl": '{"text": "Ticket 7"}\n{"text": "Ticket 8"}\n'})
+    api.ingest([small.documents, rows], small.config)
+    assert [one.name for one in api.documents(small.config)][2:] == ["t.jsonl#L1", "t.jsonl#L2"]
+    for part in ("t.jsonl#L1", rows / "t.jsonl#L2"):
+        with pytest.raises(UsageError, match="part of t.jsonl") as refused:
+            api.remove(Path(part), small.config)
+        assert refused.value.remedy == "rag-memtok rm t.jsonl forgets all 2 documents of the file"
+    assert len(api.documents(small.config)) == 4
+    assert api.remove(Path("t.jsonl"), small.config) == (f"{rows}/t.jsonl",)
+    assert [one.name for one in api.documents(small.config)] == [*DOCS]
 
 
 def test_removing_a_file_or_a_folder_forgets_it(small):

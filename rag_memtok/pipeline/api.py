@@ -276,7 +276,7 @@ def remove(path: Path, config: Config) -> tuple[str, ...]:
     Documents go, and every memory that no other has. Files stay, but for those in `uploads/`.
 
     Raises:
-        UsageError: the path is empty, or the store has nothing of it.
+        UsageError: the path is empty, the store has nothing of it, or it is a part of a file.
     """
     with open_store(store_folder(config), write=True) as store:
         gone = inspect.find_files(store, os.fspath(given_path(path)))

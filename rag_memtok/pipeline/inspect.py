@@ -1,5 +1,6 @@
 """A store looked into: its documents, its chunks, one memory token by token."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -180,23 +181,44 @@ def _list_chunk(store: Store, chunk_id: str) -> ListedChunk:
 
 
 def find_files(store: Store, path: str) -> list[tuple[str, str]]:
-    """The (root, file) of what lies at or under `path`, else of what `list` calls so."""
+    """The (root, file) of what lies at or under `path`, else of what `list` calls so.
+
+    Damaged documents count: whoever forgets a file wants them gone as well.
+
+    Raises:
+        UsageError: it is the name of one of a file's documents, such as a row.
+    """
     folder = name_of(resolve_path(path)).rstrip("/") + "/"
     with store.snapshot():
-        files = {
-            (document.root, document.file)
-            for document in store.each_document(skip_damaged=True)
-            if f"{join_name(document.root, document.file)}/".startswith(folder)
-        }
-    if files:
-        return sorted(files)
+        stored = list(store.each_file())
+        files = [names for names in stored if f"{join_name(*names)}/".startswith(folder)]
+        return files or _find_called(store, stored, path)
+
+
+def _find_called(
+    store: Store, stored: Sequence[tuple[str, str]], path: str
+) -> list[tuple[str, str]]:
+    """Those of the stored files that are called `path`; see `find_files`."""
+    called = distinct_names(stored)
+    if files := [names for names in stored if called[names] == path]:
+        return files
     documents = store.documents(skip_damaged=True)
-    names = distinct_names([(document.root, document.path) for document in documents])
-    return [
-        (document.root, document.file)
-        for document in documents
-        if names[document.root, document.path] == path
-    ]
+    listed = distinct_names([(document.root, document.path) for document in documents])
+    whole = name_of(resolve_path(path))
+    for document in documents:
+        root, file = document.root, document.file
+        if path != listed[root, document.path] and whole != join_name(root, document.path):
+            continue
+        if document.path == file:
+            return [(root, file)]
+        count = sum((one.root, one.file) == (root, file) for one in documents)
+        forgotten = f"all {count} documents" if count > 1 else "the only document"
+        command = f"rag-memtok rm {shlex.quote(called[root, file])}"
+        raise UsageError(
+            f"{path} is a part of {file}, and files are forgotten whole",
+            remedy=f"{command} forgets {forgotten} of the file",
+        )
+    return []
 
 
 def list_collections(root: Path) -> Iterator[Collection]:

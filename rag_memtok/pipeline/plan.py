@@ -4,7 +4,7 @@ They are read and cut into chunks with their tokens.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from rag_memtok.config import Config
 from rag_memtok.datatypes import Chunk, Document, Occurrence, StoredDocument
 from rag_memtok.documents.encodings import encoding_in
 from rag_memtok.documents.headings import headings_above
-from rag_memtok.documents.names import is_gone, name_of
+from rag_memtok.documents.names import at_or_above, is_gone, join_name, name_of
 from rag_memtok.documents.scan import (
     Scan,
     Skipped,
@@ -79,15 +79,16 @@ class PlannedFile:
 
 def survey_store(scanned: Scan, paths: Sequence[Path], store: Store, config: Config) -> Survey:
     """Compares the files found under `paths` with those in the store: see `survey`."""
-    roots = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
+    folders = [name_of(os.path.realpath(path)) for path in paths if path.is_dir()]
     encoding_named = bool(config.documents.encoding)
     with store.snapshot():
         damaged = store.damaged_files()  # once, however many roots there are
         documents = store.each_document(skip_damaged=True)
         return survey(
             scanned,
-            roots,
+            folders,
             lambda root: store.file_hashes(root, damaged),
+            store.each_file(),
             documents,
             encoding_named=encoding_named,
         )
@@ -95,8 +96,9 @@ def survey_store(scanned: Scan, paths: Sequence[Path], store: Store, config: Con
 
 def survey(
     scan: Scan,
-    roots: Iterable[str],
+    folders: Iterable[str],
     hashes_of: Callable[[str], Mapping[str, str]],
+    files: Iterable[tuple[str, str]] = (),
     documents: Iterable[StoredDocument] = (),
     *,
     encoding_named: bool = False,
@@ -106,14 +108,15 @@ def survey(
     A file that was not looked at, as it is excluded now, has not vanished.
 
     Args:
-        roots: the folders ingested; only under these can a file be called vanished.
+        folders: those ingested; only files of these roots, and of roots within, can be called
+            vanished.
         hashes_of: root -> {file: sha256 of its bytes}, as stored.
+        files: the (root, file) of all that is stored, damaged or not.
         documents: those stored, to see which an older version of this program read.
         encoding_named: whether the user says what encoding texts are in: what was read in another
             is read again.
     """
-    folders = set(roots)
-    stored = {root: hashes_of(root) for root in {*folders, *(file.root for file in scan.files)}}
+    stored = {root: hashes_of(root) for root in {file.root for file in scan.files}}
     readings, older = {}, set()
     for document in documents:
         if encoding_named:
@@ -133,17 +136,10 @@ def survey(
     }
     unchanged = same.keys() - again - reread
     changed = tuple(file for file in scan.files if (file.root, file.file) not in unchanged)
-    seen = {(file.root, file.file) for file in scan.files}
-    vanished = tuple(
-        (root, file)
-        for root in sorted(folders)
-        for file in stored[root]
-        if (root, file) not in seen and not _is_hidden(root, file, scan) and is_gone(root, file)
-    )
     return Survey(
         changed=changed,
         unchanged=len(unchanged),
-        vanished=vanished,
+        vanished=tuple(_find_vanished(scan, set(folders), files)),
         skipped=scan.skipped,
         outdated=len(again),
         ignored=len(scan.ignored),
@@ -161,17 +157,25 @@ def survey_new(scan: Scan) -> Survey:
     )
 
 
-def _is_hidden(root: str, file: str, scan: Scan) -> bool:
-    """Whether the file may still be there, unreadable, or in a folder that is."""
-    return any(
-        root == skipped.root
-        and (
-            skipped.path == "."
-            or file == skipped.path
-            or file.startswith(skipped.path.rstrip("/") + "/")
-        )
-        for skipped in scan.skipped
-    )
+def _find_vanished(
+    scan: Scan, folders: Set[str], files: Iterable[tuple[str, str]]
+) -> Iterator[tuple[str, str]]:
+    """Yields those of the stored `files` that are gone from `folders`.
+
+    Whole names are compared: a file may have been found in another folder, above or below. One that
+    may still be there, unreadable, or in a folder that is, has not vanished.
+    """
+    seen = {join_name(file.root, file.file) for file in scan.files}
+    hidden = {next(at_or_above(join_name(one.root, one.path))) for one in scan.skipped}
+    for root, file in files:
+        name = join_name(root, file)
+        if (
+            name not in seen
+            and not folders.isdisjoint(at_or_above(root))
+            and hidden.isdisjoint(at_or_above(name))
+            and is_gone(root, file)
+        ):
+            yield root, file
 
 
 def plan_or_refuse(

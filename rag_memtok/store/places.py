@@ -132,6 +132,14 @@ def damaged_files(db: Database) -> Iterator[str]:
             yield from files_of_chunk(db.connection, problem.row)
 
 
+def each_file(db: Database) -> Iterator[tuple[str, str]]:
+    """See `Store.each_file`; within a transaction."""
+    query = "SELECT DISTINCT root, file FROM documents ORDER BY root, file"
+    for names in db.execute(query):
+        root, file = (name.decode("utf-8", "surrogateescape") for name in names)
+        yield root, file
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FileHashes(Mapping[str, str]):
     """See `Store.file_hashes`: nothing of it is in memory but the names of `damaged` files."""

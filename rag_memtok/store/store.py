@@ -43,6 +43,7 @@ from rag_memtok.store.places import (
     add_document,
     chunk_numbers_of_files,
     damaged_files,
+    each_file,
     read_document_chunks,
     read_occurrences,
     replace_file,
@@ -139,6 +140,10 @@ class Store:
             "documents", "TRUE ORDER BY root, path", skip_damaged=skip_damaged
         ):
             yield StoredDocument(*row[1:])
+
+    def each_file(self) -> Iterator[tuple[str, str]]:
+        """The (root, file) of every file, damaged or not; within a `snapshot`."""
+        return each_file(self._db)
 
     def documents_at(self, path: str) -> tuple[StoredDocument, ...]:
         """The documents of this path, of whatever root; damaged ones are left out."""
