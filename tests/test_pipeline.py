@@ -505,6 +505,40 @@ def test_a_deleted_file_is_told_and_goes_with_prune(small):
     assert b"The lamp" not in (small.store / "store.db").read_bytes()
 
 
+@pytest.mark.parametrize("data", [b"", b" \r\n"])
+def test_a_file_that_was_emptied_is_told_and_goes_with_prune(small, data, command_line):
+    api.ingest([small.documents], small.config)
+    (small.documents / "a.txt").write_bytes(data)
+    done = api.ingest([small.documents], small.config)
+    assert (done.removed, [file for _, file in done.vanished]) == (0, ["a.txt"])
+    _, _, err = command_line("ingest", small.documents, "--store", small.store)
+    assert "emptied, still in the store (--prune removes them)" in err and "former" not in err
+    done = api.ingest([small.documents], small.config, prune=True)
+    assert done.removed == 1 and len(done.skipped) == 1
+    assert b"The lamp" not in (small.store / "store.db").read_bytes()
+    proves_everything(small.config)
+
+
+def test_a_file_of_another_kind_that_was_emptied_goes_with_prune(small):
+    (small.documents / "c.xlsx").write_bytes(files.xlsx({"Lab": [["Reading"], ["7 volts"]]}))
+    api.ingest([small.documents], small.config)
+    (small.documents / "c.xlsx").write_bytes(b"")
+    done = api.ingest([small.documents], small.config, prune=True)
+    assert (done.removed, [one.reason for one in done.skipped]) == (1, ["empty"])
+    assert {one.name for one in api.documents(small.config)} == {*DOCS}
+
+
+def test_what_is_skipped_and_still_answers_says_so(small):
+    (small.documents / "rows.jsonl").write_text('{"text": "Ticket 7"}\n')
+    api.ingest([small.documents], small.config)
+    write(small.documents, {"a.txt": "The lamp\0", "rows.jsonl": "no row\n", "new.txt": "\0"})
+    done = api.ingest([small.documents], small.config, prune=True)
+    note = "(its former text is still in the store)"
+    former = {one.path: one.reason.endswith(note) for one in done.skipped}
+    assert former == {"a.txt": True, "new.txt": False, "rows.jsonl#L1": True}
+    assert done.removed == 0 and len(api.documents(small.config)) == 3
+
+
 def test_an_ingest_that_is_refused_prunes_nothing(small, tmp_path):
     api.ingest([small.documents], small.config)
     (small.documents / "a.txt").unlink()

@@ -39,7 +39,7 @@ def put_ingested(done: "Ingested") -> None:
     put_assumed(done.assumed)
     if done.vanished and not done.removed:
         console.put_list(
-            "gone from the folder, still in the store (--prune removes them)",
+            "gone from the folder or emptied, still in the store (--prune removes them)",
             [file for _, file in done.vanished],
         )
     skipped = f", {len(unread)} skipped" if unread else ""

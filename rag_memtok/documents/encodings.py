@@ -23,6 +23,7 @@ MARKS = {
 }
 # codecs that would write a mark of their own, and what they are without one
 MARKED = {"utf-8-sig": UTF8, "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
+EMPTY, BLANK = "empty", "only white space"  # reasons of what has no text, and would have none
 NO_TEXT = frozenset("utf-7 unicode-escape raw-unicode-escape idna punycode".split())
 # An encoding that is declared -> the larger one that every browser reads instead.
 # Source: https://encoding.spec.whatwg.org/#names-and-labels
@@ -97,7 +98,7 @@ def detect_encoding(data: bytes, wanted: str = "", *, markup: bool = False) -> E
     Cost: decodes and encodes it; where nothing says what it is, some ten times.
     """
     if not data:
-        raise Unreadable("empty")
+        raise Unreadable(EMPTY)
     marked = next((name for mark, name in MARKS.items() if data.startswith(mark)), "")
     if name := marked or wanted:
         return Encoding(_require_text(data, name))
@@ -151,7 +152,7 @@ def _require_text(data: bytes, name: str) -> str:
     if not _round_trips(data, name):
         raise Unreadable(f"not {shown}: it would not give the same bytes again")
     if not text.removeprefix("\ufeff").strip():
-        raise Unreadable("only white space")
+        raise Unreadable(BLANK)
     return name
 
 

@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from rag_memtok.child import NO_MEMORY, Limits, confine, run, told
 from rag_memtok.documents import mail, notebook, office, opendocument, pdf, sheets
-from rag_memtok.documents.encodings import Unreadable, canonical_name
+from rag_memtok.documents.encodings import EMPTY, Unreadable, canonical_name
 from rag_memtok.documents.sheets import Places
 
 CODE_PAGE = re.compile(rb"\\ansicpg(\d{3,5})")
@@ -142,7 +142,7 @@ def _parse(kind: str, data: bytes, memory: int) -> Extracted:
     """Parses the file; every error of a parser is a reason to skip it."""
     try:
         if not data:
-            raise Unreadable("empty")
+            raise Unreadable(EMPTY)
         if KINDS[kind].zipped:
             _check_unpacked(data, memory // 4)  # parsed, XML takes several times its size
         extracted = KINDS[kind].parse(data)

@@ -10,7 +10,13 @@ from rag_memtok.config import Memorize
 from rag_memtok.datatypes import Record
 from rag_memtok.documents.names import join_name
 from rag_memtok.documents.scan import Skipped, SourceFile, is_outdated
-from rag_memtok.pipeline.plan import PlannedFile, make_tasks, places_of, stored_document
+from rag_memtok.pipeline.plan import (
+    PlannedFile,
+    make_tasks,
+    places_of,
+    stored_document,
+    tell_of_former,
+)
 from rag_memtok.pipeline.readable import Encoding
 from rag_memtok.pipeline.writer import Writer, text_only_record
 from rag_memtok.retrieval.embedder import Embedder
@@ -116,7 +122,9 @@ class Ingest:
                 continue
             self.unfinished.update(piece.chunk.id for piece in self.files[index].pieces)
             source = self.files[index].source
-            yield Skipped(source.root, source.file, reason)
+            given_up = Skipped(source.root, source.file, reason)
+            is_stored = join_name(source.root, source.file) in self.before
+            yield tell_of_former(given_up) if is_stored else given_up
 
     def _commit_file(self, index: int) -> None:
         file = self.files[index]

@@ -50,9 +50,9 @@ class Ingested:
     """The result of an ingest.
 
     `positions` are the context positions the new memories take, `text_positions` those of their
-    text; `assumed` the encodings that were not told by the files. `ignored` files were left out
-    because of a .gitignore. `failed` files have chunks that no worker of a cluster could write; the
-    next ingest tries them again.
+    text; `vanished` are gone, or have no text any more; `assumed` the encodings that were not told
+    by the files. `ignored` files were left out because of a .gitignore. `failed` files have chunks
+    that no worker of a cluster could write; the next ingest tries them again.
     """
 
     files: int

@@ -5,12 +5,12 @@ They are read and cut into chunks with their tokens.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Chunk, Document, Occurrence, StoredDocument
-from rag_memtok.documents.encodings import encoding_in
+from rag_memtok.documents.encodings import BLANK, EMPTY, encoding_in
 from rag_memtok.documents.headings import headings_above
 from rag_memtok.documents.names import at_or_above, is_gone, join_name, name_of
 from rag_memtok.documents.scan import (
@@ -26,12 +26,16 @@ from rag_memtok.memory.batch import Task, make_task
 from rag_memtok.model.lm import LM
 from rag_memtok.store.store import Store
 
+TEXTLESS = frozenset({EMPTY, BLANK})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """The files that are new or changed, and how many are not.
 
-    `vanished` are (root, file) of those that are gone. `outdated` of the changed
+    `vanished` are (root, file) of those that are gone, or have no text any more. `stored` are the
+    whole names of the others that the store has a text of, and that are changed or skipped.
+    `outdated` of the changed
     ones have the same bytes, and were read by an older version of this program. `ignored` files are
     left out because of a .gitignore.
     """
@@ -40,6 +44,7 @@ class Survey:
     unchanged: int
     vanished: tuple[tuple[str, str], ...]
     skipped: tuple[Skipped, ...]
+    stored: frozenset[str] = frozenset()
     outdated: int = 0
     ignored: int = 0
 
@@ -136,11 +141,21 @@ def survey(
     }
     unchanged = same.keys() - again - reread
     changed = tuple(file for file in scan.files if (file.root, file.file) not in unchanged)
+    files = list(files)
+    vanished = tuple(_find_vanished(scan, set(folders), files))
+    found = {join_name(file.root, file.file) for file in changed}
+    found |= {join_name(one.root, one.path) for one in scan.skipped}
+    stored_names = {join_name(*names) for names in files} & found
+    stored_names -= {join_name(*names) for names in vanished}
     return Survey(
         changed=changed,
         unchanged=len(unchanged),
-        vanished=tuple(_find_vanished(scan, set(folders), files)),
-        skipped=scan.skipped,
+        vanished=vanished,
+        skipped=tuple(
+            tell_of_former(one) if join_name(one.root, one.path) in stored_names else one
+            for one in scan.skipped
+        ),
+        stored=frozenset(stored_names),
         outdated=len(again),
         ignored=len(scan.ignored),
     )
@@ -163,13 +178,15 @@ def _find_vanished(
     """Yields those of the stored `files` that are gone from `folders`.
 
     Whole names are compared: a file may have been found in another folder, above or below. One that
-    may still be there, unreadable, or in a folder that is, has not vanished.
+    may still be there, unreadable, or in a folder that is, has not vanished. One without text has.
     """
     seen = {join_name(file.root, file.file) for file in scan.files}
     hidden = {next(at_or_above(join_name(one.root, one.path))) for one in scan.skipped}
+    emptied = {join_name(file.root, file.file) for file in scan.files if not file.size}
+    emptied |= {join_name(one.root, one.path) for one in scan.skipped if one.reason in TEXTLESS}
     for root, file in files:
         name = join_name(root, file)
-        if (
+        if name in emptied or (
             name not in seen
             and not folders.isdisjoint(at_or_above(root))
             and hidden.isdisjoint(at_or_above(name))
@@ -186,28 +203,37 @@ def plan_or_refuse(
     Raises:
         InputRefused: nothing can, and there are no others.
     """
-    planned, skipped = plan(lm, todo.changed, settings)
+    planned, skipped = plan(lm, todo.changed, settings, todo.stored)
     if not planned and not todo.unchanged:
         raise nothing_to_read(sources, (*todo.skipped, *skipped), todo.ignored)
     return planned, skipped
 
 
+def tell_of_former(skipped: Skipped) -> Skipped:
+    """What is skipped, and says that the store goes on answering from what it was."""
+    return replace(skipped, reason=f"{skipped.reason} (its former text is still in the store)")
+
+
 def plan(
-    lm: LM, files: Sequence[SourceFile], config: Config
+    lm: LM, files: Sequence[SourceFile], config: Config, stored: Set[str] = frozenset()
 ) -> tuple[list[PlannedFile], list[Skipped]]:
-    """Reads `files` and splits them into chunks; what cannot be read is returned, never raised."""
+    """Reads `files` and splits them into chunks; what cannot be read is returned, never raised.
+
+    Args:
+        stored: the whole names of those that the store has a text of already.
+    """
     planned: list[PlannedFile] = []
     skipped: list[Skipped] = []
     for source in files:
         reading = read(source, config.documents)
-        skipped += reading.skipped
+        unread = list(reading.skipped)
         cut = tuple(
             (document, _pieces(lm, document, config.documents.chunk_tokens))
             for document in reading.documents
         )
         lossy = any(piece.tokens is None for _, pieces in cut for piece in pieces)
         if lossy and not config.memorize.keep_text:
-            skipped.append(
+            unread.append(
                 Skipped(
                     source.root,
                     source.file,
@@ -216,6 +242,10 @@ def plan(
             )
         elif cut:
             planned.append(PlannedFile(source, cut))
+            skipped += unread
+            continue
+        is_stored = join_name(source.root, source.file) in stored
+        skipped += map(tell_of_former, unread) if is_stored else unread
     return planned, skipped
 
 
