@@ -87,7 +87,7 @@ def test_every_dial_has_a_type(dial, tmp_path):
         ("model.threads", -1, "0 .automatic. to 1024"),
         ("model.dtype", "int8", "auto, float32, bfloat16, float16"),
         ("model.device", "tpu", "auto, cpu, cuda, mps"),
-        ("documents.max_bytes", 0, "1 or more"),
+        ("documents.max_bytes", 0, "1 to 1000000000000000"),
         ("documents.chunk_tokens", 3, "4 to 8192"),
         ("documents.chunk_tokens", 8193, "4 to 8192"),
         ("memorize.tokens_per_vector", -1, "0 .auto. to 8192"),
