@@ -190,11 +190,11 @@ def paper(
     from rag_memtok.model import lm
 
     require_place(out)
+    if figures:
+        require_drawing()
     protocol = paper.Protocol(
         recipe=recipe, vectors=vectors, steps=steps, batch=batch, codec=codec, seed=seed
     )
-    if figures:
-        require_drawing()
     corpora = load_corpora(chunks, docs, numbers("--chars", chars, least=1), limit)
     trials = []
     for name in dict.fromkeys(model or ["mini"]):

@@ -98,19 +98,18 @@ def complete_adapters(
     Raises:
         UsageError: one of them reads something else than what it is named for.
     """
-    for kind, folder in named.items():
-        bond = read_manifest(folder)
+    bonds = {kind: read_manifest(folder) for kind, folder in named.items()}
+    for kind, bond in bonds.items():
         if bond is not None and bond.kind != kind:
             raise UsageError(
-                f"the adapter in {folder} reads {bond.kind}, not {kind}",
+                f"the adapter in {named[kind]} reads {bond.kind}, not {kind}",
                 remedy="--adapter DIR names one for memories, --text-adapter DIR one for texts",
             )
     shipped = shipped_adapters(lm, template_sha256)
     found = {"text": shipped.text, "vectors": shipped.vectors}
     folders = {kind: adapter.folder for kind, adapter in found.items() if adapter}
-    text = named.get("text")
-    bond = read_manifest(text) if text else None
-    own = {"vectors": text} if text and bond and bond.encoder_sha256 else {}
+    text = bonds.get("text")
+    own = {"vectors": named["text"]} if text and text.encoder_sha256 else {}
     return {**folders, **own, **named}
 
 
