@@ -17,12 +17,14 @@ from rag_memtok.model.prompts import cue, qa_prompt
 from training import memory_reader
 from training.lessons import Piece, TrainingExample, TrainingSet
 from training.memory_reader import (
+    LONGEST_QUOTE,
     SOFT,
     Training,
     best_of_rank,
     embeddings_of,
     measured,
     merged,
+    quotation,
     stacked,
     task_of,
     upon,
@@ -55,9 +57,8 @@ def parts(lm, seed=0):
 def test_a_row_asks_what_prompts_with_the_vectors_ask(kind, count):
     lm = toy.lm_of(kind)
     (student, encoder), words = parts(lm), qa_prompt(lm)
-    task = task_of(
-        lm, words, TrainingExample(tuple(("", t) for t in TEXTS[:count]), ASKED), 4, recite=True
-    )
+    example = TrainingExample(tuple(("", t) for t in TEXTS[:count]), ASKED)
+    task = task_of(lm, words, example, 4, recite=True, quoted=[ASKED[0]])
     with attending(student), torch.no_grad():
         found = scores_of(student, task.row, embeddings_of(student, encoder, task))
         vectors = [one.numpy() for one in encode(encoder, task.texts, 4)]
@@ -65,10 +66,12 @@ def test_a_row_asks_what_prompts_with_the_vectors_ask(kind, count):
     wanted = []
     exchanges = [exchange(lm, words, *one) for one in ASKED]
     if count == 1:  # a chunk alone is repeated, too, in the words it is written in
-        exchanges.insert(0, (cue(lm).suffix, [*task.texts[0], cue(lm).end]))
-        assert task.recited == len(task.texts[0]) + 1
+        quote = quotation(lm, words, TEXTS[0], *ASKED[0])
+        exchanges = [(cue(lm).suffix, [*task.texts[0], cue(lm).end]), quote, *exchanges]
+        assert task.recited == len(task.texts[0]) + 1 + len(quote[1])
+        assert task.exchanges == 2
     else:
-        assert task.recited == 0
+        assert task.recited == task.exchanges == 0
     shared = inject(lm, words, vectors, [])[: task.row.shared]
     for asked, said in exchanges:
         whole = torch.cat([shared, lm.embed([*asked, *said[:-1]])])
@@ -76,6 +79,18 @@ def test_a_row_asks_what_prompts_with_the_vectors_ask(kind, count):
             hidden = student.hidden(whole[None])[0, len(shared) + len(asked) - 1 :]
             wanted.append(student.logits(hidden))
     torch.testing.assert_close(found, torch.cat(wanted), rtol=1e-3, atol=1e-3)
+
+
+def test_the_sentence_of_an_answer_is_asked_for_around_it():
+    lm = toy.lm_of("llama")
+    words = qa_prompt(lm)
+    text = "The lamp is old. Its keeper, who lives alone, wrote a letter; it was sent in May. Rain."
+    asked, said = quotation(lm, words, text, "When was it sent?", "in May")
+    assert lm.decode(said[:-1]) == "it was sent in May." and said[-1] == words.end
+    assert "When was it sent?" in lm.decode(asked)
+    long = "word " * 100 + "the answer is here " + "word " * 100
+    _, said = quotation(lm, words, long, "Where?", "the answer")
+    assert len(said) == LONGEST_QUOTE + 1 and "the answer" in lm.decode(said)
 
 
 def run_of(lm, out, steps=4):
@@ -95,7 +110,9 @@ def run_of(lm, out, steps=4):
         found=lessons,
         steps=steps,
         lr=1e-2,
-        places=2,
+        repeated=0.5,
+        quoted=1.0,
+        fall=0.5,
         run="run",
         out=out,
     )

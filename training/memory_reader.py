@@ -5,7 +5,8 @@ goes on from OUT/checkpoint.safetensors.
 
 The reader of text stays as it is. A lesson is one of `text_reader`, its chunks as vectors: first
 chunks alone, to be repeated and asked about, most of them at 2 tokens a vector; at the end as they
-are found, several in a prompt. Several questions about a chunk share its vectors and the pass that
+are found, several in a prompt. Where it is wanted the sentence that an answer stands in is asked
+for, too. Several questions about a chunk share its vectors and the pass that
 made them. What is written is one adapter, the reader's LoRA and the new one side by side.
 """
 
@@ -36,6 +37,7 @@ from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM, load
 from rag_memtok.model.prompts import QAPrompt, cue, qa_prompt
 from rag_memtok.store.files import write_whole
+from training.cuts import sentences
 from training.lessons import Mix, TrainingExample, TrainingSet
 from training.sources import hash01
 from training.text_reader import (
@@ -54,14 +56,13 @@ LAYERS, RANK, LONGEST_WINDOW = 10, 8, 4
 MOST_RANK = 17  # of the adapter that ships: 15 MB with the encoder
 QUESTIONS = 12  # of a step, at least
 MOST = 3  # questions about a chunk that is alone: repeating it teaches more
-HEARD, FOLLOWING = 8, 16  # tokens of a chunk that are told, and of what follows that is asked for
+LONGEST_QUOTE = 48  # tokens of a sentence that is asked for, around the answer
 FIRST = 0.8  # of the steps: chunks alone
 WIDE_SHARES = (0.1, 0.2)  # of the chunks at 4 tokens a vector, in each half of the steps
-FALL = 0.5  # of the steps, at the end: the rate falls
 WARM_UP = 25  # steps
 WIDE = 0.03  # of the rate, for the projection: its sums have thousands of terms
 FORMS = ("encoded", "pooled", "telling")
-FOLLOW = "What follows these words? "
+QUOTE = "Quote the sentence that answers this: "
 SAVE_SECONDS = 300.0
 
 
@@ -69,13 +70,15 @@ SAVE_SECONDS = 300.0
 class Task:
     """A row, and the texts that its soft positions are encoded from.
 
-    `recited`: the tokens that say its chunk again; `chunks`: how many it is about.
+    `recited`: the tokens that say its chunk again, or sentences of it; `exchanges`: in how many
+    answers; `chunks`: how many it is about.
     """
 
     row: Row
     texts: Sequence[Sequence[int]]
     window: int
     recited: int
+    exchanges: int
     chunks: int
 
 
@@ -86,20 +89,21 @@ def task_of(
     window: int,
     *,
     recite: bool,
-    places: Sequence[float] = (),
+    quoted: Sequence[tuple[str, str]] = (),
     telling: bool = False,
 ) -> Task:
     """An example read from vectors of `window` tokens; `recite`: a chunk alone is repeated.
 
-    It is also asked what follows at `places`, from 0, its begin, to 1. `telling`: as many of its
-    own tokens stand for it instead, those that `lm` expected least.
+    `quoted`: questions and answers whose sentences are asked for. `telling`: as many of its own
+    tokens stand for it instead, those that `lm` expected least.
     """
     texts = [lm.encode(text) for _, text in example.passages]
     template = cue(lm)
     more: list[tuple[Sequence[int], Sequence[int]]] = []
     if recite and len(texts) == 1:
         more = [(template.suffix, [*texts[0], template.end])]
-        more += [continuation(lm, words, texts[0], place) for place in places]
+    if len(texts) == 1:
+        more += [quotation(lm, words, example.passages[0][1], *one) for one in quoted]
     sizes = [count_windows(len(text), window) for text in texts]
     if telling:
         contents = [least_expected(lm, *one) for one in zip(texts, sizes, strict=True)]
@@ -107,17 +111,20 @@ def task_of(
         contents = [[SOFT] * size for size in sizes]
     row = row_of(lm, words, example, contents, more)
     said = sum(len(one) for _, one in more)
-    return Task(row, () if telling else texts, window, said, len(texts))
+    return Task(row, () if telling else texts, window, said, len(more), len(texts))
 
 
-def continuation(
-    lm: LM, words: QAPrompt, text: Sequence[int], place: float
+def quotation(
+    lm: LM, words: QAPrompt, text: str, question: str, answer: str
 ) -> tuple[Sequence[int], Sequence[int]]:
-    """Asks what follows some tokens of a text, and says it."""
-    start = int(place * max(0, len(text) - HEARD - FOLLOWING + 1))
-    end = min(start + HEARD, len(text) - 1)
-    asked = [*words.question, *lm.encode(FOLLOW), *text[start:end], *words.closing]
-    return asked, text[end : end + FOLLOWING]
+    """Asks for the sentence of `text` that `answer`, which stands in it, is first found in."""
+    place = text.index(answer)
+    spans = [span for span in sentences(text) if span[0] <= place < span[1]]
+    start, end = spans[0] if spans else (place, place + len(answer))
+    before, said = lm.encode(text[start:place]), lm.encode(text[start:end])
+    first = max(0, len(before) - LONGEST_QUOTE // 2)
+    asked = [*words.question, *lm.encode(QUOTE + question), *words.closing]
+    return asked, [*said[first : first + LONGEST_QUOTE], words.end]
 
 
 def embeddings_of(lm: LM, encoder: Encoder, task: Task) -> Float[Tensor, "S d"]:
@@ -134,7 +141,9 @@ class Training:
     """A training run: what is trained, its step, and how many examples it has used.
 
     `reader` are the weights of the reader of text, which `student` has merged. `form` is what
-    stands for a chunk: one of FORMS.
+    stands for a chunk: one of FORMS. `repeated` is the share of the chunks alone that are repeated
+    (at 4 tokens a vector all are), `quoted` that of the questions whose sentence is asked for, and
+    `fall` that of the steps, at the end, in which the rate falls.
     """
 
     lm: LM
@@ -147,7 +156,9 @@ class Training:
     lr: float
     run: str
     out: Path
-    places: int
+    repeated: float = 1.0
+    quoted: float = 0.0
+    fall: float = 0.5
     form: str = "encoded"
     wide: float = WIDE
     step: int = 0
@@ -182,11 +193,16 @@ class Training:
         if not example.asked:
             return self.task()
         wide = hash01(str(number), "window ") < WIDE_SHARES[done >= 0.5]
-        places = [hash01(str(number), f"place {one} ") for one in range(self.places)]
-        window = 4 if wide else 2
-        telling = self.form == "telling"
+        recite = wide or hash01(str(number), "repeated ") < self.repeated
+        quoted = [
+            (question, answer)
+            for question, answer in example.asked
+            if answer is not None and answer in example.passages[0][1]
+            and hash01(question, "quoted ") < self.quoted
+        ]  # fmt: skip
+        window, telling = 4 if wide else 2, self.form == "telling"
         return task_of(
-            self.lm, self.words, example, window, recite=True, places=places, telling=telling
+            self.lm, self.words, example, window, recite=recite, quoted=quoted, telling=telling
         )
 
     def take(self) -> tuple[float, ...]:
@@ -197,13 +213,13 @@ class Training:
         done = self.step / self.steps
         rate = self.lr * min(1.0, (self.step + 1) / WARM_UP)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["part"] * rate * min(1.0, (1.02 - done) / FALL)
+            group["lr"] = group["part"] * rate * min(1.0, (1.02 - done) / self.fall)
         tasks: list[Task] = []
         count = 0
         while count < QUESTIONS:
             tasks.append(self.task())
             last = tasks[-1]
-            count += len(last.row.own) - (1 + self.places) * (last.recited > 0)
+            count += len(last.row.own) - last.exchanges
         answered = sum(len(one.row.targets) - one.recited for one in tasks)
         recited = sum(one.recited for one in tasks)
         weight = 1.0 if done < FIRST else 0.5
@@ -432,16 +448,8 @@ def started(args: argparse.Namespace) -> Training:
         encoders.set_parameters(encoder, load_file(args.start / encoders.FILE))
     found = lessons_of(lm, args.data, args.without, args.seed)
     alone = replace(found, mix=Mix(alone=1.0), most=MOST)
-    of = (
-        args.layers,
-        args.rank,
-        args.lr,
-        args.seed,
-        args.steps,
-        args.places,
-        args.form,
-        args.start,
-    )
+    learning = {"repeated": args.repeated, "quoted": args.quoted, "fall": args.fall}
+    of = (args.layers, args.rank, args.lr, args.seed, args.steps, args.form, args.start, learning)
     run = repr((lm.identity, qa_prompt(lm).digest, *of))
     return Training(
         lm=lm,
@@ -451,11 +459,11 @@ def started(args: argparse.Namespace) -> Training:
         alone=alone,
         found=found,
         steps=args.steps,
-        places=args.places,
         form=args.form,
         lr=args.lr,
         run=run,
         out=args.out,
+        **learning,
     )
 
 
@@ -476,7 +484,15 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--rank", type=int, default=RANK, help="of the LoRA for vectors")
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--places", type=int, default=0, help="at which a chunk is continued")
+    parser.add_argument(
+        "--fall", type=float, default=0.5, help="of the steps, at the end: the rate falls"
+    )
+    parser.add_argument(
+        "--repeated", type=float, default=1.0, help="of the chunks alone: they are repeated"
+    )
+    parser.add_argument(
+        "--quoted", type=float, default=0.0, help="of the questions: their sentence is asked for"
+    )
     parser.add_argument("--every", type=int, default=150, help="steps between two measurements")
     parser.add_argument("--dev", type=int, default=64, help="questions that are watched")
     parser.add_argument("--seed", type=int, default=0)
