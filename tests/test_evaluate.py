@@ -709,6 +709,13 @@ def test_an_encoders_vectors_are_read_without_a_memory_being_written(tmp_path, m
             cells["encoded+adapter", window, "apart"].context
         )
     assert {"encoded wrong+adapter", "encoded random+adapter"} <= {key[0] for key in cells}
+    # what they do to texts that have nothing to do with them; no memory was there to be tried
+    shifts = [(one.before, one.tokens_per_vector) for one in results.off_topic_rows(found)]
+    for lora in ("", "+adapter"):
+        assert [one for one in shifts if one[0].endswith("+adapter") == bool(lora)] == [
+            ("nothing" + lora, 0), ("text" + lora, 0), ("encoded" + lora, 2), ("encoded" + lora, 4)
+        ]  # fmt: skip
+    assert "beside" not in {key[2] for key in cells}
     # what is not asked for is no control, and needs what is there
     assert "encoded+adapter" in available_readers(
         (), {"vectors": reader}, encoder_in(reader, lm.load(settings.model))

@@ -63,6 +63,16 @@ class Material:
         """A chunk's memory."""
         return self.memories[chunk_id].memory.vectors
 
+    @property
+    def prefixes(self) -> dict[str, Callable[[str], Passage]]:
+        """By name, vectors of a chunk to stand before a text that it has nothing to do with."""
+        found: dict[str, Callable[[str], Passage]] = {}
+        if self.memories:
+            found |= {"memory": self.vectors, "random": self.noise}
+        if self.encoded:
+            found["encoded"] = self.encoded.__getitem__
+        return found
+
     def noise(self, chunk_id: str) -> Float[np.ndarray, "M d"]:
         """Random vectors, each as long as the memory's in its place."""
         return random_like(self.vectors(chunk_id), f"{self.seed}:{chunk_id}")

@@ -247,7 +247,7 @@ class Run:
         distracted = {
             name: baseline
             for name, baseline in WITH_DISTRACTOR.items()
-            if baseline.adapter in self._reading_memories()
+            if baseline.adapter in self._adapters_reading("memory")
         }
         return planned + self._plan_setting(distracted, "beside", 1, gold_samples(self.corpus))
 
@@ -362,7 +362,8 @@ class Run:
     def off_topic(self) -> list[OffTopicPerplexity]:
         """Perplexity of unrelated texts after nothing, and after another text.
 
-        Also after the other text's memory, and after random vectors of its norms.
+        Also after the other text's memory and random vectors of its norms, and after its readable
+        vectors, wherever these are read.
         """
         ids = self.corpus.read[: self.study.unrelated]
         pairs = list(zip(ids, [*ids[1:], *ids[:1]], strict=True))
@@ -371,11 +372,8 @@ class Run:
             ("text", 0, self.corpus.tokens.__getitem__),
         ]
         for compression, material in self.materials.items():
-            befores += [
-                ("memory", compression, material.vectors),
-                ("random", compression, material.noise),
-            ]
-        adapters = self._reading_memories()
+            befores += [(name, compression, of) for name, of in material.prefixes.items()]
+        adapters = self._adapters_reading("memory", "encoded")
         total = len(adapters) * len(befores)
         reporter = Reporter(on_progress=self.on_progress, total=total, stage="unrelated texts")
         found = []
@@ -389,12 +387,7 @@ class Run:
             reporter.advance()
         return found
 
-    def _reading_memories(self) -> list[str]:
-        """The adapters with which memories are read."""
-        return list(
-            dict.fromkeys(
-                baseline.adapter
-                for reader, baseline in self.baselines.items()
-                if reader.startswith("memory")
-            )
-        )
+    def _adapters_reading(self, *forms: str) -> list[str]:
+        """The adapters with which chunks are read in one of these forms."""
+        read = (one.adapter for name, one in self.baselines.items() if name.startswith(forms))
+        return list(dict.fromkeys(read))
