@@ -66,7 +66,7 @@ QUOTE = "Quote the sentence that answers this: "
 SAVE_SECONDS = 300.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Task:
     """A row, and the texts that its soft positions are encoded from.
 
@@ -111,7 +111,14 @@ def task_of(
         contents = [[SOFT] * size for size in sizes]
     row = row_of(lm, words, example, contents, more)
     said = sum(len(one) for _, one in more)
-    return Task(row, () if telling else texts, window, said, len(more), len(texts))
+    return Task(
+        row=row,
+        texts=() if telling else texts,
+        window=window,
+        recited=said,
+        exchanges=len(more),
+        chunks=len(texts),
+    )
 
 
 def quotation(
