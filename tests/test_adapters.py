@@ -3,7 +3,9 @@
 These are the extras `langchain` and `llamaindex`.
 """
 
+import asyncio
 import importlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -94,3 +96,22 @@ def test_what_is_relevant_to_nothing_finds_nothing(store):
     nothing = "zyxomma quodlibet"
     assert langchain(store).invoke(nothing) == []
     assert llamaindex(store).retrieve(nothing) == []
+
+
+def test_a_chain_asks_from_several_threads_at_once(store):
+    from langchain_core.runnables import RunnableParallel
+
+    retriever, question = langchain(store), "Which fan is loud?"
+    alone = retriever.invoke(question)
+    assert retriever.batch([question] * 4) == [alone] * 4
+    both = RunnableParallel(one=retriever, other=langchain(store)).invoke(question)
+    assert both == {"one": alone, "other": alone}
+    assert asyncio.run(retriever.ainvoke(question)) == alone
+
+
+def test_an_index_asks_from_several_threads_at_once(store):
+    retriever, question = llamaindex(store), "Which fan is loud?"
+    alone = retriever.retrieve(question)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(retriever.retrieve, [question] * 4)) == [alone] * 4
+    assert asyncio.run(retriever.aretrieve(question)) == alone

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import lru_cache, partial
 from logging import getLogger
+from threading import RLock
 
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Answer, OnProgress, Source
@@ -40,8 +41,8 @@ log = getLogger("rag_memtok")
 class MemoryStore:
     """A store to hold: what it has loaded for one call stays loaded for the next.
 
-    Nothing is opened or loaded before it is needed, and the folder need not be there yet. Not for
-    several threads at once. Close it, or use it in a `with`.
+    Nothing is opened or loaded before it is needed, and the folder need not be there yet. Several
+    threads may call it, and take turns. Close it, or use it in a `with`.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class MemoryStore:
         self._load_lm = lru_cache(maxsize=1)(load_lm)
         self._load = lru_cache(maxsize=1)(partial(resources.load, load_lm=self._load_lm))
         self._adapt = lru_cache(maxsize=1)(load_adapted)
+        self._turn = RLock()  # SQLite's connection, the tokenizer and the model serve one at once
         self._opened = ExitStack()
         self._session: Session | None = None
         self._identity: tuple[int, int] | None = None  # of the database it was opened after
@@ -74,14 +76,15 @@ class MemoryStore:
             InputRefused, WrongModel, UsageError, ...: see `api.ingest`.
         """
         files = [given_path(path) for path in paths]
-        return api.ingest(
-            files,
-            self.config,
-            prune=prune,
-            on_progress=self._on_progress,
-            say=self._say,
-            load=self._load,
-        )
+        with self._turn:
+            return api.ingest(
+                files,
+                self.config,
+                prune=prune,
+                on_progress=self._on_progress,
+                say=self._say,
+                load=self._load,
+            )
 
     def ask(
         self, question: str, on_text: Callable[[str], None] = quiet, *, before: str = ""
@@ -94,11 +97,13 @@ class MemoryStore:
             NoUsableMemory: nothing relevant is in the store.
             NoStore, InputRefused, ...: see `api.session`.
         """
-        return answer(self.session(), question, on_text, before)
+        with self._turn:
+            return answer(self.session(), question, on_text, before)
 
     def quotations(self, question: str) -> list[tuple[str, Source]]:
         """The chunks relevant to a question, best first: text and citation."""
-        return quotations(self.session(), question)
+        with self._turn:
+            return quotations(self.session(), question)
 
     def verify(
         self,
@@ -122,18 +127,19 @@ class MemoryStore:
             report: a file for the audit as an HTML page.
         """
         folder, page = (None if path is None else given_path(path) for path in (against, report))
-        return api.verify(
-            self.config,
-            structure_only=quick,
-            share=sample,
-            seed=seed,
-            folder=folder,
-            on_progress=self._on_progress,
-            page=page,
-            batch=batch,
-            reference=reference,
-            load_lm=self._load_lm,
-        )
+        with self._turn:
+            return api.verify(
+                self.config,
+                structure_only=quick,
+                share=sample,
+                seed=seed,
+                folder=folder,
+                on_progress=self._on_progress,
+                page=page,
+                batch=batch,
+                reference=reference,
+                load_lm=self._load_lm,
+            )
 
     def restore(self, to: PathLike) -> Restored:
         """Writes the documents back from their memories alone.
@@ -141,7 +147,8 @@ class MemoryStore:
         Raises:
             UsageError: a file of that name with other content is in the way, or `to` is empty.
         """
-        return api.restore(given_path(to), self.config, self._on_progress, self._load_lm)
+        with self._turn:
+            return api.restore(given_path(to), self.config, self._on_progress, self._load_lm)
 
     def status(self) -> api.Status:
         """The store at a glance. Loads no model."""
@@ -150,27 +157,29 @@ class MemoryStore:
     def session(self) -> Session:
         """The session that questions are asked with; a new one when the store has changed.
 
-        Another store in its place is such a change, as a migration puts it there.
+        Another store in its place is such a change, as a migration puts it there. What is done with
+        a session is for one thread at a time.
         """
-        # Before anything is read of the file that is open: a journal beside the one in its place
-        # would be taken for its own, and rolled back into it.
-        identity = database_identity(store_folder(self.config))
-        if self._identity != identity or (
-            self._session and self._session.store.state != self._session.state
-        ):
-            self.close()
-        if self._session is None:
-            self._session = self._opened.enter_context(
-                api.session(
-                    self.config,
-                    self._say,
-                    trusted=self._trusted,
-                    load=self._load,
-                    adapt=self._adapt,
+        with self._turn:
+            # Before anything is read of the file that is open: a journal beside the one in its
+            # place would be taken for its own, and rolled back into it.
+            identity = database_identity(store_folder(self.config))
+            if self._identity != identity or (
+                self._session and self._session.store.state != self._session.state
+            ):
+                self.close()
+            if self._session is None:
+                self._session = self._opened.enter_context(
+                    api.session(
+                        self.config,
+                        self._say,
+                        trusted=self._trusted,
+                        load=self._load,
+                        adapt=self._adapt,
+                    )
                 )
-            )
-            self._identity = identity
-        return self._session
+                self._identity = identity
+            return self._session
 
     def beside(self, on_progress: OnProgress) -> "MemoryStore":
         """The same store for another thread; the weights are in memory once."""
@@ -184,8 +193,9 @@ class MemoryStore:
 
     def close(self) -> None:
         """Lets go of the store's file; the model stays loaded, and the next question reopens."""
-        self._session = None
-        self._opened.close()
+        with self._turn:
+            self._session = None
+            self._opened.close()
 
     def __enter__(self) -> "MemoryStore":
         return self

@@ -217,12 +217,15 @@ def connect(database: Path, mode: str) -> sqlite3.Connection:
     Readers too open "rw": only so can they roll back what a kill left.
 
     TEXT comes back as bytes: whether it is still UTF-8 is known only after its checksum.
+
+    Any thread may use it, one at a time: to see to that is the caller's.
     """
     db = sqlite3.connect(
         f"{database.absolute().as_uri()}?mode={mode}",
         uri=True,
         timeout=BUSY_SECONDS,
         isolation_level=None,
+        check_same_thread=False,
     )
     try:
         db.text_factory = bytes

@@ -68,7 +68,7 @@ def open_store(folder: Path, *, write: bool) -> Iterator["Store"]:
 
 
 class Store:
-    """An open store. One thread at a time; made by `open_store`."""
+    """An open store. One thread at a time, whichever; made by `open_store`."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
