@@ -52,6 +52,8 @@ class Model:
 
     An empty `id` and dtype "auto" are the store's, or for a new store "smollm2" (the packaged one)
     where it is installed, else "mini" (the embedded one), in float32. "nf4" needs bitsandbytes.
+
+    `recorded` is no setting: the id is only what a store says, and nothing is downloaded for it.
     """
 
     id: str = setting(
@@ -66,6 +68,7 @@ class Model:
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "auto, cpu, cuda or mps.")
     threads: int = setting(0, "CPU threads.", shown="automatic")
+    recorded: bool = False
 
     def __post_init__(self) -> None:
         within(self, "model.threads", 0, 1024, "automatic")
@@ -147,7 +150,7 @@ class Memorize:
 
 @dataclass(frozen=True, slots=True)
 class Retrieve:
-    """How chunks are found."""
+    """How chunks are found. `recorded` is no setting: as in `Model`, of the embedder."""
 
     embedder: str = setting(
         "",
@@ -159,6 +162,7 @@ class Retrieve:
         -1.0, "The keys' share of the fused score.", shown="-1: the embedder's best, or 0.5"
     )
     within: str = setting("", "A folder or file: search only what is stored of it.", option="--in")
+    recorded: bool = False
 
     def __post_init__(self) -> None:
         within(self, "retrieve.k", 1, 1000)

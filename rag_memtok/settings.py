@@ -84,7 +84,12 @@ def dials() -> dict[str, type]:
         if kind is str:
             named[section.name] = kind
         else:
-            named |= {f"{section.name}.{name}": hint for name, hint in get_type_hints(kind).items()}
+            hints = get_type_hints(kind)
+            named |= {
+                f"{section.name}.{one.name}": hints[one.name]
+                for one in fields(kind)
+                if one.metadata  # else nothing that a user sets
+            }
     return named
 
 

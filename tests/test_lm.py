@@ -7,6 +7,8 @@ import json
 import platform
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,20 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from rag_memtok import config
-from rag_memtok.errors import DeviceUnavailable, InputRefused, ModelUnavailable, UsageError
+from rag_memtok.errors import (
+    DeviceUnavailable,
+    InputRefused,
+    ModelUnavailable,
+    OutOfMemory,
+    UsageError,
+)
 from rag_memtok.model import lm, precision
 from rag_memtok.model.device import keep_freed
+from rag_memtok.model.folders import hash_files
 from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.lm import FAMILIES
 from rag_memtok.model.precision import reference_profile
+from rag_memtok.retrieval.embedder import load_embedder
 
 CLOSE = 1e-4
 
@@ -351,6 +361,19 @@ def lacking(folder):
         (lambda folder: without(folder, "*.safetensors"), ModelUnavailable, "safetensors"),
         (lambda folder: without(folder, "config.json"), ModelUnavailable, "config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), ModelUnavailable, "config.json"),
+        (lambda folder: (folder / "config.json").write_text("[]"), ModelUnavailable, "config.json"),
+        (
+            lambda folder: (folder / "config.json").write_text("[" * 100_000),
+            ModelUnavailable,
+            "config.json",
+        ),
+        (lambda folder: edited(folder, hidden_size="x"), ModelUnavailable, "does not load"),
+        (lambda folder: edited(folder, num_attention_heads=0), ModelUnavailable, "does not load"),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text("{}"),
+            ModelUnavailable,
+            "does not load",
+        ),
         (lambda folder: without(folder, "tokenizer*"), ModelUnavailable, "does not load"),
         (truncated, ModelUnavailable, "does not load"),
         (lacking, ModelUnavailable, "model.layers.1.mlp.up_proj.weight"),
@@ -362,6 +385,11 @@ def lacking(folder):
         "no weights",
         "no config",
         "bad config",
+        "config of a list",
+        "deep config",
+        "size of letters",
+        "no heads",
+        "empty tokenizer",
         "no tokenizer",
         "truncated",
         "lacking",
@@ -491,3 +519,76 @@ def test_compiled_layers_are_the_same_layers():
     assert run.returncode == 0 and "does not compile here" in run.stdout, (
         run.stdout + run.stderr[-2000:]
     )
+
+
+def test_a_relative_path_is_the_same_model_from_any_folder(tmp_path, monkeypatch):
+    toy.save(tmp_path / "here" / "model")
+    monkeypatch.chdir(tmp_path / "here")
+    written = lm.load(config.Model(id="model", device="cpu")).identity
+    assert written.id == str(tmp_path / "here" / "model") and written.title == "model"
+    monkeypatch.chdir(tmp_path)
+    assert lm.load(config.Model(id=written.id, device="cpu", recorded=True)).identity == written
+
+
+def test_what_only_a_store_says_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    hub(tmp_path, "owner/model", "llama", {})
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        here = lm.load(config.Model(id="owner/model", device="cpu", recorded=True))
+        for load in (
+            lambda: lm.load(config.Model(id="models/mine", recorded=True)),
+            lambda: load_embedder("models/mine", recorded=True),
+        ):
+            with pytest.raises(ModelUnavailable, match="models/mine.*not on this machine") as told:
+                load()
+            assert "models/mine" in told.value.remedy
+        assert here.identity.id == "owner/model" and not asked
+        with pytest.raises(ModelUnavailable):
+            lm.load(config.Model(id="models/mine"))
+        server.shutdown()
+    assert asked  # somebody named it
+
+
+def test_weights_that_are_not_loaded_are_no_part_of_the_identity(tmp_path):
+    folder, words = tmp_path / "model", toy.tokenizer()
+    model = toy.llama(len(words))
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    weights = folder / "model.safetensors"
+    single = lm.load(config.Model(id=str(folder))).identity.weights_sha256
+    assert single == hash_files([weights])
+    (folder / "extra.safetensors").write_bytes(weights.read_bytes()[:100])
+    assert lm.load(config.Model(id=str(folder))).identity.weights_sha256 == single
+    weights.unlink()
+    model.save_pretrained(folder, max_shard_size="300KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    found = lm.load(config.Model(id=str(folder))).identity.weights_sha256
+    assert len(shards) > 1 and found == hash_files(shards)
+
+
+def test_memory_that_runs_out_while_a_model_loads_is_called_so(tmp_path, monkeypatch):
+    folder = toy.save(tmp_path)
+
+    def greedy(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 B")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", greedy)
+    with pytest.raises(OutOfMemory, match="does not fit into memory") as refused:
+        lm.load(config.Model(id=str(folder)))
+    assert refused.value.exit_code == 21

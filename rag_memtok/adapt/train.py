@@ -352,7 +352,7 @@ def write_adapter(training: Training, template_sha256: str, folder: Path) -> Ada
         **count_examples(training.train.examples),
     }  # fmt: skip
     manifest = AdapterManifest(
-        kind=kind, model=f"{lm.identity.id} {lm.identity.revision}".strip(),
+        kind=kind, model=lm.identity.title,
         weights_sha256=lm.identity.weights_sha256, tokenizer_sha256=lm.identity.tokenizer_sha256,
         template_sha256=template_sha256 if kind == "memory" else "", adapter_sha256="",
         steps=state.step, trained_on=counts, dev=dev, frame_sha256=training.teacher.frame.digest,

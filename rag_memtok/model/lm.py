@@ -6,7 +6,6 @@ The home of transformers (imported when a model is loaded: it costs seconds).
 import copy
 import errno
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from torch import Tensor
 
 from rag_memtok import config
-from rag_memtok.errors import InputRefused, ModelUnavailable
+from rag_memtok.child import told
+from rag_memtok.errors import ModelUnavailable, OutOfMemory, RagMemtokError, out_of_memory
 from rag_memtok.model import gguf
 from rag_memtok.model.chat_date import PINNED_DATE, on_pinned_day
 from rag_memtok.model.device import device_named, keep_freed
+from rag_memtok.model.folders import (
+    hash_files,
+    local_path,
+    read_config,
+    resolve_gguf,
+    weight_files,
+)
 from rag_memtok.model.quantize import NF4, loading_options
 
 if TYPE_CHECKING:
@@ -32,7 +38,6 @@ WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 UNWANTED = ["*/*", "consolidated*"]
 # transformers' names of the model classes that are tried
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
-UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +46,8 @@ class Identity:
 
     With other weights, another tokenizer or another arithmetic, it is noise.
 
-    `id` is what loads it; `revision` the hub's, or the version of the embedded model.
+    `id` is what loads it, from any folder; `revision` the hub's, or the version of the embedded
+    model.
     """
 
     id: str
@@ -49,6 +55,12 @@ class Identity:
     weights_sha256: str
     tokenizer_sha256: str
     dtype: str
+
+    @property
+    def title(self) -> str:
+        """`id` and `revision` as files tell them that go to others: of a path its last part."""
+        name = Path(self.id).name if self.id.startswith("/") else self.id
+        return f"{name} {self.revision}".strip()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,12 +158,10 @@ class LM:
         )["input_ids"]
 
     def chat(self, messages: list[dict[str, str]], *, begin: bool) -> str:
-        """Messages as the chat template has them; "" if it refuses such messages.
+        """Messages as the chat template has them; "" if it refuses or cannot take such messages.
 
         `begin`: the reply's beginning, too.
         """
-        from jinja2.exceptions import TemplateError
-
         try:
             return str(
                 self.tokenizer.apply_chat_template(
@@ -163,7 +173,9 @@ class LM:
                     enable_thinking=False,
                 )
             )
-        except TemplateError:
+        except Exception as error:  # a template is a program of somebody else's
+            if out_of_memory(error):
+                raise
             return ""
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -216,7 +228,7 @@ def load(settings: config.Model) -> LM:
     """Loads the LM that `settings` names.
 
     That is "mini" (embedded), "smollm2" (packaged), a folder, a GGUF file, or a hub id, which is
-    downloaded once, safetensors only.
+    downloaded once, safetensors only; not if it is only what a store says (`recorded`).
 
     Raises:
         ModelUnavailable: no such folder or hub id, gated, offline, or a model class that is not in
@@ -224,20 +236,22 @@ def load(settings: config.Model) -> LM:
         InputRefused: the folder holds pickled weights or wants to run code of its own.
         DeviceUnavailable: the device asked for is not there.
         UsageError: 4-bit weights without bitsandbytes.
+        OutOfMemory: it does not fit.
     """
     device = device_named(settings.device)
     if device.type == "cpu":
         keep_freed()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    folder = _folder(settings)
-    description = _load_config(folder)
+    path = local_path(settings.id)
+    folder = resolve_gguf(path) if path else _folder(settings)
+    description = read_config(folder, FAMILIES)
     dtype = "float32" if settings.dtype == "auto" else settings.dtype
     tokenizer, model = _from_folder(folder, dtype, device)
     identity = Identity(
-        id=settings.id or "mini",
+        id=str(path or settings.id or "mini"),
         revision=description.get("rag_memtok_id", settings.revision),
-        weights_sha256=_hash_files(sorted(folder.glob("*.safetensors"))),
+        weights_sha256=hash_files(weight_files(folder, description)),
         tokenizer_sha256=_hash_tokenizer(tokenizer),
         dtype=dtype,
     )
@@ -254,29 +268,12 @@ def _folder(settings: config.Model) -> Path:
         return EMBEDDED
     if settings.id == "smollm2":
         return gguf.packaged_folder()
-    path = Path(settings.id).expanduser()
-    if path.is_dir():
-        return _resolve_gguf(path)
-    if path.is_file():
-        return gguf.convert(path)
-    if path.is_absolute() or settings.id.startswith((".", "~")) or settings.id.count("/") > 1:
+    if settings.id.startswith(("/", ".", "~")) or settings.id.count("/") > 1:
         raise ModelUnavailable(
             f"there is no model folder {settings.id}",
             remedy="check the path, or give a hub id such as OWNER/NAME",
         )
     return _download(settings)
-
-
-def _resolve_gguf(folder: Path) -> Path:
-    """A model folder as it is, or what is made of the GGUF file in it."""
-    files = sorted(folder.glob("*.gguf"))
-    if (folder / "config.json").exists() or not files:
-        return folder
-    if len(files) > 1:
-        raise ModelUnavailable(
-            f"{folder} holds {len(files)} GGUF files", remedy=f"name one: --model {files[0]}"
-        )
-    return gguf.convert(files[0])
 
 
 def _download(settings: config.Model) -> Path:
@@ -289,6 +286,7 @@ def _download(settings: config.Model) -> Path:
                 revision=settings.revision or None,
                 allow_patterns=WANTED,
                 ignore_patterns=UNWANTED,
+                local_files_only=settings.recorded,
             )
         )
     except errors.GatedRepoError as error:
@@ -299,6 +297,8 @@ def _download(settings: config.Model) -> Path:
         errors.RevisionNotFoundError,
         errors.HFValidationError,
     ) as error:
+        if settings.recorded:
+            raise _not_here(settings.id) from error
         raise ModelUnavailable(
             f"the hub has no model {settings.id} {settings.revision}".rstrip(),
             "check the id and --revision",
@@ -306,6 +306,8 @@ def _download(settings: config.Model) -> Path:
     except (errors.HfHubHTTPError, OSError) as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
+        if settings.recorded:
+            raise _not_here(settings.id) from error
         remedy = (
             "connect once to download it, or give --model a folder; the embedded model needs "
             "no network: --model mini"
@@ -315,36 +317,12 @@ def _download(settings: config.Model) -> Path:
         ) from error
 
 
-def _load_config(folder: Path) -> dict[str, Any]:
-    try:
-        description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelUnavailable(
-            f"{folder} holds no readable config.json",
-            remedy="give --model a Hugging Face model folder",
-        ) from error
-    if description.get("auto_map"):
-        raise InputRefused(
-            f"the model in {folder} wants to run code of its own",
-            remedy="use a model that transformers knows by itself",
-        )
-    if not any(folder.glob("*.safetensors")):
-        unsafe = sorted(path.name for path in folder.iterdir() if path.suffix in UNSAFE_SUFFIXES)
-        if unsafe:
-            raise InputRefused(
-                f"{folder} has only pickled weights ({unsafe[0]})",
-                remedy="convert them to safetensors first",
-            )
-        raise ModelUnavailable(
-            f"{folder} holds no *.safetensors", remedy="give --model a folder with its weights"
-        )
-    if description.get("model_type") not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise ModelUnavailable(
-            f"model class {description.get('model_type')!r} is not known here",
-            remedy=f"use one of: {known}",
-        )
-    return description
+def _not_here(name: str) -> ModelUnavailable:
+    """The error for a store's word, which may be a folder of its maker's: nothing is fetched."""
+    return ModelUnavailable(
+        f"the store was written with the model {name}, which is not on this machine",
+        remedy=f"give its folder or file: --model PATH; or download it: --model {name}",
+    )
 
 
 def _from_folder(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
@@ -365,8 +343,15 @@ def _from_folder(folder: Path, dtype: str, device: torch.device) -> tuple[Any, A
         model_and_info: Any = AutoModelForCausalLM.from_pretrained(
             folder, trust_remote_code=False, **options
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except RagMemtokError:
+        raise
+    except Exception as error:  # libraries raise anything over a folder that is not whole
+        if out_of_memory(error):
+            raise OutOfMemory(
+                f"the model in {folder} does not fit into memory",
+                remedy="a smaller --model, or --dtype bfloat16",
+            ) from error
+        reason = next(iter(str(error).strip().splitlines()), "") or told(error)
         raise ModelUnavailable(
             f"the model in {folder} does not load: {reason}", remedy="is the folder complete?"
         ) from error
@@ -377,15 +362,6 @@ def _from_folder(folder: Path, dtype: str, device: torch.device) -> tuple[Any, A
             f"{folder} lacks weights: {', '.join(missing[:3])}", remedy="is the folder complete?"
         )
     return tokenizer, model.eval().requires_grad_(False)
-
-
-def _hash_files(paths: Sequence[Path]) -> str:
-    """One digest over the files' digests; reads about 1 GB a second."""
-    total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
 
 
 def _hash_tokenizer(tokenizer: Any) -> str:

@@ -125,7 +125,7 @@ def _describe(folder: Path, base: LM, manifest: AdapterManifest, dtype: str) -> 
     name = hashlib.sha256(f"{weights} {tokenizer}".encode()).hexdigest()[:12]
     return Merged(
         name=f"reader-{name}",
-        base=f"{base.identity.id} {base.identity.revision}".strip(),
+        base=base.identity.title,
         base_sha256=base.identity.weights_sha256,
         adapter_sha256=manifest.adapter_sha256,
         kind=manifest.kind,

@@ -157,9 +157,10 @@ def search(question: str, config: Config) -> list[Found]:
     """
     with open_store(store_folder(config), write=False) as store:
         settings = complete_config(config, store.manifest)
-        embedder = load_embedder(settings.retrieve.embedder)
+        finding_by = settings.retrieve
+        embedder = load_embedder(finding_by.embedder, recorded=finding_by.recorded)
         require_same_embedder(store.manifest, embedder)
-        return finding.find_chunks(store, embedder, question, settings.retrieve)
+        return finding.find_chunks(store, embedder, question, finding_by)
 
 
 # --- verify and restore

@@ -13,8 +13,10 @@ from rag_memtok import __version__
 from rag_memtok.config import CHUNK_TOKENS, CODEC, Config, Memorize, Model, Retrieve
 from rag_memtok.errors import UsageError, WrongModel
 from rag_memtok.memory.recipes import recipe_of
+from rag_memtok.model.folders import NAMES
 from rag_memtok.model.lm import LM, default_id
 from rag_memtok.model.prompts import Template
+from rag_memtok.retrieval.embedder import NAMES as EMBEDDERS
 from rag_memtok.retrieval.embedder import Embedder, default_embedder
 from rag_memtok.settings import value_of
 
@@ -57,6 +59,7 @@ def complete_config(config: Config, manifest: Mapping[str, str]) -> Config:
         dtype=chosen.dtype if chosen.dtype != "auto" else manifest.get("dtype", "float32"),  # type: ignore[arg-type]
         device=chosen.device,
         threads=chosen.threads,
+        recorded=not chosen.id and manifest.get("model", "") not in ("", *NAMES),
     )
     tokens_per_vector = config.memorize.tokens_per_vector or int(
         manifest.get("tokens_per_vector", 0)
@@ -73,6 +76,8 @@ def complete_config(config: Config, manifest: Mapping[str, str]) -> Config:
     retrieve: Retrieve = replace(
         config.retrieve,
         embedder=config.retrieve.embedder or manifest.get("embedder") or default_embedder(),
+        recorded=not config.retrieve.embedder
+        and manifest.get("embedder", "") not in ("", *EMBEDDERS),
     )
     documents = replace(config.documents, chunk_tokens=chunk_tokens)
     return replace(config, model=model, documents=documents, memorize=memorize, retrieve=retrieve)

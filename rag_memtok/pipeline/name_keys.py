@@ -16,7 +16,7 @@ def give_keys(store: Store, say: Say) -> None:
 
     @cache
     def embedder() -> Embedder:
-        loaded = load_embedder(manifest["embedder"])
+        loaded = load_embedder(manifest["embedder"], recorded=True)
         require_same_embedder(manifest, loaded)
         return loaded
 

@@ -55,7 +55,9 @@ def load(settings: Config, load_lm: LoadLM = lm.load) -> Components:
     if settings.model.threads:
         set_threads(settings.model.threads)
     template = template_named(recipe.template or settings.memorize.template, model)
-    return Components(model, template, load_embedder(settings.retrieve.embedder))
+    finding = settings.retrieve
+    embedder = load_embedder(finding.embedder, recorded=finding.recorded)
+    return Components(model, template, embedder)
 
 
 def load_decoder(

@@ -25,6 +25,7 @@ SETTINGS = "retriever.json"  # beside the weights: {"threshold": 0.3, "dense_wei
 # where an embedder records none: sentence encoders give unrelated texts about 0 to 0.15
 THRESHOLD = 0.2
 DENSE_WEIGHT = 0.5  # of an embedder that records none
+NAMES = ("mini", "minilm")  # of the embedders that are embedded and packaged
 # what an embedder is made of; its digest is over these
 DATA = (".json", ".txt", ".safetensors", ".model")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # what may run code when it is loaded
@@ -67,7 +68,7 @@ class Embedder:
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def load_embedder(name: str) -> Embedder:
+def load_embedder(name: str, *, recorded: bool = False) -> Embedder:
     """Loads an embedder: "mini" (embedded), "minilm" (packaged), a folder, or a hub id.
 
     A folder is in the format of sentence-transformers.
@@ -75,11 +76,15 @@ def load_embedder(name: str) -> Embedder:
     A static embedding is read here; anything else needs sentence-transformers, which takes 4-12 s
     to import.
 
+    Args:
+        recorded: the name is only what a store says: nothing is downloaded for it.
+
     Raises:
         ModelUnavailable: it is not there, or cannot be read.
         InputRefused: it holds pickles or code.
     """
-    folder = find_folder(name)
+    place = local_folder(name)
+    folder = place or find_folder(name, recorded=recorded)
     if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise ModelUnavailable(
             f"{folder} holds no model of sentence-transformers",
@@ -90,7 +95,7 @@ def load_embedder(name: str) -> Embedder:
         settings, static = read_json(folder / SETTINGS, {}), static_folder(folder)
         function, width = load_static(static) if static else load_sentence_transformer(folder)
         return Embedder(
-            id=name,
+            id=str(place or name),
             digest=digest_folder(folder),
             width=width,
             threshold=float(settings.get("threshold", THRESHOLD)),
@@ -116,8 +121,14 @@ def packaged_weights() -> Path | None:
     return file_in(PACKAGE, "model/model.safetensors")
 
 
-def find_folder(name: str) -> Path:
-    """The folder of an embedder's files; that of a hub id is downloaded.
+def local_folder(name: str) -> Path | None:
+    """The folder that `name` means, absolute: it holds wherever one is; None: it means none."""
+    folder = Path(name).expanduser()
+    return folder.absolute() if name not in NAMES and folder.is_dir() else None
+
+
+def find_folder(name: str, *, recorded: bool) -> Path:
+    """The folder of an embedder that is no folder of the user's; a hub id's is downloaded.
 
     Raises:
         ModelUnavailable, InputRefused: see `packaged_folder` and `download`.
@@ -126,8 +137,7 @@ def find_folder(name: str) -> Path:
         return MINI
     if name == "minilm":
         return packaged_folder()
-    folder = Path(name).expanduser()
-    return folder if folder.is_dir() else download(name)
+    return download(name, recorded=recorded)
 
 
 def packaged_folder() -> Path:
@@ -153,8 +163,8 @@ def packaged_folder() -> Path:
     return folder
 
 
-def download(name: str) -> Path:
-    """The folder of a hub id, its data files only.
+def download(name: str, *, recorded: bool) -> Path:
+    """The folder of a hub id, its data files only; a `recorded` one is here, or not had.
 
     Raises:
         ModelUnavailable: it looks like a path, or the hub does not give it.
@@ -167,8 +177,14 @@ def download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in DATA]))
+        patterns = [f"*{suffix}" for suffix in DATA]
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=recorded))
     except (OSError, ValueError, HfHubHTTPError) as error:
+        if recorded:
+            raise ModelUnavailable(
+                f"the store's keys are of the embedder {name!a}, which is not on this machine",
+                remedy=f"give its folder: --embedder PATH; or download it: --embedder {name}",
+            ) from error
         reason = str(error).strip().partition("\n")[0]
         raise ModelUnavailable(
             f"the embedder {name!a} is not at hand: {reason}",
