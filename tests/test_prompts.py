@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import processors
 
-from rag_memtok.errors import UsageError
+from rag_memtok.errors import InputRefused, UsageError
 from rag_memtok.evaluation.metrics import answerable, score
 from rag_memtok.model import prompts
 from rag_memtok.model.inject import most_confident
@@ -363,3 +363,25 @@ def test_what_the_chat_template_puts_before_a_reply_leads_it():
     assert plainly(toy.lm_of(chat=led)).reply_prefix == " "
     assert plainly(toy.lm_of()).reply_prefix == ""
     assert plainly(toy.lm_of(chat=None)).reply_prefix == ""
+
+
+UNUSUAL = {
+    "refuses all": "{{ raise_exception('no') }}",
+    "prints twice": toy.CHAT + toy.CHAT,
+    "of lists": toy.CHAT.replace("message['content']", "message['content'][0]['text']"),
+    "of parts": "{% for message in messages %}{% for part in message['content'] %}"
+    "{{ part.text }}{% endfor %}{% endfor %}",
+    "adds a number": toy.CHAT.replace("message['content']", "(message['content'] + 1)"),
+    "divides": "{{ 1 // 0 }}",
+    "is none": "{% if %}",
+}
+
+
+@pytest.mark.parametrize("how", UNUSUAL)
+def test_a_chat_template_that_has_no_place_for_a_document_is_refused(how):
+    one = toy.lm_of(chat=UNUSUAL[how])
+    for build in (qa_prompt, TEMPLATES["cue"]):
+        with pytest.raises(InputRefused, match="chat template of toy-llama") as refused:
+            build(one)
+        assert "--model" in refused.value.remedy
+    assert TEMPLATES["bare"](one).prefix == (1,)

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
-from rag_memtok.errors import named
+from rag_memtok.errors import InputRefused, named
 from rag_memtok.model.lm import LM
 
 DOCUMENT = "Document:\n"
@@ -157,6 +157,9 @@ def render(lm: LM, content: str, system: str = "") -> Rendered:
 
     Without a chat template the plain form is the messages themselves; a template that knows no
     system message has it at the user's beginning.
+
+    Raises:
+        InputRefused: the template does not put the message into the prompt as it is, once.
     """
     if lm.tokenizer.chat_template is None:
         bos, before = lm.tokenizer.bos_token or "", system + GAP if system else ""
@@ -167,6 +170,12 @@ def render(lm: LM, content: str, system: str = "") -> Rendered:
     rendered = lm.chat(messages, begin=True)
     if system not in rendered:  # it knows no such message, or refuses it
         return render(lm, system + GAP + content)
+    if rendered.count(MARK) != content.count(MARK):
+        raise InputRefused(
+            f"the chat template of {lm.identity.id} does not write a message of text once, as it "
+            "is: it has no place for a document",
+            remedy="another --model, or a copy of its folder without its chat template",
+        )
     turn = lm.chat([*messages, {"role": "assistant", "content": MARK}], begin=False)
     ending = lm.encode_frame(turn.rpartition(MARK)[2].lstrip())
     reply_prefix = (
