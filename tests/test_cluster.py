@@ -25,9 +25,12 @@ from rag_memtok.cluster.engine import (
 )
 from rag_memtok.cluster.pool import WorkerPool, connected, plan_pool
 from rag_memtok.cluster.rows import (
+    RECITED,
     RECORD,
     STORED,
     TASK,
+    recited_from_row,
+    recited_row,
     record_from_row,
     record_row,
     rows_of,
@@ -46,6 +49,7 @@ from rag_memtok.errors import (
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.workers import Unwritten
 from rag_memtok.pipeline import api
+from rag_memtok.pipeline.audit import reconstruct_here
 from rag_memtok.pipeline.handle import open as open_held
 from rag_memtok.pipeline.manifest import JOB, complete_config, job_fingerprint
 from rag_memtok.pipeline.writer import write_in_processes
@@ -372,3 +376,29 @@ def test_on_one_machine_ray_needs_no_connection_beyond_loopback(tmp_path, model_
         env=os.environ | {"RAY_AUTH_TOKEN": "ab" * 32},
     )
     assert done.stdout == "1 token 0\n", done.stderr
+
+
+def test_an_audit_names_the_devices_that_decoded(local):
+    config, devices = local[0], iter(["cuda", "cpu"] * 100)
+
+    def elsewhere(store, lm, template, chunk_ids, how):
+        for some in reconstruct_here(store, lm, template, chunk_ids, how):
+            for one, comparison in some:
+                row = recited_row((replace(one, device=next(devices)), comparison))
+                yield [recited_from_row(*rows_of(table_of([row], RECITED)))]
+
+    assert api.verify(config).profile.endswith(", cpu")
+    assert api.verify(config, reconstruct=elsewhere).profile.endswith(", cpu and cuda")
+
+
+def test_a_name_means_the_same_wherever_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mini", "smollm2", "auto", "none", "mine"):
+        (tmp_path / name).mkdir()
+    for model in ("mini", "smollm2", "owner/model", ""):
+        assert worker_config(dials("s", model), WorkerPool(1, 1, 0)).model.id == model
+    for adapter in ("auto", "none"):
+        told = worker_config(dials("s", "mini", ask__adapter=adapter), WorkerPool(1, 1, 0))
+        assert told.ask.adapter == adapter
+    told = worker_config(dials("s", "mine", ask__adapter="mine"), WorkerPool(1, 1, 0))
+    assert (told.model.id, told.ask.adapter) == (str(tmp_path / "mine"),) * 2

@@ -27,6 +27,7 @@ from rag_memtok.errors import RagMemtokError, StoreDamaged
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import Step
 from rag_memtok.memory.workers import Unwritten
+from rag_memtok.model.folders import local_path
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
 from rag_memtok.pipeline.audit import Checked, DecodeOptions, Reconstruct, reconstruct_here
@@ -148,7 +149,7 @@ def manifest_for_workers(store: Store) -> Mapping[str, str]:
 
 def worker_config(config: Config, pool: WorkerPool) -> Config:
     """The settings of one worker, with paths that hold in any folder."""
-    model = replace(config.model, id=absolute_path(config.model.id))
+    model = replace(config.model, id=str(local_path(config.model.id) or config.model.id))
     if not pool.gpus:
         model = replace(model, threads=pool.cpus)
     return replace(
@@ -161,8 +162,9 @@ def worker_config(config: Config, pool: WorkerPool) -> Config:
 
 
 def absolute_path(name: str) -> str:
-    """A path that is there, absolute; other names as they are."""
-    return str(Path(name).absolute()) if name and Path(name).exists() else name
+    """A path that is there, absolute; other names as they are, "auto" and "none" in any case."""
+    is_path = name not in ("", "auto", "none") and Path(name).exists()
+    return str(Path(name).absolute()) if is_path else name
 
 
 def chunks_at_once(count: int, most: int, pool: WorkerPool) -> int:

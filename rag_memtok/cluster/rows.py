@@ -72,6 +72,7 @@ RECITED = pa.schema(
         ("tokens", NUMBERS),
         ("corrections", NUMBERS),
         ("written_margin", pa.float64()),
+        ("device", pa.string()),
         ("comparison", pa.struct([("kind", pa.string()), ("reason", pa.string())])),
         *FAILURE,
     ]
@@ -143,6 +144,7 @@ def recited_row(heard: Checked) -> Row:
         "tokens": list(recited.tokens),
         "corrections": list(recited.corrections),
         "written_margin": recited.written_margin,
+        "device": recited.device,
         "comparison": None if comparison is None else asdict(comparison),
     }
 
@@ -156,6 +158,7 @@ def recited_from_row(row: Row) -> Checked:
         tokens=tuple(row["tokens"]),
         corrections=tuple(row["corrections"]),
         written_margin=row["written_margin"],
+        device=row["device"],
     )
     return recited, None if row["comparison"] is None else Comparison(**row["comparison"])
 

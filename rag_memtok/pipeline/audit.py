@@ -70,7 +70,10 @@ def reconstruct_here(
         store, lm, template, chunk_ids, batch=options.batch, reference=options.reference
     ):
         comparisons = dict(compare_readables(store, lm, options.encoder, batch))
-        yield [(chunk, comparisons.get(chunk.chunk_id)) for chunk in batch]
+        yield [
+            (replace(chunk, device=lm.device.type), comparisons.get(chunk.chunk_id))
+            for chunk in batch
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +237,7 @@ def audit(
         documents_checked=sum(ok is not None for ok in proofs.values()),
         documents_proven=sum(ok is True for ok in proofs.values()),
         findings=tuple(dict.fromkeys(findings)),
-        profile=f"{profile_of(options.batch, reference=options.reference)}, {lm.device.type}",
+        profile=_describe_profile(options, chunks.values(), lm),
         sample=describe_sample(share, seed, len(chunks)),
         seconds=time.monotonic() - began,
         interrupted=interrupted,
@@ -242,6 +245,13 @@ def audit(
         proofs=tuple(proofs.items()),
         readable=dict(Counter(comparison.kind for comparison in comparisons.values())),
     )
+
+
+def _describe_profile(options: DecodeOptions, chunks: Iterable[Reconstructed], lm: LM) -> str:
+    """The arithmetic and the devices of an audit: a cluster's workers may have other ones."""
+    decoded = (chunk for chunk in chunks if chunk.verdict.kind not in ("damaged", "text-only"))
+    devices = sorted({chunk.device for chunk in decoded} - {""}) or [lm.device.type]
+    return f"{profile_of(options.batch, reference=options.reference)}, {' and '.join(devices)}"
 
 
 def _keep_present(then: Iterable[T], now: Iterable[T]) -> list[T]:

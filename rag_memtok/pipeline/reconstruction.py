@@ -47,7 +47,8 @@ class Reconstructed:
     """A reconstructed chunk: its verdict today, and its text if it came back.
 
     `tokens` and `corrections` (positions) are those of a mismatch or of an assisted chunk;
-    `written_margin` is the smallest margin it had when it was written (logits).
+    `written_margin` is the smallest margin it had when it was written (logits). `device`: what
+    decoded it, as an audit tells; "" elsewhere.
     """
 
     chunk_id: str
@@ -56,6 +57,7 @@ class Reconstructed:
     tokens: tuple[int, ...] = ()
     corrections: tuple[int, ...] = ()
     written_margin: float = 0.0
+    device: str = ""
 
 
 def reconstruct(
