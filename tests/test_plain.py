@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 
 import pytest
 import random_adapter
@@ -155,3 +156,14 @@ def test_without_an_adapter_there_is_nothing_to_export(store, command_line, tmp_
     words = ("export-reader", tmp_path / "served", "--store", store, "--adapter", "none")
     code, _, err = command_line(*words)
     assert code == 2 and "no adapter to merge" in err and not (tmp_path / "served").exists()
+
+
+def test_a_reader_is_exported_into_the_folder_one_stands_in(
+    store, command_line, tmp_path, monkeypatch
+):
+    to = tmp_path / "an empty folder"
+    to.mkdir()
+    monkeypatch.chdir(to)
+    code, out, _ = command_line("export-reader", ".", "--store", store)
+    assert code == 0 and (to / plain.MADE_OF).is_file() and (to / plain.WEIGHTS).is_file()
+    assert shlex.split(out)[2] == str(to) and not list(tmp_path.glob("*.new"))

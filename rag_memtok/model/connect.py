@@ -2,6 +2,7 @@
 
 import itertools
 import secrets
+import shlex
 from dataclasses import dataclass, replace
 
 from rag_memtok.errors import EngineUnavailable, WrongModel
@@ -71,7 +72,7 @@ def connect_adapter(server: Server, lm: LM, adapter: ServedAdapter) -> RemoteEng
         raise WrongModel(
             f"the server at {server.url} has no adapter {adapter.name}, it has {', '.join(names)}",
             remedy=f"start it on the base model with {FLAG} --enable-lora --max-lora-rank {rank} "
-            f"--lora-modules {adapter.name}={adapter.folder}",
+            f"--lora-modules {shlex.quote(f'{adapter.name}={adapter.folder}')}",
         )
     remote = _engine(server, lm, adapter.name, context)
     _require_survival(remote)

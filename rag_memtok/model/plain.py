@@ -58,6 +58,7 @@ def write_merged(
     Cost: the weights once more in memory, and on the disk.
     """
     require_new(folder)
+    folder = folder.resolve()  # "." has no name to call a draft by
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f"{folder.name}.{os.getpid()}.new")
     draft.mkdir()
@@ -68,9 +69,11 @@ def write_merged(
         if card.is_file():
             shutil.copyfile(card, draft / READER_CARD)
         (draft / MADE_OF).write_text(json.dumps(asdict(merged), indent=1), encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()
-        draft.rename(folder)
+        if folder.exists():  # and is empty; who stands in it is not to lose it
+            for path in sorted(draft.iterdir(), key=lambda path: path.name == MADE_OF):
+                path.rename(folder / path.name)
+        else:
+            draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return merged

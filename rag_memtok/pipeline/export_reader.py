@@ -1,5 +1,6 @@
 """The model that answers, as a folder for a server: the LM of a store, its reader merged."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,6 @@ def _write(to: Path, lm: LM, adapter: Adapter | None, dtype: str) -> Exported:
 def server_command(folder: Path, merged: plain.Merged) -> str:
     """The line that starts a server; the name it gives the model tells one export from another."""
     return (
-        f"vllm serve {folder.absolute()} --served-model-name {merged.name} --dtype {merged.dtype} "
-        f"{FLAG}"
+        f"vllm serve {shlex.quote(str(folder.absolute()))} --served-model-name {merged.name} "
+        f"--dtype {merged.dtype} {FLAG}"
     )
