@@ -4,6 +4,7 @@ Its answers are ours, the wrong one is refused, and a failing one is told with w
 """
 
 import json
+import shlex
 import socket
 from dataclasses import replace
 
@@ -28,7 +29,7 @@ from rag_memtok.model.engine import LocalEngine
 from rag_memtok.model.inject import inject
 from rag_memtok.model.lm import load
 from rag_memtok.model.prompts import qa_prompt
-from rag_memtok.model.wire import TOKEN, Server
+from rag_memtok.model.wire import TOKEN, Server, header_token
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.answer import answer
 from rag_memtok.settings import updated
@@ -145,6 +146,13 @@ def test_the_token_goes_with_every_request_and_is_never_shown(toy_lm, engine, ur
     assert "s3cret" not in repr(there.server)
 
 
+@pytest.mark.parametrize("token", ["s3cr\net", "s3cr\u20act", "s3cr\u00e9t", "s3cr\x00t"])
+def test_a_token_that_no_header_carries_is_refused_and_not_shown(token):
+    with pytest.raises(UsageError, match=TOKEN) as refused:
+        header_token(token, TOKEN)
+    assert "s3cr" not in str(refused.value) + refused.value.remedy
+
+
 def test_an_address_may_end_as_openai_clients_want_it(toy_lm, engine, url):
     assert connect(at(f"{url}/v1/"), toy_lm).model == "reader-0"
     assert set(engine.paths) == {"/v1/models", "/v1/completions"}
@@ -232,6 +240,10 @@ def test_a_server_without_the_adapter_is_told_how_to_start(toy_lm, url, engine):
     with pytest.raises(WrongModel, match="no adapter adapter-abc.*it has reader-0") as refused:
         connect_adapter(at(url), toy_lm, BESIDE)
     assert f"--lora-modules {BESIDE.name}={BESIDE.folder}" in refused.value.remedy
+    spaced = replace(BESIDE, folder="/my readers/one")
+    with pytest.raises(WrongModel) as told:
+        connect_adapter(at(url), toy_lm, spaced)
+    assert f"{BESIDE.name}=/my readers/one" in shlex.split(told.value.remedy)
     assert "--max-lora-rank 16 " in refused.value.remedy  # of rank 12; vLLM takes powers of two
     assert not engine.bodies
 
@@ -348,6 +360,7 @@ NONSENSE = {
     "nulls": words(lambda one: one["logprobs"].update(token_logprobs=[None] * LIMIT)),
     "no weights": words(lambda one: one.update(logprobs=None)),
     "too long": lambda whole: b"x" * (1 << 25),
+    "too deep": lambda whole: b"[" * 100_000,
 }
 
 
@@ -485,7 +498,10 @@ def test_from_the_command_line(store, engine, url, command_line, tmp_path, monke
     words = ("ask", QUESTION, "--store", store.store, "--engine", "vllm", "--url", url, "--json")
     code, out, err = command_line(*words)
     assert code == 23 and TOKEN in err
-    monkeypatch.setenv(TOKEN, "s3cret")
+    monkeypatch.setenv(TOKEN, "s3cr\u20act")
+    code, out, err = command_line(*words)
+    assert code == 2 and TOKEN in err and "s3cr" not in out + err
+    monkeypatch.setenv(TOKEN, "s3cret\n")
     code, out, err = command_line(*words)
     ours = api.ask(QUESTION, updated(store, {"ask.max_new_tokens": 64}))
     assert code in (0, 7) and json.loads(out)["answer"] == ours.answer

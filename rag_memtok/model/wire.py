@@ -12,7 +12,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import Any
 from urllib.parse import urlsplit
 
-from rag_memtok.errors import EngineUnavailable, PermissionRefused, escaped
+from rag_memtok.errors import EngineUnavailable, PermissionRefused, UsageError, escaped
 
 TOKEN = "RAG_MEMTOK_ENGINE_TOKEN"
 LONGEST = 1 << 24  # bytes of a reply, or of a line of one
@@ -33,6 +33,21 @@ class Server:
     seconds: float
     token: str = field(default="", repr=False)
     pauses: tuple[float, ...] = (0.5, 2.0)
+
+
+def header_token(token: str, name: str) -> str:
+    """A server's token, which `name` holds, as a header carries it; "" stays "".
+
+    Raises:
+        UsageError: no header can carry it. It is a secret, and not told.
+    """
+    token = token.strip()
+    if not (token.isascii() and token.isprintable()):
+        raise UsageError(
+            f"the token in {name} cannot stand in an HTTP header; valid: printable ASCII",
+            remedy="give it as the server has it, on one line",
+        )
+    return token
 
 
 class Lost(Exception):
@@ -124,7 +139,7 @@ def stream_events(
 def _object(server: Server, content: bytes) -> dict[str, Any]:
     try:
         found = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: nested without end
         raise bad_reply(server, _quoted(content)) from None
     if not isinstance(found, dict):
         raise bad_reply(server, _quoted(content))
@@ -179,7 +194,7 @@ def _reason(content: bytes) -> str:
         found = json.loads(content)
         found = found.get("error", found) if isinstance(found, dict) else found
         found = found.get("message", found) if isinstance(found, dict) else found
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     return _quoted(found.encode() if isinstance(found, str) else content)
 

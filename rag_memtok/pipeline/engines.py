@@ -6,7 +6,7 @@ from dataclasses import replace
 from rag_memtok.errors import UsageError
 from rag_memtok.model.connect import ServedAdapter, connect, connect_adapter
 from rag_memtok.model.lora import rank_of
-from rag_memtok.model.wire import TOKEN, Server
+from rag_memtok.model.wire import TOKEN, Server, header_token
 from rag_memtok.pipeline.readers import Session, active_adapter
 
 
@@ -22,7 +22,8 @@ def with_engine(session: Session) -> Session:
     if settings.engine == "here":
         return session
     url = settings.url if "://" in settings.url else f"http://{settings.url}"
-    server = Server(url, settings.engine_seconds, os.environ.get(TOKEN, ""))
+    token = header_token(os.environ.get(TOKEN, ""), TOKEN)
+    server = Server(url, settings.engine_seconds, token)
     lm, adapter = session.reading or session.lm, active_adapter(session)
     if not settings.probe_lora:
         return replace(session, remote=connect(server, lm))

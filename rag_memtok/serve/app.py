@@ -24,6 +24,7 @@ from rag_memtok import __version__
 from rag_memtok.config import Config
 from rag_memtok.datatypes import Progress
 from rag_memtok.errors import RagMemtokError, UsageError
+from rag_memtok.model.wire import header_token
 from rag_memtok.pipeline.handle import MemoryStore
 from rag_memtok.pipeline.progress import quiet
 from rag_memtok.pipeline.resources import Say, store_folder
@@ -231,7 +232,7 @@ def serve(config: Config, *, trusted: bool, say: Say, describe: Callable[[Progre
     Raises:
         UsageError, InputRefused, ...: see `prepare_server`.
     """
-    token = os.environ.get(TOKEN, "")
+    token = header_token(os.environ.get(TOKEN, ""), TOKEN)
     ready = prepare_server(config, trusted=trusted, say=say, token=token, describe=describe)
     with ready as (server, listening):
         host, port = config.serve.host, listening.getsockname()[1]

@@ -26,6 +26,7 @@ from rag_memtok.documents.names import given_path
 from rag_memtok.documents.scan import Skipped, SourceFile, nothing_to_read, scan
 from rag_memtok.documents.walk import reason_of
 from rag_memtok.errors import Busy, NoStore, StoreDamaged, UsageError
+from rag_memtok.model.wire import header_token
 from rag_memtok.pipeline.api import Status
 from rag_memtok.pipeline.audit import Audit
 from rag_memtok.pipeline.ingest import Ingested
@@ -67,7 +68,7 @@ class Client:
         on_progress: OnProgress = quiet,
     ) -> None:
         self.url, self._timeout, self._on_progress = url.rstrip("/"), timeout, on_progress
-        self._token = token or os.environ.get(TOKEN, "")
+        self._token = header_token(token or os.environ.get(TOKEN, ""), TOKEN)
 
     def ask(
         self, question: str, on_text: Callable[[str], None] = quiet, *, before: str = ""
