@@ -5,6 +5,7 @@ The command line (cli/options.py) prints the help and the default of each that i
 
 import re
 from dataclasses import dataclass, field
+from ipaddress import AddressValueError, IPv6Address
 from typing import Any, Literal
 
 from rag_memtok.errors import UsageError
@@ -13,9 +14,21 @@ from rag_memtok.errors import UsageError
 COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 # no user, password or query: a secret in it would be shown
 URL = re.compile(
-    r"(https?://)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?"
+    r"(https?://)?(\[(?P<ipv6>[0-9a-fA-F:.]+)\]|[\w-]{1,63}(\.[\w-]{1,63})*\.?)"
+    r"(:(?P<port>\d{1,5}))?(/[\w.~/-]*)?",
+    re.ASCII,
 )
 CHUNK_TOKENS, CODEC = 128, "float16"  # of a new store
+
+
+def is_address(url: str) -> bool:
+    """Whether `url` is an address that a server may have."""
+    match = URL.fullmatch(url)
+    try:
+        IPv6Address((match and match["ipv6"]) or "::1")
+    except AddressValueError:
+        return False
+    return match is not None and 1 <= int(match["port"] or 80) <= 65535
 
 
 def require(condition: bool, dial: str, value: object, valid: str) -> None:
@@ -208,7 +221,7 @@ class Ask:
     engine_seconds: float = setting(120.0, "Seconds of silence after which it counts as gone.")
 
     def __post_init__(self) -> None:
-        seconds, fits = self.engine_seconds, URL.fullmatch(self.url) is not None
+        seconds, fits = self.engine_seconds, is_address(self.url)
         require(0 < seconds <= 86_400, "ask.engine_seconds", seconds, "above 0, to 86400")
         require(fits, "ask.url", self.url, "[http[s]://]HOST[:PORT][/PATH]")
         within(self, "ask.max_new_tokens", 1, 8192)

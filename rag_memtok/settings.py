@@ -124,7 +124,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
     Raises:
         UsageError: one looks like a misspelt setting.
     """
-    known = {PREFIX + dial.replace(".", "_").upper(): dial for dial in dials()}
+    known = {variable_of(dial): dial for dial in dials()}
     ours = [name.removeprefix(PREFIX) for name in known]
     for name in environment:
         if name.startswith(PREFIX) and name not in known and name != TOKEN:
@@ -181,11 +181,34 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str], folder: Pa
     """Returns the effective settings.
 
     `flags` go over `environment` over `folder`'s rag-memtok.toml over the defaults.
+
+    Raises:
+        UsageError: an unknown setting, or a value out of its range, and where it is set.
     """
     config = Config()
-    for values in layers(flags, environment, folder).values():
-        config = updated(config, values)
+    for where, values in layers(flags, environment, folder).items():
+        try:
+            config = updated(config, values)
+        except UsageError:
+            _tell_where(config, where, values, folder)
+            raise
     return config
+
+
+def _tell_where(config: Config, where: str, values: Mapping[str, object], folder: Path) -> None:
+    """Raises the error of the first of a layer's values that is refused, with where it is set."""
+    for dial, value in values.items() if where != "flag" else ():
+        try:
+            updated(config, {dial: value})
+        except UsageError as error:
+            place = variable_of(dial) if where == "variable" else f"{folder / FILE_NAME}"
+            remedy = f"unset {place}" if where == "variable" else f"remove it from {place}"
+            raise UsageError(f"{error} (set in {place})", remedy=f"mend it, or {remedy}") from None
+
+
+def variable_of(dial: str) -> str:
+    """The environment variable of a dial."""
+    return PREFIX + dial.replace(".", "_").upper()
 
 
 def asked(flags: Mapping[str, object], environment: Mapping[str, str], folder: Path) -> Config:
@@ -201,9 +224,15 @@ def asked(flags: Mapping[str, object], environment: Mapping[str, str], folder: P
         if dial in flags and (value := value_of(config, other)) != wanted:
             raise UsageError(
                 f"{dial} is {flags[dial]!r}, which {other} {value!r} has no use for",
-                remedy=f"--engine {wanted} (engine={wanted!r} in Python), or leave it out",
+                remedy=f"{_engine_remedy(other, wanted)}, or leave it out",
             )
     return config
+
+
+def _engine_remedy(dial: str, wanted: str) -> str:
+    if dial == "cluster.engine":  # a store that is held in Python works in its process
+        return f"rag-memtok ingest or rag-memtok verify with --engine {wanted}"
+    return f"--engine {wanted} ({dial.replace('.', '__')}={wanted!r} in Python)"
 
 
 def named_dials(values: Mapping[str, object]) -> dict[str, object]:

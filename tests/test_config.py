@@ -11,6 +11,7 @@ from rag_memtok import config
 from rag_memtok.cli import options
 from rag_memtok.config import Config
 from rag_memtok.errors import UsageError
+from rag_memtok.pipeline.manifest import complete_config
 from rag_memtok.settings import FILE_NAME, ONLY_WITH, PREFIX, asked, dials, here, load, updated
 
 
@@ -207,6 +208,12 @@ def test_a_flag_that_the_engine_has_no_use_for_is_refused(dial, tmp_path):
     with pytest.raises(UsageError, match=f"{dial} is .*, which {other} ") as refused:
         asked(given, {}, tmp_path)
     assert f"--engine {wanted}" in refused.value.remedy
+    if other == "cluster.engine":  # a held store takes no such keyword
+        assert "in Python" not in refused.value.remedy
+    else:
+        keyword = {other.replace(".", "__"): wanted}
+        assert f"{next(iter(keyword))}={wanted!r} in Python" in refused.value.remedy
+        here(**{dial.replace(".", "__"): given[dial]}, **keyword)
     with pytest.raises(UsageError, match=dial):
         here(**{dial.replace(".", "__"): given[dial]})
     for flags, environment in (
@@ -215,3 +222,59 @@ def test_a_flag_that_the_engine_has_no_use_for_is_refused(dial, tmp_path):
         ({}, {variable(dial): str(given[dial])}),  # for when it is wanted
     ):
         assert value_of(asked(flags, environment, tmp_path), dial) == given[dial]
+
+
+@pytest.mark.parametrize(
+    ("url", "fits"),
+    [
+        ("http://a:99999", False),
+        ("http://a:0", False),
+        ("http://a..b:80", False),
+        ("http://.a", False),
+        (f"http://{'a' * 64}:80", False),
+        ("http://[:::]:80", False),
+        ("http://[127.0.0.1]", False),
+        ("http://[]", False),
+        ("http://me:secret@a", False),
+        ("http://\u00e4:80", False),
+        ("a_b.example.:8000", True),
+        ("https://[::1]:8000/v1", True),
+        ("127.0.0.1:65535", True),
+        (f"{'a' * 63}.example/x~y", True),
+    ],
+)
+def test_an_address_is_one_that_a_server_may_have(url, fits):
+    if fits:
+        assert config.Ask(url=url).url == url
+        return
+    with pytest.raises(UsageError, match="ask.url is"):
+        config.Ask(url=url)
+
+
+def test_a_refused_value_is_told_with_where_it_is_set(tmp_path):
+    wrong = {variable("retrieve.k"): "0", variable("model.threads"): "1"}
+    with pytest.raises(UsageError, match=r"retrieve.k is 0; .*RAG_MEMTOK_RETRIEVE_K") as refused:
+        load({}, wrong, tmp_path)
+    assert "unset RAG_MEMTOK_RETRIEVE_K" in refused.value.remedy
+    assert "rag-memtok config" not in refused.value.remedy  # which fails on it as well
+    for text in ("[retrieve]\nk = 0\n", "[retrieve]\nk = 'x'\n", "[retrieve]\nkay = 1\n"):
+        (tmp_path / FILE_NAME).write_text(text)
+        with pytest.raises(UsageError, match=FILE_NAME) as refused:
+            load({}, {}, tmp_path)
+        assert str(tmp_path / FILE_NAME) in refused.value.remedy
+    with pytest.raises(UsageError, match="retrieve.k is 0") as refused:
+        load({"retrieve.k": 0}, {}, tmp_path / "elsewhere")
+    assert "set in" not in str(refused.value)
+
+
+def test_what_only_a_store_says_is_no_setting(tmp_path):
+    assert not {"model.recorded", "retrieve.recorded"} & dials().keys()
+    with pytest.raises(UsageError, match="no setting"):
+        updated(Config(), {"model.recorded": True})
+    known, foreign = {"model": "mini", "embedder": "mini"}, {"model": "a/b", "embedder": "c/d"}
+    for manifest, recorded in (({}, False), (known, False), (foreign, True)):
+        found = complete_config(Config(), manifest)
+        assert (found.model.recorded, found.retrieve.recorded) == (recorded, recorded)
+    given = updated(Config(), {"model.id": "a/b", "retrieve.embedder": "c/d"})
+    found = complete_config(given, foreign)
+    assert not found.model.recorded and not found.retrieve.recorded
