@@ -3,6 +3,7 @@
 import http.client
 import json
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,6 +14,14 @@ from rag_memtok.serve import app
 
 HANGS = 600  # seconds after which a request is not slow but stuck
 JSON = {"Content_Type": "application/json"}
+
+
+def until(condition):
+    """Waits for what has to come; a test that waits for ever has failed."""
+    end = time.monotonic() + HANGS
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 import toy
-from served import HANGS, Served, served, settings
+from served import HANGS, Served, served, settings, until
 from small import written
 
 from rag_memtok.pipeline import api
@@ -187,8 +187,7 @@ def half_sent(server, config):
     slow.putheader("Content-Length", "14")
     slow.endheaders(b"The fan")
     arriving = api.store_folder(config) / "uploads.new"
-    while not (arriving.exists() and list(arriving.iterdir())):
-        pass
+    until(lambda: arriving.exists() and list(arriving.iterdir()))
     return slow, arriving
 
 

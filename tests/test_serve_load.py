@@ -5,12 +5,11 @@ import http.client
 import json
 import signal
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import toy
-from served import HANGS, served, settings
+from served import HANGS, served, settings, until
 from small import DOCUMENTS, written
 
 from rag_memtok.errors import Busy, NoUsableMemory
@@ -53,14 +52,6 @@ def store(config):
 def plain(answer):
     """An answer without the time that it took."""
     return {name: getattr(answer, name) for name in answer.__slots__ if name != "seconds"}
-
-
-def until(condition):
-    """Waits for what has to come; a test that waits for ever has failed."""
-    end = time.monotonic() + HANGS
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.01)
 
 
 class Held:
