@@ -8,6 +8,7 @@ header that a browser asks about first, which is never granted (no CORS).
 import asyncio
 import hmac
 import ipaddress
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
@@ -78,17 +79,17 @@ class Rate:
     rate: float
     left: "OrderedDict[str, tuple[float, float]]" = field(default_factory=OrderedDict)
 
-    def allows(self, address: str) -> bool:
-        """Whether one more request may be made now; it is counted."""
+    def wait(self, address: str) -> float:
+        """The seconds until one more request may be made; 0: it may be made now, and is counted."""
         if not self.rate:
-            return True
+            return 0.0
         now, most = time.monotonic(), max(2 * self.rate, 1.0)
         left, since = self.left.pop(address, (most, now))
         left = min(most, left + (now - since) * self.rate)
         self.left[address] = (left - 1 if left >= 1 else left, now)
         while len(self.left) > ADDRESSES:
             self.left.popitem(last=False)
-        return left >= 1
+        return 0.0 if left >= 1 else (1 - left) / self.rate
 
 
 class Guard:
@@ -142,13 +143,13 @@ class Guard:
                 remedy="open the server's own page",
             )
         client = scope.get("client") or ("", 0)
-        if not self._rate.allows(client[0]):
+        if wait := math.ceil(self._rate.wait(client[0])):
             yield Refusal(
                 status=429,
                 code="rate",
                 message=f"more than {self.rules.rate:g} requests a second",
-                remedy="ask again in a second, or start the server with a higher --rate",
-                headers=((b"retry-after", b"1"),),
+                remedy=f"ask again in {wait} s, or start the server with a higher --rate",
+                headers=((b"retry-after", b"%d" % wait),),
             )
         if not (path in OPEN or path.startswith("/static/")) and not self._has_token(headers):
             yield Refusal(
