@@ -1,7 +1,7 @@
 """Texts -> judged memories, each written once and kept in a folder: what an evaluation reads.
 
-Questions are none of this file's business: it is printed above the file that reads them, and what
-it is given are tokens.
+Questions are none of this file's business: CONTRIBUTING prints it above all others of this folder,
+so that it can import none of them, and what it is given are tokens.
 """
 
 import hashlib
