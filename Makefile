@@ -120,15 +120,16 @@ clean: ## remove caches and the demo's store; rm -rf .venv removes the rest
 	}
 	@touch $@
 
-# torch by itself and first, so that TORCH decides its build; the rest then keeps it. The file remembers what was asked for.
+# torch by itself and first, so that TORCH decides its build; the rest then keeps it. The file says what is there, the one of
+# TORCH what was asked for: that stays, while the torch of constraints.txt moves on with it.
 .venv/.torch: .venv/.made FORCE
-	@had=$$(cat $@ 2>/dev/null); \
-	wanted='$(TORCH)'; \
-	test -n "$$wanted" || wanted=$${had:-$$(grep '^torch==' constraints.txt)}; \
-	test "$$had" = "$$wanted" || { \
+	@wanted='$(TORCH)'; \
+	test -n "$$wanted" || wanted=$$(cat $@-asked 2>/dev/null || grep '^torch==' constraints.txt); \
+	test "$$(cat $@ 2>/dev/null)" = "$$wanted" || { \
 		echo "$(PIP) $$wanted"; \
 		$(PIP) $$wanted && echo "$$wanted" > $@; \
-	}
+	} && \
+	{ test -z '$(TORCH)' || echo "$$wanted" > $@-asked; }
 
 .venv/constraints.txt: constraints.txt .venv/.made
 	@grep -v '^torch==' constraints.txt > $@

@@ -3,8 +3,11 @@
 This goes for the scripts' commands of benchmarks/ and training/, too.
 """
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -174,6 +177,32 @@ def test_every_number_of_the_readmes_first_screen_and_table_is_in_the_results() 
     assert len(numbers) > 15
     missing = {number for number in numbers if number not in results}
     assert missing <= {"135", "89"}, missing  # million parameters; 89.2, rounded
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_a_torch_that_was_asked_for_stays_and_any_other_follows_the_constraints(tmp_path) -> None:
+    python, log = tmp_path / ".venv" / "bin" / "python", tmp_path / "log"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@" >> log\ncase "$*" in *none*) exit 1; esac\n')
+    python.chmod(0o755)
+    (tmp_path / ".venv" / ".made").touch()
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+
+    def installed(constrained: str, *words: str) -> list[str]:
+        log.write_text("")
+        (tmp_path / "constraints.txt").write_text(f"numpy==2\n{constrained}\n")
+        subprocess.run(
+            ["make", ".venv/.torch", *words], cwd=tmp_path, env=outer, capture_output=True
+        )
+        return re.findall(r"torch==\S+", log.read_text())
+
+    assert installed("torch==2.0") == ["torch==2.0"] and installed("torch==2.0") == []
+    assert installed("torch==2.1") == ["torch==2.1"]
+    assert installed("torch==2.1", "TORCH=torch==none") == ["torch==none"]
+    assert installed("torch==2.1") == []  # what could not be had is not asked for again
+    assert installed("torch==2.1", "TORCH=torch==1.9") == ["torch==1.9"]
+    assert installed("torch==2.2") == []
 
 
 def test_nothing_is_left_to_fill_in() -> None:
