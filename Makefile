@@ -49,7 +49,7 @@ test: .venv/.dev ## install the tools as well, and run the tests: a process a co
 	$(BIN)/python -m pytest -n auto
 
 test-slow: .venv/.dev ## the tests that take minutes
-	$(BIN)/python -m pytest -n auto -m 'slow and not gpu and not model'
+	$(BIN)/python -m pytest -n auto -m 'slow and not model'
 
 test-model: .venv/.dev .venv/.model ## the tests on the pretrained model
 	$(BIN)/python -m pytest -m model tests/test_smollm2.py
