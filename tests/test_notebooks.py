@@ -1,6 +1,7 @@
-"""The notebooks as they lie there: their outputs belong to their source, are clean and small.
+"""The notebooks as they lie there: cells of their source that were run, outputs clean and small.
 
-`make notebooks` runs them.
+Whether these outputs are still what the cells give is not tried here: `make notebooks` runs them,
+and `git diff` shows what changed.
 """
 
 import json
