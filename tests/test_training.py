@@ -166,7 +166,7 @@ def test_cuts_keep_the_answer() -> None:
 
 
 def test_facts_answer_their_questions() -> None:
-    """Every answer stands in its sentence, and not in its question."""
+    """Every answer stands in its sentence."""
     known = facts.Words(
         ("Aldo", "Marta", "Lisbon", "Ruiz", "Kyoto", "Nairobi"),
         ("copper", "window", "bridge", "garden"),
