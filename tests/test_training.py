@@ -13,6 +13,7 @@ import random
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -348,7 +349,7 @@ def test_the_export_that_is_documented_is_the_one_that_ships() -> None:
 
 
 def test_notice_names_all_weights_with_their_cards() -> None:
-    """And each card its licence."""
+    """And each card its licence, and the package both."""
     folders = {
         path.parent.relative_to(ROOT).as_posix()
         for path in (ROOT / "rag_memtok").rglob("*.safetensors")
@@ -359,6 +360,8 @@ def test_notice_names_all_weights_with_their_cards() -> None:
     assert all(
         "license: cc-by-sa-4.0" in (ROOT / folder / "README.md").read_text() for folder in folders
     )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["license"] == "Apache-2.0 AND CC-BY-SA-4.0"  # of what a wheel holds
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="RAG_MEMTOK_DATA is not set")
