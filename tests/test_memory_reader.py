@@ -138,11 +138,35 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(monkeypatch, tmp_path):
     assert last["step"] == 4 and {"f1_text", "f1_4", "loss_2", "recited_4"} <= last.keys()
 
 
-def test_what_is_measured_is_teacher_forced_and_greedy(tmp_path):
+def said_after(run, asked, said, window):
+    """The loss of what is said about a text in vectors, teacher-forced, and what comes right."""
+    tokens = run.lm.encode(TEXTS[0])
+    vectors = [one.detach().numpy() for one in encode(run.encoder, [tokens], window)]
+    prompt = inject(run.lm, run.words, vectors, [])
+    shared = prompt[: len(prompt) - len(run.words.question) - len(run.words.closing)]
+    whole = torch.cat([shared, run.lm.embed([*asked, *said[:-1]])])
+    with torch.no_grad():
+        hidden = run.student.hidden(whole[None])[0, len(shared) + len(asked) - 1 :]
+        scores, told = run.student.logits(hidden), torch.tensor(said)
+    right = (scores.argmax(-1) == told).double().mean()
+    return float(torch.nn.functional.cross_entropy(scores, told)), 100 * float(right)
+
+
+def test_what_is_measured_of_a_row_is_its_teacher_forced_loss_and_what_is_repeated(tmp_path):
     lm = toy.lm_of("llama")
-    dev = [(lm.encode(TEXTS[0]), "Who wrote the letter?", ["its keeper"])]
-    found = measured(run_of(lm, tmp_path), dev)
-    assert all(0 <= value <= 100 for value in found.values())
+    run = run_of(lm, tmp_path)
+    run.student, run.encoder = parts(lm)
+    question, answer = ASKED[0]
+    found = measured(run, [(lm.encode(TEXTS[0]), question, [answer])])
+    told = {f"{what}_{window}" for what in ("f1", "loss", "recited") for window in (4, 2)}
+    assert found.keys() == told | {"f1_text"}
+    for window in (4, 2):
+        loss, _ = said_after(run, *exchange(lm, run.words, question, answer), window)
+        again = [*lm.encode(TEXTS[0]), cue(lm).end]
+        _, right = said_after(run, cue(lm).suffix, again, window)
+        assert found[f"loss_{window}"] == pytest.approx(loss, rel=1e-3)
+        assert found[f"recited_{window}"] == pytest.approx(right)
+    assert found["loss_4"] != pytest.approx(found["loss_2"], rel=1e-3)
 
 
 def test_one_adapter_reads_as_the_one_upon_the_other(tmp_path):
