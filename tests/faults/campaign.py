@@ -5,7 +5,8 @@ To run it: `python tests/faults/campaign.py [--long] [--only WORDS] [--no-cluste
 
 Makes every fault of FAULTS, many times, and prints one table: fault, tries, outcome, lost. Lost
 counts the tries after which anything was not as it must be: a chunk, a text, a citation, a verdict,
-an exit code, a message. It ends with 1 if there was one. `make faults` takes about twelve
+an exit code, a message. It ends with 1 if there was one, or if a fault that can be made here was
+never tried. `make faults` takes about twelve
 minutes, `make faults-long` hours. NAME.json and NAME.md get the table, and NAME.json every try that
 lost.
 """
@@ -172,11 +173,18 @@ class Row:
     lost: int
     seconds: float
     losses: tuple[Trial, ...] = ()
+    unable: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether a try lost anything, or none was made although it can be made here."""
+        return bool(self.lost) or not (self.tries or self.unable)
 
 
 def row_of(name: str, bench: Bench, deadline: float) -> Row:
     """Makes one fault as often as it can be made before `deadline`."""
     began, outcomes, losses, note = time.monotonic(), Counter[str](), [], ""
+    unable = False
     try:
         for trial in FAULTS[name](bench):
             outcomes[trial.outcome] += 1
@@ -187,7 +195,9 @@ def row_of(name: str, bench: Bench, deadline: float) -> Row:
                 note = "; cut short by --seconds"
                 break
     except Unable as reason:
-        note = f"; not made: {reason}"
+        note, unable = f"; not made: {reason}", True
+    if not outcomes and not unable:
+        note = "; nothing was tried"
     told = ", ".join(f"{outcome} {count}" for outcome, count in sorted(outcomes.items()))
     return Row(
         name,
@@ -196,6 +206,7 @@ def row_of(name: str, bench: Bench, deadline: float) -> Row:
         len(losses),
         time.monotonic() - began,
         tuple(losses),
+        unable,
     )
 
 
@@ -225,6 +236,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.disable(logging.CRITICAL)  # thousands of warnings of damage that was made on purpose
     chosen = [name for name in FAULTS if options.only in name]
+    if not chosen:
+        parser.error(f"no fault has {options.only!r} in its name; there are: {', '.join(FAULTS)}")
     rows = []
     deadline = time.monotonic() + options.seconds
     with tempfile.TemporaryDirectory() as folder:
@@ -235,6 +248,7 @@ def main() -> int:
             console.say(
                 f"{number} of {len(chosen)}, {rows[-1].seconds:.0f} s: {name}: {rows[-1].tries} "
                 f"tries, {rows[-1].lost} lost"
+                + ("; nothing was tried" if rows[-1].failed and not rows[-1].lost else "")
             )
     console.put_columns(
         [
@@ -248,7 +262,7 @@ def main() -> int:
             json.dumps([asdict(row) for row in rows], indent=1) + "\n"
         )
         Path(f"{options.out}.md").write_text(markdown(rows))
-    return int(any(row.lost for row in rows))
+    return int(any(row.failed for row in rows))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tracer
-from world import Scene
+from world import Child, Scene
 
 from rag_memtok.store.files import CRASH_AT
 
@@ -37,13 +37,14 @@ def judged(scene: Scene, store: Path, where: str, outcome: str, acknowledged: in
 def at_marks(scene: Scene, numbers: Iterator[int]) -> Iterator[Trial]:
     """SIGKILL at the n-th marked step, for each of `numbers`.
 
-    Stops when the verb ends before it gets there.
+    Stops when the verb ends before it gets there: done, or else that is what was wrong.
     """
     scene.ready()
     for number in numbers:
         with scene.world.trial(scene.base) as store:
             child = scene.world.start(lambda: scene.run(store), **{CRASH_AT: str(number)})
-            if child.wait() != -signal.SIGKILL:
+            if (code := child.wait()) != -signal.SIGKILL:
+                yield from crashed(f"{scene.name}, before step {number}", code, child.output)
                 return
             step = child.output.rpartition("killed: ")[2].strip()
             yield judged(
@@ -54,7 +55,8 @@ def at_marks(scene: Scene, numbers: Iterator[int]) -> Iterator[Trial]:
 def at_calls(scene: Scene, numbers: Iterator[int], verdict: int | str) -> Iterator[Trial]:
     """The n-th system call that changes the store is the last or fails, for each of `numbers`.
 
-    It is the last for "kill" and "tear", and fails for an errno.
+    It is the last for "kill" and "tear", and fails for an errno. Stops when the verb ends before it
+    gets there: done, or else that is what was wrong.
     """
     scene.ready()
     for number in numbers:
@@ -72,6 +74,7 @@ def at_calls(scene: Scene, numbers: Iterator[int], verdict: int | str) -> Iterat
             child = scene.world.start(lambda: (tracer.be_traced(), scene.run(store)))
             code = tracer.follow(child.pid, store, decide)
             if not seen:
+                yield from crashed(f"{scene.name}, before call {number}", code, child.output)
                 return
             where = f"{scene.name}, call {number}: {seen[0].name} {seen[0].file}"
             trial = judged(
@@ -81,9 +84,19 @@ def at_calls(scene: Scene, numbers: Iterator[int], verdict: int | str) -> Iterat
                 "killed" if code == -signal.SIGKILL else f"exit {code}",
                 child.acknowledged,
             )
-            if not isinstance(verdict, str):
-                trial = Trial(where, trial.outcome, (*trial.wrong, *unkind(code, child.output)))
-            yield trial
+            told = unkilled if isinstance(verdict, str) else unkind
+            yield Trial(where, trial.outcome, (*trial.wrong, *told(code, child.output)))
+
+
+def crashed(where: str, code: int, output: str) -> Iterator[Trial]:
+    """The try of a verb that was not killed; none where it is done, and nothing was tried."""
+    if wrong := unkilled(code, output):
+        yield Trial(where, f"exit {code}", tuple(wrong))
+
+
+def unkilled(code: int, output: str) -> list[str]:
+    """What is wrong with how a command ended that should be killed: it is killed, or done."""
+    return [] if code in (0, -signal.SIGKILL) else [f"it ended with {code}: {output[-300:]}"]
 
 
 def unkind(code: int, output: str) -> list[str]:
@@ -114,13 +127,9 @@ def at_random(scenes: list[Scene], tries: int, seed: int) -> Iterator[Trial]:
             child.send(signal.SIGKILL)
             code = child.wait()
             ended = "killed" if code == -signal.SIGKILL else f"exit {code}"
-            yield judged(
-                scene,
-                store,
-                f"{scene.name}, random kill {number} after {moment:.3f} s",
-                ended,
-                child.acknowledged,
-            )
+            where = f"{scene.name}, random kill {number} after {moment:.3f} s"
+            trial = judged(scene, store, where, ended, child.acknowledged)
+            yield Trial(where, ended, (*trial.wrong, *unkilled(code, child.output)))
 
 
 SIGNALS = {
@@ -142,12 +151,12 @@ def interrupts(scene: Scene, tries: int, seed: int) -> Iterator[Trial]:
         name = list(SIGNALS)[number % len(SIGNALS)]
         with scene.world.trial(scene.base) as store:
             child = scene.world.start(lambda: scene.run(store))
-            while "ready" not in child.output:
-                time.sleep(0.01)
-            time.sleep(chosen.random() * length)
-            for sent in SIGNALS[name]:
-                child.send(sent)
-            code = child.wait()
+            code = ended_before("ready", child)
+            if code is None:
+                time.sleep(chosen.random() * length)
+                for sent in SIGNALS[name]:
+                    child.send(sent)
+                code = child.wait()
             trial = judged(
                 scene, store, f"{scene.name}, {name} {number}", f"exit {code}", child.acknowledged
             )
@@ -164,6 +173,15 @@ def interrupts(scene: Scene, tries: int, seed: int) -> Iterator[Trial]:
             trial.outcome,
             trial.wrong if told else (*trial.wrong, f"it ended with {code}: {child.output[-300:]}"),
         )
+
+
+def ended_before(word: str, child: Child) -> int | None:
+    """Waits until the child says `word`; its exit code if it ends without it."""
+    code = None
+    while code is None and word not in child.output:
+        time.sleep(0.01)
+        code = child.ended()
+    return code
 
 
 def finished(scene: Scene) -> None:

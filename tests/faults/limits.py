@@ -180,7 +180,11 @@ def no_permission(scene: Scene) -> Iterator[Trial]:
     with scene.world.trial(scene.base) as store:
 
         def as_nobody(work: Callable[[], object]) -> Callable[[], object]:
-            return lambda: (os.setgid(65534), os.setuid(65534), work())
+            def their_work() -> object:
+                os.setgid(65534), os.setuid(65534)
+                return work()
+
+            return their_work
 
         for path in (scene.world.folder, store.parent):
             path.chmod(0o755)
@@ -211,11 +215,18 @@ def refused(
         [] if found == code and words in child.output else [f"exit {found}: {child.output[-300:]}"]
     )
     yield Trial(f"{scene.name} {where}", f"exit {found}", tuple(wrong))
-    reader = world.start(as_whom(lambda: sum(map(len, world.broken(store)))))
+    reader = world.start(as_whom(lambda: proven(world, store)))
     found = reader.wait()
     yield Trial(f"verify {where}", f"exit {found}", () if found == 0 else (reader.output[-300:],))
     if api.status(world.config(store)).summary.chunks != len(scene.before[0]):
         yield Trial(f"status {where}", "wrong", ("another number of chunks",))
+
+
+def proven(world: World, store: Path) -> int:
+    """An audit that tells what it finds; 1 if that is anything."""
+    wrong = world.broken(store)
+    os.write(1, "".join(f"{one}\n" for one in wrong).encode())
+    return int(bool(wrong))
 
 
 def rows_at_once(world: World, batch: int, more: int) -> tuple[int, int]:

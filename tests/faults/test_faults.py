@@ -6,7 +6,10 @@
 import errno
 import itertools
 import os
+import subprocess
+import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import corruption
@@ -15,7 +18,7 @@ import kills
 import limits
 import pytest
 import tracer
-from world import VERBS, World
+from world import VERBS, Child, Scene, World
 
 MARKS = {
     "ingest": (1, 5, 9, 31, 52, 88, 111),
@@ -127,3 +130,97 @@ def test_of_six_writers_one_writes_and_five_are_told_who(world):
 def test_readers_and_an_audit_during_an_ingest_see_whole_generations(world):
     (seen,) = nothing_lost(crowd.readers(world.scenes["update"], 8))
     assert seen.outcome == "all saw whole generations"
+
+
+# --- what must not pass: a fault that was not made, or another than the one meant
+
+HERE = Path(__file__).parent
+
+
+class Crashing(Scene):
+    """A verb that ends by itself, with a traceback."""
+
+    def run(self, store):
+        raise RuntimeError("a bug")
+
+
+def crashed(trials):
+    """Whether the first try is told as one that ended by itself."""
+    return [
+        any("it ended with 1" in one and "a bug" in one for one in trial.wrong)
+        for trial in itertools.islice(trials, 1)
+    ] == [True]
+
+
+def test_a_child_that_crashes_before_it_is_killed_is_told(world):
+    scene = Crashing(**vars(world.scenes["delete"]))
+    assert crashed(kills.at_marks(scene, itertools.count(1)))
+    assert crashed(kills.at_random([scene], 1, seed=1))
+
+
+@pytest.mark.skipif(bool(tracer.able()), reason=tracer.able() or "-")
+@pytest.mark.parametrize("verdict", ["kill", "tear", errno.EIO])
+def test_a_child_that_crashes_before_a_system_call_is_told(world, verdict):
+    scene = Crashing(**vars(world.scenes["delete"]))
+    assert crashed(kills.at_calls(scene, itertools.count(1), verdict))
+
+
+class Mute(World):
+    """A world whose children end before they say that they are ready."""
+
+    def __init__(self, world):
+        vars(self).update(vars(world))
+
+    def start(self, work, **environment):
+        command = [sys.executable, "-S", "-c", "raise SystemExit(1)"]
+        return Child(os.posix_spawn(sys.executable, command, os.environ), Path(os.devnull))
+
+
+def test_a_child_that_ends_before_it_can_be_interrupted_is_told(world):
+    scene = replace(world.scenes["ingest"], world=Mute(world))
+    (trial,) = kills.interrupts(scene, 1, seed=1)
+    assert "it ended with 1: " in trial.wrong
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_an_audit_that_finds_something_without_permission_is_told(world):
+    scene = world.scenes["update"]
+    with world.trial(scene.base) as damaged:
+        corruption.sql(damaged, "DELETE FROM occurrences WHERE ordinal = 0")
+        trials = list(limits.no_permission(replace(scene, base=damaged)))
+    (audit,) = (trial for trial in trials if trial.where.startswith("verify"))
+    assert audit.outcome == "exit 1" and "documents are proven" in "".join(audit.wrong)
+
+
+CAMPAIGN = """
+import sys
+import campaign
+
+def unable(bench):
+    raise campaign.Unable("not here")
+
+faults = {"fine": [()], "lost": [(), ("gone",)], "none": []}
+campaign.FAULTS = {
+    "fine where it can be made": unable,
+    **{name: lambda bench, tries=tries: (campaign.Trial(name, "killed", one) for one in tries)
+       for name, tries in faults.items()},
+}
+for name in [*faults, "another"]:
+    sys.argv = ["campaign", "--only", name]
+    try:
+        print(name, campaign.main(), file=sys.stderr)
+    except SystemExit as ended:
+        print(name, ended.code, file=sys.stderr)
+"""
+
+
+def test_a_campaign_that_tries_nothing_fails():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CAMPAIGN],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent.parent)])},
+    )
+    ended = dict(line.split() for line in done.stderr.splitlines() if line.count(" ") == 1)
+    assert ended == {"fine": "0", "lost": "1", "none": "1", "another": "2"}
+    assert "nothing was tried" in done.stderr
