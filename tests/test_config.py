@@ -36,17 +36,21 @@ def put_file(folder, dial, value):
     )
 
 
-# Three valid values of a dial that are not its default: for a flag, a variable and the file.
+# Three valid values of a dial, for a flag, a variable and the file: each another than that of the
+# next weaker source, the file's than the default.
 THREE = {
     str: ("one", "two", "three"),
     int: (5, 6, 7),
     float: (0.5, 0.25, 0.125),
-    bool: (False, False, False),
     tuple: (["a"], ["b"], ["c", "d"]),
 }
 
 
-def three_of(kind):
+def three_of(dial):
+    kind = dials()[dial]
+    if kind is bool:
+        default = value_of(Config(), dial)
+        return not default, default, not default
     if get_origin(kind) is Literal:
         return (get_args(kind) * 3)[1:4]
     return THREE[get_origin(kind) or kind]
@@ -54,15 +58,25 @@ def three_of(kind):
 
 @pytest.mark.parametrize("dial", dials())
 def test_flags_win_over_variables_those_over_the_file_that_over_the_default(dial, tmp_path):
-    flag, variable_value, filed = three_of(dials()[dial])
-    kind = type(value_of(Config(), dial))
+    flag, variable_value, filed = three_of(dial)
+    default = value_of(Config(), dial)
+    kind = type(default)
     text = ":".join(variable_value) if isinstance(variable_value, list) else str(variable_value)
     put_file(tmp_path, dial, filed)
     environment = {variable(dial): text}
-    assert value_of(load({}, {}, tmp_path / "elsewhere"), dial) == value_of(Config(), dial)
+    assert value_of(load({}, {}, tmp_path / "elsewhere"), dial) == default
     assert value_of(load({}, {}, tmp_path), dial) == kind(filed)
     assert value_of(load({}, environment, tmp_path), dial) == kind(variable_value)
     assert value_of(load({dial: flag}, environment, tmp_path), dial) == kind(flag)
+
+
+@pytest.mark.parametrize("dial", [dial for dial, kind in dials().items() if kind is bool])
+@pytest.mark.parametrize(
+    "text, meant",
+    [("true", True), ("1", True), ("True", True), ("false", False), ("0", False), ("FALSE", False)],
+)
+def test_a_variable_says_yes_or_no_as_a_word_or_a_digit(dial, text, meant, tmp_path):
+    assert value_of(load({}, {variable(dial): text}, tmp_path), dial) is meant
 
 
 @pytest.mark.parametrize("dial", dials())
@@ -203,7 +217,7 @@ def test_what_options_come_to_is_a_config(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("dial", ONLY_WITH)
 def test_a_flag_that_the_engine_has_no_use_for_is_refused(dial, tmp_path):
-    given = {dial: three_of(dials()[dial])[0]}
+    given = {dial: three_of(dial)[0]}
     other, wanted = ONLY_WITH[dial]
     with pytest.raises(UsageError, match=f"{dial} is .*, which {other} ") as refused:
         asked(given, {}, tmp_path)
