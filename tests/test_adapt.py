@@ -14,7 +14,7 @@ import torch
 import toy
 
 from rag_memtok.adapt import train as adapting
-from rag_memtok.adapt.checkpoint import init_state
+from rag_memtok.adapt.checkpoint import init_state, require_ours
 from rag_memtok.adapt.dataset import (
     ChunkQuestion,
     Dataset,
@@ -40,6 +40,7 @@ from rag_memtok.memory.batch import init_pooled, make_task
 from rag_memtok.memory.synthetic_questions import make_questions
 from rag_memtok.model import lora, precision
 from rag_memtok.model.prompts import bare, qa_prompt
+from rag_memtok.store.files import ADAPTER_WORK, EARLIER_WORK
 
 QUICK = Adapt(steps=24, batch=4, rank=4, lr=3e-3, least=0.0)  # the toy understands nothing
 TEXTS = [
@@ -345,8 +346,9 @@ def test_the_card_says_what_it_was_made_of(made):
     assert "path" not in json.loads((folder / lora.CONFIG).read_text())["base_model_name_or_path"]
 
 
+@pytest.mark.parametrize("left_by", ["this version", "an earlier version"])
 def test_the_same_call_gives_the_same_and_goes_on_where_it_was_stopped(
-    toy_lm, chunks, questions, tmp_path, made
+    toy_lm, chunks, questions, tmp_path, made, left_by
 ):
     class Stopped(Exception):
         pass
@@ -360,14 +362,31 @@ def test_the_same_call_gives_the_same_and_goes_on_where_it_was_stopped(
         adapted(toy_lm, chunks, questions, QUICK, tmp_path, stop)
     assert (
         lora.read_manifest(tmp_path) is None
-        and (tmp_path / "work" / "checkpoint.safetensors").exists()
+        and (tmp_path / ADAPTER_WORK / "checkpoint.safetensors").exists()
     )
+    if left_by == "an earlier version":
+        (tmp_path / ADAPTER_WORK).rename(tmp_path / EARLIER_WORK)
+    require_ours(tmp_path)
     steps = []
     again = adapted(toy_lm, chunks, questions, QUICK, tmp_path, steps.append)
     trained = [one.done for one in steps if one.stage == "training"]
     assert 1 < trained[0] <= 14  # not from the start
     assert again.dev == manifest.dev
     assert (tmp_path / lora.WEIGHTS).read_bytes() == (folder / lora.WEIGHTS).read_bytes()
+    assert {one.name for one in tmp_path.iterdir()} == {one.name for one in folder.iterdir()}
+
+
+def test_files_that_are_not_its_own_stay(toy_lm, chunks, questions, tmp_path):
+    files = [tmp_path / work / name for work, name in (
+        (EARLIER_WORK, "thesis.txt"), (EARLIER_WORK, "checkpoint.safetensors"),
+        (ADAPTER_WORK, "notes.txt"),
+    )]  # fmt: skip
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(file.name)
+    adapted(toy_lm, chunks, questions, replace(QUICK, steps=2), tmp_path)
+    assert [file.read_text() for file in files] == [file.name for file in files]
+    assert [one.name for one in (tmp_path / ADAPTER_WORK).iterdir()] == ["notes.txt"]
 
 
 def test_a_checkpoint_of_another_run_is_not_gone_on_from(toy_lm, chunks, questions, tmp_path):

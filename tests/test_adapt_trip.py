@@ -23,7 +23,7 @@ from rag_memtok.pipeline.answer import answer
 from rag_memtok.pipeline.readable import ENOUGH
 from rag_memtok.pipeline.readers import choose_reader, reads_per_passage
 from rag_memtok.settings import updated
-from rag_memtok.store.files import ADAPTER, STALE
+from rag_memtok.store.files import ADAPTER, ADAPTER_WORK, EARLIER_WORK, STALE
 from rag_memtok.store.store import open_store
 
 QUICK = {
@@ -148,13 +148,15 @@ def test_verdicts_are_those_without_it(taught, config):
 def test_removing_a_document_makes_it_stale(config):
     fitting(config, 0.95)
     folder = api.store_folder(config) / ADAPTER
-    (folder / "work").mkdir()
-    (folder / "work" / "taught").write_bytes(b"text of a chunk")
+    for work in (ADAPTER_WORK, EARLIER_WORK):
+        (folder / work).mkdir()
+        (folder / work / "taught-0123456789abcdef.safetensors").write_bytes(b"text of a chunk")
     with open_store(api.store_folder(config), write=False) as store:
         file = next(one for one in store.documents() if one.file == "lamp.md")
     api.remove(Path(file.root) / file.file, config)
     assert "stale" in api.status(config).adapter
-    assert (folder / STALE).exists() and not (folder / "work").exists()
+    assert (folder / STALE).exists()
+    assert not (folder / ADAPTER_WORK).exists() and not (folder / EARLIER_WORK).exists()
     said = []
     found = api.ask("What rattles?", config, say=said.append)
     assert found.reader == "decode" and "have been removed" in said[0]
@@ -175,7 +177,7 @@ def test_chunks_removed_while_it_is_trained_end_nothing_and_come_back_in_no_file
     dials = updated(config, QUICK)
     run.adapt(dials, say=said.append, on_progress=remove_one)
     assert removed and "removed meanwhile" in said[-1]
-    assert (folder / STALE).exists() and not (folder / "work").exists()
+    assert (folder / STALE).exists() and not (folder / ADAPTER_WORK).exists()
 
 
 def test_one_for_another_model_is_left_out_or_refused(config, tmp_path):
@@ -288,7 +290,24 @@ def test_one_that_reads_text_needs_a_folder(config, tmp_path):
     done = run.adapt(dials, out=tmp_path / "reader")
     text = updated(config, {"ask.adapter": done.folder, "ask.read": "text"})
     assert api.ask("What rattles?", text).reader == "text + adapter"
-    assert not (tmp_path / "store" / ADAPTER / "work").exists()
+    assert not (tmp_path / "store" / ADAPTER / ADAPTER_WORK).exists()
+
+
+def test_a_folder_of_other_things_is_refused_before_anything_is_loaded(config, tmp_path):
+    mine = tmp_path / "mine"
+    (mine / "work").mkdir(parents=True)
+    files = {mine / "README.md": "my notes", mine / "work" / "thesis.txt": "my thesis"}
+    for file, text in files.items():
+        file.write_text(text)
+    absent = updated(config, {"model.id": str(tmp_path / "no model")})
+    with pytest.raises(UsageError, match="there is something in"):
+        run.adapt(absent, out=mine)
+    with pytest.raises(UsageError, match="there is something in"):
+        run.adapt(absent, out=mine / "README.md")
+    (mine / lora.MANIFEST).write_text("{}")  # a manifest of something else
+    with pytest.raises(InputRefused, match="not that of an adapter"):
+        run.adapt(absent, out=mine)
+    assert {file: file.read_text() for file in files} == files
 
 
 def test_a_shipped_one_that_is_damaged_is_told_and_left_out(config, tmp_path, monkeypatch):

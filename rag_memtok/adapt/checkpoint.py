@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from torch import Tensor
 from rag_memtok.config import Adapt
 from rag_memtok.errors import UsageError
 from rag_memtok.model import lora
+from rag_memtok.model.adapter_manifest import read_manifest
 from rag_memtok.model.lm import LM
-from rag_memtok.store.files import write_whole
+from rag_memtok.model.plain import require_new
+from rag_memtok.store.files import ADAPTER_WORK, EARLIER_WORK, WORK_FILE, write_whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names
 
@@ -140,3 +143,35 @@ def keep(file: Path, content: bytes) -> None:
     """
     with contextlib.suppress(FileNotFoundError):
         write_whole(file, content)
+
+
+def require_ours(folder: Path) -> None:
+    """Refuses a folder that has anything but an adapter, or an unfinished training of one.
+
+    Raises:
+        UsageError: it has.
+        InputRefused: what should be an adapter's manifest is none.
+    """
+    work, earlier = folder / ADAPTER_WORK, folder / EARLIER_WORK
+    if not work.is_dir() and not _is_work(earlier) and read_manifest(folder) is None:
+        require_new(folder)
+
+
+def open_work(folder: Path) -> Path:
+    """The folder of a training's work in the adapter's, made if it is not there.
+
+    What an earlier version left is gone on from: it gets the new name.
+    """
+    work, earlier = folder / ADAPTER_WORK, folder / EARLIER_WORK
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if _is_work(earlier) and not work.exists():
+        earlier.rename(work)
+    work.mkdir(mode=0o700, exist_ok=True)
+    return work
+
+
+def _is_work(folder: Path) -> bool:
+    """Whether a folder has what a training keeps, and nothing else."""
+    names = [] if folder.is_symlink() or not folder.is_dir() else os.listdir(folder)
+    taught = any(name.startswith("taught-") for name in names)
+    return taught and all(map(WORK_FILE.fullmatch, names))

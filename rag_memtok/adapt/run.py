@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rag_memtok.adapt import train
+from rag_memtok.adapt.checkpoint import require_ours
 from rag_memtok.adapt.dataset import ChunkQuestion, TrainingChunk
 from rag_memtok.config import Config
 from rag_memtok.datatypes import TEXT_ONLY, Document, OnProgress
@@ -64,7 +65,8 @@ def adapt(
         data: questions; none of them may be one the adapter is measured with later.
 
     Raises:
-        UsageError: an adapter that reads text, without `out`; too few chunks or questions.
+        UsageError: an adapter that reads text, without `out`; something else is in `out`; too few
+            chunks or questions.
         InputRefused: the questions cannot be read, or the store was not made here and is not
             trusted.
         WrongModel, ...: see errors.py.
@@ -75,6 +77,8 @@ def adapt(
     if out is None and config.adapt.kind == "text":
         remedy = "give --out DIR; then: rag-memtok ask --read text --adapter DIR"
         raise UsageError("an adapter that reads text has no place in the store", remedy)
+    if out is not None:
+        require_ours(out)
     with open_store(folder, write=False) as store:
         ownership.require_trust(store.manifest, folder, trusted=trusted)
         model, template = resources.load_decoder(store.manifest, config)

@@ -2,14 +2,13 @@
 
 The frozen model's answers to the text are learned from the memories.
 
-    DIR/work/   what a run that was stopped resumes from: the teacher's answers, the last
-                checkpoint; removed at the end
+    DIR/.rag-memtok-adapt/   what a run that was stopped resumes from: the teacher's answers, the
+                             last checkpoint; removed at the end
 
 The model itself stays as it is; what is trained is a LoRA on a second LM of the same tensors.
 """
 
 import math
-import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from rag_memtok.adapt.checkpoint import State, init_state, keep
+from rag_memtok.adapt.checkpoint import State, init_state, keep, open_work
 from rag_memtok.adapt.dataset import (
     MAX_ANSWER,
     MAX_CHUNKS,
@@ -47,7 +46,7 @@ from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import uses_low_precision
 from rag_memtok.model.prompts import digest_of, qa_prompt
 from rag_memtok.pipeline.progress import quiet
-from rag_memtok.store.files import ADAPTER_WORK, write_whole
+from rag_memtok.store.files import drop_work, write_whole
 
 CHECKPOINT = "checkpoint.safetensors"
 # settings that make another run
@@ -283,9 +282,7 @@ def adapt(
     single_share = 1.0 if lm.reads_per_passage else SINGLE_SHARE
     decisive = [getattr(settings, name) for name in RUN_SETTINGS]
     run = digest_of((lm.identity, template_sha256, contents, [*questions], single_share, *decisive))
-    work = folder / ADAPTER_WORK
-    for path in (folder, work):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    work = open_work(folder)
     teacher = Teacher(lm, qa_prompt(lm), {chunk.id: chunk for chunk in chunks})
     train, dev = (
         Dataset(
@@ -360,7 +357,7 @@ def write_adapter(training: Training, template_sha256: str, folder: Path) -> Ada
     files = lora.adapter_files(state.student, manifest)
     for name, content in {"README.md": render_card(manifest).encode(), **files}.items():
         write_whole(folder / name, content)
-    shutil.rmtree(training.work, ignore_errors=True)
+    drop_work(training.work)
     return manifest
 
 

@@ -7,11 +7,12 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,8 +33,10 @@ DATABASE, INDEX, LOCK, IGNORE, ADAPTER = "store.db", "index.faiss", "lock", ".gi
 LINES = "lines.keys"
 CACHES = (INDEX, LINES)  # of keys: what is in them can be made anew
 ARRIVING = f"{UPLOADS}.new"  # what a server is being sent
-# in the adapter's folder: a mark, and what an unfinished training goes on from
-STALE, ADAPTER_WORK = "stale", "work"
+# in the adapter's folder: a mark, and the folder that an unfinished training goes on from, as it is
+# called now and as it was
+STALE, ADAPTER_WORK, EARLIER_WORK = "stale", ".rag-memtok-adapt", "work"
+WORK_FILE = re.compile(r"(taught-[0-9a-f]{16}|checkpoint)\.safetensors(\.new)?")
 COPY = f"{DATABASE}.before"  # what a store was before its upgrade, while that is under way
 NEW = ".new"  # what a file is called until it is whole
 OURS = frozenset(
@@ -318,8 +321,18 @@ def outdate_adapter(store: Path) -> None:
     """
     folder = store / ADAPTER
     if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder / ADAPTER_WORK, ignore_errors=True)
+        drop_work(folder / ADAPTER_WORK)
+        drop_work(folder / EARLIER_WORK)
         write_privately(folder / STALE, b"")
+
+
+def drop_work(work: Path) -> None:
+    """Removes what a training kept to go on from; what else is in its folder stays."""
+    with suppress(OSError):
+        for file in [] if work.is_symlink() else list(work.iterdir()):
+            if WORK_FILE.fullmatch(file.name):
+                file.unlink()
+        work.rmdir()
 
 
 def carry_uploads(old: Path, new: Path) -> None:
