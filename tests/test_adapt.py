@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import toy
+from random_adapter import says
 
 from rag_memtok.adapt import train as adapting
 from rag_memtok.adapt.checkpoint import init_state, require_ours
@@ -39,7 +40,9 @@ from rag_memtok.errors import UsageError
 from rag_memtok.memory.batch import init_pooled, make_task
 from rag_memtok.memory.synthetic_questions import make_questions
 from rag_memtok.model import lora, precision
+from rag_memtok.model.adapter_manifest import SHIPPED_READER
 from rag_memtok.model.prompts import bare, qa_prompt
+from rag_memtok.pipeline import adapters
 from rag_memtok.store.files import ADAPTER_WORK, EARLIER_WORK
 
 QUICK = Adapt(steps=24, batch=4, rank=4, lr=3e-3, least=0.0)  # the toy understands nothing
@@ -325,7 +328,9 @@ def test_what_is_written_is_whole_private_and_loads(toy_lm, made):
     reader = lora.load_adapter(toy_lm, folder, bare(toy_lm).digest)
     assert reader.table is toy_lm.table
     assert {one.stage for one in steps} == {"teaching", "training", "measuring"}
-    assert steps[-1].total >= steps[-1].done
+    measured = [(one.done, one.total) for one in steps if one.stage == "measuring"]
+    assert all(0 < done <= total for done, total in measured)
+    assert sum(done == total for done, total in measured) == 3  # each of the readers
 
 
 def test_the_card_says_what_it_was_made_of(made):
@@ -436,6 +441,46 @@ def test_minutes_bound_a_run(toy_lm, chunks, questions, tmp_path):
         tmp_path,
     )
     assert manifest.steps < 100
+
+
+@pytest.mark.parametrize("stopped_at", [0, 3])
+def test_no_step_is_thrown_away_when_the_minutes_are_over(
+    toy_lm, chunks, questions, tmp_path, stopped_at
+):
+    """Neither the only one, nor those after the last measurement before a stop."""
+    teacher = teacher_of(toy_lm, chunks)
+    settings = replace(QUICK, steps=100_000, minutes=1e-4, lr=2e-2)
+    examples = teacher.make_examples(questions, 1.0, 0)
+    training = training_of(toy_lm, teacher, examples, settings, tmp_path)
+    state = training.state
+    if stopped_at:
+        state.note(training.dev_loss())
+        for _ in range(stopped_at):
+            training.step()
+            state.step += 1
+        state.seconds = 60.0
+    training.finish()
+    assert state.step == max(1, stopped_at) and state.best_loss < state.first_loss
+    ups = [one for name, one in lora.lora_weights(state.student).items() if "lora_B" in name]
+    assert all(one.abs().sum() > 0 for one in ups)
+
+
+def test_a_share_is_of_what_the_better_reader_of_texts_gets(
+    toy_lm, chunks, questions, tmp_path, monkeypatch
+):
+    found = {"text": [0.3, 0.5], SHIPPED_READER: [0.8, 0.8], "after": [0.6, 0.6]}
+    assert adapting.mean_f1s(found, [True, True])["share"] == pytest.approx(0.75)
+    found |= {SHIPPED_READER: [0.1, 0.3]}
+    assert adapting.mean_f1s(found, [True, False])["share"] == pytest.approx(2.0)
+    shipped = says("the keeper", toy_lm, tmp_path / "shipped")
+    monkeypatch.setattr(adapters, "SHIPPED", (shipped,))
+    manifest = adapted(toy_lm, chunks, questions, replace(QUICK, steps=1), tmp_path / "made")
+    dev = manifest.dev
+    assert dev[SHIPPED_READER] > max(dev["text"], 0.3)  # its answer is the known one to some
+    assert dev["share"] == pytest.approx(dev["after"] / dev[SHIPPED_READER])
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert "with the adapter that ships with it, reading the text" in card
+    assert f"{100 * dev[SHIPPED_READER]:.1f} the text" in adapters.describe(tmp_path / "made")
 
 
 def test_what_the_teacher_said_is_said_once(toy_lm, chunks, questions, tmp_path):

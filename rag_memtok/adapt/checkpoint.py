@@ -29,8 +29,8 @@ class State:
     """Training state: the LM with its LoRA, the optimizer, and the best weights so far.
 
     `best` are the weights of the lowest loss on dev, `best_loss`; `first_loss` is that before the
-    first step. `seconds` are those of all its runs; `waited` counts the measurements since the
-    best.
+    first step. `seconds` are those of all its runs; `noted` is the step of the last measurement,
+    and `waited` counts those since the best.
     """
 
     student: LM
@@ -40,6 +40,7 @@ class State:
     first_loss: float = math.nan
     step: int = 0
     seconds: float = 0.0
+    noted: int = -1
     waited: int = 0
 
     def note(self, loss: float) -> None:
@@ -53,6 +54,7 @@ class State:
                 f"the loss is {loss} after {self.step} steps",
                 remedy="a smaller adapt.lr: RAG_MEMTOK_ADAPT_LR",
             )
+        self.noted = self.step
         self.first_loss = loss if self.step == 0 else self.first_loss
         self.waited = 0 if loss < self.best_loss else self.waited + 1
         if loss < self.best_loss:
@@ -64,6 +66,7 @@ class State:
         counts = {
             "step": self.step,
             "seconds": self.seconds,
+            "noted": self.noted,
             "waited": self.waited,
             "best": self.best_loss,
             "first": self.first_loss,
@@ -93,6 +96,7 @@ class State:
             name: tensors[f"best {name}"].to(weight.device) for name, weight in weights.items()
         }
         self.step, self.seconds, self.waited = counts["step"], counts["seconds"], counts["waited"]
+        self.noted = counts.get("noted", -1)  # earlier versions did not keep it
         self.best_loss, self.first_loss = counts["best"], counts["first"]
         set_moments(self.optimizer, weights, tensors, self.step)
         return True

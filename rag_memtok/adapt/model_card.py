@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from rag_memtok.model.adapter_manifest import AdapterManifest
+from rag_memtok.model.adapter_manifest import SHIPPED_READER, AdapterManifest
 
 LIMITS = """
 - It is bound to these weights, this tokenizer and memories of this template; with others it is
@@ -28,6 +28,8 @@ def render_card(manifest: AdapterManifest) -> str:
     )
     passages = "memories (soft tokens)" if manifest.kind == "memory" else "text passages"
     readers = {"text": "the frozen model, reading the text"}
+    if SHIPPED_READER in dev:
+        readers[SHIPPED_READER] = "with the adapter that ships with it, reading the text"
     if manifest.kind == "memory":
         readers["before"] = f"the frozen model, reading {passages}"
     readers["after"] = f"with this adapter, reading {passages}"

@@ -40,11 +40,12 @@ from rag_memtok.datatypes import OnProgress, Progress
 from rag_memtok.errors import OutOfMemory, UsageError
 from rag_memtok.evaluation.metrics import answerable, score
 from rag_memtok.model import lora
-from rag_memtok.model.adapter_manifest import AdapterManifest, Kind
+from rag_memtok.model.adapter_manifest import SHIPPED_READER, AdapterManifest, Kind
 from rag_memtok.model.inject import answer_batch
 from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import uses_low_precision
 from rag_memtok.model.prompts import digest_of, qa_prompt
+from rag_memtok.pipeline.adapters import shipped_adapters
 from rag_memtok.pipeline.progress import quiet
 from rag_memtok.store.files import drop_work, write_whole
 
@@ -53,7 +54,7 @@ CHECKPOINT = "checkpoint.safetensors"
 RUN_SETTINGS = ("kind", "steps", "batch", "lr", "rank", "gold", "least", "seed")
 POSITIONS = 4096  # of a forward pass in training, at most
 DEV_SHARE, DEV_CHUNKS, DEV_EXAMPLES, DEV_ANSWERS = 0.1, 200, 160, 96
-EVALUATIONS = 16  # of the loss on dev, in `steps`
+EVALUATIONS = 16  # of the loss on dev, in `steps`; one more where the minutes end
 WARM_UP = 20  # steps
 SAVE_SECONDS = 60.0
 CLIP = 1.0
@@ -85,8 +86,9 @@ def split_chunks(chunks: Sequence[TrainingChunk]) -> tuple[list[str], list[str]]
 class Training:
     """A training run: train and dev examples, settings, state, and the folder of its work.
 
-    `run` is the digest of all that decides its result. `saved` is when it was last written, in
-    seconds of `time.monotonic`.
+    `run` is the digest of all that decides its result. `shipped` is the LM with its own reader of
+    texts on, if one ships with it. `saved` is when it was last written, in seconds of
+    `time.monotonic`.
     """
 
     teacher: Teacher
@@ -97,6 +99,7 @@ class Training:
     run: str
     on_progress: OnProgress
     state: State
+    shipped: LM | None = None
     saved: float = field(default_factory=time.monotonic)
 
     def finish(self) -> None:
@@ -129,6 +132,8 @@ class Training:
                     seconds_left=self.seconds_left(),
                 )
             )
+        if state.noted < state.step:  # the minutes were over
+            state.note(self.dev_loss())
         lora.set_weights(state.student, state.best)
 
     def fraction_spent(self) -> float:
@@ -197,13 +202,13 @@ class Training:
             for example, chunk_ids in samples
         ]
         f1s: dict[int, float] = {}
-        for done, micro_batch in enumerate(make_micro_batches(batch)):
+        for micro_batch in make_micro_batches(batch):
             answers = answer_batch(lm, frame, [prompt for _, prompt in micro_batch], MAX_ANSWER)
             for (example, _), answer in zip(micro_batch, answers, strict=True):
                 own = lm.decode([token for token in example.answer if token != frame.end]).strip()
                 golds = answerable(example.question.answers or (own,))
                 f1s[id(example)] = score(lm.decode(answer.tokens).strip(), golds).f1
-            self.on_progress(Progress(stage="measuring", done=done, total=len(batch)))
+            self.on_progress(Progress(stage="measuring", done=len(f1s), total=len(batch)))
         return [f1s[id(example)] for example, _ in batch]
 
     def sample_answerable(self) -> list[tuple[Example, list[str]]]:
@@ -273,6 +278,7 @@ def adapt(
     Raises:
         UsageError: fewer than two chunks, or no question about some of them that the model answers
             from the text.
+        InputRefused: the adapter that ships with the model is damaged.
         OutOfMemory: a batch does not fit.
 
     Cost: a greedy answer of `lm` to each question, then `settings.steps` forward and backward
@@ -282,7 +288,7 @@ def adapt(
     single_share = 1.0 if lm.reads_per_passage else SINGLE_SHARE
     decisive = [getattr(settings, name) for name in RUN_SETTINGS]
     run = digest_of((lm.identity, template_sha256, contents, [*questions], single_share, *decisive))
-    work = open_work(folder)
+    work, shipped = open_work(folder), shipped_adapters(lm, template_sha256).text
     teacher = Teacher(lm, qa_prompt(lm), {chunk.id: chunk for chunk in chunks})
     train, dev = (
         Dataset(
@@ -312,6 +318,7 @@ def adapt(
         run=run,
         on_progress=on_progress,
         state=init_state(lm, settings),
+        shipped=lora.load_adapter(lm, shipped.folder) if shipped else None,
     )
     training.state.resume(work / CHECKPOINT, run)
     try:
@@ -335,6 +342,8 @@ def write_adapter(training: Training, template_sha256: str, folder: Path) -> Ada
         "before": (lm, kind),
         "after": (state.student, kind),
     }
+    if training.shipped is not None:
+        readers[SHIPPED_READER] = (training.shipped, "text")
     samples = training.sample_answerable()
     f1s = {name: training.measure_f1(samples, *reader) for name, reader in readers.items()}
     single = [len(chunk_ids) == 1 for _, chunk_ids in samples]
@@ -364,11 +373,12 @@ def write_adapter(training: Training, template_sha256: str, folder: Path) -> Ada
 def mean_f1s(f1s: Mapping[str, Sequence[float]], selected: Sequence[bool]) -> dict[str, float]:
     """The mean F1 of every reader over the `selected` samples, and the `share`.
 
-    `share` is that of the text's F1 that the adapter gets.
+    `share` is that which the adapter gets of the text's F1, read by the better reader of texts.
     """
     chosen = {name: list(compress(values, selected)) for name, values in f1s.items()}
     means = {name: round(fmean(values), 4) if values else 0.0 for name, values in chosen.items()}
-    return {**means, "share": means["after"] / max(means["text"], FLOOR)}
+    text = max(means["text"], means.get(SHIPPED_READER, 0.0), FLOOR)
+    return {**means, "share": means["after"] / text}
 
 
 def count_examples(examples: Sequence[Example]) -> dict[str, int]:

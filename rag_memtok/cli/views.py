@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag_memtok.cli import console
+from rag_memtok.model.adapter_manifest import SHIPPED_READER
 
 if TYPE_CHECKING:
     from rag_memtok.adapt.run import Adapted
@@ -336,12 +337,14 @@ def put_rekeyed(done: "Rekeyed") -> None:
 def put_adapted(done: "Adapted") -> None:
     """Where the adapter is, and what it measured on chunks set aside."""
     bond, dev = done.bond, done.bond.dev
+    with_reader = dev.get(SHIPPED_READER)
+    shipped = "" if with_reader is None else f"; {100 * with_reader:.1f} with its own reader on"
     rows: dict[str, object] = {
         "adapter": f"{done.folder} ({bond.steps} steps, {console.duration(done.seconds)})",
         "set aside": f"{bond.trained_on['questions_aside']} questions about "
         f"{console.counted(bond.trained_on['chunks_aside'], 'chunk')}",
         "loss": f"{dev['loss_before']:.3f} before, {dev['loss_after']:.3f} after",
-        "F1, the text": f"{100 * dev['text']:.1f} (the frozen model)",
+        "F1, the text": f"{100 * dev['text']:.1f} (the frozen model{shipped})",
         "F1, adapter": f"{100 * dev['after']:.1f} reading {bond.kind} ({100 * dev['before']:.1f} "
         "without it)",
     }

@@ -13,6 +13,7 @@ from rag_memtok.errors import InputRefused
 
 MANIFEST = "reader.json"
 FORMAT = 1
+SHIPPED_READER = "text_shipped"  # of `dev`
 LARGEST = 2**20  # bytes of a file that describes an adapter: some hundred times as many as it has
 LARGEST_NUMBER = 2**63  # no measurement is more; a float could not hold any integer
 Kind = Literal["memory", "text"]
@@ -27,8 +28,9 @@ class AdapterManifest:
     read better "apart" or "together", "" if that was not measured. `encoder_sha256`: the encoder
     whose vectors it reads beside text, "" if it reads none. `config_sha256`: the configuration, ""
     in those made before it was written down. `dev` are measurements on chunks it was
-    not trained on, shares of 1: F1 of the frozen model reading the text ("text"), of the
-    memories without ("before") and with the adapter ("after"), and the losses.
+    not trained on, shares of 1: F1 of the frozen model reading the text ("text"), of the same with
+    the reader that ships with it, where one does (SHIPPED_READER), of the memories without
+    ("before") and with the adapter ("after"), and the losses.
     """
 
     kind: Kind

@@ -11,7 +11,7 @@ from pathlib import Path
 from rag_memtok.errors import InputRefused
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import Encoder
-from rag_memtok.model.adapter_manifest import AdapterManifest, read_manifest
+from rag_memtok.model.adapter_manifest import SHIPPED_READER, AdapterManifest, read_manifest
 from rag_memtok.model.lm import EMBEDDED, LM
 from rag_memtok.model.lora import find_mismatches
 from rag_memtok.store.files import ADAPTER, STALE
@@ -147,9 +147,10 @@ def describe(folder: Path) -> str:
         return "damaged"
     if manifest is None:
         return ""
+    text = max(manifest.dev.get(name, 0.0) for name in ("text", SHIPPED_READER))
     f1 = (
         f"F1 {100 * manifest.dev.get('after', 0.0):.1f} reading {manifest.kind}, "
-        f"{100 * manifest.dev.get('text', 0.0):.1f} the text"
+        f"{100 * text:.1f} the text"
     )
     return f"{manifest.steps} steps, {f1}" + (
         "; stale: chunks have been removed" if is_stale(folder) else ""
