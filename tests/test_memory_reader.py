@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 import toy
+from random_adapter import trained
 from safetensors.torch import load_file
 
+from rag_memtok.errors import UsageError
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import encode, set_parameters
 from rag_memtok.model import lora
-from rag_memtok.model.adapter_manifest import AdapterManifest
+from rag_memtok.model.adapter_manifest import AdapterManifest, read_manifest
 from rag_memtok.model.inject import inject
 from rag_memtok.model.prompts import cue, qa_prompt
 from training import memory_reader
@@ -29,7 +31,7 @@ from training.memory_reader import (
     task_of,
     upon,
 )
-from training.text_reader import attending, exchange, scores_of
+from training.text_reader import CHECKPOINT, attending, exchange, scores_of
 
 TEXTS = (
     "The lamp of the harbour was repaired in March, and its keeper wrote a letter.",
@@ -123,19 +125,42 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(monkeypatch, tmp_path):
     monkeypatch.setattr(memory_reader, "QUESTIONS", 3)
     dev = [(lm.encode(TEXTS[0]), "Who wrote the letter?", ["its keeper"])]
     whole = run_of(lm, tmp_path / "whole")
-    whole.finish(dev, 4)
+    whole.finish(dev, 3)
     halved = run_of(lm, tmp_path / "halved")
     halved.take(), halved.take()
     halved.save()
     again = run_of(lm, tmp_path / "halved")
     assert (again.step, again.used) == (2, halved.used)
-    again.finish(dev, 4)
+    again.finish(dev, 3)
     for name, one in whole.live.items():
         assert torch.equal(one, again.live[name]), name
     moved = [float(one.detach().abs().sum()) for n, one in whole.live.items() if "lora_B" in n]
     assert all(moved) and float(whole.encoder.projection.detach().abs().sum()) > 0
-    last = json.loads((tmp_path / "whole" / "curve.jsonl").read_text())
-    assert last["step"] == 4 and {"f1_text", "f1_4", "loss_2", "recited_4"} <= last.keys()
+    lines = (tmp_path / "whole" / "curve.jsonl").read_text().splitlines()
+    curve = [json.loads(line) for line in lines]
+    assert [one["step"] for one in curve] == [3, 4]  # the end, too
+    assert {"f1_text", "f1_4", "loss_2", "recited_4"} <= curve[-1].keys()
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_stays(tmp_path):
+    lm = toy.lm_of("llama")
+    first = run_of(lm, tmp_path)
+    first.run = "another"
+    first.save()
+    kept = (tmp_path / CHECKPOINT).read_bytes()
+    with pytest.raises(UsageError, match="of another run"):
+        run_of(lm, tmp_path)
+    assert (tmp_path / CHECKPOINT).read_bytes() == kept
+
+
+def test_texts_are_read_on_as_the_reader_below_was_measured_to_be_best(tmp_path):
+    lm = toy.lm_of("llama")
+    below = trained(lm, tmp_path / "below", kind="text")
+    training = run_of(lm, tmp_path)
+    training.reader, training.passages = load_file(below / lora.WEIGHTS), "apart"
+    (tmp_path / "curve.jsonl").write_text('{"f1_text": 50}')
+    memory_reader.write(training, tmp_path / "adapter")
+    assert read_manifest(tmp_path / "adapter").passages == "apart"
 
 
 def said_after(run, asked, said, window):

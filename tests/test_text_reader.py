@@ -6,6 +6,7 @@ import lzma
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ import toy
 
 from rag_memtok.adapt.checkpoint import init_state
 from rag_memtok.config import Adapt
+from rag_memtok.errors import UsageError
 from rag_memtok.model import lora
+from rag_memtok.model.adapter_manifest import read_manifest
 from rag_memtok.model.inject import inject
 from rag_memtok.model.prompts import REFUSAL, qa_prompt, source_line
 from training import text_reader
@@ -385,7 +388,13 @@ def started(lm, folder, steps=5):
     state = init_state(lm, settings)
     lora.fuse_lora(state.student)
     return Training(
-        lm=lm, lessons=school(), state=state, settings=settings, run="a run", out=folder
+        lm=lm,
+        lessons=school(),
+        state=state,
+        settings=settings,
+        run="a run",
+        out=folder,
+        passages="apart",
     )
 
 
@@ -415,15 +424,36 @@ def test_a_stopped_training_ends_as_one_that_was_not_stopped(monkeypatch, toy_lm
     lines = (tmp_path / "whole/curve.jsonl").read_text().splitlines()
     curve = [json.loads(line) for line in lines]
     assert [one["step"] for one in curve] == [1, 2, 3, 4, 5] and curve[-1]["questions"] > 20
+    text_reader.write(whole, tmp_path / "adapter")
+    assert read_manifest(tmp_path / "adapter").passages == "apart"
 
 
-def test_a_checkpoint_of_another_run_is_not_gone_on_from(monkeypatch, toy_lm, tmp_path):
+def test_the_end_is_measured_whatever_the_number_of_steps(monkeypatch, toy_lm, tmp_path):
+    monkeypatch.setattr(text_reader, "QUESTIONS", 1)
+    started(toy_lm, tmp_path, steps=21).finish(lambda: {"f1": 1.0})
+    last = json.loads((tmp_path / "curve.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 21
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_stays(monkeypatch, toy_lm, tmp_path):
     monkeypatch.setattr(text_reader, "QUESTIONS", 2)
     first = started(toy_lm, tmp_path)
     first.step()
     first.run = "another"
     first.save()
-    assert started(toy_lm, tmp_path).state.step == 0
+    kept = (tmp_path / text_reader.CHECKPOINT).read_bytes()
+    with pytest.raises(UsageError, match="of another run"):
+        started(toy_lm, tmp_path)
+    assert (tmp_path / text_reader.CHECKPOINT).read_bytes() == kept
+
+
+def test_other_lessons_make_another_run():
+    lessons = school()
+    digest = text_reader.digest_of_lessons(lessons)
+    assert digest == text_reader.digest_of_lessons(school())
+    other = replace(lessons.pieces[0], text="Page 00 is gone.")
+    for changed in ({"pieces": [other, *lessons.pieces[1:]]}, {"idle": ["Hello"]}):
+        assert text_reader.digest_of_lessons(replace(lessons, **changed)) != digest
 
 
 def test_a_made_up_question_that_a_note_shown_could_answer_is_not_refused():

@@ -26,23 +26,28 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from benchmarks.measure import guarded
 from rag_memtok import config
 from rag_memtok.adapt.checkpoint import get_moments, set_moments
 from rag_memtok.evaluation.baselines import least_expected
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import Encoder, count_windows, encode
 from rag_memtok.model import lora
-from rag_memtok.model.adapter_manifest import AdapterManifest
+from rag_memtok.model.adapter_manifest import AdapterManifest, read_manifest
 from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM, load
 from rag_memtok.model.prompts import QAPrompt, cue, qa_prompt
+from rag_memtok.packages import sha256_of
 from rag_memtok.store.files import write_whole
 from training.cuts import sentences
 from training.lessons import Mix, TrainingExample, TrainingSet
 from training.sources import hash01
 from training.text_reader import (
+    CHECKPOINT,
     Row,
+    another_run,
     attending,
+    digest_of_lessons,
     f1_of,
     lessons_of,
     row_of,
@@ -147,10 +152,11 @@ def embeddings_of(lm: LM, encoder: Encoder, task: Task) -> Float[Tensor, "S d"]:
 class Training:
     """A training run: what is trained, its step, and how many examples it has used.
 
-    `reader` are the weights of the reader of text, which `student` has merged. `form` is what
-    stands for a chunk: one of FORMS. `repeated` is the share of the chunks alone that are repeated
-    (at 4 tokens a vector all are), `quoted` that of the questions whose sentence is asked for, and
-    `fall` that of the steps, at the end, in which the rate falls.
+    `reader` are the weights of the reader of text, which `student` has merged; `passages` is how
+    its manifest says that several are read best. `form` is what stands for a chunk: one of FORMS.
+    `repeated` is the share of the chunks alone that are repeated (at 4 tokens a vector all are),
+    `quoted` that of the questions whose sentence is asked for, and `fall` that of the steps, at the
+    end, in which the rate falls.
     """
 
     lm: LM
@@ -167,6 +173,7 @@ class Training:
     quoted: float = 0.0
     fall: float = 0.5
     form: str = "encoded"
+    passages: str = ""
     wide: float = WIDE
     step: int = 0
     used: int = 0
@@ -175,7 +182,11 @@ class Training:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        """Goes on where the checkpoint is."""
+        """Goes on where the checkpoint is.
+
+        Raises:
+            UsageError: it is another run's.
+        """
         self.words = qa_prompt(self.lm)
         self.live: dict[str, Tensor] = {
             **{f"reader {name}": one for name, one in lora.lora_weights(self.student).items()},
@@ -267,7 +278,7 @@ class Training:
                     f"({right:.1%}), {self.chunks} chunks, {self.asked} questions, "
                     f"{self.chunks / self.seconds:.2f} chunks a second, {left:.0f} min left"
                 )
-            if self.step % every == 0:
+            if self.step % every == 0 or self.step == self.steps:
                 found = {"step": self.step, "chunks": self.chunks, "questions": self.asked,
                          "seconds": self.seconds}  # fmt: skip
                 found |= measured(self, dev)
@@ -289,19 +300,26 @@ class Training:
             {name: one.contiguous() for name, one in tensors.items()},
             {"run": self.run, "counts": json.dumps(counts)},
         )
-        write_whole(self.out / "checkpoint.safetensors", packed)
+        write_whole(self.out / CHECKPOINT, packed)
         self.saved = time.monotonic()
 
     def resume(self) -> None:
-        """Goes on from a checkpoint of the same run, if there is one."""
+        """Goes on from a checkpoint of the same run, if there is one.
+
+        Raises:
+            UsageError: it is another run's.
+        """
+        checkpoint = self.out / CHECKPOINT
+        if not checkpoint.exists():
+            return
         try:
-            with safe_open(self.out / "checkpoint.safetensors", framework="pt") as opened:
+            with safe_open(checkpoint, framework="pt") as opened:
                 metadata = opened.metadata()
                 if metadata["run"] != self.run:
-                    return
+                    raise another_run(checkpoint)
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}
-        except (OSError, SafetensorError):
-            return
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            raise another_run(checkpoint) from error
         for name, value in json.loads(metadata["counts"]).items():
             setattr(self, name, value)
         with torch.no_grad():
@@ -383,7 +401,7 @@ def write(training: Training, folder: Path) -> None:
                     "memories": training.chunks, "chunks": len(training.found.pieces),
                     "seed": training.found.seed},
         dev={"after": last["f1_text"] / 100},
-        frame_sha256=training.words.digest, encoder_sha256=digest,
+        frame_sha256=training.words.digest, passages=training.passages, encoder_sha256=digest,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     if made:
@@ -457,7 +475,9 @@ def started(args: argparse.Namespace) -> Training:
     alone = replace(found, mix=Mix(alone=1.0), most=MOST)
     learning = {"repeated": args.repeated, "quoted": args.quoted, "fall": args.fall}
     of = (args.layers, args.rank, args.lr, args.seed, args.steps, args.form, args.start, learning)
-    run = repr((lm.identity, qa_prompt(lm).digest, *of))
+    read_from = (sha256_of(args.reader / lora.WEIGHTS), digest_of_lessons(found))
+    run = repr((lm.identity, qa_prompt(lm).digest, *of, *read_from))
+    manifest = read_manifest(args.reader)  # texts are read on as that one reads them
     return Training(
         lm=lm,
         student=student,
@@ -470,6 +490,7 @@ def started(args: argparse.Namespace) -> Training:
         lr=args.lr,
         run=run,
         out=args.out,
+        passages=manifest.passages if manifest else "",
         **learning,
     )
 
@@ -514,4 +535,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -22,16 +22,18 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AttentionInterface
 
+from benchmarks.measure import guarded
 from rag_memtok import config
 from rag_memtok.adapt.checkpoint import State, init_state
 from rag_memtok.adapt.dataset import MAX_ANSWER, encode_answer
 from rag_memtok.cli.console import say
+from rag_memtok.errors import UsageError
 from rag_memtok.evaluation.metrics import answerable, score
 from rag_memtok.model import lora
 from rag_memtok.model.adapter_manifest import AdapterManifest
 from rag_memtok.model.inject import Content, answer_batch, inject
 from rag_memtok.model.lm import LM, load
-from rag_memtok.model.prompts import REFUSAL, QAPrompt, qa_prompt, source_line
+from rag_memtok.model.prompts import REFUSAL, QAPrompt, digest_of, qa_prompt, source_line
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.store.files import write_whole
 from training import facts
@@ -52,6 +54,7 @@ WARM_UP = 25  # steps
 # of the steps, at the end: the rate falls to a thirtieth; before, their number is nothing to it
 FALL = 0.6
 SAVE_SECONDS = 300.0
+CHECKPOINT = "checkpoint.safetensors"
 DEV = 96  # questions of the choosing half that are watched
 
 
@@ -207,7 +210,10 @@ def scores_of(lm: LM, row: Row, embeddings: Float[Tensor, "S d"]) -> Float[Tenso
 
 @dataclass(eq=False, kw_only=True)
 class Training:
-    """A training run: its state, and how many examples it has used."""
+    """A training run: its state, and how many examples it has used.
+
+    `passages` is for the manifest, which see.
+    """
 
     lm: LM
     lessons: TrainingSet
@@ -215,16 +221,24 @@ class Training:
     settings: config.Adapt
     run: str
     out: Path
+    passages: str = ""
     used: int = 0
     asked: int = 0
 
     def __post_init__(self) -> None:
-        """Goes on where the checkpoint is."""
+        """Goes on where the checkpoint is.
+
+        Raises:
+            UsageError: it is another run's.
+        """
         self.words = qa_prompt(self.lm)
-        if self.state.resume(self.out / "checkpoint.safetensors", self.run):
+        checkpoint = self.out / CHECKPOINT
+        if self.state.resume(checkpoint, self.run):
             print(f"from step {self.state.step}")
             kept = json.loads((self.out / "used.json").read_text())
             self.used, self.asked = kept[str(self.state.step)]
+        elif checkpoint.exists():
+            raise another_run(checkpoint)
         self.saved = time.monotonic()
 
     def next_batch(self) -> list[Row]:
@@ -274,7 +288,8 @@ class Training:
                     f"{sum(losses[-30:]) / len(losses[-30:]):.3f}, {self.asked} questions, "
                     f"{self.asked / state.seconds:.2f} a second, {left:.0f} min left"
                 )
-            if state.step % max(1, self.settings.steps // 10) == 0:
+            tenth = max(1, self.settings.steps // 10)
+            if state.step % tenth == 0 or state.step == self.settings.steps:
                 found = {"step": state.step, "questions": self.asked, "seconds": state.seconds}
                 with (self.out / "curve.jsonl").open("a") as out:
                     out.write(json.dumps(found | watch()) + "\n")
@@ -288,8 +303,21 @@ class Training:
         file = self.out / "used.json"
         before = json.loads(file.read_text()) if file.is_file() else {}
         write_whole(file, json.dumps(before | used).encode())
-        write_whole(self.out / "checkpoint.safetensors", self.state.pack(self.run))
+        write_whole(self.out / CHECKPOINT, self.state.pack(self.run))
         self.saved = time.monotonic()
+
+
+def another_run(checkpoint: Path) -> UsageError:
+    """The error for a checkpoint that a run cannot go on from."""
+    return UsageError(
+        f"{checkpoint} is of another run: other settings, lessons or weights",
+        remedy="another --out, or remove that file",
+    )
+
+
+def digest_of_lessons(lessons: TrainingSet) -> str:
+    """Hex sha256 of what is taught: data that changed make another run."""
+    return digest_of((*lessons.pieces, *lessons.idle))
 
 
 def watched(lm: LM, data: Path) -> list[tuple[list[int], str, list[str]]]:
@@ -360,6 +388,10 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
+        "--passages", choices=("together", "apart"), default="",
+        help="how several are to be read, as benchmarks.reader measured it (the model's own way)",
+    )  # fmt: skip
+    parser.add_argument(
         "--without", type=Path, nargs="*", default=[], help="texts that must not be trained on"
     )
     args = parser.parse_args()
@@ -371,12 +403,14 @@ def main() -> None:
     )
     state = init_state(lm, settings)
     lora.fuse_lora(state.student)
-    run = repr((replace(settings, steps=1), lm.identity, qa_prompt(lm).digest))
     lessons = lessons_of(lm, args.data, args.without, args.seed)
+    of = (replace(settings, steps=1), lm.identity, qa_prompt(lm).digest)
+    run = repr((*of, digest_of_lessons(lessons)))
     dev, words = watched(lm, args.data), qa_prompt(lm)
     training = Training(
-        lm=lm, lessons=lessons, state=state, settings=settings, run=run, out=args.out
-    )
+        lm=lm, lessons=lessons, state=state, settings=settings, run=run, out=args.out,
+        passages=args.passages,
+    )  # fmt: skip
     if training.state.step == 0:
         before = f1_of(lm, words, dev)
         (args.out / "curve.jsonl").write_text(json.dumps({"step": 0} | before) + "\n")
@@ -396,7 +430,7 @@ def write(training: Training, folder: Path) -> None:
         trained_on={"questions": training.asked, "lessons": training.used,
                     "chunks": len(training.lessons.pieces), "seed": training.settings.seed},
         dev={"text": curve[0]["f1"] / 100, "after": curve[-1]["f1"] / 100},
-        frame_sha256=training.words.digest,
+        frame_sha256=training.words.digest, passages=training.passages,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in lora.adapter_files(state.student, bond).items():
@@ -404,4 +438,4 @@ def write(training: Training, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)
