@@ -8,8 +8,8 @@ a kill; Ctrl-C is one):
 
 Each file of FOLDER is a text: its first tokens are written, as many as each of --lengths says. What
 is written is packed, read back and judged; exact is what needs no correction pin. Beside the length
-stand the bits in which the model alone would code the text, and how many of them the memory saves
-(the code length given the memory is nothing: the text is certain).
+stand the bits in which the model alone would code the text, without its end, and how many of them
+the memory saves (the code length given the memory is nothing: the text is certain).
 
 The published measure is another: a text is made longer, token by token, until 10,000 steps do not
 bring it back, and its length then is averaged over texts. So the mean of each text's longest exact
@@ -56,7 +56,7 @@ from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.workers import judge_record
 from rag_memtok.model.lm import LM
-from rag_memtok.model.prompts import template_named
+from rag_memtok.model.prompts import digest_of, template_named
 
 Texts = dict[str, list[int]]
 
@@ -94,7 +94,7 @@ def piece(lm: LM, arguments: Namespace, texts: Texts, length: int) -> dict[str, 
                 "exact": verdict.corrections == 0,
                 "corrections": verdict.corrections,
                 "safeties": verdict.safeties,
-                "bits": code_length(lm, one.task.tokens),
+                "bits": code_length(lm, one.task.tokens, end=False),
             }
         )
     return {"texts": results}
@@ -228,6 +228,8 @@ def main(words: Sequence[str] | None = None) -> None:
         for name in ("steps", "batch", "template", "recipe", "vectors", "codec")
     }
     chosen["texts"] = str(arguments.texts or Path("data/docs"))
+    chosen["texts_sha256"] = digest_of(tuple(texts.items()))  # what is in that folder may change
+    chosen["bits"] = "without the end"
     ledger = open_ledger(arguments.out.with_suffix(".jsonl"), about(lm, **chosen))
     work_through(units(lm, arguments, texts), ledger, until)
     report(lm, arguments, ledger)

@@ -162,15 +162,16 @@ def windows(tokens: Sequence[int], length: int, count: int, salt: str) -> list[t
     return [tuple(tokens[start : start + length]) for start in starts]
 
 
-def code_length(lm: LM, tokens: Sequence[int]) -> float:
-    """Bits in which the LM alone would code `tokens` and the end after them.
+def code_length(lm: LM, tokens: Sequence[int], *, end: bool = True) -> float:
+    """Bits in which the LM alone would code `tokens` and the end after them; without `end` them.
 
     Cost: one forward pass.
     """
     with torch.inference_mode():
         opening = lm.eos if lm.bos is None else lm.bos
-        hidden = lm.hidden(lm.embed([opening, *tokens])[None])[0]
-        targets = torch.tensor([*tokens, lm.eos], device=lm.device)
+        coded = [*tokens, lm.eos] if end else [*tokens]
+        hidden = lm.hidden(lm.embed([opening, *coded[:-1]])[None])[0]
+        targets = torch.tensor(coded, device=lm.device)
         return float(
             torch.nn.functional.cross_entropy(lm.logits(hidden), targets, reduction="sum")
         ) / float(np.log(2))

@@ -58,7 +58,7 @@ from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.workers import judge_record
 from rag_memtok.model.lm import LM
-from rag_memtok.model.prompts import template_named
+from rag_memtok.model.prompts import digest_of, template_named
 
 CHUNK_TOKENS = 128
 
@@ -324,6 +324,8 @@ def main(words: Sequence[str] | None = None) -> None:
         for name in ("chunks", "steps", "batch", "template", "codec", "tokens_per_vector")
     }
     chosen["texts"] = str(arguments.texts or DOCS)
+    # what is in that folder may change
+    chosen["texts_sha256"] = digest_of([chunk.tokens for chunk in chunks])
     ledger = open_ledger(
         arguments.out.with_suffix(".jsonl"),
         about(lm, rules=[rule.formula for rule in RULES], **chosen),

@@ -277,6 +277,9 @@ def test_the_code_length_is_that_of_the_model(toy_lm):
         float(logits[place, token]) for place, token in enumerate([*tokens, toy_lm.eos])
     ) / np.log(2)
     assert measure.code_length(toy_lm, tokens) == pytest.approx(expected, rel=1e-5)
+    last = -float(logits[len(tokens), toy_lm.eos]) / np.log(2)
+    without = measure.code_length(toy_lm, tokens, end=False)
+    assert last > 1 and without == pytest.approx(expected - last, rel=1e-5)
 
 
 def test_memory_and_speed_are_measured_at_all(toy_lm):
@@ -471,6 +474,11 @@ def test_a_script_goes_on_where_it_was_stopped_and_reports(
     assert lines()[:-1] == kept[:-1]
     assert json.loads(lines()[-1])[0] == json.loads(kept[-1])[0]
     assert without_times(capsys.readouterr().out) == without_times(first)
+    if name in ("capacity", "planned"):  # the texts are all that they measure
+        for kind, text in TEXT.items():
+            (tmp_path / "texts" / f"{kind}.txt").write_text(text[::-1], encoding="utf-8")
+        with pytest.raises(UsageError, match="other settings"):
+            script.main(words)
 
 
 # what the clock decides, or what else this process has done
