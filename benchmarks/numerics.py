@@ -407,10 +407,16 @@ def key_of(model: LM, template: Template, cases: Sequence[JudgedMemory]) -> str:
 
 
 def known_results(path: Path, key: str) -> dict[Profile, ProfileResult]:
-    """The results that are in the file for these memories, whatever machine they are of."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    """The results that are in the file for these memories, whatever machine they are of.
+
+    A line that a kill cut short is dropped.
+    """
+    written = path.read_bytes() if path.exists() else b""
+    whole = written[: written.rfind(b"\n") + 1]
+    if len(whole) < len(written):
+        path.write_bytes(whole)
     found = dict[Profile, ProfileResult]()
-    for row in map(json.loads, lines):
+    for row in map(json.loads, whole.decode().splitlines()):
         if row.pop("key") == key:
             profile = Profile(**row.pop("profile"))
             row["exact_at"] = tuple(row["exact_at"])

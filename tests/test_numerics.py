@@ -76,6 +76,14 @@ def test_what_was_measured_is_not_measured_again(made, tmp_path):
     again = list(numerics.measured(model, template, cases, wanted, tmp_path / "out.jsonl"))
     assert first == again and len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
     assert len(numerics.chart(first, numerics.pinned_at(cases)).lines) == 2
+    with (tmp_path / "out.jsonl").open("a") as file:
+        file.write('{"key": "')  # cut off by a kill
+    more = [*wanted, numerics.replace(numerics.REFERENCE, batch=3)]
+    assert (
+        list(numerics.measured(model, template, cases, more, tmp_path / "out.jsonl"))[:2] == first
+    )
+    known = numerics.known_results(tmp_path / "out.jsonl", numerics.key_of(model, template, cases))
+    assert list(known) == more
 
 
 def test_a_run_with_other_instructions_has_the_first_ones_reference(made, tmp_path, monkeypatch):

@@ -199,7 +199,7 @@ def test_a_run_goes_on_where_it_was(toy_lm, tried, tmp_path):
     kept = next(first)
     first.close()
     with out.open("a") as file:
-        file.write(json.dumps(asdict(tried[-1]))[:60] + "\n")  # cut off
+        file.write(json.dumps(asdict(tried[-1]))[:60])  # cut off
     found = list(paper.run(toy_lm, CORPORA, replace(PROTOCOL, batch=1), out, seen.append))
     assert found[0] == kept and {trial.text for trial in found} == {trial.text for trial in tried}
     assert seen[0].done == 1 and seen[-1].done == seen[-1].total == 3

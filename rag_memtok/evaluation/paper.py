@@ -273,8 +273,9 @@ class ProgressMeter:
 def save(trial: Trial, path: Path) -> None:
     """Adds a line to the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    torn = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")  # cut off by a kill
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(trial)) + "\n")
+        file.write("\n" * torn + json.dumps(asdict(trial)) + "\n")
 
 
 def load(path: Path) -> Iterator[Trial]:
