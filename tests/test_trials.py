@@ -7,6 +7,7 @@ from test_cli import run  # noqa: F401
 from test_evaluate import ROWS, filed
 
 from rag_memtok.cli.tables import ranged
+from rag_memtok.errors import DiskFailure
 from rag_memtok.evaluation.metrics import Interval
 
 QUICK = (
@@ -50,6 +51,8 @@ def test_the_table_the_file_and_the_pictures(run, model_folder, tmp_path):  # no
     # alone, among, apart; sources; beside; before
     assert sum(line.startswith("| memory ") for line in out.splitlines()) == 6 + 2 + 2 + 2
     assert "4 questions about 3 chunks; 3 chunks to write" in err
+    private = [tmp_path / "all.json", tmp_path / "w", *(tmp_path / "w").rglob("*")]
+    assert len(private) > 4 and not any(path.stat().st_mode & 0o077 for path in private)
     everything = json.loads((tmp_path / "all.json").read_text())
     assert len(everything["cells"][0]["answers"]) == 4 and everything["rows"][0]["f1"].keys() == {
         "mean",
@@ -61,8 +64,9 @@ def test_the_table_the_file_and_the_pictures(run, model_folder, tmp_path):  # no
         "quality-against-k-apart.png",
         "quality-against-k.png",
     ]
-    code, out, err = run(*words, "--json")
-    assert code == 0 and {row["reader"] for row in json.loads(out)["rows"]} == {
+    code, out, err = run(*words, "--json", "--out", "/dev/full")
+    assert code == DiskFailure.exit_code and "No space" in err  # told, and nothing is lost
+    assert {row["reader"] for row in json.loads(out.splitlines()[0])["rows"]} == {
         "text",
         "memory",
         "none",

@@ -111,6 +111,8 @@ def eval_(
     adapters = {
         kind: folder for kind, folder in (("memory", adapter), ("text", text_adapter)) if folder
     }
+    if work:  # memories and answers are as secret as the documents
+        work.mkdir(mode=0o700, parents=True, exist_ok=True)
     with console.progress_bar("done") as on_progress:
         found = evaluate.evaluate(
             questions,
@@ -125,17 +127,14 @@ def eval_(
         )
     rows, shifts = results.table_rows(found), results.off_topic_rows(found)
     summary = {"rows": [asdict(row) for row in rows], "shifts": [asdict(shift) for shift in shifts]}
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(
-            dumps(console.finite(asdict(found) | summary), ensure_ascii=False), encoding="utf-8"
-        )
     if json:
         console.put_json(
             summary | {"model": found.model, "writings": [asdict(one) for one in found.writings]}
         )
     else:
         tables.put_evaluation(found, rows, shifts)
+    if out:  # after what is printed: a disk that is full costs no hours of work
+        write_results(out, dumps(console.finite(asdict(found) | summary), ensure_ascii=False))
     for path in tables.draw_evaluation(rows, found.writings, figures) if figures else []:
         console.say(f"drawn: {path}")
 
@@ -241,6 +240,20 @@ def require_place(out: Path | None) -> None:
             f"--out is {str(out)!r}, and {above} is no folder",
             remedy="name a file in a folder",
         )
+
+
+def write_results(out: Path, content: str) -> None:
+    """Writes a file that only its owner can read, whole or not at all.
+
+    What is no plain file, such as a pipe, is written into.
+    """
+    from rag_memtok.store.files import write_whole
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists() and not out.is_file():
+        out.write_text(content, encoding="utf-8")
+    else:
+        write_whole(out.resolve(), content.encode())
 
 
 def numbers(option: str, value: str, least: int = 0) -> tuple[int, ...]:

@@ -137,7 +137,7 @@ def save_memory(path: Path, cached: CachedMemory) -> None:
     vectors: Float[np.ndarray, "M d"] = np.ascontiguousarray(
         cached.memory.vectors, dtype=np.float32
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_whole(path, save({"vectors": vectors}, {"about": json.dumps(metadata), "format": FORMAT}))
 
 

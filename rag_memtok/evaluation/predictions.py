@@ -195,7 +195,7 @@ class Predictor:
         self.known |= answers
         if self.file:
             if not self.file.exists():
-                self.file.parent.mkdir(parents=True, exist_ok=True)
+                self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 write_whole(self.file, b"")
             with self.file.open("a", encoding="utf-8") as file:
                 file.writelines(
