@@ -283,6 +283,14 @@ def test_given_questions_find_the_chunk_that_answers_them(tmp_path):
     ] and unplaced == 1
 
 
+def test_a_bad_row_is_named_by_its_line(tmp_path):
+    good = {"question": "What do fans do?", "answers": [], "context": "Fans rattle."}
+    lines = ["", json.dumps(good), "", json.dumps(good | {"question": ""})]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputRefused, match="line 4: no question"):
+        run.read_questions(tmp_path / "rows.jsonl", {"a": "Fans rattle."})
+
+
 def test_one_that_reads_text_needs_a_folder(config, tmp_path):
     dials = updated(config, QUICK | {"adapt.kind": "text"})
     with pytest.raises(UsageError, match="no place in the store"):

@@ -155,6 +155,23 @@ def test_rows_become_questions(tmp_path):
     assert [one.line for one in load_questions(path, limit=2)] == [1, 3]
 
 
+@pytest.mark.parametrize("form", ["lines", "list", "SQuAD"])
+def test_texts_that_look_like_dates_are_texts(tmp_path, form):
+    """A column in which every text is one is made times of by datasets."""
+    rows = [{"context": day, "question": "When?", "answers": [day]} for day in DAYS]
+    asked = [{"context": row["context"], "qas": [row]} for row in rows]
+    content = {
+        "lines": "".join(json.dumps(row) + "\n" for row in rows),
+        "list": json.dumps(rows, indent=1),
+        "SQuAD": json.dumps({"data": [{"title": "Days", "paragraphs": asked}]}),
+    }[form]
+    path = tmp_path / ("q.jsonl" if form == "lines" else "q.json")
+    path.write_text("\ufeff" + content if form == "lines" else content, encoding="utf-8")
+    found = load_questions(path)
+    assert [one.answers for one in found] == [(day,) for day in DAYS]
+    assert [one.documents[0].text for one in found] == list(DAYS)
+
+
 def test_packed_rows_are_read(tmp_path):
     with lzma.open(tmp_path / "q.jsonl.xz", "wt") as file:
         file.write(json.dumps(ROWS[0]) + "\n")
@@ -186,6 +203,7 @@ def test_squad_is_flattened(tmp_path, indent):
 
 
 GOOD = json.dumps(ROWS[0])
+DAYS = ("2024-01-31", "2025-12-24")
 
 
 @pytest.mark.parametrize(
@@ -201,6 +219,13 @@ GOOD = json.dumps(ROWS[0])
         (json.dumps({"context": LAMP, "question": "Who?"}), "line 2: no answers"),
         (json.dumps({"question": "Who?", "answers": ["I"]}), "line 2: neither context nor file"),
         (json.dumps({"context": LAMP, "question": 7, "answers": []}), "line 2: the question is 7"),
+        (
+            json.dumps({**ROWS[0], "answers": {"text": ["I"]}}),
+            "line 2: answers without their texts",
+        ),
+        (json.dumps({**ROWS[0], "answers": [7]}), "line 2: an answer that is no text"),
+        (json.dumps({**ROWS[0], "answers": ["\ud800"]}), "q.jsonl cannot be read: .*surrogates"),
+        ("[" * 100_000, "line 2: not JSON"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, line, words):

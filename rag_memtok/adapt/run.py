@@ -16,7 +16,7 @@ from rag_memtok.adapt.dataset import ChunkQuestion, TrainingChunk
 from rag_memtok.config import Config
 from rag_memtok.datatypes import TEXT_ONLY, Document, OnProgress
 from rag_memtok.errors import UsageError
-from rag_memtok.evaluation.questions import Question, parse_question, read_rows
+from rag_memtok.evaluation.questions import Question, line_numbers, parse_question, read_rows
 from rag_memtok.memory.reconstruct import memory_of
 from rag_memtok.memory.synthetic_questions import make_questions
 from rag_memtok.model import lm
@@ -156,7 +156,8 @@ def read_questions(data: Path, texts: Mapping[str, str]) -> tuple[list[ChunkQues
     documents: dict[str, tuple[Document, ...]] = {}
     questions: list[ChunkQuestion] = []
     unplaced = 0
-    for number, row in enumerate(read_rows(data), start=1):
+    rows = list(read_rows(data))
+    for number, row in zip(line_numbers(data, len(rows)), rows, strict=True):
         open_ended = row.get("answers") is None
         row = {**row, "answers": [] if open_ended else row["answers"]}
         question = parse_question(data, number, row, data.parent, documents)

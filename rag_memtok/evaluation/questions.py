@@ -1,5 +1,7 @@
 """Files of questions with gold answers -> Questions. The only home of datasets.
 
+Packed files are read by it; plain JSON is not, for it makes times of texts such as 2024-01-31.
+
     rows         {"question", "answers": [...], "context" or "file"}, JSONL or a JSON list;
                  "source" names where a row is from
     SQuAD        v1.1 or v2.0, nested as published
@@ -9,6 +11,7 @@ An empty list of answers, or "unanswerable", means that the documents do not say
 
 import json
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,33 +82,57 @@ def read_rows(path: Path) -> Iterator[Mapping[str, Any]]:
         InputRefused: it cannot be read as such.
     """
     if path.suffix in PLAIN and not path.read_bytes().strip():
-        return  # datasets has no words for it
+        return
     nested = is_squad(path)
-    options = {"field": "data"} if nested else {}
-    datasets.disable_progress_bars()
-    with tempfile.TemporaryDirectory() as cache:
-        try:
-            table = datasets.load_dataset(
-                "json",
-                data_files=str(path),
-                split="train",
-                cache_dir=cache,
-                keep_in_memory=True,
-                **options,
-            )
-            rows = table.to_list()
-        except (
-            datasets.exceptions.DatasetGenerationError,
-            datasets.exceptions.DataFilesNotFoundError,
-            ValueError,
-            KeyError,
-        ) as error:
-            raise read_error(path, error) from error
+    try:
+        rows = read_plain(path, nested=nested) if path.suffix in PLAIN else read_packed(path)
+    except (
+        datasets.exceptions.DatasetGenerationError,
+        datasets.exceptions.DataFilesNotFoundError,
+        ValueError,
+        KeyError,
+        RecursionError,
+    ) as error:
+        raise read_error(path, error) from error
     for row in rows:
         if nested:
             yield from flatten_squad(path, row)
         else:
             yield row
+
+
+def read_plain(path: Path, *, nested: bool) -> list[Mapping[str, Any]]:
+    """The rows of a JSON list, or of JSON objects a line, or SQuAD's articles (`nested`).
+
+    Raises:
+        ValueError, KeyError, RecursionError: it is something else.
+    """
+    content = path.read_bytes().removeprefix(BOM_UTF8)
+    if nested:
+        rows = json.loads(content)["data"]
+    elif content.lstrip().startswith(b"["):
+        rows = json.loads(content)
+    else:
+        rows = [json.loads(line) for line in content.splitlines() if line.strip()]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("no list of JSON objects")
+    json.dumps(rows, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+    return rows
+
+
+def read_packed(path: Path) -> list[Mapping[str, Any]]:
+    """The rows of a file that datasets unpacks.
+
+    Raises:
+        DatasetGenerationError, DataFilesNotFoundError, ValueError, KeyError: it cannot.
+    """
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory() as cache:
+        table = datasets.load_dataset(
+            "json", data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True
+        )
+        rows: list[Mapping[str, Any]] = table.to_list()
+    return rows
 
 
 def line_numbers(path: Path, count: int) -> Sequence[int]:
@@ -125,7 +152,7 @@ def is_squad(path: Path) -> bool:
         return False
     try:
         return "data" in json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return True
 
 
@@ -145,7 +172,7 @@ def flatten_squad(path: Path, article: Mapping[str, Any]) -> Iterator[Mapping[st
                     "answers": golds,
                     "source": article.get("title"),
                 }
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputRefused(
             f"{path} is not SQuAD's JSON: {error}",
             remedy="data, paragraphs, context, qas, question, answers",
@@ -161,7 +188,7 @@ def read_error(path: Path, error: Exception) -> InputRefused:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line) if line.strip() else {}
-        except ValueError as fault:
+        except (ValueError, RecursionError) as fault:
             return InputRefused(
                 f"{path}, line {number}: not JSON: {fault}",
                 remedy=f"each line is one object with {FIELDS}",
@@ -241,9 +268,11 @@ def parse_answers(path: Path, number: int, value: Any) -> tuple[tuple[str, ...],
     if isinstance(value, str):
         return (value,), ()
     if isinstance(value, Mapping):
+        columns: tuple[Any, Any] = (value.get("text"), value.get("answer_start"))
+        if not all(isinstance(one, list) for one in columns) or len({*map(len, columns)}) > 1:
+            raise _row_error(path, number, "answers without their texts and starts")
         value = [
-            {"text": text, "answer_start": start}
-            for text, start in zip(value["text"], value["answer_start"], strict=True)
+            {"text": text, "answer_start": start} for text, start in zip(*columns, strict=True)
         ]
     if not isinstance(value, Sequence):
         raise _row_error(
@@ -255,7 +284,7 @@ def parse_answers(path: Path, number: int, value: Any) -> tuple[tuple[str, ...],
         return tuple(str(answer["text"]) for answer in value), tuple(
             int(answer["answer_start"]) for answer in value
         )
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise _row_error(path, number, "an answer that is no text") from None
 
 
