@@ -235,6 +235,15 @@ class Ledger:
             file.write(json.dumps([key, self.results[key]], ensure_ascii=False) + "\n")
 
 
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file, if there is one; a line that a kill cut short is dropped from it."""
+    written = path.read_bytes() if path.exists() else b""
+    whole = written[: written.rfind(b"\n") + 1]
+    if len(whole) < len(written):
+        path.write_bytes(whole)
+    return whole.decode().splitlines()
+
+
 def open_ledger(path: Path, about: dict[str, Any]) -> Ledger:
     """Opens `path`, or begins it; a line that a kill cut short is dropped.
 
@@ -242,12 +251,7 @@ def open_ledger(path: Path, about: dict[str, Any]) -> Ledger:
         UsageError: it holds results of something else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.read_bytes() if path.exists() else b""
-    whole = written[: written.rfind(b"\n") + 1]
-    if len(whole) < len(written):
-        path.write_bytes(whole)
-    lines = [json.loads(line) for line in whole.decode().splitlines()]
-    ledger = Ledger(path, dict(lines))
+    ledger = Ledger(path, dict(map(json.loads, whole_lines(path))))
     if "about" not in ledger.results:
         ledger.add("about", about)
     elif ledger.results["about"] != json.loads(json.dumps(about)):

@@ -48,6 +48,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks.measure import whole_lines
 from rag_memtok.config import Config, Model
 from rag_memtok.datatypes import TEXT_ONLY, Memory, sha256_of_tokens
 from rag_memtok.evaluation.figures import Chart, Line, draw
@@ -411,12 +412,8 @@ def known_results(path: Path, key: str) -> dict[Profile, ProfileResult]:
 
     A line that a kill cut short is dropped.
     """
-    written = path.read_bytes() if path.exists() else b""
-    whole = written[: written.rfind(b"\n") + 1]
-    if len(whole) < len(written):
-        path.write_bytes(whole)
     found = dict[Profile, ProfileResult]()
-    for row in map(json.loads, whole.decode().splitlines()):
+    for row in map(json.loads, whole_lines(path)):
         if row.pop("key") == key:
             profile = Profile(**row.pop("profile"))
             row["exact_at"] = tuple(row["exact_at"])
