@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from rag_memtok.errors import (
     UsageError,
 )
 from rag_memtok.model import lm, precision
-from rag_memtok.model.device import keep_freed
+from rag_memtok.model.device import keep_freed, side_by_side
 from rag_memtok.model.folders import hash_files
 from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.lm import FAMILIES
@@ -483,6 +484,46 @@ def test_a_draft_keeps_what_is_computed_in_fp32(toy_lm):
 def test_freed_memory_is_kept_where_the_c_library_can():
     """On glibc it is asked for; elsewhere nothing happens."""
     assert keep_freed() == (sys.platform == "linux" and platform.libc_ver()[0] == "glibc")
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_side_by_side_each_has_its_share_of_the_threads_and_answers_come_in_order(four_threads):
+    meet = threading.Barrier(2, timeout=60)  # in one thread it would wait for itself
+
+    def share(item):
+        meet.wait()
+        return item, torch.get_num_threads()
+
+    assert side_by_side(share, ["one", "other"]) == [("one", 2), ("other", 2)]
+    assert torch.get_num_threads() == 4
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == 4, "a later thread lost its threads"
+    assert side_by_side(lambda item: (item, torch.get_num_threads()), ["one"]) == [("one", 4)]
+    assert side_by_side(lambda item: torch.get_num_threads(), range(8)) == [1] * 8
+    assert side_by_side(str, []) == []
+
+
+def test_side_by_side_an_error_is_raised_when_all_that_began_have_ended(four_threads):
+    begun, ended, failed = threading.Barrier(2, timeout=60), [], threading.Event()
+
+    def work(item):
+        begun.wait()
+        if item == "bad":
+            failed.set()
+            raise MemoryError(item)
+        assert failed.wait(60)
+        ended.append(item)
+
+    with pytest.raises(MemoryError, match="bad"):
+        side_by_side(work, ["bad", "good"])
+    assert ended == ["good"] and torch.get_num_threads() == 4
 
 
 COMPILING = """

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from rag_memtok.config import Memorize
 from rag_memtok.datatypes import Memory
 from rag_memtok.errors import ChunkDoesNotFit, UsageError
+from rag_memtok.memory import step
 from rag_memtok.memory.batch import Task, init_pooled, lay_out, residual_peak, sort_by_length
 from rag_memtok.memory.calibrate import seconds_per_chunk
 from rag_memtok.memory.codec import CODECS
@@ -252,6 +253,49 @@ def test_alone_and_on_one_thread_it_is_bit_identical_every_time(toy_lm, recipe):
             again[key].margin,
             again[key].steps,
         )
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_rows_that_threads_share_out_are_written_as_in_one_part(toy_lm, monkeypatch, two_threads):
+    tasks = [task_of(length, 2, seed) for seed, length in enumerate((9, 12, 7, 10, 8))]
+    recipe, sizes, lay_out_rows = replace(RECIPES["margin"], steps=5), [], step.lay_out
+
+    def note_size(lm, template, rows):
+        sizes.append(len(rows))
+        return lay_out_rows(lm, template, rows)
+
+    def written():
+        sizes.clear()
+        counted = []
+        found = by_key(
+            memorize(
+                toy_lm,
+                template_named("bare", toy_lm),
+                tasks,
+                settings(batch=4),
+                recipe=recipe,
+                on_step=counted.append,
+            )
+        )
+        assert counted[-1].row_steps == sum(one.steps for one in found.values()) == 25
+        return found, sizes.copy()
+
+    monkeypatch.setattr(step, "lay_out", note_size)
+    together, in_one = written()
+    monkeypatch.setattr(step, "PARAMETERS_OF_PART", 0)
+    (apart, in_parts), (again, _) = written(), written()
+    assert in_one == [4, 1] and in_parts == [2, 2, 1]
+    for key, one in apart.items():
+        assert np.array_equal(one.vectors, again[key].vectors), "it depends on who came first"
+        np.testing.assert_allclose(one.vectors, together[key].vectors, rtol=1e-2, atol=1e-3)
+        assert (one.wrong, one.steps) == (together[key].wrong, together[key].steps)
 
 
 def test_a_random_start_is_of_the_seed_and_the_chunk(toy_lm, monkeypatch):

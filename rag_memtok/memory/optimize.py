@@ -189,7 +189,6 @@ def run_phase(batch: Batch, queue: Iterator[Row], capacity: int, clock: Clock) -
     while True:
         while len(batch.rows) < capacity and (row := next(queue, None)):
             batch.rows.append(row)
-            batch.layout = None
         if not batch.rows:
             return
         try:
@@ -205,7 +204,6 @@ def run_phase(batch: Batch, queue: Iterator[Row], capacity: int, clock: Clock) -
                 ) from error
             queue = chain(batch.rows[capacity:], queue)
             del batch.rows[capacity:]
-            batch.layout = None
             continue
         clock.tick([*batch.rows, *done])
         yield from done

@@ -1,10 +1,14 @@
 """What there is to compute on.
 
-That is which device, whether it computes in bfloat16, and a heap that suits training.
+That is which device, whether it computes in bfloat16, a heap that suits training, and how several
+threads share the work.
 """
 
 import ctypes
 import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
@@ -13,6 +17,9 @@ from rag_memtok.errors import DeviceUnavailable
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 LARGEST = 32 * 2**20  # bytes; glibc takes no greater threshold
 NEVER = 2**31 - 1
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def device_named(name: str) -> torch.device:
@@ -59,3 +66,26 @@ def keep_freed() -> bool:
         and bool(mallopt(M_MMAP_THRESHOLD, LARGEST))
         and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
     )
+
+
+def side_by_side(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """What `function` gives for each of `items`, each in a thread with its share of torch's.
+
+    One item has them all. An exception is raised when all that began have ended.
+
+    Cost: starting the threads, some 0.1 ms each.
+    """
+    if len(items) < 2:
+        return list(map(function, items))
+    threads = torch.get_num_threads()
+
+    def alone(item: Item) -> Result:
+        torch.get_num_threads()  # a thread that has not asked yet takes the number of all later
+        torch.set_num_threads(max(1, threads // len(items)))
+        return function(item)
+
+    try:
+        with ThreadPoolExecutor(len(items)) as pool:
+            return list(pool.map(alone, items))
+    finally:
+        torch.set_num_threads(threads)  # of this thread, and of those that will be started
