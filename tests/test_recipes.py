@@ -12,7 +12,7 @@ from transformers import get_scheduler
 from rag_memtok.config import Memorize
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import memorize
-from rag_memtok.memory.recipes import RECIPES, memory_word_entropy
+from rag_memtok.memory.recipes import RECIPES, margin_hinge, memory_word_entropy
 from rag_memtok.memory.step import Batch, start_row
 from rag_memtok.model.prompts import template_named
 
@@ -226,3 +226,41 @@ def test_writing_stops_at_the_first_step_where_every_argmax_is_right(toy_lm, nam
     assert written.wrong == 0 and written.margin > 0
     assert [progress.right for progress in seen] == [0] * (len(seen) - 1) + [1]
     assert written.steps == len(seen) > 1
+
+
+# --- ours
+
+
+@pytest.mark.parametrize(
+    "first, exponents",
+    [
+        (0.7, {0.0: 0.7, 0.05: 1.35, 0.1: 2.0, 0.5: 2.0, 0.8: 2.0, 0.9: 1.5, 1.0: 1.0}),
+        (None, {0.0: 2.0, 0.05: 2.0, 0.5: 2.0, 0.9: 1.5, 1.0: 1.0}),
+    ],
+)
+def test_the_hinges_power_rises_over_a_tenth_of_the_budget_and_falls_over_a_fifth(
+    any_lm, first, exponents
+):
+    hidden = torch.randn(12, any_lm.width, generator=torch.Generator().manual_seed(3))
+    logits = any_lm.logits(hidden)
+    targets = logits.argmax(1)  # right by some lead
+    targets[:9] = torch.arange(20, 29)  # and wrong
+    rivals = logits.scatter(1, targets[:, None], -torch.inf).amax(1)
+    behind = (0.5 - (logits.gather(1, targets[:, None])[:, 0] - rivals)).clamp(min=0)
+    assert (behind > 0).sum() >= 9
+    for spent, exponent in exponents.items():
+        objective = margin_hinge(0.5, 2.0, first)
+        losses, margins = objective(any_lm, hidden, targets, torch.full((12,), spent))
+        torch.testing.assert_close(losses, behind**exponent, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close((0.5 - margins).clamp(min=0), behind, rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_right_by_more_than_delta_pulls_nothing_whatever_the_power(any_lm):
+    """Below 1 the power has no derivative at 0: there must be no gradient that is no number."""
+    hidden = torch.randn(4, any_lm.width, generator=torch.Generator().manual_seed(3))
+    targets = any_lm.logits(hidden).argmax(1)
+    hidden.requires_grad_(True)
+    objective = margin_hinge(1e-6, 2.0, 0.7)
+    losses, _ = objective(any_lm, hidden, targets, torch.zeros(4))
+    (gradient,) = torch.autograd.grad(losses.sum(), hidden)
+    assert not losses.any() and not gradient.any()

@@ -146,20 +146,25 @@ def memory_word_entropy(
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), margins
 
 
-def margin_hinge(delta: float, power: float) -> Objective:
+def margin_hinge(delta: float, power: float, first: float | None = None) -> Objective:
     """The loss `relu(delta - margin) ** p`.
 
     It is 0 for what is right already, and largest for what is furthest behind.
 
-    `p` is `power` for four fifths of a row's budget and then falls to 1. With p 1 every wrong token
-    pulls alike, and those that started far behind come last, one by one; with 2 or 3 they come
-    together, in half the steps. But with 3 the hopeless ones pull hardest, and a row that will not
+    `p` rises from `first` (None: from `power`) to `power` over the first tenth of a row's budget.
+    Below 1 what is nearly right pulls hardest: at first most tokens are far behind, each with a
+    rival of its own, and those that can be had soon pull the rest along. In the end the last ones
+    have to come, one by one with p 1, together with 2; a third of all steps are saved. Source of
+    the idea: graduated non-convexity, Blake & Zisserman 1987, here begun where it usually ends.
+
+    In the last fifth `p` falls to 1: with 2 the hopeless ones pull hardest, and a row that will not
     hold its text is better off with p 1, which gives them up and gets the others right
     (benchmarks/log.md).
 
     The rival token is found without gradient; the gradient then needs two rows of the output layer
     for each position that still counts, not all V.
     """
+    begun = power if first is None else first
 
     def objective(
         lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], spent: Float[Tensor, " P"]
@@ -174,7 +179,8 @@ def margin_hinge(delta: float, power: float) -> Objective:
             else output_layer.bias[targets] - output_layer.bias[rivals]
         )
         margin = (hidden * difference).sum(-1) + offset
-        exponent = 1 + (power - 1) * ((1 - spent) / 0.2).clamp(0, 1)
+        risen = begun + (power - begun) * (spent / 0.1).clamp(0, 1)
+        exponent = 1 + (risen - 1) * ((1 - spent) / 0.2).clamp(0, 1)
         return torch.relu(delta - margin.float()) ** exponent, margins
 
     return objective
@@ -222,7 +228,9 @@ CRAMMING = Recipe(
 )  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
-    "margin": Recipe(objective=margin_hinge(0.5, power=2.0), start="residual", settle=True),
+    "margin": Recipe(
+        objective=margin_hinge(0.5, power=2.0, first=0.7), start="residual", settle=True
+    ),
     "readable": Recipe(
         objective=margin_hinge(0.5, power=2.0),
         lr=0.5,
