@@ -148,7 +148,7 @@ def test_a_stored_memory_is_judged_and_decodes_with_its_pins(toy_lm, written, na
 def test_what_is_written_for_a_codec_is_exact_as_it_comes_back_from_it(toy_lm):
     template, codec = template_named("bare", toy_lm), CODECS["int4"]
     tasks = [
-        Task(str(index), tuple(range(30 + 7 * index, 46 + 7 * index)), 4) for index in range(6)
+        Task(str(index), tuple(range(30 + 7 * index, 50 + 7 * index)), 4) for index in range(6)
     ]
 
     def exact(named: str) -> list[bool]:
