@@ -62,6 +62,14 @@ def command_line(monkeypatch, capsys):
     return command
 
 
+@pytest.fixture
+def take_threads():
+    """Sets the number of torch's threads; at the end it is what it was."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def toy_lm():
     """The toy Llama with a chat template. Nobody may change it."""

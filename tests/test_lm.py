@@ -435,13 +435,10 @@ def test_a_device_that_is_not_there_is_refused_and_not_replaced(model_folder):
             lm.load(config.Model(id=str(model_folder), device=name))
 
 
-def test_the_threads_asked_for_are_taken(model_folder):
-    before = torch.get_num_threads()
-    try:
-        lm.load(config.Model(id=str(model_folder), threads=2))
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+def test_the_threads_asked_for_are_taken(model_folder, take_threads):
+    take_threads(1)
+    lm.load(config.Model(id=str(model_folder), threads=2))
+    assert torch.get_num_threads() == 2
 
 
 def test_the_families_are_tried():
@@ -486,15 +483,8 @@ def test_freed_memory_is_kept_where_the_c_library_can():
     assert keep_freed() == (sys.platform == "linux" and platform.libc_ver()[0] == "glibc")
 
 
-@pytest.fixture
-def four_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_side_by_side_each_has_its_share_of_the_threads_and_answers_come_in_order(four_threads):
+def test_side_by_side_each_has_its_share_of_the_threads_and_answers_come_in_order(take_threads):
+    take_threads(4)
     meet = threading.Barrier(2, timeout=60)  # in one thread it would wait for itself
 
     def share(item):
@@ -510,7 +500,8 @@ def test_side_by_side_each_has_its_share_of_the_threads_and_answers_come_in_orde
     assert side_by_side(str, []) == []
 
 
-def test_side_by_side_an_error_is_raised_when_all_that_began_have_ended(four_threads):
+def test_side_by_side_an_error_is_raised_when_all_that_began_have_ended(take_threads):
+    take_threads(4)
     begun, ended, failed = threading.Barrier(2, timeout=60), [], threading.Event()
 
     def work(item):

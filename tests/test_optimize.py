@@ -255,15 +255,8 @@ def test_alone_and_on_one_thread_it_is_bit_identical_every_time(toy_lm, recipe):
         )
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_rows_that_threads_share_out_are_written_as_in_one_part(toy_lm, monkeypatch, two_threads):
+def test_rows_that_threads_share_out_are_written_as_in_one_part(toy_lm, monkeypatch, take_threads):
+    take_threads(2)
     tasks = [task_of(length, 2, seed) for seed, length in enumerate((9, 12, 7, 10, 8))]
     recipe, sizes, lay_out_rows = replace(RECIPES["margin"], steps=5), [], step.lay_out
 
