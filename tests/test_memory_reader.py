@@ -24,6 +24,7 @@ from training.memory_reader import (
     Training,
     best_of_rank,
     embeddings_of,
+    lengthened,
     measured,
     merged,
     quotation,
@@ -177,21 +178,46 @@ def said_after(run, asked, said, window):
     return float(torch.nn.functional.cross_entropy(scores, told)), 100 * float(right)
 
 
-def test_what_is_measured_of_a_row_is_its_teacher_forced_loss_and_what_is_repeated(tmp_path):
+@pytest.mark.parametrize("windows", [(2, 4), (1, 3)])
+def test_what_is_measured_of_a_row_is_its_teacher_forced_loss_and_what_is_repeated(
+    windows, tmp_path
+):
     lm = toy.lm_of("llama")
     run = run_of(lm, tmp_path)
     run.student, run.encoder = parts(lm)
+    run.windows = windows
     question, answer = ASKED[0]
     found = measured(run, [(lm.encode(TEXTS[0]), question, [answer])])
-    told = {f"{what}_{window}" for what in ("f1", "loss", "recited") for window in (4, 2)}
+    told = {f"{what}_{window}" for what in ("f1", "loss", "recited") for window in windows}
     assert found.keys() == told | {"f1_text"}
-    for window in (4, 2):
+    for window in windows:
         loss, _ = said_after(run, *exchange(lm, run.words, question, answer), window)
         again = [*lm.encode(TEXTS[0]), cue(lm).end]
         _, right = said_after(run, cue(lm).suffix, again, window)
         assert found[f"loss_{window}"] == pytest.approx(loss, rel=1e-3)
         assert found[f"recited_{window}"] == pytest.approx(right)
-    assert found["loss_4"] != pytest.approx(found["loss_2"], rel=1e-3)
+    narrow, wide = (found[f"loss_{window}"] for window in windows)
+    assert wide != pytest.approx(narrow, rel=1e-3)
+
+
+def test_a_run_takes_the_windows_it_is_for_in_their_shares(tmp_path):
+    run = run_of(toy.lm_of("llama"), tmp_path, steps=200)
+    run.windows, run.wide_shares = (1, 3), (0.0, 1.0)
+    assert {run.task().window for _ in range(8)} == {1}
+    run.step = 100  # the second half
+    assert {run.task().window for _ in range(8)} == {3}
+
+
+def test_an_encoder_goes_on_with_longer_windows_from_what_it_was_for_shorter_ones():
+    lm, texts = toy.lm_of("llama"), [toy.lm_of("llama").encode(TEXTS[0])]
+    _, short = parts(lm)
+    long = encoders.new_encoder(lm, 1, 4, 8, 1)
+    begun = {name: one.detach() for name, one in short.parameters.items()}
+    begun[encoders.PROJECTION] = lengthened(begun[encoders.PROJECTION], 8)
+    set_parameters(long, begun)
+    assert long.max_window == 8
+    torch.testing.assert_close(encode(long, texts, 4)[0], encode(short, texts, 4)[0])
+    assert lengthened(begun[encoders.PROJECTION], 4).shape[0] == 8  # never cut
 
 
 def test_one_adapter_reads_as_the_one_upon_the_other(tmp_path):

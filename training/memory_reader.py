@@ -4,10 +4,11 @@ Run it as `python -m training.memory_reader DATA --reader FOLDER --out OUT`; the
 goes on from OUT/checkpoint.safetensors.
 
 The reader of text stays as it is. A lesson is one of `text_reader`, its chunks as vectors: first
-chunks alone, to be repeated and asked about, most of them at 2 tokens a vector; at the end as they
-are found, several in a prompt. Where it is wanted the sentence that an answer stands in is asked
-for, too. Several questions about a chunk share its vectors and the pass that
-made them. What is written is one adapter, the reader's LoRA and the new one side by side.
+chunks alone, to be repeated and asked about, most of them at the fewer tokens a vector of the two
+that a run is for; at the end as they are found, several in a prompt. Where it is wanted the
+sentence that an answer stands in is asked for, too. Several questions about a chunk share its
+vectors and the pass that made them. What is written is one adapter, the reader's LoRA and the new
+one side by side.
 """
 
 import argparse
@@ -57,13 +58,14 @@ from training.text_reader import (
 )
 
 SOFT = -1  # stands in a row's ids where a vector stands
-LAYERS, RANK, LONGEST_WINDOW = 10, 8, 4
+LAYERS, RANK = 10, 8
+WINDOWS = (2, 4)  # tokens a vector: narrow and wide
 MOST_RANK = 17  # of the adapter that ships: 15 MB with the encoder
 QUESTIONS = 12  # of a step, at least
 MOST = 3  # questions about a chunk that is alone: repeating it teaches more
 LONGEST_QUOTE = 48  # tokens of a sentence that is asked for, around the answer
 FIRST = 0.8  # of the steps: chunks alone
-WIDE_SHARES = (0.1, 0.2)  # of the chunks at 4 tokens a vector, in each half of the steps
+WIDE_SHARES = (0.1, 0.2)  # of the chunks with wide windows, in each half of the steps
 WARM_UP = 25  # steps
 WIDE = 0.03  # of the rate, for the projection: its sums have thousands of terms
 FORMS = ("encoded", "pooled", "telling")
@@ -154,9 +156,10 @@ class Training:
 
     `reader` are the weights of the reader of text, which `student` has merged; `passages` is how
     its manifest says that several are read best. `form` is what stands for a chunk: one of FORMS.
-    `repeated` is the share of the chunks alone that are repeated (at 4 tokens a vector all are),
-    `quoted` that of the questions whose sentence is asked for, and `fall` that of the steps, at the
-    end, in which the rate falls.
+    `windows` are the tokens a vector, narrow and wide, and `wide_shares` those of the chunks with
+    the wide ones in each half of the steps. `repeated` is the share of the chunks alone that are
+    repeated (with wide windows all are), `quoted` that of the questions whose sentence is asked
+    for, and `fall` that of the steps, at the end, in which the rate falls.
     """
 
     lm: LM
@@ -173,6 +176,8 @@ class Training:
     quoted: float = 0.0
     fall: float = 0.5
     form: str = "encoded"
+    windows: tuple[int, int] = WINDOWS
+    wide_shares: tuple[float, float] = WIDE_SHARES
     passages: str = ""
     wide: float = WIDE
     step: int = 0
@@ -210,7 +215,7 @@ class Training:
         example = lessons.example(number)
         if not example.asked:
             return self.task()
-        wide = hash01(str(number), "window ") < WIDE_SHARES[done >= 0.5]
+        wide = hash01(str(number), "window ") < self.wide_shares[done >= 0.5]
         recite = wide or hash01(str(number), "repeated ") < self.repeated
         quoted = [
             (question, answer)
@@ -218,7 +223,7 @@ class Training:
             if answer is not None and answer in example.passages[0][1]
             and hash01(question, "quoted ") < self.quoted
         ]  # fmt: skip
-        window, telling = 4 if wide else 2, self.form == "telling"
+        window, telling = self.windows[wide], self.form == "telling"
         return task_of(
             self.lm, self.words, example, window, recite=recite, quoted=quoted, telling=telling
         )
@@ -339,11 +344,11 @@ Dev = Sequence[tuple[list[int], str, list[str]]]  # chunks, questions, their ans
 
 
 def measured(training: Training, dev: Dev) -> Mapping[str, float]:
-    """F1 over `dev` from text and from 4 and 2 tokens a vector; answers' loss, tokens repeated."""
+    """F1 over `dev` from text and from each window; answers' loss, tokens repeated."""
     lm, student, words = training.lm, training.student, training.words
     telling = training.form == "telling"
     found = {"f1_text": f1_of(student, words, dev)["f1"]}
-    for window in (4, 2):
+    for window in training.windows[::-1]:
         repeated: list[bool] = []
         losses: list[float] = []
         for number, (chunk, question, golds) in enumerate(dev):
@@ -465,15 +470,19 @@ def started(args: argparse.Namespace) -> Training:
     torch.manual_seed(args.seed)
     lm = load(config.Model(id=args.model, dtype="bfloat16", threads=args.threads))
     student = lora.fuse_lora(lora.add_lora(merged(lm, args.reader), args.rank, args.seed))
-    encoder = encoders.new_encoder(lm, args.layers, RANK, LONGEST_WINDOW, args.seed)
+    longest = max(args.windows)
+    encoder = encoders.new_encoder(lm, args.layers, RANK, longest, args.seed)
     reader = load_file(args.reader / lora.WEIGHTS)
     if args.start:
         whole = load_file(args.start / lora.WEIGHTS)
         lora.set_weights(student, upon(whole, reader, args.rank))
-        encoders.set_parameters(encoder, load_file(args.start / encoders.FILE))
+        begun = load_file(args.start / encoders.FILE)
+        begun[encoders.PROJECTION] = lengthened(begun[encoders.PROJECTION], longest)
+        encoders.set_parameters(encoder, begun)
     found = lessons_of(lm, args.data, args.without, args.seed)
     alone = replace(found, mix=Mix(alone=1.0), most=MOST)
     learning = {"repeated": args.repeated, "quoted": args.quoted, "fall": args.fall}
+    learning |= {"windows": args.windows, "wide_shares": args.wide_shares}
     of = (args.layers, args.rank, args.lr, args.seed, args.steps, args.form, args.start, learning)
     read_from = (sha256_of(args.reader / lora.WEIGHTS), digest_of_lessons(found))
     run = repr((lm.identity, qa_prompt(lm).digest, *of, *read_from))
@@ -495,6 +504,26 @@ def started(args: argparse.Namespace) -> Training:
     )
 
 
+def lengthened(projection: Float[Tensor, "W d d"], longest: int) -> Float[Tensor, "V d d"]:
+    """A projection of windows up to `longest` tokens, so far without those it has nothing for."""
+    missing = longest - len(projection)
+    return torch.cat([projection, projection.new_zeros(max(0, missing), *projection.shape[1:])])
+
+
+def pair(text: str) -> tuple[float, float]:
+    """Two numbers with a comma between."""
+    first, second = map(float, text.split(","))
+    return first, second
+
+
+def widths(text: str) -> tuple[int, int]:
+    """Two windows with a comma between, the narrow one first."""
+    narrow, wide = map(int, text.split(","))
+    if not 1 <= narrow <= wide:
+        raise ValueError(text)
+    return narrow, wide
+
+
 def main() -> None:
     """Trains, measures, writes what is trained."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -510,6 +539,13 @@ def main() -> None:
         "compare with, pooled: the encoder untrained, telling: its tokens that are expected least",
     )  # fmt: skip
     parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument(
+        "--windows", type=widths, default=WINDOWS, metavar="NARROW,WIDE", help="tokens a vector"
+    )
+    parser.add_argument(
+        "--wide-shares", type=pair, default=WIDE_SHARES, metavar="FIRST,SECOND",
+        help="of the chunks: wide windows, in each half of the steps",
+    )  # fmt: skip
     parser.add_argument("--rank", type=int, default=RANK, help="of the LoRA for vectors")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument(
