@@ -464,7 +464,7 @@ def test_what_is_piped_in_is_read_as_its_name_says(tmp_path, model_folder):
     assert (done.files, done.skipped) == (1, ())
     assert api.ingest([], config, piped={"notes/page.html": page}).unchanged == 1
     (listed,) = api.documents(config)
-    assert (listed.name, listed.document.extractor) == ("notes/page.html", "html/2 utf-16-le")
+    assert (listed.name, listed.document.extractor) == ("notes/page.html", "html/3 utf-16-le")
     (found, *_) = api.search("boiler", config)
     assert (found.source.name, found.source.file) == ("notes/page.html", "")  # not called gone
     assert api.ingest([], config, piped={"notes/page.html": b"<p>New</p>"}).files == 1

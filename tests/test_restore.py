@@ -182,7 +182,7 @@ def test_a_text_goes_into_its_encoding_and_one_that_cannot_is_named(tmp_path, re
         ("/docs", "bad.txt", "日本", "text/1 cp1252"),
         ("/docs", "good.txt", "Größe – 5 €", "text/1 cp1252"),
         ("/docs", "odd.txt", "Größe", "text/1 rot13"),
-        ("/docs", "page.html", "Größe", "html/2 cp1252"),
+        ("/docs", "page.html", "Größe", "html/3 cp1252"),
     )
     found = restored(store, tmp_path / "to")
     assert found.failed == (("bad.txt", "its text cannot be written in cp1252"),)

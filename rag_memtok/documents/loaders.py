@@ -172,7 +172,7 @@ _TEXT = (
 LOADERS: dict[str, Loader] = {
     **dict.fromkeys(_TEXT.split(), Loader(extractor="text/1", extract=_plain, exact=True)),
     **dict.fromkeys(
-        [".html", ".htm", ".xhtml"], Loader(extractor="html/2", extract=_html, markup=True)
+        [".html", ".htm", ".xhtml"], Loader(extractor="html/3", extract=_html, markup=True)
     ),
     **dict.fromkeys([".jsonl", ".ndjson"], Loader(extractor="jsonl/1", extract=_jsonl)),
     ".ics": Loader(extractor="ics/1", extract=_calendar, binary=True),

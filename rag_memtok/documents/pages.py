@@ -47,10 +47,8 @@ class _PageParser(HTMLParser):
         self.text, self.places = io.StringIO(), list[tuple[int, str]]()
         self.cells = self.unseen = self.pre = self.begun = 0
         # what stands before the next visible text: "", " ", line ends; or as many " |" as cells
-        # began (`bars`, counted as a row may have very many), after those that rows before left
-        # (`left`: one of any two; the texts of html/2 have them)
-        self.gap = ""
-        self.bars = self.left = 0
+        # began (`bars`, counted as a row may have very many)
+        self.gap, self.bars = "", 0
         self.xml = self.aloud = False
         self.ruby: list[str] = []  # how the words before are pronounced
         self.headings = list[tuple[int, int, str]]()  # where, how deep, what it says
@@ -111,16 +109,13 @@ class _PageParser(HTMLParser):
             if tag == " "
             else ""
         )
-        if not self.bars and not self.left:
+        if not self.bars:
             self.gap = max(self.gap, wanted, key=lambda gap: (gap.count("\n"), len(gap)))
 
     def end_row(self) -> None:
         """Forgets the cells without text in which a row ended."""
-        self.cells = 0
-        if self.bars:
-            self.left += self.bars // 2
-            self.gap = "" if self.bars % 2 else " "
-            self.bars = 0
+        self.gap = "" if self.bars else self.gap
+        self.cells = self.bars = 0
 
     def handle_data(self, data: str) -> None:
         if self.unseen:
@@ -129,7 +124,7 @@ class _PageParser(HTMLParser):
             self.ruby.append(data)
             return
         for number, line in enumerate(data.split("\n")):
-            if number and self.pre and not self.bars and not self.left:
+            if number and self.pre and not self.bars:
                 # bounded, or a page of blank lines takes quadratic time
                 self.gap = self.gap[:100] + "\n"
             elif number or line[:1].isspace():
@@ -142,7 +137,7 @@ class _PageParser(HTMLParser):
 
     def add(self, text: str, locator: str) -> None:
         gap = self.gap.replace(BESIDE, "" if text[0] in ",.;:!?)" else " ")
-        gap = "|" * self.left + (" |" * self.bars + " " if self.bars else gap)
+        gap = " |" * self.bars + " " if self.bars else gap
         self.text.write(gap if self.places else "")
         if not self.places or self.places[-1][1] != locator:
             self.places.append((self.text.tell(), locator))
@@ -150,7 +145,7 @@ class _PageParser(HTMLParser):
             self.begun = self.begun if self.heading else self.text.tell()
             self.heading.append(text)
         self.text.write(text)
-        self.gap, self.bars, self.left = "", 0, 0
+        self.gap, self.bars = "", 0
 
 
 class Page(NamedTuple):
