@@ -640,6 +640,19 @@ def test_a_damaged_name_that_no_file_can_have_is_that_of_a_file_that_is_gone(sma
     proves_everything(small.config)
 
 
+def test_a_deleted_file_ingested_with_a_folder_above_goes_with_prune(small):
+    within, beside = small.documents / "within", small.documents / "beside"
+    for folder in (within, beside):
+        folder.mkdir()
+        (folder / "key.md").write_text(f"The key of {folder.name} hangs behind the door.")
+        (folder / "stays.md").write_text(f"A stone lies {folder.name}.")
+    api.ingest([small.documents], small.config)
+    (within / "key.md").unlink(), (beside / "key.md").unlink()
+    assert api.ingest([within], small.config, prune=True).removed == 1
+    names = {one.name for one in api.documents(small.config)}
+    assert "within/key.md" not in names and {"within/stays.md", "beside/key.md"} <= names
+
+
 def test_a_deleted_file_of_a_folder_within_goes_with_prune(small):
     write(small.documents, {"sub/c.txt": "The third lamp.", "sub/d.txt": "A fourth text."})
     api.ingest([small.documents / "sub"], small.config)

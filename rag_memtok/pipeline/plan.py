@@ -113,7 +113,7 @@ def survey(
     A file that was not looked at, as it is excluded now, has not vanished.
 
     Args:
-        folders: those ingested; only files of these roots, and of roots within, can be called
+        folders: those ingested; only files that stood in them, whatever their roots, can be called
             vanished.
         hashes_of: root -> {file: sha256 of its bytes}, as stored.
         files: the (root, file) of all that is stored, damaged or not.
@@ -188,7 +188,7 @@ def _find_vanished(
         name = join_name(root, file)
         if name in emptied or (
             name not in seen
-            and not folders.isdisjoint(at_or_above(root))
+            and not folders.isdisjoint(at_or_above(name))
             and hidden.isdisjoint(at_or_above(name))
             and is_gone(root, file)
         ):
