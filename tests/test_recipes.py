@@ -255,6 +255,35 @@ def test_the_hinges_power_rises_over_a_tenth_of_the_budget_and_falls_over_a_fift
         torch.testing.assert_close((0.5 - margins).clamp(min=0), behind, rtol=1e-3, atol=1e-4)
 
 
+def test_several_rivals_are_one_whose_logit_is_a_maximum_ever_less_soft(any_lm):
+    """The margin that ends a row is over the strongest alone."""
+    draw = torch.Generator().manual_seed(3)
+    hidden, targets = torch.randn(12, any_lm.width, generator=draw), torch.arange(20, 32)
+    logits = any_lm.logits(hidden)
+    right = logits.gather(1, targets[:, None])[:, 0]
+    others = logits.scatter(1, targets[:, None], -torch.inf)
+    strongest = others.topk(3).values
+    objective = margin_hinge(9.0, 1.0, rivals=3, temperature=4.0)
+    for spent, softness in {0.0: 4.0, 0.5: 2.0, 0.75: 1.0}.items():
+        lead = right - softness * (strongest / softness).logsumexp(1)
+        losses, margins = objective(any_lm, hidden, targets, torch.full((12,), spent))
+        torch.testing.assert_close(losses, (9.0 - lead).clamp(min=0), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(margins, right - strongest[:, 0], rtol=1e-3, atol=1e-3)
+    losses, margins = objective(any_lm, hidden, targets, torch.ones(12))
+    torch.testing.assert_close(losses, (9.0 - margins).clamp(min=0), rtol=1e-3, atol=0.02)
+
+
+def test_a_vocabulary_may_have_fewer_tokens_than_rivals_are_asked_for(any_lm):
+    hidden = torch.randn(4, any_lm.width, generator=torch.Generator().manual_seed(3))
+    targets, begin = torch.arange(20, 24), torch.zeros(4)
+    every = any_lm.logits(hidden).shape[1] - 1
+    others = any_lm.logits(hidden).scatter(1, targets[:, None], -torch.inf)
+    lead = any_lm.logits(hidden).gather(1, targets[:, None])[:, 0] - others.logsumexp(1)
+    for rivals in (every, every + 5):
+        losses, _ = margin_hinge(9.0, 1.0, rivals=rivals)(any_lm, hidden, targets, begin)
+        torch.testing.assert_close(losses, (9.0 - lead).clamp(min=0), rtol=1e-3, atol=1e-3)
+
+
 def test_what_is_right_by_more_than_delta_pulls_nothing_whatever_the_power(any_lm):
     """Below 1 the power has no derivative at 0: there must be no gradient that is no number."""
     hidden = torch.randn(4, any_lm.width, generator=torch.Generator().manual_seed(3))

@@ -17,6 +17,7 @@ from rag_memtok.errors import named
 from rag_memtok.model.lm import LM
 
 SETTLED = 0.2  # of the learning rate, where all is right
+COLDEST = 0.01  # logits: a maximum that is hardly softened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,10 +147,19 @@ def memory_word_entropy(
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), margins
 
 
-def margin_hinge(delta: float, power: float, first: float | None = None) -> Objective:
-    """The loss `relu(delta - margin) ** p`.
+def margin_hinge(
+    delta: float,
+    power: float,
+    first: float | None = None,
+    rivals: int = 1,
+    temperature: float = 1.0,
+) -> Objective:
+    """The loss `relu(delta - lead) ** p`.
 
-    It is 0 for what is right already, and largest for what is furthest behind.
+    It is 0 for what is right already, and largest for what is furthest behind. The lead is that
+    over the strongest `rivals` tokens together, a maximum softened by `temperature` (logits), which
+    falls to nothing with the budget: over the first alone a step pushes that one down and the next
+    takes its place, over all of them less is left to give where a text hardly fits.
 
     `p` rises from `first` (None: from `power`) to `power` over the first tenth of a row's budget.
     Below 1 what is nearly right pulls hardest: at first most tokens are far behind, each with a
@@ -161,8 +171,8 @@ def margin_hinge(delta: float, power: float, first: float | None = None) -> Obje
     hold its text is better off with p 1, which gives them up and gets the others right
     (benchmarks/log.md).
 
-    The rival token is found without gradient; the gradient then needs two rows of the output layer
-    for each position that still counts, not all V.
+    The rivals are found without gradient; the gradient then needs a few rows of the output layer
+    for each position, not all V.
     """
     begun = power if first is None else first
 
@@ -170,34 +180,33 @@ def margin_hinge(delta: float, power: float, first: float | None = None) -> Obje
         lm: LM, hidden: Float[Tensor, "P d"], targets: Int[Tensor, " P"], spent: Float[Tensor, " P"]
     ) -> LossesAndMargins:
         with torch.no_grad():
-            margins, rivals = margins_and_rivals(lm.raw_logits(hidden), targets)
+            margins, found = margins_and_rivals(lm.raw_logits(hidden), targets, rivals)
         output_layer = lm.model.get_output_embeddings()
-        difference = output_layer.weight[targets] - output_layer.weight[rivals]
-        offset = (
-            0
-            if output_layer.bias is None
-            else output_layer.bias[targets] - output_layer.bias[rivals]
-        )
-        margin = (hidden * difference).sum(-1) + offset
+        difference = output_layer.weight[targets][:, None] - output_layer.weight[found]  # [P, R, d]
+        leads = torch.einsum("pd,prd->pr", hidden, difference).float()
+        if output_layer.bias is not None:
+            leads = leads + output_layer.bias[targets][:, None] - output_layer.bias[found]
+        softness = (temperature * (1 - spent)).clamp(min=COLDEST)
+        lead = -softness * torch.logsumexp(-leads / softness[:, None], dim=1)
         risen = begun + (power - begun) * (spent / 0.1).clamp(0, 1)
         exponent = 1 + (risen - 1) * ((1 - spent) / 0.2).clamp(0, 1)
-        return torch.relu(delta - margin.float()) ** exponent, margins
+        return torch.relu(delta - lead) ** exponent, margins
 
     return objective
 
 
 def margins_and_rivals(
-    logits: Float[Tensor, "P V"], targets: Int[Tensor, " P"]
-) -> tuple[Float[Tensor, " P"], Int[Tensor, " P"]]:
-    """The margin of the target over the best other token, in logits, and that token.
+    logits: Float[Tensor, "P V"], targets: Int[Tensor, " P"], rivals: int = 1
+) -> tuple[Float[Tensor, " P"], Int[Tensor, "P R"]]:
+    """The margin of the target over the best other token, in logits; and the best `rivals` others.
 
     `logits` is overwritten: a copy costs more than the search.
     """
     positions = torch.arange(len(targets), device=targets.device)
     right = logits[positions, targets]
     logits[positions, targets] = -torch.inf  # scatter_ in bfloat16 takes longer than the search
-    rivals, index = logits.max(dim=1)
-    return right.float() - rivals.float(), index
+    best, index = logits.topk(min(rivals, logits.shape[1] - 1), dim=1)
+    return right.float() - best[:, 0].float(), index
 
 
 # Sastre & Rosa 2025, arXiv:2506.15001, "<MEMORY>{text}<eos>". The paper's schedule, and what its
@@ -229,7 +238,9 @@ CRAMMING = Recipe(
 
 RECIPES: dict[str, Recipe] = {
     "margin": Recipe(
-        objective=margin_hinge(0.5, power=2.0, first=0.7), start="residual", settle=True
+        objective=margin_hinge(0.5, power=2.0, first=0.7, rivals=8, temperature=0.5),
+        start="residual",
+        settle=True,
     ),
     "readable": Recipe(
         objective=margin_hinge(0.5, power=2.0),
