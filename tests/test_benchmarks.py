@@ -437,6 +437,7 @@ def test_a_script_goes_on_where_it_was_stopped_and_reports(
 ):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(measure, "DRAWS", 40)
+    monkeypatch.setattr(write, "CLOCKED", 3)
     (tmp_path / "texts").mkdir()
     for kind, text in TEXT.items():
         (tmp_path / "texts" / f"{kind}.txt").write_text(text, encoding="utf-8")

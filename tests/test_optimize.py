@@ -341,7 +341,7 @@ def test_a_row_starts_at_a_sixteenth_of_the_longest_state_and_never_outgrows_it(
         lm=toy_lm,
         template=template,
         recipe=recipe,
-        steps=60,
+        steps=300,
         seconds=0.0,
         seed=0,
         before_step=lambda row: longest.append(root_mean_square(row.vectors)),
