@@ -20,10 +20,10 @@ Ours and the tuned rows take turns, --group texts at a time, so that a run that 
 the same texts of all; the published ones come behind them, cell by cell.
 
 Steps are counted while writing. What a step takes is measured at the end, row after row, three
-times within minutes: no other part of the run needs the machine for itself. It is told by the first
-60 steps of --group texts that are written together, or by all where they take fewer: a step with
-few tokens left to mend is cheaper than the first ones. A text's seconds are its steps times the
-median of that (a text that grows: at its first length).
+times within minutes: no other part of the run needs the machine for itself. It is told by a whole
+writing of --group texts together, in at most 60 steps: those at the end are cheaper than those at
+the beginning. A text's seconds are its steps times the median of that (a text that grows: at its
+first length).
 
 The plan stands at the head of the output: the most row-steps of each row, without the settings
 beyond an edge, and what they would take at the pace of a few steps that are tried first.
@@ -106,7 +106,7 @@ from rag_memtok.model.precision import uses_low_precision
 from rag_memtok.model.prompts import template_named
 
 PACE = 3  # steps by which the plan reckons
-CLOCKED = 60  # steps of a text, at most
+CLOCKED = 60  # steps of a text, at most, by which the clock tells what one takes
 ROUNDS = 3  # of the clock
 PAPER = "sastre2025"
 
