@@ -13,6 +13,7 @@ from rag_memtok.config import Memorize
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.optimize import memorize
 from rag_memtok.memory.recipes import RECIPES, margin_hinge, memory_word_entropy
+from rag_memtok.memory.reconstruct import ONE_PASS_ERROR, is_decided
 from rag_memtok.memory.step import Batch, start_row
 from rag_memtok.model.prompts import template_named
 
@@ -229,6 +230,14 @@ def test_writing_stops_at_the_first_step_where_every_argmax_is_right(toy_lm, nam
 
 
 # --- ours
+
+
+@pytest.mark.parametrize("name", ["margin", "readable", "cross-entropy"])
+def test_what_ends_a_row_leaves_one_pass_of_the_judge_nothing_open(name):
+    """Else a chunk that just came right is audited token by token."""
+    margin, tau = RECIPES[name].margin, Memorize().tau
+    assert all(is_decided(margin + off, 0.0, tau) for off in (-ONE_PASS_ERROR, ONE_PASS_ERROR))
+    assert margin - ONE_PASS_ERROR > tau
 
 
 @pytest.mark.parametrize(

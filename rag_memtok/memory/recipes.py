@@ -27,7 +27,9 @@ class Recipe:
     `lr` is in units of the root mean square of the row's own vectors as they are (`unit` "vectors":
     see below), of the embedding table's standard deviation ("table"), or in its own ("one").
     `margin` (logits): a row is done when every right token leads by this; 0 stops at the first step
-    where every argmax is right. `settle`: the rate falls with what is left to do, too, see `lr_at`.
+    where every argmax is right, the default leaves no token so near to a safety pin that one pass
+    of the judge does not decide. `settle`: the rate falls with what is left to do, too, see
+    `lr_at`.
     `steps` are the most that a row takes where the config says nothing else. `low_precision`:
     whether most of them may be in bfloat16. `straight_through`: whether the loss is that of the
     vectors as they will be stored, so that a row ends right as it comes back. `decay`: AdamW's, a
@@ -56,7 +58,7 @@ class Recipe:
     cosine: bool = True
     settle: bool = False
     clip: float = 1.0
-    margin: float = 0.1
+    margin: float = 0.105
     steps: int = 500
     template: str = ""
     low_precision: bool = True
