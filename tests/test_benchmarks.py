@@ -18,12 +18,15 @@ import toy
 from hypothesis import given
 from hypothesis import settings as quick
 from hypothesis import strategies as st
+from random_adapter import reading_vectors
 
-from benchmarks import measure, objective, planned, rivals, speed, write
+from benchmarks import fidelity, measure, objective, planned, rivals, speed, write
+from rag_memtok.config import Model
 from rag_memtok.errors import UsageError
 from rag_memtok.memory.batch import Task
 from rag_memtok.memory.recipes import RECIPES
 from rag_memtok.memory.step import start_row
+from rag_memtok.model.lm import load
 
 ROOT = Path(__file__).parent.parent
 
@@ -514,3 +517,25 @@ def test_help_says_how_to_run_it_and_what_it_costs(name, capsys):
         and "Cost on two cores" in said
         and "--seconds" in said
     )
+
+
+def test_what_recites_is_told_apart_from_what_is_read(tmp_path, model_folder, capsys):
+    """The memory alone gives its chunk back; with other vectors before it, or without it, less."""
+    adapter = reading_vectors(load(Model(id=str(model_folder))), tmp_path / "reader")
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text(TEXT["a"], encoding="utf-8")
+    fidelity.main(
+        f"--model {model_folder} --adapter {adapter} --texts {texts} --chunks 3 --length 6 "
+        "--tokens-per-vector 2 --windows 2 --threads 1".split()
+    )
+    rows = [
+        line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if "%" not in line
+    ]
+    found = {
+        (name.strip(), how.split()[0]): (float(share), whole.strip())
+        for name, how, share, whole in (row for row in rows if len(row) == 4 and "of" in row[3])
+    }
+    assert found["E", "recited"] == (100.0, "3 of 3") and len(found) == 9
+    for name in ("another chunk's E", "R", "nothing"):
+        assert found[name, "recited"][0] < 100 and found[name, "recited"][1] != "3 of 3"
