@@ -434,7 +434,9 @@ def test_the_time_left_is_that_of_work_of_the_same_kind():
     assert measure.time_left(units, {"slow": [10.0, 20.0], "fast": [1.0, 1.0]}) == 15 + 1 + 8
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.slow] * (one == "write")) for one in SCRIPTS]
+)
 def test_a_script_goes_on_where_it_was_stopped_and_reports(
     name, model_folder, tmp_path, capsys, monkeypatch
 ):

@@ -275,6 +275,7 @@ def peak_of(work):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_neither_export_nor_import_has_the_store_in_memory(heavy, here, tmp_path):
     out = tmp_path / "heavy.safetensors"
     assert peak_of(lambda: api.export(out, heavy)) < 10e6 < out.stat().st_size

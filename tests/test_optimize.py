@@ -69,7 +69,9 @@ def test_random_tokens_and_text_are_written_exactly_and_judged_so_from_their_byt
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(one, marks=[pytest.mark.slow] * (one == "readable")) for one in RECIPES]
+)
 def test_every_recipe_writes_in_every_template(toy_lm, recipe, template):
     # at its rate of 5.0 the toy needs 2000 steps for 6 tokens
     task = task_of(1 if recipe == "sastre2025-code" else 6, 2)

@@ -135,6 +135,7 @@ def test_a_signal_lets_an_ingest_finish(config):
     assert not (api.store_folder(config) / "uploads" / "soup.md").exists()
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_ingest_at_its_next_step(config):
     with running(config, STEPPING) as server:
         midway(server)
@@ -153,6 +154,7 @@ def test_a_second_signal_ends_the_ingest_at_its_next_step(config):
     assert done.files == 1 and api.verify(config).ok
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_an_audit(config):
     with running(config, STEPPING) as server:
         server.post("/verify", {})
@@ -213,6 +215,7 @@ def test_what_another_server_is_being_sent_stays(config):
     assert (arriving.with_name("uploads") / "fan.md").read_text() == "The fan rattle"
 
 
+@pytest.mark.slow
 def test_a_client_that_never_sends_the_rest_does_not_keep_it(config):
     with running(config, IMPATIENT) as server:
         slow, arriving = half_sent(server, config)

@@ -188,6 +188,7 @@ def in_a_child(folder, code, **environment):
 WRITE = "with open_store(folder, write=True) as store: store.set_manifest('seed', '1')"
 
 
+@pytest.mark.slow
 def test_a_kill_at_every_step_leaves_one_or_the_other_and_the_next_write_goes_on(two, tmp_path):
     before, steps = content(two), {}
     for step in range(1, 99):

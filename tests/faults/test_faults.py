@@ -51,7 +51,13 @@ def nothing_lost(trials, at_least=1):
     return seen
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    "verb",
+    [
+        pytest.param(verb, marks=[pytest.mark.slow] * (verb in ("ingest", "upgrade")))
+        for verb in VERBS
+    ],
+)
 def test_a_kill_at_a_marked_step_loses_nothing(world, verb):
     nothing_lost(kills.at_marks(world.scenes[verb], iter(MARKS[verb])), at_least=2)
 
@@ -69,10 +75,12 @@ def test_an_end_or_a_failure_at_a_system_call_loses_nothing(world, verdict):
         nothing_lost(kills.at_calls(world.scenes[verb], iter(numbers), verdict), at_least=2)
 
 
+@pytest.mark.slow
 def test_kills_at_random_lose_nothing(world):
     nothing_lost(kills.at_random(list(world.scenes.values()), 4, seed=1))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(limits.able_to_mount()), reason=limits.able_to_mount() or "-")
 def test_a_full_disk_loses_nothing_and_a_read_only_one_is_read(world):
     nothing_lost(limits.full_disks(world.scenes["update"], 160 * 1024), at_least=2)
@@ -117,6 +125,7 @@ def test_a_flipped_bit_is_never_silent(bench):
     assert sum(trial.outcome != "harmless" for trial in seen) > len(seen) / 4
 
 
+@pytest.mark.slow
 def test_cuts_swaps_losses_and_strangers_are_never_silent(bench):
     changes = bench.truncations(3000), bench.swaps(), bench.losses(), bench.strangers()
     seen = nothing_lost(itertools.chain(*changes), at_least=100)
@@ -214,6 +223,7 @@ for name in [*faults, "another"]:
 """
 
 
+@pytest.mark.slow
 def test_a_campaign_that_tries_nothing_fails():
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", CAMPAIGN],

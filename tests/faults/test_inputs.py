@@ -146,12 +146,14 @@ def test_an_answer_cannot_steer_a_terminal(world):
     assert shown.strip() == r"\x1b[2J\x9b31m red \u202e"
 
 
+@pytest.mark.slow
 def test_an_interrupt_once_or_twice_keeps_what_is_done(world):
     assert [
         trial for trial in kills.interrupts(world.scenes["ingest"], 3, seed=1) if trial.wrong
     ] == []
 
 
+@pytest.mark.slow
 def test_edits_deletions_and_kills_against_a_dictionary(world):
     assert [trial.wrong for trial in machine.against_a_dictionary(world, 3, 6)] == [()]
     assert machine.AgainstADictionary.steps >= 3
