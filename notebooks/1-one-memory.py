@@ -34,7 +34,7 @@ from rag_memtok.datatypes import Memory
 from rag_memtok.memory.batch import Task, init_pooled, lay_out
 from rag_memtok.memory.codec import CODECS
 from rag_memtok.memory.optimize import memorize
-from rag_memtok.memory.recipes import RECIPES
+from rag_memtok.memory.recipes import RECIPES, margin_hinge
 from rag_memtok.memory.reconstruct import decode, decode_batch, judge
 from rag_memtok.model import lm, prompts
 
@@ -83,7 +83,7 @@ print(f"{len(task.tokens)} tokens: {'|'.join(words)}")
 # that leads by 0.5 costs nothing, and the vectors are spent on those that do not.
 
 # %%
-recipe = RECIPES["margin"]
+recipe, objective = RECIPES["margin"], margin_hinge(0.5, power=2.0)
 layout = lay_out(model, template, [task])
 vectors = init_pooled(model, task)[None].requires_grad_(
     True
@@ -93,7 +93,7 @@ tried, losses, margins = [], [], []
 
 for step in range(300):
     hidden = model.hidden(layout.inputs(vectors))[layout.scored]
-    loss, margin = recipe.objective(model, hidden, layout.targets, torch.zeros(len(layout.targets)))
+    loss, margin = objective(model, hidden, layout.targets, torch.zeros(len(layout.targets)))
     tried.append(vectors.detach()[0].clone())
     losses.append(float(loss.mean().detach()))
     margins.append(margin.numpy())
@@ -315,8 +315,9 @@ plt.show()
 # %% [markdown]
 # ## The same in one call
 #
-# `memorize` does for many chunks at once what the loop above did for one; `judge` and `decode` are
-# what `rag-memtok ingest` and `rag-memtok verify` run.
+# `memorize` does for many chunks at once what the loop above did for one, with another start and a
+# loss whose power changes on the way; `judge` and `decode` are what `rag-memtok ingest` and
+# `rag-memtok verify` run.
 
 # %%
 written = next(memorize(model, template, [task], Memorize(seconds_per_chunk=0)))

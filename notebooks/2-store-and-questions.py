@@ -132,7 +132,7 @@ table(names, rows)
 # ## Questions, and three readers
 #
 # Six questions that the documents answer. Retrieval is the same for all readers: word search and a
-# small static embedder, fused by rank. The two best chunks are read, each in a prompt of its own,
+# small static embedder, fused by score. The two best chunks are read, each in a prompt of its own,
 # and the answer that the model is surest of is kept: this model answers better from one passage
 # than from two (`passages = "together"` puts both into one prompt). Cited is the passage that the
 # answer comes from.
@@ -190,8 +190,8 @@ print("decode answered word for word as text did")
 #   a store that holds no text at all gives the model the very tokens to read.
 # - **Vectors trained for one thing, to be decoded, are of no use as context** to a frozen model
 #   (Sastre & Rosá 2025 say so of theirs). So `--read auto` takes `decode` for such a store, and
-#   says why. Memories written with `ingest --write readable` are read nearly as well as the text:
-#   six questions cannot show that, the table of 128 in docs/results.md does.
+#   says why. Memories written with `ingest --write readable` are read four fifths as well as the
+#   text: six questions cannot show that, the 600 in docs/results.md do.
 
 # %%
 found = store.ask(questions[0]["question"])

@@ -14,8 +14,8 @@
 # # An audit, and a second opinion
 #
 # A store says that its memories give their documents back. `rag-memtok verify` proves it or names
-# what is broken. But it is our own program that says so. So here is, too, a checker of forty lines
-# that knows nothing of this package: it reads the store with sqlite3, decodes with torch and
+# what is broken. But it is our own program that says so. So here is, too, a checker of seventy
+# lines that knows nothing of this package: it reads the store with sqlite3, decodes with torch and
 # transformers, and compares hashes.
 #
 # We write a small store, break it in two ways, and see who notices.
