@@ -21,6 +21,7 @@ from rag_memtok.memory.encoder import (
     set_parameters,
     unpack_readable,
 )
+from rag_memtok.memory.windows import equal_windows
 from rag_memtok.model.lm import LM
 
 TEXT = "The lamp of the harbour was repaired in March, and its keeper wrote a letter."
@@ -46,7 +47,7 @@ def made(lm, longest=4):
 
 def alone(encoder, tokens, window):
     with torch.no_grad():
-        return encode(encoder, [tokens], window)[0]
+        return encode(encoder, [tokens], [equal_windows(len(tokens), window)])[0]
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4])
@@ -59,10 +60,26 @@ def test_before_training_a_vector_is_the_scaled_sum_of_its_tokens(lm, window):
         torch.testing.assert_close(vector, own.sum(0) / math.sqrt(len(own)))
 
 
+def test_a_vector_holds_what_is_projected_from_each_place_of_its_own_window(lm):
+    encoder, tokens = made(lm), lm.encode(TEXT)[:7]
+    windows, start = [3, 1, 2, 1], 0
+    first = lm.eos if lm.bos is None else lm.bos
+    with torch.no_grad():
+        vectors = encode(encoder, [tokens], [windows])[0]
+        states = encoder.lm.hidden(lm.embed([first, *tokens])[None])[0, 1:]
+    for vector, size in zip(vectors, windows, strict=True):
+        wanted = lm.embed(tokens[start : start + size]).sum(0) / math.sqrt(size)
+        for place in range(size):
+            wanted = wanted + states[start + place] @ encoder.projection[place]
+        torch.testing.assert_close(vector, wanted, rtol=1e-4, atol=1e-5)
+        start += size
+
+
 def test_what_stands_beside_or_behind_a_text_does_not_reach_its_vectors(lm):
     encoder, long, short = made(lm), lm.encode(TEXT), lm.encode(OTHER)
+    windows = [equal_windows(len(one), 4) for one in (short, long)]
     with torch.no_grad():
-        together = encode(encoder, [short, long], 4)
+        together = encode(encoder, [short, long], windows)
     torch.testing.assert_close(together[0], alone(encoder, short, 4), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together[1], alone(encoder, long, 4), rtol=1e-4, atol=1e-5)
     first = alone(encoder, long[:8], 4)
@@ -80,7 +97,8 @@ def test_one_other_token_moves_its_own_vector_far_and_none_before_it(lm):
 
 def test_every_part_of_it_is_reached_by_a_gradient(lm):
     encoder = made(lm)
-    encode(encoder, [lm.encode(TEXT)], 4)[0].square().sum().backward()
+    tokens = lm.encode(TEXT)
+    encode(encoder, [tokens], [equal_windows(len(tokens), 4)])[0].square().sum().backward()
     assert all(float(one.grad.norm()) > 0 for one in encoder.parameters.values())
     assert lm.table.grad is None
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from rag_memtok.errors import UsageError
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import encode, set_parameters
+from rag_memtok.memory.windows import equal_windows
 from rag_memtok.model import lora
 from rag_memtok.model.adapter_manifest import AdapterManifest, read_manifest
 from rag_memtok.model.inject import inject
@@ -64,7 +65,7 @@ def test_a_row_asks_what_prompts_with_the_vectors_ask(kind, count):
     task = task_of(lm, words, example, 4, recite=True, quoted=[ASKED[0]])
     with attending(student), torch.no_grad():
         found = scores_of(student, task.row, embeddings_of(student, encoder, task))
-        vectors = [one.numpy() for one in encode(encoder, task.texts, 4)]
+        vectors = [one.numpy() for one in encode(encoder, task.texts, task.windows)]
     assert int((task.row.ids == SOFT).sum()) == sum(map(len, vectors))
     wanted = []
     exchanges = [exchange(lm, words, *one) for one in ASKED]
@@ -167,7 +168,10 @@ def test_texts_are_read_on_as_the_reader_below_was_measured_to_be_best(tmp_path)
 def said_after(run, asked, said, window):
     """The loss of what is said about a text in vectors, teacher-forced, and what comes right."""
     tokens = run.lm.encode(TEXTS[0])
-    vectors = [one.detach().numpy() for one in encode(run.encoder, [tokens], window)]
+    vectors = [
+        one.detach().numpy()
+        for one in encode(run.encoder, [tokens], [equal_windows(len(tokens), window)])
+    ]
     prompt = inject(run.lm, run.words, vectors, [])
     shared = prompt[: len(prompt) - len(run.words.question) - len(run.words.closing)]
     whole = torch.cat([shared, run.lm.embed([*asked, *said[:-1]])])
@@ -203,9 +207,9 @@ def test_what_is_measured_of_a_row_is_its_teacher_forced_loss_and_what_is_repeat
 def test_a_run_takes_the_windows_it_is_for_in_their_shares(tmp_path):
     run = run_of(toy.lm_of("llama"), tmp_path, steps=200)
     run.windows, run.wide_shares = (1, 3), (0.0, 1.0)
-    assert {run.task().window for _ in range(8)} == {1}
+    assert {run.task().windows[0][0] for _ in range(8)} == {1}
     run.step = 100  # the second half
-    assert {run.task().window for _ in range(8)} == {3}
+    assert {run.task().windows[0][0] for _ in range(8)} == {3}
 
 
 def test_an_encoder_goes_on_with_longer_windows_from_what_it_was_for_shorter_ones():
@@ -216,7 +220,8 @@ def test_an_encoder_goes_on_with_longer_windows_from_what_it_was_for_shorter_one
     begun[encoders.PROJECTION] = lengthened(begun[encoders.PROJECTION], 8)
     set_parameters(long, begun)
     assert long.max_window == 8
-    torch.testing.assert_close(encode(long, texts, 4)[0], encode(short, texts, 4)[0])
+    windows = [equal_windows(len(texts[0]), 4)]
+    torch.testing.assert_close(encode(long, texts, windows)[0], encode(short, texts, windows)[0])
     assert lengthened(begun[encoders.PROJECTION], 4).shape[0] == 8  # never cut
 
 

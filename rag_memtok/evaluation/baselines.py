@@ -20,15 +20,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from rag_memtok.errors import named
 from rag_memtok.evaluation.cases import Corpus, Sample
 from rag_memtok.evaluation.memory_cache import CachedMemory, Tokens
 from rag_memtok.memory.batch import Task, init_pooled
-from rag_memtok.memory.encoder import count_windows
 from rag_memtok.memory.reconstruct import Decoded, decode_checked
+from rag_memtok.memory.windows import count_windows, nats
 from rag_memtok.model.inject import Passage
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
@@ -168,15 +167,10 @@ def least_expected_tokens(material: Material, sample: Sample) -> list[Passage]:
             for one in sample.ids]  # fmt: skip
 
 
-@torch.inference_mode()
 def least_expected(lm: LM, tokens: Tokens, count: int) -> list[int]:
     """The `count` tokens of most nats, in their order. Cost: a pass over the text."""
-    first = lm.eos if lm.bos is None else lm.bos
-    scores = lm.logits(lm.hidden(lm.embed([first, *tokens[:-1]])[None])[0])
-    nats = torch.nn.functional.cross_entropy(
-        scores, torch.tensor(tokens, device=lm.device), reduction="none"
-    )
-    return [tokens[place] for place in sorted(nats.topk(min(count, len(tokens))).indices.tolist())]
+    most = nats(lm, tokens).topk(min(count, len(tokens)))
+    return [tokens[place] for place in sorted(most.indices.tolist())]
 
 
 def sentences(material: Material, sample: Sample) -> list[Passage]:

@@ -28,6 +28,7 @@ from rag_memtok.config import require
 from rag_memtok.datatypes import ReadableVectors
 from rag_memtok.errors import InputRefused, WrongModel
 from rag_memtok.memory.codec import codec_named
+from rag_memtok.memory.windows import equal_windows
 from rag_memtok.model import lora
 from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import in_float32
@@ -82,38 +83,37 @@ def _first_layers(lm: LM, layers: int) -> LM:
     return LM(model, lm.tokenizer, lm.identity)
 
 
-def count_windows(tokens: int, window: int) -> int:
-    """The number of vectors for `tokens` tokens: ceil(tokens / window)."""
-    return -(-tokens // window)
-
-
 def encode(
-    encoder: Encoder, texts: Sequence[Sequence[int]], window: int
+    encoder: Encoder, texts: Sequence[Sequence[int]], windows: Sequence[Sequence[int]]
 ) -> list[Float[Tensor, "_ d"]]:
     """The readable vectors of each text, in fp32: a pass over all, padded to the longest.
 
     A text is read behind the token that a document begins with, on which a Llama's first position
     spends itself. What stands to the right of a position never reaches it, so padding does not.
 
+    Args:
+        windows: of each text, the tokens of each of its vectors.
+
     Cost: the encoder's layers, once over `len(texts)` rows of the longest text.
     """
     lm = encoder.lm
-    padded_length = count_windows(max(map(len, texts)), window) * window
+    longest = max(map(len, texts))
     first = lm.eos if lm.bos is None else lm.bos
-    token_ids = torch.tensor(
-        [[first, *text, *[lm.eos] * (padded_length - len(text))] for text in texts]
-    )
-    lengths = torch.tensor([len(text) for text in texts])
-    is_token = (torch.arange(padded_length) < lengths[:, None])[..., None]  # [B, T, 1]
-    is_token = is_token.to(lm.device)
+    token_ids = torch.tensor([[first, *text, *[lm.eos] * (longest - len(text))] for text in texts])
+    is_token = torch.arange(longest) < torch.tensor([len(text) for text in texts])[:, None]
+    is_token = is_token.to(lm.device)  # [B, T]
     embeddings = lm.embed(token_ids)  # [B, 1 + T, d]
-    shape = (len(texts), -1, window, lm.width)
-    states = (lm.hidden(embeddings)[:, 1:].float() * is_token).view(shape)
-    token_embeddings = (embeddings[:, 1:].float() * is_token).view(shape)
-    counts = is_token.view(*shape[:3], 1).sum(2).clamp(min=1)  # [B, M, 1]
-    projected = torch.einsum("bmsi,sio->bmo", states, encoder.projection[:window].float())
-    vectors = token_embeddings.sum(2) / counts.sqrt() + projected
-    return [vectors[row, : count_windows(len(text), window)] for row, text in enumerate(texts)]
+    states = lm.hidden(embeddings)[:, 1:][is_token].float()  # [N, d], the tokens of all texts
+    lengths = torch.tensor([length for text in windows for length in text], device=lm.device)
+    owner = torch.arange(len(lengths), device=lm.device).repeat_interleave(lengths)  # [N]
+    place = torch.arange(len(owner), device=lm.device) - (lengths.cumsum(0) - lengths)[owner]
+    vectors = states.new_zeros(len(lengths), lm.width)
+    vectors = vectors.index_add(0, owner, embeddings[:, 1:][is_token].float())
+    vectors = vectors / lengths[:, None].sqrt()
+    for number, projection in enumerate(encoder.projection[: int(lengths.max())]):
+        here = place == number
+        vectors = vectors.index_add(0, owner[here], states[here] @ projection.float())
+    return list(vectors.split([len(text) for text in windows]))
 
 
 def encode_readable(encoder: Encoder, tokens: Sequence[int], window: int) -> ReadableVectors:
@@ -131,7 +131,8 @@ def encode_readable(encoder: Encoder, tokens: Sequence[int], window: int) -> Rea
 
 @torch.no_grad()
 def _encode_one(encoder: Encoder, tokens: Sequence[int], window: int) -> Float[np.ndarray, "M d"]:
-    return encode(encoder, [tokens], window)[0].cpu().numpy()
+    windows = equal_windows(len(tokens), window)
+    return encode(encoder, [tokens], [windows])[0].cpu().numpy()
 
 
 def unpack_readable(stored: ReadableVectors) -> Float[np.ndarray, "M d"]:
