@@ -25,7 +25,6 @@ from rag_memtok.datatypes import Document
 from rag_memtok.documents.split import split
 from rag_memtok.evaluation.evaluate import encoder_in
 from rag_memtok.memory.encoder import TOLERANCE, Encoder, encode, encode_readable, unpack_readable
-from rag_memtok.memory.windows import equal_windows
 from rag_memtok.model.lm import load
 from rag_memtok.pipeline.adapters import shipped_adapters
 
@@ -47,8 +46,7 @@ def changed(text: str) -> str:
 @torch.no_grad()
 def vectors(encoder: Encoder, texts: Sequence[Sequence[int]], window: int) -> list[np.ndarray]:
     """The vectors of each text, all encoded together."""
-    windows = [equal_windows(len(text), window) for text in texts]
-    return [one.numpy() for one in encode(encoder, texts, windows)]
+    return [one.numpy() for one in encode(encoder, texts, window)]
 
 
 def chunks_of(paths: Sequence[Path], encoder: Encoder) -> list[str]:

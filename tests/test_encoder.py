@@ -21,7 +21,6 @@ from rag_memtok.memory.encoder import (
     set_parameters,
     unpack_readable,
 )
-from rag_memtok.memory.windows import equal_windows
 from rag_memtok.model.lm import LM
 
 TEXT = "The lamp of the harbour was repaired in March, and its keeper wrote a letter."
@@ -33,9 +32,12 @@ def lm(request):
     return toy.lm_of(request.param)
 
 
-def made(lm, longest=4):
+def made(lm, longest=4, planned=False):
     """An encoder whose weights are no longer those of the start."""
     encoder = new_encoder(lm, 1, 4, longest, seed=1)
+    if planned:
+        costs = torch.rand(len(lm.table), generator=torch.Generator().manual_seed(3)) ** 2
+        encoder = replace(encoder, costs=(20 * costs).half())
     draw = torch.Generator().manual_seed(2)
     values = {
         name: torch.randn(one.shape, generator=draw) * 0.05
@@ -47,7 +49,7 @@ def made(lm, longest=4):
 
 def alone(encoder, tokens, window):
     with torch.no_grad():
-        return encode(encoder, [tokens], [equal_windows(len(tokens), window)])[0]
+        return encode(encoder, [tokens], window)[0]
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4])
@@ -60,26 +62,26 @@ def test_before_training_a_vector_is_the_scaled_sum_of_its_tokens(lm, window):
         torch.testing.assert_close(vector, own.sum(0) / math.sqrt(len(own)))
 
 
-def test_a_vector_holds_what_is_projected_from_each_place_of_its_own_window(lm):
-    encoder, tokens = made(lm), lm.encode(TEXT)[:7]
-    windows, start = [3, 1, 2, 1], 0
-    first = lm.eos if lm.bos is None else lm.bos
+def test_a_vector_holds_what_is_projected_from_each_place_of_its_window(lm):
+    encoder, tokens = made(lm, planned=True), lm.encode(TEXT)
+    windows, start = encoder.windows(tokens, 3), 0
+    assert len(windows) == math.ceil(len(tokens) / 3) and set(windows) >= {1, 4}
     with torch.no_grad():
-        vectors = encode(encoder, [tokens], [windows])[0]
+        vectors = alone(encoder, tokens, 3)
+        first = lm.eos if lm.bos is None else lm.bos
         states = encoder.lm.hidden(lm.embed([first, *tokens])[None])[0, 1:]
-    for vector, size in zip(vectors, windows, strict=True):
-        wanted = lm.embed(tokens[start : start + size]).sum(0) / math.sqrt(size)
-        for place in range(size):
-            wanted = wanted + states[start + place] @ encoder.projection[place]
-        torch.testing.assert_close(vector, wanted, rtol=1e-4, atol=1e-5)
-        start += size
+        for vector, size in zip(vectors, windows, strict=True):
+            wanted = lm.embed(tokens[start : start + size]).sum(0) / math.sqrt(size)
+            for place in range(size):
+                wanted = wanted + states[start + place] @ encoder.projection[place]
+            torch.testing.assert_close(vector, wanted, rtol=1e-4, atol=1e-5)
+            start += size
 
 
 def test_what_stands_beside_or_behind_a_text_does_not_reach_its_vectors(lm):
     encoder, long, short = made(lm), lm.encode(TEXT), lm.encode(OTHER)
-    windows = [equal_windows(len(one), 4) for one in (short, long)]
     with torch.no_grad():
-        together = encode(encoder, [short, long], windows)
+        together = encode(encoder, [short, long], 4)
     torch.testing.assert_close(together[0], alone(encoder, short, 4), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together[1], alone(encoder, long, 4), rtol=1e-4, atol=1e-5)
     first = alone(encoder, long[:8], 4)
@@ -97,20 +99,21 @@ def test_one_other_token_moves_its_own_vector_far_and_none_before_it(lm):
 
 def test_every_part_of_it_is_reached_by_a_gradient(lm):
     encoder = made(lm)
-    tokens = lm.encode(TEXT)
-    encode(encoder, [tokens], [equal_windows(len(tokens), 4)])[0].square().sum().backward()
+    encode(encoder, [lm.encode(TEXT)], 4)[0].square().sum().backward()
     assert all(float(one.grad.norm()) > 0 for one in encoder.parameters.values())
     assert lm.table.grad is None
 
 
-def test_its_file_gives_it_back(lm, tmp_path):
-    encoder = made(lm)
+@pytest.mark.parametrize("planned", [False, True])
+def test_its_file_gives_it_back(lm, planned, tmp_path):
+    encoder = made(lm, planned=planned)
     (tmp_path / "e").write_bytes(pack(encoder))
     again = load_encoder(lm, tmp_path / "e")
     assert again.max_window == 4 and len(again.digest) == 64
     wanted = alone(encoder, lm.encode(TEXT), 4)
     torch.testing.assert_close(alone(again, lm.encode(TEXT), 4), wanted, rtol=1e-2, atol=1e-3)
     assert pack(again) == (tmp_path / "e").read_bytes()
+    assert again.windows(lm.encode(TEXT), 3) == encoder.windows(lm.encode(TEXT), 3)
     assert not any(one.requires_grad for one in again.parameters.values())
 
 
@@ -123,7 +126,14 @@ def test_an_encoder_of_another_model_is_refused(tmp_path):
 def test_what_is_no_encoder_is_refused(tmp_path):
     lm = toy.lm_of("llama")
     whole = pack(made(lm))
-    for content in (b"", b"{}", whole[:-7], whole.replace(encoders.DESCRIBED.encode(), b"x" * 18)):
+    short = pack(replace(made(lm), costs=torch.ones(len(lm.table) - 1)))
+    for content in (
+        b"",
+        b"{}",
+        short,
+        whole[:-7],
+        whole.replace(encoders.DESCRIBED.encode(), b"x" * 18),
+    ):
         (tmp_path / "e").write_bytes(content)
         with pytest.raises(InputRefused, match="is no encoder"):
             load_encoder(lm, tmp_path / "e")
@@ -131,8 +141,9 @@ def test_what_is_no_encoder_is_refused(tmp_path):
         load_encoder(lm, tmp_path / "nothing")
 
 
-def test_what_is_stored_is_compared_with_what_the_text_gives(lm, tmp_path):
-    (tmp_path / "e").write_bytes(pack(made(lm)))
+@pytest.mark.parametrize("planned", [False, True])
+def test_what_is_stored_is_compared_with_what_the_text_gives(lm, planned, tmp_path):
+    (tmp_path / "e").write_bytes(pack(made(lm, planned=planned)))
     encoder, tokens = load_encoder(lm, tmp_path / "e"), lm.encode(TEXT)
     stored = encode_readable(encoder, tokens, 4)
     assert (stored.encoder, stored.window) == (encoder.digest, 4)

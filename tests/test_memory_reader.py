@@ -1,6 +1,7 @@
 """The recipe of readable memories: what a row costs, and going on where it was."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from safetensors.torch import load_file
 from rag_memtok.errors import UsageError
 from rag_memtok.memory import encoder as encoders
 from rag_memtok.memory.encoder import encode, set_parameters
-from rag_memtok.memory.windows import equal_windows
 from rag_memtok.model import lora
 from rag_memtok.model.adapter_manifest import AdapterManifest, read_manifest
 from rag_memtok.model.inject import inject
@@ -34,6 +34,7 @@ from training.memory_reader import (
     upon,
 )
 from training.text_reader import CHECKPOINT, attending, exchange, scores_of
+from training.token_costs import BASE, FEW, token_costs
 
 TEXTS = (
     "The lamp of the harbour was repaired in March, and its keeper wrote a letter.",
@@ -65,7 +66,7 @@ def test_a_row_asks_what_prompts_with_the_vectors_ask(kind, count):
     task = task_of(lm, words, example, 4, recite=True, quoted=[ASKED[0]])
     with attending(student), torch.no_grad():
         found = scores_of(student, task.row, embeddings_of(student, encoder, task))
-        vectors = [one.numpy() for one in encode(encoder, task.texts, task.windows)]
+        vectors = [one.numpy() for one in encode(encoder, task.texts, 4)]
     assert int((task.row.ids == SOFT).sum()) == sum(map(len, vectors))
     wanted = []
     exchanges = [exchange(lm, words, *one) for one in ASKED]
@@ -168,10 +169,7 @@ def test_texts_are_read_on_as_the_reader_below_was_measured_to_be_best(tmp_path)
 def said_after(run, asked, said, window):
     """The loss of what is said about a text in vectors, teacher-forced, and what comes right."""
     tokens = run.lm.encode(TEXTS[0])
-    vectors = [
-        one.detach().numpy()
-        for one in encode(run.encoder, [tokens], [equal_windows(len(tokens), window)])
-    ]
+    vectors = [one.detach().numpy() for one in encode(run.encoder, [tokens], window)]
     prompt = inject(run.lm, run.words, vectors, [])
     shared = prompt[: len(prompt) - len(run.words.question) - len(run.words.closing)]
     whole = torch.cat([shared, run.lm.embed([*asked, *said[:-1]])])
@@ -207,9 +205,30 @@ def test_what_is_measured_of_a_row_is_its_teacher_forced_loss_and_what_is_repeat
 def test_a_run_takes_the_windows_it_is_for_in_their_shares(tmp_path):
     run = run_of(toy.lm_of("llama"), tmp_path, steps=200)
     run.windows, run.wide_shares = (1, 3), (0.0, 1.0)
-    assert {run.task().windows[0][0] for _ in range(8)} == {1}
+    assert {run.task().window for _ in range(8)} == {1}
     run.step = 100  # the second half
-    assert {run.task().windows[0][0] for _ in range(8)} == {3}
+    assert {run.task().window for _ in range(8)} == {3}
+
+
+def test_a_token_costs_its_mean_bits_and_one_seen_seldom_what_such_do():
+    lm = toy.lm_of("llama")
+    texts = [*TEXTS, *TEXTS, "Tee"]
+    bits, seen = torch.zeros(len(lm.table)), torch.zeros(len(lm.table))
+    for text in texts:
+        tokens = lm.encode(text)
+        opening = [lm.eos if lm.bos is None else lm.bos, *tokens[:-1]]
+        with torch.no_grad():
+            likely = lm.logits(lm.hidden(lm.embed(opening)[None])[0]).log_softmax(-1)
+        for place, token in enumerate(tokens):
+            bits[token] -= likely[place, token] / math.log(2)
+            seen[token] += 1
+    seldom = (seen > 0) & (seen < FEW)
+    rare = bits[seldom].sum() / seen[seldom].sum()
+    found = token_costs(lm, texts)
+    assert found.dtype == torch.float16
+    wanted = (bits + FEW * rare) / (seen + FEW) + BASE
+    torch.testing.assert_close(found.float(), wanted, rtol=2e-3, atol=2e-3)
+    assert bool((seen >= FEW).any()) and float(wanted[seen == 0].std()) < 1e-5
 
 
 def test_an_encoder_goes_on_with_longer_windows_from_what_it_was_for_shorter_ones():
@@ -220,8 +239,7 @@ def test_an_encoder_goes_on_with_longer_windows_from_what_it_was_for_shorter_one
     begun[encoders.PROJECTION] = lengthened(begun[encoders.PROJECTION], 8)
     set_parameters(long, begun)
     assert long.max_window == 8
-    windows = [equal_windows(len(texts[0]), 4)]
-    torch.testing.assert_close(encode(long, texts, windows)[0], encode(short, texts, windows)[0])
+    torch.testing.assert_close(encode(long, texts, 4)[0], encode(short, texts, 4)[0])
     assert lengthened(begun[encoders.PROJECTION], 4).shape[0] == 8  # never cut
 
 

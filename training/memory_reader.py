@@ -32,9 +32,7 @@ from rag_memtok import config
 from rag_memtok.adapt.checkpoint import get_moments, set_moments
 from rag_memtok.evaluation.baselines import least_expected
 from rag_memtok.memory import encoder as encoders
-from rag_memtok.memory.encoder import Encoder, encode
-from rag_memtok.memory.windows import MOST as LONGEST_PLANNED
-from rag_memtok.memory.windows import equal_windows, planned_windows
+from rag_memtok.memory.encoder import Encoder, count_windows, encode
 from rag_memtok.model import lora
 from rag_memtok.model.adapter_manifest import AdapterManifest, read_manifest
 from rag_memtok.model.inject import Content
@@ -58,10 +56,12 @@ from training.text_reader import (
     scores_of,
     watched,
 )
+from training.token_costs import token_costs
 
 SOFT = -1  # stands in a row's ids where a vector stands
 LAYERS, RANK = 10, 8
 WINDOWS = (2, 4)  # tokens a vector: narrow and wide
+LONGEST = 8  # tokens of a planned window, at least
 MOST_RANK = 17  # of the adapter that ships: 15 MB with the encoder
 QUESTIONS = 12  # of a step, at least
 MOST = 3  # questions about a chunk that is alone: repeating it teaches more
@@ -77,7 +77,7 @@ SAVE_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Task:
-    """A row, and the texts that its soft positions are encoded from, in which windows.
+    """A row, and the texts that its soft positions are encoded from.
 
     `recited`: the tokens that say its chunk again, or sentences of it; `exchanges`: in how many
     answers; `chunks`: how many it is about.
@@ -85,7 +85,7 @@ class Task:
 
     row: Row
     texts: Sequence[Sequence[int]]
-    windows: Sequence[Sequence[int]]
+    window: int
     recited: int
     exchanges: int
     chunks: int
@@ -100,13 +100,11 @@ def task_of(
     recite: bool,
     quoted: Sequence[tuple[str, str]] = (),
     telling: bool = False,
-    planned: bool = False,
 ) -> Task:
     """An example read from vectors of `window` tokens; `recite`: a chunk alone is repeated.
 
     `quoted`: questions and answers whose sentences are asked for. `telling`: as many of its own
-    tokens stand for it instead, those that `lm` expected least. `planned`: windows are of `window`
-    tokens on average.
+    tokens stand for it instead, those that `lm` expected least.
     """
     texts = [lm.encode(text) for _, text in example.passages]
     template = cue(lm)
@@ -115,28 +113,21 @@ def task_of(
         more = [(template.suffix, [*texts[0], template.end])]
     if len(texts) == 1:
         more += [quotation(lm, words, example.passages[0][1], *one) for one in quoted]
-    windows = [windows_of(lm, text, window, planned) for text in texts]
+    sizes = [count_windows(len(text), window) for text in texts]
     if telling:
-        contents = [
-            least_expected(lm, text, len(own)) for text, own in zip(texts, windows, strict=True)
-        ]
+        contents = [least_expected(lm, *one) for one in zip(texts, sizes, strict=True)]
     else:
-        contents = [[SOFT] * len(own) for own in windows]
+        contents = [[SOFT] * size for size in sizes]
     row = row_of(lm, words, example, contents, more)
     said = sum(len(one) for _, one in more)
     return Task(
         row=row,
         texts=() if telling else texts,
-        windows=windows,
+        window=window,
         recited=said,
         exchanges=len(more),
         chunks=len(texts),
     )
-
-
-def windows_of(lm: LM, text: Sequence[int], window: int, planned: bool) -> list[int]:
-    """The tokens of each vector of a text."""
-    return planned_windows(lm, text, window) if planned else equal_windows(len(text), window)
 
 
 def quotation(
@@ -157,7 +148,7 @@ def embeddings_of(lm: LM, encoder: Encoder, task: Task) -> Float[Tensor, "S d"]:
     embeddings = lm.embed(task.row.ids.clamp(min=0))
     if not task.texts:
         return embeddings
-    vectors = torch.cat(encode(encoder, task.texts, task.windows)).to(embeddings.dtype)
+    vectors = torch.cat(encode(encoder, task.texts, task.window)).to(embeddings.dtype)
     return embeddings.index_copy(0, (task.row.ids == SOFT).nonzero()[:, 0], vectors)
 
 
@@ -170,8 +161,7 @@ class Training:
     `windows` are the tokens a vector, narrow and wide, and `wide_shares` those of the chunks with
     the wide ones in each half of the steps. `repeated` is the share of the chunks alone that are
     repeated (with wide windows all are), `quoted` that of the questions whose sentence is asked
-    for, and `fall` that of the steps, at the end, in which the rate falls. `planned`: a window has
-    so many tokens on average.
+    for, and `fall` that of the steps, at the end, in which the rate falls.
     """
 
     lm: LM
@@ -190,7 +180,6 @@ class Training:
     form: str = "encoded"
     windows: tuple[int, int] = WINDOWS
     wide_shares: tuple[float, float] = WIDE_SHARES
-    planned: bool = False
     passages: str = ""
     wide: float = WIDE
     step: int = 0
@@ -236,21 +225,10 @@ class Training:
             if answer is not None and answer in example.passages[0][1]
             and hash01(question, "quoted ") < self.quoted
         ]  # fmt: skip
-        return self.task_of(example, self.windows[wide], recite=recite, quoted=quoted)
-
-    def task_of(
-        self,
-        example: TrainingExample,
-        window: int,
-        *,
-        recite: bool,
-        quoted: Sequence[tuple[str, str]] = (),
-    ) -> Task:
-        """An example as this run reads it."""
+        window, telling = self.windows[wide], self.form == "telling"
         return task_of(
-            self.lm, self.words, example, window, recite=recite, quoted=quoted,
-            telling=self.form == "telling", planned=self.planned,
-        )  # fmt: skip
+            self.lm, self.words, example, window, recite=recite, quoted=quoted, telling=telling
+        )
 
     def take(self) -> tuple[float, ...]:
         """One step; the mean losses of answered and of recited tokens, the share of these right.
@@ -369,7 +347,8 @@ Dev = Sequence[tuple[list[int], str, list[str]]]  # chunks, questions, their ans
 
 def measured(training: Training, dev: Dev) -> Mapping[str, float]:
     """F1 over `dev` from text and from each window; answers' loss, tokens repeated."""
-    student, words = training.student, training.words
+    lm, student, words = training.lm, training.student, training.words
+    telling = training.form == "telling"
     found = {"f1_text": f1_of(student, words, dev)["f1"]}
     for window in training.windows[::-1]:
         repeated: list[bool] = []
@@ -378,10 +357,10 @@ def measured(training: Training, dev: Dev) -> Mapping[str, float]:
             passages = (("", student.decode(chunk)),)
             if number % 3 == 0:
                 alone = TrainingExample(passages, ())
-                task = training.task_of(alone, window, recite=True)
+                task = task_of(lm, words, alone, window, recite=True, telling=telling)
                 repeated += scored(student, training.encoder, task)[1]
             asked = TrainingExample(passages, ((question, golds[0]),))
-            task = training.task_of(asked, window, recite=False)
+            task = task_of(lm, words, asked, window, recite=False, telling=telling)
             losses += scored(student, training.encoder, task)[0]
         contents = [content_of(training, chunk, window) for chunk, _, _ in dev]
         found[f"recited_{window}"] = 100 * mean(repeated)
@@ -398,10 +377,9 @@ def mean(values: Sequence[float]) -> float:
 @torch.no_grad()
 def content_of(training: Training, chunk: Sequence[int], window: int) -> Content:
     """What stands for one chunk: its vectors, or as many of its tokens."""
-    windows = windows_of(training.lm, chunk, window, training.planned)
     if training.form == "telling":
-        return least_expected(training.lm, chunk, len(windows))
-    return encode(training.encoder, [chunk], [windows])[0].numpy()
+        return least_expected(training.lm, chunk, count_windows(len(chunk), window))
+    return encode(training.encoder, [chunk], window)[0].numpy()
 
 
 @torch.no_grad()
@@ -494,21 +472,36 @@ def started(args: argparse.Namespace) -> Training:
     torch.manual_seed(args.seed)
     lm = load(config.Model(id=args.model, dtype="bfloat16", threads=args.threads))
     student = lora.fuse_lora(lora.add_lora(merged(lm, args.reader), args.rank, args.seed))
-    longest = max(*args.windows, LONGEST_PLANNED if args.planned else 0)
+    longest = max(*args.windows, LONGEST if args.planned else 0)
     encoder = encoders.new_encoder(lm, args.layers, RANK, longest, args.seed)
+    found = lessons_of(lm, args.data, args.without, args.seed)
+    costs: Tensor | None = None
     reader = load_file(args.reader / lora.WEIGHTS)
     if args.start:
         whole = load_file(args.start / lora.WEIGHTS)
         lora.set_weights(student, upon(whole, reader, args.rank))
         begun = load_file(args.start / encoders.FILE)
         begun[encoders.PROJECTION] = lengthened(begun[encoders.PROJECTION], longest)
+        costs = begun.pop(encoders.COSTS, None)
         encoders.set_parameters(encoder, begun)
-    found = lessons_of(lm, args.data, args.without, args.seed)
+    if args.planned and costs is None:
+        costs = token_costs(lm, [piece.text for piece in found.pieces])
+    encoder = replace(encoder, costs=costs)
     alone = replace(found, mix=Mix(alone=1.0), most=MOST)
     learning = {"repeated": args.repeated, "quoted": args.quoted, "fall": args.fall}
     learning |= {"windows": args.windows, "wide_shares": args.wide_shares}
-    learning |= {"planned": args.planned}
-    of = (args.layers, args.rank, args.lr, args.seed, args.steps, args.form, args.start, learning)
+    planned = "" if costs is None else hashlib.sha256(costs.numpy().tobytes()).hexdigest()
+    of = (
+        args.layers,
+        args.rank,
+        args.lr,
+        args.seed,
+        args.steps,
+        args.form,
+        args.start,
+        learning,
+        planned,
+    )
     read_from = (sha256_of(args.reader / lora.WEIGHTS), digest_of_lessons(found))
     run = repr((lm.identity, qa_prompt(lm).digest, *of, *read_from))
     manifest = read_manifest(args.reader)  # texts are read on as that one reads them
@@ -568,8 +561,8 @@ def main() -> None:
         "--windows", type=widths, default=WINDOWS, metavar="NARROW,WIDE", help="tokens a vector"
     )
     parser.add_argument(
-        "--planned", action="store_true", help="so many on average, fewer where a token is "
-        "unexpected",
+        "--planned", action="store_true",
+        help="so many on average, fewer where they cost more; an encoder stays so",
     )  # fmt: skip
     parser.add_argument(
         "--wide-shares", type=pair, default=WIDE_SHARES, metavar="FIRST,SECOND",

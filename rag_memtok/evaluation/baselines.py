@@ -20,14 +20,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from rag_memtok.errors import named
 from rag_memtok.evaluation.cases import Corpus, Sample
 from rag_memtok.evaluation.memory_cache import CachedMemory, Tokens
 from rag_memtok.memory.batch import Task, init_pooled
 from rag_memtok.memory.reconstruct import Decoded, decode_checked
-from rag_memtok.memory.windows import count_windows, nats
+from rag_memtok.memory.windows import count_windows
 from rag_memtok.model.inject import Passage
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
@@ -167,7 +169,16 @@ def least_expected_tokens(material: Material, sample: Sample) -> list[Passage]:
             for one in sample.ids]  # fmt: skip
 
 
-def least_expected(lm: LM, tokens: Tokens, count: int) -> list[int]:
+@torch.inference_mode()
+def nats(lm: LM, tokens: Sequence[int]) -> Float[Tensor, " T"]:
+    """How little each token is expected after those before it. Cost: a pass over the text."""
+    first = lm.eos if lm.bos is None else lm.bos
+    scores = lm.logits(lm.hidden(lm.embed([first, *tokens[:-1]])[None])[0])
+    targets = torch.tensor(list(tokens), device=lm.device)
+    return torch.nn.functional.cross_entropy(scores, targets, reduction="none")
+
+
+def least_expected(lm: LM, tokens: Sequence[int], count: int) -> list[int]:
     """The `count` tokens of most nats, in their order. Cost: a pass over the text."""
     most = nats(lm, tokens).topk(min(count, len(tokens)))
     return [tokens[place] for place in sorted(most.indices.tolist())]

@@ -1,10 +1,13 @@
 """A chunk's tokens -> its readable vectors, in one pass: what a question is answered from.
 
-A window of W tokens is one vector: the sum of their input embeddings, scaled to the length of one,
+A window of n tokens is one vector: the sum of their input embeddings, scaled to the length of one,
 and what a projection makes of the hidden states that the frozen LM's first layers, under a LoRA of
 their own, have at these tokens.
 
-    R_j = 1 / sqrt(W) sum_s e_(jW+s) + sum_s P_s h_(jW+s)
+    R_j = 1 / sqrt(n_j) sum_s e_(j, s) + sum_s P_s h_(j, s)
+
+Windows are of W tokens each, or of W on average, planned (windows.py) by what the encoder takes
+each token of the vocabulary to cost.
 
 Nothing is searched for, so that the vectors can be computed again, and are, by the audit.
 """
@@ -28,7 +31,7 @@ from rag_memtok.config import require
 from rag_memtok.datatypes import ReadableVectors
 from rag_memtok.errors import InputRefused, WrongModel
 from rag_memtok.memory.codec import codec_named
-from rag_memtok.memory.windows import equal_windows
+from rag_memtok.memory.windows import count_windows, equal_windows, planned_windows
 from rag_memtok.model import lora
 from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import in_float32
@@ -39,7 +42,7 @@ CODEC = "float16"
 TOLERANCE = 0.01
 FORMAT = 1
 DESCRIBED = "rag-memtok encoder"  # the entry of the file's header that says what it is
-PROJECTION = "projection"
+PROJECTION, COSTS = "projection", "costs"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,17 +50,27 @@ class Encoder:
     """The first layers of an LM with a LoRA on, and the projection of a window's hidden states.
 
     `projection[s]` is of the window's s-th token; it serves every window up to as many tokens.
-    `digest` is the sha256 of the file it was read from, "" while it is trained.
+    `costs` are of the vocabulary's tokens, of half precision, in the order of their ids; None: they
+    are alike, and windows equal. `digest` is the sha256 of the file it was read from, "" while it
+    is trained.
     """
 
     lm: LM
     projection: Float[Tensor, "W d d"]
+    costs: Float[Tensor, " V"] | None = None
     digest: str = ""
 
     @property
     def max_window(self) -> int:
         """The most tokens of a window."""
         return len(self.projection)
+
+    def windows(self, tokens: Sequence[int], window: int) -> list[int]:
+        """The tokens of each vector of a text, `window` on average."""
+        if self.costs is None:
+            return equal_windows(len(tokens), window)
+        costs = self.costs[list(tokens)].double().tolist()
+        return planned_windows(costs, count_windows(len(tokens), window), self.max_window)
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -84,15 +97,12 @@ def _first_layers(lm: LM, layers: int) -> LM:
 
 
 def encode(
-    encoder: Encoder, texts: Sequence[Sequence[int]], windows: Sequence[Sequence[int]]
+    encoder: Encoder, texts: Sequence[Sequence[int]], window: int
 ) -> list[Float[Tensor, "_ d"]]:
     """The readable vectors of each text, in fp32: a pass over all, padded to the longest.
 
     A text is read behind the token that a document begins with, on which a Llama's first position
     spends itself. What stands to the right of a position never reaches it, so padding does not.
-
-    Args:
-        windows: of each text, the tokens of each of its vectors.
 
     Cost: the encoder's layers, once over `len(texts)` rows of the longest text.
     """
@@ -104,6 +114,7 @@ def encode(
     is_token = is_token.to(lm.device)  # [B, T]
     embeddings = lm.embed(token_ids)  # [B, 1 + T, d]
     states = lm.hidden(embeddings)[:, 1:][is_token].float()  # [N, d], the tokens of all texts
+    windows = [encoder.windows(text, window) for text in texts]
     lengths = torch.tensor([length for text in windows for length in text], device=lm.device)
     owner = torch.arange(len(lengths), device=lm.device).repeat_interleave(lengths)  # [N]
     place = torch.arange(len(owner), device=lm.device) - (lengths.cumsum(0) - lengths)[owner]
@@ -113,7 +124,7 @@ def encode(
     for number, projection in enumerate(encoder.projection[: int(lengths.max())]):
         here = place == number
         vectors = vectors.index_add(0, owner[here], states[here] @ projection.float())
-    return list(vectors.split([len(text) for text in windows]))
+    return list(vectors.split([len(one) for one in windows]))
 
 
 def encode_readable(encoder: Encoder, tokens: Sequence[int], window: int) -> ReadableVectors:
@@ -131,8 +142,7 @@ def encode_readable(encoder: Encoder, tokens: Sequence[int], window: int) -> Rea
 
 @torch.no_grad()
 def _encode_one(encoder: Encoder, tokens: Sequence[int], window: int) -> Float[np.ndarray, "M d"]:
-    windows = equal_windows(len(tokens), window)
-    return encode(encoder, [tokens], [windows])[0].cpu().numpy()
+    return encode(encoder, [tokens], window)[0].cpu().numpy()
 
 
 def unpack_readable(stored: ReadableVectors) -> Float[np.ndarray, "M d"]:
@@ -163,6 +173,8 @@ def pack(encoder: Encoder) -> bytes:
         **lora.half_precision_weights(encoder.lm),
         PROJECTION: encoder.projection.detach().to("cpu", torch.float16).contiguous(),
     }
+    if encoder.costs is not None:
+        weights[COSTS] = encoder.costs.to("cpu", torch.float16)
     rank = next(tensor.shape[0] for name, tensor in weights.items() if "lora_A" in name)
     metadata = {
         "format": FORMAT,
@@ -190,7 +202,9 @@ def load_encoder(lm: LM, file: Path) -> Encoder:
             raise ValueError("of another format")
         values = load(content)
         layers, rank = int(metadata["layers"]), int(metadata["rank"])
-        max_window = len(values[PROJECTION])
+        max_window, costs = len(values[PROJECTION]), values.pop(COSTS, None)
+        if costs is not None and costs.shape != lm.table.shape[:1]:
+            raise ValueError("its costs are not those of this vocabulary")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputRefused(
             f"{file} is no encoder: {error}", remedy="install the package anew"
@@ -205,7 +219,8 @@ def load_encoder(lm: LM, file: Path) -> Encoder:
     # cut first, so that only what is left is copied
     encoder = new_encoder(in_float32(_first_layers(lm, layers)), layers, rank, max_window, seed=0)
     set_parameters(encoder, values)
-    frozen = Encoder(encoder.lm, encoder.projection, hashlib.sha256(content).hexdigest())
+    digest = hashlib.sha256(content).hexdigest()
+    frozen = Encoder(encoder.lm, encoder.projection, costs, digest)
     for parameter in frozen.parameters.values():
         parameter.requires_grad_(False)
     return frozen
