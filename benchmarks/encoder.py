@@ -46,7 +46,7 @@ def changed(text: str) -> str:
 @torch.no_grad()
 def vectors(encoder: Encoder, texts: Sequence[Sequence[int]], window: int) -> list[np.ndarray]:
     """The vectors of each text, all encoded together."""
-    return [one.numpy() for one in encode(encoder, texts, window)]
+    return [one.numpy() for one in encode(encoder, texts, encoder.plan(texts, window))]
 
 
 def chunks_of(paths: Sequence[Path], encoder: Encoder) -> list[str]:

@@ -70,7 +70,7 @@ def scores_from(lm: LM, row: Row, vectors: Float[Tensor, "M d"]) -> Float[Tensor
 def studied(study: Study, chunk: Sequence[int], window: int) -> tuple[Tensor, float, float]:
     """A chunk's vectors after the steps, and the seconds of its questions and of the steps."""
     with torch.no_grad():
-        start = encode(study.encoder, [chunk], window)[0]
+        start = encode(study.encoder, [chunk], study.encoder.plan([chunk], window))[0]
     task, began = Task(str(hash(tuple(chunk))), tuple(chunk), len(start)), time.monotonic()
     study.teacher.pool(task)
     asked = time.monotonic() - began
@@ -140,7 +140,7 @@ def main() -> None:
     print(f"{len(dev)} questions; text {f1_of(teacher, words, dev)['f1']:.1f}", flush=True)
     for window in map(int, args.windows.split(",")):
         with torch.no_grad():
-            before = [encode(encoder, [chunk], window)[0] for chunk, _, _ in dev]
+            before = [encode(encoder, [one], encoder.plan([one], window))[0] for one, _, _ in dev]
         found = [studied(study, chunk, window) for chunk, _, _ in dev]
         for name, vectors in (("encoded", before), ("studied", [one for one, _, _ in found])):
             f1 = f1_of(study.reader, words, dev, [one.numpy() for one in vectors])["f1"]

@@ -49,7 +49,7 @@ def made(lm, longest=4, planned=False):
 
 def alone(encoder, tokens, window):
     with torch.no_grad():
-        return encode(encoder, [tokens], window)[0]
+        return encode(encoder, [tokens], encoder.plan([tokens], window))[0]
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4])
@@ -64,7 +64,7 @@ def test_before_training_a_vector_is_the_scaled_sum_of_its_tokens(lm, window):
 
 def test_a_vector_holds_what_is_projected_from_each_place_of_its_window(lm):
     encoder, tokens = made(lm, planned=True), lm.encode(TEXT)
-    windows, start = encoder.windows(tokens, 3), 0
+    windows, start = encoder.plan([tokens], 3)[0], 0
     assert len(windows) == math.ceil(len(tokens) / 3) and set(windows) >= {1, 4}
     with torch.no_grad():
         vectors = alone(encoder, tokens, 3)
@@ -81,7 +81,7 @@ def test_a_vector_holds_what_is_projected_from_each_place_of_its_window(lm):
 def test_what_stands_beside_or_behind_a_text_does_not_reach_its_vectors(lm):
     encoder, long, short = made(lm), lm.encode(TEXT), lm.encode(OTHER)
     with torch.no_grad():
-        together = encode(encoder, [short, long], 4)
+        together = encode(encoder, [short, long], encoder.plan([short, long], 4))
     torch.testing.assert_close(together[0], alone(encoder, short, 4), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together[1], alone(encoder, long, 4), rtol=1e-4, atol=1e-5)
     first = alone(encoder, long[:8], 4)
@@ -99,7 +99,8 @@ def test_one_other_token_moves_its_own_vector_far_and_none_before_it(lm):
 
 def test_every_part_of_it_is_reached_by_a_gradient(lm):
     encoder = made(lm)
-    encode(encoder, [lm.encode(TEXT)], 4)[0].square().sum().backward()
+    tokens = lm.encode(TEXT)
+    encode(encoder, [tokens], encoder.plan([tokens], 4))[0].square().sum().backward()
     assert all(float(one.grad.norm()) > 0 for one in encoder.parameters.values())
     assert lm.table.grad is None
 
@@ -113,7 +114,7 @@ def test_its_file_gives_it_back(lm, planned, tmp_path):
     wanted = alone(encoder, lm.encode(TEXT), 4)
     torch.testing.assert_close(alone(again, lm.encode(TEXT), 4), wanted, rtol=1e-2, atol=1e-3)
     assert pack(again) == (tmp_path / "e").read_bytes()
-    assert again.windows(lm.encode(TEXT), 3) == encoder.windows(lm.encode(TEXT), 3)
+    assert again.plan([lm.encode(TEXT)], 3) == encoder.plan([lm.encode(TEXT)], 3)
     assert not any(one.requires_grad for one in again.parameters.values())
 
 

@@ -63,10 +63,10 @@ def test_a_row_asks_what_prompts_with_the_vectors_ask(kind, count):
     lm = toy.lm_of(kind)
     (student, encoder), words = parts(lm), qa_prompt(lm)
     example = TrainingExample(tuple(("", t) for t in TEXTS[:count]), ASKED)
-    task = task_of(lm, words, example, 4, recite=True, quoted=[ASKED[0]])
+    task = task_of(lm, words, example, encoder, 4, recite=True, quoted=[ASKED[0]])
     with attending(student), torch.no_grad():
         found = scores_of(student, task.row, embeddings_of(student, encoder, task))
-        vectors = [one.numpy() for one in encode(encoder, task.texts, 4)]
+        vectors = [one.numpy() for one in encode(encoder, task.texts, task.windows)]
     assert int((task.row.ids == SOFT).sum()) == sum(map(len, vectors))
     wanted = []
     exchanges = [exchange(lm, words, *one) for one in ASKED]
@@ -169,7 +169,10 @@ def test_texts_are_read_on_as_the_reader_below_was_measured_to_be_best(tmp_path)
 def said_after(run, asked, said, window):
     """The loss of what is said about a text in vectors, teacher-forced, and what comes right."""
     tokens = run.lm.encode(TEXTS[0])
-    vectors = [one.detach().numpy() for one in encode(run.encoder, [tokens], window)]
+    vectors = [
+        one.detach().numpy()
+        for one in encode(run.encoder, [tokens], run.encoder.plan([tokens], window))
+    ]
     prompt = inject(run.lm, run.words, vectors, [])
     shared = prompt[: len(prompt) - len(run.words.question) - len(run.words.closing)]
     whole = torch.cat([shared, run.lm.embed([*asked, *said[:-1]])])
@@ -205,9 +208,9 @@ def test_what_is_measured_of_a_row_is_its_teacher_forced_loss_and_what_is_repeat
 def test_a_run_takes_the_windows_it_is_for_in_their_shares(tmp_path):
     run = run_of(toy.lm_of("llama"), tmp_path, steps=200)
     run.windows, run.wide_shares = (1, 3), (0.0, 1.0)
-    assert {run.task().window for _ in range(8)} == {1}
+    assert {run.task().windows[0][0] for _ in range(8)} == {1}
     run.step = 100  # the second half
-    assert {run.task().window for _ in range(8)} == {3}
+    assert {run.task().windows[0][0] for _ in range(8)} == {3}
 
 
 def test_a_token_costs_its_mean_bits_and_one_seen_seldom_what_such_do():
@@ -239,7 +242,8 @@ def test_an_encoder_goes_on_with_longer_windows_from_what_it_was_for_shorter_one
     begun[encoders.PROJECTION] = lengthened(begun[encoders.PROJECTION], 8)
     set_parameters(long, begun)
     assert long.max_window == 8
-    torch.testing.assert_close(encode(long, texts, 4)[0], encode(short, texts, 4)[0])
+    windows = short.plan(texts, 4)
+    torch.testing.assert_close(encode(long, texts, windows)[0], encode(short, texts, windows)[0])
     assert lengthened(begun[encoders.PROJECTION], 4).shape[0] == 8  # never cut
 
 

@@ -11,7 +11,7 @@ from random_adapter import reading_vectors, trained
 
 from rag_memtok.datatypes import TEXT_ONLY
 from rag_memtok.errors import InputRefused, UsageError
-from rag_memtok.memory.encoder import count_windows
+from rag_memtok.memory.windows import count_windows
 from rag_memtok.model import lora
 from rag_memtok.model.lm import load
 from rag_memtok.pipeline import adapters, api

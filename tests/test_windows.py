@@ -29,10 +29,39 @@ def test_no_other_windows_have_a_smaller_sum_of_squares(seed, tokens, count, mos
     every = [
         one for one in itertools.product(range(1, most + 1), repeat=count) if sum(one) == tokens
     ]
-    found = planned_windows(costs, count, most)
+    found = planned_windows([costs], count, most)[0]
     assert tuple(found) in every
     assert sum_of(found) == pytest.approx(min(map(sum_of, every)))
 
 
 def test_what_costs_much_stands_alone():
-    assert planned_windows([1.0, 1.0, 1.0, 9.0, 1.0, 1.0], 3, 4) == [3, 1, 2]
+    assert planned_windows([[1.0, 1.0, 1.0, 9.0, 1.0, 1.0]], 3, 4) == [[3, 1, 2]]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_texts_share_their_windows_and_none_has_tokens_of_two(seed):
+    draw = np.random.default_rng(seed)
+    texts = [draw.uniform(0, 10, size).tolist() for size in (5, 1, 3)]
+
+    def sum_of(windows):
+        whole = 0.0
+        for costs, lengths in zip(texts, windows, strict=True):
+            ends = list(itertools.accumulate(lengths))
+            sizes = zip(ends, lengths, strict=True)
+            whole += sum(sum(costs[end - size : end]) ** 2 for end, size in sizes)
+        return whole
+
+    def ways(tokens):
+        for count in range(1, tokens + 1):
+            for one in itertools.product(range(1, 5), repeat=count):
+                if sum(one) == tokens:
+                    yield one
+
+    every = [
+        one
+        for one in itertools.product(*(list(ways(len(text))) for text in texts))
+        if sum(map(len, one)) == 4
+    ]
+    found = planned_windows(texts, 4, 4)
+    assert tuple(map(tuple, found)) in every
+    assert sum_of(found) == pytest.approx(min(map(sum_of, every)))

@@ -32,13 +32,14 @@ from rag_memtok import config
 from rag_memtok.adapt.checkpoint import get_moments, set_moments
 from rag_memtok.evaluation.baselines import least_expected
 from rag_memtok.memory import encoder as encoders
-from rag_memtok.memory.encoder import Encoder, count_windows, encode
+from rag_memtok.memory.encoder import Encoder, encode
 from rag_memtok.model import lora
 from rag_memtok.model.adapter_manifest import AdapterManifest, read_manifest
 from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM, load
 from rag_memtok.model.prompts import QAPrompt, cue, qa_prompt
 from rag_memtok.packages import sha256_of
+from rag_memtok.retrieval.relevance import zoomed
 from rag_memtok.store.files import write_whole
 from training.cuts import sentences
 from training.lessons import Mix, TrainingExample, TrainingSet
@@ -70,6 +71,7 @@ FIRST = 0.8  # of the steps: chunks alone
 WIDE_SHARES = (0.1, 0.2)  # of the chunks with wide windows, in each half of the steps
 WARM_UP = 25  # steps
 WIDE = 0.03  # of the rate, for the projection: its sums have thousands of terms
+COSTS = "costs.safetensors"  # beside the checkpoint
 FORMS = ("encoded", "pooled", "telling")
 QUOTE = "Quote the sentence that answers this: "
 SAVE_SECONDS = 300.0
@@ -77,15 +79,16 @@ SAVE_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Task:
-    """A row, and the texts that its soft positions are encoded from.
+    """A row, and the texts that its soft positions are encoded from, in which windows.
 
-    `recited`: the tokens that say its chunk again, or sentences of it; `exchanges`: in how many
-    answers; `chunks`: how many it is about.
+    `contents` are the ids that stand for its chunks. `recited`: the tokens that say its chunk
+    again, or sentences of it; `exchanges`: in how many answers; `chunks`: how many it is about.
     """
 
     row: Row
     texts: Sequence[Sequence[int]]
-    window: int
+    windows: Sequence[Sequence[int]]
+    contents: Sequence[Sequence[int]]
     recited: int
     exchanges: int
     chunks: int
@@ -95,16 +98,19 @@ def task_of(
     lm: LM,
     words: QAPrompt,
     example: TrainingExample,
+    encoder: Encoder,
     window: int,
     *,
     recite: bool,
     quoted: Sequence[tuple[str, str]] = (),
     telling: bool = False,
+    zoom: bool = False,
 ) -> Task:
     """An example read from vectors of `window` tokens; `recite`: a chunk alone is repeated.
 
     `quoted`: questions and answers whose sentences are asked for. `telling`: as many of its own
-    tokens stand for it instead, those that `lm` expected least.
+    tokens stand for it instead, those that `lm` expected least. `zoom`: the windows are planned for
+    its first question.
     """
     texts = [lm.encode(text) for _, text in example.passages]
     template = cue(lm)
@@ -113,7 +119,9 @@ def task_of(
         more = [(template.suffix, [*texts[0], template.end])]
     if len(texts) == 1:
         more += [quotation(lm, words, example.passages[0][1], *one) for one in quoted]
-    sizes = [count_windows(len(text), window) for text in texts]
+    weights = zoomed(lm, texts, example.asked[0][0]) if zoom and example.asked else None
+    windows = encoder.plan(texts, window, weights)
+    sizes = list(map(len, windows))
     if telling:
         contents = [least_expected(lm, *one) for one in zip(texts, sizes, strict=True)]
     else:
@@ -123,7 +131,8 @@ def task_of(
     return Task(
         row=row,
         texts=() if telling else texts,
-        window=window,
+        windows=windows,
+        contents=contents,
         recited=said,
         exchanges=len(more),
         chunks=len(texts),
@@ -148,7 +157,7 @@ def embeddings_of(lm: LM, encoder: Encoder, task: Task) -> Float[Tensor, "S d"]:
     embeddings = lm.embed(task.row.ids.clamp(min=0))
     if not task.texts:
         return embeddings
-    vectors = torch.cat(encode(encoder, task.texts, task.window)).to(embeddings.dtype)
+    vectors = torch.cat(encode(encoder, task.texts, task.windows)).to(embeddings.dtype)
     return embeddings.index_copy(0, (task.row.ids == SOFT).nonzero()[:, 0], vectors)
 
 
@@ -161,7 +170,8 @@ class Training:
     `windows` are the tokens a vector, narrow and wide, and `wide_shares` those of the chunks with
     the wide ones in each half of the steps. `repeated` is the share of the chunks alone that are
     repeated (with wide windows all are), `quoted` that of the questions whose sentence is asked
-    for, and `fall` that of the steps, at the end, in which the rate falls.
+    for, `zoomed` that of the lessons whose windows are planned for a question, and `fall` that of
+    the steps, at the end, in which the rate falls.
     """
 
     lm: LM
@@ -176,6 +186,7 @@ class Training:
     out: Path
     repeated: float = 1.0
     quoted: float = 0.0
+    zoomed: float = 0.0
     fall: float = 0.5
     form: str = "encoded"
     windows: tuple[int, int] = WINDOWS
@@ -225,10 +236,23 @@ class Training:
             if answer is not None and answer in example.passages[0][1]
             and hash01(question, "quoted ") < self.quoted
         ]  # fmt: skip
-        window, telling = self.windows[wide], self.form == "telling"
+        zoom = hash01(str(number), "zoomed ") < self.zoomed
+        return self.task_of(example, self.windows[wide], recite=recite, quoted=quoted, zoom=zoom)
+
+    def task_of(
+        self,
+        example: TrainingExample,
+        window: int,
+        *,
+        recite: bool = False,
+        quoted: Sequence[tuple[str, str]] = (),
+        zoom: bool = False,
+    ) -> Task:
+        """An example in the form that this run is for."""
         return task_of(
-            self.lm, self.words, example, window, recite=recite, quoted=quoted, telling=telling
-        )
+            self.lm, self.words, example, self.encoder, window, recite=recite, quoted=quoted,
+            telling=self.form == "telling", zoom=zoom,
+        )  # fmt: skip
 
     def take(self) -> tuple[float, ...]:
         """One step; the mean losses of answered and of recited tokens, the share of these right.
@@ -346,26 +370,32 @@ Dev = Sequence[tuple[list[int], str, list[str]]]  # chunks, questions, their ans
 
 
 def measured(training: Training, dev: Dev) -> Mapping[str, float]:
-    """F1 over `dev` from text and from each window; answers' loss, tokens repeated."""
-    lm, student, words = training.lm, training.student, training.words
-    telling = training.form == "telling"
+    """F1 over `dev` from text and from each window; answers' loss, tokens repeated.
+
+    The same of windows planned for the question, where the run has such.
+    """
+    student, words = training.student, training.words
     found = {"f1_text": f1_of(student, words, dev)["f1"]}
     for window in training.windows[::-1]:
         repeated: list[bool] = []
-        losses: list[float] = []
-        for number, (chunk, question, golds) in enumerate(dev):
-            passages = (("", student.decode(chunk)),)
-            if number % 3 == 0:
-                alone = TrainingExample(passages, ())
-                task = task_of(lm, words, alone, window, recite=True, telling=telling)
-                repeated += scored(student, training.encoder, task)[1]
-            asked = TrainingExample(passages, ((question, golds[0]),))
-            task = task_of(lm, words, asked, window, recite=False, telling=telling)
-            losses += scored(student, training.encoder, task)[0]
-        contents = [content_of(training, chunk, window) for chunk, _, _ in dev]
+        for chunk, _, _ in dev[::3]:
+            alone = TrainingExample((("", student.decode(chunk)),), ())
+            task = training.task_of(alone, window, recite=True)
+            repeated += scored(student, training.encoder, task)[1]
         found[f"recited_{window}"] = 100 * mean(repeated)
-        found[f"loss_{window}"] = mean(losses)
-        found[f"f1_{window}"] = f1_of(student, words, dev, contents)["f1"]
+        for zoom in (False, True)[: 1 + (training.zoomed > 0)]:
+            name = f"{window}_zoomed" if zoom else str(window)
+            tasks = [
+                training.task_of(
+                    TrainingExample((("", student.decode(chunk)),), ((question, golds[0]),)),
+                    window, zoom=zoom,
+                )
+                for chunk, question, golds in dev
+            ]  # fmt: skip
+            losses = [scored(student, training.encoder, task)[0] for task in tasks]
+            found[f"loss_{name}"] = mean([one for some in losses for one in some])
+            contents = [content_of(training, task) for task in tasks]
+            found[f"f1_{name}"] = f1_of(student, words, dev, contents)["f1"]
     return found
 
 
@@ -375,11 +405,11 @@ def mean(values: Sequence[float]) -> float:
 
 
 @torch.no_grad()
-def content_of(training: Training, chunk: Sequence[int], window: int) -> Content:
-    """What stands for one chunk: its vectors, or as many of its tokens."""
-    if training.form == "telling":
-        return least_expected(training.lm, chunk, count_windows(len(chunk), window))
-    return encode(training.encoder, [chunk], window)[0].numpy()
+def content_of(training: Training, task: Task) -> Content:
+    """What stands for the one chunk of a task: its vectors, or as many of its tokens."""
+    if not task.texts:
+        return task.contents[0]
+    return encode(training.encoder, task.texts, task.windows)[0].numpy()
 
 
 @torch.no_grad()
@@ -485,10 +515,11 @@ def started(args: argparse.Namespace) -> Training:
         costs = begun.pop(encoders.COSTS, None)
         encoders.set_parameters(encoder, begun)
     if args.planned and costs is None:
-        costs = token_costs(lm, [piece.text for piece in found.pieces])
+        costs = token_costs_in(args.out, lm, found)
     encoder = replace(encoder, costs=costs)
     alone = replace(found, mix=Mix(alone=1.0), most=MOST)
     learning = {"repeated": args.repeated, "quoted": args.quoted, "fall": args.fall}
+    learning |= {"zoomed": args.zoomed}
     learning |= {"windows": args.windows, "wide_shares": args.wide_shares}
     planned = "" if costs is None else hashlib.sha256(costs.numpy().tobytes()).hexdigest()
     of = (
@@ -520,6 +551,15 @@ def started(args: argparse.Namespace) -> Training:
         passages=manifest.passages if manifest else "",
         **learning,
     )
+
+
+def token_costs_in(out: Path, lm: LM, lessons: TrainingSet) -> Float[Tensor, " V"]:
+    """The tokens' costs, kept in a file: a run that goes on does not count them again."""
+    file = out / COSTS
+    if not file.exists():
+        costs = token_costs(lm, [piece.text for piece in lessons.pieces])
+        write_whole(file, save({encoders.COSTS: costs}))
+    return load_file(file)[encoders.COSTS]
 
 
 def lengthened(projection: Float[Tensor, "W d d"], longest: int) -> Float[Tensor, "V d d"]:
@@ -579,6 +619,10 @@ def main() -> None:
     parser.add_argument(
         "--quoted", type=float, default=0.0, help="of the questions: their sentence is asked for"
     )
+    parser.add_argument(
+        "--zoomed", type=float, default=0.0,
+        help="of the lessons: their windows are planned for a question",
+    )  # fmt: skip
     parser.add_argument("--every", type=int, default=150, help="steps between two measurements")
     parser.add_argument("--dev", type=int, default=64, help="questions that are watched")
     parser.add_argument("--seed", type=int, default=0)

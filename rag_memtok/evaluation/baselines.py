@@ -10,12 +10,13 @@ pooled      the text's own embeddings, averaged to as many vectors as the memory
 sentences   the sentences that share most words with the question, at as many positions as the
             memories take
 encoded     the readable vectors that the shipped encoder makes of the text
+zoomed      as many, in windows planned for the question: the sentences with most of its words in
+            the shortest
 cut         the text's first tokens, at as many positions
 telling     as many of the text's own tokens, those that the model expected least, in their order
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -28,24 +29,22 @@ from rag_memtok.errors import named
 from rag_memtok.evaluation.cases import Corpus, Sample
 from rag_memtok.evaluation.memory_cache import CachedMemory, Tokens
 from rag_memtok.memory.batch import Task, init_pooled
+from rag_memtok.memory.encoder import Encoder, encode
 from rag_memtok.memory.reconstruct import Decoded, decode_checked
 from rag_memtok.memory.windows import count_windows
 from rag_memtok.model.inject import Passage
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
+from rag_memtok.retrieval.relevance import overlap, split, zoomed
 from rag_memtok.retrieval.search import content_words
-
-SENTENCE = re.compile(r".+?(?:[.!?]+(?=\s|$)\s*|\n+|$)", re.DOTALL)
-# of two sentences with the same words of the question: score = shared / words ** this
-SHORTER_IS_BETTER = 0.3
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Material:
     """The inputs of all baselines: the corpus, and its memories at one compression.
 
-    `window` is that compression, in tokens a vector. `encoded` are the readable vectors at it.
-    Either is empty where no reader needs it.
+    `window` is that compression, in tokens a vector. `encoded` are the readable vectors at it, of
+    `encoder`. Any is empty where no reader needs it.
     """
 
     lm: LM
@@ -54,6 +53,7 @@ class Material:
     decoded: Mapping[str, Tokens]
     seed: int
     window: int = 0
+    encoder: Encoder | None = None
     encoded: Mapping[str, Float[np.ndarray, "M d"]] = field(default_factory=dict)
 
     def size(self, chunk_id: str) -> int:
@@ -148,6 +148,17 @@ def encoded(material: Material, sample: Sample) -> list[Passage]:
     return [material.encoded[chunk_id] for chunk_id in sample.ids]
 
 
+@torch.inference_mode()
+def encoded_for_the_question(material: Material, sample: Sample) -> list[Passage]:
+    """The vectors of the chunks in windows planned for the question. Cost: the encoder's pass."""
+    encoder, corpus = material.encoder, material.corpus
+    assert encoder is not None, "needs the encoder"
+    texts = [corpus.tokens[one] for one in sample.ids]
+    counts = zoomed(material.lm, texts, corpus.questions[sample.question].question)
+    windows = encoder.plan(texts, material.window, counts)
+    return [one.cpu().numpy() for one in encode(encoder, texts, windows)]
+
+
 def encoded_wrong(material: Material, sample: Sample) -> list[Passage]:
     """The readable vectors of a chunk that does not hold the answer."""
     return [material.encoded[material.corpus.wrong[sample.question]]]
@@ -208,19 +219,6 @@ def sentences(material: Material, sample: Sample) -> list[Passage]:
     ]
 
 
-def split(text: str) -> list[str]:
-    """The sentences and lines of a text; joined they are the text."""
-    return SENTENCE.findall(text)
-
-
-def overlap(asked: set[str], sentence: str) -> float:
-    """The score of a sentence: words shared with the question, for its length."""
-    return (
-        len(asked & set(content_words(sentence)))
-        / max(1, len(sentence.split())) ** SHORTER_IS_BETTER
-    )
-
-
 BASELINES: dict[str, Baseline] = {
     "text": Baseline(passages=text, needs="", compressed=False),
     "text+adapter": Baseline(passages=text, needs="", adapter="text", compressed=False),
@@ -244,6 +242,9 @@ BASELINES: dict[str, Baseline] = {
     ),
     "encoded": Baseline(passages=encoded, needs="encoded", control=True),
     "encoded+adapter": Baseline(passages=encoded, needs="encoded", adapter="vectors"),
+    "zoomed+adapter": Baseline(
+        passages=encoded_for_the_question, needs="encoded", adapter="vectors", control=True
+    ),
     "encoded wrong+adapter": Baseline(
         passages=encoded_wrong, needs="encoded", several=False, adapter="vectors", control=True
     ),

@@ -223,6 +223,7 @@ class Run:
             decoded=decoded,
             seed=self.study.seed,
             window=compression,
+            encoder=self.encoder,
             encoded=vectors,
         )
 

@@ -65,12 +65,37 @@ class Encoder:
         """The most tokens of a window."""
         return len(self.projection)
 
-    def windows(self, tokens: Sequence[int], window: int) -> list[int]:
-        """The tokens of each vector of a text, `window` on average."""
+    def plan(
+        self,
+        texts: Sequence[Sequence[int]],
+        window: int,
+        weights: Sequence[Sequence[float]] | None = None,
+    ) -> list[list[int]]:
+        """The tokens of each vector of some texts, `window` on average.
+
+        Args:
+            weights: how much each token counts for a question; with it, the texts share their
+                vectors: one that matters more has more of them.
+        """
+        counts = [count_windows(len(text), window) for text in texts]
+        if weights is None:
+            return [self._plan_alone(*one, window) for one in zip(texts, counts, strict=True)]
+        costs = [
+            [cost * weight for cost, weight in zip(self._costs(text), own, strict=True)]
+            for text, own in zip(texts, weights, strict=True)
+        ]
+        return planned_windows(costs, sum(counts), self.max_window)
+
+    def _plan_alone(self, text: Sequence[int], count: int, window: int) -> list[int]:
         if self.costs is None:
-            return equal_windows(len(tokens), window)
-        costs = self.costs[list(tokens)].double().tolist()
-        return planned_windows(costs, count_windows(len(tokens), window), self.max_window)
+            return equal_windows(len(text), window)
+        return planned_windows([self._costs(text)], count, self.max_window)[0]
+
+    def _costs(self, text: Sequence[int]) -> list[float]:
+        if self.costs is None:
+            return [1.0] * len(text)
+        costs: list[float] = self.costs[list(text)].double().tolist()
+        return costs
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -97,12 +122,15 @@ def _first_layers(lm: LM, layers: int) -> LM:
 
 
 def encode(
-    encoder: Encoder, texts: Sequence[Sequence[int]], window: int
+    encoder: Encoder, texts: Sequence[Sequence[int]], windows: Sequence[Sequence[int]]
 ) -> list[Float[Tensor, "_ d"]]:
     """The readable vectors of each text, in fp32: a pass over all, padded to the longest.
 
     A text is read behind the token that a document begins with, on which a Llama's first position
     spends itself. What stands to the right of a position never reaches it, so padding does not.
+
+    Args:
+        windows: of `Encoder.plan`.
 
     Cost: the encoder's layers, once over `len(texts)` rows of the longest text.
     """
@@ -114,7 +142,6 @@ def encode(
     is_token = is_token.to(lm.device)  # [B, T]
     embeddings = lm.embed(token_ids)  # [B, 1 + T, d]
     states = lm.hidden(embeddings)[:, 1:][is_token].float()  # [N, d], the tokens of all texts
-    windows = [encoder.windows(text, window) for text in texts]
     lengths = torch.tensor([length for text in windows for length in text], device=lm.device)
     owner = torch.arange(len(lengths), device=lm.device).repeat_interleave(lengths)  # [N]
     place = torch.arange(len(owner), device=lm.device) - (lengths.cumsum(0) - lengths)[owner]
@@ -142,7 +169,7 @@ def encode_readable(encoder: Encoder, tokens: Sequence[int], window: int) -> Rea
 
 @torch.no_grad()
 def _encode_one(encoder: Encoder, tokens: Sequence[int], window: int) -> Float[np.ndarray, "M d"]:
-    return encode(encoder, [tokens], window)[0].cpu().numpy()
+    return encode(encoder, [tokens], encoder.plan([tokens], window))[0].cpu().numpy()
 
 
 def unpack_readable(stored: ReadableVectors) -> Float[np.ndarray, "M d"]:

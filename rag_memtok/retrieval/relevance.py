@@ -1,0 +1,53 @@
+"""What of a chunk a question is about: its sentences, by the words they share with the question."""
+
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+
+from rag_memtok.model.lm import LM
+from rag_memtok.retrieval.search import content_words
+
+SENTENCE = re.compile(r".+?(?:[.!?]+(?=\s|$)\s*|\n+|$)", re.DOTALL)
+# of two sentences with the same words of the question: score = shared / words ** this
+SHORTER_IS_BETTER = 0.3
+# how much more a token counts in the sentence that shares most with the question, and in the next
+ZOOM = (4.0, 2.0)
+
+
+def split(text: str) -> list[str]:
+    """The sentences and lines of a text; joined they are the text."""
+    return SENTENCE.findall(text)
+
+
+def overlap(asked: set[str], sentence: str) -> float:
+    """The score of a sentence: words shared with the question, for its length."""
+    return (
+        len(asked & set(content_words(sentence)))
+        / max(1, len(sentence.split())) ** SHORTER_IS_BETTER
+    )
+
+
+def zoomed(lm: LM, texts: Sequence[Sequence[int]], question: str) -> list[list[float]]:
+    """How much each token of some chunks counts for a question: 1, in the best sentences more.
+
+    The sentences of all of them are compared; one without a word of the question counts as any.
+    """
+    asked = set(content_words(question))
+    found = [
+        (overlap(asked, sentence), number, place)
+        for number, tokens in enumerate(texts)
+        for place, sentence in enumerate(split(lm.decode(tokens)))
+    ]
+    best = sorted((one for one in found if one[0] > 0), key=lambda one: -one[0])
+    factors = {one[1:]: factor for one, factor in zip(best, ZOOM, strict=False)}
+    return [
+        [factors.get((number, place), 1.0) for place in sentence_of_each(lm, tokens)]
+        for number, tokens in enumerate(texts)
+    ]
+
+
+def sentence_of_each(lm: LM, tokens: Sequence[int]) -> list[int]:
+    """The number of the sentence that each token ends in."""
+    ends = list(accumulate(map(len, split(lm.decode(tokens)))))
+    lengths = [len(lm.decode(tokens[: place + 1])) for place in range(len(tokens))]
+    return [min(sum(end < length for end in ends), max(0, len(ends) - 1)) for length in lengths]
