@@ -213,6 +213,26 @@ def test_a_run_takes_the_windows_it_is_for_in_their_shares(tmp_path):
     assert {run.task().windows[0][0] for _ in range(8)} == {3}
 
 
+def test_a_run_takes_texts_and_windows_for_a_question_in_their_shares(tmp_path):
+    run = run_of(toy.lm_of("llama"), tmp_path, steps=200)
+    run.windows = (3, 4)
+    plain = [run.task() for _ in range(8)]
+    run.used, run.zoomed = 0, 1.0
+    zoomed = [run.task() for _ in range(8)]
+    for one, other in zip(zoomed, plain, strict=True):
+        assert sum(map(len, one.windows)) == sum(map(len, other.windows))
+    lengths = [{length for own in one.windows for length in own[:-1]} for one in (*zoomed, *plain)]
+    assert max(map(len, lengths[:8])) > 1 == max(map(len, lengths[8:]))
+    run.used, run.texts = 0, 1.0
+    texts = [run.task() for _ in range(8)]
+    assert not any((one.row.ids == SOFT).any() or one.texts for one in texts)
+    assert {tuple(one.contents[0]) for one in texts} <= {tuple(run.lm.encode(t)) for t in TEXTS}
+    run.student, run.encoder = parts(run.lm)
+    found = measured(run, [(run.lm.encode(" ".join(TEXTS)), ASKED[0][0], [ASKED[0][1]])])
+    assert {"loss_3_zoomed", "f1_3_zoomed", "loss_4_zoomed"} <= found.keys()
+    assert found["loss_3_zoomed"] != found["loss_3"]
+
+
 def test_a_token_costs_its_mean_bits_and_one_seen_seldom_what_such_do():
     lm = toy.lm_of("llama")
     texts = [*TEXTS, *TEXTS, "Tee"]

@@ -6,9 +6,10 @@ goes on from OUT/checkpoint.safetensors.
 The reader of text stays as it is. A lesson is one of `text_reader`, its chunks as vectors: first
 chunks alone, to be repeated and asked about, most of them at the fewer tokens a vector of the two
 that a run is for; at the end as they are found, several in a prompt. Where it is wanted the
-sentence that an answer stands in is asked for, too. Several questions about a chunk share its
-vectors and the pass that made them. What is written is one adapter, the reader's LoRA and the new
-one side by side.
+sentence that an answer stands in is asked for, too; windows are planned, by what tokens cost and
+for a question; and some chunks stay text, so that reading it is not forgotten. Several questions
+about a chunk share its vectors and the pass that made them. What is written is one adapter, the
+reader's LoRA and the new one side by side.
 """
 
 import argparse
@@ -73,6 +74,7 @@ WARM_UP = 25  # steps
 WIDE = 0.03  # of the rate, for the projection: its sums have thousands of terms
 COSTS = "costs.safetensors"  # beside the checkpoint
 FORMS = ("encoded", "pooled", "telling")
+TEXT = "text"
 QUOTE = "Quote the sentence that answers this: "
 SAVE_SECONDS = 300.0
 
@@ -103,14 +105,14 @@ def task_of(
     *,
     recite: bool,
     quoted: Sequence[tuple[str, str]] = (),
-    telling: bool = False,
+    form: str = "encoded",
     zoom: bool = False,
 ) -> Task:
     """An example read from vectors of `window` tokens; `recite`: a chunk alone is repeated.
 
-    `quoted`: questions and answers whose sentences are asked for. `telling`: as many of its own
-    tokens stand for it instead, those that `lm` expected least. `zoom`: the windows are planned for
-    its first question.
+    `quoted`: questions and answers whose sentences are asked for. `form`: what stands for a chunk,
+    one of FORMS or TEXT, all its tokens; "telling" are as many of them as there would be vectors,
+    those that `lm` expected least. `zoom`: the windows are planned for its first question.
     """
     texts = [lm.encode(text) for _, text in example.passages]
     template = cue(lm)
@@ -122,7 +124,9 @@ def task_of(
     weights = zoomed(lm, texts, example.asked[0][0]) if zoom and example.asked else None
     windows = encoder.plan(texts, window, weights)
     sizes = list(map(len, windows))
-    if telling:
+    if form == TEXT:
+        contents = texts
+    elif form == "telling":
         contents = [least_expected(lm, *one) for one in zip(texts, sizes, strict=True)]
     else:
         contents = [[SOFT] * size for size in sizes]
@@ -130,7 +134,7 @@ def task_of(
     said = sum(len(one) for _, one in more)
     return Task(
         row=row,
-        texts=() if telling else texts,
+        texts=() if form in (TEXT, "telling") else texts,
         windows=windows,
         contents=contents,
         recited=said,
@@ -170,8 +174,8 @@ class Training:
     `windows` are the tokens a vector, narrow and wide, and `wide_shares` those of the chunks with
     the wide ones in each half of the steps. `repeated` is the share of the chunks alone that are
     repeated (with wide windows all are), `quoted` that of the questions whose sentence is asked
-    for, `zoomed` that of the lessons whose windows are planned for a question, and `fall` that of
-    the steps, at the end, in which the rate falls.
+    for, `zoomed` that of the lessons whose windows are planned for a question, `texts` that of
+    those read as they stand, and `fall` that of the steps, at the end, in which the rate falls.
     """
 
     lm: LM
@@ -187,6 +191,7 @@ class Training:
     repeated: float = 1.0
     quoted: float = 0.0
     zoomed: float = 0.0
+    texts: float = 0.0
     fall: float = 0.5
     form: str = "encoded"
     windows: tuple[int, int] = WINDOWS
@@ -237,6 +242,8 @@ class Training:
             and hash01(question, "quoted ") < self.quoted
         ]  # fmt: skip
         zoom = hash01(str(number), "zoomed ") < self.zoomed
+        if hash01(str(number), "text ") < self.texts:
+            return self.task_of(example, self.windows[wide], quoted=quoted, form=TEXT)
         return self.task_of(example, self.windows[wide], recite=recite, quoted=quoted, zoom=zoom)
 
     def task_of(
@@ -246,12 +253,13 @@ class Training:
         *,
         recite: bool = False,
         quoted: Sequence[tuple[str, str]] = (),
+        form: str = "",
         zoom: bool = False,
     ) -> Task:
-        """An example in the form that this run is for."""
+        """An example, in the form that this run is for unless told."""
         return task_of(
             self.lm, self.words, example, self.encoder, window, recite=recite, quoted=quoted,
-            telling=self.form == "telling", zoom=zoom,
+            form=form or self.form, zoom=zoom,
         )  # fmt: skip
 
     def take(self) -> tuple[float, ...]:
@@ -519,7 +527,7 @@ def started(args: argparse.Namespace) -> Training:
     encoder = replace(encoder, costs=costs)
     alone = replace(found, mix=Mix(alone=1.0), most=MOST)
     learning = {"repeated": args.repeated, "quoted": args.quoted, "fall": args.fall}
-    learning |= {"zoomed": args.zoomed}
+    learning |= {"zoomed": args.zoomed, "texts": args.texts}
     learning |= {"windows": args.windows, "wide_shares": args.wide_shares}
     planned = "" if costs is None else hashlib.sha256(costs.numpy().tobytes()).hexdigest()
     of = (
@@ -622,6 +630,10 @@ def main() -> None:
     parser.add_argument(
         "--zoomed", type=float, default=0.0,
         help="of the lessons: their windows are planned for a question",
+    )  # fmt: skip
+    parser.add_argument(
+        "--texts", type=float, default=0.0,
+        help="of the lessons: their chunks stand there as they are, so that texts are read on",
     )  # fmt: skip
     parser.add_argument("--every", type=int, default=150, help="steps between two measurements")
     parser.add_argument("--dev", type=int, default=64, help="questions that are watched")
