@@ -23,8 +23,6 @@ from rag_memtok.evaluation.baselines import (
     WITH_DISTRACTOR,
     Material,
     decode_all,
-    overlap,
-    split,
 )
 from rag_memtok.evaluation.cases import (
     Sample,
@@ -50,6 +48,7 @@ from rag_memtok.memory.encoder import encode_readable, unpack_readable
 from rag_memtok.model import lm
 from rag_memtok.model.inject import answer_batch, inject, most_confident
 from rag_memtok.model.prompts import qa_prompt, template_named
+from rag_memtok.retrieval.relevance import overlap, split, zoomed
 from rag_memtok.settings import updated
 
 LAMP = "The lamp of the harbour was repaired in March. Its keeper, Aldo Ruiz, wrote a letter."
@@ -114,14 +113,15 @@ def material(toy_lm, tmp_path_factory):
     kept = memory_cache.optimize_cached(
         toy_lm, template, read.tokens, dials().memorize, None, lambda stage: None
     )
-    encoder = encoders.new_encoder(toy_lm, 1, 4, 4, seed=0)
+    encoder = encoders.new_encoder(toy_lm, 1, 4, 8, seed=0)
     encoded = {
         one: unpack_readable(encode_readable(encoder, some, 4)) for one, some in read.tokens.items()
     }
     decoded = decode_all(toy_lm, template, kept, read.tokens, batch=2)
     return Material(
-        lm=toy_lm, corpus=read, memories=kept, decoded=decoded, seed=0, window=4, encoded=encoded
-    )
+        lm=toy_lm, corpus=read, memories=kept, decoded=decoded, seed=0, window=4, encoder=encoder,
+        encoded=encoded,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -457,6 +457,25 @@ def test_controls_of_an_encoder_are_what_they_are_called(material):
     scores = lm.logits(lm.hidden(lm.embed([lm.bos, *tokens[:-1]])[None])[0])
     nats = torch.nn.functional.cross_entropy(scores, torch.tensor(tokens), reduction="none")
     assert tokens[int(nats.argmax())] in telling and telling != list(cut)
+
+
+def test_the_sentence_of_the_question_has_the_most_vectors(material):
+    case = gold_samples(material.corpus)[0]
+    tokens = material.corpus.tokens[case.ids[0]]
+    (own,) = BASELINES["encoded"].passages(material, case)
+    (for_question,) = BASELINES["zoomed+adapter"].passages(material, case)
+    assert for_question.shape == own.shape and not np.allclose(for_question, own)
+    weights = zoomed(material.lm, [tokens], material.corpus.questions[case.question].question)
+    (windows,) = material.encoder.plan([tokens], material.window, weights)
+    ends = np.cumsum(windows)
+    within = [max(weights[0][end - size : end]) for end, size in zip(ends, windows, strict=True)]
+    mean = {
+        weight: np.mean([size for size, one in zip(windows, within, strict=True) if one == weight])
+        for weight in set(within)
+    }
+    assert len(mean) > 1 and min(mean, key=mean.__getitem__) == max(mean)
+    first = material.lm.embed(tokens[: windows[0]]).sum(0) / np.sqrt(windows[0])
+    np.testing.assert_allclose(for_question[0], first.detach().numpy(), atol=1e-5)
 
 
 def test_decoding_gives_the_text(material):
