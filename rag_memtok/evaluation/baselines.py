@@ -154,8 +154,8 @@ def encoded_for_the_question(material: Material, sample: Sample) -> list[Passage
     encoder, corpus = material.encoder, material.corpus
     assert encoder is not None, "needs the encoder"
     texts = [corpus.tokens[one] for one in sample.ids]
-    counts = zoomed(material.lm, texts, corpus.questions[sample.question].question)
-    windows = encoder.plan(texts, material.window, counts)
+    weights = zoomed(material.lm, texts, corpus.questions[sample.question].question)
+    windows = encoder.plan(texts, material.window, weights)
     return [one.cpu().numpy() for one in encode(encoder, texts, windows)]
 
 

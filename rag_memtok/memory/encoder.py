@@ -230,7 +230,7 @@ def load_encoder(lm: LM, file: Path) -> Encoder:
         values = load(content)
         layers, rank = int(metadata["layers"]), int(metadata["rank"])
         max_window, costs = len(values[PROJECTION]), values.pop(COSTS, None)
-        if costs is not None and costs.shape != lm.table.shape[:1]:
+        if costs is not None and not _are_costs(costs, len(lm.table)):
             raise ValueError("its costs are not those of this vocabulary")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputRefused(
@@ -251,6 +251,12 @@ def load_encoder(lm: LM, file: Path) -> Encoder:
     for parameter in frozen.parameters.values():
         parameter.requires_grad_(False)
     return frozen
+
+
+def _are_costs(costs: Tensor, tokens: int) -> bool:
+    """Whether there is a cost above nothing for each token of a vocabulary."""
+    known = costs.dtype == torch.float16 and costs.shape == (tokens,)
+    return known and bool((costs.isfinite() & (costs > 0)).all())
 
 
 @torch.no_grad()
