@@ -29,6 +29,7 @@ from rag_memtok.cli.tables import put_markdown
 from rag_memtok.config import Memorize
 from rag_memtok.datatypes import sha256_of_tokens
 from rag_memtok.errors import RagMemtokError, UsageError
+from rag_memtok.evaluation.baselines import nats
 from rag_memtok.memory.calibrate import find_known
 from rag_memtok.memory.optimize import Step
 from rag_memtok.model.lm import LM, load
@@ -167,14 +168,8 @@ def code_length(lm: LM, tokens: Sequence[int], *, end: bool = True) -> float:
 
     Cost: one forward pass.
     """
-    with torch.inference_mode():
-        opening = lm.eos if lm.bos is None else lm.bos
-        coded = [*tokens, lm.eos] if end else [*tokens]
-        hidden = lm.hidden(lm.embed([opening, *coded[:-1]])[None])[0]
-        targets = torch.tensor(coded, device=lm.device)
-        return float(
-            torch.nn.functional.cross_entropy(lm.logits(hidden), targets, reduction="sum")
-        ) / float(np.log(2))
+    coded = [*tokens, lm.eos] if end else [*tokens]
+    return float(nats(lm, coded).sum()) / float(np.log(2))
 
 
 def pin_price(lm: LM, tokens: int) -> int:

@@ -122,7 +122,7 @@ def task_of(
     if len(texts) == 1:
         more += [quotation(lm, words, example.passages[0][1], *one) for one in quoted]
     weights = zoomed(lm, texts, example.asked[0][0]) if zoom and example.asked else None
-    windows = encoder.plan(texts, window, weights)
+    windows = [] if form == TEXT else encoder.plan(texts, window, weights)
     sizes = list(map(len, windows))
     if form == TEXT:
         contents = texts
@@ -530,18 +530,8 @@ def started(args: argparse.Namespace) -> Training:
     learning |= {"zoomed": args.zoomed, "texts": args.texts}
     learning |= {"windows": args.windows, "wide_shares": args.wide_shares}
     planned = "" if costs is None else hashlib.sha256(costs.numpy().tobytes()).hexdigest()
-    of = (
-        args.layers,
-        args.rank,
-        args.lr,
-        args.seed,
-        args.steps,
-        args.form,
-        args.start,
-        learning,
-        planned,
-    )
-    read_from = (sha256_of(args.reader / lora.WEIGHTS), digest_of_lessons(found))
+    of = (args.layers, args.rank, args.lr, args.seed, args.steps, args.form, args.start, learning)
+    read_from = (planned, sha256_of(args.reader / lora.WEIGHTS), digest_of_lessons(found))
     run = repr((lm.identity, qa_prompt(lm).digest, *of, *read_from))
     manifest = read_manifest(args.reader)  # texts are read on as that one reads them
     return Training(

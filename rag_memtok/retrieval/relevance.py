@@ -1,6 +1,7 @@
 """What of a chunk a question is about: its sentences, by the words they share with the question."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -50,4 +51,4 @@ def sentence_of_each(lm: LM, tokens: Sequence[int]) -> list[int]:
     """The number of the sentence that each token ends in."""
     ends = list(accumulate(map(len, split(lm.decode(tokens)))))
     lengths = [len(lm.decode(tokens[: place + 1])) for place in range(len(tokens))]
-    return [min(sum(end < length for end in ends), max(0, len(ends) - 1)) for length in lengths]
+    return [min(bisect_left(ends, length), max(0, len(ends) - 1)) for length in lengths]
