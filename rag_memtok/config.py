@@ -197,9 +197,10 @@ class Ask:
     RAG_MEMTOK_ENGINE_TOKEN and nowhere else.
     """
 
-    read: Literal["auto", "memory", "decode", "text"] = setting(
-        "auto", "memory, decode, text or auto."
+    read: Literal["auto", "memory", "zoomed", "decode", "text"] = setting(
+        "auto", "memory, zoomed (vectors made for the question), decode, text or auto."
     )
+    zoom: int = setting(4, "Tokens for each vector of --read zoomed, on average.")
     passages: Literal["auto", "together", "apart"] = setting(
         "auto",
         "Several memories: together in a prompt, apart (the surest answer is kept) or auto.",
@@ -223,6 +224,7 @@ class Ask:
     def __post_init__(self) -> None:
         seconds, fits = self.engine_seconds, is_address(self.url)
         require(0 < seconds <= 86_400, "ask.engine_seconds", seconds, "above 0, to 86400")
+        within(self, "ask.zoom", 1, 64)
         require(fits, "ask.url", self.url, "[http[s]://]HOST[:PORT][/PATH]")
         within(self, "ask.max_new_tokens", 1, 8192)
         within(self, "ask.max_question_tokens", 1, 8192)

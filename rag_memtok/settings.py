@@ -28,6 +28,7 @@ SIMILAR = 0.75  # of what a variable and a setting are called
 SPINS = "1000"  # of a thread at a barrier: benchmarks/log.md
 # what has a use only where another setting has this value
 ONLY_WITH = {
+    "ask.zoom": ("ask.read", "zoomed"),
     "ask.url": ("ask.engine", "vllm"),
     "ask.engine_seconds": ("ask.engine", "vllm"),
     "ask.probe_lora": ("ask.engine", "vllm"),

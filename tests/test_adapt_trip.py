@@ -14,6 +14,7 @@ import toy
 from random_adapter import trained
 
 from rag_memtok.adapt import run
+from rag_memtok.config import Ask
 from rag_memtok.errors import InputRefused, UsageError, WrongModel
 from rag_memtok.model import lora
 from rag_memtok.model.lm import load
@@ -21,7 +22,8 @@ from rag_memtok.pipeline import adapters, api
 from rag_memtok.pipeline.adapters import SHIPPED, Adapters
 from rag_memtok.pipeline.answer import answer
 from rag_memtok.pipeline.readable import ENOUGH
-from rag_memtok.pipeline.readers import choose_reader, reads_per_passage
+from rag_memtok.pipeline.reader_choice import choose_reader
+from rag_memtok.pipeline.readers import reads_per_passage
 from rag_memtok.settings import updated
 from rag_memtok.store.files import ADAPTER, ADAPTER_WORK, EARLIER_WORK, STALE
 from rag_memtok.store.store import open_store
@@ -107,20 +109,20 @@ def test_auto_takes_it_only_where_it_measured_well_and_loads_it_only_then(config
     with api.session(config) as session:
         assert session.adapters.memory is not None and session.reading is None
         assert answer(session, "When was the lamp repaired?").reader == "decode"
-        assert "under 90%" in choose_reader("auto", session.store.manifest, session.adapters, 3)[1]
+        assert "under 90%" in choose_reader(Ask(), session.store.manifest, session.adapters, 3)[1]
 
 
 def test_one_memory_alone_is_judged_by_what_was_measured_alone(config):
     fitting(config, ENOUGH - 0.01, ENOUGH)
     with api.session(config) as session:
         manifest, found = session.store.manifest, session.adapters
-    assert [choose_reader("auto", manifest, found, k)[0] for k in (1, 2)] == ["memory", "decode"]
+    assert [choose_reader(Ask(), manifest, found, k)[0] for k in (1, 2)] == ["memory", "decode"]
     # written only to be decoded
     of_model = Adapters(memory=replace(found.memory, folder=SHIPPED[0]))
-    assert choose_reader("auto", manifest, of_model, 1)[0] == "decode"
+    assert choose_reader(Ask(), manifest, of_model, 1)[0] == "decode"
     to_be_read = {**manifest, "write": "readable"}
-    assert choose_reader("auto", to_be_read, of_model, 1)[0] == "memory"
-    assert "not measured" in choose_reader("auto", to_be_read, Adapters(), 1)[1]
+    assert choose_reader(Ask(), to_be_read, of_model, 1)[0] == "memory"
+    assert "not measured" in choose_reader(Ask(), to_be_read, Adapters(), 1)[1]
 
 
 @pytest.mark.parametrize(

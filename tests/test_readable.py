@@ -11,14 +11,18 @@ from random_adapter import reading_vectors, trained
 
 from rag_memtok.datatypes import TEXT_ONLY
 from rag_memtok.errors import InputRefused, UsageError
+from rag_memtok.memory.encoder import encode_planned, unpack_readable
 from rag_memtok.memory.windows import count_windows
 from rag_memtok.model import lora
 from rag_memtok.model.lm import load
 from rag_memtok.pipeline import adapters, api
 from rag_memtok.pipeline.adapters import Adapter
 from rag_memtok.pipeline.answer import answer
+from rag_memtok.pipeline.export_reader import export_reader
 from rag_memtok.pipeline.readable import measured_shares, widest_readable_window
-from rag_memtok.pipeline.readers import reads_per_passage
+from rag_memtok.pipeline.readers import read, reads_per_passage
+from rag_memtok.retrieval.relevance import zoomed
+from rag_memtok.retrieval.search import search
 from rag_memtok.settings import updated
 from rag_memtok.store.store import open_store
 
@@ -197,9 +201,10 @@ def test_passages_stand_as_the_reader_of_vectors_was_measured_to_be_best(
         bond = json.loads((folder / lora.MANIFEST).read_text()) | {"passages": passages}
         (folder / lora.MANIFEST).write_text(json.dumps(bond))
     monkeypatch.setattr(adapters, "SHIPPED", (text, vectors))
-    for read, apart in (("auto", False), ("text", True), ("decode", True), ("memory", False)):
-        with api.session(updated(config, {"ask.read": read, "retrieve.k": 3})) as session:
-            assert reads_per_passage(session) is apart, read
+    ways = {"auto": False, "text": True, "decode": True, "memory": False, "zoomed": False}
+    for way, apart in ways.items():
+        with api.session(updated(config, {"ask.read": way, "retrieve.k": 3})) as session:
+            assert reads_per_passage(session) is apart, way
 
 
 def test_a_store_without_any_gets_them_when_it_is_told(ingested, model_folder, tmp_path):
@@ -286,13 +291,101 @@ def test_an_encoder_that_is_not_the_readers_is_refused(config, shipped, tmp_path
 
 
 def test_the_vectors_in_the_prompt_are_the_stored_ones(config):
-    from rag_memtok.memory.encoder import unpack_readable
-    from rag_memtok.pipeline.readers import read
-    from rag_memtok.retrieval.search import search
-
     with api.session(config) as session:
         hits = search(
             session.store, session.index, session.embedder, QUESTION, session.config.retrieve
         )
         for one in read(session, hits, "memory"):
             assert np.array_equal(one.passage, unpack_readable(one.record.readable))
+
+
+def zooming(config, window=2, **dials):
+    """The dials of asking for vectors that are made for the question."""
+    return updated(config, {"ask.read": "zoomed", "ask.zoom": window, "retrieve.k": 3, **dials})
+
+
+def found_for(session, question):
+    settings = session.config.retrieve
+    return search(session.store, session.index, session.embedder, question, settings)
+
+
+@pytest.mark.parametrize("passages", ["together", "apart"])
+def test_zoomed_reads_vectors_made_for_the_question(config, passages):
+    with api.session(zooming(config, **{"ask.passages": passages})) as session:
+        found = answer(session, QUESTION)
+        hits = found_for(session, QUESTION)
+        some = read(session, hits, "zoomed", QUESTION, apart=passages == "apart")
+        texts = [session.lm.encode(session.store.text(one.record.chunk_id)) for one in some]
+        groups = [[one] for one in texts] if passages == "apart" else [texts]
+        expected = [
+            vectors
+            for group in groups
+            for vectors in encode_planned(
+                session.encoder, group, 2, zoomed(session.lm, group, QUESTION)
+            )
+        ]
+    assert len(some) == 3
+    assert all(
+        np.array_equal(*one) for one in zip([r.passage for r in some], expected, strict=True)
+    )
+    count = sum(count_windows(len(text), 2) for text in texts)
+    assert found.context_positions == sum(len(one.passage) for one in some) == count
+    assert found.reader == "zoomed + adapter" and found.text_positions == sum(map(len, texts))
+    assert "2 tokens each" in found.reader_reason and "not measured" in found.reader_reason
+
+
+def test_zoomed_vectors_differ_with_the_question(config):
+    with api.session(zooming(config)) as session:
+        hits = found_for(session, QUESTION)
+        texts = [session.store.text(hit.chunk_id) for hit in hits]
+        last = texts[-1].split(".")[-2]
+        for_one, for_other = (
+            read(session, hits, "zoomed", question) for question in (QUESTION, last)
+        )
+    assert [len(one.passage) for one in for_one] != [len(one.passage) for one in for_other]
+
+
+def test_zoomed_says_what_it_was_measured_to_reach(config, shipped, tmp_path, monkeypatch):
+    other = shutil.copytree(shipped, tmp_path / "other")
+    told(other, zoom_2=0.84, zoom_4=0.76)
+    monkeypatch.setattr(adapters, "SHIPPED", (other,))
+    for window, share in ((2, "84%"), (4, "76%")):
+        with api.session(zooming(config, window)) as session:
+            assert share in answer(session, QUESTION).reader_reason
+
+
+def test_zoomed_reads_what_memories_decode_to_where_no_text_is_kept(
+    config, ingested, model_folder, tmp_path
+):
+    bare = small.dials(tmp_path / "bare", model_folder, memorize__keep_text=False)
+    api.ingest([ingested / "docs"], bare)
+    made = []
+    for one in (config, bare):
+        with api.session(zooming(one)) as session:
+            found = read(session, found_for(session, QUESTION), "zoomed", QUESTION)
+            made.append({r.record.chunk_id: r.passage for r in found})
+            assert answer(session, QUESTION).reader == "zoomed + adapter"
+    assert made[0].keys() == made[1].keys()
+    assert all(np.array_equal(made[0][name], made[1][name]) for name in made[0])
+
+
+def test_zoomed_needs_an_encoder_for_windows_as_wide(config, monkeypatch):
+    with pytest.raises(UsageError, match="ask.zoom is 5; valid: 1 to 4 with this encoder"):
+        api.ask(QUESTION, zooming(config, 5))
+    monkeypatch.setattr(adapters, "SHIPPED", ())
+    with pytest.raises(UsageError, match="--read zoomed cannot be had"):
+        api.ask(QUESTION, zooming(config))
+
+
+def test_the_reader_of_zoomed_vectors_is_what_an_export_merges(
+    config, shipped, tmp_path, monkeypatch
+):
+    text = trained(load(config.model), tmp_path / "text", kind="text")
+    monkeypatch.setattr(adapters, "SHIPPED", (text, shipped))
+    for place in (store(config), tmp_path / "none"):
+        for way, folder in (("zoomed", shipped), ("text", text)):
+            settings = updated(config, {"ask.read": way, "store": str(place)})
+            made = export_reader(
+                tmp_path / f"{way} {place.name}", settings, "float32", print, trusted=False
+            )
+            assert made.adapter == str(folder), (way, place)

@@ -21,7 +21,7 @@ MODEL = ("model.id", "model.device", "model.threads")
 FINDING = ("retrieve.embedder", "retrieve.k", "retrieve.within")
 ANSWERING = (
     *STORE, "model.id", "model.dtype", "model.device", "model.threads", *FINDING,
-    "ask.read", "ask.passages", "ask.adapter", "ask.max_new_tokens",
+    "ask.read", "ask.zoom", "ask.passages", "ask.adapter", "ask.max_new_tokens",
     "ask.engine", "ask.url", "ask.probe_lora",
 )  # fmt: skip
 READING = ("documents.exclude", "documents.encoding", "documents.gitignore")

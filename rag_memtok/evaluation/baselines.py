@@ -29,7 +29,7 @@ from rag_memtok.errors import named
 from rag_memtok.evaluation.cases import Corpus, Sample
 from rag_memtok.evaluation.memory_cache import CachedMemory, Tokens
 from rag_memtok.memory.batch import Task, init_pooled
-from rag_memtok.memory.encoder import Encoder, encode
+from rag_memtok.memory.encoder import Encoder, encode_planned
 from rag_memtok.memory.reconstruct import Decoded, decode_checked
 from rag_memtok.memory.windows import count_windows
 from rag_memtok.model.inject import Passage
@@ -148,15 +148,13 @@ def encoded(material: Material, sample: Sample) -> list[Passage]:
     return [material.encoded[chunk_id] for chunk_id in sample.ids]
 
 
-@torch.inference_mode()
 def encoded_for_the_question(material: Material, sample: Sample) -> list[Passage]:
     """The vectors of the chunks in windows planned for the question. Cost: the encoder's pass."""
     encoder, corpus = material.encoder, material.corpus
     assert encoder is not None, "needs the encoder"
     texts = [corpus.tokens[one] for one in sample.ids]
     weights = zoomed(material.lm, texts, corpus.questions[sample.question].question)
-    windows = encoder.plan(texts, material.window, weights)
-    return [one.cpu().numpy() for one in encode(encoder, texts, windows)]
+    return list(encode_planned(encoder, texts, material.window, weights))
 
 
 def encoded_wrong(material: Material, sample: Sample) -> list[Passage]:

@@ -161,15 +161,29 @@ def encode_readable(encoder: Encoder, tokens: Sequence[int], window: int) -> Rea
         UsageError: the encoder was not made for windows of so many tokens.
     """
     require(1 <= window <= encoder.max_window, "--readable", window, f"1 to {encoder.max_window}")
-    vectors = _encode_one(encoder, tokens, window)
+    (vectors,) = encode_planned(encoder, [tokens], window)
     shape = (vectors.shape[0], vectors.shape[1])
     packed = codec_named(CODEC).pack(vectors)
     return ReadableVectors(encoder.digest, window, CODEC, packed, shape)
 
 
 @torch.no_grad()
-def _encode_one(encoder: Encoder, tokens: Sequence[int], window: int) -> Float[np.ndarray, "M d"]:
-    return encode(encoder, [tokens], encoder.plan([tokens], window))[0].cpu().numpy()
+def encode_planned(
+    encoder: Encoder,
+    texts: Sequence[Sequence[int]],
+    window: int,
+    weights: Sequence[Sequence[float]] | None = None,
+) -> list[Float[np.ndarray, "_ d"]]:
+    """The readable vectors of each text, `window` tokens each on average.
+
+    Args:
+        window: at most the encoder's `max_window`.
+        weights: see `Encoder.plan`.
+
+    Cost: the encoder's layers, once over `len(texts)` rows of the longest text.
+    """
+    windows = encoder.plan(texts, window, weights)
+    return [one.cpu().numpy() for one in encode(encoder, texts, windows)]
 
 
 def unpack_readable(stored: ReadableVectors) -> Float[np.ndarray, "M d"]:
@@ -186,7 +200,8 @@ def distance(encoder: Encoder, tokens: Sequence[int], stored: ReadableVectors) -
 
     It is inf where the shapes differ. Up to TOLERANCE they are the same.
     """
-    stored_vectors, vectors = unpack_readable(stored), _encode_one(encoder, tokens, stored.window)
+    stored_vectors = unpack_readable(stored)
+    (vectors,) = encode_planned(encoder, [tokens], stored.window)
     if stored_vectors.shape != vectors.shape:
         return float("inf")
     distances = np.linalg.norm(stored_vectors - vectors, axis=1) / np.linalg.norm(vectors, axis=1)

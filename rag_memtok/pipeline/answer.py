@@ -143,7 +143,8 @@ def prepare(
     if not hits:
         raise nothing_found_error(session.store)
     reader = reader_of(session)
-    readable = read(session, hits, reader[0])
+    apart = reads_per_passage(session)
+    readable = read(session, hits, reader[0], query, apart=apart)
     if not readable:
         raise NoUsableMemory(
             "none of the memories found could be read",
@@ -151,7 +152,7 @@ def prepare(
         )
     most = session.config.ask.max_new_tokens
     limit = min(limit or most, most)
-    per_passage = reads_per_passage(session) and len(readable) > 1
+    per_passage = apart and len(readable) > 1
     used, prompts = (_prompt_per_passage if per_passage else _one_prompt)(
         session, question_ids, readable, limit
     )

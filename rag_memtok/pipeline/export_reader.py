@@ -53,8 +53,8 @@ def export_reader(to: Path, config: Config, dtype: str, say: Say, *, trusted: bo
     template = template_named(settings.memorize.template, lm)
     setting = settings.ask.adapter
     available = adapters.find_adapters(setting, store_folder(config), lm, template.digest, say)
-    reads_vectors = settings.ask.read in ("auto", "memory") and widest_readable_window(
-        available.vectors
+    reads_vectors = settings.ask.read == "zoomed" or (
+        settings.ask.read in ("auto", "memory") and widest_readable_window(available.vectors)
     )
     adapter = available.vectors if reads_vectors else available.text or available.memory
     return _write(to, lm, adapter, dtype)

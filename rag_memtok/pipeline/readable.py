@@ -110,10 +110,19 @@ def widest_readable_window(adapter: Adapter | None) -> int:
 
 def measured_shares(adapter: Adapter | None) -> Iterator[tuple[int, float]]:
     """Yields windows with the share of the text's score that reading their vectors reaches."""
+    return _measured(adapter, "share_")  # "share_alone" is of a memory's own vectors
+
+
+def _measured(adapter: Adapter | None, kind: str) -> Iterator[tuple[int, float]]:
     for name, value in (adapter.manifest.dev if adapter else {}).items():
-        window = name.removeprefix("share_")
-        if window != name and window.isdecimal():  # "share_alone" is of a memory's own vectors
+        window = name.removeprefix(kind)
+        if window != name and window.isdecimal():
             yield int(window), value
+
+
+def measured_zooms(adapter: Adapter | None) -> Iterator[tuple[int, float]]:
+    """The same of vectors made for a question."""
+    return _measured(adapter, "zoom_")
 
 
 def find_vector_reader(manifest: Mapping[str, str], adapters: Adapters) -> Adapter | None:

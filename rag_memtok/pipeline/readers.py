@@ -1,6 +1,7 @@
-"""Hits -> passages for the prompt: which reader, and what it makes of a memory.
+"""Hits -> passages for the prompt: what each reader makes of a memory.
 
 memory   vectors, as soft tokens: the readable ones beside a memory, else the memory's own
+zoomed   vectors, too, made for the question of the kept text, else of what a memory decodes to
 decode   the memories decoded to text first: what a store without text can always do, at the price
          of the decode
 text     the kept text: plain retrieval-augmented generation, to compare with
@@ -15,10 +16,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from rag_memtok.config import Config
+from rag_memtok.config import Config, require
 from rag_memtok.datatypes import TEXT_ONLY, Hit, Record, sha256_of_tokens
 from rag_memtok.errors import StoreDamaged, UsageError
-from rag_memtok.memory.encoder import unpack_readable
+from rag_memtok.memory.encoder import Encoder, encode_planned, unpack_readable
 from rag_memtok.memory.reconstruct import (
     decode_checked,
     decode_drafted,
@@ -32,17 +33,13 @@ from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM
 from rag_memtok.model.precision import for_reading, in_float32
 from rag_memtok.model.prompts import Template
-from rag_memtok.pipeline.adapters import SHIPPED, Adapter, Adapters
-from rag_memtok.pipeline.readable import (
-    ENCODER,
-    ENOUGH,
-    WINDOW,
-    find_vector_reader,
-    measured_shares,
-)
+from rag_memtok.pipeline.adapters import Adapter, Adapters, load_encoder_of
+from rag_memtok.pipeline.readable import ENCODER, find_vector_reader
+from rag_memtok.pipeline.reader_choice import choose_reader, vector_reader
 from rag_memtok.pipeline.reconstruction import draft_of
 from rag_memtok.retrieval.embedder import Embedder
 from rag_memtok.retrieval.index import Index
+from rag_memtok.retrieval.relevance import zoomed
 from rag_memtok.store.store import Store
 
 
@@ -61,9 +58,10 @@ class Session:
     """The store, models and settings that stay loaded between questions.
 
     `reading` is the LM with that one of the `adapters` on that reads as the session's reader does:
-    it answers, and does nothing else; None: there is none. `remote` is the server that answers in
-    its place, if one does. `state` is the store's from before its index was opened: what was
-    written meanwhile makes it another.
+    it answers, and does nothing else; None: there is none. `encoder` is what makes vectors for a
+    question, where these are read. `remote` is the server that answers in its place, if one does.
+    `state` is the store's from before its index was opened: what was written meanwhile makes it
+    another.
     """
 
     store: Store
@@ -76,6 +74,7 @@ class Session:
     on_warning: Callable[[str], None] = lambda message: None
     adapters: Adapters = Adapters()
     reading: LM | None = None
+    encoder: Encoder | None = None
     remote: Engine | None = None
 
     @property
@@ -100,9 +99,8 @@ def reads_per_passage(session: Session) -> bool:
     the model, was measured to be better so.
     """
     adapters, manifest = session.adapters, session.store.manifest
-    vectors = find_vector_reader(manifest, adapters)
-    read_as = choose_reader(session.config.ask.read, manifest, adapters, 1)[0] if vectors else ""
-    reader = vectors if read_as == "memory" else adapters.text
+    read_as = choose_reader(session.config.ask, manifest, adapters, 1)[0]
+    reader = vector_reader(read_as, manifest, adapters) or adapters.text
     setting: str = session.config.ask.passages
     if setting == "auto" and reader is not None and reader.manifest.passages:
         setting = reader.manifest.passages
@@ -115,58 +113,11 @@ def reader_of(session: Session) -> tuple[str, str]:
     """The reader that answers with the session's adapters at hand, and why."""
     config = session.config
     return choose_reader(
-        config.ask.read,
+        config.ask,
         session.store.manifest,
         session.adapters,
         1 if reads_per_passage(session) else config.retrieve.k,
     )
-
-
-def choose_reader(
-    setting: str, manifest: Mapping[str, str], adapters: Adapters, k: int
-) -> tuple[str, str]:
-    """The reader and why.
-
-    `auto` reads vectors directly only where that was measured to be good enough: the readable ones
-    of a chunk, else its memory's own for so many (`k`) in a prompt, alone or among others.
-    """
-    if setting != "auto":
-        return setting, "asked for"
-    if reader := find_vector_reader(manifest, adapters):
-        return _choose_by_share(int(manifest[WINDOW]), dict(measured_shares(reader)))
-    adapter = adapters.memory
-    if manifest.get("write") != "readable" and (adapter is None or adapter.folder in SHIPPED):
-        return (
-            "decode",
-            "these memories were written to be decoded, not to be read: the frozen model cannot "
-            "use them directly",
-        )
-    if adapter is None:
-        return (
-            "decode",
-            "how well these memories are read directly was not measured: rag-memtok adapt does; "
-            "--read memory reads them",
-        )
-    share = adapter.manifest.dev.get("share_alone" if k == 1 else "share", 0.0)
-    among = "one memory" if k == 1 else "memories among others"
-    measured = (
-        f"with the adapter in {adapter.folder} reading {among} directly measured "
-        f"{share:.0%} of reading the text"
-    )
-    return (
-        ("memory", measured) if share >= ENOUGH else ("decode", f"{measured}, under {ENOUGH:.0%}")
-    )
-
-
-def _choose_by_share(window: int, measured: Mapping[int, float]) -> tuple[str, str]:
-    """The reader for vectors of `window` tokens, by what reading them was measured to reach."""
-    vectors = f"reading vectors of {window} tokens each"
-    if window not in measured:
-        return "decode", f"{vectors} was not measured; --read memory reads them"
-    share = f"{vectors} measured {measured[window]:.0%} of reading text"
-    if measured[window] >= ENOUGH:
-        return "memory", share
-    return "decode", f"{share}, under {ENOUGH:.0%}; --read memory reads them"
 
 
 def load_adapted(
@@ -190,9 +141,15 @@ def with_adapters(session: Session, adapters: Adapters, load: Adapt = load_adapt
 
     Raises:
         WrongModel, InputRefused: see `lora.load_adapter`.
+        UsageError: vectors are to be made for a question, and there is no encoder for such.
     """
     equipped = replace(session, adapters=adapters)
     chosen = active_adapter(equipped)
+    if reader_of(equipped)[0] == "zoomed":
+        encoder = _load_encoder(session.lm, chosen)
+        zoom, most = session.config.ask.zoom, encoder.max_window
+        require(zoom <= most, "ask.zoom", zoom, f"1 to {most} with this encoder")
+        equipped = replace(equipped, encoder=encoder)
     if chosen is None:
         return equipped
     manifest = chosen.manifest
@@ -210,8 +167,17 @@ def with_adapters(session: Session, adapters: Adapters, load: Adapt = load_adapt
 def active_adapter(session: Session) -> Adapter | None:
     """The adapter of the session that is on when its reader reads; None: it has none."""
     reader, adapters = reader_of(session)[0], session.adapters
-    vectors = find_vector_reader(session.store.manifest, adapters) if reader == "memory" else None
-    return vectors or adapters.of(reader)
+    return vector_reader(reader, session.store.manifest, adapters) or adapters.of(reader)
+
+
+def _load_encoder(lm: LM, adapter: Adapter | None) -> Encoder:
+    encoder = load_encoder_of(adapter, lm)
+    if encoder is None:
+        raise UsageError(
+            f"there is no encoder for {lm.identity.id}: --read zoomed cannot be had",
+            remedy="leave it out, or name the folder of an encoder and its reader: --adapter",
+        )
+    return encoder
 
 
 def passage_text(session: Session, readable: Readable) -> str:
@@ -229,12 +195,21 @@ def _decode_one(session: Session, record: Record) -> Content | None:
     return _decode(session, [record])[0]
 
 
-def read(session: Session, hits: Sequence[Hit], reader: str) -> list[Readable]:
-    """A passage for the prompt of each hit; a damaged memory is named and left out."""
+def read(
+    session: Session, hits: Sequence[Hit], reader: str, question: str = "", *, apart: bool = False
+) -> list[Readable]:
+    """A passage for the prompt of each hit; a damaged memory is named and left out.
+
+    Args:
+        question: what "zoomed" makes vectors for. They are as many for all hits together as without
+            it, or `apart`, where each has a prompt of its own, for each.
+    """
     records = [record for hit in hits if (record := _read_record(session, hit)) is not None]
     by_id = {hit.chunk_id: hit for hit in hits}
     if reader == "memory":
         passages: list[Content | None] = _read_vectors(session, records)
+    elif reader == "zoomed":
+        passages = _read_zoomed(session, records, question, apart=apart)
     elif reader == "decode":
         passages = list(_decode(session, records))
     else:
@@ -278,6 +253,24 @@ def _read_vectors(session: Session, records: Sequence[Record]) -> list[Content |
     return [
         next(decoded) if readable is None else unpack_readable(readable) for readable in vectors
     ]
+
+
+def _read_zoomed(
+    session: Session, records: Sequence[Record], question: str, *, apart: bool
+) -> list[Content | None]:
+    """Vectors of the texts for the question; a text is the kept one, else decoded."""
+    assert session.encoder is not None, "with_adapters loads it"
+    try:
+        contents = [_read_text(session, record) for record in records]
+    except UsageError:  # the store keeps no text
+        contents = _decode(session, records)
+    texts = [list(content) for content in contents if content]
+    made = list[Content]()
+    for some in [[text] for text in texts] if apart else [texts] if texts else []:
+        weights = zoomed(session.lm, some, question)
+        made += encode_planned(session.encoder, some, session.config.ask.zoom, weights)
+    vectors = iter(made)
+    return [next(vectors) if content else None for content in contents]
 
 
 def _read_text(session: Session, record: Record) -> Content | None:

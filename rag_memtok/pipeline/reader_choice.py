@@ -1,0 +1,77 @@
+"""Which reader reads a store, and why: what was measured decides, unless one is asked for."""
+
+from collections.abc import Mapping
+
+from rag_memtok.config import Ask
+from rag_memtok.pipeline.adapters import SHIPPED, Adapter, Adapters
+from rag_memtok.pipeline.readable import (
+    ENOUGH,
+    WINDOW,
+    find_vector_reader,
+    measured_shares,
+    measured_zooms,
+)
+
+
+def choose_reader(
+    settings: Ask, manifest: Mapping[str, str], adapters: Adapters, k: int
+) -> tuple[str, str]:
+    """The reader and why.
+
+    `auto` reads vectors directly only where that was measured to be good enough: the readable ones
+    of a chunk, else its memory's own for so many (`k`) in a prompt, alone or among others.
+    """
+    if settings.read == "zoomed":
+        return "zoomed", _what_zoomed_reached(settings.zoom, adapters.vectors)
+    if settings.read != "auto":
+        return settings.read, "asked for"
+    if reader := find_vector_reader(manifest, adapters):
+        return _choose_by_share(int(manifest[WINDOW]), dict(measured_shares(reader)))
+    adapter = adapters.memory
+    if manifest.get("write") != "readable" and (adapter is None or adapter.folder in SHIPPED):
+        return (
+            "decode",
+            "these memories were written to be decoded, not to be read: the frozen model cannot "
+            "use them directly",
+        )
+    if adapter is None:
+        return (
+            "decode",
+            "how well these memories are read directly was not measured: rag-memtok adapt does; "
+            "--read memory reads them",
+        )
+    share = adapter.manifest.dev.get("share_alone" if k == 1 else "share", 0.0)
+    among = "one memory" if k == 1 else "memories among others"
+    measured = (
+        f"with the adapter in {adapter.folder} reading {among} directly measured "
+        f"{share:.0%} of reading the text"
+    )
+    return (
+        ("memory", measured) if share >= ENOUGH else ("decode", f"{measured}, under {ENOUGH:.0%}")
+    )
+
+
+def _what_zoomed_reached(window: int, reader: Adapter | None) -> str:
+    vectors = f"asked for: vectors of {window} tokens each on average, made for the question"
+    measured = dict(measured_zooms(reader))
+    if window not in measured:
+        return f"{vectors}; how well these are read was not measured"
+    return f"{vectors}; they measured {measured[window]:.0%} of reading text"
+
+
+def _choose_by_share(window: int, measured: Mapping[int, float]) -> tuple[str, str]:
+    """The reader for vectors of `window` tokens, by what reading them was measured to reach."""
+    vectors = f"reading vectors of {window} tokens each"
+    if window not in measured:
+        return "decode", f"{vectors} was not measured; --read memory reads them"
+    share = f"{vectors} measured {measured[window]:.0%} of reading text"
+    if measured[window] >= ENOUGH:
+        return "memory", share
+    return "decode", f"{share}, under {ENOUGH:.0%}; --read memory reads them"
+
+
+def vector_reader(reader: str, manifest: Mapping[str, str], adapters: Adapters) -> Adapter | None:
+    """The adapter that reads an encoder's vectors, where `reader` reads such."""
+    if reader == "zoomed":
+        return adapters.vectors
+    return find_vector_reader(manifest, adapters) if reader == "memory" else None
