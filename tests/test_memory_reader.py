@@ -17,11 +17,12 @@ from rag_memtok.model import lora
 from rag_memtok.model.adapter_manifest import AdapterManifest, read_manifest
 from rag_memtok.model.inject import inject
 from rag_memtok.model.prompts import cue, qa_prompt
-from training import memory_reader
+from training import memory_reader, text_reader
 from training.lessons import Piece, TrainingExample, TrainingSet
 from training.memory_reader import (
     LONGEST_QUOTE,
     SOFT,
+    TEXT,
     Training,
     best_of_rank,
     embeddings_of,
@@ -109,6 +110,7 @@ def run_of(lm, out, steps=4):
     return Training(
         lm=lm,
         student=student,
+        teacher=lm,
         encoder=encoder,
         reader={},
         alone=lessons,
@@ -231,6 +233,50 @@ def test_a_run_takes_texts_and_windows_for_a_question_in_their_shares(tmp_path):
     found = measured(run, [(run.lm.encode(" ".join(TEXTS)), ASKED[0][0], [ASKED[0][1]])])
     assert {"loss_3_zoomed", "f1_3_zoomed", "loss_4_zoomed"} <= found.keys()
     assert found["loss_3_zoomed"] != found["loss_3"]
+
+
+def test_an_answer_is_to_be_in_part_what_the_teacher_says_to_the_text(tmp_path):
+    run = run_of(toy.lm_of("llama"), tmp_path, steps=200)
+    run.student, run.encoder = parts(run.lm)
+    example = TrainingExample((("", TEXTS[0]),), ASKED)
+    plain = run.task_of(example, 4, recite=True)
+    own, exact = run.losses(plain)
+    run.taught = 0.25
+    task = run.task_of(example, 4, recite=True)
+    losses, right = run.losses(task)
+    prompt = task_of(run.lm, run.words, example, run.encoder, 4, recite=False, form=TEXT)
+    with torch.no_grad():
+        with attending(run.lm):
+            likely = scores_of(run.lm, prompt.row, run.lm.embed(prompt.row.ids)).softmax(-1)
+        with attending(run.student):
+            vectors = embeddings_of(run.student, run.encoder, plain)
+            said = scores_of(run.student, plain.row, vectors)[plain.recited :].log_softmax(-1)
+    assert plain.as_text is None and len(likely) == len(said) > 0
+    assert torch.equal(right, exact)
+    torch.testing.assert_close(losses[: task.recited], own[: task.recited])
+    wanted = 0.75 * own[task.recited :] - 0.25 * (likely * said).sum(-1)
+    torch.testing.assert_close(losses[task.recited :], wanted, rtol=1e-4, atol=1e-4)
+    # to learn from: the student moves, the teacher stays
+    losses.sum().backward()
+    moving = lora.lora_weights(run.student).values()
+    assert any(one.grad is not None and one.grad.abs().sum() > 0 for one in moving)
+    assert all(one.grad is None for one in run.teacher.model.parameters())
+
+
+def test_a_longer_row_of_text_may_hold_fewer_answers_to_learn_from(monkeypatch, tmp_path):
+    run = run_of(toy.lm_of("llama"), tmp_path, steps=200)
+    run.taught = 1.0
+    example = TrainingExample((("", TEXTS[0]),), ASKED * 3)
+    room = len(run.task_of(example, 4).as_text.ids) - 1  # the last does not fit beside the text
+    monkeypatch.setattr(text_reader, "ROOM", room)
+    task = run.task_of(example, 4)
+    said = run.said_to_text(task)
+    assert 0 < len(said) < len(task.row.targets)
+    losses = run.losses(task)[0]
+    run.taught = 0.0
+    own = run.losses(run.task_of(example, 4))[0]
+    assert not torch.equal(losses[: len(said)], own[: len(said)])
+    torch.testing.assert_close(losses[len(said) :], own[len(said) :])
 
 
 def test_a_token_costs_its_mean_bits_and_one_seen_seldom_what_such_do():

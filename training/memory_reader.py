@@ -7,9 +7,10 @@ The reader of text stays as it is. A lesson is one of `text_reader`, its chunks 
 chunks alone, to be repeated and asked about, most of them at the fewer tokens a vector of the two
 that a run is for; at the end as they are found, several in a prompt. Where it is wanted the
 sentence that an answer stands in is asked for, too; windows are planned, by what tokens cost and
-for a question; and some chunks stay text, so that reading it is not forgotten. Several questions
-about a chunk share its vectors and the pass that made them. What is written is one adapter, the
-reader's LoRA and the new one side by side.
+for a question; some chunks stay text, so that reading it is not forgotten; and what the reader of
+text says to the text teaches beside the right answer. Several questions about a chunk share its
+vectors and the pass that made them. What is written is one adapter, the reader's LoRA and the new
+one side by side.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -94,6 +95,7 @@ class Task:
     recited: int
     exchanges: int
     chunks: int
+    as_text: Row | None = None
 
 
 def task_of(
@@ -107,12 +109,14 @@ def task_of(
     quoted: Sequence[tuple[str, str]] = (),
     form: str = "encoded",
     zoom: bool = False,
+    taught: bool = False,
 ) -> Task:
     """An example read from vectors of `window` tokens; `recite`: a chunk alone is repeated.
 
     `quoted`: questions and answers whose sentences are asked for. `form`: what stands for a chunk,
     one of FORMS or TEXT, all its tokens; "telling" are as many of them as there would be vectors,
     those that `lm` expected least. `zoom`: the windows are planned for its first question.
+    `taught`: it is made as the reader of text would read it, too.
     """
     texts = [lm.encode(text) for _, text in example.passages]
     template = cue(lm)
@@ -140,6 +144,7 @@ def task_of(
         recited=said,
         exchanges=len(more),
         chunks=len(texts),
+        as_text=row_of(lm, words, example, texts) if taught else None,
     )
 
 
@@ -176,10 +181,12 @@ class Training:
     repeated (with wide windows all are), `quoted` that of the questions whose sentence is asked
     for, `zoomed` that of the lessons whose windows are planned for a question, `texts` that of
     those read as they stand, and `fall` that of the steps, at the end, in which the rate falls.
+    `taught` is the share that `teacher`, the reader of text, has in what an answer is to be.
     """
 
     lm: LM
     student: LM
+    teacher: LM
     encoder: Encoder
     reader: Mapping[str, Tensor]
     alone: TrainingSet
@@ -192,6 +199,7 @@ class Training:
     quoted: float = 0.0
     zoomed: float = 0.0
     texts: float = 0.0
+    taught: float = 0.0
     fall: float = 0.5
     form: str = "encoded"
     windows: tuple[int, int] = WINDOWS
@@ -259,8 +267,36 @@ class Training:
         """An example, in the form that this run is for unless told."""
         return task_of(
             self.lm, self.words, example, self.encoder, window, recite=recite, quoted=quoted,
-            form=form or self.form, zoom=zoom,
+            form=form or self.form, zoom=zoom, taught=self.taught > 0,
         )  # fmt: skip
+
+    def losses(self, task: Task) -> tuple[Float[Tensor, " T"], Bool[Tensor, " T"]]:
+        """Of each token that a task says, how far it is from being said, in nats, and if it is.
+
+        An answer's token is to be the right one and, by the share `taught`, what the teacher says
+        to the text: the cross-entropy of the mixture of both.
+        """
+        with attending(self.student):
+            vectors = embeddings_of(self.student, self.encoder, task)
+            scores = scores_of(self.student, task.row, vectors)
+        targets = task.row.targets
+        losses = torch.nn.functional.cross_entropy(scores, targets, reduction="none")
+        said = self.said_to_text(task)
+        if said is not None:
+            own = slice(task.recited, task.recited + len(said))
+            soft = -(said * scores[own].log_softmax(-1)).sum(-1)
+            mixed = self.taught * soft + (1 - self.taught) * losses[own]
+            losses = torch.cat([losses[: own.start], mixed, losses[own.stop :]])
+        return losses, scores.argmax(-1) == targets
+
+    @torch.no_grad()
+    def said_to_text(self, task: Task) -> Float[Tensor, "T V"] | None:
+        """What the teacher says to a task's texts, of as many answers' tokens as both rows have."""
+        if task.as_text is None:
+            return None
+        with attending(self.teacher):
+            scores = scores_of(self.teacher, task.as_text, self.teacher.embed(task.as_text.ids))
+        return scores[: len(task.row.targets) - task.recited].softmax(-1)
 
     def take(self) -> tuple[float, ...]:
         """One step; the mean losses of answered and of recited tokens, the share of these right.
@@ -281,19 +317,12 @@ class Training:
         recited = sum(one.recited for one in tasks)
         weight = 1.0 if done < FIRST else 0.5
         sums = [0.0, 0.0, 0.0]
-        with attending(self.student):
-            for one in tasks:
-                scores = scores_of(
-                    self.student, one.row, embeddings_of(self.student, self.encoder, one)
-                )
-                losses = torch.nn.functional.cross_entropy(
-                    scores, one.row.targets, reduction="none"
-                )
-                own, said = losses[one.recited :].sum(), losses[: one.recited].sum()
-                (own / answered + weight * said / max(recited, 1)).backward()
-                right = scores[: one.recited].argmax(-1) == one.row.targets[: one.recited]
-                for place, value in enumerate((own, said, right.sum())):
-                    sums[place] += float(value.detach())
+        for one in tasks:
+            losses, right = self.losses(one)
+            own, said = losses[one.recited :].sum(), losses[: one.recited].sum()
+            (own / answered + weight * said / max(recited, 1)).backward()
+            for place, value in enumerate((own, said, right[: one.recited].sum())):
+                sums[place] += float(value.detach())
         torch.nn.utils.clip_grad_norm_(self.live.values(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -509,7 +538,8 @@ def started(args: argparse.Namespace) -> Training:
     """A run at its start: a LoRA and an encoder that do nothing yet, or those to start from."""
     torch.manual_seed(args.seed)
     lm = load(config.Model(id=args.model, dtype="bfloat16", threads=args.threads))
-    student = lora.fuse_lora(lora.add_lora(merged(lm, args.reader), args.rank, args.seed))
+    teacher = merged(lm, args.reader)
+    student = lora.fuse_lora(lora.add_lora(teacher, args.rank, args.seed))
     longest = max(*args.windows, LONGEST if args.planned else 0)
     encoder = encoders.new_encoder(lm, args.layers, RANK, longest, args.seed)
     found = lessons_of(lm, args.data, args.without, args.seed)
@@ -528,6 +558,7 @@ def started(args: argparse.Namespace) -> Training:
     alone = replace(found, mix=Mix(alone=1.0), most=MOST)
     learning = {"repeated": args.repeated, "quoted": args.quoted, "fall": args.fall}
     learning |= {"zoomed": args.zoomed, "texts": args.texts}
+    learning |= {"taught": args.taught} if args.taught else {}
     learning |= {"windows": args.windows, "wide_shares": args.wide_shares}
     planned = "" if costs is None else hashlib.sha256(costs.numpy().tobytes()).hexdigest()
     of = (args.layers, args.rank, args.lr, args.seed, args.steps, args.form, args.start, learning)
@@ -537,6 +568,7 @@ def started(args: argparse.Namespace) -> Training:
     return Training(
         lm=lm,
         student=student,
+        teacher=teacher,
         encoder=encoder,
         reader=reader,
         alone=alone,
@@ -624,6 +656,10 @@ def main() -> None:
     parser.add_argument(
         "--texts", type=float, default=0.0,
         help="of the lessons: their chunks stand there as they are, so that texts are read on",
+    )  # fmt: skip
+    parser.add_argument(
+        "--taught", type=float, default=0.0,
+        help="of what an answer is to be: what the reader of text says to the text",
     )  # fmt: skip
     parser.add_argument("--every", type=int, default=150, help="steps between two measurements")
     parser.add_argument("--dev", type=int, default=64, help="questions that are watched")
