@@ -62,6 +62,23 @@ def test_before_training_a_vector_is_the_scaled_sum_of_its_tokens(lm, window):
         torch.testing.assert_close(vector, own.sum(0) / math.sqrt(len(own)))
 
 
+def test_a_token_that_is_alone_is_itself(lm):
+    tokens = lm.encode(TEXT)
+    vectors = alone(made(lm), tokens, 1)
+    torch.testing.assert_close(vectors, lm.embed(tokens).float())
+
+
+def test_an_encoder_of_format_1_projects_a_token_that_is_alone_too(lm, tmp_path):
+    before, tokens = replace(made(lm), projects_alone=True), lm.encode(TEXT)
+    (tmp_path / "encoder").write_bytes(pack(before))
+    loaded = load_encoder(lm, tmp_path / "encoder")
+    assert loaded.projects_alone
+    with torch.no_grad():
+        states = before.lm.hidden(lm.embed([lm.eos if lm.bos is None else lm.bos, *tokens])[None])
+        wanted = lm.embed(tokens) + states[0, 1:] @ before.projection[0]
+    torch.testing.assert_close(alone(loaded, tokens, 1), wanted, rtol=1e-2, atol=1e-2)
+
+
 def test_a_vector_holds_what_is_projected_from_each_place_of_its_window(lm):
     encoder, tokens = made(lm, planned=True), lm.encode(TEXT)
     windows, start = encoder.plan([tokens], 3)[0], 0
@@ -72,7 +89,7 @@ def test_a_vector_holds_what_is_projected_from_each_place_of_its_window(lm):
         states = encoder.lm.hidden(lm.embed([first, *tokens])[None])[0, 1:]
         for vector, size in zip(vectors, windows, strict=True):
             wanted = lm.embed(tokens[start : start + size]).sum(0) / math.sqrt(size)
-            for place in range(size):
+            for place in range(size) if size > 1 else ():
                 wanted = wanted + states[start + place] @ encoder.projection[place]
             torch.testing.assert_close(vector, wanted, rtol=1e-4, atol=1e-5)
             start += size
@@ -110,6 +127,7 @@ def test_its_file_gives_it_back(lm, planned, tmp_path):
     encoder = made(lm, planned=planned)
     (tmp_path / "e").write_bytes(pack(encoder))
     again = load_encoder(lm, tmp_path / "e")
+    assert not again.projects_alone
     assert again.max_window == 4 and len(again.digest) == 64
     wanted = alone(encoder, lm.encode(TEXT), 4)
     torch.testing.assert_close(alone(again, lm.encode(TEXT), 4), wanted, rtol=1e-2, atol=1e-3)

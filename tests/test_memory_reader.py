@@ -256,6 +256,7 @@ def test_an_answer_is_to_be_in_part_what_the_teacher_says_to_the_text(tmp_path):
     torch.testing.assert_close(losses[: task.recited], own[: task.recited])
     wanted = 0.75 * own[task.recited :] - 0.25 * (likely * said).sum(-1)
     torch.testing.assert_close(losses[task.recited :], wanted, rtol=1e-4, atol=1e-4)
+    assert measured(run, [(run.lm.encode(TEXTS[0]), ASKED[0][0], [ASKED[0][1]])])["f1_text"] >= 0
     # to learn from: the student moves, the teacher stays
     losses.sum().backward()
     moving = lora.lora_weights(run.student).values()

@@ -144,7 +144,7 @@ def task_of(
         recited=said,
         exchanges=len(more),
         chunks=len(texts),
-        as_text=row_of(lm, words, example, texts) if taught else None,
+        as_text=row_of(lm, words, example, texts) if taught and example.asked else None,
     )
 
 

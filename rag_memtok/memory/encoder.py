@@ -4,7 +4,10 @@ A window of n tokens is one vector: the sum of their input embeddings, scaled to
 and what a projection makes of the hidden states that the frozen LM's first layers, under a LoRA of
 their own, have at these tokens.
 
-    R_j = 1 / sqrt(n_j) sum_s e_(j, s) + sum_s P_s h_(j, s)
+    R_j = 1 / sqrt(n_j) sum_s e_(j, s) + sum_s P_s h_(j, s);    where n_j = 1: R_j = e_j
+
+A token that is alone in its window stands there as in a text, and is read as exactly: names and
+numbers are.
 
 Windows are of W tokens each, or of W on average, planned (windows.py) by what the encoder takes
 each token of the vocabulary to cost.
@@ -16,7 +19,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +43,26 @@ FILE = "encoder.safetensors"
 CODEC = "float16"
 # of its length: rounding takes 0.0005; one other token moves its vector by over 0.1 in the tests
 TOLERANCE = 0.01
-FORMAT = 1
+FORMAT, PROJECTED_ALONE = 2, 1  # in 1 a token that was alone had its projection, too
 DESCRIBED = "rag-memtok encoder"  # the entry of the file's header that says what it is
 PROJECTION, COSTS = "projection", "costs"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Encoder:
     """The first layers of an LM with a LoRA on, and the projection of a window's hidden states.
 
     `projection[s]` is of the window's s-th token; it serves every window up to as many tokens.
     `costs` are of the vocabulary's tokens, of half precision, in the order of their ids; None: they
-    are alike, and windows equal. `digest` is the sha256 of the file it was read from, "" while it
-    is trained.
+    are alike, and windows equal. `projects_alone`: what is projected of a token is added where it
+    is alone in its window, too, as in files of format 1. `digest` is the sha256 of the file it was
+    read from, "" while it is trained.
     """
 
     lm: LM
     projection: Float[Tensor, "W d d"]
     costs: Float[Tensor, " V"] | None = None
+    projects_alone: bool = False
     digest: str = ""
 
     @property
@@ -107,7 +112,7 @@ def new_encoder(lm: LM, layers: int, rank: int, max_window: int, seed: int) -> E
     """An untrained encoder: so far it gives the scaled sums of the tokens' embeddings."""
     student = lora.fuse_lora(lora.add_lora(_first_layers(lm, layers), rank, seed))
     zeros = torch.zeros(max_window, lm.width, lm.width, device=lm.device)
-    return Encoder(student, torch.nn.Parameter(zeros))
+    return Encoder(lm=student, projection=torch.nn.Parameter(zeros))
 
 
 def _first_layers(lm: LM, layers: int) -> LM:
@@ -145,11 +150,12 @@ def encode(
     lengths = torch.tensor([length for text in windows for length in text], device=lm.device)
     owner = torch.arange(len(lengths), device=lm.device).repeat_interleave(lengths)  # [N]
     place = torch.arange(len(owner), device=lm.device) - (lengths.cumsum(0) - lengths)[owner]
+    is_projected = encoder.projects_alone | (lengths[owner] > 1)  # [N]
     vectors = states.new_zeros(len(lengths), lm.width)
     vectors = vectors.index_add(0, owner, embeddings[:, 1:][is_token].float())
     vectors = vectors / lengths[:, None].sqrt()
     for number, projection in enumerate(encoder.projection[: int(lengths.max())]):
-        here = place == number
+        here = (place == number) & is_projected
         vectors = vectors.index_add(0, owner[here], states[here] @ projection.float())
     return list(vectors.split([len(one) for one in windows]))
 
@@ -219,7 +225,7 @@ def pack(encoder: Encoder) -> bytes:
         weights[COSTS] = encoder.costs.to("cpu", torch.float16)
     rank = next(tensor.shape[0] for name, tensor in weights.items() if "lora_A" in name)
     metadata = {
-        "format": FORMAT,
+        "format": PROJECTED_ALONE if encoder.projects_alone else FORMAT,
         "weights_sha256": identity.weights_sha256,
         "tokenizer_sha256": identity.tokenizer_sha256,
         "layers": model.config.num_hidden_layers,
@@ -240,7 +246,8 @@ def load_encoder(lm: LM, file: Path) -> Encoder:
         content = file.read_bytes()
         with safe_open(file, framework="pt") as opened:
             metadata = json.loads((opened.metadata() or {})[DESCRIBED])
-        if metadata.get("format") != FORMAT:
+        file_format = metadata.get("format")
+        if file_format not in (FORMAT, PROJECTED_ALONE):
             raise ValueError("of another format")
         values = load(content)
         layers, rank = int(metadata["layers"]), int(metadata["rank"])
@@ -262,7 +269,8 @@ def load_encoder(lm: LM, file: Path) -> Encoder:
     encoder = new_encoder(in_float32(_first_layers(lm, layers)), layers, rank, max_window, seed=0)
     set_parameters(encoder, values)
     digest = hashlib.sha256(content).hexdigest()
-    frozen = Encoder(encoder.lm, encoder.projection, costs, digest)
+    projects_alone = file_format == PROJECTED_ALONE
+    frozen = replace(encoder, costs=costs, projects_alone=projects_alone, digest=digest)
     for parameter in frozen.parameters.values():
         parameter.requires_grad_(False)
     return frozen

@@ -12,7 +12,7 @@ SENTENCE = re.compile(r".+?(?:[.!?]+(?=\s|$)\s*|\n+|$)", re.DOTALL)
 # of two sentences with the same words of the question: score = shared / words ** this
 SHORTER_IS_BETTER = 0.3
 # how much more a token counts in the sentence that shares most with the question, and in the next
-ZOOM = (4.0, 2.0)
+ZOOM = (16.0, 2.0)
 
 
 def split(text: str) -> list[str]:
@@ -21,11 +21,14 @@ def split(text: str) -> list[str]:
 
 
 def overlap(asked: set[str], sentence: str) -> float:
-    """The score of a sentence: words shared with the question, for its length."""
-    return (
-        len(asked & set(content_words(sentence)))
-        / max(1, len(sentence.split())) ** SHORTER_IS_BETTER
-    )
+    """The score of a sentence: words shared with the question, for its length.
+
+    One that says nothing beside them answers nothing: a heading, often.
+    """
+    words = set(content_words(sentence))
+    if words <= asked:
+        return 0.0
+    return len(asked & words) / max(1, len(sentence.split())) ** SHORTER_IS_BETTER
 
 
 def zoomed(lm: LM, texts: Sequence[Sequence[int]], question: str) -> list[list[float]]:
