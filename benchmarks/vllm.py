@@ -38,6 +38,7 @@ from benchmarks.measure import samples, texts_of
 from rag_memtok.cli.tables import put_markdown
 from rag_memtok.errors import NoUsableMemory
 from rag_memtok.memory import encoder as encoders
+from rag_memtok.model.copying import Copied
 from rag_memtok.model.engine import Engine, LocalEngine
 from rag_memtok.model.inject import Generation, inject, never
 from rag_memtok.model.lm import LM
@@ -75,6 +76,7 @@ class Kept:
         prompts: Sequence[Tensor],
         limit: int,
         ended: Callable[[int], bool] = never,
+        copied: Sequence[Copied | None] = (),
     ) -> Iterator[tuple[int, int]]:
         """The engine's, kept."""
         for row, one in enumerate(self.batch(frame, prompts, limit)):
@@ -86,6 +88,7 @@ class Kept:
         prompts: Sequence[Tensor],
         limit: int,
         ended: Callable[[int], bool] = never,
+        copied: Sequence[Copied | None] = (),
     ) -> list[Generation]:
         """The engine's, kept."""
         said = self.engine.batch(frame, prompts, limit)

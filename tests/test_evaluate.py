@@ -404,6 +404,7 @@ def test_every_way_of_reading_takes_the_positions_it_should(material, name, k):
         wrong = len(material.vectors(material.corpus.wrong[case.question]))
         expected = {
             "text": tokens,
+            "text copied": tokens,
             "decode": tokens,
             "none": 0,
             "wrong": wrong,

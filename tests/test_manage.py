@@ -27,7 +27,7 @@ from rag_memtok.memory.reconstruct import ONE_PASS_ERROR, judge, memory_of
 from rag_memtok.model import lm
 from rag_memtok.model.prompts import template_named
 from rag_memtok.pipeline import api
-from rag_memtok.pipeline.answer import search_query
+from rag_memtok.retrieval.search import search_query
 from rag_memtok.settings import dials as dials_of
 from rag_memtok.store.store import open_store
 

@@ -15,6 +15,7 @@ from rag_memtok.memory.encoder import encode_planned, unpack_readable
 from rag_memtok.memory.windows import count_windows
 from rag_memtok.model import lora
 from rag_memtok.model.lm import load
+from rag_memtok.model.prompts import REFUSAL
 from rag_memtok.pipeline import adapters, api
 from rag_memtok.pipeline.adapters import Adapter
 from rag_memtok.pipeline.answer import answer
@@ -331,6 +332,10 @@ def test_zoomed_reads_vectors_made_for_the_question(config, passages):
     count = sum(count_windows(len(text), 2) for text in texts)
     assert found.context_positions == sum(len(one.passage) for one in some) == count
     assert found.reader == "zoomed + adapter" and found.text_positions == sum(map(len, texts))
+    assert [one.text for one in some] == [session.lm.decode(text) for text in texts]
+    said = " ".join(found.answer.split())
+    whole = " ".join("\n".join(one.text for one in some).split())
+    assert said in whole or REFUSAL.startswith(said)
     assert "2 tokens each" in found.reader_reason and "not measured" in found.reader_reason
 
 

@@ -146,7 +146,8 @@ def converse(session: "Session", json: bool, show: bool) -> bool:
 
     Only a pipe needs to know that.
     """
-    from rag_memtok.pipeline.answer import answer, search_query
+    from rag_memtok.pipeline.answer import answer
+    from rag_memtok.retrieval.search import search_query
 
     streams, before, fine = sys.stdout.isatty() and not json, "", True
     on_text = (lambda text: console.put(text, end="")) if streams else (lambda text: None)

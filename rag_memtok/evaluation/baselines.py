@@ -11,7 +11,7 @@ sentences   the sentences that share most words with the question, at as many po
             memories take
 encoded     the readable vectors that the shipped encoder makes of the text
 zoomed      as many, in windows planned for the question: the sentences with most of its words in
-            the shortest
+            the shortest; the answer is copied from the text (zoomed free: it is not)
 cut         the text's first tokens, at as many positions
 telling     as many of the text's own tokens, those that the model expected least, in their order
 """
@@ -86,7 +86,8 @@ class Baseline:
     `needs`: what has to be made first, "memory" or "encoded" ("": nothing, and `compressed` says
     whether it is measured at each compression all the same); `several`: it is measured among
     distractors, too; `adapter`: which LoRA is on, for "text", "vectors" or "memory" ("": none);
-    `control`: it is measured only where it is asked for.
+    `copied`: answers are copied from the texts of the chunks, whatever stands for these in the
+    prompt; `control`: it is measured only where it is asked for.
     """
 
     passages: Callable[[Material, Sample], list[Passage]]
@@ -94,6 +95,7 @@ class Baseline:
     several: bool = True
     adapter: str = ""
     compressed: bool = True
+    copied: bool = False
     control: bool = False
 
 
@@ -220,6 +222,9 @@ def sentences(material: Material, sample: Sample) -> list[Passage]:
 BASELINES: dict[str, Baseline] = {
     "text": Baseline(passages=text, needs="", compressed=False),
     "text+adapter": Baseline(passages=text, needs="", adapter="text", compressed=False),
+    "text copied+adapter": Baseline(
+        passages=text, needs="", adapter="text", compressed=False, copied=True, control=True
+    ),
     "memory": Baseline(passages=memory),
     "memory+adapter": Baseline(passages=memory, adapter="memory"),
     "decode": Baseline(passages=decoded),
@@ -241,6 +246,13 @@ BASELINES: dict[str, Baseline] = {
     "encoded": Baseline(passages=encoded, needs="encoded", control=True),
     "encoded+adapter": Baseline(passages=encoded, needs="encoded", adapter="vectors"),
     "zoomed+adapter": Baseline(
+        passages=encoded_for_the_question,
+        needs="encoded",
+        adapter="vectors",
+        copied=True,
+        control=True,
+    ),
+    "zoomed free+adapter": Baseline(
         passages=encoded_for_the_question, needs="encoded", adapter="vectors", control=True
     ),
     "encoded wrong+adapter": Baseline(

@@ -325,7 +325,9 @@ class Run:
         """
         while True:
             prompt = Prompt(
-                planned.baseline.passages(material, sample), self.corpus.asked[sample.question]
+                planned.baseline.passages(material, sample),
+                self.corpus.asked[sample.question],
+                planned.baseline.copied * self._text_of(sample),
             )
             if prompt.positions(predictor.frame) + predictor.limit <= self.tools.lm.context:
                 return prompt, len(sample.ids)
@@ -340,6 +342,9 @@ class Run:
                     remedy="fewer --chunk-tokens or --max-new-tokens",
                 )
             sample = without_last(sample)
+
+    def _text_of(self, sample: Sample) -> str:
+        return "\n".join(self.corpus.texts[one] for one in sample.ids)
 
     def _decode_step(self, material: Material, sample: Sample) -> Callable[[], object]:
         memories = [material.memories[one].memory for one in sample.ids]

@@ -19,6 +19,7 @@ import torch
 from rag_memtok.datatypes import OnProgress
 from rag_memtok.errors import UsageError
 from rag_memtok.model.adapter_manifest import read_manifest
+from rag_memtok.model.copying import Copied, copied_from
 from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.inject import (
     BATCH,
@@ -44,13 +45,19 @@ POSITIONS = 8192  # of a batch, at most, beside its BATCH prompts
 class Prompt:
     """The contents of a QA prompt: passages in their order, and the question's tokens.
 
-    `unpack` is what has to be done before there are such passages, for its time; it is called by
-    `measure_costs` alone. A question is asked in one prompt, or in one prompt per passage.
+    `text` is what the answer is copied from; "": it is free. `unpack` is what has to be done before
+    there are such passages, for its time; it is called by `measure_costs` alone. A question is
+    asked in one prompt, or in one prompt per passage.
     """
 
     passages: Sequence[Passage]
     question: tuple[int, ...]
+    text: str = ""
     unpack: Callable[[], object] | None = None
+
+    def copied(self, lm: LM) -> Copied | None:
+        """What the answer is copied from."""
+        return copied_from(lm, self.text) if self.text else None
 
     @property
     def context(self) -> int:
@@ -185,7 +192,8 @@ class Predictor:
 
     def _predict_batch(self, prompts: Sequence[Prompt]) -> list[Prediction]:
         rows = [inject(self.lm, self.frame, prompt.passages, prompt.question) for prompt in prompts]
-        generations = answer_batch(self.lm, self.frame, rows, self.limit)
+        copied = [prompt.copied(self.lm) for prompt in prompts]
+        generations = answer_batch(self.lm, self.frame, rows, self.limit, copied=copied)
         return [
             Prediction(self.lm.decode(generation.tokens).strip(), generation.mean_logprob)
             for generation in generations
@@ -229,6 +237,8 @@ class Predictor:
             whole.update(
                 f"{'vectors' if vectors else 'tokens'} {len(passage)}\n".encode() + content
             )
+        if prompt.text:
+            whole.update(f"copied {prompt.text}".encode())
         return whole.hexdigest()
 
 
@@ -300,7 +310,8 @@ def time_question(predictor: Predictor, prompts: Sequence[Prompt]) -> Cost:
     )
     decoder.logits[0, 0].item()  # waits for the device
     prefilled, size = time.perf_counter(), kv_bytes(decoder)
-    for _ in decode_greedily(decoder, predictor.frame, predictor.limit):
+    copied = [prompt.copied(predictor.lm) for prompt in prompts]
+    for _ in decode_greedily(decoder, predictor.frame, predictor.limit, copied=copied):
         pass
     decoded = time.perf_counter()
     return Cost(

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from rag_memtok.model.copying import Copied
 from rag_memtok.model.inject import Generation, answer_batch, answer_rows, never
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import QAPrompt
@@ -29,10 +30,12 @@ class Engine(Protocol):
         prompts: Sequence[Float[Tensor, "_ d"]],
         limit: int,
         ended: Callable[[int], bool] = never,
+        copied: Sequence[Copied | None] = (),
     ) -> Iterator[tuple[int, int]]:
         """The answers to several prompts as they are made, at most `limit` tokens: (row, token).
 
-        Nothing more is wanted of a row that has `ended`.
+        Nothing more is wanted of a row that has `ended`. `copied` is what each answer is copied
+        from, where the engine can see to that: a server cannot.
         """
 
     def batch(
@@ -41,6 +44,7 @@ class Engine(Protocol):
         prompts: Sequence[Float[Tensor, "_ d"]],
         limit: int,
         ended: Callable[[int], bool] = never,
+        copied: Sequence[Copied | None] = (),
     ) -> list[Generation]:
         """The same answers, whole."""
 
@@ -62,9 +66,10 @@ class LocalEngine:
         prompts: Sequence[Float[Tensor, "_ d"]],
         limit: int,
         ended: Callable[[int], bool] = never,
+        copied: Sequence[Copied | None] = (),
     ) -> Iterator[tuple[int, int]]:
         """See `answer_rows`."""
-        return answer_rows(self.lm, frame, prompts, limit, ended)
+        return answer_rows(self.lm, frame, prompts, limit, ended=ended, copied=copied)
 
     def batch(
         self,
@@ -72,6 +77,7 @@ class LocalEngine:
         prompts: Sequence[Float[Tensor, "_ d"]],
         limit: int,
         ended: Callable[[int], bool] = never,
+        copied: Sequence[Copied | None] = (),
     ) -> list[Generation]:
         """See `answer_batch`."""
-        return answer_batch(self.lm, frame, prompts, limit, ended)
+        return answer_batch(self.lm, frame, prompts, limit, ended=ended, copied=copied)

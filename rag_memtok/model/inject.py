@@ -1,7 +1,7 @@
 """Question + memories -> input embeddings, and the greedy answer to them."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rag_memtok.model.copying import Copied
 from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import QAPrompt, is_refusal
@@ -79,24 +80,44 @@ def never(_: int) -> bool:
 
 
 def decode_greedily(
-    decoder: KVDecoder, frame: QAPrompt, limit: int, ended: Callable[[int], bool] = never
+    decoder: KVDecoder,
+    frame: QAPrompt,
+    limit: int,
+    ended: Callable[[int], bool] = never,
+    copied: Sequence[Copied | None] = (),
 ) -> Iterator[tuple[list[int], list[int | None], Float[Tensor, "B V"]]]:
     """Greedy decoding of every row of `decoder` to its end, at most `limit` tokens.
 
     Yields at each position the rows that are not done, every row's next token (None: the end), and
-    the logits that it is chosen by. A row that has `ended` is done, whatever would follow.
+    the logits. A row that has `ended` is done, whatever would follow.
+
+    Args:
+        copied: what each row's answer is copied from; None, or nothing at all: it may say anything.
 
     Cost: a cached step a token but the first, each over all rows.
     """
     stops = decoder.lm.stop_tokens | {frame.end}
     open_rows = list(range(len(decoder.logits)))
+    said: list[list[int]] = [[] for _ in open_rows]
     for position in range(limit):
         chosen = decoder.logits.argmax(-1).tolist()
+        for row in open_rows:
+            source = copied[row] if copied else None
+            if source is not None:
+                chosen[row] = _copy(decoder.logits[row], source, said[row], stops)
+            said[row].append(chosen[row])
         yield open_rows, [None if token in stops else token for token in chosen], decoder.logits
         open_rows = [row for row in open_rows if chosen[row] not in stops and not ended(row)]
         if not open_rows or position == limit - 1:
             return
         decoder.feed(chosen)
+
+
+def _copy(logits: Float[Tensor, " V"], source: Copied, said: Sequence[int], stops: Set[int]) -> int:
+    """The likeliest token that goes on as `source` does."""
+    tokens, may_end = source.after(said)
+    allowed = [*tokens, *(sorted(stops) if may_end or not tokens else ())]
+    return allowed[int(logits[allowed].argmax())]
 
 
 def answer_rows(
@@ -105,12 +126,14 @@ def answer_rows(
     prompts: Sequence[Float[Tensor, "_ d"]],
     limit: int,
     ended: Callable[[int], bool] = never,
+    copied: Sequence[Copied | None] = (),
 ) -> Iterator[tuple[int, int]]:
     """The greedy answers to several prompts at once, as they are made: (row, token) each.
 
     Cost: that of `answer_batch`.
     """
-    for open_rows, tokens, _ in decode_greedily(KVDecoder(lm, prompts), frame, limit, ended):
+    decoder = KVDecoder(lm, prompts)
+    for open_rows, tokens, _ in decode_greedily(decoder, frame, limit, ended, copied):
         for row in open_rows:
             if (token := tokens[row]) is not None:
                 yield row, token
@@ -133,19 +156,25 @@ def answer_batch(
     prompts: Sequence[Float[Tensor, "_ d"]],
     limit: int,
     ended: Callable[[int], bool] = never,
+    copied: Sequence[Copied | None] = (),
 ) -> list[Generation]:
     """The greedy answers to several prompts at once, each at most `limit` tokens.
+
+    What is `copied` is as sure as the model is of it, whatever else may not be said.
 
     Cost: one pass over as many rows of the longest prompt, then as many cached steps as the longest
         answer has tokens, each over all rows.
     """
     answers: list[list[int]] = [[] for _ in prompts]
     logprobs: list[list[float]] = [[] for _ in prompts]
-    for open_rows, tokens, logits in decode_greedily(KVDecoder(lm, prompts), frame, limit, ended):
-        max_logprobs = logits.log_softmax(-1).amax(-1).tolist()
+    decoder, stops = KVDecoder(lm, prompts), sorted(lm.stop_tokens | {frame.end})
+    for open_rows, tokens, logits in decode_greedily(decoder, frame, limit, ended, copied):
+        all_logprobs = logits.log_softmax(-1)
         for row in open_rows:
-            logprobs[row].append(max_logprobs[row])
-            if (token := tokens[row]) is not None:
+            token = tokens[row]
+            said = all_logprobs[row, stops if token is None else [token]]
+            logprobs[row].append(float(said.max()))
+            if token is not None:
                 answers[row].append(token)
     return [
         Generation(tuple(answer), math.fsum(row_logprobs) / len(row_logprobs))

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rag_memtok.errors import EngineUnavailable, StoreDamaged, UsageError, WrongModel
+from rag_memtok.model.copying import Copied
 from rag_memtok.model.inject import Generation, inject, never
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import QAPrompt, qa_prompt
@@ -67,10 +68,12 @@ class RemoteEngine:
         prompts: Sequence[Float[Tensor, "_ d"]],
         limit: int,
         ended: Callable[[int], bool] = never,
+        copied: Sequence[Copied | None] = (),
     ) -> Iterator[tuple[int, int]]:
         """The greedy answers as they are made: (row, token), at most `limit` tokens each.
 
-        They are one request. A server that was lost on the way is probed and asked again.
+        They are one request. A server that was lost on the way is probed and asked again. Nothing
+        keeps it to a text that answers are `copied` from.
 
         Raises:
             EngineUnavailable, PermissionRefused, UsageError: see `wire` and `_explain_refusals`.
@@ -122,6 +125,7 @@ class RemoteEngine:
         prompts: Sequence[Float[Tensor, "_ d"]],
         limit: int,
         ended: Callable[[int], bool] = never,
+        copied: Sequence[Copied | None] = (),
     ) -> list[Generation]:
         """The greedy answers to several prompts, whole, in one request: it runs to its end.
 

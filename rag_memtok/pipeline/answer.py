@@ -18,6 +18,7 @@ from torch import Tensor
 from rag_memtok.config import Retrieve
 from rag_memtok.datatypes import Answer, Hit, Source
 from rag_memtok.errors import NoUsableMemory, StoreDamaged, UsageError
+from rag_memtok.model.copying import Copied, copied_from
 from rag_memtok.model.engine import Engine
 from rag_memtok.model.inject import (
     BATCH,
@@ -45,23 +46,24 @@ from rag_memtok.pipeline.readers import (
     reader_of,
     reads_per_passage,
 )
-from rag_memtok.retrieval.search import content_words, search
+from rag_memtok.retrieval.search import search, search_query
 
 Prompts = tuple[list[Readable], list[Float[Tensor, "_ d"]]]  # what is read, and the prompts of it
-FOLLOW_UP = 2  # content words: a question of no more may lean on the one before it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prepared:
     """A question ready for the LM: what is read for it, and the prompts of that.
 
-    One prompt holds all of `used`, or each has its own (`per_passage`). `on_text` gets the answer
+    One prompt holds all of `used`, or each has its own (`per_passage`); `copied` are the texts that
+    the answer to each prompt is copied from, None: it is free. `on_text` gets the answer
     piece by piece, `cancelled` says whether nobody wants it any more. `limit` is in tokens.
     """
 
     question: str
     used: Sequence[Readable]
     prompts: Sequence[Float[Tensor, "_ d"]]
+    copied: Sequence[Copied | None]
     per_passage: bool
     reader: tuple[str, str]
     limit: int
@@ -80,17 +82,6 @@ class Response:
     tokens: tuple[int, ...]
     cited: Sequence[Readable]
     complete: bool
-
-
-def search_query(question: str, before: str) -> str:
-    """The query to search with for `question`.
-
-    A question with few words of its own ("And its price?") is looked for together with the one
-    before it.
-    """
-    return (
-        f"{before} {question}" if before and len(content_words(question)) <= FOLLOW_UP else question
-    )
 
 
 def answer(
@@ -160,6 +151,7 @@ def prepare(
         question=question,
         used=used,
         prompts=prompts,
+        copied=_texts_to_copy(session, used, per_passage=per_passage),
         per_passage=per_passage,
         reader=reader,
         limit=limit,
@@ -167,6 +159,15 @@ def prepare(
         on_text=on_text,
         cancelled=cancelled,
     )
+
+
+def _texts_to_copy(
+    session: Session, used: Sequence[Readable], *, per_passage: bool
+) -> list[Copied | None]:
+    """What the answer to each prompt is copied from."""
+    texts = [one.text for one in used]
+    whole = texts if per_passage else ["\n".join(texts).strip()]
+    return [copied_from(session.lm, text) if text else None for text in whole]
 
 
 def _encode_question(session: Session, question: str) -> list[int]:
@@ -244,12 +245,12 @@ def _stream_answers(
     """Generates the answers to questions of one limit with a prompt each, streaming their text."""
     tokens: list[list[int]] = [[] for _ in questions]
     shown, ended = [""] * len(questions), set[int]()
-    prompts = [question.prompts[0] for question in questions]
+    prompts, copied = zip(*((one.prompts[0], one.copied[0]) for one in questions), strict=True)
 
     def silent(row: int) -> bool:
         return row in ended or questions[row].cancelled()
 
-    for row, token in engine.rows(frame, prompts, questions[0].limit, silent):
+    for row, token in engine.rows(frame, prompts, questions[0].limit, silent, copied):
         tokens[row].append(token)
         if loop_at_end(tokens[row], lm.decode):
             ended.add(row)
@@ -272,14 +273,18 @@ def _answer_per_passage(
     engine: Engine, lm: LM, frame: QAPrompt, questions: Sequence[Prepared]
 ) -> list[Response]:
     """Generates an answer from each passage, and keeps the most confident of each question."""
-    rows = [(question, prompt) for question in questions for prompt in question.prompts]
+    rows = [
+        (question, prompt, copied)
+        for question in questions
+        for prompt, copied in zip(question.prompts, question.copied, strict=True)
+    ]
     rows.sort(key=lambda row: row[0].limit)  # those of one limit stand together
     generations: dict[int, list[Generation]] = {id(question): [] for question in questions}
     for limit, alike in groupby(rows, key=lambda row: row[0].limit):
         while batch := list(islice(alike, BATCH)):
-            asking = [question for question, _ in batch]
-            prompts = [prompt for _, prompt in batch]
-            answers = engine.batch(frame, prompts, limit, partial(_is_cancelled, asking))
+            asking, prompts, copied = map(list, zip(*batch, strict=True))
+            cancelled = partial(_is_cancelled, asking)
+            answers = engine.batch(frame, prompts, limit, cancelled, copied)
             for question, generation in zip(asking, answers, strict=True):
                 generations[id(question)].append(generation)
     return [
@@ -296,12 +301,8 @@ def _respond_most_confident(
 ) -> Response:
     tokens = [trim_answer(lm, generation.tokens) for generation in generations]
     texts = [lm.decode(ids) for ids in tokens]
-    best = most_confident(
-        [
-            (text, generation.mean_logprob)
-            for text, generation in zip(texts, generations, strict=True)
-        ]
-    )
+    sureness = [generation.mean_logprob for generation in generations]
+    best = most_confident(list(zip(texts, sureness, strict=True)))
     question.on_text(texts[best])
     return Response(
         tokens[best], [question.used[best]], len(generations[best].tokens) < question.limit

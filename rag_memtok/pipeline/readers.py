@@ -85,11 +85,15 @@ class Session:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Readable:
-    """A hit whose memory could be read, with the passage a reader made of it."""
+    """A hit whose memory could be read, with the passage a reader made of it.
+
+    `text` is what the passage was made of, where answers are to be copied from it.
+    """
 
     hit: Hit
     record: Record
     passage: Content
+    text: str = ""
 
 
 def reads_per_passage(session: Session) -> bool:
@@ -182,6 +186,8 @@ def _load_encoder(lm: LM, adapter: Adapter | None) -> Encoder:
 
 def passage_text(session: Session, readable: Readable) -> str:
     """A passage's text: what was read, else the kept text, else what the memory decodes to."""
+    if readable.text:
+        return readable.text
     if not isinstance(readable.passage, np.ndarray):
         return session.lm.decode(readable.passage)
     for read_as in (_read_text, _decode_one):
@@ -206,17 +212,18 @@ def read(
     """
     records = [record for hit in hits if (record := _read_record(session, hit)) is not None]
     by_id = {hit.chunk_id: hit for hit in hits}
+    texts = [""] * len(records)
     if reader == "memory":
         passages: list[Content | None] = _read_vectors(session, records)
     elif reader == "zoomed":
-        passages = _read_zoomed(session, records, question, apart=apart)
+        passages, texts = _read_zoomed(session, records, question, apart=apart)
     elif reader == "decode":
         passages = list(_decode(session, records))
     else:
         passages = [_read_text(session, record) for record in records]
     return [
-        Readable(by_id[record.chunk_id], record, passage)
-        for record, passage in zip(records, passages, strict=True)
+        Readable(by_id[record.chunk_id], record, passage, text)
+        for record, passage, text in zip(records, passages, texts, strict=True)
         if passage is not None and len(passage)
     ]
 
@@ -257,8 +264,8 @@ def _read_vectors(session: Session, records: Sequence[Record]) -> list[Content |
 
 def _read_zoomed(
     session: Session, records: Sequence[Record], question: str, *, apart: bool
-) -> list[Content | None]:
-    """Vectors of the texts for the question; a text is the kept one, else decoded."""
+) -> tuple[list[Content | None], list[str]]:
+    """Vectors of the texts for the question, and the texts: the kept ones, else decoded."""
     assert session.encoder is not None, "with_adapters loads it"
     try:
         contents = [_read_text(session, record) for record in records]
@@ -270,7 +277,8 @@ def _read_zoomed(
         weights = zoomed(session.lm, some, question)
         made += encode_planned(session.encoder, some, session.config.ask.zoom, weights)
     vectors = iter(made)
-    return [next(vectors) if content else None for content in contents]
+    passages = [next(vectors) if content else None for content in contents]
+    return passages, [session.lm.decode(list(content or ())) for content in contents]
 
 
 def _read_text(session: Session, record: Record) -> Content | None:

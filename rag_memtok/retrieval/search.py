@@ -23,6 +23,7 @@ from rag_memtok.store.terms import STOP_WORDS, query_words, terms_of
 
 DEPTH = 50  # hits of each kind that are fused, at least
 WORDED = 500  # chunks of which words and names are weighed
+FOLLOW_UP = 2  # content words: a question of no more may lean on the one before it
 NAME_SHARE = 0.3  # of a word in a name, beside one in the text: measured, benchmarks/log.md
 
 log = getLogger(__name__)
@@ -37,6 +38,17 @@ def content_words(question: str) -> tuple[str, ...]:
         dict.fromkeys(
             word for word in re.findall(r"[^\W_]+", question.lower()) if word not in STOP_WORDS
         )
+    )
+
+
+def search_query(question: str, before: str) -> str:
+    """The query to search with for `question`.
+
+    A question with few words of its own ("And its price?") is looked for together with the one
+    before it.
+    """
+    return (
+        f"{before} {question}" if before and len(content_words(question)) <= FOLLOW_UP else question
     )
 
 
