@@ -131,9 +131,11 @@ plt.show()
 # %% [markdown]
 # ## Questions
 #
-# Every second one that is asked about these documents in `data/questions.jsonl`. Five passages are
+# Every second one that is asked about these documents in `data/questions.jsonl`. Three passages are
 # found for each, the same ones for every way of reading; each is read in a prompt of its own, and
-# the surest answer is kept. ✓ where the right answer stands in what was said.
+# the surest answer is kept. From vectors an answer is copied: only what goes on as the passage's
+# text does may be said, so that names and numbers are spelt as they are there. ✓ where the right
+# answer stands in what was said.
 
 # %%
 there = {Path(one.name).name for one in api.documents(config)}
@@ -182,14 +184,13 @@ for way in ways:
 #
 # Positions are those of the passages; the question and the words around it take some seventy more
 # in each prompt. On two cores the encoder's pass takes back what the shorter prompt saves: what is
-# saved is room, and memory for the model's cache. An answer that stands in no passage is told by
-# `ask` whichever way it was read.
+# saved is room, and memory for the model's cache.
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(9.6, 2.6), layout="constrained", sharey=True)
 shown = {
     "right answers": correct,
-    "positions of five passages": positions,
+    "positions of the passages": positions,
     "seconds a question, one thread": seconds,
 }
 for axis, (title, values) in zip(axes, shown.items(), strict=True):

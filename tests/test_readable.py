@@ -359,6 +359,26 @@ def test_zoomed_says_what_it_was_measured_to_reach(config, shipped, tmp_path, mo
             assert share in answer(session, QUESTION).reader_reason
 
 
+def test_auto_takes_zoomed_where_it_was_measured_to_be_read_well(
+    config, shipped, ingested, tmp_path, monkeypatch
+):
+    other = shutil.copytree(shipped, tmp_path / "other")
+    monkeypatch.setattr(adapters, "SHIPPED", (other,))
+    new = updated(config, {"store": str(tmp_path / "new"), "memorize.readable": 0})
+    told(other, zoom_2=0.95, zoom_4=0.91)
+    api.ingest([ingested / "docs"], new)
+    for passages, shares, reader in (
+        ("apart", {"zoom_4": 0.91}, "zoomed + adapter"),
+        ("together", {"zoom_4": 0.91}, "decode + adapter"),
+        ("apart", {"zoom_2": 0.95, "zoom_4": 0.89}, "decode + adapter"),
+    ):
+        told(other, **shares)
+        with api.session(updated(new, {"ask.passages": passages, "retrieve.k": 2})) as session:
+            found = answer(session, QUESTION)
+        assert found.reader == reader, (passages, shares)
+        assert (passages == "apart") == (f"{shares['zoom_4']:.0%}" in found.reader_reason)
+
+
 def test_zoomed_reads_what_memories_decode_to_where_no_text_is_kept(
     config, ingested, model_folder, tmp_path
 ):

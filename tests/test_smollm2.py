@@ -20,7 +20,9 @@ from rag_memtok.model import gguf, lm, lora, plain
 from rag_memtok.model.engine import LocalEngine
 from rag_memtok.model.inject import inject
 from rag_memtok.model.prompts import qa_prompt, template_named
+from rag_memtok.pipeline import api
 from rag_memtok.pipeline.adapters import READERS, shipped_adapters
+from rag_memtok.pipeline.readable import measured_zooms
 from rag_memtok.settings import here
 from rag_memtok.store.store import open_store
 
@@ -114,6 +116,30 @@ def test_the_reader_that_ships_answers_in_a_few_words_and_refuses(model):
         ASKED, True
     )
     assert all(len(one["said"].split()) <= 6 for one in answers)
+
+
+def test_the_vectors_that_ship_answer_at_half_and_a_quarter_of_the_positions(model, tmp_path):
+    """Questions about the demo's documents, from the vectors alone."""
+    found = shipped_adapters(model, "").vectors
+    assert found is not None and found.folder == READERS / "smollm2-vectors"
+    measured = dict(measured_zooms(found))
+    assert measured.keys() == {2, 4} and 0.5 < measured[4] < measured[2] < 1
+    config = rm.Config(store=str(tmp_path / "store"))
+    api.import_(SAMPLES / "demo.safetensors", config, trusted=True)
+    questions = {
+        "When will the open day be?": "13 June",
+        "When was firmware 4.1.3 released?": "6 February 2026",
+        "Which code opens the service menu?": "7741",
+        "How often should the humidity probe be calibrated?": "every 10 months",
+    }
+    for window in (2, 4):
+        settings = {"read": "zoomed", "zoom": window, "threads": 1}
+        with rm.open(tmp_path / "store", trust=True, **settings) as store:
+            answers = {one: store.ask(one) for one in questions}
+        assert sum(gold in answers[one].answer for one, gold in questions.items()) >= 3, answers
+        for one in answers.values():
+            assert one.reader == "zoomed + adapter" and one.grounded
+            assert one.context_positions < one.text_positions / window + 8
 
 
 def test_what_a_vector_holds_is_known(model):

@@ -18,21 +18,26 @@ def choose_reader(
 ) -> tuple[str, str]:
     """The reader and why.
 
-    `auto` reads vectors directly only where that was measured to be good enough: the readable ones
-    of a chunk, else its memory's own for so many (`k`) in a prompt, alone or among others.
+    `auto` reads vectors only where that was measured to be good enough: the readable ones of a
+    chunk, else those made for a question where a chunk is alone, else its memory's own for so many
+    (`k`) in a prompt, alone or among others.
     """
+    zoomed, made = _what_zoomed_reached(settings.zoom, adapters.vectors)
     if settings.read == "zoomed":
-        return "zoomed", _what_zoomed_reached(settings.zoom, adapters.vectors)
+        return "zoomed", f"asked for: {made}"
     if settings.read != "auto":
         return settings.read, "asked for"
     if reader := find_vector_reader(manifest, adapters):
         return _choose_by_share(int(manifest[WINDOW]), dict(measured_shares(reader)))
+    if zoomed >= ENOUGH and k == 1:
+        return "zoomed", made
     adapter = adapters.memory
     if manifest.get("write") != "readable" and (adapter is None or adapter.folder in SHIPPED):
-        return (
-            "decode",
-            "these memories were written to be decoded, not to be read: the frozen model cannot "
-            "use them directly",
+        return "decode", (
+            f"{made}, under {ENOUGH:.0%}; --read zoomed reads them"
+            if 0 < zoomed < ENOUGH
+            else "these memories were written to be decoded, not to be read: the frozen model "
+            "cannot use them directly"
         )
     if adapter is None:
         return (
@@ -51,12 +56,12 @@ def choose_reader(
     )
 
 
-def _what_zoomed_reached(window: int, reader: Adapter | None) -> str:
-    vectors = f"asked for: vectors of {window} tokens each on average, made for the question"
-    measured = dict(measured_zooms(reader))
-    if window not in measured:
-        return f"{vectors}; how well these are read was not measured"
-    return f"{vectors}; they measured {measured[window]:.0%} of reading text"
+def _what_zoomed_reached(window: int, reader: Adapter | None) -> tuple[float, str]:
+    """The share of the text's score that vectors made for a question reach, and as words."""
+    vectors = f"vectors of {window} tokens each on average, made for the question"
+    share = dict(measured_zooms(reader)).get(window, 0.0)
+    measured = f"measured {share:.0%} of reading text" if share else "were not measured"
+    return share, f"{vectors}, {measured}"
 
 
 def _choose_by_share(window: int, measured: Mapping[int, float]) -> tuple[str, str]:
