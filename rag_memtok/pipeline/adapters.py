@@ -18,7 +18,7 @@ from rag_memtok.store.files import ADAPTER, STALE
 
 READERS = EMBEDDED.parent.parent / "readers"
 # what does not fit is left alone; of several that fit the first reads
-SHIPPED = (EMBEDDED.parent / "reader", READERS / "smollm2")
+SHIPPED = (EMBEDDED.parent / "reader", READERS / "smollm2", READERS / "smollm2-vectors")
 
 
 @dataclass(frozen=True, slots=True)
