@@ -4,7 +4,7 @@ import pytest
 import torch
 import toy
 
-from rag_memtok.model.copying import Copied, copied_from, spellings
+from rag_memtok.model.copying import Copied, copied_from
 from rag_memtok.model.generate import KVDecoder
 from rag_memtok.model.inject import answer_batch, answer_rows, decode_greedily, inject
 from rag_memtok.model.prompts import REFUSAL, qa_prompt
@@ -72,7 +72,7 @@ def test_nothing_said_yet_is_no_answer(lm):
 
 
 def test_a_character_of_several_tokens_is_said_token_by_token(lm):
-    text = next(c for c in "\u4e16\u00f1\u20ac\U0001f33e" if c not in spellings(lm))
+    text = next(c for c in "\u4e16\u00f1\u20ac\U0001f33e" if c not in lm.spellings)
     pieces, source = lm.encode(text), copied_from(lm, f"x {text} y")
     assert len(pieces) > 1
     for count in range(len(pieces)):

@@ -5,9 +5,8 @@ A reader of vectors knows what stands in a passage better than how it is spelt: 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import REFUSAL
@@ -65,7 +64,7 @@ class Copied:
         """Yields the tokens that `tail` can begin with, `part` of its first character said."""
         if not tail:
             return
-        known = spellings(self.lm)
+        known = self.lm.spellings
         if not part:
             for length in range(1, len(tail) + 1):
                 yield from known.get(tail[:length], ())
@@ -80,12 +79,3 @@ def copied_from(lm: LM, text: str) -> Copied:
     single = " ".join(text.split())
     inside = (range(word.start() + 1, word.end()) for word in WORD.finditer(single))
     return Copied(lm, single, frozenset(place for places in inside for place in places))
-
-
-@lru_cache(maxsize=2)
-def spellings(lm: LM) -> Mapping[str, Sequence[int]]:
-    """The tokens that decode to each string. Cost: a decode of every token, once for an LM."""
-    found: dict[str, list[int]] = {}
-    for token in range(len(lm.table)):
-        found.setdefault(lm.decode([token]), []).append(token)
-    return found

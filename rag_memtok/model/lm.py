@@ -6,8 +6,9 @@ The home of transformers (imported when a model is loaded: it costs seconds).
 import copy
 import errno
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,22 @@ class Identity:
         """`id` and `revision` as files tell them that go to others: of a path its last part."""
         name = Path(self.id).name if self.id.startswith("/") else self.id
         return f"{name} {self.revision}".strip()
+
+
+def _decode(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[int]) -> str:
+    return str(
+        tokenizer.decode(
+            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+    )
+
+
+@lru_cache(maxsize=2)  # of the tokenizer: no weights are kept
+def _spellings(tokenizer: "PreTrainedTokenizerBase", count: int) -> Mapping[str, Sequence[int]]:
+    found: dict[str, list[int]] = {}
+    for token in range(count):
+        found.setdefault(_decode(tokenizer, [token]), []).append(token)
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,11 +200,12 @@ class LM:
 
         `decode(encode(text)) == text` holds wherever the tokenizer is lossless.
         """
-        return str(
-            self.tokenizer.decode(
-                list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-        )
+        return _decode(self.tokenizer, tokens)
+
+    @property
+    def spellings(self) -> Mapping[str, Sequence[int]]:
+        """The tokens that decode to each string. Cost: a decode of every one, kept."""
+        return _spellings(self.tokenizer, len(self.table))
 
     def embed(self, tokens: Sequence[int] | Int[Tensor, "..."]) -> Float[Tensor, "... d"]:
         """The input embeddings of `tokens`, in the model's dtype."""
