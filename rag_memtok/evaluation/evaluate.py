@@ -327,7 +327,7 @@ class Run:
             prompt = Prompt(
                 planned.baseline.passages(material, sample),
                 self.corpus.asked[sample.question],
-                planned.baseline.copied * self._text_of(sample),
+                self._text_of(sample) if planned.baseline.copied else "",
             )
             if prompt.positions(predictor.frame) + predictor.limit <= self.tools.lm.context:
                 return prompt, len(sample.ids)

@@ -272,10 +272,11 @@ def _read_zoomed(
     except UsageError:  # the store keeps no text
         contents = _decode(session, records)
     texts = [list(content) for content in contents if content]
+    groups = [[text] for text in texts] if apart else [texts]
     made = list[Content]()
-    for some in [[text] for text in texts] if apart else [texts] if texts else []:
-        weights = zoomed(session.lm, some, question)
-        made += encode_planned(session.encoder, some, session.config.ask.zoom, weights)
+    for group in filter(None, groups):
+        weights = zoomed(session.lm, group, question)
+        made += encode_planned(session.encoder, group, session.config.ask.zoom, weights)
     vectors = iter(made)
     passages = [next(vectors) if content else None for content in contents]
     return passages, [session.lm.decode(list(content or ())) for content in contents]
