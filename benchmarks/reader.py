@@ -46,6 +46,7 @@ from rag_memtok.pipeline.answer import answer
 from rag_memtok.pipeline.readers import Session, with_adapters
 from rag_memtok.retrieval.embedder import Embedder, load_embedder
 from rag_memtok.retrieval.index import open_index
+from rag_memtok.retrieval.relevance import relevance
 from rag_memtok.settings import updated
 from rag_memtok.store.store import open_store
 from training.sources import choosing
@@ -152,9 +153,16 @@ def prompts_of(read: Corpus, ids: Sequence[Sequence[str]], *, apart: bool) -> li
     """A prompt of all the chunks of each question, the first nearest to it; or one of each."""
     found = []
     for number, some in enumerate(ids):
+        asked = read.questions[number].question
         texts = [read.tokens[one] for one in some]
-        parts = [[one] for one in texts] if apart else [texts[::-1] or [()]]
-        found.append([Prompt(one, read.asked[number]) for one in parts])
+        if apart:
+            fits = [relevance(asked, read.texts[one]) for one in some]
+            parts = [([one], fit) for one, fit in zip(texts, fits, strict=True)]
+        else:
+            parts = [(texts[::-1] or [()], 0.0)]
+        found.append(
+            [Prompt(passages=one, question=read.asked[number], relevance=fit) for one, fit in parts]
+        )
     return found
 
 
@@ -208,7 +216,8 @@ def deciles(bench: Bench, read: Corpus, prompts: Sequence[Sequence[Prompt]]) -> 
     known = []
     for question, parts in zip(read.questions, prompts, strict=True):
         replies = [bench.replies.known[bench.replies.key(one)] for one in parts]
-        best = replies[most_confident([(one.answer, one.mean_logprob) for one in replies])]
+        pairs = [(one.answer, one.mean_logprob) for one in replies]
+        best = replies[most_confident(pairs, [one.relevance for one in parts])]
         known.append((float(np.exp(best.mean_logprob)), score(best.answer, question.answers).em))
     parts = [part for part in np.array_split(np.array(sorted(known)), DECILES) if len(part)]
     return [

@@ -395,7 +395,7 @@ def test_every_way_of_reading_takes_the_positions_it_should(material, name, k):
     ):
         passages = BASELINES[name].passages(material, case)
         prompt, words = (
-            Prompt(passages, material.corpus.asked[case.question]),
+            Prompt(passages=passages, question=material.corpus.asked[case.question]),
             qa_prompt(material.lm),
         )
         vectors = sum(len(material.vectors(one)) for one in case.ids)
@@ -518,7 +518,10 @@ def test_an_unknown_way_of_reading_is_refused():
 def test_a_batch_answers_as_one_by_one_do(material):
     words = qa_prompt(material.lm)
     prompts = [
-        Prompt(BASELINES["text"].passages(material, case), material.corpus.asked[case.question])
+        Prompt(
+            passages=BASELINES["text"].passages(material, case),
+            question=material.corpus.asked[case.question],
+        )
         for case in concatenated_samples(material.corpus, 2)
     ]
     rows = [inject(material.lm, words, prompt.passages, prompt.question) for prompt in prompts]
@@ -528,7 +531,7 @@ def test_a_batch_answers_as_one_by_one_do(material):
 
 def test_of_several_prompts_the_surest_answer_is_given(material):
     words, texts = qa_prompt(material.lm), material.corpus.tokens
-    prompts = [Prompt([texts[one]], material.corpus.asked[0]) for one in texts]
+    prompts = [Prompt(passages=[texts[one]], question=material.corpus.asked[0]) for one in texts]
     said = answer_batch(
         material.lm,
         words,
@@ -541,11 +544,18 @@ def test_of_several_prompts_the_surest_answer_is_given(material):
     replies = Predictor(lm=material.lm, frame=words, limit=4, file=None)
     ranked = [answers[most_confident(pairs)], answers[::-1][most_confident(pairs[::-1])]]
     assert replies.predict([prompts, prompts[::-1]], "all", lambda stage: None) == ranked
+    for number, answer in enumerate(answers):
+        fits = [9.0 * (place == number) for place in range(len(prompts))]
+        fitting = [
+            dataclasses.replace(one, relevance=fit) for one, fit in zip(prompts, fits, strict=True)
+        ]
+        assert replies.predict([fitting], "all", lambda stage: None) == [answer]
 
 
 def test_batches_hold_everything_once_and_the_longest_first():
     prompts = {
-        str(length): Prompt([(7,) * length], ()) for length in (9000, 5, 700, 8, *range(20, 50))
+        str(length): Prompt(passages=[(7,) * length], question=())
+        for length in (9000, 5, 700, 8, *range(20, 50))
     }
     made = make_batches(prompts, lambda prompt: prompt.context)
     assert sorted(key for batch in made for key in batch) == sorted(prompts) and list(made[0]) == [
@@ -555,7 +565,9 @@ def test_batches_hold_everything_once_and_the_longest_first():
 
 
 def test_a_torn_answer_is_given_again(material, tmp_path):
-    prompts = [[Prompt([tokens], (9,))] for tokens in material.corpus.tokens.values()]
+    prompts = [
+        [Prompt(passages=[tokens], question=(9,))] for tokens in material.corpus.tokens.values()
+    ]
     file, quiet = tmp_path / "answers.jsonl", lambda stage: None
     said = Predictor(lm=material.lm, frame=qa_prompt(material.lm), limit=4, file=file).predict(
         prompts, "all", quiet
@@ -596,8 +608,13 @@ def test_nats_are_those_of_the_text_alone(material):
 
 
 def test_what_is_timed_is_spread():
-    assert spread_evenly([Prompt([], (number,)) for number in range(10)], 3)[1].question == (3,)
-    assert len(spread_evenly([Prompt([], (1,))], 3)) == 1 and spread_evenly([], 3) == ()
+    assert spread_evenly([Prompt(passages=[], question=(number,)) for number in range(10)], 3)[
+        1
+    ].question == (3,)
+    assert (
+        len(spread_evenly([Prompt(passages=[], question=(1,))], 3)) == 1
+        and spread_evenly([], 3) == ()
+    )
 
 
 # --- the whole

@@ -171,6 +171,13 @@ def test_the_surest_answer_is_kept_unless_its_passage_stands_far_behind():
     assert kept(-3.0, -3.0, -1.5) == 2 and kept(-2.5, -3.0, -1.5) == 0  # log 3 is 1.1
 
 
+def test_the_answer_of_a_passage_with_the_questions_words_is_kept_before_a_surer_one():
+    surer = [("July", -0.1), ("March", -0.9)]
+    assert most_confident(surer) == most_confident(surer, [1.0, 1.0]) == 0
+    assert most_confident(surer, [0.2, 1.2]) == 1 and most_confident(surer, [0.2, 0.6]) == 0
+    assert most_confident([("July", -3.0), ("not in the documents", -0.1)], [0.0, 9.0]) == 0
+
+
 def test_that_one_passage_does_not_say_counts_only_if_none_does():
     assert (
         most_confident([("Not in the documents.", -0.01), ("", -0.01), ("18 kilograms", -3.0)]) == 2

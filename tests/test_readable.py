@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +20,7 @@ from rag_memtok.model.lm import load
 from rag_memtok.model.prompts import REFUSAL
 from rag_memtok.pipeline import adapters, api
 from rag_memtok.pipeline.adapters import Adapter
-from rag_memtok.pipeline.answer import answer
+from rag_memtok.pipeline.answer import answer, prepare
 from rag_memtok.pipeline.export_reader import export_reader
 from rag_memtok.pipeline.readable import measured_shares, widest_readable_window
 from rag_memtok.pipeline.readers import read, reads_per_passage
@@ -298,6 +300,35 @@ def test_the_vectors_in_the_prompt_are_the_stored_ones(config):
         )
         for one in read(session, hits, "memory"):
             assert np.array_equal(one.passage, unpack_readable(one.record.readable))
+
+
+@pytest.mark.parametrize("passages", ["together", "apart"])
+def test_what_is_said_from_them_is_copied_from_the_text_that_is_kept(config, passages):
+    asked = updated(config, {"ask.read": "memory", "ask.passages": passages, "retrieve.k": 3})
+    with api.session(asked) as session:
+        texts = [session.store.text(one.hit.chunk_id) for one in prepare(session, QUESTION).used]
+        whole = texts if passages == "apart" else ["\n".join(texts)]
+        assert [one.text for one in prepare(session, QUESTION).copied] == [
+            " ".join(text.split()) for text in whole
+        ]
+
+
+def test_what_is_said_is_free_where_a_text_is_lacking(config):
+    def copied():
+        with api.session(asked) as session:
+            prepared = prepare(session, QUESTION)
+            return [source is not None for source in prepared.copied], prepared.used
+
+    asked = updated(config, {"ask.read": "memory", "ask.passages": "together", "retrieve.k": 3})
+    found, used = copied()
+    assert found == [True]
+    with closing(sqlite3.connect(store(config) / "store.db")) as db, db:
+        chunk = "(SELECT number FROM chunks WHERE id = ?)"
+        db.execute(
+            f"UPDATE texts SET text = 'x' || text WHERE chunk = {chunk}", (used[0].hit.chunk_id,)
+        )
+    found, used = copied()
+    assert found == [False] and len(used) == 3
 
 
 def zooming(config, window=2, **dials):

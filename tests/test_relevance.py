@@ -3,7 +3,7 @@
 import pytest
 import toy
 
-from rag_memtok.retrieval.relevance import ZOOM, sentence_of_each, split, zoomed
+from rag_memtok.retrieval.relevance import ZOOM, relevance, sentence_of_each, split, zoomed
 
 TEXT = "The lamp was lit. Its keeper, Ana Ruiz, wrote a letter. Rain fell\nall day."
 QUESTION = "Who was the keeper that wrote it?"
@@ -36,3 +36,11 @@ def test_a_question_about_nothing_there_zooms_into_nothing():
     lm = toy.lm_of("llama")
     assert set(zoomed(lm, [lm.encode(TEXT)], "How old is Rome?")[0]) == {1.0}
     assert zoomed(lm, [[]], QUESTION) == [[]]
+
+
+def test_a_text_fits_a_question_as_its_best_sentence_does():
+    sentences = [relevance(QUESTION, one) for one in split(TEXT)]
+    assert relevance(QUESTION, TEXT) == max(sentences) == sentences[1] > sentences[0]
+    assert relevance("How old is Rome?", TEXT) == relevance(QUESTION, "") == 0.0
+    heading = "Keeper, wrote"
+    assert relevance(QUESTION, heading) == 0.0 < relevance(QUESTION, f"{heading} often")

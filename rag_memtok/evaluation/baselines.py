@@ -245,6 +245,9 @@ BASELINES: dict[str, Baseline] = {
     ),
     "encoded": Baseline(passages=encoded, needs="encoded", control=True),
     "encoded+adapter": Baseline(passages=encoded, needs="encoded", adapter="vectors"),
+    "encoded copied+adapter": Baseline(
+        passages=encoded, needs="encoded", adapter="vectors", copied=True, control=True
+    ),
     "zoomed+adapter": Baseline(
         passages=encoded_for_the_question,
         needs="encoded",

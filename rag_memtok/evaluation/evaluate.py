@@ -69,6 +69,7 @@ from rag_memtok.pipeline import resources
 from rag_memtok.pipeline.adapters import Adapter, load_encoder_of
 from rag_memtok.pipeline.manifest import complete_config
 from rag_memtok.pipeline.progress import Reporter, quiet
+from rag_memtok.retrieval.relevance import relevance
 
 
 def evaluate(
@@ -324,10 +325,12 @@ class Run:
         Where there is no room the least likely distractors are left out.
         """
         while True:
+            text = "\n".join(self.corpus.texts[one] for one in sample.ids)
             prompt = Prompt(
-                planned.baseline.passages(material, sample),
-                self.corpus.asked[sample.question],
-                self._text_of(sample) if planned.baseline.copied else "",
+                passages=planned.baseline.passages(material, sample),
+                question=self.corpus.asked[sample.question],
+                text=text if planned.baseline.copied else "",
+                relevance=relevance(self.corpus.questions[sample.question].question, text),
             )
             if prompt.positions(predictor.frame) + predictor.limit <= self.tools.lm.context:
                 return prompt, len(sample.ids)
@@ -342,9 +345,6 @@ class Run:
                     remedy="fewer --chunk-tokens or --max-new-tokens",
                 )
             sample = without_last(sample)
-
-    def _text_of(self, sample: Sample) -> str:
-        return "\n".join(self.corpus.texts[one] for one in sample.ids)
 
     def _decode_step(self, material: Material, sample: Sample) -> Callable[[], object]:
         memories = [material.memories[one].memory for one in sample.ids]

@@ -41,11 +41,12 @@ from rag_memtok.store.files import write_whole
 POSITIONS = 8192  # of a batch, at most, beside its BATCH prompts
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Prompt:
     """The contents of a QA prompt: passages in their order, and the question's tokens.
 
-    `text` is what the answer is copied from; "": it is free. `unpack` is what has to be done before
+    `text` is what the answer is copied from; "": it is free. `relevance` is that of the passages to
+    the question, beside other prompts of it. `unpack` is what has to be done before
     there are such passages, for its time; it is called by `measure_costs` alone. A question is
     asked in one prompt, or in one prompt per passage.
     """
@@ -53,6 +54,7 @@ class Prompt:
     passages: Sequence[Passage]
     question: tuple[int, ...]
     text: str = ""
+    relevance: float = 0.0
     unpack: Callable[[], object] | None = None
 
     def copied(self, lm: LM) -> Copied | None:
@@ -184,10 +186,11 @@ class Predictor:
         return [
             predictions[
                 most_confident(
-                    [(prediction.answer, prediction.mean_logprob) for prediction in predictions]
+                    [(prediction.answer, prediction.mean_logprob) for prediction in predictions],
+                    [prompt.relevance for prompt in prompts],
                 )
             ].answer
-            for predictions in found
+            for prompts, predictions in zip(questions, found, strict=True)
         ]
 
     def _predict_batch(self, prompts: Sequence[Prompt]) -> list[Prediction]:

@@ -15,6 +15,7 @@ from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import QAPrompt, is_refusal
 
 BATCH = 16  # prompts answered at a time
+RELEVANCE = 2.0  # nats that a passage's relevance of 1 counts, beside how sure its answer is
 # of a passage: tokens or soft tokens, any number of each
 Content = Sequence[int] | Float[np.ndarray, "_ d"]
 
@@ -182,19 +183,26 @@ def answer_batch(
     ]
 
 
-def most_confident(answers: Sequence[tuple[str, float]]) -> int:
+def most_confident(
+    answers: Sequence[tuple[str, float]], relevances: Sequence[float] | None = None
+) -> int:
     """The index of the answer (text, mean_logprob) to one question that is to be kept.
 
     Each is from a passage of its own, the best passage first.
 
     The likeliest under p(passage | question) p(answer | passage, question), where the first falls
-    with the passage's rank by Zipf's law (1, 1/2, 1/3, ...) and the second does without the
-    answer's length. That one passage does not say counts only if none does. Source: Lewis et al.
-    2020, arXiv:2005.11401 (RAG-Sequence).
+    with the passage's rank by Zipf's law (1, 1/2, 1/3, ...) and grows with how many of the
+    question's words one of its sentences has, and the second does without the answer's length. That
+    one passage does not say counts only if none does. Source: Lewis et al. 2020, arXiv:2005.11401
+    (RAG-Sequence).
+
+    Args:
+        relevances: of the passages (retrieval/relevance.py); None: they are alike.
     """
+    fits = relevances or [0.0] * len(answers)
 
     def score(rank: int) -> tuple[bool, float]:
         text, mean_logprob = answers[rank]
-        return not is_refusal(text), mean_logprob - math.log(1 + rank)
+        return not is_refusal(text), mean_logprob - math.log(1 + rank) + RELEVANCE * fits[rank]
 
     return max(range(len(answers)), key=score)

@@ -41,11 +41,13 @@ from rag_memtok.pipeline.grounding import (
 from rag_memtok.pipeline.readers import (
     Readable,
     Session,
+    known_text,
     passage_text,
     read,
     reader_of,
     reads_per_passage,
 )
+from rag_memtok.retrieval.relevance import relevance
 from rag_memtok.retrieval.search import search, search_query
 
 Prompts = tuple[list[Readable], list[Float[Tensor, "_ d"]]]  # what is read, and the prompts of it
@@ -164,9 +166,9 @@ def prepare(
 def _texts_to_copy(
     session: Session, used: Sequence[Readable], *, per_passage: bool
 ) -> list[Copied | None]:
-    """What the answer to each prompt is copied from."""
+    """What the answer to each prompt is copied from: every text of it, or it is free."""
     texts = [one.text for one in used]
-    whole = texts if per_passage else ["\n".join(texts).strip()]
+    whole = texts if per_passage else ["\n".join(texts) if all(texts) else ""]
     return [copied_from(session.lm, text) if text else None for text in whole]
 
 
@@ -302,7 +304,8 @@ def _respond_most_confident(
     tokens = [trim_answer(lm, generation.tokens) for generation in generations]
     texts = [lm.decode(ids) for ids in tokens]
     sureness = [generation.mean_logprob for generation in generations]
-    best = most_confident(list(zip(texts, sureness, strict=True)))
+    fits = [relevance(question.question, known_text(lm, readable)) for readable in question.used]
+    best = most_confident(list(zip(texts, sureness, strict=True)), fits)
     question.on_text(texts[best])
     return Response(
         tokens[best], [question.used[best]], len(generations[best].tokens) < question.limit

@@ -184,12 +184,17 @@ def _load_encoder(lm: LM, adapter: Adapter | None) -> Encoder:
     return encoder
 
 
+def known_text(lm: LM, readable: Readable) -> str:
+    """A passage's text where it was read or copied from; "" where only vectors were."""
+    if readable.text or isinstance(readable.passage, np.ndarray):
+        return readable.text
+    return lm.decode(readable.passage)
+
+
 def passage_text(session: Session, readable: Readable) -> str:
     """A passage's text: what was read, else the kept text, else what the memory decodes to."""
-    if readable.text:
-        return readable.text
-    if not isinstance(readable.passage, np.ndarray):
-        return session.lm.decode(readable.passage)
+    if text := known_text(session.lm, readable):
+        return text
     for read_as in (_read_text, _decode_one):
         with suppress(UsageError):  # the store keeps no text
             if tokens := read_as(session, readable.record):
@@ -215,6 +220,7 @@ def read(
     texts = [""] * len(records)
     if reader == "memory":
         passages: list[Content | None] = _read_vectors(session, records)
+        texts = _texts_of_readable(session, records)
     elif reader == "zoomed":
         passages, texts = _read_zoomed(session, records, question, apart=apart)
     elif reader == "decode":
@@ -260,6 +266,17 @@ def _read_vectors(session: Session, records: Sequence[Record]) -> list[Content |
     return [
         next(decoded) if readable is None else unpack_readable(readable) for readable in vectors
     ]
+
+
+def _texts_of_readable(session: Session, records: Sequence[Record]) -> list[str]:
+    """The kept texts that an encoder's vectors are of; "" where there is none."""
+    if not find_vector_reader(session.store.manifest, session.adapters):
+        return [""] * len(records)
+    try:
+        contents = [_read_text(session, record) for record in records]
+    except UsageError:  # the store keeps no text
+        return [""] * len(records)
+    return [session.lm.decode(list(content or ())) for content in contents]
 
 
 def _read_zoomed(

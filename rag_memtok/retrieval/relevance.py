@@ -31,6 +31,12 @@ def overlap(asked: set[str], sentence: str) -> float:
     return len(asked & words) / max(1, len(sentence.split())) ** SHORTER_IS_BETTER
 
 
+def relevance(question: str, text: str) -> float:
+    """How well a text fits a question: the score of its best sentence."""
+    asked = set(content_words(question))
+    return max((overlap(asked, sentence) for sentence in split(text)), default=0.0)
+
+
 def zoomed(lm: LM, texts: Sequence[Sequence[int]], question: str) -> list[list[float]]:
     """How much each token of some chunks counts for a question: 1, in the best sentences more.
 
