@@ -43,7 +43,7 @@ from rag_memtok.model.precision import for_reading
 from rag_memtok.model.prompts import bare, is_refusal, qa_prompt
 from rag_memtok.pipeline.adapters import Adapter, Adapters, find_adapters, shipped_adapters
 from rag_memtok.pipeline.answer import answer
-from rag_memtok.pipeline.readers import Session, with_adapters
+from rag_memtok.pipeline.session import Session, with_adapters
 from rag_memtok.retrieval.embedder import Embedder, load_embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.retrieval.relevance import relevance

@@ -45,7 +45,7 @@ from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import QAPrompt, qa_prompt
 from rag_memtok.pipeline import api
 from rag_memtok.pipeline.answer import answer
-from rag_memtok.pipeline.readers import Session
+from rag_memtok.pipeline.session import Session
 from rag_memtok.settings import here
 
 QUESTIONS = Path(__file__).parent.parent / "data" / "questions.jsonl"

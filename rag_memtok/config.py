@@ -197,8 +197,10 @@ class Ask:
     RAG_MEMTOK_ENGINE_TOKEN and nowhere else.
     """
 
-    read: Literal["auto", "memory", "zoomed", "decode", "text"] = setting(
-        "auto", "memory, zoomed (vectors made for the question), decode, text or auto."
+    read: Literal["auto", "memory", "unfolded", "zoomed", "decode", "text"] = setting(
+        "auto",
+        "memory, unfolded (readable vectors, the best sentence as text), zoomed (vectors made for "
+        "the question), decode, text or auto.",
     )
     zoom: int = setting(4, "Tokens for each vector of --read zoomed, on average.")
     passages: Literal["auto", "together", "apart"] = setting(

@@ -23,7 +23,7 @@ from rag_memtok.pipeline.adapters import SHIPPED, Adapters
 from rag_memtok.pipeline.answer import answer
 from rag_memtok.pipeline.readable import ENOUGH
 from rag_memtok.pipeline.reader_choice import choose_reader
-from rag_memtok.pipeline.readers import reads_per_passage
+from rag_memtok.pipeline.session import reads_per_passage
 from rag_memtok.settings import updated
 from rag_memtok.store.files import ADAPTER, ADAPTER_WORK, EARLIER_WORK, STALE
 from rag_memtok.store.store import open_store

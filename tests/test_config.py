@@ -116,7 +116,7 @@ def test_every_dial_has_a_type(dial, tmp_path):
         ("retrieve.k", 0, "1 to 1000"),
         ("retrieve.dense_weight", 1.5, "0 to 1, or -1"),
         ("retrieve.dense_weight", math.nan, "0 to 1, or -1"),
-        ("ask.read", "aloud", "auto, memory, zoomed, decode, text"),
+        ("ask.read", "aloud", "auto, memory, unfolded, zoomed, decode, text"),
         ("ask.max_new_tokens", 0, "1 to 8192"),
         ("ask.max_question_tokens", 0, "1 to 8192"),
     ],

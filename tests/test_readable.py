@@ -23,8 +23,9 @@ from rag_memtok.pipeline.adapters import Adapter
 from rag_memtok.pipeline.answer import answer, prepare
 from rag_memtok.pipeline.export_reader import export_reader
 from rag_memtok.pipeline.readable import measured_shares, widest_readable_window
-from rag_memtok.pipeline.readers import read, reads_per_passage
-from rag_memtok.retrieval.relevance import zoomed
+from rag_memtok.pipeline.readers import read
+from rag_memtok.pipeline.session import reads_per_passage
+from rag_memtok.retrieval.relevance import in_best_sentence, relevance, zoomed
 from rag_memtok.retrieval.search import search
 from rag_memtok.settings import updated
 from rag_memtok.store.store import open_store
@@ -329,6 +330,68 @@ def test_what_is_said_is_free_where_a_text_is_lacking(config):
         )
     found, used = copied()
     assert found == [False] and len(used) == 3
+
+
+@pytest.mark.parametrize("passages", ["together", "apart"])
+def test_unfolded_reads_the_stored_vectors_and_the_best_sentence_as_text(config, passages):
+    dials = {"ask.read": "unfolded", "ask.passages": passages, "retrieve.k": 3}
+    with api.session(updated(config, dials)) as session:
+        lm, found = session.lm, answer(session, QUESTION)
+        some = prepare(session, QUESTION).used
+        texts = [lm.encode(session.store.text(one.record.chunk_id)) for one in some]
+        groups = [[text] for text in texts] if passages == "apart" else [texts]
+        plain = [own for group in groups for own in in_best_sentence(lm, group, QUESTION)]
+        plans = [session.encoder.plan([text], 4)[0] for text in texts]
+    fitting = [relevance(QUESTION, one.text) > 0 for one in some]
+    assert any(fitting) and sum(map(any, plain)) == (sum(fitting) if passages == "apart" else 1)
+    for one, text, own, windows in zip(some, texts, plain, plans, strict=True):
+        stored, rows, start = unpack_readable(one.record.readable), [], 0
+        for vector, length in zip(stored, windows, strict=True):
+            tokens = text[start : start + length]
+            spelt = any(own[start : start + length])
+            rows += list(lm.embed(tokens).numpy()) if spelt else [vector]
+            start += length
+        assert np.array_equal(one.passage, np.stack(rows))
+        assert len(stored) <= len(rows) < len(text) or not any(own)
+    assert found.reader == "unfolded + adapter" and [one.text for one in some] == [
+        lm.decode(text) for text in texts
+    ]
+    assert found.context_positions == sum(len(one.passage) for one in some)
+    said, whole = (" ".join(one.split()) for one in (found.answer, "\n".join(o.text for o in some)))
+    assert said in whole or REFUSAL.startswith(said)
+
+
+def test_unfolded_needs_readable_vectors_and_the_text(config, ingested, model_folder, tmp_path):
+    without = small.dials(tmp_path / "without", model_folder, memorize__readable=0)
+    bare = small.dials(tmp_path / "bare", model_folder, memorize__keep_text=False)
+    for made, missing in ((without, "no readable vectors"), (bare, "keeps no text")):
+        api.ingest([ingested / "docs"], made)
+        with (
+            pytest.raises(UsageError, match=missing),
+            api.session(updated(made, {"ask.read": "unfolded"})) as session,
+        ):
+            answer(session, QUESTION)
+
+
+def test_auto_reads_unfolded_where_that_was_measured_to_be_read_well(
+    config, shipped, ingested, model_folder, tmp_path, monkeypatch
+):
+    other = shutil.copytree(shipped, tmp_path / "other")
+    monkeypatch.setattr(adapters, "SHIPPED", (other,))
+    bare = small.dials(tmp_path / "bare", model_folder, memorize__keep_text=False)
+    told(other, share_4=0.95)
+    api.ingest([ingested / "docs"], bare)
+    for made, passages, share, reader in (
+        (config, "apart", 0.91, "unfolded + adapter"),
+        (config, "apart", 0.89, "decode + adapter"),
+        (config, "together", 0.91, "decode + adapter"),
+        (bare, "apart", 0.91, "decode + adapter"),
+    ):
+        told(other, unfold_4=share)
+        with api.session(updated(made, {"ask.passages": passages, "retrieve.k": 2})) as session:
+            found = answer(session, QUESTION)
+        assert found.reader == reader, (passages, share)
+        assert (reader[0] == "u") == ("best sentence as text, measured 91%" in found.reader_reason)
 
 
 def zooming(config, window=2, **dials):

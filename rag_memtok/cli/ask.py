@@ -16,7 +16,7 @@ from rag_memtok.errors import NoUsableMemory, UsageError
 
 if TYPE_CHECKING:
     from rag_memtok.datatypes import Answer
-    from rag_memtok.pipeline.readers import Session
+    from rag_memtok.pipeline.session import Session
 
 
 @options.settings(*options.ANSWERING)

@@ -12,6 +12,8 @@ sentences   the sentences that share most words with the question, at as many po
 encoded     the readable vectors that the shipped encoder makes of the text
 zoomed      as many, in windows planned for the question: the sentences with most of its words in
             the shortest; the answer is copied from the text (zoomed free: it is not)
+unfolded    the readable vectors, but for the sentence that shares most words with the question:
+            that stands as text; copied, too
 cut         the text's first tokens, at as many positions
 telling     as many of the text's own tokens, those that the model expected least, in their order
 """
@@ -29,13 +31,13 @@ from rag_memtok.errors import named
 from rag_memtok.evaluation.cases import Corpus, Sample
 from rag_memtok.evaluation.memory_cache import CachedMemory, Tokens
 from rag_memtok.memory.batch import Task, init_pooled
-from rag_memtok.memory.encoder import Encoder, encode_planned
+from rag_memtok.memory.encoder import Encoder, encode_planned, unfold
 from rag_memtok.memory.reconstruct import Decoded, decode_checked
 from rag_memtok.memory.windows import count_windows
 from rag_memtok.model.inject import Passage
 from rag_memtok.model.lm import LM
 from rag_memtok.model.prompts import Template
-from rag_memtok.retrieval.relevance import overlap, split, zoomed
+from rag_memtok.retrieval.relevance import in_best_sentence, overlap, split, zoomed
 from rag_memtok.retrieval.search import content_words
 
 
@@ -159,6 +161,19 @@ def encoded_for_the_question(material: Material, sample: Sample) -> list[Passage
     return list(encode_planned(encoder, texts, material.window, weights))
 
 
+def encoded_but_the_best_sentence(material: Material, sample: Sample) -> list[Passage]:
+    """The readable vectors of each chunk, the best sentence of all as it stands in the text."""
+    encoder, corpus = material.encoder, material.corpus
+    assert encoder is not None, "needs the encoder"
+    texts = [corpus.tokens[one] for one in sample.ids]
+    question = corpus.questions[sample.question].question
+    plain = in_best_sentence(material.lm, texts, question)
+    return [
+        unfold(encoder, text, material.encoded[one], material.window, own)
+        for one, text, own in zip(sample.ids, texts, plain, strict=True)
+    ]
+
+
 def encoded_wrong(material: Material, sample: Sample) -> list[Passage]:
     """The readable vectors of a chunk that does not hold the answer."""
     return [material.encoded[material.corpus.wrong[sample.question]]]
@@ -247,6 +262,13 @@ BASELINES: dict[str, Baseline] = {
     "encoded+adapter": Baseline(passages=encoded, needs="encoded", adapter="vectors"),
     "encoded copied+adapter": Baseline(
         passages=encoded, needs="encoded", adapter="vectors", copied=True, control=True
+    ),
+    "unfolded+adapter": Baseline(
+        passages=encoded_but_the_best_sentence,
+        needs="encoded",
+        adapter="vectors",
+        copied=True,
+        control=True,
     ),
     "zoomed+adapter": Baseline(
         passages=encoded_for_the_question,

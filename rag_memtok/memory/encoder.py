@@ -192,6 +192,29 @@ def encode_planned(
     return [one.cpu().numpy() for one in encode(encoder, texts, windows)]
 
 
+def unfold(
+    encoder: Encoder,
+    tokens: Sequence[int],
+    vectors: Float[np.ndarray, "M d"],
+    window: int,
+    is_plain: Sequence[bool],
+) -> Float[np.ndarray, "_ d"]:
+    """A chunk's readable vectors, the plain ones of its tokens as they stand in a text.
+
+    Every token of a window that has a plain one is plain: its embedding.
+
+    Args:
+        window: that `vectors` were made at, tokens each on average.
+    """
+    embeddings = encoder.lm.embed(list(tokens)).float().cpu().numpy()
+    rows, start = list[np.ndarray](), 0
+    for vector, length in zip(vectors, encoder.plan([tokens], window)[0], strict=True):
+        end = start + length
+        rows += list(embeddings[start:end]) if any(is_plain[start:end]) else [vector]
+        start = end
+    return np.stack(rows).astype(np.float32)
+
+
 def unpack_readable(stored: ReadableVectors) -> Float[np.ndarray, "M d"]:
     """Readable vectors as they come back from their bytes.
 

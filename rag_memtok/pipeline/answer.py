@@ -38,15 +38,8 @@ from rag_memtok.pipeline.grounding import (
     find_standing,
     loop_at_end,
 )
-from rag_memtok.pipeline.readers import (
-    Readable,
-    Session,
-    known_text,
-    passage_text,
-    read,
-    reader_of,
-    reads_per_passage,
-)
+from rag_memtok.pipeline.readers import Readable, known_text, passage_text, read
+from rag_memtok.pipeline.session import Session, reader_of, reads_per_passage
 from rag_memtok.retrieval.relevance import relevance
 from rag_memtok.retrieval.search import search, search_query
 

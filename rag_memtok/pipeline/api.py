@@ -49,9 +49,9 @@ from rag_memtok.pipeline.manifest import (
 from rag_memtok.pipeline.migrate import Migrated, Rekeyed
 from rag_memtok.pipeline.progress import quiet
 from rag_memtok.pipeline.readable import encoder_for
-from rag_memtok.pipeline.readers import Adapt, Session, load_adapted, with_adapters
 from rag_memtok.pipeline.resources import Load, LoadLM, Say, store_folder
 from rag_memtok.pipeline.restore import Restored, lost_documents, restore_documents
+from rag_memtok.pipeline.session import Adapt, Session, load_adapted, with_adapters
 from rag_memtok.retrieval.embedder import load_embedder
 from rag_memtok.retrieval.index import open_index
 from rag_memtok.settings import origins

@@ -7,7 +7,7 @@ from rag_memtok.errors import UsageError
 from rag_memtok.model.connect import ServedAdapter, connect, connect_adapter
 from rag_memtok.model.lora import rank_of
 from rag_memtok.model.wire import TOKEN, Server, header_token
-from rag_memtok.pipeline.readers import Session, active_adapter
+from rag_memtok.pipeline.session import Session, active_adapter
 
 
 def with_engine(session: Session) -> Session:

@@ -14,8 +14,8 @@ from rag_memtok.pipeline import adapters, api
 from rag_memtok.pipeline.adapters import Adapter
 from rag_memtok.pipeline.manifest import complete_config
 from rag_memtok.pipeline.readable import widest_readable_window
-from rag_memtok.pipeline.readers import active_adapter
 from rag_memtok.pipeline.resources import Say, store_folder
+from rag_memtok.pipeline.session import active_adapter
 from rag_memtok.store.files import DATABASE
 
 
@@ -54,7 +54,8 @@ def export_reader(to: Path, config: Config, dtype: str, say: Say, *, trusted: bo
     setting = settings.ask.adapter
     available = adapters.find_adapters(setting, store_folder(config), lm, template.digest, say)
     reads_vectors = settings.ask.read == "zoomed" or (
-        settings.ask.read in ("auto", "memory") and widest_readable_window(available.vectors)
+        settings.ask.read in ("auto", "memory", "unfolded")
+        and widest_readable_window(available.vectors)
     )
     adapter = available.vectors if reads_vectors else available.text or available.memory
     return _write(to, lm, adapter, dtype)

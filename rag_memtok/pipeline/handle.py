@@ -27,9 +27,9 @@ from rag_memtok.pipeline.answer import answer, quotations
 from rag_memtok.pipeline.audit import Audit
 from rag_memtok.pipeline.ingest import Ingested
 from rag_memtok.pipeline.progress import quiet
-from rag_memtok.pipeline.readers import Session, load_adapted
 from rag_memtok.pipeline.resources import LoadLM, Say, store_folder
 from rag_memtok.pipeline.restore import Restored
+from rag_memtok.pipeline.session import Session, load_adapted
 from rag_memtok.settings import here
 from rag_memtok.store.files import database_identity
 

@@ -125,6 +125,11 @@ def measured_zooms(adapter: Adapter | None) -> Iterator[tuple[int, float]]:
     return _measured(adapter, "zoom_")
 
 
+def measured_unfolded(adapter: Adapter | None) -> Iterator[tuple[int, float]]:
+    """The same of a chunk's vectors with its best sentence as text."""
+    return _measured(adapter, "unfold_")
+
+
 def find_vector_reader(manifest: Mapping[str, str], adapters: Adapters) -> Adapter | None:
     """The adapter that reads a store's readable vectors, if it has such and there is one."""
     adapter, window = adapters.vectors, int(manifest.get(WINDOW, 0))

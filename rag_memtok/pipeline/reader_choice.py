@@ -4,11 +4,13 @@ from collections.abc import Mapping
 
 from rag_memtok.config import Ask
 from rag_memtok.pipeline.adapters import SHIPPED, Adapter, Adapters
+from rag_memtok.pipeline.manifest import keeps_text
 from rag_memtok.pipeline.readable import (
     ENOUGH,
     WINDOW,
     find_vector_reader,
     measured_shares,
+    measured_unfolded,
     measured_zooms,
 )
 
@@ -19,8 +21,9 @@ def choose_reader(
     """The reader and why.
 
     `auto` reads vectors only where that was measured to be good enough: the readable ones of a
-    chunk, else those made for a question where a chunk is alone, else its memory's own for so many
-    (`k`) in a prompt, alone or among others.
+    chunk, with its best sentence as text where it is kept and the chunk alone, or without, else
+    those made for a question where a chunk is alone, else its memory's own for so many (`k`) in a
+    prompt, alone or among others.
     """
     zoomed, made = _what_zoomed_reached(settings.zoom, adapters.vectors)
     if settings.read == "zoomed":
@@ -28,7 +31,14 @@ def choose_reader(
     if settings.read != "auto":
         return settings.read, "asked for"
     if reader := find_vector_reader(manifest, adapters):
-        return _choose_by_share(int(manifest[WINDOW]), dict(measured_shares(reader)))
+        window = int(manifest[WINDOW])
+        unfolded = dict(measured_unfolded(reader)).get(window, 0.0)
+        if unfolded >= ENOUGH and k == 1 and keeps_text(manifest) is not False:
+            return "unfolded", (
+                f"vectors of {window} tokens each on average, the best sentence as text, "
+                f"measured {unfolded:.0%} of reading text"
+            )
+        return _choose_by_share(window, dict(measured_shares(reader)))
     if zoomed >= ENOUGH and k == 1:
         return "zoomed", made
     adapter = adapters.memory
@@ -79,4 +89,5 @@ def vector_reader(reader: str, manifest: Mapping[str, str], adapters: Adapters) 
     """The adapter that reads an encoder's vectors, where `reader` reads such."""
     if reader == "zoomed":
         return adapters.vectors
-    return find_vector_reader(manifest, adapters) if reader == "memory" else None
+    reads_stored = reader in ("memory", "unfolded")
+    return find_vector_reader(manifest, adapters) if reads_stored else None

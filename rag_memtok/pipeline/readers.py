@@ -1,25 +1,24 @@
 """Hits -> passages for the prompt: what each reader makes of a memory.
 
 memory   vectors, as soft tokens: the readable ones beside a memory, else the memory's own
+unfolded the readable ones beside a memory, but for the sentence of the kept text that fits the
+         question best: that stands there as it is
 zoomed   vectors, too, made for the question of the kept text, else of what a memory decodes to
 decode   the memories decoded to text first: what a store without text can always do, at the price
          of the decode
 text     the kept text: plain retrieval-augmented generation, to compare with
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import compress
-from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from rag_memtok.config import Config, require
 from rag_memtok.datatypes import TEXT_ONLY, Hit, Record, sha256_of_tokens
 from rag_memtok.errors import StoreDamaged, UsageError
-from rag_memtok.memory.encoder import Encoder, encode_planned, unpack_readable
+from rag_memtok.memory.encoder import encode_planned, unfold, unpack_readable
 from rag_memtok.memory.reconstruct import (
     decode_checked,
     decode_drafted,
@@ -28,59 +27,13 @@ from rag_memtok.memory.reconstruct import (
     memory_of,
 )
 from rag_memtok.model import lora
-from rag_memtok.model.engine import Engine, LocalEngine
 from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM
-from rag_memtok.model.precision import for_reading, in_float32
-from rag_memtok.model.prompts import Template
-from rag_memtok.pipeline.adapters import Adapter, Adapters, load_encoder_of
+from rag_memtok.model.precision import in_float32
 from rag_memtok.pipeline.readable import ENCODER, find_vector_reader
-from rag_memtok.pipeline.reader_choice import choose_reader, vector_reader
 from rag_memtok.pipeline.reconstruction import draft_of
-from rag_memtok.retrieval.embedder import Embedder
-from rag_memtok.retrieval.index import Index
-from rag_memtok.retrieval.relevance import zoomed
-from rag_memtok.store.store import Store
-
-
-@runtime_checkable
-class Adapt(Protocol):
-    """What gives the LM with an adapter on."""
-
-    def __call__(
-        self, lm: LM, template_sha256: str, folder: Path, *, quick: bool, adapter_sha256: str
-    ) -> LM:
-        """See `load_adapted`."""
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Session:
-    """The store, models and settings that stay loaded between questions.
-
-    `reading` is the LM with that one of the `adapters` on that reads as the session's reader does:
-    it answers, and does nothing else; None: there is none. `encoder` is what makes vectors for a
-    question, where these are read. `remote` is the server that answers in its place, if one does.
-    `state` is the store's from before its index was opened: what was written meanwhile makes it
-    another.
-    """
-
-    store: Store
-    lm: LM
-    template: Template
-    embedder: Embedder
-    index: Index
-    state: str
-    config: Config
-    on_warning: Callable[[str], None] = lambda message: None
-    adapters: Adapters = Adapters()
-    reading: LM | None = None
-    encoder: Encoder | None = None
-    remote: Engine | None = None
-
-    @property
-    def engine(self) -> Engine:
-        """The engine that generates answers."""
-        return self.remote or LocalEngine(self.reading or self.lm)
+from rag_memtok.pipeline.session import Session
+from rag_memtok.retrieval.relevance import in_best_sentence, zoomed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,94 +47,6 @@ class Readable:
     record: Record
     passage: Content
     text: str = ""
-
-
-def reads_per_passage(session: Session) -> bool:
-    """Whether each of several passages gets a prompt of its own.
-
-    It is as the settings say; `auto`: where the reader that reads, that of vectors or of text, else
-    the model, was measured to be better so.
-    """
-    adapters, manifest = session.adapters, session.store.manifest
-    read_as = choose_reader(session.config.ask, manifest, adapters, 1)[0]
-    reader = vector_reader(read_as, manifest, adapters) or adapters.text
-    setting: str = session.config.ask.passages
-    if setting == "auto" and reader is not None and reader.manifest.passages:
-        setting = reader.manifest.passages
-    return session.config.retrieve.k > 1 and (
-        setting == "apart" or (setting == "auto" and session.lm.reads_per_passage)
-    )
-
-
-def reader_of(session: Session) -> tuple[str, str]:
-    """The reader that answers with the session's adapters at hand, and why."""
-    config = session.config
-    return choose_reader(
-        config.ask,
-        session.store.manifest,
-        session.adapters,
-        1 if reads_per_passage(session) else config.retrieve.k,
-    )
-
-
-def load_adapted(
-    lm: LM, template_sha256: str, folder: Path, *, quick: bool, adapter_sha256: str
-) -> LM:
-    """The LM with an adapter on; the adapter's hash tells it from one in the same folder before.
-
-    `quick`: in the arithmetic in which texts are read here.
-
-    Raises:
-        WrongModel, InputRefused: see `lora.load_adapter`.
-    """
-    return lora.load_adapter(for_reading(lm) if quick else lm, folder, template_sha256)
-
-
-def with_adapters(session: Session, adapters: Adapters, load: Adapt = load_adapted) -> Session:
-    """The session with its adapters, and the LM with the one on that its reader needs.
-
-    Args:
-        load: gives the LM that reads, which may be loaded already.
-
-    Raises:
-        WrongModel, InputRefused: see `lora.load_adapter`.
-        UsageError: vectors are to be made for a question, and there is no encoder for such.
-    """
-    equipped = replace(session, adapters=adapters)
-    chosen = active_adapter(equipped)
-    if reader_of(equipped)[0] == "zoomed":
-        encoder = _load_encoder(session.lm, chosen)
-        zoom, most = session.config.ask.zoom, encoder.max_window
-        require(zoom <= most, "ask.zoom", zoom, f"1 to {most} with this encoder")
-        equipped = replace(equipped, encoder=encoder)
-    if chosen is None:
-        return equipped
-    manifest = chosen.manifest
-    quick = manifest.kind == "text" and session.config.ask.engine == "here"
-    reading = load(
-        session.lm,
-        session.template.digest,
-        chosen.folder,
-        quick=quick,
-        adapter_sha256=manifest.adapter_sha256,
-    )
-    return replace(equipped, reading=reading)
-
-
-def active_adapter(session: Session) -> Adapter | None:
-    """The adapter of the session that is on when its reader reads; None: it has none."""
-    reader, adapters = reader_of(session)[0], session.adapters
-    return vector_reader(reader, session.store.manifest, adapters) or adapters.of(reader)
-
-
-def _load_encoder(lm: LM, adapter: Adapter | None) -> Encoder:
-    encoder = load_encoder_of(adapter, lm)
-    if encoder is None:
-        raise UsageError(
-            f"there is no encoder for {lm.identity.id}: --read zoomed cannot be had",
-            remedy="leave it out, or name the folder of an encoder and its reader: --adapter",
-        )
-    return encoder
 
 
 def known_text(lm: LM, readable: Readable) -> str:
@@ -212,8 +77,9 @@ def read(
     """A passage for the prompt of each hit; a damaged memory is named and left out.
 
     Args:
-        question: what "zoomed" makes vectors for. They are as many for all hits together as without
-            it, or `apart`, where each has a prompt of its own, for each.
+        question: what "zoomed" makes vectors for, and "unfolded" looks for a sentence for. It is
+            one for all hits together, with as many vectors as without it, or `apart`, where each
+            has a prompt of its own, for each.
     """
     records = [record for hit in hits if (record := _read_record(session, hit)) is not None]
     by_id = {hit.chunk_id: hit for hit in hits}
@@ -221,6 +87,8 @@ def read(
     if reader == "memory":
         passages: list[Content | None] = _read_vectors(session, records)
         texts = _texts_of_readable(session, records)
+    elif reader == "unfolded":
+        passages, texts = _read_unfolded(session, records, question, apart=apart)
     elif reader == "zoomed":
         passages, texts = _read_zoomed(session, records, question, apart=apart)
     elif reader == "decode":
@@ -277,6 +145,23 @@ def _texts_of_readable(session: Session, records: Sequence[Record]) -> list[str]
     except UsageError:  # the store keeps no text
         return [""] * len(records)
     return [session.lm.decode(list(content or ())) for content in contents]
+
+
+def _read_unfolded(
+    session: Session, records: Sequence[Record], question: str, *, apart: bool
+) -> tuple[list[Content | None], list[str]]:
+    """The readable vectors with the best sentence of each text, or of all, as it stands there."""
+    assert session.encoder is not None, "with_adapters loads it"
+    passages = _read_vectors(session, records)
+    texts = [list(content or ()) for content in (_read_text(session, one) for one in records)]
+    groups = [[text] for text in texts] if apart else [texts]
+    plain = [own for group in groups for own in in_best_sentence(session.lm, group, question)]
+    for number, (record, text) in enumerate(zip(records, texts, strict=True)):
+        vectors = passages[number]
+        if text and record.readable and isinstance(vectors, np.ndarray):
+            window = record.readable.window
+            passages[number] = unfold(session.encoder, text, vectors, window, plain[number])
+    return passages, [session.lm.decode(text) for text in texts]
 
 
 def _read_zoomed(

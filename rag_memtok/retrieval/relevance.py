@@ -56,6 +56,11 @@ def zoomed(lm: LM, texts: Sequence[Sequence[int]], question: str) -> list[list[f
     ]
 
 
+def in_best_sentence(lm: LM, texts: Sequence[Sequence[int]], question: str) -> list[list[bool]]:
+    """Whether each token of some chunks is of the sentence that fits a question best."""
+    return [[weight == ZOOM[0] for weight in own] for own in zoomed(lm, texts, question)]
+
+
 def sentence_of_each(lm: LM, tokens: Sequence[int]) -> list[int]:
     """The number of the sentence that each token ends in."""
     ends = list(accumulate(map(len, split(lm.decode(tokens)))))

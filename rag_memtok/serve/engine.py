@@ -20,7 +20,7 @@ from rag_memtok.errors import Busy, NoStore, NoUsableMemory, RagMemtokError
 from rag_memtok.model.inject import BATCH
 from rag_memtok.pipeline.answer import Prepared, finish, prepare, respond
 from rag_memtok.pipeline.handle import MemoryStore
-from rag_memtok.pipeline.readers import Session
+from rag_memtok.pipeline.session import Session
 from rag_memtok.serve.metrics import Metrics
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from rag_memtok.datatypes import StoredDocument
 from rag_memtok.errors import Busy
-from rag_memtok.pipeline.readers import Session
 from rag_memtok.pipeline.reconstruction import Reconstructed, reconstruct_all
 from rag_memtok.pipeline.restore import UNPROVEN
+from rag_memtok.pipeline.session import Session
 from rag_memtok.serve.refusals import refusal_of
 from rag_memtok.serve.serving import Serving
 from rag_memtok.serve.streams import format_event
