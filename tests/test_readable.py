@@ -11,7 +11,7 @@ import pytest
 import small
 from random_adapter import reading_vectors, trained
 
-from rag_memtok.datatypes import TEXT_ONLY
+from rag_memtok.datatypes import TEXT_ONLY, Hit
 from rag_memtok.errors import InputRefused, UsageError
 from rag_memtok.memory.encoder import encode_planned, unpack_readable
 from rag_memtok.memory.windows import count_windows
@@ -371,6 +371,19 @@ def test_unfolded_needs_readable_vectors_and_the_text(config, ingested, model_fo
             api.session(updated(made, {"ask.read": "unfolded"})) as session,
         ):
             answer(session, QUESTION)
+
+
+def test_vectors_that_cannot_be_of_the_text_are_named_and_the_text_is_read(config):
+    cut_short(config)
+    said = []
+    dials = updated(config, {"ask.read": "unfolded", "retrieve.k": 50})
+    with api.session(dials, said.append) as session:
+        hits = [Hit(one, 1.0, 1.0, ()) for one in session.store.chunk_ids()]
+        some = read(session, hits, "unfolded", QUESTION)
+        (named,) = [one for one in said if "read as text" in one]
+        (cut,) = [one for one in some if not isinstance(one.passage, np.ndarray)]
+        assert cut.record.chunk_id[:12] in named
+        assert list(cut.passage) == session.lm.encode(cut.text) and len(some) == len(hits)
 
 
 def test_auto_reads_unfolded_where_that_was_measured_to_be_read_well(

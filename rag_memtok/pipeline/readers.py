@@ -26,6 +26,7 @@ from rag_memtok.memory.reconstruct import (
     memory_for,
     memory_of,
 )
+from rag_memtok.memory.windows import count_windows
 from rag_memtok.model import lora
 from rag_memtok.model.inject import Content
 from rag_memtok.model.lm import LM
@@ -150,7 +151,10 @@ def _texts_of_readable(session: Session, records: Sequence[Record]) -> list[str]
 def _read_unfolded(
     session: Session, records: Sequence[Record], question: str, *, apart: bool
 ) -> tuple[list[Content | None], list[str]]:
-    """The readable vectors with the best sentence of each text, or of all, as it stands there."""
+    """The readable vectors with the best sentence of each text, or of all, as it stands there.
+
+    Where they cannot be those of the text, which is named, the text is read.
+    """
     assert session.encoder is not None, "with_adapters loads it"
     passages = _read_vectors(session, records)
     texts = [list(content or ()) for content in (_read_text(session, one) for one in records)]
@@ -158,9 +162,16 @@ def _read_unfolded(
     plain = [own for group in groups for own in in_best_sentence(session.lm, group, question)]
     for number, (record, text) in enumerate(zip(records, texts, strict=True)):
         vectors = passages[number]
-        if text and record.readable and isinstance(vectors, np.ndarray):
-            window = record.readable.window
+        if not (text and record.readable and isinstance(vectors, np.ndarray)):
+            continue
+        window = record.readable.window
+        if len(vectors) == count_windows(len(text), window):
             passages[number] = unfold(session.encoder, text, vectors, window, plain[number])
+        else:
+            passages[number] = text
+            session.on_warning(
+                f"read as text: {record.chunk_id[:12]}: its readable vectors are not of its text"
+            )
     return passages, [session.lm.decode(text) for text in texts]
 
 
