@@ -109,16 +109,17 @@ def with_adapters(session: Session, adapters: Adapters, load: Adapt = load_adapt
 
     Raises:
         WrongModel, InputRefused: see `lora.load_adapter`.
-        UsageError: vectors are to be made for a question, and there is no encoder for such.
+        UsageError: vectors are to be made for a question, or stored ones unfolded, and there is no
+            encoder for such, or no such vectors.
     """
     equipped = replace(session, adapters=adapters)
     chosen = active_adapter(equipped)
     reader = reader_of(equipped)[0]
     if reader in ("zoomed", "unfolded"):
         encoder = _load_encoder(equipped, reader)
-        zoom, most = session.config.ask.zoom, encoder.max_window
-        fits = reader == "unfolded" or zoom <= most
-        require(fits, "ask.zoom", zoom, f"1 to {most} with this encoder")
+        if reader == "zoomed":
+            zoom, most = session.config.ask.zoom, encoder.max_window
+            require(zoom <= most, "ask.zoom", zoom, f"1 to {most} with this encoder")
         equipped = replace(equipped, encoder=encoder)
     if chosen is None:
         return equipped

@@ -42,14 +42,7 @@ def zoomed(lm: LM, texts: Sequence[Sequence[int]], question: str) -> list[list[f
 
     The sentences of all of them are compared; one without a word of the question counts as any.
     """
-    asked = set(content_words(question))
-    found = [
-        (overlap(asked, sentence), number, place)
-        for number, tokens in enumerate(texts)
-        for place, sentence in enumerate(split(lm.decode(tokens)))
-    ]
-    best = sorted((one for one in found if one[0] > 0), key=lambda one: -one[0])
-    factors = {one[1:]: factor for one, factor in zip(best, ZOOM, strict=False)}
+    factors = dict(zip(_best_sentences(lm, texts, question), ZOOM, strict=False))
     return [
         [factors.get((number, place), 1.0) for place in sentence_of_each(lm, tokens)]
         for number, tokens in enumerate(texts)
@@ -58,7 +51,22 @@ def zoomed(lm: LM, texts: Sequence[Sequence[int]], question: str) -> list[list[f
 
 def in_best_sentence(lm: LM, texts: Sequence[Sequence[int]], question: str) -> list[list[bool]]:
     """Whether each token of some chunks is of the sentence that fits a question best."""
-    return [[weight == ZOOM[0] for weight in own] for own in zoomed(lm, texts, question)]
+    best = _best_sentences(lm, texts, question)[:1]
+    return [
+        [(number, place) in best for place in sentence_of_each(lm, tokens)]
+        for number, tokens in enumerate(texts)
+    ]
+
+
+def _best_sentences(lm: LM, texts: Sequence[Sequence[int]], question: str) -> list[tuple[int, int]]:
+    """The sentences with words of a question, best first, each by its text's number and its own."""
+    asked = set(content_words(question))
+    scores = {
+        (number, place): overlap(asked, sentence)
+        for number, tokens in enumerate(texts)
+        for place, sentence in enumerate(split(lm.decode(tokens)))
+    }
+    return sorted((one for one in scores if scores[one] > 0), key=lambda one: -scores[one])
 
 
 def sentence_of_each(lm: LM, tokens: Sequence[int]) -> list[int]:
